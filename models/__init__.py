@@ -1,0 +1,1 @@
+"""The offline job: everything that turns a checkpoint and labelled text into a bundle that can be served."""

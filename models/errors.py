@@ -1,0 +1,69 @@
+"""The exceptions of the offline job and of the bundle contract.
+
+    SparserveError                exit code
+    ├── InputError                2   what the user gave is wrong
+    │   ├── DataError                 a file of labelled text, its columns, its rows
+    │   ├── CheckpointError           a model folder or Hub id that cannot be compressed
+    │   └── RecipeError               a recipe file or one of its fields
+    ├── BundleError               3   a bundle that is not what its manifest says
+    ├── StoreError                3   a store that lacks what was asked for
+    ├── EnvironmentFault          4   disk full, folder not writable, an optional package missing
+    ├── TrainingError             5   training that cannot go on (a loss that is not a number)
+    └── ParityError               6   an exported graph that does not compute what the model computes
+
+Every message names the thing that is wrong and the way out of it.
+"""
+
+
+class SparserveError(Exception):
+    """Base of everything the job raises on purpose; `exit_code` is the process's exit status."""
+
+    exit_code = 1
+
+
+class InputError(SparserveError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """Labelled text that cannot be read or learned from."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that is missing, unsafe or not a transformer encoder."""
+
+
+class RecipeError(InputError):
+    """A recipe with an unknown field or a value out of range."""
+
+
+class BundleError(SparserveError):
+    """A bundle that fails verification: a digest, a path or a schema version is wrong."""
+
+    exit_code = 3
+
+
+class StoreError(SparserveError):
+    """A store without the task, variant or version that was asked for."""
+
+    exit_code = 3
+
+
+class EnvironmentFault(SparserveError):
+    """The machine cannot do it: disk full, folder not writable, optional package missing."""
+
+    exit_code = 4
+
+
+class TrainingError(SparserveError):
+    """Training that cannot go on, such as a loss that is not a finite number."""
+
+    exit_code = 5
+
+
+class ParityError(SparserveError):
+    """An exported graph whose answers differ from the model's by more than the tolerance."""
+
+    exit_code = 6
