@@ -1,0 +1,161 @@
+"""A bundle: an immutable folder with a model, its tokenizer and a manifest that proves what they are.
+
+This is the contract between the job, which writes bundles, and the service, which reads them. It imports neither
+torch nor onnx.
+"""
+
+import json
+import shutil
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from models.errors import BundleError
+from models.files import settle, sha256, temporary_folder
+from models.manifest import SCHEMA_VERSION, FileRecord, Manifest
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+TOKENIZER = "tokenizer.json"
+CARD = "README.md"
+MAX_MANIFEST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest has been read; `verify` says whether its files are what the manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX graph that any runtime opens."""
+        return self.folder / MODEL
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer, readable by `tokenizers` alone."""
+        return self.folder / TOKENIZER
+
+    def verify(self) -> None:
+        """Compare every file with its record.
+
+        Raises:
+            BundleError: naming the first file that is missing, unlisted, a link, cut short or changed.
+        """
+        for name, record in sorted(self.manifest.files.items()):
+            path = self.folder / name
+            _refuse_links(self.folder, name)
+            try:
+                status = path.lstat()
+            except OSError as error:
+                raise BundleError(f"{self.folder}: {name} is missing; publish the bundle again") from error
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleError(f"{self.folder}: {name} is not a regular file; publish the bundle again")
+            if status.st_size != record.bytes:
+                raise BundleError(
+                    f"{self.folder}: {name} has {status.st_size} bytes, its manifest says {record.bytes}; "
+                    "it was cut short or changed: publish the bundle again"
+                )
+            if sha256(path) != record.sha256:
+                raise BundleError(
+                    f"{self.folder}: {name} does not match the SHA-256 in its manifest; publish the bundle again"
+                )
+        listed = {MANIFEST, *self.manifest.files}
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if not path.is_dir() and name not in listed:
+                raise BundleError(f"{self.folder}: {name} is not in the manifest; remove it")
+
+
+def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
+    """Read a bundle, by default with all its digests checked.
+
+    Raises:
+        BundleError: the folder is no bundle, its schema is unknown, its content is not what the manifest says.
+    """
+    path = folder / MANIFEST
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{path} is not a regular file; publish the bundle again")
+        if status.st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} has {status.st_size} bytes, more than the {MAX_MANIFEST_BYTES} of any manifest")
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON ({error}); publish the bundle again") from error
+    manifest = parse_manifest(content, source=str(path))
+    if manifest.identity() != manifest.version:
+        raise BundleError(
+            f"{path}: its content has the digest {manifest.identity()}, not {manifest.version}: it was changed"
+        )
+    for needed in (MODEL, TOKENIZER):
+        if needed not in manifest.files:
+            raise BundleError(f"{path} lists no {needed}")
+    bundle = Bundle(folder, manifest)
+    if verify:
+        bundle.verify()
+    return bundle
+
+
+def parse_manifest(content: object, *, source: str) -> Manifest:
+    """Validate a decoded manifest.
+
+    Raises:
+        BundleError: with every field that is wrong; for a later schema version, that an upgrade is needed.
+    """
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(found, int) and not isinstance(found, bool) and found > SCHEMA_VERSION:
+        raise BundleError(
+            f"{source} has schema version {found}; this sparserve reads up to {SCHEMA_VERSION}: upgrade sparserve"
+        )
+    try:
+        # Strict JSON mode: a manifest is data of a known writer, so nothing in it is converted.
+        return Manifest.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
+        raise BundleError(f"{source} is not a valid manifest: {problems}") from error
+
+
+def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:
+    """Write `parent/<version>` with these files, whole or not at all.
+
+    `manifest.files` and `manifest.version` are computed here; a bundle of that version that is already there is kept.
+    A `files` value is the content itself or a file to copy.
+
+    Raises:
+        EnvironmentFault: the disk is full or `parent` cannot be written.
+    """
+    with temporary_folder(parent) as stage:
+        records = {}
+        for name, content in sorted(files.items()):
+            path = stage / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                shutil.copyfile(content, path)
+            records[name] = FileRecord(sha256=sha256(path), bytes=path.stat().st_size)
+        sealed = manifest.model_copy(update={"files": records}).sealed()
+        (stage / MANIFEST).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        target = parent / sealed.version
+        settle(stage, target)
+    return Bundle(target, sealed)
+
+
+def _refuse_links(folder: Path, name: str) -> None:
+    path = folder
+    for part in PurePosixPath(name).parts:
+        path = path / part
+        if path.is_symlink():
+            raise BundleError(
+                f"{folder}: {name} is or passes through a symbolic link; a bundle holds only its own files"
+            )

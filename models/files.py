@@ -1,0 +1,101 @@
+"""Files that are whole or not there: every write goes to a temporary name on the same file system, then renames."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.errors import EnvironmentFault
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        EnvironmentFault: the disk is full or the folder cannot be written.
+    """
+    with faults_explained(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            sync(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder under `parent` to build something in; it is gone when the block ends, unless `settle` moved it.
+
+    Raises:
+        EnvironmentFault: the disk is full or the folder cannot be written.
+    """
+    with faults_explained(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+        try:
+            yield stage
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def settle(stage: Path, target: Path) -> None:
+    """Flush a finished folder and give it its name; where that name is taken, the folder there is kept."""
+    for path in sorted(stage.rglob("*")):
+        sync(path)
+    sync(stage)
+    stage.chmod(0o755)
+    try:
+        stage.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+    sync(target.parent)
+
+
+@contextlib.contextmanager
+def faults_explained(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into an error that names the folder and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentFault(
+                f"the disk is full under {folder}: free some space and run the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise EnvironmentFault(
+                f"{folder} cannot be written ({error.strerror}): choose another folder or change its permissions"
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise EnvironmentFault(f"{error.filename or folder} is in the way: a folder is needed there") from error
+        raise

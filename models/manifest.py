@@ -1,0 +1,255 @@
+"""The manifest: everything that a bundle says about itself, as one strict schema.
+
+Fractions are 0-1, times seconds, sizes bytes. `identity()` leaves out what a second run of the same job on the
+same machine would not reproduce to the last digit (latency, memory), so that one content has one version.
+"""
+
+import hashlib
+import json
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+SCHEMA_VERSION: Final = 1
+VERSION_LENGTH = 16
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    unsafe = not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path or "\x00" in path
+    if unsafe or str(PurePosixPath(path)) != path:
+        raise ValueError(f"{path!r} is not a plain path inside the bundle")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+
+
+class Record(BaseModel):
+    """A part of the manifest: immutable, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileRecord(Record):
+    """One file of the bundle."""
+
+    sha256: Sha256
+    bytes: Count
+
+
+class Lineage(Record):
+    """Where a bundle comes from."""
+
+    base_checkpoint: str
+    base_digest: Sha256
+    data_source: str
+    data_digest: Sha256
+    teacher: Version | None = None
+    seed: int
+    libraries: dict[str, str]
+
+
+class TensorSparsity(Record):
+    """The zeros of one stored tensor."""
+
+    name: str
+    shape: tuple[Count, ...]
+    nonzero: Count
+    pattern: Literal["dense", "unstructured"]
+    bits: Literal[4, 8, 16, 32, 64]
+    group: Literal["encoder_linear", "other_linear", "embedding", "other"]
+
+
+class Density(Record):
+    """How many of a group's parameters are not zero."""
+
+    parameters: Count
+    nonzero: Count
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros."""
+        return 1 - self.nonzero / self.parameters if self.parameters else 0.0
+
+
+class Sparsity(Record):
+    """Nonzeros as the literature counts them (encoder linears), and as a user pays for them (whole model)."""
+
+    encoder_linear: Density
+    all_linear: Density
+    whole_model: Density
+    tensors: tuple[TensorSparsity, ...]
+
+
+class Sizes(Record):
+    """Bytes on disk of the graph, as it is and deflated."""
+
+    onnx: Count
+    onnx_zipped: Count
+
+
+class Flops(Record):
+    """Floating-point operations (2 per multiply-add) of one sequence of `length` tokens."""
+
+    length: Count
+    dense: Count
+    effective: Count = Field(description="with multiplications by stored zeros left out")
+
+
+class Interval(Record):
+    """A figure with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClassFigures(Record):
+    """Precision, recall and F1 of one label; `support` test rows carry it."""
+
+    label: str
+    precision: Fraction
+    recall: Fraction
+    f1: Fraction
+    support: Count
+
+
+class LostExample(Record):
+    """A test row that the dense model got right and this one wrong."""
+
+    text: str
+    text_pair: str | None = None
+    expected: str
+    predicted: str
+    probability: Fraction
+
+
+class Agreement(Record):
+    """This bundle against the dense one on the same test rows."""
+
+    reference: Version
+    agreement: Interval = Field(description="fraction of rows with the same prediction")
+    accuracy_kept: Interval = Field(description="accuracy divided by the reference's accuracy")
+    mcnemar_p: Fraction = Field(description="exact McNemar test of equal error rates")
+    only_reference_right: Count
+    only_this_right: Count
+    lost: tuple[LostExample, ...] = ()
+
+
+class Evaluation(Record):
+    """Figures on the held-out test split."""
+
+    rows: Count
+    accuracy: Interval = Field(description="of the exact label set for multi-label tasks")
+    macro_f1: Interval
+    mcc: Interval = Field(description="Matthews correlation; mean over labels for multi-label tasks")
+    calibration_error: Fraction = Field(description="expected calibration error, 15 equal-width bins")
+    per_class: tuple[ClassFigures, ...]
+    agreement: Agreement | None = None
+
+
+class Machine(Record):
+    """The machine that a measurement was taken on."""
+
+    cpu: str
+    isa: tuple[str, ...]
+    cores: Count
+    memory_bytes: Count
+    system: str
+    python: str
+    onnxruntime: str
+
+
+class LatencyPoint(Record):
+    """One cell of the latency grid; the dense arms ran interleaved with this one in the same process."""
+
+    batch: Count
+    length: Count
+    p50_seconds: Seconds
+    p95_seconds: Seconds
+    items_per_second: float
+    dense_p50_seconds: Seconds
+    dense_int8_p50_seconds: Seconds | None = None
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than ONNX Runtime fp32 dense (ratio of medians)."""
+        return self.dense_p50_seconds / self.p50_seconds
+
+    @property
+    def speedup_int8(self) -> float | None:
+        """How many times faster than ONNX Runtime int8 dense (ratio of medians)."""
+        return self.dense_int8_p50_seconds / self.p50_seconds if self.dense_int8_p50_seconds else None
+
+
+class Measurement(Record):
+    """What the bundle costs to run."""
+
+    measured_at: str = Field(description="UTC, ISO 8601")
+    machine: Machine
+    threads: Count
+    repeats: Count
+    resident_bytes: Count = Field(description="growth of the process's resident memory by loading and one run")
+    latency: tuple[LatencyPoint, ...]
+
+
+class SampleAnswer(Record):
+    """A text and the logits that the exporting machine got for it: what a reader's own run is compared with."""
+
+    text: str
+    logits: tuple[float, ...]
+
+
+class Manifest(Record):
+    """All that a bundle says about itself."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    task: Name
+    variant: Name
+    version: Version
+    labels: tuple[str, ...] = Field(min_length=1)
+    problem_type: ProblemType
+    architecture: str
+    precision: Literal["fp32", "int8"]
+    max_length: int = Field(ge=8, le=8192, description="tokens; longer texts are truncated")
+    pad_token_id: Count
+    recipe: dict[str, Any]
+    lineage: Lineage
+    sparsity: Sparsity
+    sizes: Sizes
+    flops: Flops
+    evaluation: Evaluation | None = None
+    measurement: Measurement | None = None
+    sample: tuple[SampleAnswer, ...] = ()
+    files: dict[RelativePath, FileRecord]
+
+    @model_validator(mode="after")
+    def _labels_are_distinct(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be distinct")
+        return self
+
+    def identity(self) -> str:
+        """The version that this content has: a short digest of all that a second run reproduces.
+
+        Left out: the version itself; measurement and sizes, which vary with the machine; and README.md, which
+        repeats them.
+        """
+        content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes"})
+        content["files"].pop("README.md", None)
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_LENGTH]
+
+    def sealed(self) -> Self:
+        """This manifest with `version` set to its identity."""
+        return self.model_copy(update={"version": self.identity()})

@@ -1,0 +1,174 @@
+"""A bundle's graph as a function from texts to logits.
+
+The job evaluates and measures with it and the service answers with it, so what the report says is what is served.
+Needs numpy, tokenizers and onnxruntime only.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from tokenizers import Tokenizer
+
+from models.bundle import Bundle
+from models.errors import BundleError
+
+CGROUP_V2_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CGROUP_V1_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+CGROUP_V1_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+
+
+def available_cpus() -> int:
+    """Whole CPUs that this process may use: its affinity, cut by the container's CPU quota; at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        if CGROUP_V2_QUOTA.exists():
+            quota, period = CGROUP_V2_QUOTA.read_text().split()
+        else:
+            quota, period = CGROUP_V1_QUOTA.read_text().strip(), CGROUP_V1_PERIOD.read_text().strip()
+        cpus = float(quota) / float(period)
+    except (OSError, ValueError):  # no cgroup, or "max": no limit
+        return max(affinity, 1)
+    return max(min(affinity, int(cpus)), 1) if cpus > 0 else max(affinity, 1)
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Options that serve well on CPUs in containers.
+
+    Spinning off (it burns the quota); CPU arena and memory pattern off (they never give back what varying shapes
+    took); one thread pool of `threads`, whatever the host has.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One tokenised input: `ids` and `type_ids` have one entry a token, special tokens included."""
+
+    ids: list[int]
+    type_ids: list[int]
+    truncated: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class TextTokenizer:
+    """`tokenizer.json` with the bundle's own truncation; truncation is set once, padding is done in numpy."""
+
+    def __init__(self, path: Path, max_length: int) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(f"{path} is not a tokenizer that `tokenizers` reads: {error}") from error
+        self.max_length = max_length
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+
+    def encode(self, texts: Sequence[str], text_pairs: Sequence[str | None] | None = None) -> list[Tokens]:
+        """Tokenise texts, or pairs of texts; releases the GIL while it works."""
+        inputs: list[str | tuple[str, str]] = list(texts)
+        if text_pairs is not None:
+            joined = zip(texts, text_pairs, strict=True)
+            inputs = [text if pair is None else (text, pair) for text, pair in joined]
+        encodings = self._tokenizer.encode_batch_fast(inputs)
+        return [Tokens(e.ids, e.type_ids, truncated=bool(e.overflowing)) for e in encodings]
+
+
+class OnnxClassifier:
+    """An onnxruntime session over a classifier's graph."""
+
+    def __init__(self, path: Path, *, pad_token_id: int, threads: int) -> None:
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), session_options(threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises its own classes without a public common base
+            raise BundleError(f"{path} is not a graph that this onnxruntime runs: {error}") from error
+        self.pad_token_id = pad_token_id
+        self.input_names = frozenset(argument.name for argument in self.session.get_inputs())
+
+    def pad(self, batch: Sequence[Tokens]) -> dict[str, npt.NDArray[np.int64]]:
+        """The graph's inputs, each `[batch, length]` with the length of the longest."""
+        length = max(len(tokens) for tokens in batch)
+        ids = np.full((len(batch), length), self.pad_token_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        type_ids = np.zeros_like(ids)
+        for row, tokens in enumerate(batch):
+            used = len(tokens)
+            ids[row, :used] = tokens.ids
+            mask[row, :used] = 1
+            type_ids[row, :used] = tokens.type_ids
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
+        return {name: value for name, value in inputs.items() if name in self.input_names}
+
+    def logits(self, batch: Sequence[Tokens]) -> npt.NDArray[np.float32]:
+        """Logits `[batch, labels]`; releases the GIL while it works."""
+        return self.run(self.pad(batch))
+
+    def run(self, inputs: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+        """Logits `[batch, labels]` of inputs that are padded already."""
+        (logits,) = self.session.run(["logits"], inputs)
+        return np.asarray(logits, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class LoadedBundle:
+    """A bundle ready to run."""
+
+    bundle: Bundle
+    tokenizer: TextTokenizer
+    classifier: OnnxClassifier
+
+
+def load_bundle(bundle: Bundle, *, threads: int) -> LoadedBundle:
+    """Load a bundle's tokenizer and graph.
+
+    Raises:
+        BundleError: one of them cannot be read.
+    """
+    manifest = bundle.manifest
+    return LoadedBundle(
+        bundle,
+        TextTokenizer(bundle.tokenizer_path, manifest.max_length),
+        OnnxClassifier(bundle.model_path, pad_token_id=manifest.pad_token_id, threads=threads),
+    )
+
+
+def probabilities(logits: npt.NDArray[np.float32], problem_type: str) -> npt.NDArray[np.float32]:
+    """Scores `[batch, labels]` as Hugging Face's text-classification pipeline has them.
+
+    Softmax for single-label tasks, sigmoid for multi-label ones or a single label, none for regression.
+    """
+    if problem_type == "regression":
+        return logits
+    if problem_type == "multi_label_classification" or logits.shape[-1] == 1:
+        return sigmoid(logits)
+    return softmax(logits)
+
+
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Logistic function, elementwise, without overflow."""
+    result: npt.NDArray[np.float32] = np.exp(-np.logaddexp(np.float32(0), -logits))
+    return result
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Softmax over the last axis, without overflow."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: npt.NDArray[np.float32] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return result

@@ -1,0 +1,161 @@
+"""A store of bundles: `<root>/<task>/<variant>/<version>/`, with pointers that move atomically.
+
+Two pointers, each a small text file: `<task>/<variant>/current` names the version that a variant answers with, and
+`<task>/default` the variant that a task answers with. A task's report lies beside them.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.bundle import MANIFEST, Bundle, open_bundle, write_bundle
+from models.errors import StoreError
+from models.files import write_atomically
+from models.manifest import Manifest
+
+CURRENT = "current"
+DEFAULT = "default"
+REPORT_FORMATS = {"json": "report.json", "markdown": "report.md", "html": "report.html"}
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_VERSION = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of bundles."""
+
+    root: Path
+
+    def tasks(self) -> list[str]:
+        """Names of the tasks that have at least one variant."""
+        return [folder.name for folder in _named_folders(self.root) if self.variants(folder.name)]
+
+    def variants(self, task: str) -> list[str]:
+        """Names of a task's variants that have a current version; `dense` first, the others sorted."""
+        folders = _named_folders(self.root / _checked(task, "task"))
+        names = [folder.name for folder in folders if (folder / CURRENT).is_file()]
+        return sorted(names, key=lambda name: (name != "dense", name))
+
+    def versions(self, task: str, variant: str) -> list[str]:
+        """Versions of a variant, oldest first."""
+        folders = [f for f in _folders(self._variant(task, variant)) if _VERSION.fullmatch(f.name)]
+        return [f.name for f in sorted(folders, key=lambda f: ((f / MANIFEST).stat().st_mtime_ns, f.name))]
+
+    def current(self, task: str, variant: str) -> str:
+        """The version that a variant answers with.
+
+        Raises:
+            StoreError: there is no such variant, or its pointer is damaged.
+        """
+        pointer = self._variant(task, variant) / CURRENT
+        try:
+            version = pointer.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            known = ", ".join(self.variants(task)) or "none"
+            raise StoreError(
+                f"{self.root} has no variant {variant!r} of task {task!r}; its variants: {known}"
+            ) from error
+        if not _VERSION.fullmatch(version):
+            raise StoreError(f"{pointer} does not name a version; promote one of {self.versions(task, variant)}")
+        return version
+
+    def folder(self, task: str, variant: str, version: str | None = None) -> Path:
+        """Where a bundle lies; the variant's current version if none is named."""
+        version = version or self.current(task, variant)
+        if not _VERSION.fullmatch(version):
+            raise StoreError(f"{version!r} is no version: a version is 16 hexadecimal digits")
+        return self._variant(task, variant) / version
+
+    def open(self, task: str, variant: str, version: str | None = None, *, verify: bool = True) -> Bundle:
+        """Read a bundle, by default with its digests checked.
+
+        Raises:
+            StoreError: there is no such variant.
+            BundleError: the bundle is not what its manifest says, or lies where it does not belong.
+        """
+        bundle = open_bundle(self.folder(task, variant, version), verify=verify)
+        manifest = bundle.manifest
+        expected = (task, variant, bundle.folder.name)
+        if (manifest.task, manifest.variant, manifest.version) != expected:
+            found = f"{manifest.task}/{manifest.variant}/{manifest.version}"
+            raise StoreError(f"{bundle.folder} holds the bundle {found}: move it to where it belongs")
+        return bundle
+
+    def publish(self, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:
+        """Write a bundle and make it its variant's current version."""
+        bundle = write_bundle(self._variant(manifest.task, manifest.variant), manifest, files)
+        self.promote(manifest.task, manifest.variant, bundle.manifest.version)
+        return bundle
+
+    def promote(self, task: str, variant: str, version: str) -> None:
+        """Let a variant answer with this version from now on; also the way to roll back.
+
+        Raises:
+            StoreError: there is no such version.
+        """
+        if not (self.folder(task, variant, version) / MANIFEST).is_file():
+            known = ", ".join(self.versions(task, variant)) or "none"
+            raise StoreError(f"{task}/{variant} has no version {version}; its versions: {known}")
+        write_atomically(self._variant(task, variant) / CURRENT, version + "\n")
+
+    def default_variant(self, task: str) -> str:
+        """The variant that a task answers with: the one that was set, else the first there is.
+
+        Raises:
+            StoreError: there is no such task.
+        """
+        variants = self.variants(task)
+        if not variants:
+            raise StoreError(f"{self.root} has no task {task!r}; its tasks: {', '.join(self.tasks()) or 'none'}")
+        pointer = self.root / task / DEFAULT
+        name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+        return name if name in variants else variants[0]
+
+    def set_default_variant(self, task: str, variant: str) -> None:
+        """Let a task answer with this variant from now on.
+
+        Raises:
+            StoreError: there is no such variant.
+        """
+        self.current(task, variant)
+        write_atomically(self.root / task / DEFAULT, variant + "\n")
+
+    def remove(self, task: str, variant: str, version: str) -> None:
+        """Delete a version that is not the current one.
+
+        Raises:
+            StoreError: it is the current version, or there is none of that name.
+        """
+        if version == self.current(task, variant):
+            raise StoreError(f"{version} is the current version of {task}/{variant}: promote another one first")
+        folder = self.folder(task, variant, version)
+        if not folder.is_dir():
+            raise StoreError(f"{task}/{variant} has no version {version}")
+        shutil.rmtree(folder)
+
+    def report_path(self, task: str, format: str) -> Path:
+        """Where a task's report of a format ("json", "markdown", "html") lies."""
+        return self.root / _checked(task, "task") / REPORT_FORMATS[format]
+
+    def _variant(self, task: str, variant: str) -> Path:
+        return self.root / _checked(task, "task") / _checked(variant, "variant")
+
+
+def _checked(name: str, what: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise StoreError(
+            f"{name!r} cannot be the name of a {what}: use 1 to 64 of a-z, 0-9, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    if parent.is_dir():
+        yield from (path for path in sorted(parent.iterdir()) if path.is_dir() and not path.is_symlink())
+
+
+def _named_folders(parent: Path) -> Iterator[Path]:
+    yield from (folder for folder in _folders(parent) if _NAME.fullmatch(folder.name))
