@@ -1,0 +1,4 @@
+"""Pruning: which weights become zero, by which score, and when.
+
+One method a file, all behind `protocol.PruningMethod`; `schedules` says how much, `masks` holds what is kept.
+"""

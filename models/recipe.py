@@ -1,0 +1,212 @@
+"""A recipe: what one compressed variant is made by, as a schema read from YAML.
+
+Every field has a default, a unit and a description; unknown fields are refused.
+"""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import RecipeError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Training(Section):
+    """How a network is trained; the optimiser is AdamW, without decay on biases and LayerNorm."""
+
+    epochs: float = Field(3, gt=0, description="passes over the training rows")
+    batch_size: int = Field(32, ge=1, description="rows a step")
+    learning_rate: float = Field(5e-5, gt=0, description="peak, a step")
+    schedule: Literal["constant", "linear", "decay_last"] = Field(
+        "linear",
+        description="after the warm-up: constant, linear to 0, or constant and then linear to 0 in the last `decay`",
+    )
+    warmup: Fraction = Field(0.06, description="fraction of the steps with a rising learning rate")
+    decay: Fraction = Field(0.3, description="fraction of the steps in which `decay_last` falls to 0")
+    weight_decay: float = Field(0.01, ge=0)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    dropout: Fraction | None = Field(
+        None, description="probability in every dropout layer; None keeps the checkpoint's"
+    )
+    freeze_embeddings: bool = Field(False, description="do not train the embeddings")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 autocast where the processor has it")
+    save_steps: int = Field(100, ge=1, description="steps between two checkpoints to resume from")
+
+
+class Pruning(Section):
+    """What is set to zero, by which score and when (methods: `models/pruning/`)."""
+
+    method: Literal["magnitude"] = Field("magnitude", description="how a weight's importance is scored")
+    sparsity: Sparsity = Field(0.9, description="final fraction of zeros in the encoder's linears")
+    initial_sparsity: Sparsity = Field(0.0, description="fraction of zeros at the first update")
+    allocation: Literal["uniform", "global"] = Field("uniform", description="same sparsity a matrix, or one ranking")
+    schedule: Literal["cubic", "linear", "constant"] = "cubic"
+    begin: Fraction = Field(0.0, description="fraction of the steps at which pruning begins")
+    end: Fraction = Field(
+        0.7, description="fraction of the steps at which the final sparsity is reached; then recovery"
+    )
+    updates: int = Field(100, ge=1, description="mask updates between begin and end")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.begin > self.end:
+            raise ValueError(f"begin ({self.begin}) must not be after end ({self.end})")
+        if self.initial_sparsity > self.sparsity:
+            raise ValueError(f"initial_sparsity ({self.initial_sparsity}) must not be above sparsity ({self.sparsity})")
+        return self
+
+
+class Distillation(Section):
+    """What the student learns from the teacher: a weighted sum of losses."""
+
+    logits: Weight = Field(1.0, description="weight of the soft cross-entropy of the logits")
+    temperature: float = Field(1.0, gt=0, description="T of the soft cross-entropy")
+    hidden: Weight = Field(1.0, description="weight of the hidden states' squared error, summed over layers")
+    attention: Weight = Field(1.0, description="weight of the attention scores' squared error, summed over layers")
+    labels: Weight = Field(0.0, description="weight of the cross-entropy with the gold labels")
+    cache_bytes: int = Field(
+        6 * 10**9, ge=0, description="largest cache of teacher outputs; above it the teacher runs every step"
+    )
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> Self:
+        if not (self.logits or self.hidden or self.attention or self.labels):
+            raise ValueError("at least one of logits, hidden, attention and labels must have a weight above 0")
+        return self
+
+
+class Student(Training):
+    """How the compressed network is trained."""
+
+    start: Literal["pretrained", "teacher"] = Field("pretrained", description="the weights it starts from")
+
+
+class Quantization(Section):
+    """Int8: dynamic, per channel."""
+
+    enabled: bool = Field(True, description="also make `<variant>-int8` and `dense-int8`")
+    embeddings: bool = Field(True, description="embedding tables too, with one scale a row")
+    reduce_range: bool = Field(
+        True, description="7-bit weights: never saturates on CPUs without VNNI, so all CPUs give the same answers"
+    )
+
+
+class Export(Section):
+    """ONNX."""
+
+    opset: int = Field(20, ge=17, le=23)
+    tolerance: float = Field(1e-4, gt=0, description="largest difference of a logit between torch and onnxruntime")
+
+
+class Assessment(Section):
+    """Evaluation on the test split."""
+
+    bootstrap_samples: int = Field(1000, ge=100, le=100_000)
+    examples: int = Field(20, ge=0, le=1000, description="lost examples kept in the report; their text is stored there")
+
+
+class Measuring(Section):
+    """Latency and memory."""
+
+    batches: tuple[int, ...] = (1, 8)
+    lengths: tuple[int, ...] = Field((16, 64, 128), description="tokens")
+    seconds: float = Field(60.0, gt=0, description="time for the whole latency grid")
+    threads: int | None = Field(None, ge=1, description="intra-op threads of every arm; None takes all CPUs")
+
+
+class Recipe(Section):
+    """How one compressed variant is made."""
+
+    name: str = Field(description="what the recipe is called")
+    description: str = Field("", description="a sentence, with its source")
+    variant: str = Field("sparse{sparsity}", description="name in the store; {sparsity} is the percentage of zeros")
+    max_length: int = Field(128, ge=8, le=512, description="tokens; longer texts are truncated")
+    teacher: Training = Training()
+    student: Student = Student()
+    pruning: Pruning = Pruning()
+    distillation: Distillation | None = Field(None, description="None: the student learns from the gold labels alone")
+    quantization: Quantization = Quantization()
+    export: Export = Export()
+    evaluation: Assessment = Assessment()
+    measurement: Measuring = Measuring()
+
+    @property
+    def variant_name(self) -> str:
+        """Name of the variant in the store, such as `sparse90`."""
+        return self.variant.format(sparsity=f"{100 * self.pruning.sparsity:g}")
+
+    @model_validator(mode="after")
+    def _variant_can_be_formatted(self) -> Self:
+        try:
+            name = self.variant_name
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"variant {self.variant!r} may hold only the field {{sparsity}}") from error
+        if name in {"dense", "dense-int8"}:
+            raise ValueError(f"variant {name!r} is the name of the baseline: choose another one")
+        return self
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with sparserve, by name."""
+    folder = Path(str(resources.files("models") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(source: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe from a YAML file, or a shipped one by its name.
+
+    `overrides` maps dotted fields, such as `pruning.sparsity`, to values that replace the file's.
+
+    Raises:
+        RecipeError: the file cannot be read, a field is unknown or a value out of range.
+    """
+    path = Path(source)
+    if not path.is_file():
+        shipped = shipped_recipes()
+        if str(source) not in shipped:
+            raise RecipeError(f"there is no recipe file {source}; the recipes that ship: {', '.join(shipped)}")
+        path = shipped[str(source)]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} must hold fields such as `name: my-recipe`, not a {type(content).__name__}")
+    for field, value in (overrides or {}).items():
+        _put(content, field.split("."), value)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {'; '.join(map(_explain, error.errors()))}") from error
+
+
+def _put(content: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        content = content.setdefault(key, {})
+    content[path[-1]] = value
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    field = ".".join(map(str, problem["loc"])) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        parent: Any = Recipe
+        for key in problem["loc"][:-1]:
+            annotation = parent.model_fields[key].annotation
+            parent = next(
+                (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), Recipe
+            )
+        return f"unknown field {field!r}; the fields there are {', '.join(parent.model_fields)}"
+    return f"{field}: {problem['msg']} (given: {problem['input']!r})" if field != "recipe" else str(problem["msg"])

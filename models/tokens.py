@@ -1,0 +1,95 @@
+"""Tokenised text for training: ragged rows, batches of similar length, and their padding."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from models.data import Split
+
+
+@dataclass(frozen=True)
+class TokenizedSplit(Dataset[dict[str, Any]]):
+    """A split as token ids; item `i` also names its row, so that cached teacher outputs can be found."""
+
+    encodings: Mapping[str, Sequence[Sequence[int]]]
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {**{name: rows[row] for name, rows in self.encodings.items()}, "labels": self.labels[row], "row": row}
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(ids) for ids in self.encodings["input_ids"]]
+
+
+def tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, *, multi_label: bool) -> TokenizedSplit:
+    """Tokenise a split with truncation at `max_length` tokens."""
+    encodings = tokenizer(
+        list(split.texts),
+        list(split.text_pairs) if split.text_pairs is not None else None,
+        truncation="longest_first",
+        max_length=max_length,
+        padding=False,
+    )
+    labels = torch.tensor(split.labels, dtype=torch.float32 if multi_label else torch.int64)
+    return TokenizedSplit({name: encodings[name] for name in tokenizer.model_input_names if name in encodings}, labels)
+
+
+class Collator:
+    """Rows -> tensors [batch, length], padded to the longest row; `pad_token_id` fills `input_ids`, 0 the others."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Stack rows into a batch; `row` [batch] and `labels` come along."""
+        batch = {"labels": torch.stack([row["labels"] for row in rows])}
+        batch["row"] = torch.tensor([row["row"] for row in rows])
+        for name in rows[0].keys() - {"labels", "row"}:
+            padding = self.pad_token_id if name == "input_ids" else 0
+            tensors = [torch.tensor(row[name], dtype=torch.int64) for row in rows]
+            batch[name] = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
+        return batch
+
+
+class LengthBucketSampler(Sampler[int]):
+    """Rows in an order in which neighbours have similar lengths and batches come at random.
+
+    The order depends on the seed and the epoch alone, never on the global random state: a resumed run sees the rows
+    that an uninterrupted one would have seen.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, *, bucket_batches: int = 50) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.bucket = batch_size * bucket_batches
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        buckets = [order[i : i + self.bucket] for i in range(0, len(order), self.bucket)]
+        rows = [row for bucket in buckets for row in sorted(bucket, key=lambda row: self.lengths[row], reverse=True)]
+        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        # A short last batch must stay last, or the batch sampler would cut the others at other places.
+        whole = len(rows) // self.batch_size
+        for index in torch.randperm(whole, generator=generator).tolist():
+            yield from batches[index]
+        for batch in batches[whole:]:
+            yield from batch

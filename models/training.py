@@ -1,0 +1,241 @@
+"""Fine-tuning on the Hugging Face Trainer: length buckets, bf16 where there is some, exact resumption.
+
+A run that was killed goes on from its last checkpoint and ends with the same weights, bit for bit, as one that was
+not, on the same machine with the same number of threads: the order of rows depends on the seed and the epoch alone,
+and the random numbers of a step on the seed and the step alone.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_model, save_model
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
+
+from models.errors import TrainingError
+from models.files import write_atomically
+from models.recipe import Training
+from models.tokens import Collator, LengthBucketSampler, TokenizedSplit
+
+Progress = Callable[[int, int, str], None]
+Loss = Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run found: validation scores by step (accuracy; macro F1 for multi-label), and the step of the best."""
+
+    steps: int
+    best_step: int
+    scores: dict[int, float]
+
+
+def has_bf16() -> bool:
+    """Whether this machine computes in bf16; where it is only emulated, bf16 is slower than fp32."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Give every dropout layer this probability."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+
+
+def train(
+    model: nn.Module,
+    training: Training,
+    rows: TokenizedSplit,
+    validation: TokenizedSplit,
+    *,
+    pad_token_id: int,
+    multi_label: bool,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    loss: Loss | None = None,
+    callbacks: Sequence[Callable[[Path | None], TrainerCallback]] = (),
+    checkpoint_files: Sequence[str] = (),
+    keep_best: bool = True,
+) -> TrainingResult:
+    """Train `model` in place; it ends as the best on validation, or as the last if `keep_best` is false.
+
+    `folder` holds the checkpoints of an unfinished run, which is resumed. `loss` is called with the model, its inputs
+    and the rows' numbers [batch]; without it the model's own loss on the labels is taken. Each of `callbacks` makes
+    a callback for a run that starts at a checkpoint folder (None: from the beginning), which must hold
+    `checkpoint_files` to be complete.
+
+    Raises:
+        TrainingError: the loss is not a finite number.
+    """
+    if training.dropout is not None:
+        set_dropout(model, training.dropout)
+    if training.freeze_embeddings:
+        model.base_model.embeddings.requires_grad_(False)  # type: ignore[union-attr]
+    steps_an_epoch = math.ceil(len(rows) / training.batch_size)
+    steps = max(round(training.epochs * steps_an_epoch), 1)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=64,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_gradient_norm,
+        bf16=training.precision == "bf16" or (training.precision == "auto" and has_bf16()),
+        eval_strategy="steps",
+        eval_steps=steps_an_epoch,
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        save_total_limit=2,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+        report_to="none",
+        log_level="error",
+        **_schedule(training, steps),
+    )
+    resume = last_complete_checkpoint(folder, checkpoint_files)
+    best = _BestCallback(model, folder / "best", folder / "scores.json")
+    trainer = _ClassifierTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=validation,
+        data_collator=Collator(pad_token_id),
+        compute_metrics=_score_multi_label if multi_label else _score_single_label,
+        callbacks=[_SeedCallback(seed), best, _ProgressCallback(progress), *(make(resume) for make in callbacks)],
+    )
+    trainer.distillation_loss = loss
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if steps not in best.scores:
+        trainer.evaluate()
+    if keep_best:
+        load_model(model, folder / "best" / "model.safetensors")
+    model.eval()
+    return TrainingResult(steps, best.best_step if keep_best else steps, best.scores)
+
+
+def last_complete_checkpoint(folder: Path, required: Sequence[str] = ()) -> Path | None:
+    """The newest checkpoint that was written to its end; newer ones that a kill cut short are removed."""
+    found = {int(path.name.rpartition("-")[2]): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    for step, path in sorted(found.items(), reverse=True):
+        try:
+            # The Trainer writes this file last but for what callbacks add.
+            state = json.loads((path / "trainer_state.json").read_bytes())
+            complete = state["global_step"] == step and all((path / name).is_file() for name in required)
+        except (OSError, ValueError, KeyError):
+            complete = False
+        if complete:
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _schedule(training: Training, steps: int) -> dict[str, Any]:
+    warmup = round(training.warmup * steps)
+    if training.schedule == "decay_last":
+        decay = {"num_decay_steps": max(round(training.decay * steps), 1), "decay_type": "linear", "min_lr_ratio": 0.0}
+        return {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": warmup, "lr_scheduler_kwargs": decay}
+    kind = {"constant": "constant_with_warmup", "linear": "linear"}[training.schedule]
+    return {"lr_scheduler_type": kind, "warmup_steps": warmup}
+
+
+def _score_single_label(prediction: EvalPrediction) -> dict[str, float]:
+    return {"score": float(accuracy_score(prediction.label_ids, np.argmax(prediction.predictions, axis=-1)))}
+
+
+def _score_multi_label(prediction: EvalPrediction) -> dict[str, float]:
+    score = f1_score(prediction.label_ids, prediction.predictions > 0, average="macro", zero_division=0)
+    return {"score": float(score)}
+
+
+class _ClassifierTrainer(Trainer):  # type: ignore[misc]
+    distillation_loss: Loss | None = None
+
+    def _get_train_sampler(self, train_dataset: TokenizedSplit | None = None) -> LengthBucketSampler:
+        rows: TokenizedSplit = train_dataset if train_dataset is not None else self.train_dataset
+        return LengthBucketSampler(rows.lengths, self.args.train_batch_size, self.args.seed)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        inputs = dict(inputs)
+        rows = inputs.pop("row")
+        if self.distillation_loss is None or return_outputs:
+            outputs = model(**inputs)
+            loss = outputs.loss
+        else:
+            outputs, loss = None, self.distillation_loss(model, inputs, rows)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; "
+                "lower the learning rate or raise the warm-up in the recipe"
+            )
+        return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+
+class _SeedCallback(TrainerCallback):  # type: ignore[misc]
+    """Gives every step its own random numbers, whatever ran before it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + state.global_step)
+
+
+class _BestCallback(TrainerCallback):  # type: ignore[misc]
+    """Keeps the weights that did best on validation; the first of equals."""
+
+    def __init__(self, model: nn.Module, folder: Path, scores_path: Path) -> None:
+        self.model = model
+        self.folder = folder
+        self.scores_path = scores_path
+        stored = json.loads(scores_path.read_bytes()) if scores_path.is_file() else {}
+        self.scores = {int(step): float(score) for step, score in stored.items()}
+
+    @property
+    def best_step(self) -> int:
+        return max(self.scores, key=lambda step: (self.scores[step], -step))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        # A resumed run may come by an evaluated step again, with the same score.
+        earlier = [score for step, score in self.scores.items() if step < state.global_step]
+        if not earlier or metrics["eval_score"] > max(earlier):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_model(self.model, str(self.folder / "writing.safetensors"))
+            (self.folder / "writing.safetensors").replace(self.folder / "model.safetensors")
+        self.scores[state.global_step] = metrics["eval_score"]
+        write_atomically(self.scores_path, json.dumps(self.scores))
+
+
+class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.score = ""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress(state.global_step, state.max_steps, self.score)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        self.score = f"validation {metrics['eval_score']:.3f}"
+        self.progress(state.global_step, state.max_steps, self.score)
