@@ -1,0 +1,50 @@
+# make demo    compress the default checkpoint on the default data, print the report, serve it once and compare
+# make test    all the tests
+# make check   linters and types
+# make bench   measure the store's bundles again, on this machine
+# make serve   serve the store
+PYTHON ?= python3
+VENV ?= .venv
+STORE ?= store
+PORT ?= 8000
+SPARSITY ?= 0.9
+RECIPE ?= models/recipes/demo.yaml
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check bench serve setup service-venv job-venv clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[compress,dev]"
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/sparserve compress $(RECIPE) --data movie-sentences --task movie-sentiment --sparsity $(SPARSITY) --store $(STORE)
+	$(BIN)/python -m benchmarks.serve_once --store $(STORE) --task movie-sentiment
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.latency --store $(STORE)
+
+serve: $(INSTALLED)
+	$(BIN)/sparserve serve --store $(STORE) --port $(PORT)
+
+# What the images install, in a virtual environment here: the Dockerfiles' RUN lines, executed without an engine.
+service-venv:
+	sh docker/install-service.sh build/service-venv
+
+job-venv:
+	sh docker/install-job.sh build/job-venv
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,75 @@
+"""Serve a store in a process of its own, ask it to compare dense with compressed, and stop it."""
+
+import argparse
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+SENTENCES = [
+    "a gorgeous, witty, seductive movie",
+    "the plot is paper-thin and the jokes are worse",
+    "it takes talent to make a lifeless movie about the most heinous man who ever lived",
+    "neither as funny nor as charming as it thinks it is",
+    "you will laugh, you will cry, and you will want to see it again",
+]
+START_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def service(store: str) -> Iterator[str]:
+    """Run the service on a free port; yields its address once it is ready, and stops it with SIGTERM."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "service", "--store", store, "--port", str(port), "--host", "127.0.0.1"]
+    address = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command) as process:
+        try:
+            began = time.monotonic()
+            while time.monotonic() - began < START_SECONDS and process.poll() is None:
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.get(f"{address}/readyz").status_code == 200:
+                        break
+                time.sleep(0.05)
+            else:
+                raise SystemExit(f"the service was not ready after {START_SECONDS:.0f} s, or has ended")
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+    if process.returncode != 0:
+        raise SystemExit(f"the service ended with {process.returncode}")
+
+
+def compare(address: str, task: str) -> None:
+    """Compare the task's default variant with dense over HTTP, and print what came back."""
+    answer = httpx.post(f"{address}/v1/models/{task}/compare", json={"inputs": SENTENCES}, timeout=60)
+    answer.raise_for_status()
+    body = answer.json()
+    variants = list(body["variants"])
+    table = Table("text", *variants, "agree", title=f"POST /v1/models/{task}/compare")
+    for text, item in zip(SENTENCES, body["items"], strict=True):
+        cells = [f"{item['predictions'][v]['label']} {item['predictions'][v]['score']:.3f}" for v in variants]
+        table.add_row(text, *cells, "yes" if item["agree"] else "no")
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--task", required=True)
+    arguments = parser.parse_args()
+    with service(arguments.store) as address:
+        compare(arguments.task and address, arguments.task)
+
+
+if __name__ == "__main__":
+    main()

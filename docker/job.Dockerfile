@@ -1,0 +1,24 @@
+# The job image: torch and all that makes a bundle; non-root, writes only to /store and /cache.
+# Build from the repository's root: docker build -f docker/job.Dockerfile -t sparserve-job .
+# A CPU-only torch: add --build-arg PIP_EXTRA_INDEX_URL=<the index of torch's CPU builds>.
+FROM python:3.11-slim AS build
+ARG PIP_EXTRA_INDEX_URL=""
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md ./
+COPY docker/install-job.sh docker/
+COPY models models
+COPY service service
+RUN sh docker/install-job.sh /opt/venv
+
+FROM python:3.11-slim
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/cache/huggingface \
+    HOME=/cache \
+    SPARSERVE_STORE=/store
+USER 10001:10001
+VOLUME ["/store", "/cache"]
+ENTRYPOINT ["sparserve"]
+CMD ["--help"]

@@ -1,0 +1,26 @@
+# The serving image: slim, non-root, no torch; runs with a read-only root file system.
+# Build from the repository's root: docker build -f docker/service.Dockerfile -t sparserve-service .
+FROM python:3.11-slim AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md ./
+COPY docker/install-service.sh docker/
+COPY models models
+COPY service service
+RUN sh docker/install-service.sh /opt/venv
+
+FROM python:3.11-slim
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    SPARSERVE_STORE=/store \
+    SPARSERVE_HOST=0.0.0.0 \
+    SPARSERVE_PORT=8000
+USER 10001:10001
+EXPOSE 8000
+# Healthy while it lives; readiness, which also asks for warm models, is /readyz.
+HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["python", "-m", "service.healthcheck"]
+# SIGTERM turns readiness off, lets running requests end, then exits with 0.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["sparserve", "serve"]

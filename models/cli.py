@@ -1,0 +1,273 @@
+"""The command line of the job: compress, report, bundles, recipes."""
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from models.errors import InputError, SparserveError
+
+app = typer.Typer(
+    name="sparserve",
+    help="Make transformer text classifiers small and fast on CPUs, serve them, and prove what it cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bundles_app = typer.Typer(help="Look at and switch what a store serves.", no_args_is_help=True)
+app.add_typer(bundles_app, name="bundles")
+
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of bundles.", envvar="SPARSERVE_STORE")]
+DEFAULT_STORE = Path("store")
+
+
+class ReportFormat(StrEnum):
+    """Formats of a report."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+    html = "html"
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn the job's exceptions into one line on standard error and their exit code."""
+    try:
+        yield
+    except SparserveError as error:
+        Console(stderr=True, soft_wrap=True).print(f"sparserve: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        sys.stderr.write("\nsparserve: interrupted; the same command goes on from here\n")
+        raise typer.Exit(130) from error
+
+
+@app.command()
+def compress(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that ships (`sparserve recipes`).")],
+    model: Annotated[
+        str | None, typer.Option(help="Pre-trained checkpoint: a folder or a Hub id. Default: a MiniLM-L6.")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Labelled text: CSV, TSV, JSONL or Parquet file, a folder of splits, or a Hub id.")
+    ] = "movie-sentences",
+    task: Annotated[str | None, typer.Option(help="Name of the task in the store. Default: from the data.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    teacher: Annotated[
+        str | None, typer.Option(help="A checkpoint that is fine-tuned already; it is taken as it is.")
+    ] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Overrides the recipe's pruning.sparsity (fraction).")] = None,
+    variant: Annotated[str | None, typer.Option(help="Overrides the recipe's variant name.")] = None,
+    set_field: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a recipe's field: student.epochs=2. May be repeated.")
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the text. Default: guessed, and said.")] = None,
+    text_pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    label_separator: Annotated[str | None, typer.Option(help="Several labels a row, separated by this.")] = None,
+    multi_label: Annotated[bool | None, typer.Option(help="Several labels a row.")] = None,
+    header: Annotated[bool | None, typer.Option(help="Whether the file's first row names its columns.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="File of the validation split.")] = None,
+    test: Annotated[Path | None, typer.Option(help="File of the test split.")] = None,
+    seed: Annotated[int, typer.Option(help="Of splits, training and intervals.", min=0)] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all that this process may use.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of cached steps. Default: STORE/.work.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, for machines.")] = False,
+) -> None:
+    """Fine-tune, prune, distil, export, evaluate and measure; publish the bundles and their report.
+
+    Run the same command again after an interruption: it goes on where it was.
+    """
+    with explained():
+        _quieten()
+        from models.run import CompressOptions, prepare
+
+        reporter = make_reporter(json_lines=json_lines)
+        options = CompressOptions(
+            recipe=recipe,
+            model=model,
+            data=data,
+            task=task,
+            teacher=teacher,
+            overrides=_overrides(set_field or [], sparsity, variant),
+            columns={"text_column": text_column, "text_pair_column": text_pair_column, "label_column": label_column},
+            label_separator=label_separator,
+            multi_label=multi_label,
+            header=header,
+            splits={name: path for name, path in (("validation", validation), ("test", test)) if path is not None},
+            seed=seed,
+            threads=threads,
+            store=store,
+            work=work or store / ".work",
+        )
+        run = prepare(options, reporter)
+        if dry_run:
+            run.print_plan(reporter)
+            return
+        report = run.execute(reporter)
+        if json_lines:
+            reporter.result("report", report.model_dump(mode="json"))
+        else:
+            from models.report import terminal_table
+
+            Console().print(terminal_table(report))
+            reporter.say(f"Report: {run.store.report_path(report.task, 'html')}")
+
+
+@app.command()
+def report(
+    task: Annotated[str, typer.Argument(help="Name of the task.")],
+    store: StoreOption = DEFAULT_STORE,
+    format: Annotated[ReportFormat, typer.Option(help="What to print.")] = ReportFormat.table,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+) -> None:
+    """Print a task's compression/accuracy report, made anew from the bundles that are current."""
+    with explained():
+        from models.files import write_atomically
+        from models.report import build_report, terminal_table, to_html, to_markdown
+        from models.store import Store
+
+        found = build_report(Store(store), task)
+        if format is ReportFormat.table:
+            Console(file=output.open("w", encoding="utf-8") if output else None).print(terminal_table(found))
+            return
+        text = {
+            ReportFormat.json: lambda: found.model_dump_json(indent=1) + "\n",
+            ReportFormat.markdown: lambda: to_markdown(found),
+            ReportFormat.html: lambda: to_html(found),
+        }[format]()
+        if output is None:
+            sys.stdout.write(text)
+        else:
+            write_atomically(output, text)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that ship."""
+    with explained():
+        from models.recipe import load_recipe, shipped_recipes
+
+        table = Table("recipe", "variant", "what it does")
+        for name in shipped_recipes():
+            loaded = load_recipe(name)
+            table.add_row(name, loaded.variant_name, loaded.description)
+        Console().print(table)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(context: typer.Context) -> None:
+    """Serve a store over HTTP: `sparserve serve --help` lists its options."""
+    from service.__main__ import main
+
+    raise typer.Exit(main(context.args))
+
+
+@bundles_app.command("list")
+def list_bundles(store: StoreOption = DEFAULT_STORE) -> None:
+    """List tasks, variants and versions."""
+    with explained():
+        from models.store import Store
+
+        opened = Store(store)
+        table = Table("task", "variant", "version", "")
+        for task in opened.tasks():
+            default = opened.default_variant(task)
+            for variant in opened.variants(task):
+                current = opened.current(task, variant)
+                for version in opened.versions(task, variant):
+                    notes = ["current"] if version == current else []
+                    notes += ["default"] if version == current and variant == default else []
+                    table.add_row(task, variant, version, ", ".join(notes))
+        Console().print(table)
+
+
+@bundles_app.command()
+def verify(store: StoreOption = DEFAULT_STORE) -> None:
+    """Check every bundle's digests; exit with 3 if one is wrong."""
+    with explained():
+        from models.store import Store
+
+        opened = Store(store)
+        wrong = 0
+        for task in opened.tasks():
+            for variant in opened.variants(task):
+                for version in opened.versions(task, variant):
+                    try:
+                        opened.open(task, variant, version)
+                        sys.stdout.write(f"{task}/{variant}/{version}: good\n")
+                    except SparserveError as error:
+                        wrong += 1
+                        sys.stdout.write(f"{task}/{variant}/{version}: {error}\n")
+        if wrong:
+            raise typer.Exit(3)
+
+
+@bundles_app.command()
+def promote(
+    task: str,
+    variant: str,
+    version: Annotated[str, typer.Argument(help="The version to answer with from now on.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Let a variant answer with another version; also the way to roll back."""
+    with explained():
+        from models.store import Store
+
+        Store(store).promote(task, variant, version)
+
+
+@bundles_app.command()
+def default(
+    task: str,
+    variant: Annotated[str, typer.Argument(help="The variant to answer with from now on.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Choose the variant that a task answers with."""
+    with explained():
+        from models.store import Store
+
+        Store(store).set_default_variant(task, variant)
+
+
+def make_reporter(*, json_lines: bool) -> Any:
+    """Return the reporter for where the output goes: machines, a terminal, or a log."""
+    from models.progress import JsonReporter, PlainReporter, TerminalReporter
+
+    if json_lines:
+        return JsonReporter()
+    console = Console()
+    return TerminalReporter(console) if console.is_terminal else PlainReporter()
+
+
+def _overrides(fields: list[str], sparsity: float | None, variant: str | None) -> dict[str, Any]:
+    import yaml
+
+    overrides: dict[str, Any] = {}
+    for field in fields:
+        name, separator, value = field.partition("=")
+        if not separator:
+            raise InputError(f"--set {field}: write it as field=value, such as student.epochs=2")
+        overrides[name] = yaml.safe_load(value)
+    if sparsity is not None:
+        overrides["pruning.sparsity"] = sparsity
+    if variant is not None:
+        overrides["variant"] = variant
+    return overrides
+
+
+def _quieten() -> None:
+    """Libraries' advice about themselves is not for this program's user; their errors still come through."""
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|onnxscript)\.")
+    for name in ("torch", "transformers", "accelerate", "onnxscript", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)

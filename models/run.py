@@ -1,0 +1,216 @@
+"""From what a user asks for to a job that can be carried out: sources found, checked and said out loud."""
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from models.checkpoint import Checkpoint, resolve_checkpoint
+from models.data import Dataset, Split
+from models.data_sources import load_dataset
+from models.default_data import default_checkpoint
+from models.errors import InputError
+from models.files import write_atomically
+from models.manifest import Name
+from models.pipeline import Job, Plan, check_teacher, make_plan, run_plan
+from models.progress import Reporter
+from models.recipe import load_recipe
+from models.report import Report
+from models.runtime import available_cpus
+from models.store import Store
+from models.tokens import tokenize
+from models.training import has_bf16
+from models.workspace import Workspace
+
+DEFAULT_CHECKPOINT_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_TASKS = {"movie-sentences": "movie-sentiment"}
+# Of the matrix-multiplication rate, what a training step reaches: measured at 0.75-0.9 on two cores.
+TRAINING_EFFICIENCY = 0.75
+EXPORT_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """What the command line was given."""
+
+    recipe: str
+    model: str | None
+    data: str
+    task: str | None
+    teacher: str | None
+    overrides: Mapping[str, Any]
+    columns: Mapping[str, str | None]
+    label_separator: str | None
+    multi_label: bool | None
+    header: bool | None
+    splits: Mapping[str, Path]
+    seed: int
+    threads: int | None
+    store: Path
+    work: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job that can be carried out."""
+
+    plan: Plan
+    store: Store
+    workspace: Workspace
+
+    def execute(self, reporter: Reporter) -> Report:
+        """Carry the job out."""
+        return run_plan(self.plan, self.store, self.workspace, reporter)
+
+    def print_plan(self, reporter: Reporter) -> None:
+        """Say every step: cached or how long it may take, and the recipe that it follows."""
+        seconds = estimate_seconds(self.plan)
+        reporter.say("Plan:")
+        total = 0.0
+        for step in self.plan.steps:
+            cached = self.workspace.has(step)
+            expected = 0.0 if cached else seconds[step.title]
+            total += expected
+            about = "cached" if cached else f"about {_duration(expected)}"
+            reporter.say(f"  {step.title:<28} {about:<16} {step.key}")
+            plan = {"step": step.title, "key": step.key, "cached": cached, "seconds": round(expected, 1)}
+            reporter.result("plan", plan)
+        reporter.say(f"  {'all together':<28} about {_duration(total)}")
+        job = self.plan.job
+        reporter.say(f"Parameters: {job.threads} threads, seed {job.seed}, bf16 {'yes' if has_bf16() else 'no'}")
+        reporter.say(f"Recipe {job.recipe.name}: {job.recipe.model_dump_json()}")
+
+
+def prepare(options: CompressOptions, reporter: Reporter) -> Run:
+    """Read the recipe, the data and the checkpoints, check that they fit together, and lay out the steps.
+
+    Raises:
+        RecipeError, DataError, CheckpointError, InputError: whichever is wrong.
+    """
+    # Whatever can be checked at once is checked before anything is downloaded or read.
+    recipe = load_recipe(options.recipe, overrides=options.overrides)
+    task = options.task or DEFAULT_TASKS.get(options.data) or _task_name(options.data)
+    _check_name(task, "task")
+    _check_name(recipe.variant_name, "variant")
+    threads = options.threads or available_cpus()
+    torch.set_num_threads(threads)
+    downloads = options.work / "downloads"
+    write_atomically(options.work / "README", "Cached steps of `sparserve compress`: safe to delete when none runs.\n")
+
+    teacher = resolve_checkpoint(options.teacher) if options.teacher else None
+    checkpoint = _checkpoint(options.model, teacher, downloads)
+    dataset = load_dataset(
+        options.data,
+        label_separator=options.label_separator,
+        multi_label=options.multi_label,
+        header=options.header,
+        splits=options.splits or None,
+        seed=options.seed,
+        cache=downloads,
+        **options.columns,
+    )
+    for line in dataset.summary.lines():
+        reporter.say(line)
+    reporter.result("data", {"digest": dataset.digest, "labels": list(dataset.label_names)})
+    if teacher is not None:
+        dataset = with_label_order(dataset, check_teacher(teacher, dataset))
+        if options.model is None and recipe.student.start == "pretrained":
+            reporter.say("No --model: the student starts from the teacher's weights.")
+    source = options.data if not Path(options.data).exists() else Path(options.data).name
+    job = Job(task, recipe, checkpoint, teacher, dataset, source, options.seed, threads)
+    reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")
+    return Run(make_plan(job), Store(options.store), Workspace(options.work / "steps"))
+
+
+def with_label_order(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
+    """The same data with its labels in another order."""
+    if names == dataset.label_names:
+        return dataset
+    position = [names.index(name) for name in dataset.label_names]
+
+    def reorder(split: Split) -> Split:
+        if dataset.problem_type == "single_label_classification":
+            return replace(split, labels=[position[label] for label in split.labels])
+        order = [dataset.label_names.index(name) for name in names]
+        return replace(split, labels=[[row[index] for index in order] for row in split.labels])
+
+    splits = {name: reorder(getattr(dataset, name)) for name in ("train", "validation", "test")}
+    return replace(dataset, label_names=names, **splits)
+
+
+def estimate_seconds(plan: Plan) -> dict[str, float]:
+    """Expected seconds of each step, from a quick measurement of this machine's matrix multiplication.
+
+    A token costs 2 operations a parameter forwards and 4 backwards (Kaplan et al. 2020, arXiv 2001.08361, table 1).
+    """
+    job = plan.job
+    config: Any = job.checkpoint.config
+    width, inner = int(config.hidden_size), int(getattr(config, "intermediate_size", 4 * config.hidden_size))
+    parameters = config.num_hidden_layers * (4 * width * width + 2 * width * inner)
+    multi_label = job.dataset.problem_type == "multi_label_classification"
+    tokenizer = job.checkpoint.tokenizer()
+    tokens = {
+        name: sum(
+            tokenize(getattr(job.dataset, name), tokenizer, job.recipe.max_length, multi_label=multi_label).lengths
+        )
+        for name in ("train", "validation", "test")
+    }
+    rate = _multiplication_rate(width, inner) * TRAINING_EFFICIENCY
+    forward = 2 * parameters / rate
+
+    def training(epochs: float, passes: float) -> float:
+        return epochs * tokens["train"] * forward * passes + math.ceil(epochs) * tokens["validation"] * forward
+
+    live = job.recipe.distillation is not None and plan.teacher_outputs is None
+    seconds = {"teacher": training(job.recipe.teacher.epochs, 3), "teacher outputs": tokens["train"] * forward}
+    seconds["student"] = training(job.recipe.student.epochs, 4 if live else 3)
+    for variant, step in plan.exports.items():
+        seconds[step.title] = EXPORT_SECONDS if not variant.endswith("-int8") else EXPORT_SECONDS / 3
+    for step in plan.predictions.values():
+        seconds[step.title] = tokens["test"] * forward + 1
+    seconds[plan.measurement.title] = job.recipe.measurement.seconds + 15
+    return seconds
+
+
+def _multiplication_rate(width: int, inner: int) -> float:
+    """Floating-point operations a second of a linear of this model on 1,024 tokens."""
+    tokens, weight = torch.randn(1024, width), torch.randn(inner, width)
+    rates = []
+    for _ in range(6):
+        began = time.perf_counter()
+        torch.nn.functional.linear(tokens, weight)
+        rates.append(2 * 1024 * width * inner / (time.perf_counter() - began))
+    return sorted(rates)[len(rates) // 2]
+
+
+def _checkpoint(model: str | None, teacher: Checkpoint | None, downloads: Path) -> Checkpoint:
+    if model is not None:
+        return resolve_checkpoint(model)
+    if teacher is not None:
+        return teacher
+    return resolve_checkpoint(str(default_checkpoint(downloads)), name=DEFAULT_CHECKPOINT_NAME)
+
+
+def _task_name(data: str) -> str:
+    name = re.sub(r"[^a-z0-9]+", "-", Path(data.removeprefix("hub:")).stem.lower()).strip("-")
+    return name[:64] or "task"
+
+
+def _check_name(name: str, what: str) -> None:
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise InputError(
+            f"{name!r} cannot be the name of a {what}: use 1 to 64 of a-z, 0-9, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        ) from error
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

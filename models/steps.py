@@ -1,0 +1,231 @@
+"""The work of each step: functions from inputs to files in a folder. What depends on what is said in `pipeline`."""
+
+import inspect
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models.checkpoint import Checkpoint, load_classifier
+from models.data import Dataset, Split
+from models.distillation import distillation_loss
+from models.export import export_onnx, set_metadata
+from models.graph_statistics import sparsity
+from models.manifest import SampleAnswer
+from models.pruning.callback import MASKS, PruningCallback
+from models.pruning.targets import encoder_linears
+from models.recipe import Distillation, Recipe, Training
+from models.runtime import OnnxClassifier, TextTokenizer
+from models.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network, write_cache
+from models.tokens import TokenizedSplit, tokenize
+from models.training import Progress, TrainingResult, train
+
+PLAN = "pruning.json"
+SAMPLE_TEXTS = (
+    "A wonderful surprise from beginning to end.",
+    "It was a waste of time and money, and I want both back.",
+    "The parcel arrived on Tuesday; naïve façade, 100 %!",
+)
+
+
+def train_teacher(
+    folder: Path,
+    *,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    training: Training,
+    max_length: int,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Fine-tune the pre-trained checkpoint; the best epoch on validation becomes the checkpoint in `folder`."""
+    model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type, seed=seed)
+    rows, validation = _tokenized(checkpoint, dataset, max_length)
+    result = train(
+        model,
+        training,
+        rows,
+        validation,
+        pad_token_id=_pad(checkpoint),
+        multi_label=_multi_label(dataset),
+        seed=seed,
+        folder=folder / "training",
+        progress=progress,
+    )
+    _finish(folder, model, checkpoint, result)
+
+
+def cache_teacher(
+    folder: Path,
+    *,
+    teacher: Checkpoint,
+    dataset: Dataset,
+    max_length: int,
+    wanted: Wanted,
+    progress: Progress,
+) -> None:
+    """Write what the teacher says about every training row."""
+    model = _on_device(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type))
+    rows = tokenize(dataset.train, teacher.tokenizer(), max_length, multi_label=_multi_label(dataset))
+    write_cache(folder, model, rows, wanted, pad_token_id=_pad(teacher), progress=progress)
+
+
+def train_student(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    teacher: Checkpoint,
+    teacher_cache: Path | None,
+    dataset: Dataset,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Prune while distilling (SparseBERT), or while fine-tuning if the recipe has no distillation.
+
+    The last weights are taken, not the best epoch's: earlier ones are less sparse.
+    """
+    start = teacher if recipe.student.start == "teacher" else checkpoint
+    model = load_classifier(start.folder, dataset.label_names, dataset.problem_type, seed=seed)
+    rows, validation = _tokenized(checkpoint, dataset, recipe.max_length)
+    loss = None
+    if recipe.distillation is not None:
+        source: TeacherSource
+        wanted = outputs_wanted(recipe.distillation)
+        if teacher_cache is not None:
+            source = CachedTeacher(teacher_cache)
+        else:
+            source = LiveTeacher(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type), wanted)
+        loss = student_loss(source, recipe.distillation, multi_label=_multi_label(dataset))
+    result = train(
+        model,
+        recipe.student,
+        rows,
+        validation,
+        pad_token_id=_pad(checkpoint),
+        multi_label=_multi_label(dataset),
+        seed=seed,
+        folder=folder / "training",
+        progress=progress,
+        loss=loss,
+        callbacks=[lambda resume: PruningCallback(model, recipe.pruning, resume_from=resume)],
+        checkpoint_files=[MASKS],
+        keep_best=False,
+    )
+    plan = {"pruning": recipe.pruning.model_dump(mode="json"), "matrices": sorted(encoder_linears(model))}
+    (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    _finish(folder, model, checkpoint, result)
+
+
+def outputs_wanted(distillation: Distillation) -> Wanted:
+    """What of the teacher the losses look at, besides its logits."""
+    return Wanted(hidden=distillation.hidden > 0, attention=distillation.attention > 0)
+
+
+def student_loss(
+    teacher: TeacherSource, distillation: Distillation, *, multi_label: bool
+) -> Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]:
+    """The student's loss on a batch, as `training.train` takes it."""
+    wanted = outputs_wanted(distillation)
+
+    def loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        student = run_network(model, inputs, wanted)
+        said = teacher.outputs(rows, inputs)
+        total = distillation_loss(student, said, inputs["attention_mask"], distillation, multi_label=multi_label)
+        if distillation.labels:
+            gold = functional.binary_cross_entropy_with_logits if multi_label else functional.cross_entropy
+            total = total + distillation.labels * gold(student.logits, inputs["labels"])
+        return total
+
+    return loss
+
+
+def export_checkpoint(path: Path, *, checkpoint: Checkpoint, dataset: Dataset, recipe: Recipe) -> float:
+    """Export a trained checkpoint as ONNX; the largest difference from torch's logits is returned."""
+    # Eager attention gives the graph that onnxruntime runs fastest: no NaN guards, fewer shape computations.
+    model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type, attention="eager").eval()
+    accepted = inspect.signature(model.forward).parameters
+    config: Any = model.config
+    return export_onnx(
+        model,
+        path,
+        input_names=tuple(name for name in checkpoint.tokenizer().model_input_names if name in accepted),
+        max_length=recipe.max_length,
+        vocabulary=int(config.vocab_size),
+        pad_token_id=_pad(checkpoint),
+        opset=recipe.export.opset,
+        tolerance=recipe.export.tolerance,
+    )
+
+
+def stamp(path: Path, variant: str, precision: str) -> None:
+    """Store in a graph's metadata_props what it is, and its nonzeros as counted in the file itself."""
+    counted = sparsity(path)
+    groups = {name: getattr(counted, name).model_dump() for name in ("encoder_linear", "all_linear", "whole_model")}
+    set_metadata(path, {"variant": variant, "precision": precision, **groups})
+
+
+def predict(
+    model: Path, tokenizer: Path, split: Split, *, max_length: int, pad_token_id: int, threads: int, progress: Progress
+) -> npt.NDArray[np.float32]:
+    """Logits [rows, labels] of a split, by the runtime that serves; batches of 32 rows of similar length."""
+    classifier = OnnxClassifier(model, pad_token_id=pad_token_id, threads=threads)
+    tokens = TextTokenizer(tokenizer, max_length).encode(split.texts, split.text_pairs)
+    order = sorted(range(len(tokens)), key=lambda row: (len(tokens[row]), row))
+    parts: list[npt.NDArray[np.float32]] = []
+    for begin in range(0, len(order), 32):
+        parts.append(classifier.logits([tokens[row] for row in order[begin : begin + 32]]))
+        progress(min(begin + 32, len(order)), len(order), "rows")
+    logits = np.concatenate(parts)
+    result = np.empty_like(logits)
+    result[order] = logits
+    return result
+
+
+def sample_answers(model: Path, tokenizer: Path, *, max_length: int, pad_token_id: int) -> tuple[SampleAnswer, ...]:
+    """Logits for a few texts, one at a time on one thread: what a reader compares its own run with."""
+    classifier = OnnxClassifier(model, pad_token_id=pad_token_id, threads=1)
+    tokens = TextTokenizer(tokenizer, max_length).encode(SAMPLE_TEXTS)
+    logits = [classifier.logits([row])[0] for row in tokens]
+    return tuple(
+        SampleAnswer(text=text, logits=tuple(round(float(value), 5) for value in row))
+        for text, row in zip(SAMPLE_TEXTS, logits, strict=True)
+    )
+
+
+def _tokenized(checkpoint: Checkpoint, dataset: Dataset, max_length: int) -> tuple[TokenizedSplit, TokenizedSplit]:
+    tokenizer, multi_label = checkpoint.tokenizer(), _multi_label(dataset)
+    return (
+        tokenize(dataset.train, tokenizer, max_length, multi_label=multi_label),
+        tokenize(dataset.validation, tokenizer, max_length, multi_label=multi_label),
+    )
+
+
+def _finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: TrainingResult) -> None:
+    """Write the trained network as a checkpoint of its own, and drop the states that training resumes from."""
+    model = model.cpu()
+    model.config._name_or_path = ""  # type: ignore[union-attr]
+    model.save_pretrained(folder)  # type: ignore[operator]
+    checkpoint.tokenizer().save_pretrained(folder)
+    scores = {"steps": result.steps, "best_step": result.best_step, "scores": result.scores}
+    (folder / "training.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder / "training")
+
+
+def _multi_label(dataset: Dataset) -> bool:
+    return dataset.problem_type == "multi_label_classification"
+
+
+def _pad(checkpoint: Checkpoint) -> int:
+    return int(checkpoint.tokenizer().pad_token_id)
+
+
+def _on_device(model: nn.Module) -> nn.Module:
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,74 @@
+"""From inputs to predictions with one engine: the work of a classify request, done on a thread."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.runtime import Tokens
+from service.engine import Engine, Logits, scores
+from service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The answer to one request: `logits` is `[inputs, labels]`."""
+
+    tokens: list[Tokens]
+    logits: Logits
+    tokenize_seconds: float
+    inference_seconds: float
+
+    def usage(self) -> list[Usage]:
+        """Tokens and truncation of each input."""
+        return [Usage(tokens=len(item), truncated=item.truncated) for item in self.tokens]
+
+
+def classify(
+    engine: Engine, inputs: Sequence[TextInput], *, truncate: bool, tokens: list[Tokens] | None = None
+) -> Classification:
+    """Tokenise, unless the tokens are known already, and run.
+
+    Raises:
+        InvalidRequest: an input cannot be tokenised as asked.
+        InferenceFailed: the graph did not compute an answer.
+    """
+    started = time.perf_counter()
+    if tokens is None:
+        tokens = engine.tokenize(inputs, truncate=truncate)
+    tokenized = time.perf_counter()
+    logits = engine.logits(tokens)
+    return Classification(tokens, logits, tokenized - started, time.perf_counter() - tokenized)
+
+
+def ranked(
+    logits: Logits,
+    labels: Sequence[str],
+    problem_type: str,
+    *,
+    top_k: int | None = None,
+    function_to_apply: FunctionToApply | None = None,
+) -> list[list[Prediction]]:
+    """Labels with their scores, best first, for each row of `logits`; ties keep the order of the labels."""
+    values = scores(logits, problem_type, function_to_apply)
+    order = np.argsort(-values, axis=-1, kind="stable")[:, :top_k]
+    return [
+        [Prediction(label=labels[column], score=float(row[column])) for column in columns]
+        for row, columns in zip(values, order, strict=True)
+    ]
+
+
+def timings(arrived: float, queue_seconds: float, tokenize_seconds: float, inference_seconds: float) -> Timings:
+    """Stage timings of a request that arrived at `arrived` on the performance counter, as of now."""
+    return Timings(
+        queue_seconds=queue_seconds,
+        tokenize_seconds=tokenize_seconds,
+        inference_seconds=inference_seconds,
+        total_seconds=time.perf_counter() - arrived,
+    )
+
+
+def server_timing(stages: Timings) -> str:
+    """The Server-Timing header, in milliseconds as browsers want it."""
+    return ", ".join(f"{name.removesuffix('_seconds')};dur={value * 1000:.3f}" for name, value in stages)

@@ -1,0 +1,134 @@
+"""The same inputs through several variants of a task, and how far their answers are apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from models.runtime import Tokens
+from service.classification import Classification, classify
+from service.engine import Engine, Logits, scores
+from service.errors import InvalidRequest
+from service.schemas import ComparisonSummary, ItemComparison, TextInput, VariantPrediction, VariantSummary
+
+MULTI_LABEL_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant's answer: `scores` is `[inputs, labels]`, columns in the reference's order of labels."""
+
+    engine: Engine
+    answer: Classification
+    scores: Logits
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answers of all variants; the first is the reference."""
+
+    arms: list[Arm]
+
+    @property
+    def reference(self) -> Arm:
+        """What the others are compared with."""
+        return self.arms[0]
+
+    def items(self) -> list[ItemComparison]:
+        """Each input's predictions, agreement and largest difference."""
+        agree, differences = self._all_agree(), self._spread()
+        return [
+            ItemComparison(
+                predictions={arm.engine.manifest.variant: self._prediction(arm, row) for arm in self.arms},
+                agree=None if agree is None else bool(agree[row]),
+                max_difference=float(differences[row]),
+                tokens=len(tokens),
+                truncated=any(arm.answer.tokens[row].truncated for arm in self.arms),
+            )
+            for row, tokens in enumerate(self.reference.answer.tokens)
+        ]
+
+    def variants(self) -> list[VariantSummary]:
+        """Each variant against the reference."""
+        return [self._variant(arm) for arm in self.arms]
+
+    def summary(self) -> ComparisonSummary:
+        """All of it in one line."""
+        agree, differences = self._all_agree(), self._spread()
+        return ComparisonSummary(
+            items=len(differences),
+            agreement=None if agree is None else float(agree.mean()),
+            mean_difference=float(differences.mean()),
+            max_difference=float(differences.max()),
+            latency_ratio=max(self._latency_ratio(arm) for arm in self.arms[1:]),
+        )
+
+    def _variant(self, arm: Arm) -> VariantSummary:
+        differences = np.abs(arm.scores - self.reference.scores).max(axis=-1)
+        agree = self._agree(arm, self.reference)
+        seconds = arm.answer.inference_seconds
+        return VariantSummary(
+            model=arm.engine.ref,
+            reference=arm is self.reference,
+            inference_seconds=seconds,
+            seconds_per_item=seconds / len(arm.answer.tokens),
+            latency_ratio=self._latency_ratio(arm),
+            agreement=None if agree is None else float(agree.mean()),
+            mean_difference=float(differences.mean()),
+            max_difference=float(differences.max()),
+        )
+
+    def _prediction(self, arm: Arm, row: int) -> VariantPrediction:
+        labels = self.reference.engine.manifest.labels
+        values = arm.scores[row]
+        best = int(values.argmax())
+        every = {label: float(value) for label, value in zip(labels, values, strict=True)}
+        return VariantPrediction(label=labels[best], score=float(values[best]), scores=every)
+
+    def _agree(self, one: Arm, other: Arm) -> npt.NDArray[np.bool_] | None:
+        problem_type = self.reference.engine.manifest.problem_type
+        if problem_type == "regression":
+            return None
+        if problem_type == "multi_label_classification" or one.scores.shape[-1] == 1:
+            chosen = (one.scores >= MULTI_LABEL_THRESHOLD) == (other.scores >= MULTI_LABEL_THRESHOLD)
+            return np.asarray(chosen.all(axis=-1))
+        return np.asarray(one.scores.argmax(axis=-1) == other.scores.argmax(axis=-1))
+
+    def _all_agree(self) -> npt.NDArray[np.bool_] | None:
+        pairs = [self._agree(one, other) for one, other in combinations(self.arms, 2)]
+        known = [pair for pair in pairs if pair is not None]
+        return np.logical_and.reduce(known) if known else None
+
+    def _spread(self) -> Logits:
+        values = np.stack([arm.scores for arm in self.arms])
+        spread: Logits = (values.max(axis=0) - values.min(axis=0)).max(axis=-1)
+        return spread
+
+    def _latency_ratio(self, arm: Arm) -> float:
+        return self.reference.answer.inference_seconds / max(arm.answer.inference_seconds, 1e-9)
+
+
+def compare(engines: Sequence[Engine], inputs: Sequence[TextInput], *, truncate: bool) -> Comparison:
+    """Run the inputs through every engine; those with the same tokenizer get the very same tokens.
+
+    Raises:
+        InvalidRequest: the variants have different labels, or an input cannot be tokenised as asked.
+        InferenceFailed: a graph did not compute an answer.
+    """
+    labels = engines[0].manifest.labels
+    for engine in engines[1:]:
+        if set(engine.manifest.labels) != set(labels):
+            first, other = engines[0].manifest.variant, engine.manifest.variant
+            raise InvalidRequest(f"{first} and {other} have different labels, so they cannot be compared")
+    tokenized: dict[tuple[str, int], list[Tokens]] = {}
+    arms = []
+    for engine in engines:
+        known = tokenized.get(engine.tokenization)
+        answer = classify(engine, inputs, truncate=truncate, tokens=known)
+        tokenized[engine.tokenization] = answer.tokens
+        columns = [engine.manifest.labels.index(label) for label in labels]
+        values = scores(answer.logits, engine.manifest.problem_type)[:, columns]
+        arms.append(Arm(engine, answer, values))
+    return Comparison(arms)

@@ -1,0 +1,198 @@
+"""The exceptions of the service and their one mapping to HTTP: application/problem+json (RFC 9457).
+
+    ServiceError                 status
+    ├── UnreadableRequest        400   not JSON, not UTF-8, nested too deeply
+    ├── UnknownResource          404   a task, variant, report or path that does not exist
+    ├── WrongMethod              405   with Allow
+    ├── NotAcceptable            406   a representation that does not exist
+    ├── TooLarge                 413   bytes, items or characters over a limit
+    ├── UnsupportedContent       415   a body that does not say that it is JSON
+    ├── InvalidRequest           422   JSON that does not say what is needed
+    ├── Overloaded               429   with Retry-After
+    ├── InferenceFailed          500   a graph that answered with numbers that are not finite
+    └── Unavailable              503   models loading, refused, or the service shutting down
+
+Every detail names the thing that is wrong and the way out; none repeats a text that was sent.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class ServiceError(Exception):
+    """Base of everything the service refuses on purpose; its text is told to the client."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the answer."""
+        return {}
+
+
+class UnreadableRequest(ServiceError):
+    """The body is not JSON in UTF-8."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class UnknownResource(ServiceError):
+    """There is no such task, variant, report or path."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class WrongMethod(ServiceError):
+    """The path exists, but not with this method."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+    def __init__(self, detail: str, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+    def headers(self) -> dict[str, str]:
+        """`Allow` with the methods that there are."""
+        return {"Allow": self.allow}
+
+
+class NotAcceptable(ServiceError):
+    """No representation that the client accepts."""
+
+    status = HTTPStatus.NOT_ACCEPTABLE
+
+
+class TooLarge(ServiceError):
+    """More bytes, items or characters than a limit."""
+
+    status = HTTPStatus(413)
+
+
+class UnsupportedContent(ServiceError):
+    """The body is not declared as JSON."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class InvalidRequest(ServiceError):
+    """The body is JSON, but not what is needed."""
+
+    status = HTTPStatus(422)
+
+
+class Overloaded(ServiceError):
+    """Every place in the queue is taken."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in seconds."""
+        return {"Retry-After": str(self.retry_after_seconds)}
+
+
+class InferenceFailed(ServiceError):
+    """The graph did not compute an answer."""
+
+
+class Unavailable(ServiceError):
+    """The model cannot answer now."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class FieldProblem(BaseModel):
+    """One thing that is wrong in a request."""
+
+    location: str = Field(description="where, as in body.inputs")
+    message: str
+
+
+class Problem(BaseModel):
+    """The body of every answer with a status of 400 or more (RFC 9457)."""
+
+    type: str = Field("about:blank", description="the status says it all")
+    title: str = Field(description="the status in words")
+    status: int
+    detail: str = Field(description="what is wrong and the way out")
+    error: str = Field(description="the same as detail, for clients that look for it here")
+    request_id: str | None = Field(None, description="X-Request-Id of the request")
+    errors: list[FieldProblem] = Field([], description="every field that is wrong")
+
+
+def problem_response(
+    status: int,
+    detail: str,
+    *,
+    request_id: str | None = None,
+    errors: list[FieldProblem] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The one body that all clients get for an error."""
+    title = HTTPStatus(status).phrase
+    problem = Problem(
+        title=title, status=status, detail=detail, error=detail, request_id=request_id, errors=errors or []
+    )
+    return Response(orjson.dumps(problem.model_dump()), status, headers, media_type=PROBLEM_JSON)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these errors."""
+    return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
+
+
+def install_error_mapping(app: FastAPI) -> None:
+    """Map every exception that a route may raise to a problem; unexpected ones are `observation`'s to catch."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+
+
+def request_id_of(request: Request) -> str | None:
+    """The request's X-Request-Id, once it has one."""
+    return getattr(request.state, "request_id", None)
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return problem_response(error.status, str(error), request_id=request_id_of(request), headers=error.headers())
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(item["type"] == "json_invalid" for item in found):
+        position = found[0]["loc"][-1]
+        detail = f"the body is not JSON: {found[0]['ctx']['error']} at character {position}"
+        return problem_response(400, detail, request_id=request_id_of(request))
+    # Only place and message: an item's `input` would repeat what was sent.
+    fields = [FieldProblem(location=".".join(map(str, item["loc"])), message=_message(item)) for item in found]
+    detail = "; ".join(f"{field.location}: {field.message}" for field in fields[:5])
+    return problem_response(422, detail, request_id=request_id_of(request), errors=fields)
+
+
+def _message(item: Mapping[str, Any]) -> str:
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    details = {
+        400: "the body cannot be read as JSON: it is not UTF-8, or it is nested too deeply",
+        404: f"there is no {request.url.path}; / and /docs say what there is",
+        405: f"{request.method} is not for {request.url.path}; the Allow header says what is",
+    }
+    detail = details.get(error.status_code, error.detail)
+    return problem_response(error.status_code, detail, request_id=request_id_of(request), headers=error.headers)

@@ -1,0 +1,63 @@
+"""The Prometheus metrics, in base units; each is changed where the state that it tells of changes."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """One registry for one app, so that two apps in a process do not share counters."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        model = ("task", "variant")
+        self.requests = Counter(
+            "sparserve_http_requests_total", "Answered requests.", ("method", "route", "status"), registry=registry
+        )
+        self.request_seconds = Histogram(
+            "sparserve_http_request_duration_seconds",
+            "Time from the request's first byte to the answer's last.",
+            ("route",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "sparserve_stage_duration_seconds",
+            "Time of a request in one stage: queue, tokenize or inference.",
+            (*model, "stage"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.inputs = Counter("sparserve_inputs_total", "Inputs classified.", model, registry=registry)
+        self.tokens = Counter(
+            "sparserve_tokens_total", "Tokens classified, padding apart.", model, registry=registry
+        )
+        self.truncated = Counter(
+            "sparserve_truncated_inputs_total", "Inputs that were cut to the model's length.", model, registry=registry
+        )
+        self.running = Gauge("sparserve_inferences_running", "Inferences running now.", registry=registry)
+        self.waiting = Gauge(
+            "sparserve_requests_waiting", "Requests waiting for an inference now.", registry=registry
+        )
+        self.shed = Counter("sparserve_requests_shed_total", "Requests answered 429.", registry=registry)
+        self.model_info = Gauge(
+            "sparserve_model_info", "1 for every bundle that is served.", (*model, "version"), registry=registry
+        )
+        self.refused = Gauge("sparserve_bundles_refused", "Bundles that failed verification.", registry=registry)
+        self.ready = Gauge("sparserve_ready", "1 when /readyz answers 200.", registry=registry)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

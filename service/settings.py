@@ -1,0 +1,64 @@
+"""Every limit and choice of the service, from the command line, then `SPARSERVE_*` variables, then these defaults."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.runtime import available_cpus
+
+
+class Settings(BaseSettings):
+    """Serve the bundles of a store over HTTP."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SPARSERVE_", frozen=True, cli_prog_name="sparserve serve", cli_kebab_case=True, cli_hide_none_type=True
+    )
+
+    store: Path = Field(Path("store"), description="folder of bundles; read only")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level that is logged; texts are never logged"
+    )
+
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads for inference in all; by default the CPUs that this process may use"
+    )
+    concurrency: int = Field(1, ge=1, description="inferences that run at once; the threads are divided among them")
+    max_waiting: int = Field(64, ge=0, description="requests that may wait for an inference; more are answered 429")
+    max_batch_tokens: int = Field(
+        4096, ge=1, description="tokens, padding included, of one run of the graph; larger requests take several runs"
+    )
+
+    max_body_bytes: int = Field(2 * 2**20, ge=1, description="bytes of a request body")
+    max_items: int = Field(256, ge=1, description="inputs of one request")
+    max_characters: int = Field(100_000, ge=1, description="characters of one input, text and text_pair together")
+
+    sample_tolerance: float = Field(
+        0.02, ge=0, description="largest difference of a logit from the bundle's own sample before a warning is logged"
+    )
+    shutdown_delay_seconds: float = Field(
+        0, ge=0, description="seconds between SIGTERM, when /readyz turns 503, and the closing of the listening socket"
+    )
+    grace_seconds: int = Field(30, ge=1, description="seconds that running requests have to finish after that")
+
+    @model_validator(mode="after")
+    def _threads_are_enough(self) -> Self:
+        if self.concurrency > self.total_threads:
+            raise ValueError(
+                f"concurrency {self.concurrency} is more than the {self.total_threads} threads there are to divide: "
+                "lower it or raise threads"
+            )
+        return self
+
+    @property
+    def total_threads(self) -> int:
+        """CPU threads for inference in all."""
+        return self.threads or available_cpus()
+
+    @property
+    def threads_per_inference(self) -> int:
+        """Threads of one onnxruntime session, so that concurrent inferences do not oversubscribe the CPUs."""
+        return max(self.total_threads // self.concurrency, 1)
