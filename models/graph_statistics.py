@@ -1,0 +1,158 @@
+"""Facts read from an ONNX file itself: the zeros of every stored tensor, floating-point operations, bytes."""
+
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from models.errors import BundleError
+from models.manifest import Density, Flops, Sizes, Sparsity, TensorSparsity
+
+Group = Literal["encoder_linear", "other_linear", "embedding", "other"]
+Bits = Literal[4, 8, 16, 32, 64]
+
+# What holds parameters; wider integers and booleans are shapes, positions and other constants.
+PARAMETER_BITS: Final[Mapping[int, Bits]] = {
+    TensorProto.DOUBLE: 64,
+    TensorProto.FLOAT: 32,
+    TensorProto.FLOAT16: 16,
+    TensorProto.BFLOAT16: 16,
+    TensorProto.INT8: 8,
+    TensorProto.UINT8: 8,
+    TensorProto.INT4: 4,
+    TensorProto.UINT4: 4,
+}
+# Rounding to 8 bits alone makes up to about a tenth of a trained matrix zero; pruning makes far more.
+UNSTRUCTURED_FROM: Final = 0.25
+# A numbered layer of the encoder, whatever the architecture calls its stack.
+_IN_LAYER: Final = re.compile(r"(?:^|[._])(?:layers?|h|blocks?)\.\d+\.")
+_MATRIX_PRODUCTS: Final = frozenset({"MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul", "QGemm"})
+_QUANTIZED, _ZERO_POINT = "_quantized", "_zero_point"
+_CHUNK_BYTES: Final = 1 << 20
+
+
+def sparsity(model_path: Path) -> Sparsity:
+    """Nonzeros of every tensor of parameters that an ONNX file stores.
+
+    Names are torch's parameter names, also for int8 tensors (stored as `<name>_quantized`, a code counts as zero where
+    it equals its zero point), so that the tensors of all variants line up. Matrices may be stored transposed. Scales of
+    quantised tensors count as parameters of the whole model; zero points, scalars, shapes and positions do not.
+
+    Raises:
+        BundleError: the file is not an ONNX graph.
+    """
+    try:
+        graph = onnx.load(str(model_path)).graph
+    except Exception as error:  # protobuf raises its own kinds
+        raise BundleError(f"{model_path} is not an ONNX graph: {error}") from error
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    uses = _uses(graph.node)
+    tensors = tuple(
+        _tensor(tensor, uses[name], stored.get(_parameter_name(name) + _ZERO_POINT))
+        for name, tensor in sorted(stored.items())
+        if tensor.data_type in PARAMETER_BITS and tensor.dims and not name.endswith(_ZERO_POINT)
+    )
+    return Sparsity(
+        encoder_linear=_density(t for t in tensors if t.group == "encoder_linear"),
+        all_linear=_density(t for t in tensors if t.group in ("encoder_linear", "other_linear")),
+        whole_model=_density(tensors),
+        tensors=tensors,
+    )
+
+
+def flops(sparsity: Sparsity, *, layers: int, hidden_size: int, length: int = 128) -> Flops:
+    """Operations (2 per multiply-add) of one sequence of `length` tokens L.
+
+    A linear [K, N] of the encoder costs 2 K N L, or 2 nonzero L with the stored zeros left out; pooler and classifier
+    see one token, a projection of the embeddings all of them. Attention costs 4 L^2 `hidden_size` a layer: 2 L^2 H for
+    queries times keys and 2 L^2 H for weights times values. Biases, normalisation, activations, softmax and look-ups
+    (together under 1 % in BERT-base) are not counted.
+    """
+    dense = effective = layers * 4 * length**2 * hidden_size
+    for tensor in sparsity.tensors:
+        if tensor.group not in ("encoder_linear", "other_linear"):
+            continue
+        every_token = tensor.group == "encoder_linear" or "embedding" in tensor.name
+        positions = length if every_token else 1
+        dense += 2 * int(np.prod(tensor.shape, dtype=np.int64)) * positions
+        effective += 2 * tensor.nonzero * positions
+    return Flops(length=length, dense=dense, effective=effective)
+
+
+def sizes(model_path: Path) -> Sizes:
+    """Bytes of a file as it is, and deflated (zlib level 6, as zip and gzip have it), without a temporary file."""
+    raw = zipped = 0
+    deflate = zlib.compressobj(6)
+    with model_path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            raw += len(chunk)
+            zipped += len(deflate.compress(chunk))
+    return Sizes(onnx=raw, onnx_zipped=zipped + len(deflate.flush()))
+
+
+def _uses(nodes: Iterable[Any]) -> dict[str, set[str]]:
+    """By tensor, the operators that take it; "Gather" only where it is the table that is looked up."""
+    uses: dict[str, set[str]] = defaultdict(set)
+    for node in nodes:
+        for position, name in enumerate(node.input):
+            if node.op_type != "Gather" or position == 0:
+                uses[name].add(node.op_type)
+    return uses
+
+
+def _tensor(tensor: Any, uses: set[str], zero_point: Any | None) -> TensorSparsity:
+    values = numpy_helper.to_array(tensor)
+    quantized = tensor.name.endswith(_QUANTIZED)
+    zero = _zeros_code(zero_point, values.shape) if quantized and zero_point is not None else np.zeros(1)
+    nonzero = int(np.count_nonzero(values != zero.astype(values.dtype)))
+    name = _parameter_name(tensor.name)
+    pruned = values.ndim == 2 and values.size > 0 and 1 - nonzero / values.size >= UNSTRUCTURED_FROM
+    return TensorSparsity(
+        name=name,
+        shape=tuple(values.shape),
+        nonzero=nonzero,
+        pattern="unstructured" if pruned else "dense",
+        bits=PARAMETER_BITS[tensor.data_type],
+        group=_group(name, values.ndim, uses),
+    )
+
+
+def _zeros_code(zero_point: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The code that stands for zero, in a shape that broadcasts: one a tensor, a column or a row."""
+    codes: npt.NDArray[Any] = numpy_helper.to_array(zero_point).reshape(-1)
+    by_row = len(shape) == 2 and codes.size == shape[0] != shape[1]
+    return codes[:, None] if by_row else codes
+
+
+def _group(name: str, dimensions: int, uses: set[str]) -> Group:
+    """Where a tensor belongs: by what the graph does with it, then by its name."""
+    if dimensions != 2 or name.endswith("_scale"):
+        return "other"
+    if uses == {"Gather"}:
+        return "embedding"
+    if _IN_LAYER.search(name):
+        return "encoder_linear"
+    if uses & _MATRIX_PRODUCTS:
+        return "other_linear"
+    if "embeddings" in name:
+        return "embedding"
+    return "other_linear" if name.endswith(".weight") else "other"
+
+
+def _parameter_name(stored: str) -> str:
+    return stored.removesuffix(_QUANTIZED)
+
+
+def _density(tensors: Iterable[TensorSparsity]) -> Density:
+    parameters = nonzero = 0
+    for tensor in tensors:
+        parameters += int(np.prod(tensor.shape, dtype=np.int64))
+        nonzero += tensor.nonzero
+    return Density(parameters=parameters, nonzero=nonzero)

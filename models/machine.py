@@ -1,0 +1,36 @@
+"""The machine that a measurement is taken on, without anything that tells whose it is."""
+
+import functools
+import platform
+from typing import Final
+
+import cpuinfo
+import onnxruntime
+import psutil
+
+from models.manifest import Machine
+from models.runtime import available_cpus
+
+# The instruction sets that decide how fast matrix kernels run, in the kernel's spelling.
+RELEVANT_ISA: Final = (
+    "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni",
+    "amx_tile", "amx_int8", "amx_bf16", "neon", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+_SPELLINGS: Final = {"avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "avxvnni": "avx_vnni"}
+
+
+@functools.cache
+def describe_machine() -> Machine:
+    """CPU, instruction sets, the CPUs this process may use, memory and versions; no host names and no paths."""
+    info = cpuinfo.get_cpu_info()
+    flags = {_SPELLINGS.get(flag, flag) for flag in info.get("flags", ())}
+    kernel = ".".join(platform.release().split("-")[0].split(".")[:2])
+    return Machine(
+        cpu=" ".join(str(info.get("brand_raw") or info.get("arch_string_raw") or platform.machine()).split()),
+        isa=tuple(name for name in RELEVANT_ISA if name in flags),
+        cores=available_cpus(),
+        memory_bytes=int(psutil.virtual_memory().total),
+        system=f"{platform.system()} {kernel} {platform.machine()}",
+        python=platform.python_version(),
+        onnxruntime=str(onnxruntime.__version__),
+    )

@@ -1,0 +1,214 @@
+"""What graphs cost to run: latency on a small grid, all arms interleaved in one process, and resident memory.
+
+Run as a module, `python -m models.measurement MODEL ...` measures the memory of one graph in a process of its own.
+"""
+
+import argparse
+import datetime
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from models.errors import BundleError
+from models.machine import describe_machine
+from models.manifest import LatencyPoint, Measurement
+from models.runtime import OnnxClassifier, available_cpus
+
+DENSE: Final = "dense"
+DENSE_INT8: Final = "dense-int8"
+MINIMUM_ROUNDS: Final = 7
+MAXIMUM_ROUNDS: Final = 200
+WARMUP_ROUNDS: Final = 2
+MEMORY_TIMEOUT: Final = 600.0
+
+Inputs = dict[str, npt.NDArray[np.int64]]
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A graph to measure: logits [batch, labels] from token ids [batch, length]."""
+
+    model_path: Path
+    pad_token_id: int = 0
+
+
+def measure(
+    arms: Mapping[str, Arm],
+    *,
+    vocabulary_size: int,
+    max_length: int = 512,
+    batches: Sequence[int] = (1, 8),
+    lengths: Sequence[int] = (16, 64, 128),
+    seconds: float = 60.0,
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """Measure every arm on every cell of batches x lengths (tokens; those above `max_length` become it).
+
+    In a cell each round runs all arms once in a new random order, so that what disturbs the machine disturbs all of
+    them alike. The grid is given `seconds` in all; a cell gets an equal share of what is left, but never fewer than
+    `MINIMUM_ROUNDS` nor more than `MAXIMUM_ROUNDS` rounds. The arms "dense" and "dense-int8" (if there) are the
+    baselines of each latency point. `threads` is every arm's thread budget, by default all available CPUs.
+    `progress` is called with the fraction that is done and what is next.
+
+    Raises:
+        ValueError: there is no arm named "dense", or the grid is empty.
+        BundleError: onnxruntime cannot run a graph.
+    """
+    if DENSE not in arms:
+        raise ValueError(f"an arm named {DENSE!r} is needed as the baseline; given: {', '.join(arms) or 'none'}")
+    cells = sorted({(batch, min(length, max_length)) for batch in batches for length in lengths})
+    if not cells:
+        raise ValueError("the grid is empty: give at least one batch and one length")
+    threads = threads or available_cpus()
+    report = progress or (lambda fraction, message: None)
+    steps = len(arms) + len(cells)
+
+    resident = {}
+    for done, (name, arm) in enumerate(arms.items()):
+        report(done / steps, f"memory of {name}")
+        longest = max(length for _, length in cells)
+        resident[name] = resident_bytes(arm, vocabulary_size=vocabulary_size, length=longest, threads=threads)
+
+    loaded = {
+        name: OnnxClassifier(arm.model_path, pad_token_id=arm.pad_token_id, threads=threads)
+        for name, arm in arms.items()
+    }
+    generator = np.random.default_rng(seed)
+    times: dict[tuple[int, int], dict[str, npt.NDArray[np.float64]]] = {}
+    end = time.perf_counter() + seconds
+    for done, (batch, length) in enumerate(cells):
+        report((len(arms) + done) / steps, f"latency at batch {batch}, {length} tokens")
+        share = (end - time.perf_counter()) / (len(cells) - done)
+        ids = generator.integers(0, vocabulary_size, size=(batch, length), dtype=np.int64)
+        times[batch, length] = _cell(loaded, ids, vocabulary_size, share, generator)
+    report(1.0, "measured")
+
+    measured_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    repeats = min(len(cell[DENSE]) for cell in times.values())
+    return {
+        name: Measurement(
+            measured_at=measured_at,
+            machine=describe_machine(),
+            threads=threads,
+            repeats=repeats,
+            resident_bytes=resident[name],
+            latency=tuple(_point(name, batch, length, times[batch, length]) for batch, length in cells),
+        )
+        for name in arms
+    }
+
+
+def resident_bytes(arm: Arm, *, vocabulary_size: int, length: int, threads: int) -> int:
+    """Growth of a fresh process's resident memory by loading a graph and running one sequence of `length` tokens.
+
+    Python, numpy and onnxruntime themselves are not in it.
+
+    Raises:
+        BundleError: onnxruntime cannot run the graph.
+    """
+    numbers = (arm.pad_token_id, vocabulary_size, length, threads)
+    command = [sys.executable, "-m", "models.measurement", str(arm.model_path.resolve()), *map(str, numbers)]
+    # The package may be a working copy that is not installed.
+    package_root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+    result = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=MEMORY_TIMEOUT,
+        check=False,
+    )
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+        raise BundleError(f"the memory of {arm.model_path} cannot be measured: {reason}")
+    return int(json.loads(result.stdout)["resident_bytes"])
+
+
+def _cell(
+    loaded: Mapping[str, OnnxClassifier],
+    ids: npt.NDArray[np.int64],
+    vocabulary_size: int,
+    seconds: float,
+    generator: np.random.Generator,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Seconds of every round by arm [rounds], of one cell with token ids [batch, length]."""
+    names = list(loaded)
+    inputs = {name: _inputs(classifier, ids, vocabulary_size) for name, classifier in loaded.items()}
+    round_seconds = 0.0
+    for _ in range(WARMUP_ROUNDS):
+        round_seconds = sum(_time(loaded[name], inputs[name]) for name in names)
+    affordable = int(seconds / round_seconds) - WARMUP_ROUNDS if round_seconds > 0 else MAXIMUM_ROUNDS
+    rounds = min(max(affordable, MINIMUM_ROUNDS), MAXIMUM_ROUNDS)
+    times = {name: np.zeros(rounds) for name in names}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for index in range(rounds):
+            for arm in generator.permutation(len(names)):
+                name = names[arm]
+                times[name][index] = _time(loaded[name], inputs[name])
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
+def _inputs(classifier: OnnxClassifier, ids: npt.NDArray[np.int64], vocabulary_size: int) -> Inputs:
+    """The graph's inputs for token ids [batch, length], none of which is padding."""
+    # RoBERTa counts positions by the padding id.
+    ids = np.where(ids == classifier.pad_token_id, (classifier.pad_token_id + 1) % vocabulary_size, ids)
+    every = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    return {name: value for name, value in every.items() if name in classifier.input_names}
+
+
+def _time(classifier: OnnxClassifier, inputs: Inputs) -> float:
+    start = time.perf_counter()
+    classifier.run(inputs)
+    return time.perf_counter() - start
+
+
+def _point(name: str, batch: int, length: int, times: Mapping[str, npt.NDArray[np.float64]]) -> LatencyPoint:
+    p50, p95 = (float(np.quantile(times[name], q)) for q in (0.5, 0.95))
+    return LatencyPoint(
+        batch=batch,
+        length=length,
+        p50_seconds=p50,
+        p95_seconds=p95,
+        items_per_second=batch / p50,
+        dense_p50_seconds=float(np.median(times[DENSE])),
+        dense_int8_p50_seconds=float(np.median(times[DENSE_INT8])) if DENSE_INT8 in times else None,
+    )
+
+
+def _print_resident_bytes() -> None:
+    parser = argparse.ArgumentParser(prog="python -m models.measurement", description="Memory of one loaded graph.")
+    parser.add_argument("model_path", type=Path)
+    for name in ("pad_token_id", "vocabulary_size", "length", "threads"):
+        parser.add_argument(name, type=int)
+    given = parser.parse_args()
+    ids = np.random.default_rng(0).integers(0, given.vocabulary_size, size=(1, given.length), dtype=np.int64)
+    process = psutil.Process()
+    gc.collect()
+    before = process.memory_info().rss
+    classifier = OnnxClassifier(given.model_path, pad_token_id=given.pad_token_id, threads=given.threads)
+    classifier.run(_inputs(classifier, ids, given.vocabulary_size))
+    print(json.dumps({"resident_bytes": max(process.memory_info().rss - before, 0)}))
+
+
+if __name__ == "__main__":
+    _print_resident_bytes()
