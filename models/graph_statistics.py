@@ -67,15 +67,15 @@ def sparsity(model_path: Path) -> Sparsity:
     )
 
 
-def flops(sparsity: Sparsity, *, layers: int, hidden_size: int, length: int = 128) -> Flops:
+def flops(sparsity: Sparsity, *, layers: int, hidden: int, length: int = 128) -> Flops:
     """Operations (2 per multiply-add) of one sequence of `length` tokens L.
 
     A linear [K, N] of the encoder costs 2 K N L, or 2 nonzero L with the stored zeros left out; pooler and classifier
-    see one token, a projection of the embeddings all of them. Attention costs 4 L^2 `hidden_size` a layer: 2 L^2 H for
+    see one token, a projection of the embeddings all of them. Attention costs 4 L^2 `hidden` a layer: 2 L^2 H for
     queries times keys and 2 L^2 H for weights times values. Biases, normalisation, activations, softmax and look-ups
     (together under 1 % in BERT-base) are not counted.
     """
-    dense = effective = layers * 4 * length**2 * hidden_size
+    dense = effective = layers * 4 * length**2 * hidden
     for tensor in sparsity.tensors:
         if tensor.group not in ("encoder_linear", "other_linear"):
             continue

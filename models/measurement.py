@@ -33,7 +33,7 @@ WARMUP_ROUNDS: Final = 2
 MEMORY_TIMEOUT: Final = 600.0
 
 Inputs = dict[str, npt.NDArray[np.int64]]
-Progress = Callable[[float, str], None]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Arm:
 def measure(
     arms: Mapping[str, Arm],
     *,
-    vocabulary_size: int,
+    vocabulary: int,
     max_length: int = 512,
     batches: Sequence[int] = (1, 8),
     lengths: Sequence[int] = (16, 64, 128),
-    seconds: float = 60.0,
+    budget_seconds: float = 60.0,
     threads: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -59,10 +59,10 @@ def measure(
     """Measure every arm on every cell of batches x lengths (tokens; those above `max_length` become it).
 
     In a cell each round runs all arms once in a new random order, so that what disturbs the machine disturbs all of
-    them alike. The grid is given `seconds` in all; a cell gets an equal share of what is left, but never fewer than
+    them alike. The grid is given `budget_seconds` in all; a cell gets an equal share of what is left, but never fewer than
     `MINIMUM_ROUNDS` nor more than `MAXIMUM_ROUNDS` rounds. The arms "dense" and "dense-int8" (if there) are the
-    baselines of each latency point. `threads` is every arm's thread budget, by default all available CPUs.
-    `progress` is called with the fraction that is done and what is next.
+    baselines of each latency point. Token ids are random, below `vocabulary`. `threads` is every arm's thread budget, by
+    default all available CPUs. `progress` is called with the steps that are done, all steps and what is next.
 
     Raises:
         ValueError: there is no arm named "dense", or the grid is empty.
@@ -74,14 +74,14 @@ def measure(
     if not cells:
         raise ValueError("the grid is empty: give at least one batch and one length")
     threads = threads or available_cpus()
-    report = progress or (lambda fraction, message: None)
+    report = progress or (lambda done, total, note: None)
     steps = len(arms) + len(cells)
 
     resident = {}
     for done, (name, arm) in enumerate(arms.items()):
-        report(done / steps, f"memory of {name}")
+        report(done, steps, f"memory of {name}")
         longest = max(length for _, length in cells)
-        resident[name] = resident_bytes(arm, vocabulary_size=vocabulary_size, length=longest, threads=threads)
+        resident[name] = resident_bytes(arm, vocabulary=vocabulary, length=longest, threads=threads)
 
     loaded = {
         name: OnnxClassifier(arm.model_path, pad_token_id=arm.pad_token_id, threads=threads)
@@ -89,13 +89,13 @@ def measure(
     }
     generator = np.random.default_rng(seed)
     times: dict[tuple[int, int], dict[str, npt.NDArray[np.float64]]] = {}
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + budget_seconds
     for done, (batch, length) in enumerate(cells):
-        report((len(arms) + done) / steps, f"latency at batch {batch}, {length} tokens")
+        report(len(arms) + done, steps, f"latency at batch {batch}, {length} tokens")
         share = (end - time.perf_counter()) / (len(cells) - done)
-        ids = generator.integers(0, vocabulary_size, size=(batch, length), dtype=np.int64)
-        times[batch, length] = _cell(loaded, ids, vocabulary_size, share, generator)
-    report(1.0, "measured")
+        ids = generator.integers(0, vocabulary, size=(batch, length), dtype=np.int64)
+        times[batch, length] = _cell(loaded, ids, vocabulary, share, generator)
+    report(steps, steps, "measured")
 
     measured_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     repeats = min(len(cell[DENSE]) for cell in times.values())
@@ -112,7 +112,7 @@ def measure(
     }
 
 
-def resident_bytes(arm: Arm, *, vocabulary_size: int, length: int, threads: int) -> int:
+def resident_bytes(arm: Arm, *, vocabulary: int, length: int, threads: int) -> int:
     """Growth of a fresh process's resident memory by loading a graph and running one sequence of `length` tokens.
 
     Python, numpy and onnxruntime themselves are not in it.
@@ -120,7 +120,7 @@ def resident_bytes(arm: Arm, *, vocabulary_size: int, length: int, threads: int)
     Raises:
         BundleError: onnxruntime cannot run the graph.
     """
-    numbers = (arm.pad_token_id, vocabulary_size, length, threads)
+    numbers = (arm.pad_token_id, vocabulary, length, threads)
     command = [sys.executable, "-m", "models.measurement", str(arm.model_path.resolve()), *map(str, numbers)]
     # The package may be a working copy that is not installed.
     package_root = str(Path(__file__).resolve().parent.parent)
@@ -142,13 +142,13 @@ def resident_bytes(arm: Arm, *, vocabulary_size: int, length: int, threads: int)
 def _cell(
     loaded: Mapping[str, OnnxClassifier],
     ids: npt.NDArray[np.int64],
-    vocabulary_size: int,
+    vocabulary: int,
     seconds: float,
     generator: np.random.Generator,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Seconds of every round by arm [rounds], of one cell with token ids [batch, length]."""
     names = list(loaded)
-    inputs = {name: _inputs(classifier, ids, vocabulary_size) for name, classifier in loaded.items()}
+    inputs = {name: _inputs(classifier, ids, vocabulary) for name, classifier in loaded.items()}
     round_seconds = 0.0
     for _ in range(WARMUP_ROUNDS):
         round_seconds = sum(_time(loaded[name], inputs[name]) for name in names)
@@ -168,10 +168,10 @@ def _cell(
     return times
 
 
-def _inputs(classifier: OnnxClassifier, ids: npt.NDArray[np.int64], vocabulary_size: int) -> Inputs:
+def _inputs(classifier: OnnxClassifier, ids: npt.NDArray[np.int64], vocabulary: int) -> Inputs:
     """The graph's inputs for token ids [batch, length], none of which is padding."""
     # RoBERTa counts positions by the padding id.
-    ids = np.where(ids == classifier.pad_token_id, (classifier.pad_token_id + 1) % vocabulary_size, ids)
+    ids = np.where(ids == classifier.pad_token_id, (classifier.pad_token_id + 1) % vocabulary, ids)
     every = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     return {name: value for name, value in every.items() if name in classifier.input_names}
 
@@ -198,15 +198,15 @@ def _point(name: str, batch: int, length: int, times: Mapping[str, npt.NDArray[n
 def _print_resident_bytes() -> None:
     parser = argparse.ArgumentParser(prog="python -m models.measurement", description="Memory of one loaded graph.")
     parser.add_argument("model_path", type=Path)
-    for name in ("pad_token_id", "vocabulary_size", "length", "threads"):
+    for name in ("pad_token_id", "vocabulary", "length", "threads"):
         parser.add_argument(name, type=int)
     given = parser.parse_args()
-    ids = np.random.default_rng(0).integers(0, given.vocabulary_size, size=(1, given.length), dtype=np.int64)
+    ids = np.random.default_rng(0).integers(0, given.vocabulary, size=(1, given.length), dtype=np.int64)
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
     classifier = OnnxClassifier(given.model_path, pad_token_id=given.pad_token_id, threads=given.threads)
-    classifier.run(_inputs(classifier, ids, given.vocabulary_size))
+    classifier.run(_inputs(classifier, ids, given.vocabulary))
     print(json.dumps({"resident_bytes": max(process.memory_info().rss - before, 0)}))
 
 
