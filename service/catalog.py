@@ -105,7 +105,9 @@ class Catalog:
         for task, variant in sorted(contents.defaults.items()):
             if refusal := contents.refused.get((task, variant)):
                 return f"{task}/{variant}, the task's default, was refused: {refusal.reason}"
-        loading = [f"{task}/{variant}" for task, variant in contents.defaults.items() if (task, variant) in contents.loading]
+        loading = [
+            f"{task}/{variant}" for task, variant in contents.defaults.items() if (task, variant) in contents.loading
+        ]
         return f"still loading: {_listed(sorted(loading))}" if loading else None
 
     def _plan(self) -> Contents:

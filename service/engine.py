@@ -74,7 +74,9 @@ class Engine:
         for rows in sub_batches([len(item) for item in tokens], self.batch_tokens):
             result[rows] = self.loaded.classifier.logits([tokens[row] for row in rows])
         if not np.isfinite(result).all():
-            raise InferenceFailed(f"{self.manifest.task}/{self.manifest.variant} answered with numbers that are not finite")
+            raise InferenceFailed(
+                f"{self.manifest.task}/{self.manifest.variant} answered with numbers that are not finite"
+            )
         return result
 
 

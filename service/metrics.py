@@ -1,5 +1,7 @@
 """The Prometheus metrics, in base units; each is changed where the state that it tells of changes."""
 
+from collections.abc import Sequence
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -11,6 +13,9 @@ from prometheus_client import (
     generate_latest,
 )
 
+from service.schemas import ModelRef, Timings, Usage
+
+STAGES = ("queue", "tokenize", "inference")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -41,22 +46,27 @@ class Metrics:
             registry=registry,
         )
         self.inputs = Counter("sparserve_inputs_total", "Inputs classified.", model, registry=registry)
-        self.tokens = Counter(
-            "sparserve_tokens_total", "Tokens classified, padding apart.", model, registry=registry
-        )
+        self.tokens = Counter("sparserve_tokens_total", "Tokens classified, padding apart.", model, registry=registry)
         self.truncated = Counter(
             "sparserve_truncated_inputs_total", "Inputs that were cut to the model's length.", model, registry=registry
         )
         self.running = Gauge("sparserve_inferences_running", "Inferences running now.", registry=registry)
-        self.waiting = Gauge(
-            "sparserve_requests_waiting", "Requests waiting for an inference now.", registry=registry
-        )
+        self.waiting = Gauge("sparserve_requests_waiting", "Requests waiting for an inference now.", registry=registry)
         self.shed = Counter("sparserve_requests_shed_total", "Requests answered 429.", registry=registry)
         self.model_info = Gauge(
             "sparserve_model_info", "1 for every bundle that is served.", (*model, "version"), registry=registry
         )
         self.refused = Gauge("sparserve_bundles_refused", "Bundles that failed verification.", registry=registry)
         self.ready = Gauge("sparserve_ready", "1 when /readyz answers 200.", registry=registry)
+
+    def classified(self, model: ModelRef, usage: Sequence[Usage], timings: Timings) -> None:
+        """Count an answered request."""
+        names = (model.task, model.variant)
+        self.inputs.labels(*names).inc(len(usage))
+        self.tokens.labels(*names).inc(sum(item.tokens for item in usage))
+        self.truncated.labels(*names).inc(sum(item.truncated for item in usage))
+        for stage in STAGES:
+            self.stage_seconds.labels(*names, stage).observe(getattr(timings, f"{stage}_seconds"))
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -47,7 +47,9 @@ def _as_object(item: Any, position: int) -> dict[str, str | None]:
         if not isinstance(value, str):
             raise ValueError(f"{name} of item {position} is {_kind(value)}, not a text")
         if not _is_unicode(value):
-            raise ValueError(f"{name} of item {position} has a lone surrogate, which is no character: send valid Unicode")
+            raise ValueError(
+                f"{name} of item {position} has a lone surrogate, which is no character: send valid Unicode"
+            )
     return fields
 
 
@@ -222,6 +224,16 @@ class VariantFacts(BaseModel):
     accuracy: float | None = None
     sample_difference: float | None = Field(
         None, description="largest difference of a logit here from the bundle's own sample"
+    )
+
+
+class VariantDetail(VariantFacts):
+    """A variant with all that its bundle says about itself."""
+
+    task: str
+    default: bool = Field(description="whether the task answers with it")
+    manifest: dict[str, Any] | None = Field(
+        description="manifest.json, the zeros of each tensor apart; null if not loaded"
     )
 
 

@@ -13,7 +13,11 @@ class Settings(BaseSettings):
     """Serve the bundles of a store over HTTP."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SPARSERVE_", frozen=True, cli_prog_name="sparserve serve", cli_kebab_case=True, cli_hide_none_type=True
+        env_prefix="SPARSERVE_",
+        frozen=True,
+        cli_prog_name="sparserve serve",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
     )
 
     store: Path = Field(Path("store"), description="folder of bundles; read only")

@@ -1,0 +1,55 @@
+"""`python -m service --store store --port 8000`, and what `sparserve serve` calls."""
+
+import logging
+import os
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from service.app import create_app
+from service.settings import Settings
+from service.shutdown import Drain, DrainingServer
+
+EXIT_USAGE = 2
+EXIT_NOT_STARTED = 3
+EXIT_CUT_OFF = 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status is 0 when every accepted request was answered."""
+    try:
+        settings = Settings(_cli_parse_args=sys.argv[1:] if argv is None else argv)
+    except ValidationError as error:
+        for item in error.errors():
+            place = "_".join(map(str, item["loc"]))
+            name = f"--{place.replace('_', '-')} (SPARSERVE_{place.upper()}): " if place else ""
+            print(f"{name}{str(item['msg']).removeprefix('Value error, ')}", file=sys.stderr)
+        return EXIT_USAGE
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Read by the tokenizers library at its first use; it would take a thread for every core of the host.
+    os.environ.setdefault("RAYON_NUM_THREADS", str(settings.total_threads))
+    drain = Drain()
+    config = uvicorn.Config(
+        create_app(settings, drain),
+        host=settings.host,
+        port=settings.port,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=settings.grace_seconds,
+    )
+    server = DrainingServer(config, drain, delay_seconds=settings.shutdown_delay_seconds)
+    server.run()
+    if not server.started:
+        return EXIT_NOT_STARTED
+    return EXIT_CUT_OFF if server.cut_off else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

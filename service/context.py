@@ -1,0 +1,54 @@
+"""What a route works with: one object, made by `create_app` and kept on the app's state."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.catalog import Catalog
+from service.inference import InferenceQueue
+from service.metrics import Metrics
+from service.settings import Settings
+from service.shutdown import Drain
+
+
+class Service:
+    """The parts of one running service."""
+
+    def __init__(self, settings: Settings, drain: Drain) -> None:
+        self.settings = settings
+        self.drain = drain
+        self.metrics = Metrics()
+        self.catalog = Catalog(settings, self.metrics)
+        self.inference = InferenceQueue(
+            concurrency=settings.concurrency, max_waiting=settings.max_waiting, metrics=self.metrics
+        )
+        self.metrics.ready.set_function(lambda: self.reason_not_ready() is None)
+        self._loading: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Load the models aside, so that probes and pages answer meanwhile."""
+        self._loading = asyncio.create_task(asyncio.to_thread(self.catalog.load))
+
+    async def loaded(self) -> None:
+        """Wait until every bundle is served or refused."""
+        if self._loading:
+            await self._loading
+
+    async def stop(self) -> None:
+        """Stop loading and take no more work."""
+        self.catalog.close()
+        self.inference.close()
+        await self.loaded()
+
+    def reason_not_ready(self) -> str | None:
+        """Why traffic should go elsewhere; None when every task's default variant can answer."""
+        return "the service is shutting down" if self.drain.draining else self.catalog.reason_not_ready()
+
+
+def _service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDependency = Annotated[Service, Depends(_service_of)]

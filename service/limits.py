@@ -1,0 +1,113 @@
+"""Requests that are too large are refused early: by bytes before parsing, then by items and characters."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import TooLarge, UnsupportedContent, problem_response
+from service.schemas import TextInput
+from service.settings import Settings
+
+DISCARDED_FACTOR = 8
+
+
+class BodyLimit:
+    """ASGI middleware that reads the whole body first, at most `max_bytes` of it, declared length or not."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 413, or pass the body on in one message."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._max_bytes:
+            # A client that waits for "100 Continue" has sent nothing yet, so there is nothing to read away.
+            if headers.get("expect", "").lower() != "100-continue":
+                await self._discard(receive)
+            await self._refuse(scope, receive, send)
+            return
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            more = message.get("more_body", False)
+            if size > self._max_bytes:
+                if more:
+                    await self._discard(receive)
+                await self._refuse(scope, receive, send)
+                return
+        body: Message | None = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message, body = body, None
+            return message
+
+        await self._app(scope, replay, send)
+
+    async def _discard(self, receive: Receive) -> None:
+        # A client that is still sending reads no answer: closing at once would show it a broken connection.
+        discarded, more = 0, True
+        while more and discarded < DISCARDED_FACTOR * self._max_bytes:
+            message = await receive()
+            discarded += len(message.get("body", b""))
+            more = message.get("more_body", False)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"the body has more than {self._max_bytes} bytes: send fewer inputs at a time"
+        response = problem_response(
+            TooLarge.status,
+            detail,
+            request_id=scope.get("state", {}).get("request_id"),
+            headers={"Connection": "close"},
+        )
+        await response(scope, receive, send)
+
+
+class JsonRoute(APIRoute):
+    """A route whose body must say that it is JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own handler, after the check."""
+        handler = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if not (declared == "application/json" or (declared.startswith("application/") and "+json" in declared)):
+                raise UnsupportedContent("send the body as JSON, with the header Content-Type: application/json")
+            if request.headers.get("content-encoding", "identity").lower() != "identity":
+                raise UnsupportedContent("send the body as it is: Content-Encoding is not supported")
+            return await handler(request)
+
+        return checked
+
+
+def check_size(inputs: Sequence[TextInput], settings: Settings) -> None:
+    """Refuse more inputs, or longer ones, than the settings allow.
+
+    Raises:
+        TooLarge: naming the limit and the first input over it.
+    """
+    if len(inputs) > settings.max_items:
+        raise TooLarge(f"the request has {len(inputs)} inputs, the limit is {settings.max_items}: send it in parts")
+    for position, item in enumerate(inputs):
+        if item.characters > settings.max_characters:
+            raise TooLarge(
+                f"item {position} has {item.characters} characters, the limit is {settings.max_characters}: shorten it"
+            )

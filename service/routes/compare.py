@@ -1,0 +1,76 @@
+"""POST /v1/models/{task}/compare: the same texts through several variants."""
+
+import time
+from functools import partial
+
+from fastapi import APIRouter, Response
+
+from service.catalog import Catalog
+from service.classification import server_timing, timings
+from service.comparison import compare
+from service.context import ServiceDependency
+from service.engine import Engine
+from service.errors import InvalidRequest, problems
+from service.limits import JsonRoute, check_size
+from service.schemas import CompareAnswer, CompareRequest
+
+router = APIRouter(route_class=JsonRoute, tags=["compare"])
+REFERENCE = "dense"
+
+
+@router.post("/v1/models/{task}/compare", responses=problems(400, 404, 413, 415, 422, 429, 500, 503))
+async def compare_variants(
+    task: str, body: CompareRequest, service: ServiceDependency, response: Response
+) -> CompareAnswer:
+    """Run texts through several variants: predictions, agreement, differences and latency of each."""
+    arrived = time.perf_counter()
+    engines = chosen_engines(service.catalog, task, body.variants)
+    check_size(body.inputs, service.settings)
+    work = partial(compare, engines, body.inputs, truncate=body.truncate)
+    comparison, queue_seconds = await service.inference.run(work)
+    answers = [arm.answer for arm in comparison.arms]
+    stages = timings(
+        arrived,
+        queue_seconds,
+        sum(answer.tokenize_seconds for answer in answers),
+        sum(answer.inference_seconds for answer in answers),
+    )
+    for arm in comparison.arms:
+        seconds = timings(arrived, queue_seconds, arm.answer.tokenize_seconds, arm.answer.inference_seconds)
+        service.metrics.classified(arm.engine.ref, arm.answer.usage(), seconds)
+    response.headers["Server-Timing"] = server_timing(stages)
+    return CompareAnswer(
+        task=task,
+        reference=comparison.reference.engine.manifest.variant,
+        summary=comparison.summary(),
+        variants=comparison.variants(),
+        items=comparison.items(),
+        timings=stages,
+    )
+
+
+def chosen_engines(catalog: Catalog, task: str, variants: list[str] | None) -> list[Engine]:
+    """The engines to compare, the reference first.
+
+    By default `dense` and the task's default variant; where that is `dense` itself, every other variant.
+
+    Raises:
+        UnknownResource: there is no such task or variant.
+        Unavailable: one of them does not serve.
+        InvalidRequest: a variant is named twice, or the task has only one.
+    """
+    if variants is not None:
+        if len(set(variants)) != len(variants):
+            raise InvalidRequest("variants: each may be named once")
+        return [catalog.engine(task, variant) for variant in variants]
+    default = catalog.engine(task)
+    contents = catalog.contents
+    names = contents.variants(task)
+    reference = catalog.engine(task, REFERENCE) if REFERENCE in names else default
+    if default is not reference:
+        return [reference, default]
+    others = [contents.engines[task, name] for name in names if (task, name) in contents.engines]
+    others = [engine for engine in others if engine is not reference]
+    if not others:
+        raise InvalidRequest(f"task {task!r} serves only {reference.manifest.variant}: publish another variant first")
+    return [reference, *others]
