@@ -59,10 +59,10 @@ def measure(
     """Measure every arm on every cell of batches x lengths (tokens; those above `max_length` become it).
 
     In a cell each round runs all arms once in a new random order, so that what disturbs the machine disturbs all of
-    them alike. The grid is given `budget_seconds` in all; a cell gets an equal share of what is left, but never fewer than
-    `MINIMUM_ROUNDS` nor more than `MAXIMUM_ROUNDS` rounds. The arms "dense" and "dense-int8" (if there) are the
-    baselines of each latency point. Token ids are random, below `vocabulary`. `threads` is every arm's thread budget, by
-    default all available CPUs. `progress` is called with the steps that are done, all steps and what is next.
+    them alike. The grid is given `budget_seconds` in all; a cell gets an equal share of what is left, but never fewer
+    than `MINIMUM_ROUNDS` nor more than `MAXIMUM_ROUNDS` rounds. The arms "dense" and "dense-int8" (if there) are the
+    baselines of each latency point. Token ids are random, below `vocabulary`. `threads` is every arm's thread budget,
+    by default all available CPUs. `progress` is called with the steps that are done, all steps and what is next.
 
     Raises:
         ValueError: there is no arm named "dense", or the grid is empty.

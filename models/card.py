@@ -1,0 +1,58 @@
+"""The model card of a bundle: Hugging Face front matter that a machine reads, and a page that a person reads."""
+
+import re
+from typing import Any, Final
+
+import yaml
+
+from models.manifest import Interval, Manifest
+from models.templates import render
+
+# A Hub id, such as `user/name`; local paths and URLs are no ids and stay out of the front matter.
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+def model_card(manifest: Manifest) -> str:
+    """README.md of a bundle: YAML front matter with a model-index, then Markdown.
+
+    Takes a manifest before it is sealed: its version and files are not read. No licence is claimed, since the base
+    checkpoint's and the data's are not known here.
+    """
+    front = yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=10_000)
+    return f"---\n{front}---\n\n" + render("card.md.j2", manifest=manifest, pruned=_pruned(manifest))
+
+
+def front_matter(manifest: Manifest) -> dict[str, Any]:
+    """The card's metadata as the Hub's model card specification has it."""
+    lineage = manifest.lineage
+    tags = ["onnx", "onnxruntime", "text-classification", "sparserve", manifest.precision]
+    metadata: dict[str, Any] = {
+        "library_name": "onnx",
+        "pipeline_tag": "text-classification",
+        "tags": [*tags, "pruned", "sparse"] if _pruned(manifest) else tags,
+    }
+    if _HUB_ID.fullmatch(lineage.base_checkpoint):
+        metadata["base_model"] = lineage.base_checkpoint
+    if _HUB_ID.fullmatch(lineage.data_source):
+        metadata["datasets"] = [lineage.data_source]
+    if manifest.evaluation:
+        figures = {
+            "accuracy": ("Accuracy", manifest.evaluation.accuracy),
+            "f1": ("Macro F1", manifest.evaluation.macro_f1),
+            "matthews_correlation": ("Matthews correlation", manifest.evaluation.mcc),
+        }
+        result = {
+            "task": {"type": "text-classification", "name": "Text classification"},
+            "dataset": {"name": lineage.data_source, "type": lineage.data_source, "split": "test"},
+            "metrics": [_metric(kind, name, interval) for kind, (name, interval) in figures.items()],
+        }
+        metadata["model-index"] = [{"name": f"{manifest.task}/{manifest.variant}", "results": [result]}]
+    return metadata
+
+
+def _metric(kind: str, name: str, interval: Interval) -> dict[str, Any]:
+    return {"type": kind, "value": interval.value, "name": name}
+
+
+def _pruned(manifest: Manifest) -> bool:
+    return any(tensor.pattern != "dense" for tensor in manifest.sparsity.tensors if tensor.group == "encoder_linear")
