@@ -15,6 +15,7 @@ from models.files import sha256
 
 # Encoders whose pruning, distillation and export are tested; their attention has separate query and key linears.
 ENCODERS = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 WEIGHTS = "model.safetensors"
 
 transformers.logging.set_verbosity_error()
@@ -47,6 +48,9 @@ class Checkpoint:
         Raises:
             CheckpointError: it has none.
         """
+        # Without these files transformers makes up an empty tokenizer and says nothing.
+        if not any((self.folder / name).is_file() for name in TOKENIZER_FILES):
+            raise CheckpointError(f"{self.folder} has no tokenizer: save one, with tokenizer.json, beside the model")
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder)
         except Exception as error:  # transformers raises whatever its many tokenizers raise

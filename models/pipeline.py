@@ -137,14 +137,19 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
     """Carry out a plan: every step that is not done yet, then publish the bundles and the task's report."""
     job, recipe = plan.job, plan.job.recipe
     advance = reporter.advance
-    common = {"dataset": job.dataset, "seed": job.seed, "progress": advance}
 
     teacher = job.teacher
     if plan.teacher is not None:
         folder = workspace.run(
             plan.teacher,
             lambda f: steps.train_teacher(
-                f, checkpoint=job.checkpoint, training=recipe.teacher, max_length=recipe.max_length, **common
+                f,
+                checkpoint=job.checkpoint,
+                dataset=job.dataset,
+                training=recipe.teacher,
+                max_length=recipe.max_length,
+                seed=job.seed,
+                progress=advance,
             ),
             reporter,
         )
@@ -170,7 +175,14 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
     student_folder = workspace.run(
         plan.student,
         lambda f: steps.train_student(
-            f, recipe=recipe, checkpoint=job.checkpoint, teacher=fine_tuned, teacher_cache=cache, **common
+            f,
+            recipe=recipe,
+            checkpoint=job.checkpoint,
+            teacher=fine_tuned,
+            teacher_cache=cache,
+            dataset=job.dataset,
+            seed=job.seed,
+            progress=advance,
         ),
         reporter,
     )

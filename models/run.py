@@ -140,8 +140,8 @@ def with_label_order(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
         order = [dataset.label_names.index(name) for name in names]
         return replace(split, labels=[[row[index] for index in order] for row in split.labels])
 
-    splits = {name: reorder(getattr(dataset, name)) for name in ("train", "validation", "test")}
-    return replace(dataset, label_names=names, **splits)
+    train, validation, test = map(reorder, (dataset.train, dataset.validation, dataset.test))
+    return replace(dataset, train=train, validation=validation, test=test, label_names=names)
 
 
 def estimate_seconds(plan: Plan) -> dict[str, float]:
@@ -181,7 +181,7 @@ def estimate_seconds(plan: Plan) -> dict[str, float]:
 def _multiplication_rate(width: int, inner: int) -> float:
     """Floating-point operations a second of a linear of this model on 1,024 tokens."""
     tokens, weight = torch.randn(1024, width), torch.randn(inner, width)
-    rates = []
+    rates: list[float] = []
     for _ in range(6):
         began = time.perf_counter()
         torch.nn.functional.linear(tokens, weight)

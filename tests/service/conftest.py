@@ -1,117 +1,17 @@
-"""A tiny store, made without torch: an embedding, a masked mean and a linear layer over a word-level tokenizer."""
+"""The service over a tiny store, in this process."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from onnx import TensorProto, helper, numpy_helper
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
+from tiny_bundles import publish
 
-from models.bundle import Bundle
-from models.manifest import Density, Flops, Lineage, Manifest, SampleAnswer, Sizes, Sparsity, TensorSparsity
 from models.store import Store
 from service.app import create_app
 from service.context import Service
 from service.settings import Settings
-
-TASK = "movie-sentiment"
-LABELS = ("negative", "positive")
-MAX_LENGTH = 16
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "the", "a", "was", "fun", "dull", "😀", "טוב"]
-HIDDEN = 8
-
-
-def tokenizer_json() -> bytes:
-    """A WordLevel tokenizer with BERT's special tokens."""
-    vocabulary = {word: position for position, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = Lowercase()
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
-    )
-    return tokenizer.to_str().encode()
-
-
-def graph(labels: int = len(LABELS), *, seed: int = 0, scale: float = 4.0, poison: bool = False) -> bytes:
-    """ONNX bytes: input_ids, attention_mask and token_type_ids `[batch, length]` to logits `[batch, labels]`.
-
-    With `poison` every logit is NaN.
-    """
-    random = np.random.default_rng(seed)
-    words = random.normal(size=(len(WORDS), HIDDEN)).astype(np.float32)
-    types = random.normal(size=(2, HIDDEN)).astype(np.float32)
-    weight = (scale * random.normal(size=(HIDDEN, labels))).astype(np.float32)
-    bias = np.full(labels, np.nan if poison else 0, dtype=np.float32)
-    constants = {"words": words, "types": types, "weight": weight, "bias": bias, "last": np.array([2])}
-    sums = {"sum_axis": np.array([1])}
-    nodes = [
-        helper.make_node("Gather", ["words", "input_ids"], ["word"]),
-        helper.make_node("Gather", ["types", "token_type_ids"], ["type"]),
-        helper.make_node("Add", ["word", "type"], ["embedding"]),
-        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
-        helper.make_node("Mul", ["embedding", "mask3"], ["masked"]),
-        helper.make_node("ReduceSum", ["masked", "sum_axis"], ["total"], keepdims=0),
-        helper.make_node("ReduceSum", ["mask3", "sum_axis"], ["count"], keepdims=0),
-        helper.make_node("Div", ["total", "count"], ["mean"]),
-        helper.make_node("Gemm", ["mean", "weight", "bias"], ["logits"]),
-    ]
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"]) for name in names]
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", labels])]
-    initializers = [numpy_helper.from_array(value, name) for name, value in {**constants, **sums}.items()]
-    model = helper.make_model(
-        helper.make_graph(nodes, "tiny", inputs, outputs, initializers),
-        opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=10,
-    )
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
-
-
-def manifest(task: str = TASK, variant: str = "dense", **changes: object) -> Manifest:
-    """A manifest of the tiny model, not sealed yet."""
-    dense = Density(parameters=100, nonzero=10 if "sparse" in variant else 100)
-    tensor = TensorSparsity(
-        name="weight", shape=(10, 10), nonzero=dense.nonzero, pattern="unstructured", bits=32, group="encoder_linear"
-    )
-    fields: dict[str, object] = {
-        "task": task,
-        "variant": variant,
-        "version": "0" * 16,
-        "labels": LABELS,
-        "problem_type": "single_label_classification",
-        "architecture": "tiny",
-        "precision": "fp32",
-        "max_length": MAX_LENGTH,
-        "pad_token_id": 0,
-        "recipe": {},
-        "lineage": Lineage(
-            base_checkpoint="tiny", base_digest="0" * 64, data_source="none", data_digest="0" * 64, seed=0, libraries={}
-        ),
-        "sparsity": Sparsity(encoder_linear=dense, all_linear=dense, whole_model=dense, tensors=(tensor,)),
-        "sizes": Sizes(onnx=1000, onnx_zipped=500),
-        "flops": Flops(length=128, dense=1000, effective=100),
-        "files": {},
-    }
-    return Manifest(**{**fields, **changes})  # type: ignore[arg-type]
-
-
-def publish(store: Store, task: str = TASK, variant: str = "dense", *, model: bytes | None = None, **changes) -> Bundle:
-    """Publish a tiny bundle."""
-    files = {"model.onnx": model or graph(seed=len(variant)), "tokenizer.json": tokenizer_json()}
-    return store.publish(manifest(task, variant, **changes), files)
 
 
 @pytest.fixture
@@ -137,7 +37,7 @@ def serve(store: Store) -> Iterator[Serve]:
         client.__enter__()
         clients.append(client)
         assert client.portal
-        client.portal.call(service_of(client).loaded)
+        client.portal.call(_service_of(client).loaded)
         return client
 
     yield start
@@ -151,16 +51,15 @@ def client(serve: Serve) -> TestClient:
     return serve()
 
 
-def service_of(client: TestClient) -> Service:
+@pytest.fixture
+def service_of() -> Callable[[TestClient], Service]:
     """The parts of the service behind a client."""
+    return _service_of
+
+
+def _service_of(client: TestClient) -> Service:
     app = client.app
     assert isinstance(app, FastAPI)
     service = app.state.service
     assert isinstance(service, Service)
     return service
-
-
-def sample_of(logits: list[list[float]]) -> tuple[SampleAnswer, ...]:
-    """A sample that claims these logits for `good`, `bad`, ..."""
-    words = ("good", "bad", "film")
-    return tuple(SampleAnswer(text=text, logits=tuple(row)) for text, row in zip(words, logits, strict=False))

@@ -1,0 +1,171 @@
+"""Labelled text: splits, their digest, and what is told of them.
+
+Single-label rows carry one label's index; multi-label rows a 0 or 1 for every label, in the order of `label_names`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from models.errors import DataError
+from models.files import settle, temporary_folder
+
+DataProblem = Literal["single_label_classification", "multi_label_classification"]
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of text with their labels; `text_pairs` is None where the task has one text a row."""
+
+    texts: Sequence[str]
+    text_pairs: Sequence[str] | None
+    labels: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Each row as plain data."""
+        pairs = self.text_pairs if self.text_pairs is not None else [None] * len(self)
+        for text, pair, label in zip(self.texts, pairs, self.labels, strict=True):
+            yield {"text": text, **({"text_pair": pair} if pair is not None else {}), "label": label}
+
+    def take(self, rows: Sequence[int]) -> "Split":
+        """These rows, in this order."""
+        return Split(
+            [self.texts[row] for row in rows],
+            [self.text_pairs[row] for row in rows] if self.text_pairs is not None else None,
+            [self.labels[row] for row in rows],
+        )
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a user should know of the data before waiting for a model of it."""
+
+    source: str
+    columns: dict[str, str]
+    rows: dict[str, int]
+    labels: dict[str, int]
+    characters: dict[str, int]
+    words: dict[str, int]
+    duplicates: int
+    dropped: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The summary for a terminal."""
+        total = sum(self.rows.values())
+        columns = ", ".join(f"{role} = {name!r}" for role, name in self.columns.items())
+        lines = [f"Data {self.source}: {total:,} rows" + (f" ({columns})" if columns else "")]
+        lines += [f"  note: {note}" for note in self.notes]
+        lines.append("  splits: " + ", ".join(f"{name} {count:,}" for name, count in self.rows.items()))
+        shares = ", ".join(f"{name} {count:,} ({100 * count / total:.0f} %)" for name, count in self.labels.items())
+        lines.append(f"  labels: {shares}")
+        for unit, figures in (("characters", self.characters), ("words", self.words)):
+            lines.append(f"  {unit} a row: median {figures['p50']}, 95 % {figures['p95']}, longest {figures['max']:,}")
+        lines.append(f"  duplicate rows: {self.duplicates:,} (kept on one side of the split)")
+        for reason, count in self.dropped.items():
+            lines.append(f"  dropped: {count:,} rows ({reason})")
+        return lines
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits of one task. The test split is used once, for the report."""
+
+    train: Split
+    validation: Split
+    test: Split
+    label_names: tuple[str, ...]
+    problem_type: DataProblem
+    summary: DataSummary
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content: labels and every row of every split, in order."""
+        digest = hashlib.sha256(json.dumps([self.problem_type, self.label_names]).encode())
+        for name in SPLITS:
+            digest.update(f"\n{name}\n".encode())
+            for row in getattr(self, name).rows():
+                digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the splits as JSON lines, and `dataset.json`; the folder appears whole or not at all."""
+        with temporary_folder(folder.parent) as stage:
+            for name in SPLITS:
+                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in getattr(self, name).rows())
+                (stage / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+            facts = {
+                "digest": self.digest,
+                "label_names": self.label_names,
+                "problem_type": self.problem_type,
+                "summary": asdict(self.summary),
+            }
+            (stage / "dataset.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+            settle(stage, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Dataset":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the folder is none, or its content has changed since.
+        """
+        try:
+            facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+            splits = {name: _read_split(folder / f"{name}.jsonl") for name in SPLITS}
+            summary = DataSummary(**{**facts["summary"], "notes": tuple(facts["summary"]["notes"])})
+            dataset = cls(
+                **splits, label_names=tuple(facts["label_names"]), problem_type=facts["problem_type"], summary=summary
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder} is no saved data set: {error}") from error
+        if dataset.digest != facts["digest"]:
+            raise DataError(f"{folder}: its content does not match its digest; make it again")
+        return dataset
+
+
+def describe(dataset: Dataset) -> Dataset:
+    """The same data with the counted parts of its summary filled in."""
+    every = [row for name in SPLITS for row in getattr(dataset, name).rows()]
+    texts = [row["text"] + (" " + row["text_pair"] if "text_pair" in row else "") for row in every]
+    multi_label = dataset.problem_type == "multi_label_classification"
+    if multi_label:
+        counts = np.sum([row["label"] for row in every], axis=0)
+    else:
+        counter = Counter(row["label"] for row in every)
+        counts = np.asarray([counter[index] for index in range(len(dataset.label_names))])
+    summary = replace(
+        dataset.summary,
+        rows={name: len(getattr(dataset, name)) for name in SPLITS},
+        labels={name: int(count) for name, count in zip(dataset.label_names, counts, strict=True)},
+        characters=_spread([len(text) for text in texts]),
+        words=_spread([len(text.split()) for text in texts]),
+        duplicates=len(every) - len({duplicate_key(row["text"], row.get("text_pair")) for row in every}),
+    )
+    return replace(dataset, summary=summary)
+
+
+def duplicate_key(text: str, text_pair: str | None) -> tuple[str, str]:
+    """What makes two rows the same: their texts but for case and surrounding space."""
+    return text.strip().casefold(), (text_pair or "").strip().casefold()
+
+
+def _spread(values: list[int]) -> dict[str, int]:
+    p50, p95 = (int(value) for value in np.percentile(values, [50, 95]))
+    return {"p50": p50, "p95": p95, "max": max(values)}
+
+
+def _read_split(path: Path) -> Split:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    pairs = [row["text_pair"] for row in rows] if rows and "text_pair" in rows[0] else None
+    return Split([row["text"] for row in rows], pairs, [row["label"] for row in rows])

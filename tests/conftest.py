@@ -1,0 +1,111 @@
+"""Tiny random models and data that every test can have; nothing is downloaded."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOOD = ("good", "great", "fine", "love", "bright")
+BAD = ("bad", "awful", "dull", "hate", "long")
+FILLER = (
+    "film",
+    "movie",
+    "plot",
+    "actor",
+    "scene",
+    "short",
+    "the",
+    "a",
+    "is",
+    "was",
+    "and",
+    "but",
+    "not",
+    "very",
+    "of",
+)
+WORDS = [*GOOD, *BAD, *FILLER]
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a maker of random two-layer checkpoints, one a model type, made once a session."""
+    made: dict[str, Path] = {}
+
+    def make(model_type: str = "bert") -> Path:
+        if model_type not in made:
+            made[model_type] = _write_checkpoint(tmp_path_factory.mktemp(model_type) / f"tiny-{model_type}", model_type)
+        return made[model_type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
+    """A random BERT of two layers."""
+    return make_checkpoint("bert")
+
+
+@pytest.fixture(scope="session")
+def sentiment_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 rows of a task that a tiny model can learn: the label follows from one word."""
+    path = tmp_path_factory.mktemp("data") / "reviews.csv"
+    lines = ["text,label"]
+    for row in range(120):
+        words = GOOD if row % 2 else BAD
+        filler = " ".join(FILLER[(row * 7 + offset * 3) % len(FILLER)] for offset in range(2 + row % 5))
+        lines.append(f"the {words[row // 2 % 5]} {filler} {row},{'positive' if row % 2 else 'negative'}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _write_checkpoint(folder: Path, model_type: str) -> Path:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = special + WORDS + [chr(c) for c in range(ord("a"), ord("z") + 1)] + [f"##{d}" for d in "0123456789"]
+    pieces += [d for d in "0123456789.,!?"] + [f"##{chr(c)}" for c in range(ord("a"), ord("z") + 1)]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    names = ["input_ids", "attention_mask"] if model_type in ("distilbert", "roberta", "mpnet") else None
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+        model_input_names=names or ["input_ids", "token_type_ids", "attention_mask"],
+    )
+    sizes = {"vocab_size": len(vocabulary), "pad_token_id": 0, "max_position_embeddings": 72}
+    if model_type == "distilbert":
+        shape = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
+    else:
+        shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if model_type == "electra":
+        shape["embedding_size"] = 32
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(model_type, **sizes, **shape, initializer_range=0.2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # equal biases would be stored as one
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder

@@ -1,0 +1,68 @@
+"""The container files, checked without an engine: linters from PyPI, and every RUN line is one that is known to work."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+BIN = Path(sys.executable).parent
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=BIN) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not built for this platform")
+    return found
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_dockerfiles_pass_the_linter(path):
+    result = subprocess.run([tool("hadolint"), str(path)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_compose_file_passes_the_linter():
+    command = [tool("compose-lint"), "check", str(ROOT / "docker-compose.yml")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_run_line_is_a_line_that_the_makefile_executes():
+    executed = re.findall(r"^\t(sh docker/\S+) build/", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for path in DOCKERFILES:
+        for line in re.findall(r"^RUN (.*)$", path.read_text(), re.MULTILINE):
+            assert line.removesuffix(" /opt/venv") in executed, f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_what_is_copied_exists_and_is_not_ignored(path):
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", path.read_text(), re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in ignored or f"!{Path(source).parent}/*{Path(source).suffix}" in ignored, source
+
+
+def test_the_service_runs_as_nobody_on_a_read_only_root_with_limits():
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    service = services["service"]
+    assert service["read_only"] is True
+    assert "./store:/store:ro" in service["volumes"]
+    assert service["user"] == "10001:10001"
+    assert service["cap_drop"] == ["ALL"]
+    assert services["job"]["profiles"] == ["job"]
+    for limits in services.values():
+        assert limits["mem_limit"] and limits["cpus"]
+
+
+def test_the_service_image_has_no_torch_and_checks_its_health():
+    text = (ROOT / "docker" / "service.Dockerfile").read_text()
+    assert "HEALTHCHECK" in text
+    assert "curl" not in text
+    assert "compress" not in (ROOT / "docker" / "install-service.sh").read_text().replace("extra `compress`", "")

@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from models.checkpoint import load_classifier
+from models.errors import ParityError
+from models.export import METADATA_KEY, export_onnx, set_metadata
+from models.files import sha256
+from models.quantization import quantize, quantize_rows
+from models.recipe import Quantization
+from models.runtime import OnnxClassifier
+
+LABELS = ("negative", "neutral", "positive")
+INPUTS = {
+    "bert": ("input_ids", "token_type_ids", "attention_mask"),
+    "electra": ("input_ids", "token_type_ids", "attention_mask"),
+}
+
+
+def export(model, path, model_type="bert", **changes):
+    options = {
+        "input_names": INPUTS.get(model_type, ("input_ids", "attention_mask")),
+        "max_length": 64,
+        "vocabulary": model.config.vocab_size,
+        "pad_token_id": 0,
+        "opset": 20,
+        "tolerance": 1e-4,
+    }
+    return export_onnx(model, path, **{**options, **changes})
+
+
+@pytest.fixture(scope="module")
+def exported(make_checkpoint, tmp_path_factory):
+    """A random BERT with a third of its encoder's weights zero, and its graph."""
+    model = load_classifier(make_checkpoint("bert"), LABELS, "single_label_classification", attention="eager").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "encoder.layer" in name and parameter.ndim == 2:
+                parameter.mul_(torch.rand_like(parameter) > 1 / 3)
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    export(model, path)
+    return model, path
+
+
+@pytest.mark.parametrize("model_type", ["distilbert", "roberta", "electra", "mpnet"])
+def test_every_encoder_exports_with_parity(make_checkpoint, tmp_path, model_type):
+    model = load_classifier(make_checkpoint(model_type), LABELS, "single_label_classification", attention="eager")
+    assert export(model, tmp_path / "model.onnx", model_type) < 1e-5
+
+
+def test_dimensions_are_named_and_opset_is_what_was_asked(exported):
+    graph = onnx.load(exported[1])
+    shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.graph.input}
+    assert shapes == {name: ["batch", "length"] for name in INPUTS["bert"]}
+    (output,) = graph.graph.output
+    assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == ["batch", 3]
+    assert {opset.domain: opset.version for opset in graph.opset_import} == {"": 20}
+
+
+def test_initializers_have_the_parameters_names_and_zeros(exported):
+    model, path = exported
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().numpy()
+        if values.ndim == 2 or values.any():
+            assert np.array_equal(stored[name], values) or np.array_equal(stored[name], values.T), name
+
+
+def test_the_file_says_nothing_of_the_machine_and_is_reproducible(exported, tmp_path):
+    model, path = exported
+    export(model, tmp_path / "again.onnx")
+    assert sha256(tmp_path / "again.onnx") == sha256(path)
+    content = path.read_bytes()
+    assert b"site-packages" not in content
+    assert b"/models/" not in content
+
+
+def test_a_graph_that_differs_is_refused_and_removed(exported, tmp_path):
+    with pytest.raises(ParityError, match="tolerance"):
+        export(exported[0], tmp_path / "model.onnx", tolerance=1e-12)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_travels_with_the_file(exported, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported[1].read_bytes())
+    set_metadata(path, {"variant": "sparse90"})
+    (prop,) = onnx.load(path).metadata_props
+    assert prop.key == METADATA_KEY
+    assert json.loads(prop.value) == {"variant": "sparse90"}
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_int8_computes_nearly_the_same_and_keeps_zeros(exported, tmp_path, embeddings):
+    model, path = exported
+    quantize(path, tmp_path / "int8.onnx", Quantization(embeddings=embeddings))
+    ids = np.random.default_rng(0).integers(5, 40, (4, 9))
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    logits = [OnnxClassifier(p, pad_token_id=0, threads=1).run(inputs) for p in (path, tmp_path / "int8.onnx")]
+    assert np.abs(logits[0] - logits[1]).max() < 0.15 * np.abs(logits[0]).max()  # a width of 32 averages little
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    zeros = model.get_parameter(name).detach().numpy().T == 0
+    assert stored[f"{name}_quantized"].dtype == np.int8
+    assert (stored[f"{name}_quantized"][zeros] == 0).all()
+    assert not stored[f"{name}_zero_point"].any()
+    assert ("bert.embeddings.word_embeddings.weight_quantized" in stored) == embeddings
+
+
+def test_rows_are_off_by_at_most_half_a_scale():
+    table = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    table[3] = 0
+    values, scales = quantize_rows(table)
+    assert (np.abs(values * scales[:, None] - table) <= scales[:, None] * 0.5001).all()
+    assert not values[3].any()

@@ -1,0 +1,47 @@
+import errno
+import os
+
+import pytest
+
+from models.errors import EnvironmentFault
+from models.files import settle, temporary_folder, write_atomically
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_atomically(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentFault, match="disk is full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), temporary_folder(tmp_path) as stage:
+        (stage / "half").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with temporary_folder(tmp_path) as stage:
+        (stage / "whole").write_text("x")
+        settle(stage, tmp_path / "done")
+    assert [p.name for p in tmp_path.iterdir()] == ["done"]
+
+
+def test_a_folder_that_is_there_already_is_kept(tmp_path):
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "first").write_text("x")
+    with temporary_folder(tmp_path) as stage:
+        (stage / "second").write_text("y")
+        settle(stage, tmp_path / "done")
+    assert [p.name for p in (tmp_path / "done").iterdir()] == ["first"]
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(EnvironmentFault, match="store"):
+        write_atomically(tmp_path / "store" / "task" / "current", "x")

@@ -1,0 +1,172 @@
+"""Training on tiny models: that a killed run ends where an uninterrupted one does, and that masks hold."""
+
+import copy
+
+import pytest
+import torch
+from models.data import Split
+from transformers import AutoModelForSequenceClassification
+
+from models.distillation import NetworkOutputs
+from models.errors import TrainingError
+from models.pruning.callback import MASKS, PruningCallback
+from models.pruning.targets import encoder_linears
+from models.recipe import Distillation, Pruning, Training
+from models.steps import student_loss
+from models.teacher_outputs import CachedTeacher, LiveTeacher, Wanted, cache_bytes, run_network, write_cache
+from models.tokens import Collator, tokenize
+from models.training import last_complete_checkpoint, train
+
+PRUNING = Pruning(sparsity=0.8, end=0.7, updates=10)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def network(tiny_checkpoint):
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=2)
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_checkpoint):
+    from transformers import AutoTokenizer
+
+    texts = [f"the {'good' if row % 2 else 'bad'} movie {'very ' * (row % 7)}{row}" for row in range(60)]
+    split = Split(texts, None, [row % 2 for row in range(60)])
+    return tokenize(split, AutoTokenizer.from_pretrained(tiny_checkpoint), 32, multi_label=False)
+
+
+def run(network, rows, folder, *, stop_after=None, pruning=None, loss=None, **changes):
+    model = copy.deepcopy(network)
+    training = Training(
+        **{"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "save_steps": 5, "precision": "fp32", **changes}
+    )
+
+    def progress(done, total, note):
+        if done == stop_after:
+            raise Killed
+
+    result = train(
+        model,
+        training,
+        rows,
+        rows,
+        pad_token_id=0,
+        multi_label=False,
+        seed=1,
+        folder=folder,
+        progress=progress,
+        loss=loss,
+        callbacks=[lambda resume: PruningCallback(model, pruning, resume_from=resume)] if pruning else [],
+        checkpoint_files=[MASKS] if pruning else [],
+        keep_best=pruning is None,
+    )
+    return model, result
+
+
+def same(first, second):
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("stop_after", [3, 5, 8, 9, 16, 23])
+def test_a_killed_run_ends_with_the_same_weights(network, rows, tmp_path, stop_after):
+    whole, expected = run(network, rows, tmp_path / "whole", pruning=PRUNING)
+    with pytest.raises(Killed):
+        run(network, rows, tmp_path / "killed", stop_after=stop_after, pruning=PRUNING)
+    resumed, result = run(network, rows, tmp_path / "killed", pruning=PRUNING)
+    assert result == expected
+    assert same(whole, resumed)
+
+
+def test_a_killed_run_keeps_the_same_best_epoch(network, rows, tmp_path):
+    whole, expected = run(network, rows, tmp_path / "whole")
+    for stop_after in (8, 12, 17):
+        with pytest.raises(Killed):
+            run(network, rows, tmp_path / "killed", stop_after=stop_after)
+    resumed, result = run(network, rows, tmp_path / "killed")
+    assert result == expected
+    assert same(whole, resumed)
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(network, rows, tmp_path):
+    with pytest.raises(Killed):
+        run(network, rows, tmp_path, stop_after=12, pruning=PRUNING)
+    (tmp_path / "checkpoint-10" / MASKS).unlink()
+    assert last_complete_checkpoint(tmp_path, [MASKS]).name == "checkpoint-5"
+    assert not (tmp_path / "checkpoint-10").exists()
+    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{")
+    assert last_complete_checkpoint(tmp_path, [MASKS]) is None
+
+
+def test_pruned_weights_are_exactly_zero_and_nothing_else_is(network, rows, tmp_path):
+    model, _ = run(network, rows, tmp_path, pruning=PRUNING)
+    for linear in encoder_linears(model).values():
+        assert int((linear.weight == 0).sum()) == round(0.8 * linear.weight.numel())
+    assert (model.classifier.weight != 0).all()
+    assert (model.bert.embeddings.word_embeddings.weight[1:] != 0).any(dim=1).all()
+
+
+def test_frozen_embeddings_stay(network, rows, tmp_path):
+    model, _ = run(network, rows, tmp_path, freeze_embeddings=True, epochs=1)
+    before = network.bert.embeddings.word_embeddings.weight
+    assert torch.equal(model.bert.embeddings.word_embeddings.weight, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_a_loss_that_is_no_number_stops_the_run_with_its_step(network, rows, tmp_path):
+    def loss(model, inputs, numbers):
+        return model(**inputs).loss * float("nan")
+
+    with pytest.raises(TrainingError, match="nan at step 1"):
+        run(network, rows, tmp_path, loss=loss)
+
+
+@pytest.mark.parametrize(("hidden", "attention"), [(True, True), (True, False), (False, False)])
+def test_the_cache_says_what_the_teacher_says(network, rows, tmp_path, hidden, attention):
+    wanted = Wanted(hidden=hidden, attention=attention)
+    write_cache(tmp_path, network, rows, wanted, pad_token_id=0, progress=lambda *_: None)
+    batch = Collator(0)([rows[row] for row in (3, 6, 41)])
+    numbers = batch.pop("row")
+    cached = CachedTeacher(tmp_path).outputs(numbers, batch)
+    live = LiveTeacher(network, wanted).outputs(numbers, batch)
+    torch.testing.assert_close(cached.logits, live.logits, atol=1e-5, rtol=1e-5)
+    real = batch["attention_mask"].bool()
+    assert len(cached.hidden) == (3 if hidden else 0)
+    for a, b in zip(cached.hidden, live.hidden, strict=True):
+        torch.testing.assert_close(a[real], b[real], atol=5e-3, rtol=5e-3)
+        assert not a[~real].any()
+    assert len(cached.attention) == (2 if attention else 0)
+    pairs = real[:, None, :, None] & real[:, None, None, :]
+    for a, b in zip(cached.attention, live.attention, strict=True):
+        torch.testing.assert_close(a[pairs.expand_as(a)], b[pairs.expand_as(b)], atol=5e-3, rtol=5e-3)
+    size = sum(p.stat().st_size for name in ("hidden", "attention") if (p := tmp_path / f"{name}.npy").exists())
+    assert 0 <= size - cache_bytes(rows, wanted, layers=2, hidden=32, heads=4) < 1000
+
+
+def test_a_student_that_is_the_teacher_has_no_hidden_or_attention_loss(network, rows):
+    batch = Collator(0)([rows[row] for row in range(4)])
+    numbers = batch.pop("row")
+    network.eval()
+
+    class Echo:
+        def outputs(self, rows: torch.Tensor, inputs: dict[str, torch.Tensor]) -> NetworkOutputs:
+            return run_network(network, inputs, Wanted(True, True))
+
+    loss = student_loss(Echo(), Distillation(logits=0), multi_label=False)
+    assert loss(network, batch, numbers).item() == 0
+
+
+def test_distillation_teaches(network, rows, tmp_path):
+    teacher, _ = run(network, rows, tmp_path / "teacher")
+    wanted = Wanted(hidden=True, attention=True)
+    loss = student_loss(LiveTeacher(teacher, wanted), Distillation(), multi_label=False)
+    batch = Collator(0)([rows[row] for row in range(20)])
+    numbers = batch.pop("row")
+    student, _ = run(network, rows, tmp_path / "student", loss=loss, pruning=Pruning(sparsity=0.2))
+    with torch.no_grad():
+        assert loss(student.eval(), batch, numbers) < 0.5 * loss(network.eval(), batch, numbers)
