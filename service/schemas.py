@@ -93,9 +93,7 @@ class Body(BaseModel):
 class ClassifyRequest(Body):
     """Texts to classify, with the options of Hugging Face's text-classification pipeline."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film", "top_k": None}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film", "top_k": 2}]})
 
     inputs: Inputs
     top_k: int | None = Field(1, ge=1, description="labels to answer with, best first; null for all")

@@ -1,6 +1,7 @@
 """Probes, facts about the process, and metrics."""
 
 import platform
+from functools import cache
 from importlib.metadata import version
 
 from fastapi import APIRouter, Response
@@ -39,7 +40,7 @@ async def info(service: ServiceDependency) -> Info:
     return Info(
         name="sparserve",
         version=VERSION,
-        libraries={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        libraries=_libraries(),
         threads={
             "available_cpus": available_cpus(),
             "total": settings.total_threads,
@@ -57,3 +58,8 @@ async def info(service: ServiceDependency) -> Info:
 async def metrics(service: ServiceDependency) -> Response:
     """Metrics in Prometheus' text format."""
     return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

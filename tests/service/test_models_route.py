@@ -1,0 +1,36 @@
+"""GET /v1/models: what is served."""
+
+from fastapi.testclient import TestClient
+from tiny_bundles import LABELS, TASK
+
+from models.store import Store
+
+
+def test_the_list_tells_enough_to_choose(client: TestClient, store: Store) -> None:
+    (task,) = client.get("/v1/models").json()["models"]
+    assert task["task"] == TASK and task["default_variant"] == "dense" and task["labels"] == list(LABELS)
+    dense, sparse = task["variants"]
+    assert (dense["variant"], sparse["variant"]) == ("dense", "sparse90")
+    assert dense["state"] == sparse["state"] == "ready"
+    assert sparse["version"] == store.current(TASK, "sparse90")
+    assert sparse["encoder_sparsity"] == 0.9
+    assert client.get(f"/v1/models/{TASK}").json() == task
+
+
+def test_a_variant_tells_its_manifest_and_each_tensor_only_when_asked(client: TestClient, store: Store) -> None:
+    url = f"/v1/models/{TASK}/sparse90"
+    expected = store.open(TASK, "sparse90").manifest.model_dump(mode="json")
+    assert client.get(url, params={"tensors": True}).json()["manifest"] == expected
+    del expected["sparsity"]["tensors"]
+    assert client.get(url).json()["manifest"] == expected
+
+
+def test_unknown_names_are_404_with_those_that_exist(client: TestClient) -> None:
+    assert TASK in client.get("/v1/models/none").json()["detail"]
+    answer = client.get(f"/v1/models/{TASK}/none")
+    assert answer.status_code == 404
+    assert "dense, sparse90" in answer.json()["detail"]
+
+
+def test_a_flag_that_is_no_flag_is_422(client: TestClient) -> None:
+    assert client.get(f"/v1/models/{TASK}/dense?tensors=perhaps").status_code == 422

@@ -1,0 +1,56 @@
+"""The OpenAPI document says what the service does."""
+
+import jsonschema
+import pytest
+from fastapi.testclient import TestClient
+from tiny_bundles import TASK
+
+REQUESTS = [
+    ("get", "/livez", "/livez", None),
+    ("get", "/readyz", "/readyz", None),
+    ("get", "/info", "/info", None),
+    ("get", "/v1/models", "/v1/models", None),
+    ("get", "/v1/models/{task}", f"/v1/models/{TASK}", None),
+    ("get", "/v1/models/{task}", "/v1/models/none", None),
+    ("get", "/v1/models/{task}/{variant}", f"/v1/models/{TASK}/dense", None),
+    ("get", "/v1/models/{task}/{variant}", f"/v1/models/{TASK}/classify", None),
+    ("get", "/v1/models/{task}/{variant}", f"/v1/models/{TASK}/dense?tensors=x", None),
+    ("get", "/v1/reports", "/v1/reports", None),
+    ("get", "/v1/reports/{task}", "/v1/reports/none", None),
+    ("get", "/v1/reports/{task}", "/v1/reports/none?format=pdf", None),
+    ("post", "/v1/models/{task}/classify", f"/v1/models/{TASK}/classify", {"inputs": "good"}),
+    ("post", "/v1/models/{task}/classify", f"/v1/models/{TASK}/classify", {"inputs": []}),
+    ("post", "/v1/models/{task}/classify", f"/v1/models/{TASK}/classify", {"inputs": ["a"] * 300}),
+    ("post", "/v1/models/{task}/classify", "/v1/models/none/classify", {"inputs": "a"}),
+    ("post", "/v1/models/{task}/{variant}/classify", f"/v1/models/{TASK}/dense/classify", {"inputs": "good"}),
+    ("post", "/v1/models/{task}/compare", f"/v1/models/{TASK}/compare", {"inputs": "good"}),
+]
+
+
+@pytest.mark.parametrize("method, path, url, body", REQUESTS, ids=[f"{one[0]} {one[2]}" for one in REQUESTS])
+def test_every_answer_is_declared_and_fits_its_schema(
+    client: TestClient, method: str, path: str, url: str, body: object
+) -> None:
+    document = client.get("/openapi.json").json()
+    answer = client.request(method, url, json=body) if body else client.request(method, url)
+    declared = document["paths"][path][method]["responses"][str(answer.status_code)]
+    schema = declared["content"][answer.headers["content-type"]]["schema"]
+    jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
+
+
+def test_every_error_is_declared_as_a_problem(client: TestClient) -> None:
+    for methods in client.get("/openapi.json").json()["paths"].values():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == ["application/problem+json"]
+
+
+@pytest.mark.parametrize("inputs", ["a", ["a"], {"text": "a"}, [{"text": "a", "text_pair": "b"}, "c"], [{"text": "a"}]])
+def test_every_form_of_inputs_fits_the_declared_schema(client: TestClient, inputs: object) -> None:
+    schemas = client.get("/openapi.json").json()["components"]
+    schema = {"$ref": "#/components/schemas/ClassifyRequest", "components": schemas}
+    jsonschema.validate({"inputs": inputs}, schema)
+    for wrong in (1, [], [1], [[]], {}, {"text": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"inputs": wrong}, schema)
