@@ -128,7 +128,8 @@ def parse_manifest(content: object, *, source: str) -> Manifest:
 def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:
     """Write `parent/<version>` with these files, whole or not at all.
 
-    `manifest.files` and `manifest.version` are computed here; a bundle of that version that is already there is kept.
+    `manifest.files` and `manifest.version` are computed here; a bundle of that version that is already there is kept,
+    unless it was damaged.
     A `files` value is the content itself or a file to copy.
 
     Raises:
@@ -147,8 +148,18 @@ def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | by
         sealed = manifest.model_copy(update={"files": records}).sealed()
         (stage / MANIFEST).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
         target = parent / sealed.version
+        _remove_damaged(target)
         settle(stage, target)
     return Bundle(target, sealed)
+
+
+def _remove_damaged(folder: Path) -> None:
+    # "Publish the bundle again" is what a reader of a damaged bundle is told: then it must mend it.
+    if folder.is_dir() and not folder.is_symlink():
+        try:
+            open_bundle(folder)
+        except BundleError:
+            shutil.rmtree(folder)
 
 
 def _refuse_links(folder: Path, name: str) -> None:

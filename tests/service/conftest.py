@@ -51,6 +51,18 @@ def client(serve: Serve) -> TestClient:
     return serve()
 
 
+@pytest.fixture(scope="module")
+def module_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """One service for all the tests of a module that leave no trace in it."""
+    store = Store(tmp_path_factory.mktemp("module") / "store")
+    publish(store, variant="dense")
+    publish(store, variant="sparse90")
+    with TestClient(create_app(Settings(store=store.root, threads=1)), raise_server_exceptions=False) as client:
+        assert client.portal
+        client.portal.call(_service_of(client).loaded)
+        yield client
+
+
 @pytest.fixture
 def service_of() -> Callable[[TestClient], Service]:
     """The parts of the service behind a client."""

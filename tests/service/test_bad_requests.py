@@ -12,6 +12,11 @@ URL = f"/v1/models/{TASK}/classify"
 JSON = {"Content-Type": "application/json"}
 
 
+@pytest.fixture
+def client(module_client: TestClient) -> TestClient:
+    return module_client
+
+
 def check_problem(answer, status: int, *words: str) -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"

@@ -27,6 +27,11 @@ REQUESTS = [
 ]
 
 
+@pytest.fixture
+def client(module_client: TestClient) -> TestClient:
+    return module_client
+
+
 @pytest.mark.parametrize("method, path, url, body", REQUESTS, ids=[f"{one[0]} {one[2]}" for one in REQUESTS])
 def test_every_answer_is_declared_and_fits_its_schema(
     client: TestClient, method: str, path: str, url: str, body: object

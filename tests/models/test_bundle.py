@@ -1,0 +1,213 @@
+"""The contract between job and service: what is written is read back, and nothing else is."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tiny_bundles import graph, manifest, tokenizer_json
+
+from models.bundle import MAX_MANIFEST_BYTES, Bundle, open_bundle, write_bundle
+from models.errors import BundleError, EnvironmentFault
+from models.manifest import Machine, Measurement, Sizes
+
+ATTACKS = Path(__file__).parents[1] / "attacks" / "manifests"
+REASONS = {
+    "bytes-negative": "files.model.onnx.bytes",
+    "cut": "is not JSON",
+    "deep": "is not JSON",
+    "digest-short": "files.model.onnx.sha256",
+    "edited": "it was changed",
+    "empty": "is not JSON",
+    "labels-none": "labels",
+    "labels-numbers": "labels.0",
+    "labels-twice": "labels must be distinct",
+    "later-schema": "upgrade sparserve",
+    "length-huge": "max_length",
+    "length-negative": "max_length",
+    "list": "should be an object",
+    "long-number": "is not JSON",
+    "no-model": "lists no model.onnx",
+    "not-utf8": "is not JSON",
+    "null": "should be an object",
+    "number-as-text": "max_length",
+    "pad-negative": "pad_token_id",
+    "path-absolute": "is not a plain path inside the bundle",
+    "path-backslash": "is not a plain path inside the bundle",
+    "path-dot": "is not a plain path inside the bundle",
+    "path-double-slash": "is not a plain path inside the bundle",
+    "path-drive": "is not a plain path inside the bundle",
+    "path-empty": "is not a plain path inside the bundle",
+    "path-nul": "is not a plain path inside the bundle",
+    "path-parent": "is not a plain path inside the bundle",
+    "path-parent-inside": "is not a plain path inside the bundle",
+    "sample-infinity": "sample.0.logits.0",
+    "sample-nan": "sample.0.logits.0",
+    "sample-surrogate": "Invalid JSON",
+    "schema-text": "schema_version",
+    "schema-zero": "schema_version",
+    "task-climbs": "task",
+    "unknown-field": "__class__",
+    "variant-upper": "variant",
+    "version-climbs": "version",
+}
+FILES: dict[str, Path | bytes] = {
+    "model.onnx": graph(),
+    "tokenizer.json": tokenizer_json(),
+    "README.md": b"card",
+    "checkpoint/config.json": b"{}",
+}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_bundle(tmp_path, manifest(), FILES)
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_was_written_is_read_back(bundle: Bundle) -> None:
+    read = open_bundle(bundle.folder)
+    assert read == bundle
+    assert read.folder.name == read.manifest.version == read.manifest.identity()
+    for name, content in FILES.items():
+        assert (read.folder / name).read_bytes() == content
+
+
+def test_files_may_be_given_as_paths(tmp_path: Path, bundle: Bundle) -> None:
+    source = tmp_path / "source.onnx"
+    source.write_bytes(graph())
+    other = write_bundle(tmp_path / "other", manifest(), {**FILES, "model.onnx": source})
+    assert other.manifest.version == bundle.manifest.version
+
+
+def test_the_same_content_has_the_same_version_whatever_machine_measured_it(tmp_path: Path, bundle: Bundle) -> None:
+    machine = Machine(cpu="x", isa=(), cores=1, memory_bytes=1, system="x", python="3", onnxruntime="1")
+    measurement = Measurement(
+        measured_at="2026-01-01T00:00:00Z", machine=machine, threads=1, repeats=1, resident_bytes=1, latency=()
+    )
+    again = manifest(measurement=measurement, sizes=Sizes(onnx=1, onnx_zipped=1))
+    other = write_bundle(tmp_path / "other", again, {**FILES, "README.md": b"another card"})
+    assert other.manifest.version == bundle.manifest.version
+
+
+@pytest.mark.parametrize(
+    "fields, files",
+    [
+        ({"labels": ("a", "b")}, {}),
+        ({"max_length": 64}, {}),
+        ({"recipe": {"a": 1}}, {}),
+        ({}, {"model.onnx": graph(seed=1)}),
+        ({}, {"checkpoint/config.json": b"{ }"}),
+    ],
+)
+def test_other_content_has_another_version(tmp_path: Path, bundle: Bundle, fields: dict, files: dict) -> None:
+    other = write_bundle(tmp_path, manifest(**fields), {**FILES, **files})
+    assert other.manifest.version != bundle.manifest.version
+
+
+def test_writing_the_same_content_again_keeps_the_bundle(tmp_path: Path, bundle: Bundle) -> None:
+    before = (bundle.folder / "model.onnx").stat().st_mtime_ns
+    assert write_bundle(tmp_path, manifest(), FILES).folder == bundle.folder
+    assert (bundle.folder / "model.onnx").stat().st_mtime_ns == before
+    assert entries(tmp_path) == [bundle.manifest.version]
+
+
+def test_writing_the_same_content_again_mends_a_damaged_bundle(tmp_path: Path, bundle: Bundle) -> None:
+    os.truncate(bundle.folder / "model.onnx", 10)
+    assert write_bundle(tmp_path, manifest(), FILES).folder == bundle.folder
+    open_bundle(bundle.folder)
+    assert entries(tmp_path) == [bundle.manifest.version]
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_bundle(tmp_path, manifest(), {**FILES, "zzz": tmp_path / "missing"})
+    assert entries(tmp_path) == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentFault, match="the disk is full"):
+        write_bundle(tmp_path, manifest(), FILES)
+    assert entries(tmp_path) == []
+
+
+def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault, match="is in the way"):
+        write_bundle(tmp_path / "file", manifest(), FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_cut_changed_or_removed_is_named(bundle: Bundle, name: str) -> None:
+    path = bundle.folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(BundleError, match=rf"{name} has {len(content) - 1} bytes, its manifest says {len(content)}"):
+        open_bundle(bundle.folder)
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(BundleError, match=f"{name} does not match the SHA-256"):
+        open_bundle(bundle.folder)
+    path.unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        open_bundle(bundle.folder)
+
+
+def test_a_file_that_is_not_listed_is_refused(bundle: Bundle) -> None:
+    (bundle.folder / "checkpoint" / "extra.bin").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"checkpoint/extra\.bin is not in the manifest"):
+        open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "checkpoint", "manifest.json"])
+def test_a_link_is_refused_even_to_the_right_content(tmp_path: Path, bundle: Bundle, name: str) -> None:
+    path = bundle.folder / name
+    path.rename(tmp_path / "outside")
+    path.symlink_to(tmp_path / "outside")
+    with pytest.raises(BundleError, match=r"link|not a regular file"):
+        open_bundle(bundle.folder)
+
+
+def test_a_pipe_in_place_of_a_file_does_not_block_the_reader(bundle: Bundle) -> None:
+    for name in ("model.onnx", "manifest.json"):
+        (bundle.folder / name).unlink()
+        os.mkfifo(bundle.folder / name)
+        with pytest.raises(BundleError, match="not a regular file"):
+            bundle.verify() if name == "model.onnx" else open_bundle(bundle.folder)
+
+
+def test_a_manifest_too_large_to_be_one_is_not_read(bundle: Bundle) -> None:
+    os.truncate(bundle.folder / "manifest.json", MAX_MANIFEST_BYTES + 1)
+    with pytest.raises(BundleError, match="more than the"):
+        open_bundle(bundle.folder)
+
+
+def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"it has no manifest\.json"):
+        open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("attack", sorted(ATTACKS.iterdir()), ids=lambda path: path.stem)
+def test_a_hostile_manifest_is_refused_for_its_reason(tmp_path: Path, attack: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(attack.read_bytes())
+    with pytest.raises(BundleError) as refused:
+        open_bundle(tmp_path, verify=False)
+    assert REASONS[attack.stem] in str(refused.value)
+    assert str(tmp_path) in str(refused.value)
+
+
+def test_the_reasons_cover_the_corpus() -> None:
+    assert {path.stem for path in ATTACKS.iterdir()} == set(REASONS)
+
+
+def test_the_manifest_on_disk_is_plain_json(bundle: Bundle) -> None:
+    content = json.loads((bundle.folder / "manifest.json").read_text(encoding="utf-8"))
+    assert content["schema_version"] == 1
+    assert set(content["files"]) == set(FILES)

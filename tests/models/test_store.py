@@ -1,0 +1,138 @@
+"""The store: pointers that move as a whole, and names that stay inside it."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tiny_bundles import TASK, graph, publish
+
+from models.errors import EnvironmentFault, StoreError
+from models.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_an_absent_store_is_empty(store: Store) -> None:
+    assert store.tasks() == []
+    assert store.variants(TASK) == []
+    assert store.versions(TASK, "dense") == []
+
+
+def test_what_was_published_is_opened(store: Store) -> None:
+    bundle = publish(store)
+    assert store.open(TASK, "dense") == bundle
+    assert store.current(TASK, "dense") == bundle.manifest.version
+    assert store.tasks() == [TASK]
+
+
+def test_dense_comes_first_and_is_the_default(store: Store) -> None:
+    for variant in ("a", "sparse90", "dense"):
+        publish(store, variant=variant)
+    assert store.variants(TASK) == ["dense", "a", "sparse90"]
+    assert store.default_variant(TASK) == "dense"
+
+
+def test_without_dense_the_first_variant_is_the_default(store: Store) -> None:
+    publish(store, variant="sparse95")
+    publish(store, variant="sparse90")
+    assert store.default_variant(TASK) == "sparse90"
+
+
+def test_a_default_can_be_set_and_survives_only_while_it_exists(store: Store) -> None:
+    publish(store)
+    publish(store, variant="sparse90")
+    store.set_default_variant(TASK, "sparse90")
+    assert store.default_variant(TASK) == "sparse90"
+    (store.root / TASK / "sparse90" / "current").unlink()
+    assert store.default_variant(TASK) == "dense"
+    with pytest.raises(StoreError, match="its variants: dense"):
+        store.set_default_variant(TASK, "sparse90")
+
+
+def test_promote_moves_the_pointer_and_rolls_back(store: Store) -> None:
+    one = publish(store, model=graph(seed=1)).manifest.version
+    two = publish(store, model=graph(seed=2)).manifest.version
+    assert store.current(TASK, "dense") == two
+    assert store.versions(TASK, "dense") == [one, two]
+    store.promote(TASK, "dense", one)
+    assert store.open(TASK, "dense").manifest.version == one
+
+
+def test_an_unknown_version_is_not_promoted(store: Store) -> None:
+    version = publish(store).manifest.version
+    with pytest.raises(StoreError, match=f"its versions: {version}"):
+        store.promote(TASK, "dense", "f" * 16)
+    assert store.current(TASK, "dense") == version
+
+
+def test_the_current_version_is_not_removed(store: Store) -> None:
+    one = publish(store, model=graph(seed=1)).manifest.version
+    with pytest.raises(StoreError, match="promote another one first"):
+        store.remove(TASK, "dense", one)
+    two = publish(store, model=graph(seed=2)).manifest.version
+    store.remove(TASK, "dense", one)
+    assert store.versions(TASK, "dense") == [two]
+    with pytest.raises(StoreError, match="has no version"):
+        store.remove(TASK, "dense", one)
+
+
+def test_a_bundle_that_was_moved_is_refused(store: Store) -> None:
+    version = publish(store).manifest.version
+    (store.root / TASK / "dense").rename(store.root / TASK / "other")
+    with pytest.raises(StoreError, match=f"holds the bundle {TASK}/dense/{version}"):
+        store.open(TASK, "other")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", "A", "-a", "a" * 65, "a\n", "a\x00", "ä"])
+def test_names_that_could_leave_the_store_are_refused(store: Store, name: str) -> None:
+    publish(store)
+    for ask in (
+        lambda: store.current(name, "dense"),
+        lambda: store.current(TASK, name),
+        lambda: store.report_path(name, "json"),
+        lambda: store.variants(name),
+    ):
+        with pytest.raises(StoreError):
+            ask()
+
+
+@pytest.mark.parametrize("version", ["../..", "current", "F" * 16, "0" * 15])
+def test_a_version_that_is_no_version_is_refused(store: Store, version: str) -> None:
+    publish(store)
+    with pytest.raises(StoreError, match="16 hexadecimal digits"):
+        store.open(TASK, "dense", version)
+
+
+@pytest.mark.parametrize("content", [b"", b"../../../etc\n", b"\xff\xfe", b"0" * 17])
+def test_a_damaged_pointer_is_told(store: Store, content: bytes) -> None:
+    publish(store)
+    (store.root / TASK / "dense" / "current").write_bytes(content)
+    with pytest.raises(StoreError):
+        store.open(TASK, "dense")
+
+
+def test_unfinished_and_linked_folders_are_not_seen(store: Store, tmp_path: Path) -> None:
+    publish(store)
+    (store.root / ".tmp-abc" / "dense").mkdir(parents=True)
+    (store.root / TASK / "dense" / ".tmp-abc").mkdir()
+    (store.root / "linked").symlink_to(store.root / TASK)
+    assert store.tasks() == [TASK]
+    assert len(store.versions(TASK, "dense")) == 1
+
+
+def test_a_publication_that_fails_moves_no_pointer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = publish(store, model=graph(seed=1)).manifest.version
+
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(EnvironmentFault):
+            publish(store, model=graph(seed=2))
+    assert store.current(TASK, "dense") == version
+    assert store.versions(TASK, "dense") == [version]
+    assert not list(store.root.rglob(".tmp-*"))
