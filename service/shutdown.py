@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -50,12 +52,32 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listening socket, then the connections as they fall idle."""
+        # Closing a listening socket resets the connections that clients have made and the loop has not accepted yet:
+        # a second descriptor keeps it open until those are accepted too.
+        listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
         for server in self.servers:
             server.close()
+        await self._accept_the_rest(listeners)
         # A request may lie unread on a connection that looks idle; closing that one now would drop it.
         await asyncio.sleep(SETTLE_SECONDS)
         await super().shutdown(sockets)
         self.cut_off = len(self.server_state.tasks)
+
+    async def _accept_the_rest(self, listeners: list[socket.socket]) -> None:
+        connections = []
+        for listener in listeners:
+            with listener, contextlib.suppress(OSError):  # at the latest BlockingIOError: nobody is left
+                while True:
+                    connections.append(listener.accept()[0])
+        for connection in connections:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        protocol_class: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = protocol_class(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,36 @@ def test_a_request_that_sigterm_meets_half_sent_is_answered(store: Store) -> Non
         assert b"connection: close" in answer.lower()
         assert len(json.loads(answer.partition(b"\r\n\r\n")[2])["predictions"]) == 100
         assert process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_under_load_every_request_that_was_taken_is_answered(store: Store) -> None:
+    body = json.dumps({"inputs": ["good film"] * 20})
+    statuses: list[int] = []
+    enough = threading.Event()
+
+    def hammer(port: int) -> None:
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
+            with contextlib.closing(connection):
+                try:
+                    connection.connect()
+                except ConnectionRefusedError:
+                    return
+                connection.request("POST", f"/v1/models/{TASK}/classify", body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                answer.read()
+                statuses.append(answer.status)
+            if len(statuses) > 50:
+                enough.set()
+
+    with running(store.root, "--log-level", "error") as (process, port), ThreadPoolExecutor(4) as clients:
+        hammering = [clients.submit(hammer, port) for _ in range(4)]
+        assert enough.wait(DEADLINE_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_SECONDS) == 0
+        for one in hammering:
+            one.result(timeout=DEADLINE_SECONDS)  # raises what the client met, such as a connection that was reset
+    assert set(statuses) == {200}
 
 
 def test_a_port_that_is_taken_is_an_error(store: Store) -> None:
