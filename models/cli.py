@@ -27,6 +27,7 @@ app.add_typer(bundles_app, name="bundles")
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of bundles.", envvar="SPARSERVE_STORE")]
 DEFAULT_STORE = Path("store")
+LOG_WIDTH = 140
 
 
 class ReportFormat(StrEnum):
@@ -120,7 +121,7 @@ def compress(
         else:
             from models.report import terminal_table
 
-            Console().print(terminal_table(report))
+            wide_console().print(terminal_table(report))
             reporter.say(f"Report: {run.store.report_path(report.task, 'html')}")
 
 
@@ -139,13 +140,16 @@ def report(
 
         found = build_report(Store(store), task)
         if format is ReportFormat.table:
-            Console(file=output.open("w", encoding="utf-8") if output else None).print(terminal_table(found))
-            return
-        text = {
-            ReportFormat.json: lambda: found.model_dump_json(indent=1) + "\n",
-            ReportFormat.markdown: lambda: to_markdown(found),
-            ReportFormat.html: lambda: to_html(found),
-        }[format]()
+            console = wide_console()
+            with console.capture() as capture:
+                console.print(terminal_table(found))
+            text = capture.get()
+        else:
+            text = {
+                ReportFormat.json: lambda: found.model_dump_json(indent=1) + "\n",
+                ReportFormat.markdown: lambda: to_markdown(found),
+                ReportFormat.html: lambda: to_html(found),
+            }[format]()
         if output is None:
             sys.stdout.write(text)
         else:
@@ -248,6 +252,12 @@ def make_reporter(*, json_lines: bool) -> Any:
         return JsonReporter()
     console = Console()
     return TerminalReporter(console) if console.is_terminal else PlainReporter()
+
+
+def wide_console() -> Console:
+    """Return a console for tables: as wide as the terminal, and wide enough for all columns in a log."""
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
 def _overrides(fields: list[str], sparsity: float | None, variant: str | None) -> dict[str, Any]:

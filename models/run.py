@@ -18,7 +18,8 @@ from models.default_data import default_checkpoint
 from models.errors import InputError
 from models.files import write_atomically
 from models.manifest import Name
-from models.pipeline import Job, Plan, check_teacher, make_plan, run_plan
+from models.pipeline import run_plan
+from models.plan import Job, Plan, check_teacher, make_plan
 from models.progress import Reporter
 from models.recipe import load_recipe
 from models.report import Report
@@ -162,9 +163,9 @@ def estimate_seconds(plan: Plan) -> dict[str, float]:
         for name in ("train", "validation", "test")
     }
     rate = _multiplication_rate(width, inner) * TRAINING_EFFICIENCY
-    forward = 2 * parameters / rate
+    forward: float = 2 * parameters / rate  # seconds a token
 
-    def training(epochs: float, passes: float) -> float:
+    def training(epochs: float, passes: int) -> float:
         return epochs * tokens["train"] * forward * passes + math.ceil(epochs) * tokens["validation"] * forward
 
     live = job.recipe.distillation is not None and plan.teacher_outputs is None

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import load_model, save_model
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
@@ -125,6 +126,7 @@ def train(
     )
     trainer.distillation_loss = loss
     trainer.remove_callback(PrinterCallback)
+    transformers.logging.disable_progress_bar()  # the Trainer switches it on
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if steps not in best.scores:
         trainer.evaluate()

@@ -64,6 +64,50 @@ def sentiment_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SparseBERT with all its losses, in seconds."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(
+        """
+name: tiny
+max_length: 32
+teacher: {epochs: 6, batch_size: 8, learning_rate: 3.0e-3, save_steps: 20, precision: fp32}
+student: {epochs: 4, batch_size: 8, learning_rate: 3.0e-3, save_steps: 10, precision: fp32, start: pretrained}
+pruning: {sparsity: 0.6, updates: 10}
+distillation: {}
+evaluation: {bootstrap_samples: 100}
+measurement: {seconds: 0.5, batches: [1], lengths: [8], threads: 1}
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def compress_tiny(tiny_checkpoint: Path, tiny_recipe: Path, sentiment_csv: Path) -> Callable[..., list[str]]:
+    """Return a maker of command lines that compress the tiny checkpoint into a store."""
+
+    def command(store: Path, *extra: str) -> list[str]:
+        given = ["--model", str(tiny_checkpoint), "--data", str(sentiment_csv), "--task", "tiny", "--threads", "1"]
+        return ["compress", str(tiny_recipe), *given, "--store", str(store), *extra]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory, compress_tiny: Callable[..., list[str]]) -> Path:
+    """A store that the real job made: dense, dense-int8, sparse60 and sparse60-int8 of the task `tiny`."""
+    from typer.testing import CliRunner
+
+    from models.cli import app
+
+    store = tmp_path_factory.mktemp("tiny") / "store"
+    result = CliRunner().invoke(app, compress_tiny(store), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return store
+
+
 def _write_checkpoint(folder: Path, model_type: str) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from models.data import Split
 from transformers import AutoModelForSequenceClassification
 
+from models.data import Split
 from models.distillation import NetworkOutputs
 from models.errors import TrainingError
 from models.pruning.callback import MASKS, PruningCallback

@@ -1,0 +1,161 @@
+"""What a job's steps are and what each depends on; nothing here runs or writes anything."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from models.checkpoint import Checkpoint
+from models.data import Dataset
+from models.errors import CheckpointError
+from models.machine import describe_machine
+from models.recipe import Recipe
+from models.runtime import available_cpus
+from models.steps import outputs_wanted
+from models.teacher_outputs import cache_bytes
+from models.tokens import tokenize
+from models.workspace import Step
+
+DENSE, INT8 = "dense", "-int8"
+LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides what a run makes."""
+
+    task: str
+    recipe: Recipe
+    checkpoint: Checkpoint
+    teacher: Checkpoint | None
+    dataset: Dataset
+    data_source: str
+    seed: int
+    threads: int
+
+    @property
+    def measured_threads(self) -> int:
+        """Threads of every arm of the latency measurement."""
+        return self.recipe.measurement.threads or available_cpus()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.dataset.problem_type == "multi_label_classification"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a job, each depending on those before it; `teacher` is absent where a fine-tuned one is given."""
+
+    job: Job
+    teacher: Step | None
+    teacher_outputs: Step | None
+    student: Step
+    exports: dict[str, Step]
+    predictions: dict[str, Step]
+    measurement: Step
+
+    @property
+    def steps(self) -> list[Step]:
+        """Every step, in order."""
+        training = [self.teacher, self.teacher_outputs, self.student]
+        return [
+            *(step for step in training if step is not None),
+            *self.exports.values(),
+            *self.predictions.values(),
+            self.measurement,
+        ]
+
+
+def make_plan(job: Job) -> Plan:
+    """Lay out the steps of a job; nothing is written, and nothing is run."""
+    recipe, seed = job.recipe, job.seed
+    libraries = library_versions()
+    common = {"data": job.dataset.digest, "max_length": recipe.max_length, "seed": seed, "libraries": libraries}
+    teacher: Step | None = None
+    teacher_key = job.teacher.digest if job.teacher else ""
+    if job.teacher is None:
+        inputs = {**common, "checkpoint": job.checkpoint.digest, "training": recipe.teacher}
+        teacher = Step("teacher", inputs)
+        teacher_key = teacher.key
+
+    outputs: Step | None = None
+    if recipe.distillation is not None and _cache_fits(job):
+        wanted = outputs_wanted(recipe.distillation)
+        needed = {"hidden": wanted.hidden, "attention": wanted.attention}
+        outputs = Step("teacher outputs", {**common, "teacher": teacher_key, "wanted": needed})
+
+    distillation = recipe.distillation.model_dump(mode="json", exclude={"cache_bytes"}) if recipe.distillation else None
+    student = Step(
+        "student",
+        {
+            **common,
+            "checkpoint": job.checkpoint.digest,
+            "teacher": teacher_key if recipe.distillation or recipe.student.start == "teacher" else None,
+            "training": recipe.student,
+            "pruning": recipe.pruning,
+            "distillation": distillation,
+        },
+    )
+    sources = {DENSE: teacher_key, recipe.variant_name: student.key}
+    exports = {}
+    for variant, source in sources.items():
+        inputs = {"source": source, "variant": variant, "export": recipe.export, **common}
+        exports[variant] = Step(f"export {variant}", inputs)
+        if variant == DENSE or recipe.quantization.enabled:
+            int8 = {"graph": exports[variant].key, "quantization": recipe.quantization}
+            exports[variant + INT8] = Step(f"export {variant}{INT8}", int8)
+    predictions = {
+        variant: Step(f"predict {variant}", {"graph": step.key, "data": job.dataset.digest})
+        for variant, step in exports.items()
+    }
+    machine = describe_machine()
+    measurement = Step(
+        "measurement",
+        {
+            "graphs": {variant: step.key for variant, step in exports.items()},
+            "measurement": recipe.measurement,
+            "threads": job.measured_threads,
+            "machine": machine,
+        },
+    )
+    return Plan(job, teacher, outputs, student, exports, predictions, measurement)
+
+
+def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
+    """Label names in the order of a fine-tuned teacher's logits.
+
+    Raises:
+        CheckpointError: the teacher predicts other labels than the data has.
+    """
+    names = teacher.label_names
+    if len(names) == len(dataset.label_names):
+        if {name.casefold() for name in names} == {name.casefold() for name in dataset.label_names}:
+            by_folded = {name.casefold(): name for name in dataset.label_names}
+            return tuple(by_folded[name.casefold()] for name in names)
+        if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
+            return dataset.label_names
+    raise CheckpointError(
+        f"the teacher {teacher.name} predicts {', '.join(names)}, but the data has {', '.join(dataset.label_names)}: "
+        "give a teacher that was fine-tuned on these labels, or none, to have one fine-tuned"
+    )
+
+
+def _cache_fits(job: Job) -> bool:
+    assert job.recipe.distillation is not None
+    config: Any = job.checkpoint.config
+    tokenizer = job.checkpoint.tokenizer()
+    rows = tokenize(job.dataset.train, tokenizer, job.recipe.max_length, multi_label=job.multi_label)
+    needed = cache_bytes(
+        rows,
+        outputs_wanted(job.recipe.distillation),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+    )
+    return needed <= job.recipe.distillation.cache_bytes
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that a result depends on."""
+    return {name: version(name) for name in LIBRARIES}

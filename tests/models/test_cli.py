@@ -1,0 +1,134 @@
+"""What a user sees who gives something wrong: one line that names it and the way out, and an exit code."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from models.cli import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def wrong(compress_tiny, tmp_path):
+    """Run the tiny job with something wrong; nothing may be published then."""
+
+    def invoke(*extra, code, message):
+        result = run(*compress_tiny(tmp_path / "store", *map(str, extra)))
+        assert result.exit_code == code, result.output
+        assert message in " ".join(result.stderr.split()), result.stderr
+        assert "Traceback" not in result.output
+        assert not list((tmp_path / "store").glob("*/*/*/manifest.json"))
+
+    return invoke
+
+
+def test_a_recipe_that_is_wrong(wrong):
+    wrong("--sparsity", "1.5", code=2, message="pruning.sparsity")
+    wrong("--set", "pruning.sparsty=0.5", code=2, message="unknown field 'pruning.sparsty'")
+    wrong("--set", "student.epochs", code=2, message="field=value")
+
+
+def test_a_checkpoint_that_is_no_encoder(wrong, tiny_checkpoint, tmp_path):
+    copy = shutil.copytree(tiny_checkpoint, tmp_path / "gpt2")
+    (copy / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    wrong("--model", copy, code=2, message="not an encoder")
+
+
+def test_data_that_is_wrong(wrong, tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("text,label\n" + "".join(f"text {i},same\n" for i in range(40)))
+    wrong("--data", path, code=2, message="'same' only")
+    wrong("--data", tmp_path / "missing.csv", code=2, message="there is no file")
+    wrong("--label-column", "labels", code=2, message="has no column 'labels'")
+
+
+def test_a_teacher_of_other_labels(wrong, tiny_store, tmp_path):
+    teacher = (
+        tiny_store / "tiny" / "dense" / (tiny_store / "tiny" / "dense" / "current").read_text().strip() / "checkpoint"
+    )
+    path = tmp_path / "other.csv"
+    path.write_text("text,label\n" + "".join(f"text {i},{'spam' if i % 2 else 'ham'}\n" for i in range(40)))
+    wrong("--teacher", teacher, "--data", path, code=2, message="negative, positive, but the data has ham, spam")
+
+
+def test_names_that_cannot_be_names(wrong):
+    wrong("--task", "../up", code=2, message="cannot be the name of a task")
+    wrong("--variant", "Sparse 90", code=2, message="cannot be the name of a variant")
+
+
+def test_a_store_that_is_a_file(compress_tiny, tmp_path):
+    (tmp_path / "store").write_text("")
+    result = run(*compress_tiny(tmp_path / "store"))
+    assert result.exit_code == 4
+    assert "is in the way" in " ".join(result.stderr.split())
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes everywhere")
+def test_a_store_that_cannot_be_written(compress_tiny, tmp_path, tiny_checkpoint):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    command = [sys.executable, "-m", "models", *compress_tiny(folder / "store")]
+    if os.geteuid() == 0:
+        # Root ignores permissions unless it gives up the capability to.
+        command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 4, result.stderr
+    assert "cannot be written" in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half(compress_tiny, tmp_path, monkeypatch):
+    from models import pipeline
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline.steps, "train_teacher", full)
+    result = run(*compress_tiny(tmp_path / "store"))
+    assert result.exit_code == 4
+    assert "the disk is full" in result.stderr
+    assert not list((tmp_path / "store").glob("tiny*"))
+
+
+@pytest.mark.parametrize("format", ["table", "json", "markdown", "html"])
+def test_reports_are_printed_in_every_format(tiny_store, format):
+    result = run("report", "tiny", "--store", tiny_store, "--format", format)
+    assert result.exit_code == 0
+    assert "sparse60-int8" in result.output
+    if format == "json":
+        assert json.loads(result.stdout)["task"] == "tiny"
+
+
+def test_a_report_of_nothing(tmp_path):
+    result = run("report", "tiny", "--store", tmp_path)
+    assert result.exit_code == 3
+    assert "no task 'tiny'" in result.stderr
+
+
+def test_bundles_are_listed_verified_and_switched(tiny_store, tmp_path):
+    store = shutil.copytree(tiny_store, tmp_path / "store", ignore=shutil.ignore_patterns(".work"))
+    assert "default" in run("bundles", "list", "--store", store).output
+    assert run("bundles", "verify", "--store", store).exit_code == 0
+    assert run("bundles", "default", "tiny", "dense-int8", "--store", store).exit_code == 0
+    assert (store / "tiny" / "default").read_text().strip() == "dense-int8"
+    result = run("bundles", "promote", "tiny", "dense", "0" * 16, "--store", store)
+    assert result.exit_code == 3
+    model = next(store.glob("tiny/dense/*/model.onnx"))
+    model.write_bytes(model.read_bytes()[:-10])
+    result = run("bundles", "verify", "--store", store)
+    assert result.exit_code == 3
+    assert "model.onnx has" in " ".join(result.output.split())
+
+
+def test_recipes_are_listed():
+    result = run("recipes")
+    assert result.exit_code == 0
+    assert "sparsebert-90" in result.output

@@ -1,0 +1,22 @@
+import getpass
+import platform
+
+from models.machine import RELEVANT_ISA, describe_machine
+
+
+def test_the_machine_is_described_without_saying_whose_it_is():
+    machine = describe_machine()
+    assert machine.cpu
+    assert machine.cores >= 1
+    assert machine.memory_bytes > 2**20
+    assert set(machine.isa) <= set(RELEVANT_ISA)
+    assert machine.python == platform.python_version()
+    text = machine.model_dump_json()
+    host = platform.node()
+    assert len(host) < 4 or host not in text
+    assert f"/{getpass.getuser()}" not in text
+
+
+def test_the_kernel_is_given_by_its_first_two_numbers(monkeypatch):
+    monkeypatch.setattr(platform, "release", lambda: "6.8.0-1023-somebodys-cloud")
+    assert describe_machine.__wrapped__().system == f"{platform.system()} 6.8 {platform.machine()}"

@@ -1,0 +1,70 @@
+import math
+
+import pytest
+import tiny_bundles
+
+from models.errors import BundleError
+from models.measurement import DENSE, DENSE_INT8, MINIMUM_ROUNDS, Arm, measure, resident_bytes
+
+VOCABULARY = len(tiny_bundles.WORDS)
+
+
+@pytest.fixture
+def make_arms(tmp_path):
+    def make(*names: str) -> dict[str, Arm]:
+        for index, name in enumerate(names):
+            (tmp_path / f"{name}.onnx").write_bytes(tiny_bundles.graph(seed=index))
+        return {name: Arm(tmp_path / f"{name}.onnx", pad_token_id=0) for name in names}
+
+    return make
+
+
+def test_every_arm_is_measured_on_every_cell_against_the_same_baselines(make_arms):
+    heard = []
+    measured = measure(
+        make_arms(DENSE, DENSE_INT8, "sparse90"),
+        vocabulary=VOCABULARY,
+        batches=(1, 3),
+        lengths=(4, 8),
+        budget_seconds=0.0,
+        threads=1,
+        progress=lambda *step: heard.append(step),
+    )
+    assert list(measured) == [DENSE, DENSE_INT8, "sparse90"]
+    for record in measured.values():
+        assert [(p.batch, p.length) for p in record.latency] == [(1, 4), (1, 8), (3, 4), (3, 8)]
+        assert (record.threads, record.repeats) == (1, MINIMUM_ROUNDS)
+        assert record.machine == measured[DENSE].machine
+        for point, dense, int8 in zip(
+            record.latency, measured[DENSE].latency, measured[DENSE_INT8].latency, strict=True
+        ):
+            assert 0 < point.p50_seconds <= point.p95_seconds
+            assert math.isclose(point.items_per_second, point.batch / point.p50_seconds)
+            assert point.dense_p50_seconds == dense.p50_seconds
+            assert point.dense_int8_p50_seconds == int8.p50_seconds
+    assert all(point.speedup == 1 for point in measured[DENSE].latency)
+    assert heard[0] == (0, 7, "memory of dense")
+    assert heard[-1] == (7, 7, "measured")
+
+
+def test_without_an_int8_baseline_its_ratio_is_left_out_and_long_lengths_become_the_models(make_arms):
+    options = {"batches": (1,), "lengths": (4, 64, 128), "max_length": 8, "budget_seconds": 0.0}
+    points = measure(make_arms(DENSE), vocabulary=VOCABULARY, **options)[DENSE].latency
+    assert [point.length for point in points] == [4, 8]
+    assert {(point.dense_int8_p50_seconds, point.speedup_int8) for point in points} == {(None, None)}
+
+
+def test_a_baseline_is_needed(make_arms):
+    with pytest.raises(ValueError, match="given: sparse90"):
+        measure(make_arms("sparse90"), vocabulary=VOCABULARY)
+
+
+def test_an_empty_grid_is_refused(make_arms):
+    with pytest.raises(ValueError, match="grid is empty"):
+        measure(make_arms(DENSE), vocabulary=VOCABULARY, lengths=())
+
+
+def test_memory_of_a_graph_that_does_not_load_names_the_graph(tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"broken")
+    with pytest.raises(BundleError, match=r"broken\.onnx"):
+        resident_bytes(Arm(tmp_path / "broken.onnx"), vocabulary=VOCABULARY, length=4, threads=1)

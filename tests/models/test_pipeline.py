@@ -1,0 +1,163 @@
+"""The whole job on a tiny model, through its command line."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from models.cli import app
+from models.runtime import load_bundle
+from models.store import Store
+
+VARIANTS = ["dense", "dense-int8", "sparse60", "sparse60-int8"]
+
+
+def versions(store):
+    return {variant: Store(store).current("tiny", variant) for variant in Store(store).variants("tiny")}
+
+
+def test_the_store_has_dense_and_sparse_and_their_int8(tiny_store):
+    store = Store(tiny_store)
+    assert store.tasks() == ["tiny"]
+    assert store.variants("tiny") == VARIANTS
+    assert store.default_variant("tiny") == "sparse60"
+    for variant in VARIANTS:
+        manifest = store.open("tiny", variant).manifest
+        assert manifest.labels == ("negative", "positive")
+        assert manifest.evaluation.rows == 12
+        assert {point.length for point in manifest.measurement.latency} == {8}
+        assert manifest.precision == ("int8" if variant.endswith("int8") else "fp32")
+
+
+def test_the_manifest_counts_what_the_graph_holds(tiny_store):
+    bundle = Store(tiny_store).open("tiny", "sparse60")
+    sparsity = bundle.manifest.sparsity
+    assert sparsity.encoder_linear.parameters == 2 * (4 * 32 * 32 + 2 * 32 * 48)
+    assert sparsity.encoder_linear.sparsity == pytest.approx(0.6, abs=0.001)
+    assert Store(tiny_store).open("tiny", "dense").manifest.sparsity.encoder_linear.sparsity == 0
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(bundle.model_path).graph.initializer}
+    for tensor in sparsity.tensors:
+        assert np.count_nonzero(stored[tensor.name]) == tensor.nonzero
+    (prop,) = onnx.load(bundle.model_path).metadata_props
+    assert json.loads(prop.value)["encoder_linear"]["nonzero"] == sparsity.encoder_linear.nonzero
+
+
+def test_the_bundle_can_be_trained_on(tiny_store):
+    folder = Store(tiny_store).open("tiny", "sparse60").folder / "checkpoint"
+    plan = json.loads((folder / "pruning.json").read_text())
+    weights = load_file(folder / "model.safetensors")
+    assert len(plan["matrices"]) == 12
+    for name in plan["matrices"]:
+        weight = weights[f"{name}.weight"]
+        assert int((weight == 0).sum()) == round(0.6 * weight.numel())
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "tokenizer.json"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names)
+
+
+def test_the_sample_is_what_the_graph_answers(tiny_store):
+    for variant in VARIANTS:
+        bundle = Store(tiny_store).open("tiny", variant)
+        loaded = load_bundle(bundle, threads=1)
+        for sample in bundle.manifest.sample:
+            (logits,) = loaded.classifier.logits(loaded.tokenizer.encode([sample.text]))
+            np.testing.assert_allclose(logits, sample.logits, atol=2e-5)
+
+
+def test_nothing_in_a_bundle_names_the_machine_it_was_made_on(tiny_store, tiny_checkpoint):
+    for path in tiny_store.glob("tiny/*/*/**/*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert str(tiny_checkpoint.parent).encode() not in content, path
+            assert b"site-packages" not in content, path
+
+
+def test_the_same_command_again_does_nothing_anew(tiny_store, compress_tiny):
+    before = versions(tiny_store)
+    result = CliRunner().invoke(app, compress_tiny(tiny_store), catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "done in" not in result.output
+    assert versions(tiny_store) == before
+
+
+def test_another_sparsity_does_not_retrain_the_teacher(tiny_store, compress_tiny):
+    command = compress_tiny(tiny_store, "--sparsity", "0.8", "--dry-run", "--json")
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    events = [json.loads(line) for line in result.output.splitlines()]
+    plan = {e["value"]["step"]: e["value"]["cached"] for e in events if e.get("name") == "plan"}
+    assert plan["teacher"] and plan["teacher outputs"] and plan["export dense"] and plan["predict dense-int8"]
+    assert not plan["student"] and not plan["export sparse80"]
+    assert Store(tiny_store).variants("tiny") == VARIANTS, "a dry run published something"
+
+
+def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bundles(tiny_store, compress_tiny, tmp_path):
+    store = tmp_path / "store"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "models", *compress_tiny(store, "--json")]
+    chance = random.Random(0)
+    moments = ["teacher", "student", "export dense", "predict sparse60"]
+    for moment in moments:
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            skip = chance.randrange(4) if moment in ("teacher", "student") else 0
+            for line in process.stdout:
+                event = json.loads(line)
+                assert event["event"] != "result" or event["name"] != "bundle", "it ended before it was killed"
+                if event.get("step") == moment and event["event"] in ("begin", "progress"):
+                    if skip == 0:
+                        process.send_signal(signal.SIGKILL)
+                        break
+                    skip -= 1
+        assert process.returncode == -signal.SIGKILL
+        assert Store(store).tasks() == []
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert versions(store) == versions(tiny_store)
+    assert not list(store.rglob(".tmp-*"))
+
+
+def test_text_pairs_with_several_labels_and_a_given_teacher(tiny_checkpoint, tiny_recipe, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {
+            "premise": f"the good movie {i}",
+            "hypothesis": f"a plot {i % 7}",
+            "labels": (["a"] * (i % 2) + ["b"] * (i % 3 == 0)),
+        }
+        for i in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    common = [
+        "--data",
+        str(path),
+        "--store",
+        str(tmp_path / "store"),
+        "--threads",
+        "1",
+        "--set",
+        "quantization.enabled=false",
+    ]
+    short = ["--set", "teacher.epochs=1", "--set", "student.epochs=1", "--set", "distillation=null"]
+    command = ["compress", str(tiny_recipe), "--model", str(tiny_checkpoint), *common, *short]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    store = Store(tmp_path / "store")
+    assert store.variants("pairs") == ["dense", "dense-int8", "sparse60"]
+    bundle = store.open("pairs", "sparse60")
+    assert bundle.manifest.problem_type == "multi_label_classification"
+    loaded = load_bundle(bundle, threads=1)
+    assert loaded.classifier.logits(loaded.tokenizer.encode(["the movie"], ["a plot"])).shape == (1, 2)
+
+    teacher = store.open("pairs", "dense").folder / "checkpoint"
+    command = ["compress", str(tiny_recipe), "--teacher", str(teacher), *common, *short, "--dry-run"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "teacher  " not in result.output, "a teacher that was given is not trained"
