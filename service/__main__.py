@@ -14,7 +14,7 @@ from service.shutdown import Drain, DrainingServer
 
 EXIT_USAGE = 2
 EXIT_NOT_STARTED = 3
-EXIT_CUT_OFF = 1
+EXIT_DROPPED = 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     server.run()
     if not server.started:
         return EXIT_NOT_STARTED
-    return EXIT_CUT_OFF if server.cut_off else 0
+    if drain.dropped:
+        # Their inferences may still be running; waiting for those would outlast the grace time.
+        logging.getLogger("service").error("%d requests were not finished within the grace time", drain.dropped)
+        logging.shutdown()
+        os._exit(EXIT_DROPPED)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What is known of every request: its id, its metrics, its log line, and a 500 that tells a client no internals."""
 
+import asyncio
 import logging
 import re
 import time
@@ -49,6 +50,9 @@ class RequestObserver:
 
         try:
             await self._app(scope, receive, observed)
+        except asyncio.CancelledError:  # only uvicorn does this, once the grace time is over
+            self._drain.dropped += 1
+            raise
         except Exception as error:
             # Where it happened and its class; its message might repeat a text.
             where = "".join(traceback.format_tb(error.__traceback__))

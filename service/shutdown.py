@@ -19,6 +19,7 @@ class Drain:
 
     def __init__(self) -> None:
         self.draining = False
+        self.dropped = 0  # requests that the grace time was too short for
 
     def begin(self) -> None:
         """Take no new clients from now on."""
@@ -35,7 +36,6 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, drain: Drain, *, delay_seconds: float) -> None:
         super().__init__(config)
-        self.cut_off = 0
         self._drain = drain
         self._delay_seconds = delay_seconds
         self._close_at = 0.0
@@ -61,7 +61,6 @@ class DrainingServer(uvicorn.Server):
         # A request may lie unread on a connection that looks idle; closing that one now would drop it.
         await asyncio.sleep(SETTLE_SECONDS)
         await super().shutdown(sockets)
-        self.cut_off = len(self.server_state.tasks)
 
     async def _accept_the_rest(self, listeners: list[socket.socket]) -> None:
         connections = []

@@ -3,12 +3,16 @@
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_bundles import TASK
 
 URL = f"/v1/models/{TASK}/classify"
+ATTACKS = Path(__file__).parents[1] / "attacks" / "requests"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -28,23 +32,35 @@ def check_problem(answer, status: int, *words: str) -> None:
         assert word in problem["detail"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"{",
-        b"inputs=good",
-        b'{"inputs": "good"',
-        b'{"inputs": "\xff\xfe"}',
-        b'{"inputs": "bad \xe9 latin"}',
-        b"[" * 100_000,
-        b'{"inputs":' * 100_000,
-        b'{"inputs": ' + b"9" * 5000 + b"}",
-        b'{"inputs": "a\nb"}',
-    ],
-    ids=["cut", "form", "open", "not-utf8", "latin1", "deep-list", "deep-object", "long-number", "control"],
+@pytest.mark.parametrize("attack", sorted(ATTACKS.iterdir()), ids=lambda path: path.stem)
+def test_a_hostile_body_gets_the_status_in_its_name(client: TestClient, attack: Path) -> None:
+    status = int(attack.name.partition("-")[0])
+    answer = client.post(URL, content=attack.read_bytes(), headers=JSON)
+    assert answer.status_code == status, answer.text
+    if status != 200:
+        check_problem(answer, status)
+        assert len(answer.text) < 2000
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["text", "text_pair", "x"]), inner),
+    max_leaves=10,
 )
-def test_a_body_that_is_not_json_is_400(client: TestClient, body: bytes) -> None:
-    check_problem(client.post(URL, content=body, headers=JSON), 400, "body")
+OPTIONS = st.fixed_dictionaries({"inputs": VALUES}, optional={"top_k": VALUES, "truncate": VALUES, "x": VALUES})
+
+
+@settings(deadline=None)
+@given(OPTIONS | VALUES)
+def test_no_json_is_a_server_error(module_client: TestClient, body: object) -> None:
+    answer = module_client.post(URL, content=json.dumps(body).encode(), headers=JSON)
+    assert answer.status_code in (200, 422), answer.text
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_are_a_server_error(module_client: TestClient, body: bytes) -> None:
+    assert module_client.post(URL, content=body, headers=JSON).status_code in (400, 422)
 
 
 @pytest.mark.parametrize(

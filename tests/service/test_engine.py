@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine import scores, sub_batches
@@ -10,6 +10,7 @@ from service.engine import scores, sub_batches
 LENGTHS = st.lists(st.integers(1, 512), max_size=60)
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(1, 4096))
 def test_sub_batches_lose_nothing_and_keep_the_budget(lengths: list[int], budget: int) -> None:
     batches = sub_batches(lengths, budget)
@@ -19,6 +20,7 @@ def test_sub_batches_lose_nothing_and_keep_the_budget(lengths: list[int], budget
         assert padded <= budget or len(batch) == 1
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(1, 4096))
 def test_sub_batches_go_from_short_to_long(lengths: list[int], budget: int) -> None:
     order = [lengths[position] for batch in sub_batches(lengths, budget) for position in batch]

@@ -121,6 +121,17 @@ def test_under_load_every_request_that_was_taken_is_answered(store: Store) -> No
     assert set(statuses) == {200}
 
 
+def test_a_request_that_outlasts_the_grace_time_is_told_by_the_exit_status(store: Store) -> None:
+    with (
+        running(store.root, "--grace-seconds", "1") as (process, port),
+        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS) as client,
+    ):
+        client.sendall(b"POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        assert ask(port, "/readyz")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_SECONDS) == 1
+
+
 def test_a_port_that_is_taken_is_an_error(store: Store) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
