@@ -8,8 +8,10 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from models.data import Split, duplicate_key
+from models.errors import DataError
 
 FOLDS = 10
+FEWEST_TEXTS = 15
 
 
 def carve(split: Split, names: Sequence[str], *, seed: int) -> dict[str, Split]:
@@ -17,10 +19,15 @@ def carve(split: Split, names: Sequence[str], *, seed: int) -> dict[str, Split]:
 
     Stratified by label (by the set of labels, for multi-label rows). Rows with the same text, but for case and
     surrounding space, stay together. Every label that occurs keeps a row in train.
+
+    Raises:
+        DataError: there are too few different texts.
     """
     strata = _numbered([_stratum(label) for label in split.labels])
     pairs = split.text_pairs if split.text_pairs is not None else [None] * len(split)
     groups = _numbered([duplicate_key(text, pair) for text, pair in zip(split.texts, pairs, strict=True)])
+    if groups.max() + 1 < FEWEST_TEXTS:
+        raise DataError(f"the data has only {groups.max() + 1} different texts; at least {FEWEST_TEXTS} are needed")
     folds = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # It warns of strata with fewer rows than folds; they are seen to below.

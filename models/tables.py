@@ -102,9 +102,9 @@ def _quoted(text: str) -> bool:
 
 
 def _looks_like_header(rows: list[list[str]]) -> bool:
-    """Names are short, distinct and not data: none of them comes again in its column, and none is a number."""
+    """Names are short and not data: none of them comes again in its column, and none is a number."""
     first, body = rows[0], rows[1:]
-    if len(set(first)) != len(first) or not body:
+    if not body:
         return False
     for index, name in enumerate(first):
         name = name.strip()

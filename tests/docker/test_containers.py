@@ -1,4 +1,4 @@
-"""The container files, checked without an engine: linters from PyPI, and every RUN line is one that is known to work."""
+"""The container files, checked without an engine: by linters, and by running what their RUN lines run."""
 
 import re
 import shutil

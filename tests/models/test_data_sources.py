@@ -1,0 +1,222 @@
+"""Labelled text as users have it: in every format, with and without headers, and wrong in every way."""
+
+import json
+import random
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.data import Dataset, Split, duplicate_key
+from models.data_sources import load_dataset
+from models.errors import DataError, EnvironmentFault
+from models.splitting import carve
+
+
+def rows(count=40):
+    return [{"text": f"this is text number {i}", "label": "yes" if i % 2 else "no"} for i in range(count)]
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def csv_of(items, separator=","):
+    names = list(items[0])
+    lines = [separator.join(names), *(separator.join(str(item[name]) for name in names) for item in items)]
+    return "\n".join(lines) + "\n"
+
+
+def notes(dataset):
+    return " | ".join(dataset.summary.notes)
+
+
+def test_every_format_gives_the_same_data(tmp_path):
+    items = rows()
+    files = [
+        write(tmp_path / "a.csv", csv_of(items)),
+        write(tmp_path / "b.tsv", csv_of(items, "\t")),
+        write(tmp_path / "c.csv", csv_of(items, ";")),
+        write(tmp_path / "d.csv", "\ufeff" + csv_of(items).replace("\n", "\r\n")),
+        write(tmp_path / "e.jsonl", "".join(json.dumps(item) + "\n" for item in items)),
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(items), tmp_path / "f.parquet")
+    digests = {load_dataset(path).digest for path in [*files, tmp_path / "f.parquet"]}
+    assert len(digests) == 1
+
+
+def test_columns_are_guessed_and_said(tmp_path):
+    items = [{"Review": f"text {i} of some length", "Sentiment": i % 3} for i in range(60)]
+    dataset = load_dataset(write(tmp_path / "a.csv", csv_of(items)))
+    assert dataset.label_names == ("0", "1", "2")
+    assert "'Review'" in notes(dataset) and "'Sentiment'" in notes(dataset)
+    named = load_dataset(tmp_path / "a.csv", text_column="Review", label_column="Sentiment")
+    assert named.summary.notes == ()
+    assert named.digest == dataset.digest
+
+
+def test_six_unbalanced_classes_without_a_header(tmp_path):
+    chance = random.Random(0)
+    names = ["billing", "tech", "sales", "hr", "legal", "other"]
+    lines = [f'{chance.choices(names, [50, 30, 10, 5, 3, 2])[0]}\tmessage {i}, about "it"' for i in range(400)]
+    dataset = load_dataset(write(tmp_path / "a.tsv", "\n".join(lines)))
+    assert sorted(dataset.label_names) == sorted(names)
+    assert sum(dataset.summary.rows.values()) == 400
+    assert set(dataset.train.labels) == set(range(6))
+    assert dataset.train.texts[0].endswith('about "it"')
+    assert "no header" in notes(dataset)
+
+
+def test_folders_of_splits_and_text_pairs(tmp_path):
+    items = [{"sentence1": f"a long premise {i}", "sentence2": f"a {i}", "label": i % 2} for i in range(60)]
+    write(tmp_path / "train.jsonl", "".join(json.dumps(item) + "\n" for item in items[:40]))
+    write(tmp_path / "dev.jsonl", "".join(json.dumps(item) + "\n" for item in items[40:]))
+    dataset = load_dataset(tmp_path)
+    assert dataset.test.texts == [item["sentence1"] for item in items[40:]]
+    assert dataset.test.text_pairs == [item["sentence2"] for item in items[40:]]
+    assert dataset.summary.rows == {"train": 36, "validation": 4, "test": 20}
+    assert "the validation split is the test" in notes(dataset)
+
+
+@pytest.mark.parametrize("form", ["columns", "lists", "separated"])
+def test_several_labels_a_row(tmp_path, form):
+    sets = [[name for name, every in (("spam", 3), ("threat", 7), ("toxic", 2)) if i % every == 0] for i in range(90)]
+    if form == "columns":
+        items = [
+            {"text": f"t {i}", **{n: int(n in s) for n in ("spam", "threat", "toxic")}} for i, s in enumerate(sets)
+        ]
+        path, options = write(tmp_path / "a.csv", csv_of(items)), {}
+    elif form == "lists":
+        lines = (json.dumps({"text": f"t {i}", "labels": s}) + "\n" for i, s in enumerate(sets))
+        path, options = write(tmp_path / "a.jsonl", "".join(lines)), {}
+    else:
+        items = [{"text": f"t {i}", "label": "|".join(s) or "toxic"} for i, s in enumerate(sets)]
+        path, options = write(tmp_path / "a.csv", csv_of(items)), {"label_separator": "|"}
+    dataset = load_dataset(path, **options)
+    assert dataset.problem_type == "multi_label_classification"
+    assert dataset.label_names == ("spam", "threat", "toxic")
+    row = dataset.train.texts.index(next(t for t in dataset.train.texts if t == "t 42" or t == "t 84" or t == "t 21"))
+    number = int(dataset.train.texts[row].split()[1])
+    assert dataset.train.labels[row] == [int(number % 3 == 0), int(number % 7 == 0), int(number % 2 == 0)]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=20, max_size=200),
+    copies=st.integers(1, 40),
+    seed=st.integers(0, 100),
+)
+def test_every_row_is_in_one_split_duplicates_together_and_train_has_every_label(labels, copies, seed):
+    texts = [f"Text {i % max(len(labels) - copies, 15)}" + " " * (i % 3) for i in range(len(labels))]
+    split = Split(texts, None, labels)
+    parts = carve(split, ["validation", "test"], seed=seed)
+    found = sorted(
+        (text, label) for part in parts.values() for text, label in zip(part.texts, part.labels, strict=True)
+    )
+    assert found == sorted(zip(texts, labels, strict=True))
+    owners = {}
+    for name, part in parts.items():
+        for text in part.texts:
+            assert owners.setdefault(duplicate_key(text, None), name) == name
+    assert set(parts["train"].labels) == set(labels)
+    again = carve(split, ["validation", "test"], seed=seed)
+    assert {name: part.texts for name, part in again.items()} == {name: part.texts for name, part in parts.items()}
+
+
+def test_splits_are_stratified(tmp_path):
+    items = [{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "common"} for i in range(1000)]
+    dataset = load_dataset(write(tmp_path / "a.csv", csv_of(items)))
+    rare = dataset.label_names.index("rare")
+    for split in (dataset.train, dataset.validation, dataset.test):
+        assert split.labels.count(rare) / len(split) == pytest.approx(0.1, abs=0.02)
+
+
+def test_what_was_dropped_is_counted(tmp_path):
+    items = [*rows(), {"text": " ", "label": "yes"}, {"text": "unlabelled", "label": ""}]
+    summary = load_dataset(write(tmp_path / "a.csv", csv_of(items))).summary
+    assert summary.dropped == {"empty text": 1, "no label": 1}
+    assert any("dropped: 1 rows (empty text)" in line for line in summary.lines())
+
+
+def test_very_long_texts_quoted_newlines_and_nul_are_kept(tmp_path):
+    items = rows()
+    items[0]["text"] = "x" * 100_000
+    items[1]["text"] = '"two\nlines, and ""quotes"""'
+    items[2]["text"] = "nul\x00inside"
+    dataset = load_dataset(write(tmp_path / "a.csv", csv_of(items)))
+    texts = {t for s in (dataset.train, dataset.validation, dataset.test) for t in s.texts}
+    assert {"x" * 100_000, 'two\nlines, and "quotes"', "nul inside"} <= texts
+    assert dataset.summary.characters["max"] == 100_000
+
+
+def test_saved_data_is_read_back_and_changes_are_noticed(tmp_path):
+    dataset = load_dataset(write(tmp_path / "a.csv", csv_of(rows())))
+    dataset.save(tmp_path / "saved")
+    assert Dataset.load(tmp_path / "saved").digest == dataset.digest
+    write(tmp_path / "saved" / "test.jsonl", (tmp_path / "saved" / "test.jsonl").read_text().replace("text", "test", 1))
+    with pytest.raises(DataError):
+        Dataset.load(tmp_path / "saved")
+
+
+def two_labels(count):
+    return "".join(f"some text {i},{i % 2}\n" for i in range(count))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text,label\n" + "a,b\n" * 30, "'b' only"),
+        ("a.csv", "text,label\n" + two_labels(30) + "lonely,rare\n", "'rare' has 1 row"),
+        ("a.csv", "text,label\n" + " ,1\n , 0\n" * 20, "empty text"),
+        ("a.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), r"not UTF-8: byte 14 \(0xe9\) in line 2"),
+        ("a.csv", "text,label,class\n" + "a b c,1,x\nd e f,0,y\n" * 20, "'label' and 'class' could be the label"),
+        ("a.csv", "text,label\na,b,c\n", "line 2: 3 fields"),
+        ("a.csv", 'text,label\n"open,1\n', "line 2"),
+        ("a.csv", "", "no rows"),
+        ("a.csv", "text,label\n" + two_labels(9), "9 rows"),
+        ("a.csv", "text,label\n" + "the same,a\nand the same,b\n" * 30, "only 2 different texts"),
+        ("a.csv", "text,score\n" + "".join(f"text {i},{i / 7}\n" for i in range(60)), "label"),
+        ("a.csv", "text,label\n" + "".join(f"text {i},{i / 7}\n" for i in range(300)), "regression"),
+        ("a.csv", "text,text,label\na,b,1\n", "same name"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2: not JSON"),
+        ("a.jsonl", "[1, 2]\n", "line 1: an object"),
+        ("a.jsonl", "[" * 100_000, "not JSON"),
+        ("a.jsonl", "".join(json.dumps({"text": i, "label": i % 2}) + "\n" for i in range(30)), "holds a int"),
+        ("a.jsonl", "".join(json.dumps({"text": "a", "label": {"a": 1}}) + "\n" for _ in range(30)), "label is a dict"),
+        ("a.parquet", b"PAR1 no", "not a Parquet file"),
+        ("a.xlsx", b"PK", "none of the extensions"),
+    ],
+)
+def test_wrong_data_is_refused_with_the_place_and_the_way_out(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(write(tmp_path / name, content))
+
+
+def test_columns_that_are_not_there_and_files_that_are_not_there(tmp_path):
+    path = write(tmp_path / "a.csv", csv_of(rows()))
+    for option in ("text_column", "text_pair_column", "label_column"):
+        with pytest.raises(DataError, match=r"no column 'nothing'.*text, label"):
+            load_dataset(path, **{option: "nothing"})
+    with pytest.raises(DataError, match="there is no file"):
+        load_dataset(tmp_path / "b.csv")
+    with pytest.raises(DataError, match=r"no file such as train\.csv"):
+        load_dataset(tmp_path)
+    with pytest.raises((DataError, EnvironmentFault), match="owner/name"):
+        load_dataset("owner/name")
+
+
+def test_a_parquet_whose_text_is_no_text(tmp_path):
+    table = pyarrow.table({"text": list(range(40)), "label": [i % 2 for i in range(40)]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="column 'text' holds a int in row 1"):
+        load_dataset(tmp_path / "a.parquet")
+
+
+def test_a_label_that_train_lacks(tmp_path):
+    train = write(tmp_path / "train.csv", csv_of(rows()))
+    test = write(tmp_path / "other.csv", "text,label\nnew,maybe\nnewer,maybe\n")
+    with pytest.raises(DataError, match="'maybe' does not occur in the train split"):
+        load_dataset(train, splits={"test": test})
