@@ -1,0 +1,74 @@
+"""Measure a store's current bundles again on this machine: interleaved, one process, the same threads for every arm."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from models.bundle import Bundle
+from models.files import write_atomically
+from models.measurement import Arm, measure
+from models.store import Store
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def vocabulary_size(bundle: Bundle) -> int:
+    """Token ids below this are in the bundle's tokenizer."""
+    return int(Tokenizer.from_file(str(bundle.tokenizer_path)).get_vocab_size())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path, default=Path("store"))
+    parser.add_argument("--task", help="by default the store's only task")
+    parser.add_argument("--threads", type=int, help="by default all CPUs that this process may use")
+    parser.add_argument("--seconds", type=float, default=120.0, help="time for the whole grid")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[16, 64, 128])
+    arguments = parser.parse_args()
+    store = Store(arguments.store)
+    tasks = [arguments.task] if arguments.task else store.tasks()
+    if len(tasks) != 1:
+        raise SystemExit(f"name one of the tasks with --task: {', '.join(tasks) or 'the store has none'}")
+    (task,) = tasks
+    bundles = {variant: store.open(task, variant) for variant in store.variants(task)}
+    arms = {variant: Arm(bundle.model_path, bundle.manifest.pad_token_id) for variant, bundle in bundles.items()}
+    longest = min(bundle.manifest.max_length for bundle in bundles.values())
+    with Progress() as bar:
+        step = bar.add_task("measuring", total=None)
+        measured = measure(
+            arms,
+            batches=tuple(arguments.batches),
+            lengths=tuple(length for length in arguments.lengths if length <= longest),
+            threads=arguments.threads,
+            budget_seconds=arguments.seconds,
+            vocabulary=min(vocabulary_size(bundle) for bundle in bundles.values()),
+            progress=lambda done, total, note: bar.update(step, completed=done, total=total, description=note),
+        )
+    records = {
+        variant: {"version": bundles[variant].manifest.version, **record.model_dump(mode="json")}
+        for variant, record in measured.items()
+    }
+    write_atomically(RESULTS / f"latency-{task}.json", json.dumps(records, indent=1) + "\n")
+    first = next(iter(measured.values()))
+    machine = f"{first.machine.cpu} ({' '.join(first.machine.isa)}), {first.threads} threads"
+    table = Table(title=f"{task} on {machine}: median ms (x ONNX fp32 dense, x ONNX int8 dense)")
+    table.add_column("variant")
+    for point in first.latency:
+        table.add_column(f"{point.batch} x {point.length}", justify="right")
+    for variant, record in measured.items():
+        cells = [
+            f"{1000 * point.p50_seconds:.1f} ({point.speedup:.2f}x, {point.speedup_int8 or 0:.2f}x)"
+            for point in record.latency
+        ]
+        table.add_row(variant, *cells)
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()
