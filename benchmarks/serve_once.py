@@ -30,6 +30,7 @@ def service(store: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "service", "--store", store, "--port", str(port), "--host", "127.0.0.1"]
+    command += ["--log-level", "warning"]
     address = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command) as process:
         try:
@@ -54,12 +55,16 @@ def compare(address: str, task: str) -> None:
     answer = httpx.post(f"{address}/v1/models/{task}/compare", json={"inputs": SENTENCES}, timeout=60)
     answer.raise_for_status()
     body = answer.json()
-    variants = list(body["variants"])
+    variants = [summary["model"]["variant"] for summary in body["variants"]]
     table = Table("text", *variants, "agree", title=f"POST /v1/models/{task}/compare")
     for text, item in zip(SENTENCES, body["items"], strict=True):
-        cells = [f"{item['predictions'][v]['label']} {item['predictions'][v]['score']:.3f}" for v in variants]
+        answers = [item["predictions"][variant] for variant in variants]
+        cells = [f"{answer['label']} {answer['score']:.3f}" for answer in answers]
         table.add_row(text, *cells, "yes" if item["agree"] else "no")
-    Console().print(table)
+    Console(width=140).print(table)
+    for summary in body["variants"]:
+        milliseconds = 1000 * summary["seconds_per_item"]
+        print(f"{summary['model']['variant']:>16}: {milliseconds:.1f} ms an item in this one batch")
 
 
 def main() -> None:
@@ -68,7 +73,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     with service(arguments.store) as address:
-        compare(arguments.task and address, arguments.task)
+        compare(address, arguments.task)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,8 @@ class Store:
         if not variants:
             raise StoreError(f"{self.root} has no task {task!r}; its tasks: {', '.join(self.tasks()) or 'none'}")
         pointer = self.root / task / DEFAULT
-        name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+        # A pointer that is damaged is as good as none: the text of a name is ASCII.
+        name = pointer.read_text(encoding="ascii", errors="replace").strip() if pointer.is_file() else ""
         return name if name in variants else variants[0]
 
     def set_default_variant(self, task: str, variant: str) -> None:

@@ -1,0 +1,67 @@
+"""Write the demo's report into benchmarks/results/ and the README's tables from it: no figure is typed by hand."""
+
+import argparse
+import re
+from pathlib import Path
+
+from models.files import write_atomically
+from models.report import Report, VariantReport, build_report
+from models.store import Store
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "demo.json"
+CELLS = ((1, 16), (1, 64), (1, 128), (8, 64))
+
+
+def table(report: Report) -> str:
+    """The report's main figures as a Markdown table, and the machine that they were taken on."""
+    cells = [f"ms {batch} x {length}" for batch, length in CELLS]
+    header = ["variant", "accuracy [95 %]", "of dense", "encoder zeros", "MB (zipped)", *cells, "x fp32", "x int8"]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {' | '.join(_row(variant))} |" for variant in report.variants]
+    machines = {
+        f"{v.cost.machine.cpu}, {' '.join(v.cost.machine.isa)}; {v.cost.threads} threads"
+        for v in report.variants
+        if v.cost is not None
+    }
+    (rows,) = {v.evaluation.rows for v in report.variants if v.evaluation is not None}
+    return "\n".join([*lines, "", f"{rows:,} test sentences. Measured on: {'; '.join(sorted(machines))}."])
+
+
+def _row(variant: VariantReport) -> list[str]:
+    evaluation, cost = variant.evaluation, variant.cost
+    assert evaluation is not None and cost is not None
+    accuracy = evaluation.accuracy
+    kept = evaluation.agreement.accuracy_kept if evaluation.agreement else None
+    speeds = {(speed.batch, speed.length): speed for speed in cost.latency}
+    reference = speeds[1, 64]
+    return [
+        f"`{variant.variant}`",
+        f"{100 * accuracy.value:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]",
+        f"{100 * kept.value:.1f} %" if kept else "-",
+        f"{100 * variant.encoder_linear.sparsity:.1f} %",
+        f"{variant.sizes.onnx / 1e6:.1f} ({variant.sizes.onnx_zipped / 1e6:.1f})",
+        *(f"{1000 * speeds[cell].p50_seconds:.1f}" for cell in CELLS),
+        f"{reference.speedup:.2f}",
+        f"{reference.speedup_int8:.2f}" if reference.speedup_int8 else "-",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path, default=Path("store"))
+    parser.add_argument("--task", default="movie-sentiment")
+    arguments = parser.parse_args()
+    report = build_report(Store(arguments.store), arguments.task)
+    write_atomically(RESULT, report.model_dump_json(indent=1) + "\n")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = f"<!-- demo table -->\n{table(report)}\n<!-- end -->"
+    readme, count = re.subn(r"<!-- demo table -->.*?<!-- end -->", lambda _: block, readme, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit("README.md has no `<!-- demo table -->` ... `<!-- end -->` to fill")
+    write_atomically(ROOT / "README.md", readme)
+    print(block)
+
+
+if __name__ == "__main__":
+    main()
