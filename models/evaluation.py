@@ -41,7 +41,8 @@ def evaluate(
 
     `logits` is [rows, labels]; `labels` is [rows] with the index of each row's label, or for multi-label tasks
     [rows, labels] of 0 and 1, where a label is predicted if its probability is above 0.5. Macro F1 is the mean over
-    the labels that occur in the truth or in the predictions. The same input and seed give the same figures.
+    the labels that occur in the truth or in the predictions, 0 if none does. The same input and seed give the same
+    figures.
 
     Raises:
         ValueError: the shapes do not fit, there are no rows, or the task is a regression.

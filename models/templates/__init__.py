@@ -5,10 +5,11 @@ brought goes through the filter `md`.
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 _ALWAYS_SPECIAL = re.compile(r"([\\`*\[\]|~])")
@@ -76,7 +77,7 @@ def _verbatim(source: str) -> Markup:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("models", "templates"),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,

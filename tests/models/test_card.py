@@ -1,0 +1,122 @@
+import re
+
+import numpy as np
+import pytest
+import tiny_bundles
+import yaml
+from huggingface_hub import ModelCard
+
+from models.card import model_card
+from models.evaluation import compare_with_reference, evaluate
+from models.manifest import LatencyPoint, Machine, Measurement
+
+LABELS = ("neg|ative\n", "<script>alert(1)</script>")
+
+
+def manifest(**changes):
+    labels = np.arange(40) % 2
+    logits = np.where(labels[:, None] == np.arange(2), 1, -1).astype(np.float32)
+    options = {"label_names": LABELS, "problem_type": "single_label_classification", "bootstrap_samples": 100}
+    rows = {"texts": ["a text"] * 40, "reference_version": "0" * 16}
+    evaluation = evaluate(logits, labels, **options)
+    evaluation = compare_with_reference(evaluation, logits, logits, labels, **rows, **options)
+    machine = Machine(cpu="A CPU", isa=(), cores=2, memory_bytes=1, system="Linux", python="3.11", onnxruntime="1.31")
+    point = LatencyPoint(
+        batch=1, length=64, p50_seconds=0.01, p95_seconds=0.02, items_per_second=100, dense_p50_seconds=0.02
+    )
+    measurement = Measurement(
+        measured_at="2026", machine=machine, threads=2, repeats=7, resident_bytes=10**8, latency=(point,)
+    )
+    lineage = tiny_bundles.manifest().lineage.model_copy(
+        update={"base_checkpoint": "someone/a-model", "data_source": "someone/a-set", "libraries": {"torch": "2.13.0"}}
+    )
+    return tiny_bundles.manifest(
+        **{
+            "variant": "sparse90",
+            "labels": LABELS,
+            "evaluation": evaluation,
+            "measurement": measurement,
+            "lineage": lineage,
+            "recipe": {"name": "a recipe", "description": "yes: *no*"},
+        }
+        | changes
+    )
+
+
+def front(card: str) -> dict:
+    _, head, _ = card.split("---\n", 2)
+    return yaml.safe_load(head)
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    card = ModelCard(model_card(manifest()))
+    data = card.data
+    assert (data.library_name, data.pipeline_tag, data.base_model) == ("onnx", "text-classification", "someone/a-model")
+    assert data.datasets == ["someone/a-set"]
+    assert data.model_name == "movie-sentiment/sparse90"
+    results = {result.metric_type: result for result in data.eval_results}
+    assert set(results) == {"accuracy", "f1", "matthews_correlation"}
+    assert results["accuracy"].metric_value == 1.0
+    assert results["accuracy"].dataset_type == "someone/a-set"
+    assert results["accuracy"].task_type == "text-classification"
+    assert {"pruned", "fp32"} <= set(data.tags)
+
+
+def test_no_licence_is_claimed():
+    card = model_card(manifest())
+    assert "license" not in front(card)
+    assert "No licence is stated" in card
+
+
+@pytest.mark.parametrize("name", ["/home/me/model", "../model", "C:\\model", "a/b/c", "reviews of mine.csv: v2"])
+def test_a_local_path_is_no_hub_id(name):
+    lineage = manifest().lineage.model_copy(update={"base_checkpoint": name, "data_source": name})
+    data = front(model_card(manifest(lineage=lineage)))
+    assert "base_model" not in data
+    assert "datasets" not in data
+
+
+def test_an_unevaluated_and_unmeasured_bundle_has_a_card_too():
+    card = model_card(manifest(evaluation=None, measurement=None, recipe={}))
+    assert "model-index" not in front(card)
+    assert "It was not evaluated." in card
+
+
+def test_the_card_does_not_depend_on_version_and_files():
+    before = manifest()
+    assert model_card(before) == model_card(before.model_copy(update={"version": "f" * 16}))
+
+
+def test_labels_cannot_break_the_page():
+    body = model_card(manifest()).split("---\n", 2)[2]
+    assert "<script>" not in body
+    for table in re.findall(r"(?:^\|.*\n)+", body, flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+    assert not re.search(r"\n{4,}", body)
+
+
+def test_it_says_how_to_call_it_and_what_its_limits_are():
+    card = model_card(manifest())
+    assert "/v1/models/movie-sentiment/sparse90/classify" in card
+    assert "Stock ONNX Runtime multiplies by the zeros" in card
+    assert "quantised at run time" not in card
+    dense_int8 = model_card(manifest(variant="dense-int8", precision="int8", sparsity=dense_sparsity()))
+    assert "quantised at run time" in dense_int8
+    assert "multiplies by the zeros" not in dense_int8
+
+
+def dense_sparsity():
+    counted = tiny_bundles.manifest().sparsity
+    return counted.model_copy(
+        update={"tensors": tuple(t.model_copy(update={"pattern": "dense"}) for t in counted.tensors)}
+    )
+
+
+def test_the_python_of_the_card_runs_on_the_bundle(tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(tiny_bundles.graph())
+    (tmp_path / "tokenizer.json").write_bytes(tiny_bundles.tokenizer_json())
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", model_card(manifest()), flags=re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["logits"].shape == (1, 2)
