@@ -44,7 +44,8 @@ def main() -> None:
         measured = measure(
             arms,
             batches=tuple(arguments.batches),
-            lengths=tuple(length for length in arguments.lengths if length <= longest),
+            lengths=tuple(arguments.lengths),
+            max_length=longest,
             threads=arguments.threads,
             budget_seconds=arguments.seconds,
             vocabulary=min(vocabulary_size(bundle) for bundle in bundles.values()),

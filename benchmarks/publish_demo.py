@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from models.files import write_atomically
-from models.report import Report, VariantReport, build_report
+from models.report import build_report
+from models.report_schema import Report, VariantReport
 from models.store import Store
 
 ROOT = Path(__file__).parents[1]

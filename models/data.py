@@ -7,14 +7,10 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-
-from models.errors import DataError
-from models.files import settle, temporary_folder
 
 DataProblem = Literal["single_label_classification", "multi_label_classification"]
 SPLITS = ("train", "validation", "test")
@@ -98,41 +94,6 @@ class Dataset:
                 digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
-    def save(self, folder: Path) -> None:
-        """Write the splits as JSON lines, and `dataset.json`; the folder appears whole or not at all."""
-        with temporary_folder(folder.parent) as stage:
-            for name in SPLITS:
-                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in getattr(self, name).rows())
-                (stage / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-            facts = {
-                "digest": self.digest,
-                "label_names": self.label_names,
-                "problem_type": self.problem_type,
-                "summary": asdict(self.summary),
-            }
-            (stage / "dataset.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
-            settle(stage, folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> "Dataset":
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: the folder is none, or its content has changed since.
-        """
-        try:
-            facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-            splits = {name: _read_split(folder / f"{name}.jsonl") for name in SPLITS}
-            summary = DataSummary(**{**facts["summary"], "notes": tuple(facts["summary"]["notes"])})
-            dataset = cls(
-                **splits, label_names=tuple(facts["label_names"]), problem_type=facts["problem_type"], summary=summary
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{folder} is no saved data set: {error}") from error
-        if dataset.digest != facts["digest"]:
-            raise DataError(f"{folder}: its content does not match its digest; make it again")
-        return dataset
-
 
 def describe(dataset: Dataset) -> Dataset:
     """The same data with the counted parts of its summary filled in."""
@@ -163,9 +124,3 @@ def duplicate_key(text: str, text_pair: str | None) -> tuple[str, str]:
 def _spread(values: list[int]) -> dict[str, int]:
     p50, p95 = (int(value) for value in np.percentile(values, [50, 95]))
     return {"p50": p50, "p95": p95, "max": max(values)}
-
-
-def _read_split(path: Path) -> Split:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    pairs = [row["text_pair"] for row in rows] if rows and "text_pair" in rows[0] else None
-    return Split([row["text"] for row in rows], pairs, [row["label"] for row in rows])

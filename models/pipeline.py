@@ -18,7 +18,8 @@ from models.plan import DENSE, INT8, Job, Plan
 from models.progress import Reporter
 from models.publishing import publish
 from models.quantization import quantize
-from models.report import Report, write_report
+from models.report import write_report
+from models.report_schema import Report
 from models.store import Store
 from models.training import Progress
 from models.workspace import Workspace
@@ -150,7 +151,8 @@ def _measurement_builder(
         measured = measure(
             {variant: Arm(path, pad_token_id) for variant, path in graphs.items()},
             batches=settings.batches,
-            lengths=tuple(length for length in settings.lengths if length <= job.recipe.max_length),
+            lengths=settings.lengths,
+            max_length=job.recipe.max_length,
             threads=job.measured_threads,
             budget_seconds=settings.seconds,
             vocabulary=int(job.checkpoint.config.vocab_size),

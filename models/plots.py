@@ -4,10 +4,9 @@ A colour is written as `var(--name)` and resolved by the page against its own th
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from models.report import Report, VariantReport
+from models.report_schema import Report, VariantReport
 
 Figure = dict[str, Any]
 Choices = dict[str, Figure]
@@ -25,7 +24,7 @@ _TITLE_OF = {name: title for title, names in _MATRIX_TITLES.items() for name in 
 _SERIES = (("fp32", "var(--fp32)", "circle"), ("int8", "var(--int8)", "diamond"))
 
 
-def plots(report: "Report") -> dict[str, Choices]:
+def plots(report: Report) -> dict[str, Choices]:
     """The plots by name, "latency", "size" and "sparsity": each some figures to choose from, by the choice's title.
 
     A plot without figures to draw is left out.
@@ -34,7 +33,7 @@ def plots(report: "Report") -> dict[str, Choices]:
     return {name: choices for name, choices in found.items() if choices}
 
 
-def latency_plots(report: "Report") -> Choices:
+def latency_plots(report: Report) -> Choices:
     """Accuracy against median latency, one figure a cell of the grid; bars are the 95 % interval and the way to p95."""
     cells = sorted(report.cells, key=lambda cell: (cell != report.cell, cell))
     choices = {}
@@ -54,13 +53,13 @@ def latency_plots(report: "Report") -> Choices:
     return choices
 
 
-def size_plots(report: "Report") -> Choices:
+def size_plots(report: Report) -> Choices:
     """Accuracy against the ONNX file's bytes, deflated and as stored."""
     rows = [row for row in report.variants if row.evaluation]
     if not rows:
         return {}
 
-    def hover(row: "VariantReport") -> str:
+    def hover(row: VariantReport) -> str:
         return (
             f"<b>{row.variant}</b><br>{_accuracy_text(row)}<br>{row.sizes.onnx / 1e6:.1f} MB, "
             f"deflated {row.sizes.onnx_zipped / 1e6:.1f} MB"
@@ -73,7 +72,7 @@ def size_plots(report: "Report") -> Choices:
     }
 
 
-def sparsity_plots(report: "Report") -> Choices:
+def sparsity_plots(report: Report) -> Choices:
     """Zeros in every matrix of the encoder, layers by matrices, one figure a variant; the pruned ones first."""
     rows = sorted(report.variants, key=lambda row: not row.pruned)
     return {row.variant: _heat_map(row) for row in rows if row.matrices}
@@ -85,12 +84,12 @@ def matrix_title(name: str) -> str:
 
 
 def _scatter(
-    rows: Sequence["VariantReport"],
+    rows: Sequence[VariantReport],
     *,
-    x: Callable[["VariantReport"], float],
+    x: Callable[[VariantReport], float],
     x_title: str,
-    hover: Callable[["VariantReport"], str],
-    x_reach: Callable[["VariantReport"], float] | None = None,
+    hover: Callable[[VariantReport], str],
+    x_reach: Callable[[VariantReport], float] | None = None,
 ) -> Figure:
     traces = []
     for precision, colour, symbol in _SERIES:
@@ -141,7 +140,7 @@ def _scatter(
     return {"data": traces, "layout": layout}
 
 
-def _heat_map(row: "VariantReport") -> Figure:
+def _heat_map(row: VariantReport) -> Figure:
     order = list(_MATRIX_TITLES)
     layers = sorted({matrix.layer for matrix in row.matrices})
     titles = sorted(
@@ -175,7 +174,7 @@ def _heat_map(row: "VariantReport") -> Figure:
     return {"data": [trace], "layout": layout}
 
 
-def _latency_hover(row: "VariantReport", cell: tuple[int, int]) -> str:
+def _latency_hover(row: VariantReport, cell: tuple[int, int]) -> str:
     speed = row.speed(cell)
     assert speed is not None
     int8 = f", {speed.speedup_int8:.2f}x int8 dense" if speed.speedup_int8 else ""
@@ -185,7 +184,7 @@ def _latency_hover(row: "VariantReport", cell: tuple[int, int]) -> str:
     )
 
 
-def _accuracy_text(row: "VariantReport") -> str:
+def _accuracy_text(row: VariantReport) -> str:
     assert row.evaluation is not None
     accuracy = row.evaluation.accuracy
     return f"accuracy {100 * accuracy.value:.1f} % [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"

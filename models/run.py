@@ -22,7 +22,7 @@ from models.pipeline import run_plan
 from models.plan import Job, Plan, check_teacher, make_plan
 from models.progress import Reporter
 from models.recipe import load_recipe
-from models.report import Report
+from models.report_schema import Report
 from models.runtime import available_cpus
 from models.store import Store
 from models.tokens import tokenize

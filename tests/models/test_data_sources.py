@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.data import Dataset, Split, duplicate_key
+from models.data import Split, duplicate_key
 from models.data_sources import load_dataset
 from models.errors import DataError, EnvironmentFault
 from models.splitting import carve
@@ -150,15 +150,6 @@ def test_very_long_texts_quoted_newlines_and_nul_are_kept(tmp_path):
     texts = {t for s in (dataset.train, dataset.validation, dataset.test) for t in s.texts}
     assert {"x" * 100_000, 'two\nlines, and "quotes"', "nul inside"} <= texts
     assert dataset.summary.characters["max"] == 100_000
-
-
-def test_saved_data_is_read_back_and_changes_are_noticed(tmp_path):
-    dataset = load_dataset(write(tmp_path / "a.csv", csv_of(rows())))
-    dataset.save(tmp_path / "saved")
-    assert Dataset.load(tmp_path / "saved").digest == dataset.digest
-    write(tmp_path / "saved" / "test.jsonl", (tmp_path / "saved" / "test.jsonl").read_text().replace("text", "test", 1))
-    with pytest.raises(DataError):
-        Dataset.load(tmp_path / "saved")
 
 
 def two_labels(count):

@@ -15,7 +15,8 @@ from models.errors import StoreError
 from models.evaluation import compare_with_reference, evaluate
 from models.manifest import Density, LatencyPoint, Machine, Measurement, Sparsity, TensorSparsity
 from models.plots import matrix_title, plots
-from models.report import Report, build_report, terminal_table, to_html, to_markdown, write_report
+from models.report import build_report, terminal_table, to_html, to_markdown, write_report
+from models.report_schema import Report
 from models.store import Store
 from models.templates import markdown_text, milliseconds, quantity
 

@@ -1,0 +1,154 @@
+"""The report's schema: one row a variant, figures as the manifests have them, ratios spelled out."""
+
+from typing import Any, Final, Literal, Self
+
+from pydantic import Field
+
+from models.manifest import (
+    Count,
+    Density,
+    Evaluation,
+    Flops,
+    Fraction,
+    LatencyPoint,
+    Lineage,
+    Machine,
+    Name,
+    ProblemType,
+    Record,
+    Seconds,
+    Sizes,
+    Version,
+)
+
+REPORT_SCHEMA_VERSION: Final = 1
+DENSE: Final = "dense"
+PREFERRED_CELL: Final = (1, 64)
+PRUNED_FROM: Final = 0.25
+
+
+class Zeros(Record):
+    """A group of parameters: how many, how many not zero, and the fraction that is zero."""
+
+    parameters: Count
+    nonzero: Count
+    sparsity: Fraction
+
+    @classmethod
+    def of(cls, density: Density) -> Self:
+        """The same figures with the fraction spelled out for readers of the JSON."""
+        return cls(parameters=density.parameters, nonzero=density.nonzero, sparsity=round(density.sparsity, 6))
+
+
+class Matrix(Record):
+    """One of the encoder's matrices."""
+
+    layer: Count
+    matrix: str = Field(description="the parameter's name inside its layer")
+    parameters: Count
+    nonzero: Count
+    sparsity: Fraction
+
+
+class Speed(Record):
+    """One cell of the latency grid; speed-ups are ratios of medians taken interleaved in one process."""
+
+    batch: Count
+    length: Count
+    p50_seconds: Seconds
+    p95_seconds: Seconds
+    items_per_second: float
+    speedup: float = Field(description="times faster than ONNX Runtime fp32 dense")
+    speedup_int8: float | None = Field(description="times faster than ONNX Runtime int8 dense")
+
+    @classmethod
+    def of(cls, point: LatencyPoint) -> Self:
+        """A latency point with its ratios."""
+        return cls(
+            **point.model_dump(exclude={"dense_p50_seconds", "dense_int8_p50_seconds"}),
+            speedup=point.speedup,
+            speedup_int8=point.speedup_int8,
+        )
+
+
+class Cost(Record):
+    """What a variant costs to run, and where that was measured."""
+
+    measured_at: str
+    machine: Machine
+    threads: Count
+    repeats: Count
+    resident_bytes: Count
+    latency: tuple[Speed, ...]
+
+
+class Ratios(Record):
+    """How many times less than the dense variant of the same report."""
+
+    bytes: float
+    bytes_zipped: float
+    flops: float
+    resident_bytes: float | None
+
+
+class VariantReport(Record):
+    """One row of the report."""
+
+    variant: Name
+    version: Version
+    architecture: str
+    precision: Literal["fp32", "int8"]
+    evaluation: Evaluation | None
+    encoder_linear: Zeros
+    all_linear: Zeros
+    whole_model: Zeros
+    matrices: tuple[Matrix, ...]
+    sizes: Sizes
+    flops: Flops
+    cost: Cost | None
+    ratios: Ratios | None = Field(description="None where there is no dense variant")
+    recipe: dict[str, Any]
+    lineage: Lineage
+
+    def speed(self, cell: tuple[int, int] | None) -> Speed | None:
+        """The latency of a cell (batch, length), if it was measured."""
+        points = self.cost.latency if self.cost else ()
+        return next((point for point in points if (point.batch, point.length) == cell), None)
+
+    @property
+    def pruned(self) -> bool:
+        """Whether the encoder has more zeros than rounding makes."""
+        return self.encoder_linear.sparsity >= PRUNED_FROM
+
+
+class Report(Record):
+    """What compression cost and what it brought, for all variants of a task; dense first."""
+
+    schema_version: Literal[1] = REPORT_SCHEMA_VERSION
+    task: Name
+    created_at: str = Field(description="UTC, ISO 8601")
+    default_variant: Name
+    labels: tuple[str, ...]
+    problem_type: ProblemType
+    findings: tuple[str, ...] = Field(description="what the figures say, computed from them")
+    variants: tuple[VariantReport, ...] = Field(min_length=1)
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """Every (batch, length) that was measured for some variant."""
+        return sorted({(p.batch, p.length) for row in self.variants if row.cost for p in row.cost.latency})
+
+    @property
+    def cell(self) -> tuple[int, int] | None:
+        """The cell that summaries show: 1 x 64 tokens, or the nearest that was measured; None if none was."""
+        batch, length = PREFERRED_CELL
+        near = sorted(self.cells, key=lambda c: (abs(c[0] - batch), abs(c[1] - length), c))
+        return near[0] if near else None
+
+    @property
+    def headline(self) -> VariantReport:
+        """The variant to speak of first: the default one if it is compressed, else the last that is."""
+        by_name = {row.variant: row for row in self.variants}
+        if self.default_variant != DENSE and self.default_variant in by_name:
+            return by_name[self.default_variant]
+        return self.variants[-1]
