@@ -21,6 +21,7 @@ SENTENCES = [
     "you will laugh, you will cry, and you will want to see it again",
 ]
 START_SECONDS = 60.0
+POLL_SECONDS = 0.05
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def service(store: str) -> Iterator[str]:
                 with contextlib.suppress(httpx.TransportError):
                     if httpx.get(f"{address}/readyz").status_code == 200:
                         break
-                time.sleep(0.05)
+                time.sleep(POLL_SECONDS)
             else:
                 raise SystemExit(f"the service was not ready after {START_SECONDS:.0f} s, or has ended")
             yield address
@@ -52,7 +53,12 @@ def service(store: str) -> Iterator[str]:
 
 def compare(address: str, task: str) -> None:
     """Compare the task's default variant with dense over HTTP, and print what came back."""
-    answer = httpx.post(f"{address}/v1/models/{task}/compare", json={"inputs": SENTENCES}, timeout=60)
+    # The service is ready when the default variant is; dense may still be loading, which a 503 says.
+    for _ in range(int(START_SECONDS / POLL_SECONDS)):
+        answer = httpx.post(f"{address}/v1/models/{task}/compare", json={"inputs": SENTENCES}, timeout=60)
+        if answer.status_code != 503:
+            break
+        time.sleep(POLL_SECONDS)
     answer.raise_for_status()
     body = answer.json()
     variants = [summary["model"]["variant"] for summary in body["variants"]]
