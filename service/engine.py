@@ -93,7 +93,8 @@ def load_engine(bundle: Bundle, *, threads: int, batch_tokens: int, sample_toler
     manifest = bundle.manifest
     try:
         texts = [TextInput(text=answer.text) for answer in manifest.sample] or [TextInput(text=WARM_UP_TEXT)]
-        logits = engine.logits(engine.tokenize(texts))
+        # One at a time, as the exporter did: int8 quantises activations by the batch they are in.
+        logits = np.concatenate([engine.logits([tokens]) for tokens in engine.tokenize(texts)])
     except Exception as error:  # onnxruntime raises its own classes without a public common base
         raise BundleError(f"{bundle.model_path} does not answer a warm-up request: {error}") from error
     if not manifest.sample:

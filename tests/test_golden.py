@@ -76,3 +76,9 @@ def test_one_text_and_a_list_of_one_are_the_same(client, arm):
     assert json.dumps(classify(client, variant, inputs=TEXTS[0])) == json.dumps(
         classify(client, variant, inputs=TEXTS[:1])
     )
+
+
+def test_every_variant_answers_its_own_sample_as_the_exporter_did(client):
+    variants = client.get("/v1/models/tiny").json()["variants"]
+    assert len(variants) == 4
+    assert all(variant["sample_difference"] < 1e-3 for variant in variants), variants
