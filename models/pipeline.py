@@ -96,7 +96,9 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
     measured = {variant: Measurement.model_validate(record) for variant, record in stored.items()}
 
     bundles = publish(job, store, sources, graphs, logits, measured, reporter)
-    store.set_default_variant(job.task, recipe.variant_name)
+    if not store.has_default(job.task):
+        # The first compressed variant answers for its task; what answers later on is for people to change.
+        store.set_default_variant(job.task, recipe.variant_name)
     for variant, bundle in bundles.items():
         reporter.say(f"bundle {job.task}/{variant}/{bundle.manifest.version}")
     return write_report(store, job.task)

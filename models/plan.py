@@ -6,7 +6,7 @@ from typing import Any
 
 from models.checkpoint import Checkpoint
 from models.data import Dataset
-from models.errors import CheckpointError
+from models.errors import CheckpointError, RecipeError
 from models.machine import describe_machine
 from models.recipe import Recipe
 from models.runtime import available_cpus
@@ -16,6 +16,7 @@ from models.tokens import tokenize
 from models.workspace import Step
 
 DENSE, INT8 = "dense", "-int8"
+POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
 
@@ -139,6 +140,38 @@ def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
         f"the teacher {teacher.name} predicts {', '.join(names)}, but the data has {', '.join(dataset.label_names)}: "
         "give a teacher that was fine-tuned on these labels, or none, to have one fine-tuned"
     )
+
+
+def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> None:
+    """See that the recipe can be carried out on these networks.
+
+    Raises:
+        RecipeError: the recipe's texts are longer than the checkpoint's positions.
+        CheckpointError: the teacher cannot teach this student: another tokenizer, or other shapes to imitate.
+    """
+    config: Any = checkpoint.config
+    # RoBERTa and MPNet count positions from the padding id on.
+    offset = config.pad_token_id + 1 if checkpoint.model_type in POSITIONS_AFTER_PADDING else 0
+    longest = config.max_position_embeddings - offset
+    if recipe.max_length > longest:
+        raise RecipeError(
+            f"max_length is {recipe.max_length} tokens, but {checkpoint.name} has positions for {longest}: "
+            f"add --set max_length={longest}, or less"
+        )
+    if teacher is None or recipe.distillation is None:
+        return
+    if teacher.tokenizer().get_vocab() != checkpoint.tokenizer().get_vocab():
+        raise CheckpointError(
+            f"the teacher {teacher.name} and the student {checkpoint.name} have different vocabularies: "
+            "the student cannot imitate it; give a teacher that was fine-tuned from the same checkpoint"
+        )
+    wanted, other = outputs_wanted(recipe.distillation), teacher.config
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        if (wanted.hidden or wanted.attention) and getattr(config, name) != getattr(other, name):
+            raise CheckpointError(
+                f"the teacher {teacher.name} has {name} {getattr(other, name)}, the student {checkpoint.name} "
+                f"{getattr(config, name)}: set distillation.hidden and distillation.attention to 0"
+            )
 
 
 def _cache_fits(job: Job) -> bool:

@@ -19,7 +19,7 @@ from models.errors import InputError
 from models.files import write_atomically
 from models.manifest import Name
 from models.pipeline import run_plan
-from models.plan import Job, Plan, check_teacher, make_plan
+from models.plan import Job, Plan, check_fit, check_teacher, make_plan
 from models.progress import Reporter
 from models.recipe import load_recipe
 from models.report_schema import Report
@@ -106,6 +106,7 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
 
     teacher = resolve_checkpoint(options.teacher) if options.teacher else None
     checkpoint = _checkpoint(options.model, teacher, downloads)
+    check_fit(checkpoint, teacher, recipe)
     dataset = load_dataset(
         options.data,
         label_separator=options.label_separator,

@@ -114,6 +114,10 @@ class Store:
         name = pointer.read_text(encoding="ascii", errors="replace").strip() if pointer.is_file() else ""
         return name if name in variants else variants[0]
 
+    def has_default(self, task: str) -> bool:
+        """Whether somebody has set the variant that a task answers with."""
+        return (self.root / _checked(task, "task") / DEFAULT).is_file()
+
     def set_default_variant(self, task: str, variant: str) -> None:
         """Let a task answer with this variant from now on.
 

@@ -59,6 +59,22 @@ def test_a_teacher_of_other_labels(wrong, tiny_store, tmp_path):
     wrong("--teacher", teacher, "--data", path, code=2, message="negative, positive, but the data has ham, spam")
 
 
+def test_a_teacher_that_the_student_cannot_imitate(wrong, make_checkpoint, tiny_checkpoint, tmp_path):
+    copy = shutil.copytree(tiny_checkpoint, tmp_path / "wide")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    wrong("--teacher", copy, code=2, message="num_hidden_layers 3, the student")
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["extra"] = len(tokenizer["model"]["vocab"])
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    wrong("--teacher", copy, code=2, message="different vocabularies")
+
+
+def test_texts_longer_than_the_model_has_positions(wrong, make_checkpoint):
+    wrong("--set", "max_length=128", code=2, message="positions for 72: add --set max_length=72")
+    wrong("--model", make_checkpoint("roberta"), "--set", "max_length=72", code=2, message="positions for 71")
+
+
 def test_names_that_cannot_be_names(wrong):
     wrong("--task", "../up", code=2, message="cannot be the name of a task")
     wrong("--variant", "Sparse 90", code=2, message="cannot be the name of a variant")
