@@ -4,8 +4,12 @@
 FROM python:3.11-slim AS build
 ARG PIP_EXTRA_INDEX_URL=""
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
+# The sparse runtime is compiled here; the image that runs has no compiler.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --no-install-recommends --yes g++ && rm -rf /var/lib/apt/lists/*
+COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md ./
 COPY docker/install-job.sh docker/
+COPY kernels kernels
 COPY models models
 COPY service service
 RUN sh docker/install-job.sh /opt/venv

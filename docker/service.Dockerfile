@@ -2,8 +2,12 @@
 # Build from the repository's root: docker build -f docker/service.Dockerfile -t sparserve-service .
 FROM python:3.11-slim AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
+# The sparse runtime is compiled here; the image that serves has no compiler.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --no-install-recommends --yes g++ && rm -rf /var/lib/apt/lists/*
+COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md ./
 COPY docker/install-service.sh docker/
+COPY kernels kernels
 COPY models models
 COPY service service
 RUN sh docker/install-service.sh /opt/venv

@@ -1,0 +1,335 @@
+#include "blob.h"
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+static_assert(std::endian::native == std::endian::little, "blobs are little-endian");
+
+namespace sparserve {
+namespace {
+
+constexpr std::size_t kHeaderBytes = 64;
+constexpr std::size_t kRecordBytes = 80;
+constexpr std::size_t kChecksummedFrom = 32;
+constexpr std::array<char, 8> kMagic = {'S', 'P', 'A', 'R', 'S', 'R', 'V', '\x01'};
+constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kRecordsPerLayer = 10;
+
+enum class Coding : std::uint8_t { kNone = 0, kBitmap = 1, kDelta = 2 };
+constexpr std::uint8_t kVector = 3;  // in the layout field: floats [rows] alone
+
+struct Header {
+  std::array<char, 8> magic;
+  std::uint32_t version;
+  std::uint32_t kind;
+  std::uint64_t bytes;
+  std::uint32_t checksum;
+  std::uint32_t reserved0;
+  std::uint32_t records;
+  std::uint32_t layers;
+  std::uint32_t hidden;
+  std::uint32_t head_dim;
+  std::uint32_t activation;
+  float epsilon;
+  std::uint64_t reserved1;
+};
+static_assert(sizeof(Header) == kHeaderBytes);
+
+struct Record {
+  std::uint8_t layout;
+  std::uint8_t type;
+  std::uint8_t coding;
+  std::uint8_t has_bias;
+  std::uint32_t rows;
+  std::uint32_t columns;
+  std::uint32_t reserved0;
+  std::uint64_t entries;
+  std::uint64_t counts;  // offsets in the blob
+  std::uint64_t index;
+  std::uint64_t index_bytes;
+  std::uint64_t values;
+  std::uint64_t scales;
+  std::uint64_t bias;
+  std::uint64_t reserved1;
+};
+static_assert(sizeof(Record) == kRecordBytes);
+
+[[noreturn]] void fail(const std::string& what) { throw BlobError("packed weights: " + what); }
+
+std::uint32_t crc32(std::span<const std::uint8_t> bytes) {
+  static const auto table = [] {
+    std::array<std::array<std::uint32_t, 256>, 8> t{};
+    for (std::uint32_t i = 0; i < 256; ++i) {
+      std::uint32_t c = i;
+      for (int bit = 0; bit < 8; ++bit) c = (c >> 1) ^ (c & 1 ? 0xEDB88320U : 0);
+      t[0][i] = c;
+    }
+    for (std::uint32_t i = 0; i < 256; ++i)
+      for (std::size_t s = 1; s < 8; ++s) t[s][i] = (t[s - 1][i] >> 8) ^ t[0][t[s - 1][i] & 255];
+    return t;
+  }();
+  std::uint32_t c = ~0U;
+  std::size_t i = 0;
+  for (; i + 8 <= bytes.size(); i += 8) {
+    std::uint64_t word;
+    std::memcpy(&word, bytes.data() + i, 8);
+    word ^= c;
+    c = 0;
+    for (std::size_t s = 0; s < 8; ++s) c ^= table[7 - s][(word >> (8 * s)) & 255];
+  }
+  for (; i < bytes.size(); ++i) c = (c >> 8) ^ table[0][(c ^ bytes[i]) & 255];
+  return ~c;
+}
+
+float from_half(std::uint16_t half) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
+  const std::uint32_t exponent = (half >> 10) & 31U;
+  const std::uint32_t fraction = half & 1023U;
+  if (exponent == 0) {  // zero or subnormal: fraction * 2^-24
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24F;
+    return sign ? -magnitude : magnitude;
+  }
+  if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000U | (fraction << 13));
+  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
+}
+
+class Reader {
+ public:
+  explicit Reader(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
+
+  std::span<const std::uint8_t> section(std::uint64_t offset, std::uint64_t size, const std::string& what) const {
+    if (offset < kHeaderBytes || offset > bytes_.size() || size > bytes_.size() - offset)
+      fail(what + " lies outside the blob");
+    return bytes_.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(size));
+  }
+
+  template <class T>
+  std::vector<T> array(std::uint64_t offset, std::uint64_t count, const std::string& what) const {
+    const auto raw = section(offset, count * sizeof(T), what);
+    std::vector<T> values(static_cast<std::size_t>(count));
+    if (!raw.empty()) std::memcpy(values.data(), raw.data(), raw.size());
+    return values;
+  }
+
+  std::vector<float> floats(std::uint64_t offset, std::uint64_t count, const std::string& what) const {
+    auto values = array<float>(offset, count, what);
+    for (float value : values)
+      if (!std::isfinite(value)) fail(what + " holds a value that is not finite");
+    return values;
+  }
+
+ private:
+  std::span<const std::uint8_t> bytes_;
+};
+
+void decode_bitmap(const Record& r, std::span<const std::uint8_t> coded, Matrix& m, const std::string& name) {
+  const std::uint32_t slots = m.layout == Layout::kBlock1x4 ? r.columns / kBlock : r.columns;
+  const std::uint32_t width = m.layout == Layout::kBlock1x4 ? kBlock : 1;
+  const std::size_t row_bytes = (slots + 7) / 8;
+  if (coded.size() != row_bytes * r.rows) fail(name + ": the bitmap has the wrong size");
+  for (std::uint32_t row = 0; row < r.rows; ++row) {
+    const auto bits = coded.subspan(row * row_bytes, row_bytes);
+    std::uint32_t found = 0;
+    const std::uint32_t wanted = m.row_begin[row + 1] - m.row_begin[row];
+    for (std::uint32_t byte = 0; byte < row_bytes; ++byte) {
+      for (std::uint32_t left = bits[byte]; left != 0; left &= left - 1) {
+        const std::uint32_t slot = byte * 8 + static_cast<std::uint32_t>(std::countr_zero(left));
+        if (slot >= slots || found == wanted) fail(name + ": the bitmap disagrees with the row counts");
+        m.column.push_back(static_cast<std::uint16_t>(slot * width));
+        ++found;
+      }
+    }
+    if (found != wanted) fail(name + ": the bitmap disagrees with the row counts");
+  }
+}
+
+// A column is coded as its distance from the one before it, less one (the first: from -1); each byte of 255 adds 255.
+void decode_delta(const Record& r, std::span<const std::uint8_t> coded, Matrix& m, const std::string& name) {
+  const std::uint32_t slots = m.layout == Layout::kBlock1x4 ? r.columns / kBlock : r.columns;
+  const std::uint32_t width = m.layout == Layout::kBlock1x4 ? kBlock : 1;
+  std::size_t at = 0;
+  for (std::uint32_t row = 0; row < r.rows; ++row) {
+    std::uint32_t next = 0;
+    for (std::uint32_t entry = m.row_begin[row]; entry < m.row_begin[row + 1]; ++entry) {
+      std::uint32_t slot = next;
+      std::uint8_t byte = 255;
+      while (byte == 255) {
+        if (at == coded.size()) fail(name + ": the column indexes end early");
+        byte = coded[at++];
+        slot += byte;
+        if (slot >= slots) fail(name + ": a column index is out of range");
+      }
+      m.column.push_back(static_cast<std::uint16_t>(slot * width));
+      next = slot + 1;
+    }
+  }
+  if (at != coded.size()) fail(name + ": bytes are left over after the column indexes");
+}
+
+// Where an instruction adds the products of two neighbouring weights in 16 bits, they may not saturate it (see
+// docs/kernels.md). Unstructured weights are paired when they are packed for the machine; these stand where they stand.
+void check_pairs(const Matrix& m, const std::string& name) {
+  if (m.layout == Layout::kUnstructured) return;
+  const std::size_t width = m.layout == Layout::kBlock1x4 ? kBlock : 1;
+  for (std::uint32_t row = 0; row < m.rows; ++row) {
+    const std::size_t end = m.row_begin[row + 1] * width;
+    for (std::size_t i = m.row_begin[row] * width; i + 1 < end; i += 2)
+      if (std::abs(int{m.ints[i]}) + std::abs(int{m.ints[i + 1]}) > kMaxPairMagnitude)
+        fail(name + ": neighbouring int8 weights of row " + std::to_string(row) + " exceed the pair bound");
+  }
+}
+
+Matrix read_matrix(const Reader& reader, const Record& r, const std::string& name) {
+  if (r.layout > 2) fail(name + " is not a matrix");
+  if (r.type > 2 || r.has_bias > 1 || r.reserved0 != 0 || r.reserved1 != 0) fail(name + ": unknown field values");
+  if (r.rows == 0 || r.columns == 0 || r.rows > kMaxWidth || r.columns > kMaxWidth)
+    fail(name + ": the shape is out of range");
+  Matrix m;
+  m.layout = static_cast<Layout>(r.layout);
+  m.type = static_cast<ValueType>(r.type);
+  m.rows = r.rows;
+  m.columns = r.columns;
+  const std::uint64_t width = m.layout == Layout::kBlock1x4 ? kBlock : 1;
+  if (m.layout == Layout::kBlock1x4 && r.columns % kBlock != 0) fail(name + ": columns are not a multiple of four");
+  const std::uint64_t slots = r.columns / width;
+  if (r.entries > slots * r.rows) fail(name + ": more entries than the matrix has places");
+  const std::uint64_t value_bytes = m.type == ValueType::kFloat32 ? 4 : m.type == ValueType::kFloat16 ? 2 : 1;
+  const auto values = reader.section(r.values, r.entries * width * value_bytes, name + ": the values");
+
+  m.row_begin.resize(r.rows + 1);
+  if (m.layout == Layout::kDense) {
+    if (r.coding != static_cast<std::uint8_t>(Coding::kNone) || r.entries != slots * r.rows)
+      fail(name + ": a dense matrix must hold every value");
+    for (std::uint32_t row = 0; row <= r.rows; ++row) m.row_begin[row] = row * r.columns;
+  } else {
+    const auto counts = reader.array<std::uint16_t>(r.counts, r.rows, name + ": the row counts");
+    std::uint64_t sum = 0;
+    for (std::uint32_t row = 0; row < r.rows; ++row) {
+      if (counts[row] > slots) fail(name + ": a row count is larger than the row");
+      sum += counts[row];
+      m.row_begin[row + 1] = static_cast<std::uint32_t>(sum);
+    }
+    if (sum != r.entries) fail(name + ": the row counts do not add up to the entries");
+    const auto coded = reader.section(r.index, r.index_bytes, name + ": the column indexes");
+    m.column.reserve(static_cast<std::size_t>(r.entries));
+    if (r.coding == static_cast<std::uint8_t>(Coding::kBitmap)) {
+      decode_bitmap(r, coded, m, name);
+    } else if (r.coding == static_cast<std::uint8_t>(Coding::kDelta)) {
+      decode_delta(r, coded, m, name);
+    } else {
+      fail(name + ": unknown index coding");
+    }
+  }
+
+  const auto count = static_cast<std::size_t>(r.entries * width);
+  switch (m.type) {
+    case ValueType::kFloat32:
+      m.floats = reader.floats(r.values, count, name + ": the values");
+      break;
+    case ValueType::kFloat16:
+      m.floats.resize(count);
+      for (std::size_t i = 0; i < count; ++i) {
+        std::uint16_t half;
+        std::memcpy(&half, values.data() + 2 * i, 2);
+        m.floats[i] = from_half(half);
+        if (!std::isfinite(m.floats[i])) fail(name + ": the values hold a value that is not finite");
+      }
+      m.type = ValueType::kFloat32;
+      break;
+    case ValueType::kInt8:
+      m.ints = reader.array<std::int8_t>(r.values, count, name + ": the values");
+      m.scales = reader.floats(r.scales, r.rows, name + ": the scales");
+      check_pairs(m, name);
+      break;
+  }
+  m.bias = r.has_bias ? reader.floats(r.bias, r.rows, name + ": the bias") : std::vector<float>(r.rows, 0.0F);
+  return m;
+}
+
+std::vector<float> read_vector(const Reader& reader, const Record& r, std::uint32_t length, const std::string& name) {
+  if (r.layout != kVector || r.type != 0 || r.rows != length || r.columns != 1 || r.entries != length)
+    fail(name + " is not a vector of " + std::to_string(length) + " floats");
+  return reader.floats(r.values, length, name);
+}
+
+void expect_shape(const Matrix& m, std::uint32_t rows, std::uint32_t columns, const std::string& name) {
+  if (m.rows != rows || m.columns != columns)
+    fail(name + " has the shape [" + std::to_string(m.rows) + ", " + std::to_string(m.columns) + "], not [" +
+         std::to_string(rows) + ", " + std::to_string(columns) + "]");
+}
+
+Layer read_layer(const Reader& reader, std::span<const Record> records, const Header& header, std::uint32_t index) {
+  const std::string prefix = "layer " + std::to_string(index) + ", ";
+  Layer layer;
+  layer.query = read_matrix(reader, records[0], prefix + "query");
+  const std::uint32_t width = layer.query.rows;
+  if (width % header.head_dim != 0) fail(prefix + "query: rows are not a multiple of the head size");
+  expect_shape(layer.query, width, header.hidden, prefix + "query");
+  layer.key = read_matrix(reader, records[1], prefix + "key");
+  expect_shape(layer.key, width, header.hidden, prefix + "key");
+  layer.value = read_matrix(reader, records[2], prefix + "value");
+  expect_shape(layer.value, width, header.hidden, prefix + "value");
+  layer.output = read_matrix(reader, records[3], prefix + "attention output");
+  expect_shape(layer.output, header.hidden, width, prefix + "attention output");
+  layer.intermediate = read_matrix(reader, records[4], prefix + "intermediate");
+  expect_shape(layer.intermediate, layer.intermediate.rows, header.hidden, prefix + "intermediate");
+  layer.result = read_matrix(reader, records[5], prefix + "output");
+  expect_shape(layer.result, header.hidden, layer.intermediate.rows, prefix + "output");
+  layer.attention_norm_weight = read_vector(reader, records[6], header.hidden, prefix + "attention norm weight");
+  layer.attention_norm_bias = read_vector(reader, records[7], header.hidden, prefix + "attention norm bias");
+  layer.output_norm_weight = read_vector(reader, records[8], header.hidden, prefix + "output norm weight");
+  layer.output_norm_bias = read_vector(reader, records[9], header.hidden, prefix + "output norm bias");
+  return layer;
+}
+
+}  // namespace
+
+Blob parse(std::span<const std::uint8_t> bytes) {
+  if (bytes.size() < kHeaderBytes) fail("shorter than a header");
+  Header header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  if (header.magic != kMagic) fail("this is not a blob of packed weights (bad magic)");
+  if (header.version != kVersion)
+    fail("format version " + std::to_string(header.version) + " is unknown; this library reads version " +
+         std::to_string(kVersion));
+  if (header.bytes != bytes.size())
+    fail("the header says " + std::to_string(header.bytes) + " bytes, but there are " + std::to_string(bytes.size()));
+  if (header.checksum != crc32(bytes.subspan(kChecksummedFrom))) fail("the checksum is wrong: the blob is damaged");
+  if (header.reserved0 != 0 || header.reserved1 != 0) fail("unknown header fields are set");
+  if (header.activation > 3) fail("unknown activation");
+
+  const bool encoder = header.kind == static_cast<std::uint32_t>(Kind::kEncoder);
+  if (!encoder && header.kind != static_cast<std::uint32_t>(Kind::kLinear)) fail("unknown kind");
+  if (encoder) {
+    if (header.layers == 0 || header.layers > kMaxLayers) fail("the number of layers is out of range");
+    if (header.hidden == 0 || header.hidden > kMaxWidth) fail("the hidden size is out of range");
+    if (header.head_dim == 0 || header.head_dim > kMaxWidth) fail("the head size is out of range");
+    if (!(header.epsilon >= 0) || !std::isfinite(header.epsilon)) fail("the LayerNorm epsilon is out of range");
+  }
+  const std::uint64_t wanted = encoder ? std::uint64_t{header.layers} * kRecordsPerLayer : 1;
+  if (header.records != wanted) fail("the number of records is wrong");
+  const Reader reader(bytes);
+  const auto records = reader.array<Record>(kHeaderBytes, header.records, "the record table");
+
+  Blob blob;
+  blob.kind = static_cast<Kind>(header.kind);
+  blob.hidden = header.hidden;
+  blob.head_dim = header.head_dim;
+  blob.activation = static_cast<Activation>(header.activation);
+  blob.epsilon = header.epsilon;
+  if (encoder) {
+    for (std::uint32_t index = 0; index < header.layers; ++index) {
+      const auto mine = std::span(records).subspan(std::size_t{index} * kRecordsPerLayer, kRecordsPerLayer);
+      blob.layers.push_back(read_layer(reader, mine, header, index));
+    }
+  } else {
+    blob.linear = read_matrix(reader, records[0], "linear");
+  }
+  return blob;
+}
+
+}  // namespace sparserve

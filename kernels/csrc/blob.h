@@ -1,0 +1,61 @@
+// The packed weights of an encoder or of one linear, as they are stored (docs/kernels.md has the format).
+//
+// A blob comes from a file that anybody may have written: `parse` checks every size, offset, count and value before
+// anything is used, and says what is wrong.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+namespace sparserve {
+
+struct BlobError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+enum class Kind : std::uint32_t { kEncoder = 1, kLinear = 2 };
+enum class Activation : std::uint32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3 };
+enum class Layout : std::uint8_t { kDense = 0, kUnstructured = 1, kBlock1x4 = 2 };
+enum class ValueType : std::uint8_t { kFloat32 = 0, kFloat16 = 1, kInt8 = 2 };
+
+inline constexpr std::uint32_t kBlock = 4;           // columns of a 1x4 block
+inline constexpr std::uint32_t kMaxWidth = 65535;    // rows or columns of a matrix
+inline constexpr std::uint32_t kMaxLayers = 256;
+inline constexpr int kMaxPairMagnitude = 128;        // |w0| + |w1| of two int8 weights that are multiplied together
+
+// One matrix [rows, columns] with its bias, decoded: entries in row order, columns ascending.
+struct Matrix {
+  Layout layout = Layout::kDense;
+  ValueType type = ValueType::kFloat32;  // kFloat16 has become kFloat32
+  std::uint32_t rows = 0;
+  std::uint32_t columns = 0;
+  std::vector<std::uint32_t> row_begin;  // [rows + 1], in entries; an entry is a weight, or a block of four
+  std::vector<std::uint16_t> column;     // of an entry's first weight; empty if dense
+  std::vector<float> floats;             // values, if float
+  std::vector<std::int8_t> ints;         // values, if int8
+  std::vector<float> scales;             // [rows], if int8
+  std::vector<float> bias;               // [rows]
+};
+
+struct Layer {
+  Matrix query, key, value, output, intermediate, result;
+  std::vector<float> attention_norm_weight, attention_norm_bias, output_norm_weight, output_norm_bias;  // [hidden]
+};
+
+struct Blob {
+  Kind kind = Kind::kEncoder;
+  std::uint32_t hidden = 0;
+  std::uint32_t head_dim = 0;
+  Activation activation = Activation::kGelu;
+  float epsilon = 0;
+  std::vector<Layer> layers;  // of an encoder
+  Matrix linear;              // of a linear
+};
+
+// Throws BlobError.
+Blob parse(std::span<const std::uint8_t> bytes);
+
+}  // namespace sparserve

@@ -1,0 +1,85 @@
+#include "cpu.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace sparserve {
+namespace {
+
+struct Features {
+  bool avx2 = false, avx_vnni = false, avx512 = false, avx512_vnni = false;
+};
+
+#if defined(__x86_64__)
+__attribute__((target("xsave"))) unsigned long long enabled_state() { return __builtin_ia32_xgetbv(0); }
+
+Features detect() {
+  Features found;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+  const bool fma = c & bit_FMA, f16c = c & bit_F16C;
+  if (!(c & bit_OSXSAVE) || !(c & bit_AVX)) return found;
+  const unsigned long long state = enabled_state();
+  if ((state & 0x6) != 0x6) return found;  // the operating system saves the upper halves of ymm
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+  found.avx2 = fma && f16c && (b & bit_AVX2);
+  if (found.avx2 && (state & 0xE6) == 0xE6) {  // and zmm and the mask registers
+    found.avx512 = (b & bit_AVX512F) && (b & bit_AVX512BW) && (b & bit_AVX512DQ) && (b & bit_AVX512VL);
+    found.avx512_vnni = found.avx512 && (c & bit_AVX512VNNI);
+  }
+  if (found.avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) found.avx_vnni = a & (1U << 4);
+  return found;
+}
+#else
+Features detect() { return {}; }
+#endif
+
+struct Candidate {
+  const KernelTable* table;
+  bool supported;
+  std::string_view name;
+};
+
+}  // namespace
+
+const KernelTable& choose_kernels() {
+  const Features features = detect();
+  const Candidate candidates[] = {
+      {avx512_vnni_kernels(), features.avx512_vnni, "avx512-vnni"}, {avx512_kernels(), features.avx512, "avx512"},
+      {avx2_vnni_kernels(), features.avx2 && features.avx_vnni, "avx2-vnni"},
+      {avx2_kernels(), features.avx2, "avx2"},                      {neon_kernels(), true, "neon"},
+      {portable_kernels(), true, "portable"},
+  };
+  const char* wanted = std::getenv("SPARSERVE_ISA");
+  if (wanted != nullptr && *wanted != '\0') {
+    for (const Candidate& candidate : candidates)
+      if (candidate.name == wanted && candidate.table != nullptr && candidate.supported) return *candidate.table;
+    throw std::runtime_error("SPARSERVE_ISA=" + std::string(wanted) + " is not available on this machine");
+  }
+  for (const Candidate& candidate : candidates)
+    if (candidate.table != nullptr && candidate.supported) return *candidate.table;
+  throw std::runtime_error("no kernels were compiled in");
+}
+
+std::size_t panel_bytes(bool ints) {
+  long level1 = -1;
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+  level1 = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+#endif
+  if (level1 < 16 * 1024 || level1 > 256 * 1024) level1 = 32 * 1024;
+  // The rest is for weights, indexes and the row under work.
+  static const char* tune = std::getenv(ints ? "TUNE_I" : "TUNE_F");
+  if (tune) return std::atol(tune);
+  return static_cast<std::size_t>(level1) * 3 / 4;
+}
+
+}  // namespace sparserve

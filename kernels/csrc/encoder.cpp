@@ -1,0 +1,278 @@
+#include "encoder.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <new>
+
+namespace sparserve {
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+constexpr std::size_t kChunkTokens = 1024;  // of a run that is longer: bounds the workspace, and keeps it in cache
+constexpr std::size_t kKeptScratch = 64;
+constexpr std::size_t kKeptScratchBytes = 16 << 20;
+constexpr std::size_t kKeptWorkspaces = 8;
+constexpr std::size_t kKeptWorkspaceBytes = 64 << 20;
+constexpr std::size_t kKeyBlock = 128;  // as attention.h has it
+
+std::atomic<bool> profiling{false};
+std::array<std::atomic<std::uint64_t>, kStages> stage_times{};
+
+const Profile kProfile = {
+    [] {
+      return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                            std::chrono::steady_clock::now().time_since_epoch())
+                                            .count());
+    },
+    [](std::uint32_t stage, std::uint64_t nanoseconds) { stage_times[stage].fetch_add(nanoseconds); },
+};
+
+std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Parts of the scratch of one tile: widths in features.
+Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t widest, std::size_t context,
+                       std::size_t states, std::size_t scores) {
+  const std::size_t tokens = std::size_t{traits.lanes} * traits.max_vectors;
+  const std::size_t whole = (inputs + 3) / 4 * 4;
+  Scratch s{};
+  std::size_t at = 0;
+  const auto part = [&](std::size_t bytes) {
+    const std::size_t begin = at;
+    at += aligned(bytes);
+    return begin;
+  };
+  s.context = part(context * tokens * 4);
+  s.wide = part(widest * tokens * 4);
+  s.sum = part(widest * tokens * 4);
+  s.bytes_planar = part(whole * tokens);
+  s.bytes_blocks = part(whole * tokens);
+  s.scores = part(scores * 4);
+  s.token = part((2 + states) * tokens * 4);
+  s.total = at;
+  return s;
+}
+
+// An exception may not leave a task: the pool it runs on is not ours. The first is thrown again here.
+template <class Function>
+void parallel_for(const Parallel& parallel, std::size_t count, Function&& function) {
+  if (count == 1 || parallel.threads <= 1) {
+    for (std::size_t i = 0; i < count; ++i) function(i);
+    return;
+  }
+  struct Shared {
+    std::remove_reference_t<Function>& function;
+    std::mutex mutex;
+    std::exception_ptr error;
+  } shared{function, {}, nullptr};
+  const auto task = [](void* data, std::size_t i) {
+    auto& mine = *static_cast<Shared*>(data);
+    try {
+      mine.function(i);
+    } catch (...) {
+      const std::lock_guard lock(mine.mutex);
+      if (!mine.error) mine.error = std::current_exception();
+    }
+  };
+  parallel.run(parallel.context, task, count, &shared);
+  if (shared.error) std::rethrow_exception(shared.error);
+}
+
+}  // namespace
+
+void BufferPool::Lease::Free::operator()(std::uint8_t* p) const { ::operator delete[](p, kAlignment); }
+
+BufferPool::Lease::Lease(BufferPool& pool, std::size_t bytes) : pool_(pool) {
+  {
+    const std::lock_guard lock(pool.mutex_);
+    // The smallest that is large enough; else any, to be replaced by a larger one.
+    auto best = pool.free_.end();
+    for (auto it = pool.free_.begin(); it != pool.free_.end(); ++it)
+      if (it->bytes >= bytes && (best == pool.free_.end() || it->bytes < best->bytes)) best = it;
+    if (best == pool.free_.end() && !pool.free_.empty()) best = pool.free_.begin();
+    if (best != pool.free_.end()) {
+      bytes_ = best->bytes;
+      data_ = std::move(best->data);
+      pool.free_.erase(best);
+    }
+  }
+  if (bytes_ < bytes) {
+    data_.reset();
+    data_.reset(new (kAlignment) std::uint8_t[bytes]());
+    bytes_ = bytes;
+  }
+}
+
+BufferPool::Lease::~Lease() {
+  if (bytes_ > pool_.keep_bytes_) return;
+  const std::lock_guard lock(pool_.mutex_);
+  if (pool_.free_.size() < pool_.keep_) pool_.free_.push_back({bytes_, std::move(data_)});
+}
+
+Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
+    : kernels_(kernels),
+      packer_(kernels.traits),
+      hidden_(blob.hidden),
+      head_dim_(blob.head_dim),
+      activation_(static_cast<std::uint32_t>(blob.activation)),
+      epsilon_(blob.epsilon),
+      first_token_only_(first_token_only),
+      scratch_(kKeptScratch, kKeptScratchBytes),
+      workspaces_(kKeptWorkspaces, kKeptWorkspaceBytes) {
+  for (Layer& layer : blob.layers) {
+    PackedLayer packed{};
+    packed.query = packer_.pack(std::move(layer.query));
+    packed.key = packer_.pack(std::move(layer.key));
+    packed.value = packer_.pack(std::move(layer.value));
+    packed.output = packer_.pack(std::move(layer.output));
+    packed.intermediate = packer_.pack(std::move(layer.intermediate));
+    packed.result = packer_.pack(std::move(layer.result));
+    packed.attention_norm_weight = packer_.keep(std::move(layer.attention_norm_weight));
+    packed.attention_norm_bias = packer_.keep(std::move(layer.attention_norm_bias));
+    packed.output_norm_weight = packer_.keep(std::move(layer.output_norm_weight));
+    packed.output_norm_bias = packer_.keep(std::move(layer.output_norm_bias));
+    max_width_ = std::max(max_width_, packed.query.rows);
+    max_intermediate_ = std::max(max_intermediate_, packed.intermediate.rows);
+    layers_.push_back(packed);
+  }
+}
+
+void Encoder::run(const float* input, const std::int64_t* mask, const float* position_bias, bool bias_per_row,
+                  float* output, std::size_t batch, std::size_t length, const Parallel& parallel) const {
+  std::memset(output, 0, batch * (first_token_only_ ? 1 : length) * hidden_ * sizeof(float));
+  Run run{};
+  run.layers = layers_.data();
+  run.layer_count = static_cast<std::uint32_t>(layers_.size());
+  run.hidden = hidden_;
+  run.head_dim = head_dim_;
+  run.max_width = max_width_;
+  run.max_intermediate = max_intermediate_;
+  run.activation = activation_;
+  run.epsilon = epsilon_;
+  run.first_token_only = first_token_only_;
+  run.profile = profiling.load(std::memory_order_relaxed) ? &kProfile : nullptr;
+  run.input = input;
+  run.output = output;
+  run.length = length;
+  run.position_bias = position_bias;
+  if (bias_per_row) run.position_bias_batch_stride = std::size_t{heads(0)} * length * length;
+
+  const std::uint32_t lanes = kernels_.traits.lanes;
+  std::vector<Sequence> sequences;
+  std::vector<std::vector<float>> key_biases(batch);
+  std::uint32_t vectors = 0;
+  const auto flush = [&] {
+    if (sequences.empty()) return;
+    run_chunk(run, sequences, vectors, parallel);
+    sequences.clear();
+    vectors = 0;
+  };
+  for (std::size_t row = 0; row < batch; ++row) {
+    const std::int64_t* own = mask + row * length;
+    std::size_t tokens = length;
+    while (tokens > 0 && own[tokens - 1] == 0) --tokens;
+    if (tokens == 0) continue;
+    const bool holes = std::find(own, own + tokens, 0) != own + tokens;
+    if (holes) {
+      key_biases[row].resize(tokens);
+      for (std::size_t t = 0; t < tokens; ++t) key_biases[row][t] = own[t] != 0 ? 0.0F : -1e30F;
+    }
+    const auto own_vectors = static_cast<std::uint32_t>((tokens + lanes - 1) / lanes);
+    if (std::size_t{vectors + own_vectors} * lanes > kChunkTokens) flush();
+    sequences.push_back({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(tokens), vectors,
+                         own_vectors * lanes, holes ? key_biases[row].data() : nullptr, std::size_t{vectors} * lanes});
+    vectors += own_vectors;
+  }
+  flush();
+}
+
+void Encoder::run_chunk(Run& run, const std::vector<Sequence>& sequences, std::uint32_t vectors,
+                        const Parallel& parallel) const {
+  const Traits& traits = kernels_.traits;
+  run.sequences = sequences.data();
+  run.sequence_count = static_cast<std::uint32_t>(sequences.size());
+
+  // Full tiles, or as many smaller ones as keep all threads busy.
+  std::uint32_t count = (vectors + traits.max_vectors - 1) / traits.max_vectors;
+  if (count < 4 * parallel.threads) {
+    const std::uint32_t whole = (count + parallel.threads - 1) / parallel.threads * parallel.threads;
+    count = std::min(whole, vectors);
+  }
+  std::vector<Tile> tiles(count);
+  std::uint32_t sequence = 0;
+  for (std::uint32_t t = 0, at = 0; t < count; ++t) {
+    const std::uint32_t size = vectors / count + (t < vectors % count ? 1 : 0);
+    while (at >= sequences[sequence].first_vector + sequences[sequence].stride / traits.lanes) ++sequence;
+    tiles[t] = {at, size, sequence};
+    at += size;
+  }
+  run.tiles = tiles.data();
+
+  const std::size_t tokens = std::size_t{vectors} * traits.lanes;
+  const std::size_t states = aligned(tokens * hidden_ * sizeof(float));
+  const std::size_t wide = aligned(tokens * max_width_ * sizeof(float));
+  const BufferPool::Lease workspace(workspaces_, states + 5 * wide);
+  const auto part = [&](std::size_t offset) { return reinterpret_cast<float*>(workspace.data() + offset); };
+  run.states = part(0);
+  run.queries = part(states);
+  for (std::size_t parity = 0; parity < 2; ++parity) {
+    run.keys[parity] = part(states + (1 + 2 * parity) * wide);
+    run.values[parity] = part(states + (2 + 2 * parity) * wide);
+  }
+
+  std::size_t longest = 0;
+  for (const Sequence& s : sequences) longest = std::max<std::size_t>(longest, s.stride);
+  const std::size_t widest = std::max({hidden_, max_width_, max_intermediate_});
+  const Scratch layout =
+      scratch_layout(traits, widest, widest, max_width_, run.first_token_only ? hidden_ : 0,
+                     std::max(kKeyBlock * traits.lanes * traits.max_vectors, longest));
+  for (std::uint32_t phase = 0; phase <= run.layer_count; ++phase) {
+    if (phase == run.layer_count && run.first_token_only) {
+      const std::size_t group_vectors = (run.sequence_count + traits.lanes - 1) / traits.lanes;
+      const std::size_t groups =
+          std::min(group_vectors, std::max<std::size_t>((group_vectors + traits.max_vectors - 1) / traits.max_vectors,
+                                                        parallel.threads));
+      const std::size_t per_group = (group_vectors + groups - 1) / groups * traits.lanes;
+      parallel_for(parallel, (run.sequence_count + per_group - 1) / per_group, [&](std::size_t group) {
+        const BufferPool::Lease scratch(scratch_, layout.total);
+        const auto first = static_cast<std::uint32_t>(group * per_group);
+        const auto n = std::min(static_cast<std::uint32_t>(per_group), run.sequence_count - first);
+        kernels_.first_tokens(run, first, n, layout, scratch.data());
+      });
+      return;
+    }
+    parallel_for(parallel, count, [&](std::size_t tile) {
+      const BufferPool::Lease scratch(scratch_, layout.total);
+      kernels_.phase(run, phase, static_cast<std::uint32_t>(tile), layout, scratch.data());
+    });
+  }
+}
+
+void profile(bool on, std::uint64_t* nanoseconds) {
+  for (std::size_t stage = 0; stage < kStages; ++stage) nanoseconds[stage] = stage_times[stage].exchange(0);
+  profiling.store(on);
+}
+
+Linear::Linear(Blob&& blob, const KernelTable& kernels)
+    : kernels_(kernels),
+      packer_(kernels.traits),
+      matrix_(packer_.pack(std::move(blob.linear))),
+      scratch_(kKeptScratch, kKeptScratchBytes) {}
+
+void Linear::run(const float* input, float* output, std::size_t tokens, const Parallel& parallel) const {
+  const Traits& traits = kernels_.traits;
+  const std::size_t tile = std::size_t{traits.lanes} * traits.max_vectors;
+  const Scratch layout = scratch_layout(traits, columns(), std::max(rows(), columns()), columns(), 0, 0);
+  if (tokens == 0) return;
+  parallel_for(parallel, (tokens + tile - 1) / tile, [&](std::size_t index) {
+    const BufferPool::Lease scratch(scratch_, layout.total);
+    const std::size_t first = index * tile;
+    const auto n = static_cast<std::uint32_t>(std::min(tile, tokens - first));
+    kernels_.linear(matrix_, input + first * columns(), output + first * rows(), n, layout, scratch.data());
+  });
+}
+
+}  // namespace sparserve

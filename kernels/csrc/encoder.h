@@ -1,0 +1,109 @@
+// A packed encoder or linear ready to run, and how a run is cut into tiles and phases.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "blob.h"
+#include "kernels.h"
+#include "pack.h"
+
+namespace sparserve {
+
+// Somebody else's thread pool: runs task(data, 0..count-1), each once, and returns when all are done.
+struct Parallel {
+  void* context;
+  void (*run)(void* context, void (*task)(void*, std::size_t), std::size_t count, void* data);
+  std::uint32_t threads;
+};
+
+// Buffers that are lent and taken back: no allocation once as many exist as are used at one time. Thread-safe.
+class BufferPool {
+ public:
+  // At most `keep` buffers of at most `keep_bytes` each stay when nobody uses them.
+  BufferPool(std::size_t keep, std::size_t keep_bytes) : keep_(keep), keep_bytes_(keep_bytes) {}
+
+  class Lease {
+   public:
+    Lease(BufferPool& pool, std::size_t bytes);
+    ~Lease();
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    std::uint8_t* data() const { return data_.get(); }
+
+   private:
+    friend class BufferPool;
+    struct Free {
+      void operator()(std::uint8_t* p) const;
+    };
+    BufferPool& pool_;
+    std::size_t bytes_ = 0;
+    std::unique_ptr<std::uint8_t, Free> data_;
+  };
+
+ private:
+  struct Buffer {
+    std::size_t bytes;
+    std::unique_ptr<std::uint8_t, Lease::Free> data;
+  };
+  std::size_t keep_;
+  std::size_t keep_bytes_;
+  std::mutex mutex_;
+  std::vector<Buffer> free_;
+};
+
+class Encoder {
+ public:
+  Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only);
+
+  std::uint32_t hidden() const { return hidden_; }
+  bool first_token_only() const { return first_token_only_; }
+  std::uint32_t heads(std::size_t layer) const { return layers_[layer].query.rows / head_dim_; }
+  std::size_t layers() const { return layers_.size(); }
+
+  // input [batch, length, hidden]; mask [batch, length], 0 or not; position_bias [1 or batch, heads, key, query] or
+  // null; output [batch, length (or 1), hidden]. Tokens behind a row's last unmasked one, and rows without any, give
+  // zeros. Answers do not depend on what else is in the batch, nor on the number of threads. Thread-safe.
+  void run(const float* input, const std::int64_t* mask, const float* position_bias, bool bias_per_row, float* output,
+           std::size_t batch, std::size_t length, const Parallel& parallel) const;
+
+ private:
+  void run_chunk(Run& run, const std::vector<Sequence>& sequences, std::uint32_t vectors,
+                 const Parallel& parallel) const;
+
+  const KernelTable& kernels_;
+  MatrixPacker packer_;
+  std::vector<PackedLayer> layers_;
+  std::uint32_t hidden_;
+  std::uint32_t head_dim_;
+  std::uint32_t max_width_ = 0;
+  std::uint32_t max_intermediate_ = 0;
+  std::uint32_t activation_;
+  float epsilon_;
+  bool first_token_only_;
+  mutable BufferPool scratch_;
+  mutable BufferPool workspaces_;
+};
+
+// Where all encoders' time went since the last call, by Stage; and whether to go on measuring.
+void profile(bool on, std::uint64_t* nanoseconds);
+
+class Linear {
+ public:
+  Linear(Blob&& blob, const KernelTable& kernels);
+  std::uint32_t rows() const { return matrix_.rows; }
+  std::uint32_t columns() const { return matrix_.columns; }
+  // input [tokens, columns] to output [tokens, rows]. Thread-safe.
+  void run(const float* input, float* output, std::size_t tokens, const Parallel& parallel) const;
+
+ private:
+  const KernelTable& kernels_;
+  MatrixPacker packer_;
+  PackedMatrix matrix_;
+  mutable BufferPool scratch_;
+};
+
+}  // namespace sparserve

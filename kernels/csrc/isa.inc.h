@@ -1,0 +1,34 @@
+// All kernels, compiled once per instruction set: a .cpp file names one and its vector type, and includes this.
+//
+// Everything lives in an unnamed namespace and uses no library templates, so that no function compiled for one
+// instruction set can be linked in place of another's.
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels.h"
+
+#define SPARSERVE_INLINE static inline __attribute__((always_inline))
+#define SPARSERVE_MEMBER inline __attribute__((always_inline))
+#define SPARSERVE_UNROLL _Pragma("GCC unroll 8")
+
+namespace sparserve {
+namespace {
+
+constexpr std::uint32_t kBlockColumns = 4;
+constexpr float kMasked = -1e30F;  // the score of a masked key: no sum of real scores comes near it
+
+#include SPARSERVE_SIMD
+#include "elementwise.h"
+#include "linear.h"
+#include "attention.h"
+#include "phase.h"
+
+constexpr KernelTable kTable = {
+    {SPARSERVE_NAME, kLanes, kMaxVectors, kSaturates}, phase_any, first_tokens_any, linear_any,
+};
+
+}  // namespace
+
+const KernelTable* SPARSERVE_ENTRY() { return &kTable; }
+
+}  // namespace sparserve

@@ -1,0 +1,147 @@
+// What the code that is compiled once per instruction set (isa.inc.h) shares with the rest: plain structs only.
+//
+// Nothing with a linkage of its own may be instantiated in those files: the linker keeps one copy of an inline
+// function, and a std::vector method compiled for AVX-512 would then run on a machine without it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sparserve {
+
+enum class Shape : std::uint8_t { kDenseF32, kSparseF32, kBlockF32, kDenseI8, kSparseI8, kBlockI8 };
+
+// The entries of a row within a panel. `count` is in entries: weights, 1x4 blocks, or quads of int8 weights.
+struct RowSpan {
+  std::uint16_t row;
+  std::uint16_t count;
+};
+
+// A range of columns small enough for its activations to stay in the L1 cache while all rows pass over them.
+struct Panel {
+  std::uint32_t first_column;
+  const RowSpan* spans;         // [rows], longest first
+  // In the order of the spans, relative to first_column: columns; for unstructured int8, offsets in bytes (a column's
+  // activations always take a full tile's bytes there, so the product is known beforehand)
+  const std::uint16_t* column;
+  const float* floats;
+  const std::int8_t* ints;
+};
+
+// A matrix as the kernels want it.
+struct PackedMatrix {
+  Shape shape;
+  std::uint32_t rows;
+  std::uint32_t columns;
+  std::uint32_t panel_count;    // sparse and block shapes
+  const Panel* panels;
+  const float* dense_floats;    // groups of kDenseRows rows, [columns][kDenseRows]
+  const std::int8_t* dense_ints;  // groups of kDenseRows rows, [columns / 4][kDenseRows][4]
+  const float* bias;            // [rows]
+  const float* scales;          // [rows], int8
+  const float* zero_terms;      // [rows], int8: scale * sum of the row's weights
+};
+
+inline constexpr std::uint32_t kDenseRows = 6;
+
+// How one instruction set wants its tiles and matrices.
+struct Traits {
+  const char* name;
+  std::uint32_t lanes;        // tokens of one vector
+  std::uint32_t max_vectors;  // vectors of a full tile
+  bool saturates;             // its byte product adds two products in 16 bits
+  // Bytes of one feature's activations in a full tile
+  std::uint32_t float_row_bytes() const { return lanes * max_vectors * 4; }
+  std::uint32_t int_row_bytes() const { return lanes * max_vectors; }
+};
+
+// One sequence of a run: its keys and values are shared by all tiles that hold its tokens.
+struct Sequence {
+  std::uint32_t batch_index;
+  std::uint32_t tokens;         // up to and including the last that is not masked
+  std::uint32_t first_vector;   // position in the run, in vectors
+  std::uint32_t stride;         // tokens rounded up to whole vectors
+  const float* key_bias;        // [tokens], 0 or -inf; null if no token is masked
+  std::size_t buffer;           // offset of its keys (and values) in the run's buffers, in floats per feature width
+};
+
+// Neighbouring vectors of a run, computed together. Features are rows, tokens are columns.
+struct Tile {
+  std::uint32_t first_vector;
+  std::uint32_t vectors;
+  std::uint32_t first_sequence;  // of its first token
+};
+
+struct PackedLayer {
+  PackedMatrix query, key, value, output, intermediate, result;
+  const float* attention_norm_weight;
+  const float* attention_norm_bias;
+  const float* output_norm_weight;
+  const float* output_norm_bias;
+};
+
+// Where the time of a run goes, in nanoseconds summed over threads; only written while a profile is asked for.
+enum Stage : std::uint32_t {
+  kLayoutStage, kQuantiseStage, kProjectStage, kAttentionStage, kOutputStage, kNormStage, kIntermediateStage,
+  kResultStage, kStages
+};
+struct Profile {
+  std::uint64_t (*now)();
+  void (*add)(std::uint32_t stage, std::uint64_t nanoseconds);
+};
+
+// Everything that the phases of one run share.
+struct Run {
+  const PackedLayer* layers;
+  std::uint32_t layer_count;
+  std::uint32_t hidden;
+  std::uint32_t head_dim;
+  std::uint32_t max_width;         // of attention over all layers
+  std::uint32_t max_intermediate;  // over all layers
+  std::uint32_t activation;
+  float epsilon;
+  bool first_token_only;
+  const Profile* profile;          // or null
+
+  const float* input;              // [batch, length, hidden]
+  float* output;                   // [batch, length or 1, hidden], zeroed
+  std::size_t length;
+  const float* position_bias;      // [1 or batch, heads, key, query] or null
+  std::size_t position_bias_batch_stride;
+
+  const Sequence* sequences;
+  std::uint32_t sequence_count;
+  const Tile* tiles;
+  float* states;                   // per tile: [hidden][tile tokens]
+  float* queries;                  // per tile: [width][tile tokens]
+  float* keys[2];                  // per sequence: [width][stride]; the layer's parity chooses
+  float* values[2];
+};
+
+// Scratch of one tile, in bytes, and where its parts begin.
+struct Scratch {
+  std::size_t context, wide, sum, bytes_planar, bytes_blocks, scores, token, total;
+};
+
+struct KernelTable {
+  Traits traits;
+  // Phase `phase` of `tile`: the rest of layer phase-1 after its queries, keys and values are known; then the queries,
+  // keys and values of layer `phase`. Phases of one run are separated by barriers; tiles of a phase are independent.
+  void (*phase)(const Run& run, std::uint32_t phase, std::uint32_t tile, const Scratch& layout, std::uint8_t* scratch);
+  // The last phase where only each sequence's first token is wanted, for sequences [first, first + count).
+  void (*first_tokens)(const Run& run, std::uint32_t first, std::uint32_t count, const Scratch& layout,
+                       std::uint8_t* scratch);
+  // One linear over `tokens` rows (at most a tile) of row-major input [tokens, columns] to [tokens, rows].
+  void (*linear)(const PackedMatrix& matrix, const float* input, float* output, std::uint32_t tokens,
+                 const Scratch& layout, std::uint8_t* scratch);
+};
+
+// One table for each instruction set that was compiled in; null if it was not.
+const KernelTable* portable_kernels();
+const KernelTable* avx2_kernels();
+const KernelTable* avx2_vnni_kernels();
+const KernelTable* avx512_kernels();
+const KernelTable* avx512_vnni_kernels();
+const KernelTable* neon_kernels();
+
+}  // namespace sparserve

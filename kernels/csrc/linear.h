@@ -1,0 +1,308 @@
+// One linear over a tile of tokens: y[row] = sum over entries of weight * x[column], rows of V vectors of tokens.
+// Included once per instruction set.
+#pragma once
+
+// The input of linears that read the same activations: as floats, and as bytes once one of them asks for it.
+template <int V>
+struct Input {
+  const float* x;        // [features][V * kLanes]
+  std::uint8_t* planar;  // [features][kTile] bytes
+  std::uint8_t* blocks;  // [features / 4][V * kLanes][4] bytes
+  float* token;          // [2][V * kLanes]: scale, and scale * zero point
+  const Profile* profile;
+  bool has_planar = false;
+  bool has_blocks = false;
+};
+
+constexpr int kTile = kLanes * kMaxVectors;
+
+// Adds the time since its beginning to a stage.
+class Stopwatch {
+ public:
+  SPARSERVE_MEMBER Stopwatch(const Profile* profile, Stage stage)
+      : profile_(profile), stage_(stage), begin_(profile != nullptr ? profile->now() : 0) {}
+  SPARSERVE_MEMBER ~Stopwatch() {
+    if (profile_ != nullptr) profile_->add(stage_, profile_->now() - begin_);
+  }
+
+ private:
+  const Profile* profile_;
+  Stage stage_;
+  std::uint64_t begin_;
+};
+
+// Asymmetric 8-bit quantisation with a scale a token: x ~ scale * (byte - zero point); zero is exact.
+template <int V>
+void quantise_tile(Input<V>& in, std::uint32_t features) {
+  constexpr int stride = V * kLanes;
+  F32 low[V], high[V], inverse[V], zero_point[V];
+  SPARSERVE_UNROLL
+  for (int v = 0; v < V; ++v) low[v] = high[v] = zero();
+  for (std::uint32_t f = 0; f < features; ++f) {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) {
+      const F32 x = load(in.x + f * stride + v * kLanes);
+      low[v] = min(low[v], x);
+      high[v] = max(high[v], x);
+    }
+  }
+  SPARSERVE_UNROLL
+  for (int v = 0; v < V; ++v) {
+    // The smallest range keeps 255 / range finite; activations below it are zero to every following LayerNorm.
+    const F32 range = max(sub(high[v], low[v]), broadcast(1e-30F));
+    inverse[v] = div(broadcast(255.0F), range);
+    zero_point[v] = round(mul(sub(zero(), low[v]), inverse[v]));
+    const F32 scale = mul(range, broadcast(1.0F / 255));
+    store(in.token + v * kLanes, scale);
+    store(in.token + stride + v * kLanes, mul(scale, zero_point[v]));
+  }
+  for (std::uint32_t f = 0; f < features; ++f) quantise<V>(in.x + f * stride, inverse, zero_point, in.planar + f * kTile);
+  in.has_planar = true;
+}
+
+template <int V>
+void interleave_tile(Input<V>& in, std::uint32_t features) {
+  for (std::uint32_t f = 0; f < features; f += kBlockColumns)
+    interleave_rows<V>(in.planar + f * kTile, in.blocks + f * V * kLanes);
+  in.has_blocks = true;
+}
+
+template <int V>
+SPARSERVE_INLINE void dequantise(const PackedMatrix& m, const Input<V>& in, std::uint32_t row, const I32 (&acc)[V],
+                                 F32 (&y)[V]) {
+  constexpr int stride = V * kLanes;
+  const F32 scale = broadcast(m.scales[row]), bias = broadcast(m.bias[row]);
+  const F32 zero_term = broadcast(-m.zero_terms[row]);
+  SPARSERVE_UNROLL
+  for (int v = 0; v < V; ++v) {
+    const F32 shifted = fma(zero_term, load(in.token + stride + v * kLanes), bias);
+    y[v] = fma(mul(to_float(acc[v]), scale), load(in.token + v * kLanes), shifted);
+  }
+}
+
+// Emit: `void operator()(row, F32 (&y)[V])` takes a finished row; `float* partial(row)` lends V * kLanes floats that
+// keep a row between panels.
+template <int V, bool First, bool Last, bool Block, class Emit>
+void sparse_float_panel(const PackedMatrix& m, const Panel& panel, const float* x, Emit& emit) {
+  constexpr int stride = V * kLanes;
+  x += panel.first_column * stride;
+  const std::uint16_t* column = panel.column;
+  const float* weight = panel.floats;
+  for (std::uint32_t r = 0; r < m.rows; ++r) {
+    const RowSpan span = panel.spans[r];
+    // Two chains of additions: one would wait for its own latency when a row has few vectors.
+    F32 acc[V], odd[V];
+    if constexpr (First) {
+      const F32 bias = broadcast(m.bias[span.row]);
+      SPARSERVE_UNROLL
+      for (int v = 0; v < V; ++v) acc[v] = bias;
+    } else {
+      const float* partial = emit.partial(span.row);
+      SPARSERVE_UNROLL
+      for (int v = 0; v < V; ++v) acc[v] = load(partial + v * kLanes);
+    }
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) odd[v] = zero();
+    if constexpr (Block) {
+      for (std::uint32_t e = 0; e < span.count; ++e, ++column, weight += kBlockColumns) {
+        const float* a = x + std::size_t{*column} * stride;
+        SPARSERVE_UNROLL
+        for (int k = 0; k < static_cast<int>(kBlockColumns); k += 2) {
+          const F32 w0 = broadcast(weight[k]), w1 = broadcast(weight[k + 1]);
+          SPARSERVE_UNROLL
+          for (int v = 0; v < V; ++v) {
+            acc[v] = fma(w0, load(a + k * stride + v * kLanes), acc[v]);
+            odd[v] = fma(w1, load(a + (k + 1) * stride + v * kLanes), odd[v]);
+          }
+        }
+      }
+    } else {
+      std::uint32_t left = span.count;
+      for (; left >= 2; left -= 2, column += 2, weight += 2) {
+        const F32 w0 = broadcast(weight[0]), w1 = broadcast(weight[1]);
+        const float* a0 = x + std::size_t{column[0]} * stride;
+        const float* a1 = x + std::size_t{column[1]} * stride;
+        SPARSERVE_UNROLL
+        for (int v = 0; v < V; ++v) {
+          acc[v] = fma(w0, load(a0 + v * kLanes), acc[v]);
+          odd[v] = fma(w1, load(a1 + v * kLanes), odd[v]);
+        }
+      }
+      if (left != 0) {
+        const F32 w0 = broadcast(*weight++);
+        const float* a0 = x + std::size_t{*column++} * stride;
+        SPARSERVE_UNROLL
+        for (int v = 0; v < V; ++v) acc[v] = fma(w0, load(a0 + v * kLanes), acc[v]);
+      }
+    }
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) acc[v] = add(acc[v], odd[v]);
+    if constexpr (Last) {
+      emit(span.row, acc);
+    } else {
+      float* partial = emit.partial(span.row);
+      SPARSERVE_UNROLL
+      for (int v = 0; v < V; ++v) store(partial + v * kLanes, acc[v]);
+    }
+  }
+}
+
+template <int V, bool First, bool Last, bool Block, class Emit>
+void sparse_int_panel(const PackedMatrix& m, const Panel& panel, const Input<V>& in, Emit& emit) {
+  const std::uint8_t* x = Block ? in.blocks + std::size_t{panel.first_column} * V * kLanes
+                                : in.planar + std::size_t{panel.first_column} * kTile;
+  const std::uint16_t* column = panel.column;
+  const std::int8_t* weight = panel.ints;
+  for (std::uint32_t r = 0; r < m.rows; ++r) {
+    const RowSpan span = panel.spans[r];
+    I32 acc[V];
+    if constexpr (First) {
+      SPARSERVE_UNROLL
+      for (int v = 0; v < V; ++v) acc[v] = zero_int();
+    } else {
+      const auto* partial = reinterpret_cast<const std::int32_t*>(emit.partial(span.row));
+      SPARSERVE_UNROLL
+      for (int v = 0; v < V; ++v) acc[v] = load_int(partial + v * kLanes);
+    }
+    for (std::uint32_t e = 0; e < span.count; ++e, weight += 4) {
+      if constexpr (Block) {
+        block<V>(acc, x + std::size_t{*column} * V * kLanes, weight);
+        ++column;
+      } else {
+        quad<V>(acc, x + column[0], x + column[1], x + column[2], x + column[3], weight);
+        column += 4;
+      }
+    }
+    if constexpr (Last) {
+      F32 y[V];
+      dequantise<V>(m, in, span.row, acc, y);
+      emit(span.row, y);
+    } else {
+      auto* partial = reinterpret_cast<std::int32_t*>(emit.partial(span.row));
+      SPARSERVE_UNROLL
+      for (int v = 0; v < V; ++v) store_int(partial + v * kLanes, acc[v]);
+    }
+  }
+}
+
+// Dense weights, kDenseRows rows at a time; N vectors of the tile from vector `first`.
+template <int V, int N, class Emit>
+void dense_float(const PackedMatrix& m, const float* x, int first, float* spill, Emit& emit) {
+  constexpr int stride = V * kLanes;
+  for (std::uint32_t row = 0; row < m.rows; row += kDenseRows) {
+    F32 acc[kDenseRows][N];
+    const std::uint32_t rows = m.rows - row < kDenseRows ? m.rows - row : kDenseRows;
+    SPARSERVE_UNROLL
+    for (int r = 0; r < static_cast<int>(kDenseRows); ++r) {
+      const F32 bias = broadcast(static_cast<std::uint32_t>(r) < rows ? m.bias[row + r] : 0.0F);
+      SPARSERVE_UNROLL
+      for (int n = 0; n < N; ++n) acc[r][n] = bias;
+    }
+    const float* weight = m.dense_floats + std::size_t{row} * m.columns;
+    const float* a = x + first * kLanes;
+    for (std::uint32_t c = 0; c < m.columns; ++c, weight += kDenseRows, a += stride) {
+      F32 b[N];
+      SPARSERVE_UNROLL
+      for (int n = 0; n < N; ++n) b[n] = load(a + n * kLanes);
+      SPARSERVE_UNROLL
+      for (int r = 0; r < static_cast<int>(kDenseRows); ++r) {
+        const F32 w = broadcast(weight[r]);
+        SPARSERVE_UNROLL
+        for (int n = 0; n < N; ++n) acc[r][n] = fma(w, b[n], acc[r][n]);
+      }
+    }
+    // A row's vectors are finished in several passes: they meet in `spill`, [rows][V * kLanes].
+    SPARSERVE_UNROLL
+    for (int r = 0; r < static_cast<int>(kDenseRows); ++r) {
+      if (static_cast<std::uint32_t>(r) >= rows) continue;
+      if constexpr (N == V) {
+        emit(row + r, acc[r]);
+      } else {
+        float* to = spill + std::size_t{row + r} * stride + first * kLanes;
+        SPARSERVE_UNROLL
+        for (int n = 0; n < N; ++n) store(to + n * kLanes, acc[r][n]);
+      }
+    }
+  }
+}
+
+template <int V, class Emit>
+void dense_float_tile(const PackedMatrix& m, const float* x, float* spill, Emit& emit) {
+  constexpr int N = kAttentionVectors < V ? kAttentionVectors : V;
+  for (int first = 0; first + N <= V; first += N) dense_float<V, N>(m, x, first, spill, emit);
+  if constexpr (V % N != 0) dense_float<V, V % N>(m, x, V - V % N, spill, emit);
+  if constexpr (N != V) {
+    for (std::uint32_t row = 0; row < m.rows; ++row) {
+      F32 y[V];
+      SPARSERVE_UNROLL
+      for (int v = 0; v < V; ++v) y[v] = load(spill + std::size_t{row} * V * kLanes + v * kLanes);
+      emit(row, y);
+    }
+  }
+}
+
+template <int V, class Emit>
+void dense_int(const PackedMatrix& m, const Input<V>& in, std::int32_t* spill, Emit& emit) {
+  const std::uint32_t groups = (m.columns + kBlockColumns - 1) / kBlockColumns;
+  for (std::uint32_t row = 0; row < m.rows; row += kDenseRows) {
+    const std::uint32_t rows = m.rows - row < kDenseRows ? m.rows - row : kDenseRows;
+    const std::int8_t* weights = m.dense_ints + std::size_t{row} * groups * kBlockColumns;
+    for (int v = 0; v < V; ++v) {
+      I32 acc[kDenseRows][1];
+      SPARSERVE_UNROLL
+      for (int r = 0; r < static_cast<int>(kDenseRows); ++r) acc[r][0] = zero_int();
+      const std::uint8_t* a = in.blocks + v * kLanes * kBlockColumns;
+      const std::int8_t* weight = weights;
+      for (std::uint32_t g = 0; g < groups; ++g, a += V * kLanes * kBlockColumns) {
+        SPARSERVE_UNROLL
+        for (int r = 0; r < static_cast<int>(kDenseRows); ++r, weight += kBlockColumns) block<1>(acc[r], a, weight);
+      }
+      SPARSERVE_UNROLL
+      for (int r = 0; r < static_cast<int>(kDenseRows); ++r) store_int(spill + (r * V + v) * kLanes, acc[r][0]);
+    }
+    for (std::uint32_t r = 0; r < rows; ++r) {
+      I32 acc[V];
+      F32 y[V];
+      SPARSERVE_UNROLL
+      for (int v = 0; v < V; ++v) acc[v] = load_int(spill + (r * V + v) * kLanes);
+      dequantise<V>(m, in, row + r, acc, y);
+      emit(row + r, y);
+    }
+  }
+}
+
+template <int V, bool Int, bool Block, class Emit>
+void panels(const PackedMatrix& m, const Input<V>& in, Emit& emit) {
+  const auto pass = [&]<bool First, bool Last>(const Panel& panel) {
+    if constexpr (Int) {
+      sparse_int_panel<V, First, Last, Block>(m, panel, in, emit);
+    } else {
+      sparse_float_panel<V, First, Last, Block>(m, panel, in.x, emit);
+    }
+  };
+  const std::uint32_t last = m.panel_count - 1;
+  if (last == 0) return pass.template operator()<true, true>(m.panels[0]);
+  pass.template operator()<true, false>(m.panels[0]);
+  for (std::uint32_t p = 1; p < last; ++p) pass.template operator()<false, false>(m.panels[p]);
+  pass.template operator()<false, true>(m.panels[last]);
+}
+
+// `spill` has room for the matrix's rows, [rows][V * kLanes] of 4 bytes, and is not what `emit` writes or `in` reads.
+template <int V, class Emit>
+void linear(const PackedMatrix& m, Input<V>& in, float* spill, Stage stage, Emit emit) {
+  const bool ints = m.shape == Shape::kSparseI8 || m.shape == Shape::kBlockI8 || m.shape == Shape::kDenseI8;
+  if (ints) {
+    const Stopwatch watch(in.profile, kQuantiseStage);
+    if (!in.has_planar) quantise_tile<V>(in, m.columns);
+    if (m.shape != Shape::kSparseI8 && !in.has_blocks) interleave_tile<V>(in, m.columns);
+  }
+  const Stopwatch watch(in.profile, stage);
+  switch (m.shape) {
+    case Shape::kDenseF32: return dense_float_tile<V>(m, in.x, spill, emit);
+    case Shape::kSparseF32: return panels<V, false, false>(m, in, emit);
+    case Shape::kBlockF32: return panels<V, false, true>(m, in, emit);
+    case Shape::kDenseI8: return dense_int<V>(m, in, reinterpret_cast<std::int32_t*>(spill), emit);
+    case Shape::kSparseI8: return panels<V, true, false>(m, in, emit);
+    case Shape::kBlockI8: return panels<V, true, true>(m, in, emit);
+  }
+}

@@ -1,0 +1,342 @@
+// The custom operators, domain "sparserve": SparseEncoder and SparseLinear, over ONNX Runtime's C ABI.
+//
+// SparseEncoder: hidden states [batch, length, hidden], attention mask [batch, length] int64, packed weights [bytes]
+// uint8 (an initializer) and optionally a position bias [1 or batch, heads, key, query]; gives the last layer's states
+// [batch, length, hidden], or of the first token alone, [batch, 1, hidden], with the attribute first_token_only = 1.
+// SparseLinear: activations [..., columns], packed weights; gives [..., rows].
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "abi.h"
+#include "cpu.h"
+#include "encoder.h"
+
+#define SPARSERVE_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace sparserve {
+namespace {
+
+using namespace ort;
+
+struct OpError {
+  ErrorCode code;
+  std::string message;
+};
+
+// ONNX Runtime's functions as methods that throw. A failed call's status becomes an OpError.
+class Runtime {
+ public:
+  explicit Runtime(const Api* api) : api_(api) {}
+
+  template <class Function, class... Arguments>
+  void call(Index index, const char* what, Arguments... arguments) const {
+    if (Status* status = function<Function>(api_, index)(arguments...)) {
+      function<ReleaseStatus>(api_, kReleaseStatus)(status);
+      throw OpError{kFail, std::string("onnxruntime's ") + what + " failed"};
+    }
+  }
+
+  Status* status(const OpError& error) const {
+    return function<CreateStatus>(api_, kCreateStatus)(error.code, error.message.c_str());
+  }
+
+  std::vector<std::int64_t> shape(const Value* value) const {
+    TensorTypeAndShapeInfo* info = nullptr;
+    call<GetTensorTypeAndShape>(kGetTensorTypeAndShape, "GetTensorTypeAndShape", value, &info);
+    const std::unique_ptr<TensorTypeAndShapeInfo, ReleaseTensorTypeAndShapeInfo> owned(
+        info, function<ReleaseTensorTypeAndShapeInfo>(api_, kReleaseTensorTypeAndShapeInfo));
+    std::size_t rank = 0;
+    call<GetDimensionsCount>(kGetDimensionsCount, "GetDimensionsCount", info, &rank);
+    std::vector<std::int64_t> dimensions(rank);
+    call<GetDimensions>(kGetDimensions, "GetDimensions", info, dimensions.data(), rank);
+    return dimensions;
+  }
+
+  template <class T>
+  T* data(const Value* value) const {
+    void* pointer = nullptr;
+    call<GetTensorMutableData>(kGetTensorMutableData, "GetTensorMutableData", const_cast<Value*>(value), &pointer);
+    return static_cast<T*>(pointer);
+  }
+
+  const Value* input(const KernelContext* context, std::size_t index) const {
+    const Value* value = nullptr;
+    call<KernelContextGetInput>(kKernelContextGetInput, "KernelContext_GetInput", context, index, &value);
+    return value;
+  }
+
+  std::size_t input_count(const KernelContext* context) const {
+    std::size_t count = 0;
+    call<KernelContextGetInputCount>(kKernelContextGetInputCount, "KernelContext_GetInputCount", context, &count);
+    return count;
+  }
+
+  float* output(KernelContext* context, const std::vector<std::int64_t>& shape) const {
+    Value* value = nullptr;
+    call<KernelContextGetOutput>(kKernelContextGetOutput, "KernelContext_GetOutput", context, std::size_t{0},
+                                 shape.data(), shape.size(), &value);
+    return data<float>(value);
+  }
+
+  std::int64_t attribute(const KernelInfo* info, const char* name, std::int64_t fallback) const {
+    std::int64_t value = fallback;
+    if (Status* status = function<KernelInfoGetAttributeInt64>(api_, kKernelInfoGetAttributeInt64)(info, name, &value)) {
+      function<ReleaseStatus>(api_, kReleaseStatus)(status);  // it is not there
+      return fallback;
+    }
+    return value;
+  }
+
+  // The packed weights: input `index` must be an initializer of bytes.
+  Blob blob(const KernelInfo* info, std::size_t index, Kind kind) const {
+    int constant = 0;
+    const Value* value = nullptr;
+    call<KernelInfoGetConstantInputTensor>(kKernelInfoGetConstantInputTensor, "KernelInfoGetConstantInput_tensor", info,
+                                           index, &constant, &value);
+    if (constant == 0 || value == nullptr)
+      throw OpError{kInvalidGraph, "sparserve: the packed weights must be an initializer of the graph"};
+    std::size_t count = 1;
+    for (const std::int64_t dimension : shape(value)) count *= static_cast<std::size_t>(dimension);
+    Blob blob = parse({data<const std::uint8_t>(value), count});
+    if (blob.kind != kind) throw OpError{kInvalidGraph, "sparserve: these packed weights belong to the other operator"};
+    return blob;
+  }
+
+  void parallel_for(const KernelContext* context, void (*task)(void*, std::size_t), std::size_t count,
+                    void* task_data) const {
+    call<KernelContextParallelFor>(kKernelContextParallelFor, "KernelContext_ParallelFor", context, task, count, count,
+                                   task_data);
+  }
+
+ private:
+  const Api* api_;
+};
+
+// The size of the session's own pool, which the ABI does not tell: the distinct threads that take part in a short
+// burst of small tasks, once.
+class ThreadCount {
+ public:
+  std::uint32_t get(const Runtime& runtime, const KernelContext* context) {
+    const std::uint32_t known = count_.load(std::memory_order_relaxed);
+    if (known != 0) return known;
+    struct Seen {
+      std::mutex mutex;
+      std::vector<std::thread::id> threads;
+    } seen;
+    const auto task = [](void* data, std::size_t) {
+      auto& mine = *static_cast<Seen*>(data);
+      {
+        const std::lock_guard lock(mine.mutex);
+        const auto id = std::this_thread::get_id();
+        if (std::find(mine.threads.begin(), mine.threads.end(), id) == mine.threads.end()) mine.threads.push_back(id);
+      }
+      const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(20);
+      while (std::chrono::steady_clock::now() < until) {
+      }
+    };
+    runtime.parallel_for(context, task, 64, &seen);
+    count_.store(static_cast<std::uint32_t>(seen.threads.size()), std::memory_order_relaxed);
+    return static_cast<std::uint32_t>(seen.threads.size());
+  }
+
+ private:
+  std::atomic<std::uint32_t> count_{0};
+};
+
+struct Call {
+  const Runtime& runtime;
+  const KernelContext* context;
+};
+
+Parallel parallel_of(Call& call, ThreadCount& threads) {
+  return {&call,
+          [](void* data, void (*task)(void*, std::size_t), std::size_t count, void* task_data) {
+            const auto& mine = *static_cast<const Call*>(data);
+            mine.runtime.parallel_for(mine.context, task, count, task_data);
+          },
+          threads.get(call.runtime, call.context)};
+}
+
+[[noreturn]] void bad_input(const std::string& what) { throw OpError{kInvalidArgument, "sparserve: " + what}; }
+
+struct EncoderKernel {
+  Runtime runtime;
+  Encoder encoder;
+  ThreadCount threads;
+
+  EncoderKernel(const Runtime& api, const KernelInfo* info)
+      : runtime(api),
+        encoder(api.blob(info, 2, Kind::kEncoder), choose_kernels(), api.attribute(info, "first_token_only", 0) != 0) {}
+
+  void compute(KernelContext* context) {
+    const Value* states = runtime.input(context, 0);
+    const Value* mask = runtime.input(context, 1);
+    const auto shape = runtime.shape(states);
+    if (shape.size() != 3 || shape[2] != static_cast<std::int64_t>(encoder.hidden()))
+      bad_input("hidden states must be [batch, length, " + std::to_string(encoder.hidden()) + "]");
+    if (runtime.shape(mask) != std::vector<std::int64_t>{shape[0], shape[1]})
+      bad_input("the attention mask must be [batch, length] like the hidden states");
+    const Value* bias = runtime.input_count(context) > 3 ? runtime.input(context, 3) : nullptr;
+    bool bias_per_row = false;
+    if (bias != nullptr) {
+      const auto dimensions = runtime.shape(bias);
+      for (std::size_t layer = 0; layer < encoder.layers(); ++layer) {
+        const auto heads = static_cast<std::int64_t>(encoder.heads(layer));
+        if (dimensions.size() != 4 || (dimensions[0] != 1 && dimensions[0] != shape[0]) || dimensions[1] != heads ||
+            dimensions[2] != shape[1] || dimensions[3] != shape[1])
+          bad_input("the position bias must be [1 or batch, heads, key, query], with the same heads in every layer");
+      }
+      bias_per_row = dimensions[0] != 1;
+    }
+    float* output = runtime.output(context, {shape[0], encoder.first_token_only() ? 1 : shape[1], shape[2]});
+    Call call{runtime, context};
+    encoder.run(runtime.data<const float>(states), runtime.data<const std::int64_t>(mask),
+                bias != nullptr ? runtime.data<const float>(bias) : nullptr, bias_per_row, output,
+                static_cast<std::size_t>(shape[0]), static_cast<std::size_t>(shape[1]), parallel_of(call, threads));
+  }
+};
+
+struct LinearKernel {
+  Runtime runtime;
+  Linear linear;
+  ThreadCount threads;
+
+  LinearKernel(const Runtime& api, const KernelInfo* info)
+      : runtime(api), linear(api.blob(info, 1, Kind::kLinear), choose_kernels()) {}
+
+  void compute(KernelContext* context) {
+    const Value* input = runtime.input(context, 0);
+    auto shape = runtime.shape(input);
+    if (shape.empty() || shape.back() != static_cast<std::int64_t>(linear.columns()))
+      bad_input("the last dimension of the activations must be " + std::to_string(linear.columns()));
+    std::size_t tokens = 1;
+    for (std::size_t i = 0; i + 1 < shape.size(); ++i) tokens *= static_cast<std::size_t>(shape[i]);
+    shape.back() = linear.rows();
+    Call call{runtime, context};
+    linear.run(runtime.data<const float>(input), runtime.output(context, shape), tokens, parallel_of(call, threads));
+  }
+};
+
+template <class Body>
+Status* guarded(const Runtime& runtime, Body&& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const OpError& error) {
+    return runtime.status(error);
+  } catch (const BlobError& error) {
+    return runtime.status({kInvalidGraph, std::string("sparserve: ") + error.what()});
+  } catch (const std::exception& error) {
+    return runtime.status({kFail, std::string("sparserve: ") + error.what()});
+  }
+}
+
+// Operator tables. Inputs are given by type; those from `required` on are optional.
+struct Signature {
+  const char* name;
+  std::vector<ElementType> inputs;
+  std::size_t required;
+};
+
+struct Operator : CustomOp {
+  Signature signature;
+};
+
+const Signature& signature_of(const CustomOp* op) { return static_cast<const Operator*>(op)->signature; }
+
+template <class Kernel>
+Operator make_operator(Signature signature) {
+  Operator op{};
+  op.signature = std::move(signature);
+  op.version = kApiVersion;
+  op.GetName = [](const CustomOp* self) { return signature_of(self).name; };
+  op.GetExecutionProviderType = [](const CustomOp*) -> const char* { return "CPUExecutionProvider"; };
+  op.GetInputType = [](const CustomOp* self, std::size_t i) { return signature_of(self).inputs[i]; };
+  op.GetInputTypeCount = [](const CustomOp* self) { return signature_of(self).inputs.size(); };
+  op.GetOutputType = [](const CustomOp*, std::size_t) { return kFloat; };
+  op.GetOutputTypeCount = [](const CustomOp*) { return std::size_t{1}; };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  op.GetInputCharacteristic = [](const CustomOp* self, std::size_t i) {
+    return i < signature_of(self).required ? kRequired : kOptional;
+  };
+  op.GetOutputCharacteristic = [](const CustomOp*, std::size_t) { return kRequired; };
+  op.GetInputMemoryType = [](const CustomOp*, std::size_t) { return kDefaultMemory; };
+  op.GetVariadicInputMinArity = [](const CustomOp*) { return 1; };
+  op.GetVariadicInputHomogeneity = [](const CustomOp*) { return 1; };
+  op.GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
+  op.GetVariadicOutputHomogeneity = [](const CustomOp*) { return 1; };
+  op.CreateKernelV2 = [](const CustomOp*, const Api* api, const KernelInfo* info, void** kernel) {
+    const Runtime runtime(api);
+    return guarded(runtime, [&] { *kernel = new Kernel(runtime, info); });
+  };
+  op.KernelComputeV2 = [](void* kernel, KernelContext* context) {
+    auto* mine = static_cast<Kernel*>(kernel);
+    return guarded(mine->runtime, [&] { mine->compute(context); });
+  };
+  op.GetStartVersion = [](const CustomOp*) { return 1; };
+  op.GetEndVersion = [](const CustomOp*) { return 1; };
+  op.GetMayInplace = [](int**, int**) { return std::size_t{0}; };
+  op.ReleaseMayInplace = [](int*, int*) {};
+  op.GetAliasMap = [](int**, int**) { return std::size_t{0}; };
+  op.ReleaseAliasMap = [](int*, int*) {};
+  return op;
+}
+
+}  // namespace
+}  // namespace sparserve
+
+// Called by onnxruntime when a session's options name this library.
+SPARSERVE_EXPORT sparserve::ort::Status* RegisterCustomOps(sparserve::ort::SessionOptions* options,
+                                                           const sparserve::ort::ApiBase* base) {
+  using namespace sparserve;
+  using namespace sparserve::ort;
+  const Api* api = base->GetApi(kApiVersion);
+  if (api == nullptr) {
+    // An older runtime: version 1 exists in all of them, and can carry the message.
+    const std::string message = std::string("sparserve needs onnxruntime 1.17 or newer; this is ") +
+                                base->GetVersionString() + ". Upgrade it, or serve model.onnx instead";
+    return Runtime(base->GetApi(1)).status({kFail, message});
+  }
+  const Runtime runtime(api);
+  static const Operator encoder =
+      make_operator<EncoderKernel>({"SparseEncoder", {kFloat, kInt64, kUint8, kFloat}, 3});
+  static const Operator linear = make_operator<LinearKernel>({"SparseLinear", {kFloat, kUint8}, 2});
+  return guarded(runtime, [&] {
+    // One domain for the life of the process: sessions refer to it, and options may be used again.
+    static CustomOpDomain* domain = [&] {
+      CustomOpDomain* made = nullptr;
+      runtime.call<CreateCustomOpDomain>(kCreateCustomOpDomain, "CreateCustomOpDomain", "sparserve", &made);
+      runtime.call<CustomOpDomainAdd>(kCustomOpDomainAdd, "CustomOpDomain_Add", made,
+                                      static_cast<const CustomOp*>(&encoder));
+      runtime.call<CustomOpDomainAdd>(kCustomOpDomainAdd, "CustomOpDomain_Add", made,
+                                      static_cast<const CustomOp*>(&linear));
+      return made;
+    }();
+    runtime.call<AddCustomOpDomain>(kAddCustomOpDomain, "AddCustomOpDomain", options, domain);
+  });
+}
+
+// The name of the kernels that this machine runs, for people and for logs; null if SPARSERVE_ISA asks for others.
+SPARSERVE_EXPORT const char* sparserve_isa() {
+  try {
+    return sparserve::choose_kernels().traits.name;
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+// The version of the packed format that it reads.
+SPARSERVE_EXPORT unsigned sparserve_format_version() { return 1; }
+
+// Nanoseconds of each stage (kernels.h, Stage) since the last call, over all sessions; on: whether to go on measuring.
+SPARSERVE_EXPORT unsigned sparserve_profile(int on, std::uint64_t* nanoseconds) {
+  sparserve::profile(on != 0, nanoseconds);
+  return sparserve::kStages;
+}

@@ -1,0 +1,312 @@
+// One tile's way through a layer. Included once per instruction set.
+#pragma once
+
+struct Buffers {
+  float* context;
+  float* wide;
+  float* sum;
+  std::uint8_t* planar;
+  std::uint8_t* blocks;
+  float* scores;
+  float* token;
+  const Profile* profile;
+};
+
+SPARSERVE_INLINE Buffers buffers(const Scratch& layout, std::uint8_t* scratch, const Profile* profile) {
+  const auto floats = [&](std::size_t offset) { return reinterpret_cast<float*>(scratch + offset); };
+  return {floats(layout.context),         floats(layout.wide),   floats(layout.sum), scratch + layout.bytes_planar,
+          scratch + layout.bytes_blocks, floats(layout.scores), floats(layout.token), profile};
+}
+
+template <int V>
+SPARSERVE_INLINE Input<V> input_of(const float* x, const Buffers& b) {
+  return {x, b.planar, b.blocks, b.token, b.profile};
+}
+
+// Finished rows times a factor, in tile order.
+template <int V>
+struct StoreScaled {
+  float* out;
+  float* spill;
+  float factor;
+  float* partial(std::uint32_t row) const { return spill + std::size_t{row} * V * kLanes; }
+  void operator()(std::uint32_t row, const F32 (&y)[V]) const {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v)
+      store(out + std::size_t{row} * V * kLanes + v * kLanes, mul(y[v], broadcast(factor)));
+  }
+};
+
+template <int V>
+struct StoreActivated {
+  float* out;
+  std::uint32_t activation;
+  float* partial(std::uint32_t row) const { return out + std::size_t{row} * V * kLanes; }
+  void operator()(std::uint32_t row, const F32 (&y)[V]) const {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) store(out + std::size_t{row} * V * kLanes + v * kLanes, activate(y[v], activation));
+  }
+};
+
+// Added to the residual stream, in place.
+template <int V>
+struct AddTo {
+  float* stream;
+  float* spill;
+  float* partial(std::uint32_t row) const { return spill + std::size_t{row} * V * kLanes; }
+  void operator()(std::uint32_t row, const F32 (&y)[V]) const {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) {
+      float* to = stream + std::size_t{row} * V * kLanes + v * kLanes;
+      store(to, add(load(to), y[v]));
+    }
+  }
+};
+
+// Keys or values: each vector goes to its own sequence's buffer.
+template <int V>
+struct StoreToSequences {
+  float* to[V];
+  std::size_t stride[V];
+  float* spill;
+  float* partial(std::uint32_t row) const { return spill + std::size_t{row} * V * kLanes; }
+  void operator()(std::uint32_t row, const F32 (&y)[V]) const {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) store(to[v] + row * stride[v], y[v]);
+  }
+};
+
+SPARSERVE_INLINE std::uint32_t sequence_of(const Run& run, std::uint32_t vector, std::uint32_t sequence) {
+  while (vector >= run.sequences[sequence].first_vector + run.sequences[sequence].stride / kLanes) ++sequence;
+  return sequence;
+}
+
+// Row-major input [tokens, hidden] into the tile's [hidden][V * kLanes]; lanes behind a sequence's end are zero.
+template <int V>
+void read_input(const Run& run, const Tile& tile, float* x) {
+  const Stopwatch watch(run.profile, kLayoutStage);
+  std::uint32_t s = tile.first_sequence;
+  for (std::uint32_t v = 0; v < V; ++v) {
+    s = sequence_of(run, tile.first_vector + v, s);
+    const Sequence& sequence = run.sequences[s];
+    const std::uint32_t position = (tile.first_vector + v - sequence.first_vector) * kLanes;
+    for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+      float* to = x + v * kLanes + lane;
+      if (position + lane < sequence.tokens) {
+        const float* from = run.input + (sequence.batch_index * run.length + position + lane) * run.hidden;
+        for (std::uint32_t f = 0; f < run.hidden; ++f) to[std::size_t{f} * V * kLanes] = from[f];
+      } else {
+        for (std::uint32_t f = 0; f < run.hidden; ++f) to[std::size_t{f} * V * kLanes] = 0.0F;
+      }
+    }
+  }
+}
+
+template <int V>
+void write_output(const Run& run, const Tile& tile, const float* x) {
+  const Stopwatch watch(run.profile, kLayoutStage);
+  std::uint32_t s = tile.first_sequence;
+  for (std::uint32_t v = 0; v < V; ++v) {
+    s = sequence_of(run, tile.first_vector + v, s);
+    const Sequence& sequence = run.sequences[s];
+    const std::uint32_t position = (tile.first_vector + v - sequence.first_vector) * kLanes;
+    for (std::uint32_t lane = 0; lane < kLanes && position + lane < sequence.tokens; ++lane) {
+      const float* from = x + v * kLanes + lane;
+      float* to = run.output + (sequence.batch_index * run.length + position + lane) * run.hidden;
+      for (std::uint32_t f = 0; f < run.hidden; ++f) to[f] = from[std::size_t{f} * V * kLanes];
+    }
+  }
+}
+
+template <int V>
+void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const float* queries, const Buffers& b) {
+  const Stopwatch watch(run.profile, kAttentionStage);
+  const std::uint32_t heads = run.layers[layer].query.rows / run.head_dim;
+  const int parity = layer & 1;
+  constexpr std::size_t stride = V * kLanes;
+  std::uint32_t s = tile.first_sequence;
+  std::uint32_t n = 0;
+  for (std::uint32_t v = 0; v < V; v += n) {
+    s = sequence_of(run, tile.first_vector + v, s);
+    const Sequence& sequence = run.sequences[s];
+    const std::uint32_t here = tile.first_vector + v - sequence.first_vector;
+    const std::uint32_t left = sequence.stride / kLanes - here;
+    n = V - v < left ? V - v : left;
+    if (n > static_cast<std::uint32_t>(kAttentionVectors)) n = kAttentionVectors;
+    const std::uint32_t position = here * kLanes;
+    for (std::uint32_t h = 0; h < heads; ++h) {
+      const std::size_t row = std::size_t{h} * run.head_dim;
+      const float* q = queries + row * stride + v * kLanes;
+      const float* k = run.keys[parity] + sequence.buffer * run.max_width + row * sequence.stride;
+      const float* w = run.values[parity] + sequence.buffer * run.max_width + row * sequence.stride;
+      const float* bias = nullptr;
+      if (run.position_bias != nullptr)
+        bias = run.position_bias + sequence.batch_index * run.position_bias_batch_stride +
+               std::size_t{h} * run.length * run.length + position;
+      const auto bias_queries = static_cast<std::uint32_t>(run.length - position);
+      float* out = b.context + row * stride + v * kLanes;
+      const auto with = [&]<int N>() {
+        attend<N>(q, stride, k, w, sequence, run.head_dim, bias, run.length, bias_queries, out, b.scores);
+      };
+      switch (n) {
+        case 1: with.template operator()<1>(); break;
+        case 2: with.template operator()<2>(); break;
+        case 3: if constexpr (kAttentionVectors > 2) with.template operator()<3>(); break;
+        default: if constexpr (kAttentionVectors > 2) with.template operator()<4>(); break;
+      }
+    }
+  }
+}
+
+// After attention: output projection, LayerNorm, feed-forward, LayerNorm; `x` [hidden][V * kLanes] in place.
+template <int V>
+void finish_layer(const Run& run, const PackedLayer& layer, float* x, const Buffers& b) {
+  Input<V> context = input_of<V>(b.context, b);
+  linear<V>(layer.output, context, b.sum, kOutputStage, AddTo<V>{x, b.sum});
+  {
+    const Stopwatch watch(b.profile, kNormStage);
+    layer_norm<V>(x, x, run.hidden, layer.attention_norm_weight, layer.attention_norm_bias, run.epsilon);
+  }
+  Input<V> hidden = input_of<V>(x, b);
+  linear<V>(layer.intermediate, hidden, b.sum, kIntermediateStage, StoreActivated<V>{b.wide, run.activation});
+  Input<V> wide = input_of<V>(b.wide, b);
+  linear<V>(layer.result, wide, b.sum, kResultStage, AddTo<V>{x, b.sum});
+  const Stopwatch watch(b.profile, kNormStage);
+  layer_norm<V>(x, x, run.hidden, layer.output_norm_weight, layer.output_norm_bias, run.epsilon);
+}
+
+SPARSERVE_INLINE float query_factor(const Run& run) {
+  return 1.0F / __builtin_sqrtf(static_cast<float>(run.head_dim));
+}
+
+template <int V>
+void project(const Run& run, std::uint32_t index, const Tile& tile, const float* x, float* queries, const Buffers& b,
+             bool with_queries) {
+  const PackedLayer& layer = run.layers[index];
+  Input<V> in = input_of<V>(x, b);
+  if (with_queries) linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, b.sum, query_factor(run)});
+  StoreToSequences<V> keys{}, values{};
+  keys.spill = values.spill = b.sum;
+  std::uint32_t s = tile.first_sequence;
+  for (std::uint32_t v = 0; v < V; ++v) {
+    s = sequence_of(run, tile.first_vector + v, s);
+    const Sequence& sequence = run.sequences[s];
+    const std::size_t at =
+        sequence.buffer * run.max_width + (tile.first_vector + v - sequence.first_vector) * std::size_t{kLanes};
+    keys.to[v] = run.keys[index & 1] + at;
+    values.to[v] = run.values[index & 1] + at;
+    keys.stride[v] = values.stride[v] = sequence.stride;
+  }
+  linear<V>(layer.key, in, b.sum, kProjectStage, keys);
+  linear<V>(layer.value, in, b.sum, kProjectStage, values);
+}
+
+template <int V>
+void phase_tile(const Run& run, std::uint32_t phase, std::uint32_t index, const Scratch& layout,
+                std::uint8_t* scratch) {
+  const Tile& tile = run.tiles[index];
+  const Buffers b = buffers(layout, scratch, run.profile);
+  float* x = run.states + std::size_t{tile.first_vector} * kLanes * run.hidden;
+  float* queries = run.queries + std::size_t{tile.first_vector} * kLanes * run.max_width;
+  if (phase == 0) {
+    read_input<V>(run, tile, x);
+  } else {
+    attention_tile<V>(run, phase - 1, tile, queries, b);
+    finish_layer<V>(run, run.layers[phase - 1], x, b);
+  }
+  if (phase == run.layer_count) {
+    write_output<V>(run, tile, x);
+  } else {
+    project<V>(run, phase, tile, x, queries, b, !(run.first_token_only && phase + 1 == run.layer_count));
+  }
+}
+
+// The last layer where only each sequence's first token is read: keys and values of all tokens are there.
+template <int V>
+void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count, const Scratch& layout,
+                       std::uint8_t* scratch) {
+  const Buffers b = buffers(layout, scratch, run.profile);
+  constexpr std::size_t stride = V * kLanes;
+  const std::uint32_t index = run.layer_count - 1;
+  const PackedLayer& layer = run.layers[index];
+  const std::uint32_t heads = layer.query.rows / run.head_dim;
+  // The feed-forward's buffer is free until finish_layer: it lends room for the gathered states and queries.
+  float* x = b.token + 2 * stride;
+  float* queries = b.wide;
+  for (std::uint32_t lane = 0; lane < stride; ++lane) {
+    const float* state = nullptr;
+    std::size_t tile_stride = 0;
+    if (lane < count) {
+      const std::uint32_t vector = run.sequences[first + lane].first_vector;
+      std::uint32_t t = 0;
+      while (run.tiles[t].first_vector + run.tiles[t].vectors <= vector) ++t;
+      tile_stride = std::size_t{run.tiles[t].vectors} * kLanes;
+      state = run.states + std::size_t{run.tiles[t].first_vector} * kLanes * run.hidden +
+              (vector - run.tiles[t].first_vector) * kLanes;
+    }
+    for (std::uint32_t f = 0; f < run.hidden; ++f)
+      x[f * stride + lane] = state != nullptr ? state[f * tile_stride] : 0.0F;
+  }
+  Input<V> in = input_of<V>(x, b);
+  linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, b.sum, query_factor(run)});
+  for (std::uint32_t lane = 0; lane < stride; ++lane) {
+    if (lane >= count) {
+      for (std::uint32_t row = 0; row < layer.query.rows; ++row) b.context[row * stride + lane] = 0.0F;
+      continue;
+    }
+    const Sequence& sequence = run.sequences[first + lane];
+    for (std::uint32_t h = 0; h < heads; ++h) {
+      const std::size_t row = std::size_t{h} * run.head_dim;
+      const std::size_t at = sequence.buffer * run.max_width + row * sequence.stride;
+      const float* bias = nullptr;
+      if (run.position_bias != nullptr)
+        bias = run.position_bias + sequence.batch_index * run.position_bias_batch_stride +
+               std::size_t{h} * run.length * run.length;
+      attend_one(queries + row * stride + lane, stride, run.keys[index & 1] + at, run.values[index & 1] + at, sequence,
+                 run.head_dim, bias, run.length, b.context + row * stride + lane, b.scores);
+    }
+  }
+  finish_layer<V>(run, layer, x, b);
+  for (std::uint32_t lane = 0; lane < count; ++lane) {
+    float* to = run.output + std::size_t{run.sequences[first + lane].batch_index} * run.hidden;
+    for (std::uint32_t f = 0; f < run.hidden; ++f) to[f] = x[f * stride + lane];
+  }
+}
+
+template <int V>
+void linear_tile(const PackedMatrix& m, const float* input, float* output, std::uint32_t tokens, const Scratch& layout,
+                 std::uint8_t* scratch) {
+  const Buffers b = buffers(layout, scratch, nullptr);
+  constexpr std::size_t stride = V * kLanes;
+  for (std::uint32_t lane = 0; lane < stride; ++lane)
+    for (std::uint32_t f = 0; f < m.columns; ++f)
+      b.context[f * stride + lane] = lane < tokens ? input[std::size_t{lane} * m.columns + f] : 0.0F;
+  Input<V> in = input_of<V>(b.context, b);
+  linear<V>(m, in, b.sum, kProjectStage, StoreScaled<V>{b.wide, b.sum, 1.0F});
+  for (std::uint32_t token = 0; token < tokens; ++token)
+    for (std::uint32_t row = 0; row < m.rows; ++row)
+      output[std::size_t{token} * m.rows + row] = b.wide[row * stride + token];
+}
+
+// Calls `with<V>()` for the number of vectors known at run time.
+template <int V = 1, class Function>
+SPARSERVE_INLINE void for_vectors(std::uint32_t vectors, const Function& with) {
+  if (vectors == V) return with.template operator()<V>();
+  if constexpr (V < kMaxVectors) for_vectors<V + 1>(vectors, with);
+}
+
+void phase_any(const Run& run, std::uint32_t phase, std::uint32_t tile, const Scratch& layout, std::uint8_t* scratch) {
+  for_vectors(run.tiles[tile].vectors, [&]<int V>() { phase_tile<V>(run, phase, tile, layout, scratch); });
+}
+
+void first_tokens_any(const Run& run, std::uint32_t first, std::uint32_t count, const Scratch& layout,
+                      std::uint8_t* scratch) {
+  for_vectors((count + kLanes - 1) / kLanes,
+              [&]<int V>() { first_tokens_tile<V>(run, first, count, layout, scratch); });
+}
+
+void linear_any(const PackedMatrix& m, const float* input, float* output, std::uint32_t tokens, const Scratch& layout,
+                std::uint8_t* scratch) {
+  for_vectors((tokens + kLanes - 1) / kLanes,
+              [&]<int V>() { linear_tile<V>(m, input, output, tokens, layout, scratch); });
+}

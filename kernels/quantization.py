@@ -1,0 +1,56 @@
+"""Int8 weights, a scale a row, that no instruction set saturates on.
+
+AVX2 and AVX-512 without VNNI multiply unsigned activations a by signed weights w and add two products in 16 bits:
+a0 w0 + a1 w1 with a <= 255 fits when |w0| + |w1| <= 128. Seven-bit weights always fit. Here a row keeps as many of
+the eight bits as its own pairs allow: neighbours in dense and 1x4 matrices; in unstructured ones, whose weights may be
+multiplied in any order, the largest with the smallest. So all machines compute the same integers.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.weights import Floats
+
+MAX_MAGNITUDE = 127
+MAX_PAIR = 127  # of the sum of two real magnitudes; rounding may add one, and 128 still fits
+
+
+def quantize_unstructured(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Row-wise nonzeros `[nonzeros]`, `counts` `[rows]` of them a row -> int8 of the same order, and scales `[rows]`."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    magnitudes = np.abs(values)
+    order = np.lexsort((magnitudes, rows))
+    # Sorted within each row; the partner of the i-th smallest is the i-th largest (the middle one has zero).
+    begins = np.cumsum(counts) - counts
+    within = np.arange(len(values)) - np.repeat(begins, counts)
+    size = np.repeat(counts, counts)
+    partner = np.repeat(begins, counts) + size - 1 - within
+    ranked = magnitudes[order]
+    sums = ranked + np.where(partner == np.arange(len(values)), np.float32(0), ranked[partner])
+    return _round(values, rows, _row_max(magnitudes, rows, len(counts)), _row_max(sums, np.sort(rows), len(counts)))
+
+
+def quantize_paired(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int8], Floats]:
+    """As `quantize_unstructured`, where the values at 2i and 2i + 1 of a row are multiplied together."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    magnitudes = np.abs(values)
+    sums = magnitudes.copy()
+    second = np.flatnonzero(within % 2 == 1)
+    sums[second] += magnitudes[second - 1]
+    return _round(values, rows, _row_max(magnitudes, rows, len(counts)), _row_max(sums, rows, len(counts)))
+
+
+def _row_max(values: Floats, rows: npt.NDArray[np.int64], count: int) -> Floats:
+    result = np.zeros(count, np.float32)
+    np.maximum.at(result, rows, values)
+    return result
+
+
+def _round(
+    values: Floats, rows: npt.NDArray[np.int64], largest: Floats, largest_pair: Floats
+) -> tuple[npt.NDArray[np.int8], Floats]:
+    scales = np.maximum(largest / np.float32(MAX_MAGNITUDE), largest_pair / np.float32(MAX_PAIR))
+    # A scale that underflows would turn its row into infinities.
+    scales = np.where(scales >= np.finfo(np.float32).tiny, scales, np.float32(1)).astype(np.float32)
+    return np.rint(values / scales[rows]).astype(np.int8), scales
