@@ -46,7 +46,7 @@ STAGES = ("layout", "quantize", "projections", "attention", "attention_output", 
 
 
 def read_profile(library: Library, *, measure: bool) -> dict[str, float]:
-    """Seconds that each stage took since the last call, summed over threads and sessions; `measure` goes on counting."""
+    """Seconds of each stage since the last call, over all threads and sessions; `measure` goes on counting."""
     counters = (ctypes.c_uint64 * len(STAGES))()
     ctypes.CDLL(str(library.path)).sparserve_profile(int(measure), counters)
     return {name: count / 1e9 for name, count in zip(STAGES, counters, strict=True)}

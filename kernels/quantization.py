@@ -16,7 +16,7 @@ MAX_PAIR = 127  # of the sum of two real magnitudes; rounding may add one, and 1
 
 
 def quantize_unstructured(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Row-wise nonzeros `[nonzeros]`, `counts` `[rows]` of them a row -> int8 of the same order, and scales `[rows]`."""
+    """Nonzeros row by row, `counts` `[rows]` of them a row -> int8 in the same order, and scales `[rows]`."""
     rows = np.repeat(np.arange(len(counts)), counts)
     magnitudes = np.abs(values)
     order = np.lexsort((magnitudes, rows))

@@ -19,6 +19,7 @@ from models.manifest import SCHEMA_VERSION, FileRecord, Manifest
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+SPARSE_MODEL = "model.sparse.onnx"
 TOKENIZER = "tokenizer.json"
 CARD = "README.md"
 MAX_MANIFEST_BYTES = 64 * 2**20
@@ -35,6 +36,11 @@ class Bundle:
     def model_path(self) -> Path:
         """The ONNX graph that any runtime opens."""
         return self.folder / MODEL
+
+    @property
+    def sparse_model_path(self) -> Path:
+        """The graph for the sparse runtime, if the manifest lists one."""
+        return self.folder / SPARSE_MODEL
 
     @property
     def tokenizer_path(self) -> Path:

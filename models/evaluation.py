@@ -48,7 +48,7 @@ def evaluate(
         ValueError: the shapes do not fit, there are no rows, or the task is a regression.
         TrainingError: a logit is not a finite number.
     """
-    truth, predicted = _decisions(logits, labels, len(label_names), problem_type)
+    truth, predicted = decisions(logits, labels, len(label_names), problem_type)
     single = problem_type == "single_label_classification"
 
     def figures(weights: Floats, outcomes: Bools) -> Figures:
@@ -91,8 +91,8 @@ def compare_with_reference(
         ValueError: the shapes do not fit, or the task is a regression.
         TrainingError: a logit is not a finite number.
     """
-    truth, predicted = _decisions(logits, labels, len(label_names), problem_type)
-    _, reference = _decisions(reference_logits, labels, len(label_names), problem_type)
+    truth, predicted = decisions(logits, labels, len(label_names), problem_type)
+    _, reference = decisions(reference_logits, labels, len(label_names), problem_type)
     if len(texts) != len(truth) or (text_pairs is not None and len(text_pairs) != len(truth)):
         raise ValueError(f"{len(truth)} rows of logits need as many texts, not {len(texts)}")
 
@@ -160,7 +160,7 @@ def shorten(text: str, limit: int = MAX_EXAMPLE_CHARACTERS) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
-def _decisions(
+def decisions(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[np.integer], width: int, problem_type: ProblemType
 ) -> tuple[Bools, Bools]:
     """Truth and predictions, each [rows, labels] with True where a row has the label."""

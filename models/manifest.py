@@ -192,6 +192,36 @@ class LatencyPoint(Record):
         return self.dense_int8_p50_seconds / self.p50_seconds if self.dense_int8_p50_seconds else None
 
 
+class Packed(Record):
+    """model.sparse.onnx: the same function with its encoder packed for the sparse runtime."""
+
+    format_version: int = Field(ge=1, description="of the packed weights")
+    opset_version: int = Field(ge=1, description='of the operator domain "sparserve" that it needs')
+    values: Literal["fp32", "int8"]
+    bytes: Count = Field(description="of the file")
+    encoder_bytes: Count = Field(description="of the packed encoder in it")
+    index_bytes: Count = Field(description="of the packed encoder: where its nonzeros are")
+    value_bytes: Count = Field(description="of the packed encoder: nonzeros, scales, biases, LayerNorms")
+    layouts: dict[str, Count] = Field(description="matrices stored dense, unstructured or in 1x4 blocks")
+    first_token_only: bool = Field(description="the last layer is computed for the first token alone")
+
+
+class SparseMeasurement(Record):
+    """What model.sparse.onnx costs to run, and whether it says the same as model.onnx; same session, same baselines."""
+
+    isa: str = Field(description="the kernels that ran")
+    rows: Count = Field(description="test rows that both files answered")
+    accuracy: Fraction
+    same_labels: Fraction = Field(description="fraction of test rows with the same prediction as model.onnx")
+    largest_difference: Annotated[float, Field(ge=0)] = Field(description="of a logit from model.onnx's on those rows")
+    resident_bytes: Count
+    latency: tuple[LatencyPoint, ...]
+    faster_at: tuple[tuple[Count, Count], ...] = Field(
+        description="cells (batch, length) where it is faster than model.onnx"
+    )
+    preferred: bool = Field(description="faster than model.onnx over the whole grid (geometric mean)")
+
+
 class Measurement(Record):
     """What the bundle costs to run."""
 
@@ -201,6 +231,7 @@ class Measurement(Record):
     repeats: Count
     resident_bytes: Count = Field(description="growth of the process's resident memory by loading and one run")
     latency: tuple[LatencyPoint, ...]
+    sparse: SparseMeasurement | None = None
 
 
 class SampleAnswer(Record):
@@ -231,6 +262,7 @@ class Manifest(Record):
     evaluation: Evaluation | None = None
     measurement: Measurement | None = None
     sample: tuple[SampleAnswer, ...] = ()
+    packed: Packed | None = None
     files: dict[RelativePath, FileRecord]
 
     @model_validator(mode="after")
@@ -247,6 +279,8 @@ class Manifest(Record):
         """
         content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes"})
         content["files"].pop("README.md", None)
+        if self.packed is None:  # bundles that were sealed before there were packed ones keep their versions
+            del content["packed"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_LENGTH]
 

@@ -42,6 +42,15 @@ class Arm:
 
     model_path: Path
     pad_token_id: int = 0
+    library: Path | None = None  # the sparse runtime's, for a graph that needs it
+
+    def load(self, threads: int) -> OnnxClassifier:
+        """A session over the graph.
+
+        Raises:
+            BundleError: onnxruntime cannot run it.
+        """
+        return OnnxClassifier(self.model_path, pad_token_id=self.pad_token_id, threads=threads, library=self.library)
 
 
 def measure(
@@ -83,10 +92,7 @@ def measure(
         longest = max(length for _, length in cells)
         resident[name] = resident_bytes(arm, vocabulary=vocabulary, length=longest, threads=threads)
 
-    loaded = {
-        name: OnnxClassifier(arm.model_path, pad_token_id=arm.pad_token_id, threads=threads)
-        for name, arm in arms.items()
-    }
+    loaded = {name: arm.load(threads) for name, arm in arms.items()}
     generator = np.random.default_rng(seed)
     times: dict[tuple[int, int], dict[str, npt.NDArray[np.float64]]] = {}
     end = time.perf_counter() + budget_seconds
@@ -122,6 +128,8 @@ def resident_bytes(arm: Arm, *, vocabulary: int, length: int, threads: int) -> i
     """
     numbers = (arm.pad_token_id, vocabulary, length, threads)
     command = [sys.executable, "-m", "models.measurement", str(arm.model_path.resolve()), *map(str, numbers)]
+    if arm.library is not None:
+        command += ["--library", str(arm.library)]
     # The package may be a working copy that is not installed.
     package_root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
@@ -200,12 +208,13 @@ def _print_resident_bytes() -> None:
     parser.add_argument("model_path", type=Path)
     for name in ("pad_token_id", "vocabulary", "length", "threads"):
         parser.add_argument(name, type=int)
+    parser.add_argument("--library", type=Path)
     given = parser.parse_args()
     ids = np.random.default_rng(0).integers(0, given.vocabulary, size=(1, given.length), dtype=np.int64)
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
-    classifier = OnnxClassifier(given.model_path, pad_token_id=given.pad_token_id, threads=given.threads)
+    classifier = Arm(given.model_path, given.pad_token_id, given.library).load(given.threads)
     classifier.run(_inputs(classifier, ids, given.vocabulary))
     print(json.dumps({"resident_bytes": max(process.memory_info().rss - before, 0)}))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from models import steps
-from models.bundle import MODEL, TOKENIZER
+from models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from models.checkpoint import Checkpoint, resolve_checkpoint
 from models.manifest import Measurement
 from models.measurement import Arm, measure
@@ -20,6 +20,8 @@ from models.publishing import publish
 from models.quantization import quantize
 from models.report import write_report
 from models.report_schema import Report
+from models.runtime import sparse_library
+from models.sparse_measurement import SPARSE_ARM, with_sparse
 from models.store import Store
 from models.training import Progress
 from models.workspace import Workspace
@@ -85,17 +87,40 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
     for variant, step in plan.exports.items():
         build = _export_builder(variant, sources, graphs, job)
         graphs[variant] = workspace.run(step, build, reporter) / MODEL
+    packed = {
+        variant: workspace.run(step, _pack_builder(variant, sources, graphs, job), reporter)
+        for variant, step in plan.packs.items()
+    }
+    runnable = {variant: packed[variant] / SPARSE_MODEL for variant in plan.sparse_predictions}
+    if packed and not runnable:
+        reporter.say("the sparse runtime is not available here: its files are made, but not evaluated or measured")
     logits = {
         variant: np.load(
             workspace.run(step, _prediction_builder(variant, sources, graphs, job, advance), reporter) / "logits.npy"
         )
         for variant, step in plan.predictions.items()
     }
-    measured_path = workspace.run(plan.measurement, _measurement_builder(graphs, sources, job, advance), reporter)
+    sparse_logits = {
+        variant: np.load(
+            workspace.run(step, _prediction_builder(variant, sources, runnable, job, advance, sparse=True), reporter)
+            / "logits.npy"
+        )
+        for variant, step in plan.sparse_predictions.items()
+    }
+    measured_path = workspace.run(plan.measurement, _measurement_builder(graphs, runnable, job, advance), reporter)
     stored = json.loads((measured_path / "measurement.json").read_bytes())
-    measured = {variant: Measurement.model_validate(record) for variant, record in stored.items()}
+    measured = {arm: Measurement.model_validate(record) for arm, record in stored.items()}
+    for variant in sparse_logits:
+        measured[variant] = with_sparse(
+            measured[variant],
+            measured[variant + SPARSE_ARM],
+            logits=logits[variant],
+            sparse_logits=sparse_logits[variant],
+            labels=np.asarray(job.dataset.test.labels),
+            problem_type=job.dataset.problem_type,
+        )
 
-    bundles = publish(job, store, sources, graphs, logits, measured, reporter)
+    bundles = publish(job, store, sources, graphs, packed, logits, measured, reporter)
     if not store.has_default(job.task):
         # The first compressed variant answers for its task; what answers later on is for people to change.
         store.set_default_variant(job.task, recipe.variant_name)
@@ -118,12 +143,25 @@ def _export_builder(
     return build
 
 
+def _pack_builder(
+    variant: str, sources: dict[str, Checkpoint], graphs: dict[str, Path], job: Job
+) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        source = variant.removesuffix(INT8)
+        quantization = job.recipe.quantization if variant.endswith(INT8) else None
+        steps.pack_checkpoint(folder, graphs[source], checkpoint=sources[source], quantization=quantization)
+
+    return build
+
+
 def _prediction_builder(
     variant: str,
     sources: dict[str, Checkpoint],
     graphs: dict[str, Path],
     job: Job,
     progress: Progress,
+    *,
+    sparse: bool = False,
 ) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         source = sources[variant.removesuffix(INT8)]
@@ -135,6 +173,7 @@ def _prediction_builder(
             pad_token_id=int(source.tokenizer().pad_token_id),
             threads=job.threads,
             progress=progress,
+            library=sparse_library().path if sparse else None,
         )
         np.save(folder / "logits.npy", logits)
 
@@ -143,15 +182,18 @@ def _prediction_builder(
 
 def _measurement_builder(
     graphs: dict[str, Path],
-    sources: dict[str, Checkpoint],
+    packed: dict[str, Path],
     job: Job,
     progress: Progress,
 ) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         settings = job.recipe.measurement
         pad_token_id = int(job.checkpoint.tokenizer().pad_token_id)
+        arms = {variant: Arm(path, pad_token_id) for variant, path in graphs.items()}
+        for variant, path in packed.items():
+            arms[variant + SPARSE_ARM] = Arm(path, pad_token_id, sparse_library().path)
         measured = measure(
-            {variant: Arm(path, pad_token_id) for variant, path in graphs.items()},
+            arms,
             batches=settings.batches,
             lengths=settings.lengths,
             max_length=job.recipe.max_length,

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from kernels.library import LibraryError, find_library
+from kernels.packing import FORMAT_VERSION
 from models.checkpoint import Checkpoint
 from models.data import Dataset
 from models.errors import CheckpointError, RecipeError
+from models.files import sha256
 from models.machine import describe_machine
 from models.recipe import Recipe
 from models.runtime import available_cpus
@@ -53,7 +56,9 @@ class Plan:
     teacher_outputs: Step | None
     student: Step
     exports: dict[str, Step]
+    packs: dict[str, Step]
     predictions: dict[str, Step]
+    sparse_predictions: dict[str, Step]
     measurement: Step
 
     @property
@@ -63,7 +68,9 @@ class Plan:
         return [
             *(step for step in training if step is not None),
             *self.exports.values(),
+            *self.packs.values(),
             *self.predictions.values(),
+            *self.sparse_predictions.values(),
             self.measurement,
         ]
 
@@ -106,21 +113,51 @@ def make_plan(job: Job) -> Plan:
         if variant == DENSE or recipe.quantization.enabled:
             int8 = {"graph": exports[variant].key, "quantization": recipe.quantization}
             exports[variant + INT8] = Step(f"export {variant}{INT8}", int8)
+    packs = {
+        variant: Step(
+            f"pack {variant}",
+            {
+                "graph": exports[variant.removesuffix(INT8)].key,
+                "format": FORMAT_VERSION,
+                "quantization": recipe.quantization if variant.endswith(INT8) else None,
+            },
+        )
+        for variant in exports
+        if variant.removesuffix(INT8) != DENSE
+    }
     predictions = {
         variant: Step(f"predict {variant}", {"graph": step.key, "data": job.dataset.digest})
         for variant, step in exports.items()
+    }
+    # Without the sparse runtime's library here its files are still made, but not run.
+    library = _library_digest() if packs else None
+    sparse_predictions = {
+        variant: Step(f"predict {variant} sparse", {"graph": step.key, "library": library, "data": job.dataset.digest})
+        for variant, step in packs.items()
+        if library is not None
     }
     machine = describe_machine()
     measurement = Step(
         "measurement",
         {
             "graphs": {variant: step.key for variant, step in exports.items()},
+            "packed": {variant: step.key for variant, step in packs.items() if library is not None},
+            "library": library,
             "measurement": recipe.measurement,
             "threads": job.measured_threads,
             "machine": machine,
         },
     )
-    return Plan(job, teacher, outputs, student, exports, predictions, measurement)
+    return Plan(job, teacher, outputs, student, exports, packs, predictions, sparse_predictions, measurement)
+
+
+def _library_digest() -> str | None:
+    """What the sparse runtime's answers and times depend on; None where it is not available."""
+    try:
+        library = find_library()
+    except LibraryError:
+        return None
+    return f"{library.isa} {sha256(library.path)}"
 
 
 def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ A colour is written as `var(--name)` and resolved by the page against its own th
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from models.report_schema import Report, VariantReport
+from models.report_schema import Report, Speed, VariantReport
 
 Figure = dict[str, Any]
 Choices = dict[str, Figure]
@@ -49,8 +49,43 @@ def latency_plots(report: Report) -> Choices:
             hover=lambda row, cell=cell: _latency_hover(row, cell),  # type: ignore[misc]
             x_reach=lambda row, cell=cell: 1000 * (row.speed(cell).p95_seconds - row.speed(cell).p50_seconds),  # type: ignore[misc]
         )
+        figure["data"] += _sparse_traces(rows, cell)
         choices[f"batch {batch}, {length} tokens"] = figure
     return choices
+
+
+def _sparse_traces(rows: Sequence[VariantReport], cell: tuple[int, int]) -> list[dict[str, Any]]:
+    """The same variants in the sparse runtime: stars in their precision's colour."""
+    traces = []
+    for precision, colour, _ in _SERIES:
+        members = [
+            (row.variant, row.sparse, speed)
+            for row in rows
+            if row.precision == precision and row.sparse and (speed := row.sparse.speed(cell))
+        ]
+        if not members:
+            continue
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers+text",
+                "name": f"{precision}, sparse runtime",
+                "x": [round(1000 * speed.p50_seconds, 4) for _, _, speed in members],
+                "y": [100 * sparse.accuracy for _, sparse, _ in members],
+                "text": [variant for variant, _, _ in members],
+                "textposition": "bottom right",
+                "textfont": {"color": "var(--ink)", "size": 12},
+                "hovertext": [
+                    f"<b>{variant}</b> in the sparse runtime<br>accuracy {100 * sparse.accuracy:.1f} %<br>"
+                    f"{_speed_text(speed)}"
+                    for variant, sparse, speed in members
+                ],
+                "hoverinfo": "text",
+                "cliponaxis": False,
+                "marker": {"size": 14, "color": colour, "symbol": "star"},
+            }
+        )
+    return traces
 
 
 def size_plots(report: Report) -> Choices:
@@ -177,10 +212,14 @@ def _heat_map(row: VariantReport) -> Figure:
 def _latency_hover(row: VariantReport, cell: tuple[int, int]) -> str:
     speed = row.speed(cell)
     assert speed is not None
+    return f"<b>{row.variant}</b><br>{_accuracy_text(row)}<br>{_speed_text(speed)}"
+
+
+def _speed_text(speed: Speed) -> str:
     int8 = f", {speed.speedup_int8:.2f}x int8 dense" if speed.speedup_int8 else ""
     return (
-        f"<b>{row.variant}</b><br>{_accuracy_text(row)}<br>p50 {1000 * speed.p50_seconds:.2f} ms, "
-        f"p95 {1000 * speed.p95_seconds:.2f} ms<br>{speed.speedup:.2f}x fp32 dense{int8}"
+        f"p50 {1000 * speed.p50_seconds:.2f} ms, p95 {1000 * speed.p95_seconds:.2f} ms<br>"
+        f"{speed.speedup:.2f}x fp32 dense{int8}"
     )
 
 

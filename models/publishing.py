@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.bundle import CARD, MODEL, TOKENIZER, Bundle
+from models.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
 from models.card import model_card
 from models.checkpoint import Checkpoint
 from models.evaluation import compare_with_reference, evaluate
 from models.graph_statistics import flops, sizes, sparsity
-from models.manifest import Evaluation, Lineage, Manifest, Measurement
+from models.manifest import Evaluation, Lineage, Manifest, Measurement, Packed
 from models.plan import DENSE, INT8, Job, library_versions
 from models.progress import Reporter
-from models.steps import sample_answers
+from models.steps import PACKED, sample_answers
 from models.store import Store
 
 FLOPS_LENGTH = 128
@@ -25,25 +25,32 @@ def publish(
     store: Store,
     sources: dict[str, Checkpoint],
     graphs: dict[str, Path],
+    packed: dict[str, Path],
     logits: dict[str, npt.NDArray[np.float32]],
     measured: dict[str, Measurement],
     reporter: Reporter,
 ) -> dict[str, Bundle]:
     """Evaluate every variant's logits [rows, labels], against the dense ones too, and publish its bundle.
 
-    `sources` has the checkpoint of each fp32 variant; the dense variant comes first in `graphs`.
+    `sources` has the checkpoint of each fp32 variant, `packed` the folder of each variant that was packed for the
+    sparse runtime; the dense variant comes first in `graphs`.
     """
     bundles: dict[str, Bundle] = {}
     for variant, graph in graphs.items():
         source = sources[variant.removesuffix(INT8)]
         dense = bundles.get(DENSE)
         evaluation = _evaluate(job, logits[variant], logits[DENSE] if dense else None, dense)
-        manifest = _manifest(job, variant, source, graph, evaluation, measured[variant], dense)
+        record = None
+        if variant in packed:
+            record = Packed.model_validate_json((packed[variant] / PACKED).read_bytes())
+        manifest = _manifest(job, variant, source, graph, evaluation, measured[variant], dense, record)
         files: dict[str, Path | bytes] = {
             MODEL: graph,
             TOKENIZER: source.folder / TOKENIZER,
             CARD: model_card(manifest).encode(),
         }
+        if record is not None:
+            files[SPARSE_MODEL] = packed[variant] / SPARSE_MODEL
         if not variant.endswith(INT8):
             # Of a fine-tuned teacher that was given, only what training or export can go on from.
             kept = [p for p in sorted(source.folder.iterdir()) if p.suffix in {".json", ".safetensors", ".txt"}]
@@ -92,6 +99,7 @@ def _manifest(
     evaluation: Evaluation,
     measurement: Measurement,
     dense: Bundle | None,
+    packed: Packed | None,
 ) -> Manifest:
     config: Any = source.config
     counted = sparsity(graph)
@@ -127,5 +135,6 @@ def _manifest(
         evaluation=evaluation,
         measurement=measurement,
         sample=sample_answers(graph, source.folder / TOKENIZER, max_length=max_length, pad_token_id=pad_token_id),
+        packed=packed,
         files={},
     )

@@ -13,7 +13,18 @@ from models.files import write_atomically
 from models.findings import findings
 from models.manifest import Interval, Manifest
 from models.plots import plots
-from models.report_schema import DENSE, PREFERRED_CELL, Cost, Matrix, Ratios, Report, Speed, VariantReport, Zeros
+from models.report_schema import (
+    DENSE,
+    PREFERRED_CELL,
+    Cost,
+    Matrix,
+    Ratios,
+    Report,
+    SparseCost,
+    Speed,
+    VariantReport,
+    Zeros,
+)
 from models.store import Store
 from models.templates import percent, render
 
@@ -99,6 +110,18 @@ def terminal_table(report: Report) -> Table:
             f"{speed.speedup_int8:.2f}" if speed and speed.speedup_int8 else "-",
             percent(agreement.agreement.value) if agreement else "-",
         )
+        if row.sparse and (speed := row.sparse.speed(report.cell)):
+            table.add_row(
+                "  sparse runtime",
+                percent(row.sparse.accuracy),
+                "",
+                "",
+                f"{row.sparse.bytes / 1e6:.1f}",
+                f"{1000 * speed.p50_seconds:.1f}",
+                f"{speed.speedup:.2f}",
+                f"{speed.speedup_int8:.2f}" if speed.speedup_int8 else "-",
+                "",
+            )
     table.caption = "* answers by default. kept, agreement: against dense. x: times faster than ONNX Runtime dense."
     table.caption_justify = "left"
     return table
@@ -130,9 +153,22 @@ def _row(manifest: Manifest, dense: Manifest | None) -> VariantReport:
         sizes=manifest.sizes,
         flops=manifest.flops,
         cost=cost,
+        sparse=_sparse(manifest),
         ratios=_ratios(manifest, dense) if dense else None,
         recipe=manifest.recipe,
         lineage=manifest.lineage,
+    )
+
+
+def _sparse(manifest: Manifest) -> SparseCost | None:
+    measured = manifest.measurement.sparse if manifest.measurement else None
+    if measured is None or manifest.packed is None:
+        return None
+    return SparseCost(
+        **{name: value for name, value in measured if name != "latency"},
+        bytes=manifest.packed.bytes,
+        encoder_bytes=manifest.packed.encoder_bytes,
+        latency=tuple(map(Speed.of, measured.latency)),
     )
 
 

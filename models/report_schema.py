@@ -82,6 +82,26 @@ class Cost(Record):
     latency: tuple[Speed, ...]
 
 
+class SparseCost(Record):
+    """The same variant in the sparse runtime: what it costs there, and whether it says the same."""
+
+    isa: str
+    bytes: Count = Field(description="of model.sparse.onnx")
+    encoder_bytes: Count = Field(description="of the packed encoder in it")
+    rows: Count
+    accuracy: Fraction
+    same_labels: Fraction = Field(description="fraction of test rows with the same prediction as model.onnx")
+    largest_difference: float = Field(description="of a logit from model.onnx's on those rows")
+    resident_bytes: Count
+    latency: tuple[Speed, ...]
+    faster_at: tuple[tuple[Count, Count], ...] = Field(description="cells where it is faster than model.onnx")
+    preferred: bool = Field(description="whether the service picks it by default, where its library loads")
+
+    def speed(self, cell: tuple[int, int] | None) -> Speed | None:
+        """The latency of a cell (batch, length), if it was measured."""
+        return next((point for point in self.latency if (point.batch, point.length) == cell), None)
+
+
 class Ratios(Record):
     """How many times less than the dense variant of the same report."""
 
@@ -106,6 +126,7 @@ class VariantReport(Record):
     sizes: Sizes
     flops: Flops
     cost: Cost | None
+    sparse: SparseCost | None = Field(None, description="None where it was not measured in the sparse runtime")
     ratios: Ratios | None = Field(description="None where there is no dense variant")
     recipe: dict[str, Any]
     lineage: Lineage
@@ -114,6 +135,10 @@ class VariantReport(Record):
         """The latency of a cell (batch, length), if it was measured."""
         points = self.cost.latency if self.cost else ()
         return next((point for point in points if (point.batch, point.length) == cell), None)
+
+    def served_speed(self, cell: tuple[int, int] | None) -> Speed | None:
+        """The latency of a cell in the runtime that the service picks by default."""
+        return self.sparse.speed(cell) if self.sparse and self.sparse.preferred else self.speed(cell)
 
     @property
     def pruned(self) -> bool:

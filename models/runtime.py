@@ -8,14 +8,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from models.bundle import Bundle
+from kernels.library import Library, LibraryError, find_library
+from models.bundle import SPARSE_MODEL, Bundle
 from models.errors import BundleError
+
+Runtime = Literal["onnx", "sparse"]
 
 CGROUP_V2_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 CGROUP_V1_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
@@ -90,13 +94,14 @@ class TextTokenizer:
 
 
 class OnnxClassifier:
-    """An onnxruntime session over a classifier's graph."""
+    """An onnxruntime session over a classifier's graph; `library` is the sparse runtime's, for graphs that need it."""
 
-    def __init__(self, path: Path, *, pad_token_id: int, threads: int) -> None:
+    def __init__(self, path: Path, *, pad_token_id: int, threads: int, library: Path | None = None) -> None:
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), session_options(threads), providers=["CPUExecutionProvider"]
-            )
+            options = session_options(threads)
+            if library is not None:
+                options.register_custom_ops_library(str(library))
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own classes without a public common base
             raise BundleError(f"{path} is not a graph that this onnxruntime runs: {error}") from error
         self.pad_token_id = pad_token_id
@@ -133,20 +138,50 @@ class LoadedBundle:
     bundle: Bundle
     tokenizer: TextTokenizer
     classifier: OnnxClassifier
+    runtime: Runtime
 
 
-def load_bundle(bundle: Bundle, *, threads: int) -> LoadedBundle:
-    """Load a bundle's tokenizer and graph.
+def load_bundle(bundle: Bundle, *, threads: int, runtime: Runtime = "onnx") -> LoadedBundle:
+    """Load a bundle's tokenizer, and its graph for stock onnxruntime or for the sparse runtime.
 
     Raises:
-        BundleError: one of them cannot be read.
+        BundleError: one of them cannot be read; for the sparse runtime also, that it is not available here.
     """
     manifest = bundle.manifest
+    path, library = bundle.model_path, None
+    if runtime == "sparse":
+        path, library = _sparse_model(bundle), sparse_library().path
     return LoadedBundle(
         bundle,
         TextTokenizer(bundle.tokenizer_path, manifest.max_length),
-        OnnxClassifier(bundle.model_path, pad_token_id=manifest.pad_token_id, threads=threads),
+        OnnxClassifier(path, pad_token_id=manifest.pad_token_id, threads=threads, library=library),
+        runtime,
     )
+
+
+def sparse_library() -> Library:
+    """The sparse runtime's library.
+
+    Raises:
+        BundleError: it is not available here.
+    """
+    try:
+        return find_library()
+    except LibraryError as error:
+        raise BundleError(f"the sparse runtime is not available: {error}") from error
+
+
+def _sparse_model(bundle: Bundle) -> Path:
+    packed = bundle.manifest.packed
+    if packed is None or SPARSE_MODEL not in bundle.manifest.files:
+        raise BundleError(f"{bundle.folder} has no {SPARSE_MODEL}: compress it again to have one")
+    library = sparse_library()
+    if packed.format_version > library.format_version:
+        raise BundleError(
+            f"{bundle.folder}: {SPARSE_MODEL} has format version {packed.format_version}, this library reads "
+            f"{library.format_version}: upgrade sparserve"
+        )
+    return bundle.sparse_model_path
 
 
 def probabilities(logits: npt.NDArray[np.float32], problem_type: str) -> npt.NDArray[np.float32]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from models.bundle import SPARSE_MODEL
 from models.checkpoint import Checkpoint, load_classifier
 from models.data import Dataset, Split
 from models.distillation import distillation_loss
@@ -21,13 +22,15 @@ from models.graph_statistics import sparsity
 from models.manifest import SampleAnswer
 from models.pruning.callback import MASKS, PruningCallback
 from models.pruning.targets import encoder_linears
-from models.recipe import Distillation, Recipe, Training
+from models.recipe import Distillation, Quantization, Recipe, Training
 from models.runtime import OnnxClassifier, TextTokenizer
+from models.sparse_graph import write_sparse_graph
 from models.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network, write_cache
 from models.tokens import TokenizedSplit, tokenize
 from models.training import Progress, TrainingResult, train
 
 PLAN = "pruning.json"
+PACKED = "packed.json"
 SAMPLE_TEXTS = (
     "A wonderful surprise from beginning to end.",
     "It was a waste of time and money, and I want both back.",
@@ -172,11 +175,35 @@ def stamp(path: Path, variant: str, precision: str) -> None:
     set_metadata(path, {"variant": variant, "precision": precision, **groups})
 
 
+def pack_checkpoint(folder: Path, graph: Path, *, checkpoint: Checkpoint, quantization: Quantization | None) -> None:
+    """Write a student's fp32 graph with its encoder packed, and what was packed; int8 if a quantisation is given."""
+    config: Any = checkpoint.config
+    packed = write_sparse_graph(
+        graph,
+        folder / SPARSE_MODEL,
+        head_size=config.hidden_size // config.num_attention_heads,
+        values="int8" if quantization else "fp32",
+        embeddings_int8=bool(quantization and quantization.embeddings),
+    )
+    (folder / PACKED).write_text(packed.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
 def predict(
-    model: Path, tokenizer: Path, split: Split, *, max_length: int, pad_token_id: int, threads: int, progress: Progress
+    model: Path,
+    tokenizer: Path,
+    split: Split,
+    *,
+    max_length: int,
+    pad_token_id: int,
+    threads: int,
+    progress: Progress,
+    library: Path | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Logits [rows, labels] of a split, by the runtime that serves; batches of 32 rows of similar length."""
-    classifier = OnnxClassifier(model, pad_token_id=pad_token_id, threads=threads)
+    """Logits [rows, labels] of a split, by the runtime that serves; batches of 32 rows of similar length.
+
+    `library` is the sparse runtime's, for a graph that needs it.
+    """
+    classifier = OnnxClassifier(model, pad_token_id=pad_token_id, threads=threads, library=library)
     tokens = TextTokenizer(tokenizer, max_length).encode(split.texts, split.text_pairs)
     order = sorted(range(len(tokens)), key=lambda row: (len(tokens[row]), row))
     parts: list[npt.NDArray[np.float32]] = []

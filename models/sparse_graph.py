@@ -1,0 +1,219 @@
+"""An exported graph with its encoder in one operator of the sparse runtime: what model.sparse.onnx holds.
+
+The weights come out of the graph by torch's parameter names, so every architecture keeps its own embeddings and head.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from kernels.packing import FORMAT_VERSION, PackingError, PackOptions, Values, pack_encoder, parts
+from kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from models.errors import CheckpointError
+from models.manifest import Packed
+from models.quantization import quantize_embeddings
+
+DOMAIN: Final = "sparserve"
+OPSET: Final = 1
+BLOB: Final = "encoder.packed"
+
+# The parameters of a layer in the order of LayerWeights' fields, by what the architectures call them.
+_BERT: Final = (
+    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+    "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
+)  # fmt: skip
+_DISTILBERT: Final = (
+    "attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin",
+    "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm",
+)  # fmt: skip
+_MPNET: Final = (
+    "attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o",
+    "attention.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
+)  # fmt: skip
+_RELATIVE_BIAS: Final = "relative_attention_bias.weight"
+_UNARY: Final = frozenset({"Transpose", "Unsqueeze", "Expand", "Identity", "Cast"})
+
+
+def write_sparse_graph(source: Path, target: Path, *, head_size: int, values: Values, embeddings_int8: bool) -> Packed:
+    """Write `source` (fp32, as `export` writes it) with its encoder packed to `target`; say what was packed.
+
+    Raises:
+        CheckpointError: the graph has no encoder that the sparse runtime knows, or its weights cannot be packed.
+    """
+    graph = onnx.load(str(source))
+    packed = pack_graph(graph, head_size=head_size, options=PackOptions(values=values))
+    if embeddings_int8:
+        quantize_embeddings(graph)
+    onnx.save(graph, str(target))
+    return packed.model_copy(update={"bytes": target.stat().st_size})
+
+
+def pack_graph(graph: onnx.ModelProto, *, head_size: int, options: PackOptions) -> Packed:
+    """Replace the encoder of a classifier's graph by one `SparseEncoder`, in place.
+
+    Raises:
+        CheckpointError: as `write_sparse_graph`.
+    """
+    found = _Encoder.find(graph.graph)
+    weights = found.weights(head_size)
+    try:
+        blob = pack_encoder(weights, options)
+    except PackingError as error:
+        raise CheckpointError(f"the encoder cannot be packed: {error}") from error
+    first_token_only = found.only_first_token_is_read()
+    nodes = list(graph.graph.node)
+    inputs = [found.input, "attention_mask", BLOB]
+    made = []
+    if bias := found.position_bias():
+        # The operator's lanes are queries: [1 or batch, heads, key, query].
+        made.append(helper.make_node("Transpose", [bias], [f"{bias}_by_key"], perm=[0, 1, 3, 2]))
+        inputs.append(f"{bias}_by_key")
+    made.append(
+        helper.make_node(
+            "SparseEncoder",
+            inputs,
+            [found.output],
+            name="encoder",
+            domain=DOMAIN,
+            first_token_only=int(first_token_only),
+        )
+    )
+    last = next(index for index, node in enumerate(nodes) if found.output in node.output)
+    nodes[last : last + 1] = made
+    graph.graph.initializer.append(numpy_helper.from_array(np.frombuffer(blob, np.uint8), BLOB))
+    _keep_what_is_used(graph.graph, nodes)
+    graph.opset_import.append(helper.make_opsetid(DOMAIN, OPSET))
+    stored = list(parts(blob))
+    return Packed(
+        format_version=FORMAT_VERSION,
+        opset_version=OPSET,
+        values=options.values,
+        bytes=0,
+        encoder_bytes=len(blob),
+        index_bytes=sum(part.index_bytes for part in stored),
+        value_bytes=sum(part.value_bytes for part in stored),
+        layouts={
+            layout: sum(part.layout == layout for part in stored)
+            for layout in sorted({part.layout for part in stored if part.layout != "vector"})
+        },
+        first_token_only=first_token_only,
+    )
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Where the encoder lies in a graph."""
+
+    graph: onnx.GraphProto
+    tensors: Mapping[str, onnx.TensorProto]
+    layers: tuple[tuple[str, ...], ...]  # parameter prefixes of each layer, in the order of LayerWeights
+    input: str
+    output: str
+
+    @classmethod
+    def find(cls, graph: onnx.GraphProto) -> "_Encoder":
+        tensors = {tensor.name: tensor for tensor in graph.initializer}
+        layers: list[tuple[str, ...]] = []
+        for names in (_BERT, _DISTILBERT, _MPNET):
+            first = next((name for name in tensors if name.endswith(f".0.{names[0]}.weight")), None)
+            if first is None:
+                continue
+            stack = first.removesuffix(f".0.{names[0]}.weight")
+            while f"{stack}.{len(layers)}.{names[0]}.weight" in tensors:
+                layers.append(tuple(f"{stack}.{len(layers)}.{name}" for name in names))
+            break
+        if not layers or "attention_mask" not in {value.name for value in graph.input}:
+            raise CheckpointError("the graph has no BERT-like encoder that the sparse runtime knows")
+        entry = _reader(graph.node, f"{layers[0][0]}.weight")
+        leave = _reader(graph.node, f"{layers[-1][7]}.weight")
+        return cls(graph, tensors, tuple(layers), entry.input[0], leave.output[0])
+
+    def weights(self, head_size: int) -> EncoderWeights:
+        norm = _reader(self.graph.node, f"{self.layers[0][4]}.weight")
+        epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
+        return EncoderWeights(tuple(map(self._layer, self.layers)), head_size, self._activation(), epsilon)
+
+    def position_bias(self) -> str | None:
+        """The tensor [1 or batch, heads, query, key] that MPNet adds to all layers' scores."""
+        table = next((name for name in self.tensors if name.endswith(_RELATIVE_BIAS)), None)
+        if table is None:
+            return None
+        tensor: str = _reader(self.graph.node, table).output[0]
+        while True:
+            readers = [node for node in self.graph.node if tensor in node.input]
+            if len(readers) == 1 and readers[0].op_type in _UNARY:
+                tensor = readers[0].output[0]
+            else:
+                return tensor
+
+    def only_first_token_is_read(self) -> bool:
+        """Whether every reader of the encoder's output takes position 0 alone, as most classification heads do."""
+        readers = [node for node in self.graph.node if self.output in node.input]
+        return bool(readers) and all(map(self._takes_first, readers))
+
+    def _takes_first(self, node: onnx.NodeProto) -> bool:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        index = self.tensors.get(node.input[1]) if node.op_type == "Gather" else None
+        return axis == 1 and index is not None and not numpy_helper.to_array(index).any()
+
+    def _layer(self, names: tuple[str, ...]) -> LayerWeights:
+        query, key, value, attention_output, attention_norm, intermediate, output, output_norm = names
+        return LayerWeights(
+            self._linear(query),
+            self._linear(key),
+            self._linear(value),
+            self._linear(attention_output),
+            self._norm(attention_norm),
+            self._linear(intermediate),
+            self._linear(output),
+            self._norm(output_norm),
+        )
+
+    def _linear(self, name: str) -> LinearWeights:
+        bias = self.tensors.get(f"{name}.bias")
+        weight = np.ascontiguousarray(numpy_helper.to_array(self.tensors[f"{name}.weight"]).T)
+        return LinearWeights(weight, None if bias is None else numpy_helper.to_array(bias))
+
+    def _norm(self, name: str) -> NormWeights:
+        weight, bias = (numpy_helper.to_array(self.tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
+        return NormWeights(weight, bias)
+
+    def _activation(self) -> Activation:
+        """What follows the first layer's intermediate linear."""
+        tensor = _reader(self.graph.node, f"{self.layers[0][5]}.weight").output[0]
+        for _ in range(2):  # perhaps past the addition of its bias
+            node = _reader(self.graph.node, tensor)
+            if node.op_type == "Gelu":
+                approximate = next((a.s for a in node.attribute if a.name == "approximate"), b"none")
+                return "gelu_tanh" if approximate == b"tanh" else "gelu"
+            if node.op_type == "Relu":
+                return "relu"
+            tensor = node.output[0]
+        raise CheckpointError("the encoder's activation is none that the sparse runtime knows (GELU or ReLU)")
+
+
+def _reader(nodes: Iterable[onnx.NodeProto], tensor: str) -> Any:
+    node = next((node for node in nodes if tensor in node.input), None)
+    if node is None:
+        raise CheckpointError(f"the graph does not use {tensor}: it is no encoder that the sparse runtime knows")
+    return node
+
+
+def _keep_what_is_used(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Give the graph those of `nodes` that its outputs need, and the initializers that these read."""
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(initializers)
