@@ -38,6 +38,9 @@ X86 = {
     "isa_avx512_vnni.cpp": [*AVX512, "-mavx512vnni"],
 }
 
+# Some hosts close the library while its sessions live (Java's closes it with the session options): stay loaded.
+LINK = ["-s", "-static-libstdc++", "-static-libgcc", "-Wl,-z,nodelete"]
+
 
 class BuildLibrary(build_ext):
     """Compiles each file with the flags of its instruction set; a failure is said once and is no error."""
@@ -63,9 +66,7 @@ class BuildLibrary(build_ext):
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 objects = [object_file for files in pool.map(compile_one, ext.sources) for object_file in files]
             target = self.get_ext_fullpath(ext.name)
-            self.compiler.link_shared_object(
-                objects, target, target_lang="c++", extra_postargs=["-s", "-static-libstdc++", "-static-libgcc", *extra]
-            )
+            self.compiler.link_shared_object(objects, target, target_lang="c++", extra_postargs=[*LINK, *extra])
         except (CCompilerError, ExecError, PlatformError) as error:
             self.announce(
                 f"The sparse runtime was not built ({error}). Serving will use model.onnx; install a C++20 compiler "

@@ -1,12 +1,10 @@
 # The job image: torch and all that makes a bundle; non-root, writes only to /store and /cache.
 # Build from the repository's root: docker build -f docker/job.Dockerfile -t sparserve-job .
 # A CPU-only torch: add --build-arg PIP_EXTRA_INDEX_URL=<the index of torch's CPU builds>.
-FROM python:3.11-slim AS build
+# The sparse runtime is compiled here: the full image has a C++ compiler, the one that runs needs none.
+FROM python:3.11 AS build
 ARG PIP_EXTRA_INDEX_URL=""
 WORKDIR /src
-# The sparse runtime is compiled here; the image that runs has no compiler.
-# hadolint ignore=DL3008
-RUN apt-get update && apt-get install --no-install-recommends --yes g++ && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md ./
 COPY docker/install-job.sh docker/
 COPY kernels kernels

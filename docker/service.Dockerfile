@@ -1,10 +1,8 @@
 # The serving image: slim, non-root, no torch; runs with a read-only root file system.
 # Build from the repository's root: docker build -f docker/service.Dockerfile -t sparserve-service .
-FROM python:3.11-slim AS build
+# The sparse runtime is compiled here: the full image has a C++ compiler, the one that runs needs none.
+FROM python:3.11 AS build
 WORKDIR /src
-# The sparse runtime is compiled here; the image that serves has no compiler.
-# hadolint ignore=DL3008
-RUN apt-get update && apt-get install --no-install-recommends --yes g++ && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md ./
 COPY docker/install-service.sh docker/
 COPY kernels kernels

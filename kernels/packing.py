@@ -27,6 +27,8 @@ DENSE, UNSTRUCTURED, BLOCK, VECTOR = 0, 1, 2, 3
 FLOAT32, FLOAT16, INT8 = 0, 1, 2
 NO_INDEX, BITMAP, GAPS = 0, 1, 2
 BLOCK_WIDTH: Final = 4
+MAX_LAYERS: Final = 256
+MAX_EPSILON: Final = 1.0
 RECORDS_PER_LAYER: Final = 10
 LAYOUT_NAMES: Final = {DENSE: "dense", UNSTRUCTURED: "unstructured", BLOCK: "1x4", VECTOR: "vector"}
 
@@ -58,7 +60,7 @@ class Part:
     name: str
     layout: str
     shape: tuple[int, int]
-    nonzero: int
+    values: int  # stored: the nonzeros, and the zeros of dense matrices and of blocks
     index_bytes: int
     value_bytes: int
 
@@ -71,6 +73,7 @@ def pack_encoder(weights: EncoderWeights, options: PackOptions | None = None) ->
     """
     options = options or PackOptions()
     writer = _Writer()
+    _check_encoder(weights)
     hidden = weights.hidden
     for index, layer in enumerate(weights.layers):
         _check_layer(index, layer, hidden, weights.head_size)
@@ -185,12 +188,24 @@ def _linears(layer: LayerWeights) -> tuple[LinearWeights, ...]:
     return layer.query, layer.key, layer.value, layer.attention_output, layer.intermediate, layer.output
 
 
+def _check_encoder(weights: EncoderWeights) -> None:
+    if not 0 < len(weights.layers) <= MAX_LAYERS:
+        raise PackingError(f"an encoder has 1 to {MAX_LAYERS} layers, not {len(weights.layers)}")
+    if not 0 <= weights.epsilon <= MAX_EPSILON:
+        raise PackingError(f"the LayerNorm epsilon must be between 0 and {MAX_EPSILON:g}, not {weights.epsilon}")
+    if weights.activation not in ACTIVATIONS:
+        raise PackingError(f"the activation must be one of {', '.join(ACTIVATIONS)}, not {weights.activation!r}")
+
+
 def _check_layer(index: int, layer: LayerWeights, hidden: int, head_size: int) -> None:
     width, wide = layer.query.weight.shape[0], layer.intermediate.weight.shape[0]
     expected = ((width, hidden), (width, hidden), (width, hidden), (hidden, width), (wide, hidden), (hidden, wide))
     for name, linear, shape in zip(_NAMES, _linears(layer), expected, strict=False):
         if linear.weight.shape != shape:
             raise PackingError(f"layer {index}, {name}: the weight is {linear.weight.shape}, expected {shape}")
+    for name, norm in (("attention_norm", layer.attention_norm), ("output_norm", layer.output_norm)):
+        if norm.weight.shape != (hidden,) or norm.bias.shape != (hidden,):
+            raise PackingError(f"layer {index}, {name}: weight and bias must be [{hidden}]")
     if head_size <= 0 or width % head_size:
         raise PackingError(f"layer {index}: {width} attention features are not whole heads of {head_size}")
 

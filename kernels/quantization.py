@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from kernels.weights import Floats
 
+Doubles = npt.NDArray[np.float64]
+
 MAX_MAGNITUDE = 127
 MAX_PAIR = 127  # of the sum of two real magnitudes; rounding may add one, and 128 still fits
 
@@ -18,7 +20,7 @@ MAX_PAIR = 127  # of the sum of two real magnitudes; rounding may add one, and 1
 def quantize_unstructured(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int8], Floats]:
     """Nonzeros row by row, `counts` `[rows]` of them a row -> int8 in the same order, and scales `[rows]`."""
     rows = np.repeat(np.arange(len(counts)), counts)
-    magnitudes = np.abs(values)
+    magnitudes = np.abs(values).astype(np.float64)  # sums of two may not overflow
     order = np.lexsort((magnitudes, rows))
     # Sorted within each row; the partner of the i-th smallest is the i-th largest (the middle one has zero).
     begins = np.cumsum(counts) - counts
@@ -26,7 +28,7 @@ def quantize_unstructured(values: Floats, counts: npt.NDArray[np.int64]) -> tupl
     size = np.repeat(counts, counts)
     partner = np.repeat(begins, counts) + size - 1 - within
     ranked = magnitudes[order]
-    sums = ranked + np.where(partner == np.arange(len(values)), np.float32(0), ranked[partner])
+    sums = ranked + np.where(partner == np.arange(len(values)), 0.0, ranked[partner])
     return _round(values, rows, _row_max(magnitudes, rows, len(counts)), _row_max(sums, np.sort(rows), len(counts)))
 
 
@@ -34,23 +36,23 @@ def quantize_paired(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[npt.
     """As `quantize_unstructured`, where the values at 2i and 2i + 1 of a row are multiplied together."""
     rows = np.repeat(np.arange(len(counts)), counts)
     within = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
-    magnitudes = np.abs(values)
+    magnitudes = np.abs(values).astype(np.float64)
     sums = magnitudes.copy()
     second = np.flatnonzero(within % 2 == 1)
     sums[second] += magnitudes[second - 1]
     return _round(values, rows, _row_max(magnitudes, rows, len(counts)), _row_max(sums, rows, len(counts)))
 
 
-def _row_max(values: Floats, rows: npt.NDArray[np.int64], count: int) -> Floats:
-    result = np.zeros(count, np.float32)
+def _row_max(values: Doubles, rows: npt.NDArray[np.int64], count: int) -> Doubles:
+    result = np.zeros(count, np.float64)
     np.maximum.at(result, rows, values)
     return result
 
 
 def _round(
-    values: Floats, rows: npt.NDArray[np.int64], largest: Floats, largest_pair: Floats
+    values: Floats, rows: npt.NDArray[np.int64], largest: Doubles, largest_pair: Doubles
 ) -> tuple[npt.NDArray[np.int8], Floats]:
-    scales = np.maximum(largest / np.float32(MAX_MAGNITUDE), largest_pair / np.float32(MAX_PAIR))
+    exact = np.maximum(largest / MAX_MAGNITUDE, largest_pair / MAX_PAIR)
     # A scale that underflows would turn its row into infinities.
-    scales = np.where(scales >= np.finfo(np.float32).tiny, scales, np.float32(1)).astype(np.float32)
+    scales = np.where(exact >= np.finfo(np.float32).tiny, exact, 1.0).astype(np.float32)
     return np.rint(values / scales[rows]).astype(np.int8), scales

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from models.errors import BundleError, StoreError
 from models.store import Store
-from service.engine import Engine, load_engine
+from service.engine import Engine
 from service.errors import Unavailable, UnknownResource
+from service.loading import load_engine
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -131,6 +132,7 @@ class Catalog:
                 threads=self._settings.threads_per_inference,
                 batch_tokens=self._settings.max_batch_tokens,
                 sample_tolerance=self._settings.sample_tolerance,
+                runtime=self._settings.runtime,
             )
         except (BundleError, StoreError) as error:
             self._refuse(Refusal(task, variant, version, str(error)))
@@ -139,8 +141,8 @@ class Catalog:
             self._refuse(Refusal(task, variant, version, f"it cannot be loaded: {type(error).__name__}: {error}"))
         else:
             self._change(key, engines={**self.contents.engines, key: engine})
-            self._metrics.model_info.labels(task, variant, version).set(1)
-            logger.info("serving %s/%s version %s", task, variant, version)
+            self._metrics.model_info.labels(task, variant, version, engine.runtime).set(1)
+            logger.info("serving %s/%s version %s, runtime %s", task, variant, version, engine.runtime)
 
     def _refuse(self, refusal: Refusal) -> None:
         logger.error("refused %s/%s: %s", refusal.task, refusal.variant, refusal.reason)

@@ -1,22 +1,17 @@
 """One loaded bundle: texts to tokens, tokens to logits, logits to scores."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from models.bundle import TOKENIZER, Bundle
-from models.errors import BundleError
+from models.bundle import TOKENIZER
 from models.manifest import Manifest
-from models.runtime import LoadedBundle, Tokens, load_bundle, probabilities, sigmoid, softmax
+from models.runtime import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
 from service.errors import InferenceFailed, InvalidRequest
 from service.schemas import FunctionToApply, ModelRef, TextInput
 
-logger = logging.getLogger("service.engine")
-
-WARM_UP_TEXT = "warm up"
 Logits = npt.NDArray[np.float32]
 
 
@@ -36,6 +31,11 @@ class Engine:
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
         return self.loaded.bundle.manifest
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs it: "onnx", stock onnxruntime, or "sparse", the sparse runtime inside it."""
+        return self.loaded.runtime
 
     @property
     def ref(self) -> ModelRef:
@@ -78,41 +78,6 @@ class Engine:
                 f"{self.manifest.task}/{self.manifest.variant} answered with numbers that are not finite"
             )
         return result
-
-
-def load_engine(bundle: Bundle, *, threads: int, batch_tokens: int, sample_tolerance: float) -> Engine:
-    """Load a bundle and let it answer its own sample.
-
-    Logs a warning when the answers differ from the exporting machine's by more than `sample_tolerance`: int8 rounds
-    differently on different CPUs.
-
-    Raises:
-        BundleError: the graph or the tokenizer cannot be read, or the graph does not answer for its labels.
-    """
-    engine = Engine(load_bundle(bundle, threads=threads), batch_tokens)
-    manifest = bundle.manifest
-    try:
-        texts = [TextInput(text=answer.text) for answer in manifest.sample] or [TextInput(text=WARM_UP_TEXT)]
-        # One at a time, as the exporter did: int8 quantises activations by the batch they are in.
-        logits = np.concatenate([engine.logits([tokens]) for tokens in engine.tokenize(texts)])
-    except Exception as error:  # onnxruntime raises its own classes without a public common base
-        raise BundleError(f"{bundle.model_path} does not answer a warm-up request: {error}") from error
-    if not manifest.sample:
-        return engine
-    expected = np.array([answer.logits for answer in manifest.sample], dtype=np.float32)
-    if expected.shape != logits.shape:
-        raise BundleError(f"{bundle.folder}: its sample has {expected.shape} logits for {logits.shape} answers")
-    difference = float(np.abs(logits - expected).max())
-    if difference > sample_tolerance:
-        logger.warning(
-            "%s/%s: logits of the bundle's own sample differ by %.4g on this machine (tolerance %.4g); "
-            "its report was measured with others",
-            manifest.task,
-            manifest.variant,
-            difference,
-            sample_tolerance,
-        )
-    return Engine(engine.loaded, batch_tokens, difference)
 
 
 def sub_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

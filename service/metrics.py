@@ -54,7 +54,10 @@ class Metrics:
         self.waiting = Gauge("sparserve_requests_waiting", "Requests waiting for an inference now.", registry=registry)
         self.shed = Counter("sparserve_requests_shed_total", "Requests answered 429.", registry=registry)
         self.model_info = Gauge(
-            "sparserve_model_info", "1 for every bundle that is served.", (*model, "version"), registry=registry
+            "sparserve_model_info",
+            "1 for every bundle that is served; runtime is onnx or sparse.",
+            (*model, "version", "runtime"),
+            registry=registry,
         )
         self.refused = Gauge("sparserve_bundles_refused", "Bundles that failed verification.", registry=registry)
         self.ready = Gauge("sparserve_ready", "1 when /readyz answers 200.", registry=registry)

@@ -215,6 +215,9 @@ class VariantFacts(BaseModel):
     version: str | None
     state: Literal["ready", "loading", "refused"]
     reason: str | None = Field(None, description="why it was refused")
+    runtime: Literal["onnx", "sparse"] | None = Field(
+        None, description="what runs it: stock onnxruntime, or the sparse runtime inside it"
+    )
     precision: str | None = None
     encoder_sparsity: float | None = Field(None, description="fraction of zeros in the encoder's linear layers")
     onnx_bytes: int | None = None
@@ -291,5 +294,6 @@ class Info(BaseModel):
     threads: dict[str, int]
     limits: dict[str, int]
     shutdown: dict[str, float]
+    sparse_runtime: str = Field(description="its kernels here, or why it is not available")
     ready: bool
     reason: str | None

@@ -27,6 +27,11 @@ class Settings(BaseSettings):
         "info", description="least severe level that is logged; texts are never logged"
     )
 
+    runtime: Literal["auto", "onnx", "sparse"] = Field(
+        "auto",
+        description="what runs bundles with a model.sparse.onnx: auto, the sparse runtime where it was measured to be "
+        "faster and works here; onnx, always stock onnxruntime; sparse, never that",
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads for inference in all; by default the CPUs that this process may use"
     )

@@ -6,6 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from kernels.library import LibraryError, find_library
 from models.store import Store
 from service.app import create_app
 from service.settings import Settings
@@ -25,9 +26,23 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def client(tiny_store):
-    with TestClient(create_app(Settings(store=tiny_store, threads=1))) as client:
+def sparse_runtime_works():
+    try:
+        return bool(find_library())
+    except LibraryError:
+        return False
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "onnx",
+        pytest.param("sparse", marks=pytest.mark.skipif(not sparse_runtime_works(), reason="it was not built")),
+    ],
+)
+def client(request, tiny_store):
+    with TestClient(create_app(Settings(store=tiny_store, threads=1, runtime=request.param))) as client:
+        client.portal.call(client.app.state.service.loaded)
         yield client
 
 
@@ -81,4 +96,7 @@ def test_one_text_and_a_list_of_one_are_the_same(client, arm):
 def test_every_variant_answers_its_own_sample_as_the_exporter_did(client):
     variants = client.get("/v1/models/tiny").json()["variants"]
     assert len(variants) == 4
-    assert all(variant["sample_difference"] < 1e-3 for variant in variants), variants
+    for variant in variants:
+        # Int8 rounds a token's activations together in the sparse runtime, a tensor's in stock onnxruntime.
+        rounding = variant["runtime"] == "sparse" and variant["precision"] == "int8"
+        assert variant["sample_difference"] < (0.1 if rounding else 1e-3), variant

@@ -18,6 +18,7 @@ constexpr std::size_t kChecksummedFrom = 32;
 constexpr std::array<char, 8> kMagic = {'S', 'P', 'A', 'R', 'S', 'R', 'V', '\x01'};
 constexpr std::uint32_t kVersion = 1;
 constexpr std::uint32_t kRecordsPerLayer = 10;
+constexpr std::uint64_t kMaxPlaces = std::uint64_t{1} << 32;  // rows times columns of all matrices
 
 enum class Coding : std::uint8_t { kNone = 0, kBitmap = 1, kDelta = 2 };
 constexpr std::uint8_t kVector = 3;  // in the layout field: floats [rows] alone
@@ -97,33 +98,52 @@ float from_half(std::uint16_t half) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
 }
 
+template <class T>
+std::vector<T> copy_of(std::span<const std::uint8_t> raw) {
+  std::vector<T> values(raw.size() / sizeof(T));
+  if (!raw.empty()) std::memcpy(values.data(), raw.data(), raw.size());
+  return values;
+}
+
+void expect_finite(const std::vector<float>& values, const std::string& what) {
+  for (float value : values)
+    if (!std::isfinite(value)) fail(what + " holds a value that is not finite");
+}
+
+// Gives out the blob's sections, and keeps account of them: together they may not be larger than the blob, nor the
+// matrices than kMaxPlaces. Otherwise a small file could share its bytes among so many that memory runs out.
 class Reader {
  public:
-  explicit Reader(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
+  explicit Reader(std::span<const std::uint8_t> bytes) : bytes_(bytes), bytes_left_(bytes.size() - kHeaderBytes) {}
 
-  std::span<const std::uint8_t> section(std::uint64_t offset, std::uint64_t size, const std::string& what) const {
+  std::span<const std::uint8_t> section(std::uint64_t offset, std::uint64_t size, const std::string& what) {
     if (offset < kHeaderBytes || offset > bytes_.size() || size > bytes_.size() - offset)
       fail(what + " lies outside the blob");
+    if (size > bytes_left_) fail(what + " overlaps other sections");
+    bytes_left_ -= size;
     return bytes_.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(size));
   }
 
   template <class T>
-  std::vector<T> array(std::uint64_t offset, std::uint64_t count, const std::string& what) const {
-    const auto raw = section(offset, count * sizeof(T), what);
-    std::vector<T> values(static_cast<std::size_t>(count));
-    if (!raw.empty()) std::memcpy(values.data(), raw.data(), raw.size());
+  std::vector<T> array(std::uint64_t offset, std::uint64_t count, const std::string& what) {
+    return copy_of<T>(section(offset, count * sizeof(T), what));
+  }
+
+  std::vector<float> floats(std::uint64_t offset, std::uint64_t count, const std::string& what) {
+    auto values = array<float>(offset, count, what);
+    expect_finite(values, what);
     return values;
   }
 
-  std::vector<float> floats(std::uint64_t offset, std::uint64_t count, const std::string& what) const {
-    auto values = array<float>(offset, count, what);
-    for (float value : values)
-      if (!std::isfinite(value)) fail(what + " holds a value that is not finite");
-    return values;
+  void count_places(std::uint64_t places) {
+    if (places > places_left_) fail("the matrices are too large together");
+    places_left_ -= places;
   }
 
  private:
   std::span<const std::uint8_t> bytes_;
+  std::uint64_t bytes_left_;
+  std::uint64_t places_left_ = kMaxPlaces;
 };
 
 void decode_bitmap(const Record& r, std::span<const std::uint8_t> coded, Matrix& m, const std::string& name) {
@@ -183,11 +203,12 @@ void check_pairs(const Matrix& m, const std::string& name) {
   }
 }
 
-Matrix read_matrix(const Reader& reader, const Record& r, const std::string& name) {
+Matrix read_matrix(Reader& reader, const Record& r, const std::string& name) {
   if (r.layout > 2) fail(name + " is not a matrix");
   if (r.type > 2 || r.has_bias > 1 || r.reserved0 != 0 || r.reserved1 != 0) fail(name + ": unknown field values");
   if (r.rows == 0 || r.columns == 0 || r.rows > kMaxWidth || r.columns > kMaxWidth)
     fail(name + ": the shape is out of range");
+  reader.count_places(std::uint64_t{r.rows} * r.columns);
   Matrix m;
   m.layout = static_cast<Layout>(r.layout);
   m.type = static_cast<ValueType>(r.type);
@@ -228,7 +249,8 @@ Matrix read_matrix(const Reader& reader, const Record& r, const std::string& nam
   const auto count = static_cast<std::size_t>(r.entries * width);
   switch (m.type) {
     case ValueType::kFloat32:
-      m.floats = reader.floats(r.values, count, name + ": the values");
+      m.floats = copy_of<float>(values);
+      expect_finite(m.floats, name + ": the values");
       break;
     case ValueType::kFloat16:
       m.floats.resize(count);
@@ -236,12 +258,12 @@ Matrix read_matrix(const Reader& reader, const Record& r, const std::string& nam
         std::uint16_t half;
         std::memcpy(&half, values.data() + 2 * i, 2);
         m.floats[i] = from_half(half);
-        if (!std::isfinite(m.floats[i])) fail(name + ": the values hold a value that is not finite");
       }
+      expect_finite(m.floats, name + ": the values");
       m.type = ValueType::kFloat32;
       break;
     case ValueType::kInt8:
-      m.ints = reader.array<std::int8_t>(r.values, count, name + ": the values");
+      m.ints = copy_of<std::int8_t>(values);
       m.scales = reader.floats(r.scales, r.rows, name + ": the scales");
       check_pairs(m, name);
       break;
@@ -250,7 +272,7 @@ Matrix read_matrix(const Reader& reader, const Record& r, const std::string& nam
   return m;
 }
 
-std::vector<float> read_vector(const Reader& reader, const Record& r, std::uint32_t length, const std::string& name) {
+std::vector<float> read_vector(Reader& reader, const Record& r, std::uint32_t length, const std::string& name) {
   if (r.layout != kVector || r.type != 0 || r.rows != length || r.columns != 1 || r.entries != length)
     fail(name + " is not a vector of " + std::to_string(length) + " floats");
   return reader.floats(r.values, length, name);
@@ -262,7 +284,7 @@ void expect_shape(const Matrix& m, std::uint32_t rows, std::uint32_t columns, co
          std::to_string(rows) + ", " + std::to_string(columns) + "]");
 }
 
-Layer read_layer(const Reader& reader, std::span<const Record> records, const Header& header, std::uint32_t index) {
+Layer read_layer(Reader& reader, std::span<const Record> records, const Header& header, std::uint32_t index) {
   const std::string prefix = "layer " + std::to_string(index) + ", ";
   Layer layer;
   layer.query = read_matrix(reader, records[0], prefix + "query");
@@ -312,7 +334,7 @@ Blob parse(std::span<const std::uint8_t> bytes) {
   }
   const std::uint64_t wanted = encoder ? std::uint64_t{header.layers} * kRecordsPerLayer : 1;
   if (header.records != wanted) fail("the number of records is wrong");
-  const Reader reader(bytes);
+  Reader reader(bytes);
   const auto records = reader.array<Record>(kHeaderBytes, header.records, "the record table");
 
   Blob blob;

@@ -18,24 +18,32 @@ SPARSERVE_INLINE F32 exponential(F32 x) {
   return scale2(p, n);
 }
 
-// x / 2 * (1 + erf(x / sqrt 2)). erf is z P(z^2) / Q(z^2) on |z| <= 3.92 (a weighted least-squares fit, 4.6e-7
-// relative); beyond, erf is +-1 to half a float's last digit.
-SPARSERVE_INLINE F32 gelu(F32 x) {
+// x / 2 * (1 + erf(x / sqrt 2)). erf(z) / z is a polynomial in z^2 on |z| <= 3.92, beyond which erf is +-1 to half a
+// float's last digit: a weighted least-squares fit in t = z^2 / (3.92^2 / 2) - 1, where its coefficients do not cancel.
+template <int N>
+SPARSERVE_INLINE F32 gelu_by(F32 x, const float (&coefficients)[N]) {
   const F32 z = max(min(mul(x, broadcast(0.707106781F)), broadcast(3.92F)), broadcast(-3.92F));
-  const F32 u = mul(z, z);
-  F32 p = broadcast(-1.62522872e-06F);
-  p = fma(p, u, broadcast(2.89170625e-04F));
-  p = fma(p, u, broadcast(1.14653204e-02F));
-  p = fma(p, u, broadcast(7.63860121e-02F));
-  p = fma(p, u, broadcast(3.93120974e-01F));
-  p = fma(p, u, broadcast(1.12837899e+00F));
-  F32 q = broadcast(2.70405924e-03F);
-  q = fma(q, u, broadcast(3.06865294e-02F));
-  q = fma(q, u, broadcast(1.94984883e-01F));
-  q = fma(q, u, broadcast(6.81719660e-01F));
-  q = fma(q, u, broadcast(1.0F));
+  const F32 t = fma(mul(z, z), broadcast(0.130154102F), broadcast(-1.0F));
+  F32 p = broadcast(coefficients[N - 1]);
+  SPARSERVE_UNROLL16
+  for (int i = N - 2; i >= 0; --i) p = fma(p, t, broadcast(coefficients[i]));
   const F32 half = mul(x, broadcast(0.5F));
-  return fma(half, div(mul(z, p), q), half);
+  return fma(half, mul(z, p), half);
+}
+
+// To 4e-7 of max(1, |x|)
+SPARSERVE_INLINE F32 gelu(F32 x) {
+  constexpr float fine[] = {0.36073703F,    -0.18010822F,   0.13406372F,    -0.1091858F,     0.09094576F,
+                            -0.07403132F,   0.05622229F,    -0.04303078F,   0.03611048F,     -0.0217559F,
+                            0.0045437454F,  -0.0044540022F, 0.0091172177F,  -0.0040723013F};
+  return gelu_by(x, fine);
+}
+
+// To 1.8e-5 of max(1, |x|): for activations that become bytes
+SPARSERVE_INLINE F32 coarse_gelu(F32 x) {
+  constexpr float coarse[] = {0.360738009F,   -0.18025279F,  0.134083033F,   -0.106218018F, 0.0898025101F, -0.090621695F,
+                              0.0644880459F,  -0.00681373151F, 0.0145182842F, -0.0527076647F, 0.0280951634F};
+  return gelu_by(x, coarse);
 }
 
 // x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), as x * sigmoid of twice the argument
@@ -45,9 +53,9 @@ SPARSERVE_INLINE F32 gelu_tanh(F32 x) {
   return div(x, add(broadcast(1.0F), exponential(argument)));
 }
 
-SPARSERVE_INLINE F32 activate(F32 x, std::uint32_t activation) {
+SPARSERVE_INLINE F32 activate(F32 x, std::uint32_t activation, bool coarse) {
   switch (activation) {
-    case 1: return gelu(x);
+    case 1: return coarse ? coarse_gelu(x) : gelu(x);
     case 2: return gelu_tanh(x);
     case 3: return max(x, zero());
     default: return x;

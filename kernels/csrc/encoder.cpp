@@ -47,7 +47,8 @@ Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t wid
   };
   s.context = part(context * tokens * 4);
   s.wide = part(widest * tokens * 4);
-  s.sum = part(widest * tokens * 4);
+  // A group of dense int8 rows meets here whole, even where the matrix has fewer.
+  s.sum = part(std::max<std::size_t>(widest, kDenseRows) * tokens * 4);
   s.bytes_planar = part(whole * tokens);
   s.bytes_blocks = part(whole * tokens);
   s.scores = part(scores * 4);

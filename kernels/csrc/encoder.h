@@ -24,7 +24,9 @@ struct Parallel {
 class BufferPool {
  public:
   // At most `keep` buffers of at most `keep_bytes` each stay when nobody uses them.
-  BufferPool(std::size_t keep, std::size_t keep_bytes) : keep_(keep), keep_bytes_(keep_bytes) {}
+  BufferPool(std::size_t keep, std::size_t keep_bytes) : keep_(keep), keep_bytes_(keep_bytes) {
+    free_.reserve(keep);  // taking one back must not fail
+  }
 
   class Lease {
    public:

@@ -10,6 +10,7 @@
 #define SPARSERVE_INLINE static inline __attribute__((always_inline))
 #define SPARSERVE_MEMBER inline __attribute__((always_inline))
 #define SPARSERVE_UNROLL _Pragma("GCC unroll 8")
+#define SPARSERVE_UNROLL16 _Pragma("GCC unroll 16")
 
 namespace sparserve {
 namespace {

@@ -287,11 +287,14 @@ void panels(const PackedMatrix& m, const Input<V>& in, Emit& emit) {
   pass.template operator()<false, true>(m.panels[last]);
 }
 
+SPARSERVE_INLINE bool is_int(const PackedMatrix& m) {
+  return m.shape == Shape::kSparseI8 || m.shape == Shape::kBlockI8 || m.shape == Shape::kDenseI8;
+}
+
 // `spill` has room for the matrix's rows, [rows][V * kLanes] of 4 bytes, and is not what `emit` writes or `in` reads.
 template <int V, class Emit>
 void linear(const PackedMatrix& m, Input<V>& in, float* spill, Stage stage, Emit emit) {
-  const bool ints = m.shape == Shape::kSparseI8 || m.shape == Shape::kBlockI8 || m.shape == Shape::kDenseI8;
-  if (ints) {
+  if (is_int(m)) {
     const Stopwatch watch(in.profile, kQuantiseStage);
     if (!in.has_planar) quantise_tile<V>(in, m.columns);
     if (m.shape != Shape::kSparseI8 && !in.has_blocks) interleave_tile<V>(in, m.columns);

@@ -41,10 +41,12 @@ template <int V>
 struct StoreActivated {
   float* out;
   std::uint32_t activation;
+  bool coarse;  // what reads it makes bytes of it
   float* partial(std::uint32_t row) const { return out + std::size_t{row} * V * kLanes; }
   void operator()(std::uint32_t row, const F32 (&y)[V]) const {
     SPARSERVE_UNROLL
-    for (int v = 0; v < V; ++v) store(out + std::size_t{row} * V * kLanes + v * kLanes, activate(y[v], activation));
+    for (int v = 0; v < V; ++v)
+      store(out + std::size_t{row} * V * kLanes + v * kLanes, activate(y[v], activation, coarse));
   }
 };
 
@@ -168,7 +170,7 @@ void finish_layer(const Run& run, const PackedLayer& layer, float* x, const Buff
     layer_norm<V>(x, x, run.hidden, layer.attention_norm_weight, layer.attention_norm_bias, run.epsilon);
   }
   Input<V> hidden = input_of<V>(x, b);
-  linear<V>(layer.intermediate, hidden, b.sum, kIntermediateStage, StoreActivated<V>{b.wide, run.activation});
+  linear<V>(layer.intermediate, hidden, b.sum, kIntermediateStage, StoreActivated<V>{b.wide, run.activation, is_int(layer.result)});
   Input<V> wide = input_of<V>(b.wide, b);
   linear<V>(layer.result, wide, b.sum, kResultStage, AddTo<V>{x, b.sum});
   const Stopwatch watch(b.profile, kNormStage);

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from kernels.library import LibraryError, find_library
 from models.runtime import available_cpus
 from service.context import ServiceDependency
 from service.errors import Unavailable, problems
@@ -49,6 +50,7 @@ async def info(service: ServiceDependency) -> Info:
         },
         limits={name: getattr(settings, name) for name in LIMITS},
         shutdown={"delay_seconds": settings.shutdown_delay_seconds, "grace_seconds": settings.grace_seconds},
+        sparse_runtime=_sparse_runtime(),
         ready=reason is None,
         reason=reason,
     )
@@ -58,6 +60,13 @@ async def info(service: ServiceDependency) -> Info:
 async def metrics(service: ServiceDependency) -> Response:
     """Metrics in Prometheus' text format."""
     return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _sparse_runtime() -> str:
+    try:
+        return find_library().isa
+    except LibraryError as error:
+        return f"not available: {error}"
 
 
 @cache

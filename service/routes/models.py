@@ -82,6 +82,7 @@ def _variant_facts(contents: Contents, task: str, variant: str) -> VariantFacts:
         variant=variant,
         version=manifest.version,
         state="ready",
+        runtime=engine.runtime,
         precision=manifest.precision,
         encoder_sparsity=manifest.sparsity.encoder_linear.sparsity,
         onnx_bytes=manifest.sizes.onnx,

@@ -1,0 +1,92 @@
+"""Time one peer runtime from inside its own environment, which has the peer and numpy and nothing of this project.
+
+One JSON object a line comes in on stdin, for example
+`{"model": "plain.onnx", "batch": 1, "length": 128, "threads": 1, "repeats": 20, "format": "openvino"}`, and one goes
+out: `{"milliseconds": [...]}`, a number a repeat after the warm-up, or `{"error": "..."}`. The end of stdin ends it.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+WARMUP = 3
+
+Run = Callable[[], object]
+
+
+@contextmanager
+def openvino_run(model: Path, batch: int, length: int, threads: int) -> Iterator[Run]:
+    import openvino  # type: ignore[import-not-found]
+
+    core = openvino.Core()
+    network = core.read_model(model)
+    # A fixed shape, as a peer at its best has it.
+    network.reshape({name: [batch, length] for name in INPUT_NAMES})
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",  # CPUs with bfloat16 would take that, the other arms do not
+    }
+    request = core.compile_model(network, "CPU", options).create_infer_request()
+    inputs = {name: np.ones((batch, length), dtype=np.int64) for name in INPUT_NAMES}
+    yield lambda: request.infer(inputs, share_inputs=True, share_outputs=True)
+
+
+@contextmanager
+def deepsparse_run(model: Path, batch: int, length: int, threads: int) -> Iterator[Run]:
+    import deepsparse  # type: ignore[import-not-found]
+    import onnx
+
+    # Given input shapes, DeepSparse writes them into the file that it was given.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(model, Path(folder) / "model.onnx"))
+        order = [value.name for value in onnx.load(str(copy), load_external_data=False).graph.input]
+        shapes = [[batch, length] for _ in order]
+        engine = deepsparse.Engine(str(copy), batch_size=batch, num_cores=threads, input_shapes=shapes)
+        inputs = [np.ones((batch, length), dtype=np.int64) for _ in order]
+        yield lambda: engine.run(inputs, val_inp=False)
+
+
+PEERS = {"openvino": openvino_run, "deepsparse": deepsparse_run}
+
+
+def milliseconds(request: Mapping[str, Any]) -> list[float]:
+    """Wall time of each repeat."""
+    peer = PEERS[request["format"]]
+    times = []
+    with peer(Path(request["model"]), request["batch"], request["length"], request["threads"]) as run:
+        for _ in range(WARMUP):
+            run()
+        for _ in range(request["repeats"]):
+            start = time.perf_counter()
+            run()
+            times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def main() -> None:
+    # Native libraries greet on stdout, which is the protocol's: it gets a descriptor of its own.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for line in sys.stdin:
+        try:
+            answer: dict[str, object] = {"milliseconds": milliseconds(json.loads(line))}
+        except Exception as error:  # a peer may raise anything; the caller decides
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

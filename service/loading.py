@@ -1,0 +1,93 @@
+"""From a bundle to an engine that has answered a warm-up request, in the runtime that suits it here."""
+
+import logging
+from typing import Final, Literal
+
+import numpy as np
+
+from models.bundle import Bundle
+from models.errors import BundleError
+from models.manifest import Manifest
+from models.runtime import Runtime, load_bundle
+from service.engine import Engine, Logits
+from service.schemas import TextInput
+
+logger = logging.getLogger("service.loading")
+
+RuntimeChoice = Literal["auto", "onnx", "sparse"]
+WARM_UP_TEXT: Final = "warm up"
+# Int8 answers of two runtimes differ by what each rounds: onnxruntime a tensor's activations together, the sparse
+# runtime each token's.
+INT8_TOLERANCE: Final = 0.5
+
+
+def load_engine(
+    bundle: Bundle, *, threads: int, batch_tokens: int, sample_tolerance: float, runtime: RuntimeChoice = "auto"
+) -> Engine:
+    """Load a bundle and let it answer its own sample.
+
+    With "auto" the sparse runtime serves a bundle that was measured to be faster in it, if its library loads here and
+    gives the sample's answers; else, with one line in the log, stock onnxruntime does. With "sparse" it must.
+
+    Logs a warning when stock onnxruntime's answers differ from the exporting machine's by more than
+    `sample_tolerance`: int8 rounds differently on different CPUs.
+
+    Raises:
+        BundleError: the graph or the tokenizer cannot be read, or the graph does not answer for its labels.
+    """
+    if _wants_sparse(bundle.manifest, runtime):
+        try:
+            return _load_sparse(bundle, threads, batch_tokens, sample_tolerance)
+        except BundleError as error:
+            if runtime == "sparse":
+                raise
+            manifest = bundle.manifest
+            logger.warning("%s/%s is served by stock onnxruntime: %s", manifest.task, manifest.variant, error)
+    engine, difference = _answer_sample(bundle, threads, batch_tokens, "onnx")
+    if difference is not None and difference > sample_tolerance:
+        logger.warning(
+            "%s/%s: logits of the bundle's own sample differ by %.4g on this machine (tolerance %.4g); "
+            "its report was measured with others",
+            bundle.manifest.task,
+            bundle.manifest.variant,
+            difference,
+            sample_tolerance,
+        )
+    return engine
+
+
+def _wants_sparse(manifest: Manifest, runtime: RuntimeChoice) -> bool:
+    if manifest.packed is None or runtime == "onnx":
+        return False
+    measured = manifest.measurement.sparse if manifest.measurement else None
+    return runtime == "sparse" or bool(measured and measured.preferred)
+
+
+def _load_sparse(bundle: Bundle, threads: int, batch_tokens: int, sample_tolerance: float) -> Engine:
+    engine, difference = _answer_sample(bundle, threads, batch_tokens, "sparse")
+    int8 = bundle.manifest.packed is not None and bundle.manifest.packed.values == "int8"
+    tolerance = max(sample_tolerance, INT8_TOLERANCE) if int8 else sample_tolerance
+    if difference is not None and difference > tolerance:
+        raise BundleError(
+            f"logits of its own sample differ by {difference:.4g} in the sparse runtime (tolerance {tolerance:.4g})"
+        )
+    return engine
+
+
+def _answer_sample(bundle: Bundle, threads: int, batch_tokens: int, runtime: Runtime) -> tuple[Engine, float | None]:
+    """An engine that has answered the bundle's sample, and the largest difference of a logit from it."""
+    engine = Engine(load_bundle(bundle, threads=threads, runtime=runtime), batch_tokens)
+    manifest = bundle.manifest
+    try:
+        texts = [TextInput(text=answer.text) for answer in manifest.sample] or [TextInput(text=WARM_UP_TEXT)]
+        # One at a time, as the exporter did: int8 quantises activations by the batch they are in.
+        logits = np.concatenate([engine.logits([tokens]) for tokens in engine.tokenize(texts)])
+    except Exception as error:  # onnxruntime raises its own classes without a public common base
+        raise BundleError(f"{bundle.model_path} does not answer a warm-up request: {error}") from error
+    if not manifest.sample:
+        return engine, None
+    expected: Logits = np.array([answer.logits for answer in manifest.sample], dtype=np.float32)
+    if expected.shape != logits.shape:
+        raise BundleError(f"{bundle.folder}: its sample has {expected.shape} logits for {logits.shape} answers")
+    difference = float(np.abs(logits - expected).max())
+    return Engine(engine.loaded, batch_tokens, difference), difference

@@ -1,0 +1,93 @@
+"""Small blobs of every kind, for the fuzzer and the tests of hostile blobs to start from.
+
+`python tests/kernels/blob_seeds.py FOLDER` writes them; `--mend FOLDER` gives all blobs in a folder the right size and
+checksum, as the fuzzer does before it reads one.
+"""
+
+import argparse
+import hashlib
+import zlib
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from reference import random_encoder, random_linear
+
+from kernels.packing import CHECKSUMMED_FROM, HEADER, PackOptions, pack_encoder, pack_linear
+from kernels.weights import EncoderWeights
+
+LAYOUTS = {
+    "dense": ({"density": 1.0}, {"dense_above": 0.6}),
+    "unstructured": ({"density": 0.3}, {"dense_above": None, "block_fill": None}),
+    "1x4": ({"density": 0.3, "blocks": True}, {"dense_above": None, "block_fill": 0.9}),
+}
+LINEARS = ((6, 8), (1, 1), (3, 1000), (40, 20), (7, 300))
+
+
+def mended(blob: bytes) -> bytes:
+    """The blob with the size and the checksum that it should have."""
+    fields = list(HEADER.unpack_from(blob))
+    fields[3], fields[4] = len(blob), zlib.crc32(blob[CHECKSUMMED_FROM:])
+    return HEADER.pack(*fields)[:CHECKSUMMED_FROM] + blob[CHECKSUMMED_FROM:]
+
+
+def tiny_encoder(layout: str = "unstructured", **options) -> EncoderWeights:
+    weights, _ = LAYOUTS[layout]
+    shapes = {"layers": 1, "hidden": 8, "head_size": 4, "widths": (8,), "intermediates": (12,)}
+    density = {"densities": (weights["density"],), "blocks": weights.get("blocks", False)}
+    return random_encoder(**{**shapes, **density, **options})
+
+
+def uneven_encoder(layout: str) -> EncoderWeights:
+    shapes = {"layers": 2, "hidden": 5, "widths": (4, 8), "intermediates": (7, 4)}
+    return tiny_encoder(layout, **shapes, activation="gelu_tanh", bias=False)
+
+
+def rounded_to_half(encoder: EncoderWeights) -> EncoderWeights:
+    layers = []
+    for layer in encoder.layers:
+        weight = layer.query.weight.astype(np.float16).astype(np.float32)
+        layers.append(replace(layer, query=replace(layer.query, weight=weight)))
+    return replace(encoder, layers=tuple(layers))
+
+
+@cache
+def seeds() -> dict[str, bytes]:
+    """Name -> blob."""
+    blobs = {}
+    for (layout, (weights, thresholds)), values in product(LAYOUTS.items(), ("fp32", "int8")):
+        options = PackOptions(values, **thresholds)
+        blobs[f"encoder-{layout}-{values}"] = pack_encoder(tiny_encoder(layout), options)
+        blobs[f"encoder-uneven-{layout}-{values}"] = pack_encoder(uneven_encoder(layout), options)
+        for rows, columns in LINEARS:
+            linear = random_linear(np.random.default_rng(rows), rows, columns, **weights)
+            blobs[f"linear-{rows}x{columns}-{layout}-{values}"] = pack_linear(linear, options)
+    blobs["encoder-half"] = pack_encoder(rounded_to_half(tiny_encoder(activation="relu")))
+    blobs["encoder-bitmap"] = pack_encoder(tiny_encoder(densities=(0.4,), hidden=12, activation="none"))
+    blobs["encoder-gaps"] = pack_encoder(tiny_encoder(densities=(0.05,), hidden=24, head_size=1))
+    blobs["linear-empty"] = pack_linear(random_linear(np.random.default_rng(0), 5, 9, 0.0, bias=False))
+    return blobs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mend", action="store_true")
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if not arguments.mend:
+        for name, blob in seeds().items():
+            (arguments.folder / name).write_bytes(blob)
+        return
+    for path in list(arguments.folder.iterdir()):
+        blob = path.read_bytes()
+        path.unlink()
+        if len(blob) >= HEADER.size:
+            blob = mended(blob)
+        (arguments.folder / hashlib.sha256(blob).hexdigest()[:16]).write_bytes(blob)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+from collections.abc import Iterator
+
+import pytest
+from reference import supported_isas
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(scope="module", params=supported_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set of this machine, one after the other: what sessions opened under it compute with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSERVE_ISA", request.param)
+        yield request.param
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_for_numpy() -> Iterator[None]:
+    """Thousands of tiny float64 products: BLAS threads would only wait for each other."""
+    with threadpool_limits(1):
+        yield

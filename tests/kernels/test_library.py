@@ -1,0 +1,224 @@
+import ctypes
+import gc
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import psutil
+import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
+from reference import (
+    ISA_NAMES,
+    encoder_session,
+    linear_session,
+    random_encoder,
+    random_linear,
+    random_mask,
+    run,
+    session_options,
+    supported_isas,
+)
+
+from kernels.library import LIBRARY, STAGES, LibraryError, find_library, read_profile
+from kernels.packing import FORMAT_VERSION, PackOptions, pack_encoder, pack_linear
+
+
+def find_afresh(path: Path = LIBRARY):
+    """As `find_library`, which remembers what it found under another SPARSERVE_ISA."""
+    return find_library.__wrapped__(path)
+
+
+@pytest.fixture(scope="module")
+def library():
+    try:
+        return find_library()
+    except LibraryError as error:
+        pytest.skip(str(error))
+
+
+def test_a_missing_library_says_how_to_build_it(tmp_path):
+    with pytest.raises(LibraryError, match=r"not built: install a C\+\+20 compiler"):
+        find_library(tmp_path / "libsparserve.so")
+
+
+@pytest.mark.parametrize("content", [b"", b"no library at all", b"\x7fELF" + b"\0" * 300])
+def test_a_file_that_is_no_library_is_named(tmp_path, content):
+    path = tmp_path / "broken.so"
+    path.write_bytes(content)
+    with pytest.raises(LibraryError, match=r"broken\.so does not load"):
+        find_library(path)
+
+
+def test_a_folder_is_no_library(tmp_path):
+    with pytest.raises(LibraryError, match="not built"):
+        find_library(tmp_path)
+
+
+def test_another_library_is_named(tmp_path):
+    import _ctypes
+
+    path = tmp_path / "other.so"
+    shutil.copy(_ctypes.__file__, path)
+    with pytest.raises(LibraryError, match=r"other\.so does not load"):
+        find_library(path)
+
+
+def test_the_library_is_found_with_an_instruction_set_and_the_format_of_the_packer(library):
+    assert library.path == LIBRARY
+    assert library.isa in ISA_NAMES
+    assert library.format_version == FORMAT_VERSION
+
+
+def test_the_best_instruction_set_is_taken_unless_another_is_asked_for(library, monkeypatch):
+    monkeypatch.delenv("SPARSERVE_ISA", raising=False)
+    assert find_afresh().isa == supported_isas()[0]
+    for name in supported_isas():
+        monkeypatch.setenv("SPARSERVE_ISA", name)
+        assert find_afresh().isa == name
+    monkeypatch.setenv("SPARSERVE_ISA", "")
+    assert find_afresh().isa == supported_isas()[0]
+
+
+OTHER_MACHINE = "neon" if os.uname().machine == "x86_64" else "avx2"
+
+
+@pytest.mark.parametrize("nonsense", ["nonsense", "Portable", "portable ", OTHER_MACHINE])
+def test_an_instruction_set_that_is_not_there_is_an_error_and_not_another_one(library, monkeypatch, nonsense):
+    blob = pack_encoder(random_encoder())
+    monkeypatch.setenv("SPARSERVE_ISA", nonsense)
+    with pytest.raises(LibraryError, match="SPARSERVE_ISA"):
+        find_afresh()
+    with pytest.raises(RuntimeException, match=f"SPARSERVE_ISA={nonsense} is not available"):
+        encoder_session(blob)
+    monkeypatch.delenv("SPARSERVE_ISA")
+    encoder_session(blob)
+
+
+def test_a_session_keeps_the_instruction_set_that_it_was_opened_with(library, monkeypatch):
+    states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
+    session = encoder_session(pack_encoder(random_encoder()))
+    before = run(session, states=states, mask=mask)
+    monkeypatch.setenv("SPARSERVE_ISA", "nonsense")
+    assert np.array_equal(run(session, states=states, mask=mask), before)
+
+
+def test_stages_have_a_name_each(library):
+    counters = (ctypes.c_uint64 * len(STAGES))()
+    assert ctypes.CDLL(str(library.path)).sparserve_profile(0, counters) == len(STAGES)
+
+
+@pytest.mark.parametrize("first_token_only", [False, True])
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_a_profile_has_the_time_of_every_stage_while_it_is_measured(library, values, first_token_only):
+    session = encoder_session(
+        pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first_token_only, threads=2
+    )
+    states, mask = np.ones((8, 40, 64), np.float32), np.ones((8, 40), np.int64)
+    read_profile(library, measure=True)
+    run(session, states=states, mask=mask)
+    seconds = read_profile(library, measure=False)
+    assert set(seconds) == set(STAGES)
+    idle = {"quantize"} if values == "fp32" else set()
+    assert {name for name, spent in seconds.items() if spent == 0} == idle
+    assert 0 < sum(seconds.values()) < 60
+
+
+def test_nothing_is_measured_unless_asked_for(library):
+    session = encoder_session(pack_encoder(random_encoder()))
+    states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
+    read_profile(library, measure=False)
+    run(session, states=states, mask=mask)
+    assert sum(read_profile(library, measure=True).values()) == 0
+    run(session, states=states, mask=mask)
+    assert sum(read_profile(library, measure=False).values()) > 0
+    assert sum(read_profile(library, measure=False).values()) == 0, "reading starts again from zero"
+
+
+def test_the_library_may_be_registered_many_times(library):
+    blob = pack_encoder(random_encoder())
+    states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
+    sessions = [encoder_session(blob) for _ in range(3)]
+    answers = [run(session, states=states, mask=mask) for session in sessions]
+    del sessions
+    gc.collect()
+    answers.append(run(encoder_session(blob), states=states, mask=mask))
+    assert all(np.array_equal(answer, answers[0]) for answer in answers)
+
+
+def test_registering_twice_with_the_same_options_does_no_harm(library):
+    options = session_options()
+    options.register_custom_ops_library(str(library.path))
+    blob = pack_linear(random_linear(np.random.default_rng(0), 3, 4, 1.0))
+    assert run(linear_session(blob), x=np.ones((2, 4), np.float32)).shape == (2, 3)
+
+
+def test_options_may_open_several_sessions(library, tmp_path):
+    from onnx import TensorProto, helper, numpy_helper
+
+    blob = pack_linear(random_linear(np.random.default_rng(0), 3, 4, 1.0))
+    graph = helper.make_graph(
+        [helper.make_node("SparseLinear", ["x", "weights"], ["y"], domain="sparserve")],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.frombuffer(blob, np.uint8), "weights")],
+    )
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("sparserve", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+    options, x = session_options(), np.ones((2, 4), np.float32)
+    answers = []
+    for _ in range(2):
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        answers.append(run(session, x=x))
+    assert np.array_equal(*answers)
+
+
+def test_memory_does_not_grow_over_two_thousand_mixed_requests(library):
+    generator = np.random.default_rng(0)
+    sessions = [
+        encoder_session(pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first, threads=2)
+        for values, first in (("fp32", False), ("int8", True))
+    ]
+    requests = []
+    for batch, length in ((1, 1), (1, 200), (16, 12), (3, 70), (8, 128), (0, 5)):
+        states = generator.standard_normal((batch, length, 64)).astype(np.float32)
+        requests.append((states, random_mask(generator, batch, length)))
+    wrong = np.zeros((1, 3, 63), np.float32), np.ones((1, 3), np.int64)
+
+    def serve(count: int) -> None:
+        for index in range(count):
+            session = sessions[index % 2]
+            if index % 10 == 9:
+                with pytest.raises(InvalidArgument):
+                    run(session, states=wrong[0], mask=wrong[1])
+                continue
+            states, mask = requests[index // 2 % len(requests)]
+            run(session, states=states, mask=mask)
+
+    process = psutil.Process()
+    serve(200)
+    gc.collect()
+    before = process.memory_info().rss
+    serve(2000)
+    gc.collect()
+    assert process.memory_info().rss - before < 8 * 2**20
+
+
+def test_memory_does_not_grow_over_sixty_sessions(library):
+    blob = pack_encoder(random_encoder(hidden=128, widths=(128,), intermediates=(512,), densities=(1.0,)))
+    assert len(blob) > 10**6
+    states, mask = np.ones((2, 5, 128), np.float32), np.ones((2, 5), np.int64)
+
+    def open_and_close(count: int) -> None:
+        for _ in range(count):
+            run(encoder_session(blob), states=states, mask=mask)
+
+    process = psutil.Process()
+    open_and_close(10)
+    gc.collect()
+    before = process.memory_info().rss
+    open_and_close(60)
+    gc.collect()
+    assert process.memory_info().rss - before < 20 * len(blob)

@@ -1,0 +1,186 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from transformers.pytorch_utils import prune_linear_layer
+
+from kernels.library import LibraryError, find_library
+from kernels.packing import unpack_encoder
+from models.checkpoint import load_classifier
+from models.errors import CheckpointError
+from models.export import export_onnx
+from models.quantization import quantize
+from models.recipe import Quantization
+from models.runtime import OnnxClassifier
+from models.sparse_graph import BLOB, write_sparse_graph
+
+LABELS = ("negative", "neutral", "positive")
+# CamemBERT and XLM-RoBERTa are RoBERTa to the last parameter name.
+ENCODERS = ["bert", "distilbert", "electra", "mpnet", "roberta"]
+TYPED = ("bert", "electra")
+
+
+@pytest.fixture(scope="module")
+def library():
+    try:
+        return find_library().path
+    except LibraryError as error:
+        pytest.skip(str(error))
+
+
+def sparse_model(folder, seed=0, **changes):
+    """A random classifier with 80 % zeros in its encoder."""
+    model = load_classifier(folder, LABELS, "single_label_classification", attention="eager", seed=seed).eval()
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".layer." in name and parameter.ndim == 2:
+                parameter.mul_(5 * (torch.rand_like(parameter) < 0.2))
+    return model
+
+
+def export(model, path, model_type):
+    typed = ("token_type_ids",) if model_type in TYPED else ()
+    export_onnx(
+        model,
+        path,
+        input_names=("input_ids", *typed, "attention_mask"),
+        max_length=64,
+        vocabulary=model.config.vocab_size,
+        pad_token_id=model.config.pad_token_id,
+        opset=20,
+        tolerance=1e-4,
+    )
+
+
+def head_size(model):
+    return model.config.hidden_size // model.config.num_attention_heads
+
+
+def answers(path, model, library=None):
+    """Logits of texts of several lengths, padded together."""
+    classifier = OnnxClassifier(path, pad_token_id=model.config.pad_token_id, threads=1, library=library)
+    generator = np.random.default_rng(0)
+    mask = (np.arange(40) < np.array([[40], [1], [17], [33]])).astype(np.int64)
+    ids = np.where(mask, generator.integers(5, model.config.vocab_size, (4, 40)), model.config.pad_token_id)
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    return classifier.run({name: value for name, value in inputs.items() if name in classifier.input_names})
+
+
+def pack(model, folder, values="fp32", source="model.onnx"):
+    target = folder / f"{values}.onnx"
+    size = head_size(model)
+    packed = write_sparse_graph(
+        folder / source, target, head_size=size, values=values, embeddings_int8=values == "int8"
+    )
+    return target, packed
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def exported(request, make_checkpoint, tmp_path_factory):
+    """Every encoder: a sparse model, the folder of its graph, and the graph's answers."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = sparse_model(make_checkpoint(request.param))
+    export(model, folder / "model.onnx", request.param)
+    return model, folder, answers(folder / "model.onnx", model)
+
+
+def test_every_encoder_says_the_same_in_the_sparse_runtime(library, exported):
+    model, folder, expected = exported
+    target, packed = pack(model, folder)
+    assert packed.layouts == {"unstructured": 12}
+    assert packed.first_token_only
+    assert packed.bytes == target.stat().st_size
+    assert np.abs(answers(target, model, library) - expected).max() < 1e-5
+
+
+def test_int8_is_off_by_no_more_than_onnxruntimes_own(library, exported):
+    model, folder, expected = exported
+    quantize(folder / "model.onnx", folder / "stock.onnx", Quantization())
+    stock = np.abs(answers(folder / "stock.onnx", model) - expected).mean()
+    target, packed = pack(model, folder, "int8")
+    assert packed.values == "int8"
+    # Random weights five times their usual size make a chaotic network: means over few logits scatter widely.
+    assert np.abs(answers(target, model, library) - expected).mean() < 2 * stock + 0.02
+
+
+@pytest.fixture(scope="module")
+def bert(make_checkpoint, tmp_path_factory):
+    """A sparse BERT and the folder of its graph."""
+    folder = tmp_path_factory.mktemp("bert")
+    model = sparse_model(make_checkpoint("bert"))
+    export(model, folder / "model.onnx", "bert")
+    return model, folder
+
+
+def test_squeezed_layers_of_uneven_width_say_the_same(library, make_checkpoint, tmp_path):
+    model = sparse_model(make_checkpoint("bert"))
+    size = head_size(model)
+    layer = model.bert.encoder.layer[0]
+    kept = torch.arange(size, model.config.hidden_size)  # without the first head
+    for name in ("query", "key", "value"):
+        setattr(layer.attention.self, name, prune_linear_layer(getattr(layer.attention.self, name), kept))
+    layer.attention.output.dense = prune_linear_layer(layer.attention.output.dense, kept, dim=1)
+    units = torch.arange(0, model.config.intermediate_size, 3)
+    layer.intermediate.dense = prune_linear_layer(layer.intermediate.dense, units)
+    layer.output.dense = prune_linear_layer(layer.output.dense, units, dim=1)
+    export(model, tmp_path / "model.onnx", "bert")
+    target, _ = pack(model, tmp_path)
+    expected = answers(tmp_path / "model.onnx", model)
+    assert np.abs(answers(target, model, library) - expected).max() < 1e-5
+
+
+def test_packed_weights_are_the_checkpoints(bert):
+    model, tmp_path = bert
+    target, _ = pack(model, tmp_path)
+    (blob,) = (t for t in onnx.load(target).graph.initializer if t.name == BLOB)
+    unpacked = unpack_encoder(numpy_helper.to_array(blob).tobytes())
+    for found, layer in zip(unpacked.layers, model.bert.encoder.layer, strict=True):
+        assert np.array_equal(found.query.weight, layer.attention.self.query.weight.detach().numpy())
+        assert np.array_equal(found.output.weight, layer.output.dense.weight.detach().numpy())
+        assert np.array_equal(found.output_norm.bias, layer.output.LayerNorm.bias.detach().numpy())
+    assert unpacked.activation == "gelu"
+
+
+def test_nothing_that_is_not_needed_stays_in_the_file(bert):
+    model, tmp_path = bert
+    target, _ = pack(model, tmp_path)
+    graph = onnx.load(target).graph
+    read = {name for node in graph.node for name in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= read
+    assert not [node for node in graph.node if node.op_type in ("Softmax", "MatMul")]
+
+
+def test_a_head_that_reads_all_tokens_gets_all_tokens(library, bert):
+    model, tmp_path = bert
+    graph = onnx.load(tmp_path / "model.onnx")
+    (gather,) = (
+        n for n in graph.graph.node if n.op_type == "Gather" and any(a.name == "axis" and a.i for a in n.attribute)
+    )
+    gather.op_type = "ReduceMean"  # mean pooling in place of the first token
+    del gather.attribute[:]
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([1]), "second_axis"))
+    gather.input[1] = "second_axis"
+    gather.attribute.append(onnx.helper.make_attribute("keepdims", 0))
+    onnx.save(graph, tmp_path / "mean.onnx")
+    target, packed = pack(model, tmp_path, source="mean.onnx")
+    assert not packed.first_token_only
+    ids = np.random.default_rng(0).integers(5, model.config.vocab_size, (3, 21))
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    expected = OnnxClassifier(tmp_path / "mean.onnx", pad_token_id=0, threads=1).run(inputs)
+    found = OnnxClassifier(target, pad_token_id=0, threads=1, library=library).run(inputs)
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_a_graph_without_a_known_encoder_is_refused(tmp_path):
+    from tests.tiny_bundles import graph
+
+    (tmp_path / "model.onnx").write_bytes(graph())
+    with pytest.raises(CheckpointError, match="no BERT-like encoder"):
+        write_sparse_graph(
+            tmp_path / "model.onnx", tmp_path / "sparse.onnx", head_size=4, values="fp32", embeddings_int8=False
+        )
+    assert not (tmp_path / "sparse.onnx").exists()

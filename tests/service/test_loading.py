@@ -1,0 +1,129 @@
+"""Which runtime serves a bundle: measured, checked on the bundle's own sample, with a fallback that says why."""
+
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from starlette.testclient import TestClient
+
+from kernels.library import LibraryError, find_library
+from models import runtime
+from models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from models.errors import BundleError
+from models.store import Store
+from service.app import create_app
+from service.loading import load_engine
+from service.settings import Settings
+
+OPTIONS = {"threads": 1, "batch_tokens": 4096, "sample_tolerance": 0.02}
+
+
+@pytest.fixture(autouse=True)
+def _library():
+    try:
+        find_library()
+    except LibraryError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def publish(tiny_store, tmp_path):
+    """A bundle of the tiny store's sparse60, with changes, in a store of its own."""
+
+    def make(*, preferred=True, sparse_model=None, variant="sparse60", **changes):
+        source = Store(tiny_store).open("tiny", variant)
+        measured = source.manifest.measurement
+        sparse = measured.sparse.model_copy(update={"preferred": preferred})
+        changes = {"measurement": measured.model_copy(update={"sparse": sparse}), **changes}
+        files = {name: source.folder / name for name in (MODEL, SPARSE_MODEL, TOKENIZER)}
+        if sparse_model is not None:
+            files[SPARSE_MODEL] = sparse_model
+        return Store(tmp_path / "store").publish(source.manifest.model_copy(update=changes), files)
+
+    return make
+
+
+def test_the_job_measures_both_runtimes_and_says_which_is_faster(tiny_store):
+    manifest = Store(tiny_store).open("tiny", "sparse60").manifest
+    sparse = manifest.measurement.sparse
+    assert sparse.same_labels == 1.0
+    assert sparse.largest_difference < 1e-4
+    assert [(p.batch, p.length) for p in sparse.latency] == [(p.batch, p.length) for p in manifest.measurement.latency]
+    faster = [
+        (ours.batch, ours.length)
+        for ours, theirs in zip(sparse.latency, manifest.measurement.latency, strict=True)
+        if ours.p50_seconds < theirs.p50_seconds
+    ]
+    assert list(sparse.faster_at) == faster
+    assert manifest.packed.values == "fp32"
+    assert Store(tiny_store).open("tiny", "dense").manifest.packed is None
+
+
+def test_auto_takes_the_runtime_that_was_measured_to_be_faster(publish):
+    assert load_engine(publish(), **OPTIONS).runtime == "sparse"
+    assert load_engine(publish(preferred=False), **OPTIONS).runtime == "onnx"
+    assert load_engine(publish(measurement=None), **OPTIONS).runtime == "onnx"
+
+
+def test_a_choice_is_kept(publish):
+    assert load_engine(publish(preferred=False), runtime="sparse", **OPTIONS).runtime == "sparse"
+    assert load_engine(publish(), runtime="onnx", **OPTIONS).runtime == "onnx"
+
+
+def test_int8_answers_its_sample_in_the_sparse_runtime(publish):
+    engine = load_engine(publish(variant="sparse60-int8"), **OPTIONS)
+    assert engine.runtime == "sparse"
+    assert engine.sample_difference is not None
+
+
+def assert_falls_back(bundle, caplog, reason):
+    with caplog.at_level(logging.WARNING):
+        engine = load_engine(bundle, **OPTIONS)
+    assert engine.runtime == "onnx"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "is served by stock onnxruntime" in line
+    assert reason in line
+    with pytest.raises(BundleError, match=reason):
+        load_engine(bundle, runtime="sparse", **OPTIONS)
+
+
+def test_without_the_library_stock_onnxruntime_serves(publish, caplog, monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime, "find_library", lambda: find_library(tmp_path / "none.so"))
+    assert_falls_back(publish(), caplog, "the sparse runtime is not available: it was not built")
+
+
+def test_damaged_packed_weights_are_refused_when_the_session_is_made(publish, caplog, tiny_store):
+    graph = onnx.load(Store(tiny_store).open("tiny", "sparse60").sparse_model_path)
+    (blob,) = (tensor for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.UINT8)
+    damaged = numpy_helper.to_array(blob).copy()
+    damaged[len(damaged) // 2] ^= 1
+    blob.CopyFrom(numpy_helper.from_array(damaged, blob.name))
+    assert_falls_back(publish(sparse_model=graph.SerializeToString()), caplog, "the checksum is wrong")
+
+
+def test_a_sparse_model_that_says_something_else_does_not_serve(publish, caplog, tiny_store):
+    graph = onnx.load(Store(tiny_store).open("tiny", "sparse60").sparse_model_path)
+    (weight,) = (tensor for tensor in graph.graph.initializer if tensor.name == "classifier.weight")
+    weight.CopyFrom(numpy_helper.from_array(-3 * numpy_helper.to_array(weight), weight.name))
+    assert_falls_back(publish(sparse_model=graph.SerializeToString()), caplog, "logits of its own sample differ")
+
+
+def test_a_later_format_asks_for_an_upgrade(publish, caplog, tiny_store):
+    packed = Store(tiny_store).open("tiny", "sparse60").manifest.packed
+    assert_falls_back(publish(packed=packed.model_copy(update={"format_version": 99})), caplog, "upgrade sparserve")
+
+
+def test_models_metrics_and_info_say_which_runtime_serves(publish, tmp_path):
+    publish()
+    with TestClient(create_app(Settings(store=tmp_path / "store", threads=1))) as client:
+        client.portal.call(client.app.state.service.loaded)
+        (variant,) = client.get("/v1/models/tiny").json()["variants"]
+        assert variant["runtime"] == "sparse"
+        assert 'runtime="sparse"' in client.get("/metrics").text
+        assert client.get("/info").json()["sparse_runtime"] == find_library().isa
+        answer = client.post("/v1/models/tiny/sparse60/classify", json={"inputs": ["good", "bad " * 40]})
+        assert answer.status_code == 200
+        scores = [row[0]["score"] if isinstance(row, list) else row["score"] for row in answer.json()["predictions"]]
+        assert np.isfinite(scores).all()
