@@ -2,6 +2,7 @@
 # make test    all the tests
 # make check   linters and types
 # make bench   measure the store's bundles again, on this machine
+# make bench-kernels   the sparse runtime against ONNX Runtime's best, about half an hour; then docs/kernels.md
 # make serve   serve the store
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,11 +13,13 @@ RECIPE ?= models/recipes/demo.yaml
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench serve setup service-venv job-venv clean
+PEERS ?=
+
+.PHONY: demo test check bench bench-kernels serve setup service-venv job-venv clean
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*.cpp kernels/csrc/*.h kernels/csrc/simd/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[compress,dev]"
 	touch $@
@@ -35,6 +38,10 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.latency --store $(STORE)
+
+bench-kernels: $(INSTALLED)
+	$(BIN)/python -m benchmarks.kernels $(addprefix --peer ,$(PEERS))
+	$(BIN)/python -m benchmarks.publish_kernels
 
 serve: $(INSTALLED)
 	$(BIN)/sparserve serve --store $(STORE) --port $(PORT)

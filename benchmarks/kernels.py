@@ -170,7 +170,7 @@ def peak_rates() -> dict[str, float]:
     """What one thread of this machine does at best, now: multiply-adds a second and bytes copied a second."""
     torch.set_num_threads(1)
     a = torch.randn(1024, 1024)
-    flops = max(2**30 / _seconds(lambda: a @ a) for _ in range(9))
+    flops = max(2**30 / _seconds(lambda: a @ a) for _ in range(60))
     memory = np.zeros(2**27, np.uint8)
     copied = max(2 * memory.nbytes / _seconds(memory.copy) for _ in range(5))
     return {"fp32_multiply_adds_per_second": flops, "copy_bytes_per_second": copied}

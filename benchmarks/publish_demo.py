@@ -19,7 +19,9 @@ def table(report: Report) -> str:
     cells = [f"ms {batch} x {length}" for batch, length in CELLS]
     header = ["variant", "accuracy [95 %]", "of dense", "encoder zeros", "MB (zipped)", *cells, "x fp32", "x int8"]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {' | '.join(_row(variant))} |" for variant in report.variants]
+    for variant in report.variants:
+        rows = [_row(variant), _sparse_row(variant)] if variant.sparse else [_row(variant)]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
     machines = {
         f"{v.cost.machine.cpu}, {' '.join(v.cost.machine.isa)}; {v.cost.threads} threads"
         for v in report.variants
@@ -45,6 +47,23 @@ def _row(variant: VariantReport) -> list[str]:
         *(f"{1000 * speeds[cell].p50_seconds:.1f}" for cell in CELLS),
         f"{reference.speedup:.2f}",
         f"{reference.speedup_int8:.2f}" if reference.speedup_int8 else "-",
+    ]
+
+
+def _sparse_row(variant: VariantReport) -> list[str]:
+    sparse = variant.sparse
+    assert sparse is not None
+    speeds = {(speed.batch, speed.length): speed for speed in sparse.latency}
+    reference = speeds[1, 64]
+    return [
+        "+ sparse runtime",
+        f"{100 * sparse.accuracy:.1f}",
+        "",
+        "",
+        f"{sparse.bytes / 1e6:.1f}",
+        *(f"{1000 * speeds[cell].p50_seconds:.1f}" for cell in CELLS),
+        f"**{reference.speedup:.2f}**",
+        f"**{reference.speedup_int8:.2f}**" if reference.speedup_int8 else "-",
     ]
 
 

@@ -1,0 +1,132 @@
+"""Write the tables of docs/kernels.md from benchmarks/results/kernels.json: no figure there is typed by hand."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.kernels import FP32, INT8, RESULTS
+from models.files import write_atomically
+
+PAGE = Path(__file__).parent.parent / "docs" / "kernels.md"
+PLACE = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
+STAGES = ("quantize", "projections", "attention", "attention_output", "norm", "intermediate", "output")
+
+
+def page(results: dict[str, Any]) -> str:
+    """Everything between the page's markers."""
+    machine = results["machine"]
+    parts = [
+        f"`make bench-kernels`, {results['measured_at']}: {machine['cpu']} ({', '.join(machine['isa'])}), "
+        f"{machine['cores']} cores, onnxruntime {machine['onnxruntime']}, {results['isa']} kernels. Random weights; "
+        'all arms of a cell interleaved in one process, medians. "ORT fp32 dense" is a graph with fused Attention and '
+        'GELU, "ORT int8 dense" its dynamic quantisation. The arms without ORT are this runtime: "dense" has no '
+        "zeros and shows what the fusion alone is worth. Peers (OpenVINO, DeepSparse), where measured, ran in their "
+        "own process after each cell."
+    ]
+    for name, shape in results["shapes"].items():
+        parts += [f"### {name}: milliseconds", milliseconds(shape), f"### {name}: times faster", ratios(shape)]
+        if shape["profiles"]:
+            parts += [f"### {name}: where the time goes, one thread, ms", profiles(shape), limits(shape)]
+        parts += [f"### {name}: files", files(shape)]
+    return "\n\n".join(parts) + "\n"
+
+
+def title(cell: dict[str, Any]) -> str:
+    threads = "" if cell["threads"] == 1 else f", {cell['threads']} threads"
+    return f"{cell['batch']} x {cell['length']}{threads}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def arms(shape: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(arm for cell in shape["cells"] for arm in cell["median_seconds"]))
+
+
+def milliseconds(shape: dict[str, Any]) -> str:
+    rows = [
+        [
+            arm,
+            *(f"{1000 * c['median_seconds'][arm]:.1f}" if arm in c["median_seconds"] else "-" for c in shape["cells"]),
+        ]
+        for arm in arms(shape)
+    ]
+    return table(["arm", *map(title, shape["cells"])], rows)
+
+
+def ratios(shape: dict[str, Any]) -> str:
+    """Each arm against ORT fp32 dense / against ORT int8 dense."""
+    rows = []
+    for arm in arms(shape):
+        if arm in (FP32, INT8):
+            continue
+        cells = []
+        for cell in shape["cells"]:
+            medians = cell["median_seconds"]
+            ours = medians.get(arm)
+            cells.append(f"{medians[FP32] / ours:.1f} / {medians[INT8] / ours:.1f}" if ours else "-")
+        rows.append([arm, *cells])
+    return "Against ORT fp32 dense / against ORT int8 dense:\n\n" + table(["arm", *map(title, shape["cells"])], rows)
+
+
+def profiles(shape: dict[str, Any]) -> str:
+    rows = []
+    for name, record in shape["profiles"].items():
+        seconds = record["seconds"]
+        rest = seconds["whole"] - sum(seconds[stage] for stage in STAGES)
+        rows.append(
+            [name, *(f"{1000 * value:.1f}" for value in (*(seconds[s] for s in STAGES), rest, seconds["whole"]))]
+        )
+    return table(["arm", *(stage.replace("_", " ") for stage in STAGES), "rest", "whole"], rows)
+
+
+def limits(shape: dict[str, Any]) -> str:
+    peak = shape["peak_one_thread"]["fp32_multiply_adds_per_second"]
+    rows = []
+    for name, record in shape["profiles"].items():
+        seconds, work = record["seconds"], record["multiply_adds"]
+        linear = sum(seconds[s] for s in ("projections", "attention_output", "intermediate", "output"))
+        rows.append(
+            [
+                name,
+                f"{work['linears'] / 1e6:,.0f}",
+                f"{work['linears'] / linear / 1e9:.1f}",
+                f"{100 * work['linears'] / linear / peak:.0f} %",
+                f"{work['attention'] / 1e6:,.0f}",
+                f"{work['attention'] / seconds['attention'] / 1e9:.1f}",
+                f"{100 * work['attention'] / seconds['attention'] / peak:.0f} %",
+            ]
+        )
+    copied = shape["peak_one_thread"]["copy_bytes_per_second"]
+    note = (
+        f"This machine's peak in the same run, one thread: {peak / 1e9:.1f} billion float32 multiply-adds a second "
+        f"(the best of many 1024 x 1024 matrix products), {copied / 1e9:.1f} GB/s copied. Multiply-adds are counted "
+        "without zeros; attention's are counted for all tokens."
+    )
+    head = ["arm", "linears: 10^6", "10^9/s", "of fp32 peak", "attention: 10^6", "10^9/s", "of fp32 peak"]
+    return note + "\n\n" + table(head, rows)
+
+
+def files(shape: dict[str, Any]) -> str:
+    rows = [
+        [arm, f"{record['bytes'] / 1e6:.1f}", f"{record['encoder_bytes'] / 1e6:.1f}"]
+        for arm, record in shape["files"].items()
+    ]
+    return table(["arm", "file, MB", "of it the encoder"], rows)
+
+
+def main() -> None:
+    results = json.loads(RESULTS.read_bytes())
+    text = PAGE.read_text(encoding="utf-8")
+    content = page(results)
+    written, count = PLACE.subn(lambda found: f"{found[1]}{content}{found[2]}", text)
+    if count != 1:
+        raise SystemExit(f"{PAGE} has no place for the tables: <!-- measured --> ... <!-- /measured -->")
+    write_atomically(PAGE, written)
+
+
+if __name__ == "__main__":
+    main()
