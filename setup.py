@@ -39,7 +39,8 @@ X86 = {
 }
 
 # Some hosts close the library while its sessions live (Java's closes it with the session options): stay loaded.
-LINK = ["-s", "-static-libstdc++", "-static-libgcc", "-Wl,-z,nodelete"]
+EXPORTS = f"-Wl,--version-script={SOURCES / 'exports.map'}"
+LINK = ["-s", "-static-libstdc++", "-static-libgcc", EXPORTS, "-Wl,-z,nodelete"]
 
 
 class BuildLibrary(build_ext):

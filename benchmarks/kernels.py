@@ -3,10 +3,12 @@
 Every round of a cell (batch x length) runs all arms once in a new random order; medians and ratios of medians are
 written to benchmarks/results/kernels.json, with a profile by stage, the bytes and multiply-adds of each arm, and the
 machine's peak as measured in the same run. `--peer openvino=PYTHON` and `--peer deepsparse=PYTHON` add runtimes that
-live in environments of their own; those run in their own process, right after each cell.
+live in environments of their own; those run in their own process, right after each cell: OpenVINO with the dense
+weights, DeepSparse with 95 % zeros.
 """
 
 import argparse
+import copy
 import datetime
 import json
 import subprocess
@@ -27,6 +29,7 @@ from benchmarks.dense_encoders import (
     BERT_BASE,
     MINILM_L6,
     EncoderShape,
+    apply_sparsity,
     export_fused,
     export_plain,
     quantize_fused,
@@ -44,6 +47,7 @@ from models.sparse_graph import pack_graph
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
 SHAPES = {"bert-base": BERT_BASE, "minilm-l6": MINILM_L6}
 FP32, INT8 = "ORT fp32 dense", "ORT int8 dense"
+PEERS = {"openvino": "OpenVINO fp32 dense", "deepsparse": "DeepSparse 95 % fp32"}
 SPARSITIES = (0.8, 0.9, 0.95, 0.975)
 BASE_GRID = [(1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 384), (8, 16), (8, 32), (8, 64), (8, 128), (32, 32)]
 FULL_GRID = [(batch, length) for batch in (1, 8, 32) for length in (16, 32, 64, 128, 256, 384)]
@@ -94,7 +98,10 @@ def models(shape: EncoderShape, folder: Path, *, with_peers: bool) -> Iterator[t
     quantize_fused(folder / "fused.onnx", folder / "fused-int8.onnx")
     yield INT8, Model(folder / "fused-int8.onnx", False, 0, dense // 4)
     if with_peers:
-        export_plain(network, folder / "plain.onnx")
+        export_plain(network, folder / "openvino.onnx")
+        sparse = copy.deepcopy(network)
+        apply_sparsity(sparse, 0.95, 0)
+        export_plain(sparse, folder / "deepsparse.onnx")
     source = folder / "plain-dynamo.onnx"
     export_onnx(
         network,
@@ -223,9 +230,9 @@ def measure_shape(
                 times = measure_cell(sessions, feed, seconds)
                 medians = {arm: float(np.median(values)) for arm, values in times.items()}
                 for kind, python in peers.items():
-                    path = Path(name) / "plain.onnx"
+                    path = Path(name) / f"{kind}.onnx"
                     if (found := peer_seconds(python, kind, path, batch, length, threads)) is not None:
-                        medians[f"{kind} fp32 dense"] = found
+                        medians[PEERS[kind]] = found
                 cells.append(
                     {
                         "batch": batch,

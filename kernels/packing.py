@@ -7,6 +7,7 @@ loses nothing, or as int8. Unpacking gives back exactly the weights that the run
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -27,6 +28,7 @@ DENSE, UNSTRUCTURED, BLOCK, VECTOR = 0, 1, 2, 3
 FLOAT32, FLOAT16, INT8 = 0, 1, 2
 NO_INDEX, BITMAP, GAPS = 0, 1, 2
 BLOCK_WIDTH: Final = 4
+MAX_WIDTH: Final = 65535
 MAX_LAYERS: Final = 256
 MAX_EPSILON: Final = 1.0
 RECORDS_PER_LAYER: Final = 10
@@ -97,6 +99,18 @@ def pack_linear(weights: LinearWeights, options: PackOptions | None = None) -> b
     return writer.finish(LINEAR, 0, 0, 0, 0, 0.0)
 
 
+@contextmanager
+def _well_formed() -> Iterator[None]:
+    """The runtime checks every field; here, a blob that is not well formed fails where something does not fit."""
+    try:
+        yield
+    except PackingError:
+        raise
+    except (ValueError, IndexError, OverflowError) as error:
+        raise PackingError(f"the packed weights are malformed: {error}") from error
+
+
+@_well_formed()
 def unpack_encoder(blob: bytes) -> EncoderWeights:
     """The weights that the runtime computes with: exact, int8 ones times their scales.
 
@@ -124,6 +138,7 @@ def unpack_encoder(blob: bytes) -> EncoderWeights:
     return EncoderWeights(tuple(layers), header.head_size, ACTIVATIONS[header.activation], header.epsilon)
 
 
+@_well_formed()
 def unpack_linear(blob: bytes) -> LinearWeights:
     """As `unpack_encoder`, of one linear."""
     return _unpack(blob, _records(blob, LINEAR)[1][0])
@@ -221,8 +236,8 @@ class _Writer:
 
     def matrix(self, linear: LinearWeights, options: PackOptions) -> None:
         weight = np.ascontiguousarray(linear.weight, np.float32)
-        if weight.ndim != 2 or not 0 < weight.shape[0] <= 65535 or not 0 < weight.shape[1] <= 65535:
-            raise PackingError(f"a weight must be [out, in] with 1 to 65535 of each, not {list(weight.shape)}")
+        if weight.ndim != 2 or not 0 < weight.shape[0] <= MAX_WIDTH or not 0 < weight.shape[1] <= MAX_WIDTH:
+            raise PackingError(f"a weight must be [out, in] with 1 to {MAX_WIDTH} of each, not {list(weight.shape)}")
         _finite(weight)
         layout = choose_layout(weight, options)
         mask = _kept(weight, layout)
@@ -364,7 +379,14 @@ def _records(blob: bytes, kind: int | None) -> tuple[_Header, list[_Record]]:
     if kind is not None and found != kind:
         raise PackingError("these packed weights are of the other kind (encoder or linear)")
     table = blob[HEADER.size : HEADER.size + RECORD.size * count]
-    return _Header(found, head_size, activation, epsilon), [_Record(*fields) for fields in RECORD.iter_unpack(table)]
+    if count == 0 or len(table) != RECORD.size * count or (found == ENCODER and count % RECORDS_PER_LAYER):
+        raise PackingError("the packed weights are malformed: the table of records is not whole")
+    records = [_Record(*fields) for fields in RECORD.iter_unpack(table)]
+    if any(record.layout not in LAYOUT_NAMES or record.type not in _VALUE_BYTES for record in records):
+        raise PackingError("the packed weights are malformed: unknown layout or value type")
+    if any(not 0 < size <= MAX_WIDTH for record in records for size in (record.rows, record.columns)):
+        raise PackingError("the packed weights are malformed: a shape is out of range")
+    return _Header(found, head_size, activation, epsilon), records
 
 
 def _unpack(blob: bytes, record: _Record) -> LinearWeights:
@@ -373,6 +395,8 @@ def _unpack(blob: bytes, record: _Record) -> LinearWeights:
     raw: npt.NDArray[np.generic] = np.frombuffer(blob, dtype, record.entries * entry, record.values)
     values = raw.astype(np.float32)
     if record.layout == DENSE:
+        if record.entries != record.rows * record.columns:
+            raise PackingError("the packed weights are malformed: a dense matrix must hold every value")
         counts = np.full(record.rows, record.columns, np.int64)
         mask = np.ones((record.rows, record.columns), dtype=bool)
     else:

@@ -71,15 +71,15 @@ const KernelTable& choose_kernels() {
 }
 
 std::size_t panel_bytes(bool ints) {
-  long level1 = -1;
-#ifdef _SC_LEVEL1_DCACHE_SIZE
-  level1 = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+#if defined(_SC_LEVEL1_DCACHE_SIZE) && defined(_SC_LEVEL2_CACHE_SIZE)
+  static const long level1 = sysconf(_SC_LEVEL1_DCACHE_SIZE), level2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+  constexpr long level1 = 0, level2 = 0;
 #endif
-  if (level1 < 16 * 1024 || level1 > 256 * 1024) level1 = 32 * 1024;
-  // The rest is for weights, indexes and the row under work.
-  static const char* tune = std::getenv(ints ? "TUNE_I" : "TUNE_F");
-  if (tune) return std::atol(tune);
-  return static_cast<std::size_t>(level1) * 3 / 4;
+  // Bytes fit the first level, with room for weights and indexes. Floats would need panels so narrow there that starting
+  // and ending their short rows costs more than the second level's latency.
+  if (ints) return static_cast<std::size_t>(std::clamp(level1, 32L << 10, 128L << 10)) * 3 / 4;
+  return static_cast<std::size_t>(std::clamp(level2, 256L << 10, 4096L << 10)) / 5;
 }
 
 }  // namespace sparserve

@@ -20,30 +20,50 @@ SPARSERVE_INLINE F32 exponential(F32 x) {
 
 // x / 2 * (1 + erf(x / sqrt 2)). erf(z) / z is a polynomial in z^2 on |z| <= 3.92, beyond which erf is +-1 to half a
 // float's last digit: a weighted least-squares fit in t = z^2 / (3.92^2 / 2) - 1, where its coefficients do not cancel.
-template <int N>
-SPARSERVE_INLINE F32 gelu_by(F32 x, const float (&coefficients)[N]) {
-  const F32 z = max(min(mul(x, broadcast(0.707106781F)), broadcast(3.92F)), broadcast(-3.92F));
-  const F32 t = fma(mul(z, z), broadcast(0.130154102F), broadcast(-1.0F));
-  F32 p = broadcast(coefficients[N - 1]);
+// In place for V vectors at once, even and odd powers apart: one chain of additions would wait for its own latency.
+template <int V, int N>
+SPARSERVE_INLINE void gelu_by(F32 (&x)[V], const float (&coefficients)[N]) {
+  F32 z[V], t[V], square[V], even[V], odd[V];
+  SPARSERVE_UNROLL
+  for (int v = 0; v < V; ++v) {
+    z[v] = max(min(mul(x[v], broadcast(0.707106781F)), broadcast(3.92F)), broadcast(-3.92F));
+    t[v] = fma(mul(z[v], z[v]), broadcast(0.130154102F), broadcast(-1.0F));
+    square[v] = mul(t[v], t[v]);
+    even[v] = broadcast(coefficients[(N - 1) / 2 * 2]);
+    odd[v] = broadcast(coefficients[(N - 2) / 2 * 2 + 1]);
+  }
   SPARSERVE_UNROLL16
-  for (int i = N - 2; i >= 0; --i) p = fma(p, t, broadcast(coefficients[i]));
-  const F32 half = mul(x, broadcast(0.5F));
-  return fma(half, mul(z, p), half);
+  for (int i = (N - 1) / 2 * 2 - 2; i >= 0; i -= 2) {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) even[v] = fma(even[v], square[v], broadcast(coefficients[i]));
+  }
+  SPARSERVE_UNROLL16
+  for (int i = (N - 2) / 2 * 2 - 1; i >= 0; i -= 2) {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) odd[v] = fma(odd[v], square[v], broadcast(coefficients[i]));
+  }
+  SPARSERVE_UNROLL
+  for (int v = 0; v < V; ++v) {
+    const F32 half = mul(x[v], broadcast(0.5F));
+    x[v] = fma(half, mul(z[v], fma(odd[v], t[v], even[v])), half);
+  }
 }
 
 // To 4e-7 of max(1, |x|)
-SPARSERVE_INLINE F32 gelu(F32 x) {
+template <int V>
+SPARSERVE_INLINE void gelu(F32 (&x)[V]) {
   constexpr float fine[] = {0.36073703F,    -0.18010822F,   0.13406372F,    -0.1091858F,     0.09094576F,
                             -0.07403132F,   0.05622229F,    -0.04303078F,   0.03611048F,     -0.0217559F,
                             0.0045437454F,  -0.0044540022F, 0.0091172177F,  -0.0040723013F};
-  return gelu_by(x, fine);
+  gelu_by(x, fine);
 }
 
 // To 1.8e-5 of max(1, |x|): for activations that become bytes
-SPARSERVE_INLINE F32 coarse_gelu(F32 x) {
+template <int V>
+SPARSERVE_INLINE void coarse_gelu(F32 (&x)[V]) {
   constexpr float coarse[] = {0.360738009F,   -0.18025279F,  0.134083033F,   -0.106218018F, 0.0898025101F, -0.090621695F,
                               0.0644880459F,  -0.00681373151F, 0.0145182842F, -0.0527076647F, 0.0280951634F};
-  return gelu_by(x, coarse);
+  gelu_by(x, coarse);
 }
 
 // x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), as x * sigmoid of twice the argument
@@ -53,12 +73,18 @@ SPARSERVE_INLINE F32 gelu_tanh(F32 x) {
   return div(x, add(broadcast(1.0F), exponential(argument)));
 }
 
-SPARSERVE_INLINE F32 activate(F32 x, std::uint32_t activation, bool coarse) {
-  switch (activation) {
-    case 1: return coarse ? coarse_gelu(x) : gelu(x);
-    case 2: return gelu_tanh(x);
-    case 3: return max(x, zero());
-    default: return x;
+template <int V>
+SPARSERVE_INLINE void activate(F32 (&x)[V], std::uint32_t activation, bool coarse) {
+  if (activation == 1) {
+    if (coarse) {
+      coarse_gelu(x);
+    } else {
+      gelu(x);
+    }
+  } else if (activation == 2) {
+    for (int v = 0; v < V; ++v) x[v] = gelu_tanh(x[v]);
+  } else if (activation == 3) {
+    for (int v = 0; v < V; ++v) x[v] = max(x[v], zero());
   }
 }
 

@@ -60,7 +60,7 @@ Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t wid
 // An exception may not leave a task: the pool it runs on is not ours. The first is thrown again here.
 template <class Function>
 void parallel_for(const Parallel& parallel, std::size_t count, Function&& function) {
-  if (count == 1 || parallel.threads <= 1) {
+  if (count == 1) {
     for (std::size_t i = 0; i < count; ++i) function(i);
     return;
   }
@@ -125,12 +125,12 @@ Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
       workspaces_(kKeptWorkspaces, kKeptWorkspaceBytes) {
   for (Layer& layer : blob.layers) {
     PackedLayer packed{};
-    packed.query = packer_.pack(std::move(layer.query));
-    packed.key = packer_.pack(std::move(layer.key));
-    packed.value = packer_.pack(std::move(layer.value));
-    packed.output = packer_.pack(std::move(layer.output));
-    packed.intermediate = packer_.pack(std::move(layer.intermediate));
-    packed.result = packer_.pack(std::move(layer.result));
+    packed.query = packer_.pack(std::move(layer.query), false);
+    packed.key = packer_.pack(std::move(layer.key), false);
+    packed.value = packer_.pack(std::move(layer.value), false);
+    packed.output = packer_.pack(std::move(layer.output), false);
+    packed.intermediate = packer_.pack(std::move(layer.intermediate), true);
+    packed.result = packer_.pack(std::move(layer.result), true);
     packed.attention_norm_weight = packer_.keep(std::move(layer.attention_norm_weight));
     packed.attention_norm_bias = packer_.keep(std::move(layer.attention_norm_bias));
     packed.output_norm_weight = packer_.keep(std::move(layer.output_norm_weight));
@@ -260,7 +260,7 @@ void profile(bool on, std::uint64_t* nanoseconds) {
 Linear::Linear(Blob&& blob, const KernelTable& kernels)
     : kernels_(kernels),
       packer_(kernels.traits),
-      matrix_(packer_.pack(std::move(blob.linear))),
+      matrix_(packer_.pack(std::move(blob.linear), true)),
       scratch_(kKeptScratch, kKeptScratchBytes) {}
 
 void Linear::run(const float* input, float* output, std::size_t tokens, const Parallel& parallel) const {

@@ -20,7 +20,7 @@ struct RowSpan {
 // A range of columns small enough for its activations to stay in the L1 cache while all rows pass over them.
 struct Panel {
   std::uint32_t first_column;
-  const RowSpan* spans;         // [rows], longest first
+  const RowSpan* spans;         // [rows], each once
   // In the order of the spans, relative to first_column: columns; for unstructured int8, offsets in bytes (a column's
   // activations always take a full tile's bytes there, so the product is known beforehand)
   const std::uint16_t* column;

@@ -6,6 +6,7 @@
 // SparseLinear: activations [..., columns], packed weights; gives [..., rows].
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -119,13 +120,26 @@ class Runtime {
   const Api* api_;
 };
 
-// The size of the session's own pool, which the ABI does not tell: the distinct threads that take part in a short
-// burst of small tasks, once.
+// The size of the session's own pool, which the ABI does not tell: the most distinct threads that took part in a short
+// burst of small tasks. On a busy machine a thread may wake too late to be seen, so it is asked again after 1, 2, 4, ...
+// 256 runs. Only the cutting of tiles depends on it.
 class ThreadCount {
  public:
   std::uint32_t get(const Runtime& runtime, const KernelContext* context) {
-    const std::uint32_t known = count_.load(std::memory_order_relaxed);
-    if (known != 0) return known;
+    const std::uint64_t run = runs_.fetch_add(1, std::memory_order_relaxed);
+    if (run <= kLastProbe && std::has_single_bit(run + 1)) {
+      const std::uint32_t seen = probe(runtime, context);
+      std::uint32_t known = count_.load(std::memory_order_relaxed);
+      while (known < seen && !count_.compare_exchange_weak(known, seen, std::memory_order_relaxed)) {
+      }
+    }
+    return std::max<std::uint32_t>(count_.load(std::memory_order_relaxed), 1);
+  }
+
+ private:
+  static constexpr std::uint64_t kLastProbe = 256;
+
+  static std::uint32_t probe(const Runtime& runtime, const KernelContext* context) {
     struct Seen {
       std::mutex mutex;
       std::vector<std::thread::id> threads;
@@ -142,11 +156,10 @@ class ThreadCount {
       }
     };
     runtime.parallel_for(context, task, 64, &seen);
-    count_.store(static_cast<std::uint32_t>(seen.threads.size()), std::memory_order_relaxed);
     return static_cast<std::uint32_t>(seen.threads.size());
   }
 
- private:
+  std::atomic<std::uint64_t> runs_{0};
   std::atomic<std::uint32_t> count_{0};
 };
 

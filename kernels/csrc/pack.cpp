@@ -55,7 +55,7 @@ const float* MatrixPacker::keep(std::vector<float>&& values) {
   return kept;
 }
 
-PackedMatrix MatrixPacker::pack(Matrix&& matrix) {
+PackedMatrix MatrixPacker::pack(Matrix&& matrix, bool by_length) {
   PackedMatrix packed{};
   packed.rows = matrix.rows;
   packed.columns = matrix.columns;
@@ -75,7 +75,7 @@ PackedMatrix MatrixPacker::pack(Matrix&& matrix) {
   if (matrix.layout == Layout::kDense) {
     pack_dense(matrix, packed);
   } else {
-    pack_sparse(matrix, packed);
+    pack_sparse(matrix, packed, by_length);
   }
   matrix = Matrix{};
   return packed;
@@ -103,7 +103,7 @@ void MatrixPacker::pack_dense(const Matrix& matrix, PackedMatrix& packed) {
   packed.dense_floats = to;
 }
 
-void MatrixPacker::pack_sparse(const Matrix& matrix, PackedMatrix& packed) {
+void MatrixPacker::pack_sparse(const Matrix& matrix, PackedMatrix& packed, bool by_length) {
   const bool ints = matrix.type == ValueType::kInt8;
   const bool blocks = matrix.layout == Layout::kBlock1x4;
   if (ints) {
@@ -166,10 +166,11 @@ void MatrixPacker::pack_sparse(const Matrix& matrix, PackedMatrix& packed) {
       columns_total += row.columns.size();
       values_total += row.floats.size() + row.ints.size();
     }
-    // Longest first: rows of one length follow each other, so the end of the inner loop is predicted.
     std::iota(order.begin(), order.end(), std::uint16_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::uint16_t a, std::uint16_t b) { return rows[a].count > rows[b].count; });
+    if (by_length) {
+      std::stable_sort(order.begin(), order.end(),
+                       [&](std::uint16_t a, std::uint16_t b) { return rows[a].count > rows[b].count; });
+    }
     auto* spans = allocate<RowSpan>(matrix.rows);
     auto* columns = allocate<std::uint16_t>(columns_total);
     auto* floats = ints ? nullptr : allocate<float>(values_total);

@@ -44,9 +44,12 @@ struct StoreActivated {
   bool coarse;  // what reads it makes bytes of it
   float* partial(std::uint32_t row) const { return out + std::size_t{row} * V * kLanes; }
   void operator()(std::uint32_t row, const F32 (&y)[V]) const {
+    F32 a[V];
     SPARSERVE_UNROLL
-    for (int v = 0; v < V; ++v)
-      store(out + std::size_t{row} * V * kLanes + v * kLanes, activate(y[v], activation, coarse));
+    for (int v = 0; v < V; ++v) a[v] = y[v];
+    activate(a, activation, coarse);
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) store(out + std::size_t{row} * V * kLanes + v * kLanes, a[v]);
   }
 };
 

@@ -26,9 +26,13 @@ from kernels.packing import (
     RECORD,
     RECORDS_PER_LAYER,
     VECTOR,
+    PackingError,
     PackOptions,
     pack_encoder,
     pack_linear,
+    parts,
+    unpack_encoder,
+    unpack_linear,
 )
 from kernels.weights import LinearWeights
 
@@ -322,6 +326,19 @@ def test_what_the_fuzzer_found_is_refused_or_runs(isa: str, first_token_only: bo
             assert "packed weights" in str(error), path.name
             outcomes[False] += 1
     assert min(outcomes.values()) > 10
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered|invalid value encountered:RuntimeWarning")
+def test_the_python_reader_takes_them_for_weights_or_says_that_they_are_not() -> None:
+    forgeries = [forged() if isinstance(forged, Forgery) else forged for forged, _ in REFUSED.values()]
+    refused = 0
+    for blob in [path.read_bytes() for path in sorted(ATTACKS.iterdir())] + forgeries:
+        for read in (unpack_encoder, unpack_linear, lambda blob: list(parts(blob))):
+            try:
+                read(blob)
+            except PackingError:
+                refused += 1
+    assert refused > len(forgeries)
 
 
 @settings(repeatable, max_examples=300)

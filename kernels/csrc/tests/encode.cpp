@@ -7,6 +7,7 @@
 // float32. A file of REQUESTS has such arguments on each line. Every caller computes the answer REPEATS times, all at
 // once, on one encoder and one pool; each must equal, bit for bit, the one that a single thread gives. The environment
 // variable SPARSERVE_ISA chooses the instruction set.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
