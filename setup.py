@@ -69,10 +69,9 @@ class BuildLibrary(build_ext):
             target = self.get_ext_fullpath(ext.name)
             self.compiler.link_shared_object(objects, target, target_lang="c++", extra_postargs=[*LINK, *extra])
         except (CCompilerError, ExecError, PlatformError) as error:
-            self.announce(
+            self.warn(
                 f"The sparse runtime was not built ({error}). Serving will use model.onnx; install a C++20 compiler "
-                "and install again to have it.",
-                level=5,
+                "and install again to have it."
             )
 
 

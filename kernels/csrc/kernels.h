@@ -82,7 +82,7 @@ struct PackedLayer {
 
 // Where the time of a run goes, in nanoseconds summed over threads; only written while a profile is asked for.
 enum Stage : std::uint32_t {
-  kLayoutStage, kQuantiseStage, kProjectStage, kAttentionStage, kOutputStage, kNormStage, kIntermediateStage,
+  kLayoutStage, kQuantizeStage, kProjectStage, kAttentionStage, kOutputStage, kNormStage, kIntermediateStage,
   kResultStage, kStages
 };
 struct Profile {

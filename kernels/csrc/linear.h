@@ -33,7 +33,7 @@ class Stopwatch {
 
 // Asymmetric 8-bit quantisation with a scale a token: x ~ scale * (byte - zero point); zero is exact.
 template <int V>
-void quantise_tile(Input<V>& in, std::uint32_t features) {
+void quantize_tile(Input<V>& in, std::uint32_t features) {
   constexpr int stride = V * kLanes;
   F32 low[V], high[V], inverse[V], zero_point[V];
   SPARSERVE_UNROLL
@@ -56,7 +56,7 @@ void quantise_tile(Input<V>& in, std::uint32_t features) {
     store(in.token + v * kLanes, scale);
     store(in.token + stride + v * kLanes, mul(scale, zero_point[v]));
   }
-  for (std::uint32_t f = 0; f < features; ++f) quantise<V>(in.x + f * stride, inverse, zero_point, in.planar + f * kTile);
+  for (std::uint32_t f = 0; f < features; ++f) quantize<V>(in.x + f * stride, inverse, zero_point, in.planar + f * kTile);
   in.has_planar = true;
 }
 
@@ -68,7 +68,7 @@ void interleave_tile(Input<V>& in, std::uint32_t features) {
 }
 
 template <int V>
-SPARSERVE_INLINE void dequantise(const PackedMatrix& m, const Input<V>& in, std::uint32_t row, const I32 (&acc)[V],
+SPARSERVE_INLINE void dequantize(const PackedMatrix& m, const Input<V>& in, std::uint32_t row, const I32 (&acc)[V],
                                  F32 (&y)[V]) {
   constexpr int stride = V * kLanes;
   const F32 scale = broadcast(m.scales[row]), bias = broadcast(m.bias[row]);
@@ -175,7 +175,7 @@ void sparse_int_panel(const PackedMatrix& m, const Panel& panel, const Input<V>&
     }
     if constexpr (Last) {
       F32 y[V];
-      dequantise<V>(m, in, span.row, acc, y);
+      dequantize<V>(m, in, span.row, acc, y);
       emit(span.row, y);
     } else {
       auto* partial = reinterpret_cast<std::int32_t*>(emit.partial(span.row));
@@ -265,7 +265,7 @@ void dense_int(const PackedMatrix& m, const Input<V>& in, std::int32_t* spill, E
       F32 y[V];
       SPARSERVE_UNROLL
       for (int v = 0; v < V; ++v) acc[v] = load_int(spill + (r * V + v) * kLanes);
-      dequantise<V>(m, in, row + r, acc, y);
+      dequantize<V>(m, in, row + r, acc, y);
       emit(row + r, y);
     }
   }
@@ -295,8 +295,8 @@ SPARSERVE_INLINE bool is_int(const PackedMatrix& m) {
 template <int V, class Emit>
 void linear(const PackedMatrix& m, Input<V>& in, float* spill, Stage stage, Emit emit) {
   if (is_int(m)) {
-    const Stopwatch watch(in.profile, kQuantiseStage);
-    if (!in.has_planar) quantise_tile<V>(in, m.columns);
+    const Stopwatch watch(in.profile, kQuantizeStage);
+    if (!in.has_planar) quantize_tile<V>(in, m.columns);
     if (m.shape != Shape::kSparseI8 && !in.has_blocks) interleave_tile<V>(in, m.columns);
   }
   const Stopwatch watch(in.profile, stage);

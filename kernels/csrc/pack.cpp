@@ -112,8 +112,8 @@ void MatrixPacker::pack_sparse(const Matrix& matrix, PackedMatrix& packed, bool 
     packed.shape = blocks ? Shape::kBlockF32 : Shape::kSparseF32;
   }
   const std::size_t feature_bytes = ints ? traits_.int_row_bytes() : traits_.float_row_bytes();
-  // Offsets of unstructured int8 entries are 16 bits of bytes.
-  const std::size_t panel = std::clamp<std::size_t>(panel_bytes(ints), 4 * kBlock * feature_bytes, 65536);
+  std::size_t panel = std::max<std::size_t>(panel_bytes(ints), 4 * kBlock * feature_bytes);
+  if (ints) panel = std::min<std::size_t>(panel, 65536);  // offsets of unstructured int8 entries are 16 bits of bytes
   const auto limit = static_cast<std::uint32_t>(panel / feature_bytes);
   packed.panel_count = (matrix.columns + limit - 1) / limit;
   const std::uint32_t share = (matrix.columns + packed.panel_count - 1) / packed.panel_count;

@@ -98,7 +98,7 @@ SPARSERVE_INLINE void block(I32 (&acc)[V], const std::uint8_t* interleaved, cons
 
 // One feature's activations as bytes: round(x * inverse + zero), saturated to 0..255
 template <int V>
-SPARSERVE_INLINE void quantise(const float* x, const F32 (&inverse)[V], const F32 (&zero_point)[V], std::uint8_t* out) {
+SPARSERVE_INLINE void quantize(const float* x, const F32 (&inverse)[V], const F32 (&zero_point)[V], std::uint8_t* out) {
   __m256i q[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
   SPARSERVE_UNROLL
   for (int v = 0; v < V; ++v) q[v] = _mm256_cvtps_epi32(fma(load(x + v * kLanes), inverse[v], zero_point[v]));

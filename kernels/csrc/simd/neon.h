@@ -65,7 +65,7 @@ SPARSERVE_INLINE void block(I32 (&acc)[V], const std::uint8_t* interleaved, cons
 }
 
 template <int V>
-SPARSERVE_INLINE void quantise(const float* x, const F32 (&inverse)[V], const F32 (&zero_point)[V], std::uint8_t* out) {
+SPARSERVE_INLINE void quantize(const float* x, const F32 (&inverse)[V], const F32 (&zero_point)[V], std::uint8_t* out) {
   SPARSERVE_UNROLL
   for (int v = 0; v < V; v += 2) {
     const int32x4_t first = vcvtnq_s32_f32(fma(load(x + v * kLanes), inverse[v], zero_point[v]));

@@ -33,11 +33,11 @@ SPARSERVE_INLINE F32 sqrt(F32 a) {
 SPARSERVE_INLINE F32 round(F32 a) {
   const F32 magic = broadcast(12582912.0F);  // 1.5 * 2^23: adding it leaves no room for a fraction
   const F32 rounded = (a + magic) - magic;
-  return (a < broadcast(4194304.0F)) & (a > broadcast(-4194304.0F)) ? rounded : a;
+  return ((a < broadcast(4194304.0F)) & (a > broadcast(-4194304.0F))) ? rounded : a;
 }
 SPARSERVE_INLINE I32 to_int(F32 a) {
   // A NaN, or what no int holds, becomes 0: its conversion would be undefined.
-  const F32 safe = (a < broadcast(2e9F)) & (a > broadcast(-2e9F)) ? a : zero();
+  const F32 safe = ((a < broadcast(2e9F)) & (a > broadcast(-2e9F))) ? a : zero();
   return __builtin_convertvector(safe, I32);
 }
 SPARSERVE_INLINE F32 scale2(F32 a, F32 n) {
@@ -79,7 +79,7 @@ SPARSERVE_INLINE void block(I32 (&acc)[V], const std::uint8_t* interleaved, cons
 }
 
 template <int V>
-SPARSERVE_INLINE void quantise(const float* x, const F32 (&inverse)[V], const F32 (&zero_point)[V], std::uint8_t* out) {
+SPARSERVE_INLINE void quantize(const float* x, const F32 (&inverse)[V], const F32 (&zero_point)[V], std::uint8_t* out) {
   for (int v = 0; v < V; ++v) {
     const I32 q = to_int(min(max(round(fma(load(x + v * kLanes), inverse[v], zero_point[v])), zero()), broadcast(255)));
     for (int i = 0; i < kLanes; ++i) out[v * kLanes + i] = static_cast<std::uint8_t>(q[i]);
