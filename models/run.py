@@ -34,6 +34,7 @@ DEFAULT_TASKS = {"movie-sentences": "movie-sentiment"}
 # Of the matrix-multiplication rate, what a training step reaches: measured at 0.75-0.9 on two cores.
 TRAINING_EFFICIENCY = 0.75
 EXPORT_SECONDS = 15.0
+PACK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def estimate_seconds(plan: Plan) -> dict[str, float]:
     seconds["student"] = training(job.recipe.student.epochs, 4 if live else 3)
     for variant, step in plan.exports.items():
         seconds[step.title] = EXPORT_SECONDS if not variant.endswith("-int8") else EXPORT_SECONDS / 3
-    for step in plan.predictions.values():
+    seconds |= {step.title: PACK_SECONDS for step in plan.packs.values()}
+    for step in (*plan.predictions.values(), *plan.sparse_predictions.values()):
         seconds[step.title] = tokens["test"] * forward + 1
     seconds[plan.measurement.title] = job.recipe.measurement.seconds + 15
     return seconds
