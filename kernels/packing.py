@@ -30,6 +30,7 @@ NO_INDEX, BITMAP, GAPS = 0, 1, 2
 BLOCK_WIDTH: Final = 4
 MAX_WIDTH: Final = 65535
 MAX_LAYERS: Final = 256
+MAX_PLACES: Final = 2**32  # rows times columns of all matrices
 MAX_EPSILON: Final = 1.0
 RECORDS_PER_LAYER: Final = 10
 LAYOUT_NAMES: Final = {DENSE: "dense", UNSTRUCTURED: "unstructured", BLOCK: "1x4", VECTOR: "vector"}
@@ -206,6 +207,9 @@ def _linears(layer: LayerWeights) -> tuple[LinearWeights, ...]:
 def _check_encoder(weights: EncoderWeights) -> None:
     if not 0 < len(weights.layers) <= MAX_LAYERS:
         raise PackingError(f"an encoder has 1 to {MAX_LAYERS} layers, not {len(weights.layers)}")
+    places = sum(linear.weight.size for layer in weights.layers for linear in _linears(layer))
+    if places > MAX_PLACES:
+        raise PackingError(f"an encoder has at most {MAX_PLACES:,} weights, not {places:,}")
     if not 0 <= weights.epsilon <= MAX_EPSILON:
         raise PackingError(f"the LayerNorm epsilon must be between 0 and {MAX_EPSILON:g}, not {weights.epsilon}")
     if weights.activation not in ACTIVATIONS:

@@ -141,6 +141,11 @@ class VariantReport(Record):
         return self.sparse.speed(cell) if self.sparse and self.sparse.preferred else self.speed(cell)
 
     @property
+    def served_bytes(self) -> int:
+        """The size of the file that the service opens by default."""
+        return self.sparse.bytes if self.sparse and self.sparse.preferred else self.sizes.onnx
+
+    @property
     def pruned(self) -> bool:
         """Whether the encoder has more zeros than rounding makes."""
         return self.encoder_linear.sparsity >= PRUNED_FROM

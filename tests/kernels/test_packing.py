@@ -368,6 +368,15 @@ def test_an_encoder_that_the_runtime_would_not_load_is_refused(spoil):
         pack_encoder(spoil(random_encoder(hidden=8, head_size=4, widths=(8,), intermediates=(4,))))
 
 
+def test_an_encoder_of_more_weights_than_the_format_can_count_is_refused():
+    encoder = random_encoder(hidden=8, head_size=4, widths=(8,), intermediates=(4,))
+    endless = np.broadcast_to(np.float32(0), (65535, 65535))  # takes no memory
+    wide = dataclasses.replace(encoder.layers[0].intermediate, weight=endless)
+    layer = dataclasses.replace(encoder.layers[0], intermediate=wide)
+    with pytest.raises(PackingError, match="at most 4,294,967,296 weights"):
+        pack_encoder(dataclasses.replace(encoder, layers=(layer, layer)))
+
+
 def test_bytes_of_the_other_kind_are_refused():
     encoder, linear = pack_encoder(random_encoder()), pack_linear(LinearWeights(np.ones((2, 2), np.float32)))
     with pytest.raises(PackingError, match="other kind"):
