@@ -1,4 +1,7 @@
-"""Measure a store's current bundles again on this machine: interleaved, one process, the same threads for every arm."""
+"""Measure a store's current bundles again on this machine, in stock ONNX Runtime and in the sparse runtime.
+
+Interleaved, in one process, with the same threads for every arm.
+"""
 
 import argparse
 import json
@@ -10,8 +13,11 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from models.bundle import Bundle
+from models.errors import BundleError
 from models.files import write_atomically
 from models.measurement import Arm, measure
+from models.runtime import sparse_model
+from models.sparse_measurement import SPARSE_ARM
 from models.store import Store
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,6 +26,20 @@ RESULTS = Path(__file__).parent / "results"
 def vocabulary_size(bundle: Bundle) -> int:
     """Token ids below this are in the bundle's tokenizer."""
     return int(Tokenizer.from_file(str(bundle.tokenizer_path)).get_vocab_size())
+
+
+def arms_of(bundles: dict[str, Bundle]) -> dict[str, Arm]:
+    """Every variant in stock ONNX Runtime, and every packed one in the sparse runtime where that works here."""
+    arms = {variant: Arm(bundle.model_path, bundle.manifest.pad_token_id) for variant, bundle in bundles.items()}
+    for variant, bundle in bundles.items():
+        if bundle.manifest.packed is not None:
+            try:
+                path, library = sparse_model(bundle)
+            except BundleError as error:
+                print(f"{variant}: {error}")
+            else:
+                arms[variant + SPARSE_ARM] = Arm(path, bundle.manifest.pad_token_id, library)
+    return arms
 
 
 def main() -> None:
@@ -37,12 +57,11 @@ def main() -> None:
         raise SystemExit(f"name one of the tasks with --task: {', '.join(tasks) or 'the store has none'}")
     (task,) = tasks
     bundles = {variant: store.open(task, variant) for variant in store.variants(task)}
-    arms = {variant: Arm(bundle.model_path, bundle.manifest.pad_token_id) for variant, bundle in bundles.items()}
     longest = min(bundle.manifest.max_length for bundle in bundles.values())
     with Progress() as bar:
         step = bar.add_task("measuring", total=None)
         measured = measure(
-            arms,
+            arms_of(bundles),
             batches=tuple(arguments.batches),
             lengths=tuple(arguments.lengths),
             max_length=longest,
@@ -52,8 +71,8 @@ def main() -> None:
             progress=lambda done, total, note: bar.update(step, completed=done, total=total, description=note),
         )
     records = {
-        variant: {"version": bundles[variant].manifest.version, **record.model_dump(mode="json")}
-        for variant, record in measured.items()
+        arm: {"version": bundles[arm.removesuffix(SPARSE_ARM)].manifest.version, **record.model_dump(mode="json")}
+        for arm, record in measured.items()
     }
     write_atomically(RESULTS / f"latency-{task}.json", json.dumps(records, indent=1) + "\n")
     first = next(iter(measured.values()))
@@ -62,12 +81,12 @@ def main() -> None:
     table.add_column("variant")
     for point in first.latency:
         table.add_column(f"{point.batch} x {point.length}", justify="right")
-    for variant, record in measured.items():
+    for arm, record in measured.items():
         cells = [
             f"{1000 * point.p50_seconds:.1f} ({point.speedup:.2f}x, {point.speedup_int8 or 0:.2f}x)"
             for point in record.latency
         ]
-        table.add_row(variant, *cells)
+        table.add_row(arm, *cells)
     Console(width=160).print(table)
 
 

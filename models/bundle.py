@@ -39,7 +39,7 @@ class Bundle:
 
     @property
     def sparse_model_path(self) -> Path:
-        """The graph for the sparse runtime, if the manifest lists one."""
+        """The graph for the sparse runtime, where the manifest has `packed`."""
         return self.folder / SPARSE_MODEL
 
     @property

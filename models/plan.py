@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 from kernels.library import LibraryError, find_library
-from kernels.packing import FORMAT_VERSION
+from kernels.packed_format import FORMAT_VERSION
 from models.checkpoint import Checkpoint
 from models.data import Dataset
 from models.errors import CheckpointError, RecipeError

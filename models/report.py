@@ -153,14 +153,14 @@ def _row(manifest: Manifest, dense: Manifest | None) -> VariantReport:
         sizes=manifest.sizes,
         flops=manifest.flops,
         cost=cost,
-        sparse=_sparse(manifest),
+        sparse=_sparse(manifest, dense),
         ratios=_ratios(manifest, dense) if dense else None,
         recipe=manifest.recipe,
         lineage=manifest.lineage,
     )
 
 
-def _sparse(manifest: Manifest) -> SparseCost | None:
+def _sparse(manifest: Manifest, dense: Manifest | None) -> SparseCost | None:
     measured = manifest.measurement.sparse if manifest.measurement else None
     if measured is None or manifest.packed is None:
         return None
@@ -168,6 +168,7 @@ def _sparse(manifest: Manifest) -> SparseCost | None:
         **{name: value for name, value in measured if name != "latency"},
         bytes=manifest.packed.bytes,
         encoder_bytes=manifest.packed.encoder_bytes,
+        bytes_ratio=dense.sizes.onnx / max(manifest.packed.bytes, 1) if dense else None,
         latency=tuple(map(Speed.of, measured.latency)),
     )
 

@@ -1,5 +1,6 @@
 """The report's schema: one row a variant, figures as the manifests have them, ratios spelled out."""
 
+from collections.abc import Iterable
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field
@@ -82,12 +83,18 @@ class Cost(Record):
     latency: tuple[Speed, ...]
 
 
+def point_at(points: Iterable[Speed], cell: tuple[int, int] | None) -> Speed | None:
+    """The latency of a cell (batch, length), if it was measured."""
+    return next((point for point in points if (point.batch, point.length) == cell), None)
+
+
 class SparseCost(Record):
     """The same variant in the sparse runtime: what it costs there, and whether it says the same."""
 
     isa: str
     bytes: Count = Field(description="of model.sparse.onnx")
     encoder_bytes: Count = Field(description="of the packed encoder in it")
+    bytes_ratio: float | None = Field(description="how many times less than the dense variant's model.onnx")
     rows: Count
     accuracy: Fraction
     same_labels: Fraction = Field(description="fraction of test rows with the same prediction as model.onnx")
@@ -99,7 +106,7 @@ class SparseCost(Record):
 
     def speed(self, cell: tuple[int, int] | None) -> Speed | None:
         """The latency of a cell (batch, length), if it was measured."""
-        return next((point for point in self.latency if (point.batch, point.length) == cell), None)
+        return point_at(self.latency, cell)
 
 
 class Ratios(Record):
@@ -133,17 +140,12 @@ class VariantReport(Record):
 
     def speed(self, cell: tuple[int, int] | None) -> Speed | None:
         """The latency of a cell (batch, length), if it was measured."""
-        points = self.cost.latency if self.cost else ()
-        return next((point for point in points if (point.batch, point.length) == cell), None)
-
-    def served_speed(self, cell: tuple[int, int] | None) -> Speed | None:
-        """The latency of a cell in the runtime that the service picks by default."""
-        return self.sparse.speed(cell) if self.sparse and self.sparse.preferred else self.speed(cell)
+        return point_at(self.cost.latency if self.cost else (), cell)
 
     @property
-    def served_bytes(self) -> int:
-        """The size of the file that the service opens by default."""
-        return self.sparse.bytes if self.sparse and self.sparse.preferred else self.sizes.onnx
+    def served_sparse(self) -> SparseCost | None:
+        """The cost in the sparse runtime, if that is what the service picks by default."""
+        return self.sparse if self.sparse and self.sparse.preferred else None
 
     @property
     def pruned(self) -> bool:

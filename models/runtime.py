@@ -150,7 +150,7 @@ def load_bundle(bundle: Bundle, *, threads: int, runtime: Runtime = "onnx") -> L
     manifest = bundle.manifest
     path, library = bundle.model_path, None
     if runtime == "sparse":
-        path, library = _sparse_model(bundle), sparse_library().path
+        path, library = sparse_model(bundle)
     return LoadedBundle(
         bundle,
         TextTokenizer(bundle.tokenizer_path, manifest.max_length),
@@ -171,7 +171,12 @@ def sparse_library() -> Library:
         raise BundleError(f"the sparse runtime is not available: {error}") from error
 
 
-def _sparse_model(bundle: Bundle) -> Path:
+def sparse_model(bundle: Bundle) -> tuple[Path, Path]:
+    """The bundle's graph for the sparse runtime, and the library that runs it.
+
+    Raises:
+        BundleError: it has none, or one that needs a later library than this one, or there is no library.
+    """
     packed = bundle.manifest.packed
     if packed is None or SPARSE_MODEL not in bundle.manifest.files:
         raise BundleError(f"{bundle.folder} has no {SPARSE_MODEL}: compress it again to have one")
@@ -181,7 +186,7 @@ def _sparse_model(bundle: Bundle) -> Path:
             f"{bundle.folder}: {SPARSE_MODEL} has format version {packed.format_version}, this library reads "
             f"{library.format_version}: upgrade sparserve"
         )
-    return bundle.sparse_model_path
+    return bundle.sparse_model_path, library.path
 
 
 def probabilities(logits: npt.NDArray[np.float32], problem_type: str) -> npt.NDArray[np.float32]:

@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from kernels.packing import FORMAT_VERSION, PackingError, PackOptions, Values, pack_encoder, parts
+from kernels.packed_format import FORMAT_VERSION, PackingError
+from kernels.packing import PackOptions, Values, pack_encoder
+from kernels.unpacking import parts
 from kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
 from models.errors import CheckpointError
 from models.manifest import Packed

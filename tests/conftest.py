@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels.library import Library, LibraryError, find_library
+
 GOOD = ("good", "great", "fine", "love", "bright")
 BAD = ("bad", "awful", "dull", "hate", "long")
 FILLER = (
@@ -43,6 +45,15 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         return made[model_type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sparse_runtime() -> Library:
+    """The sparse runtime's library; skips where it was not built (`kernels/test_build.py` sees that it was)."""
+    try:
+        return find_library()
+    except LibraryError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import pytest
 from starlette.testclient import TestClient
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from kernels.library import LibraryError, find_library
 from models.store import Store
 from service.app import create_app
 from service.settings import Settings
@@ -26,21 +25,10 @@ TEXTS = [
 ]
 
 
-def sparse_runtime_works():
-    try:
-        return bool(find_library())
-    except LibraryError:
-        return False
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        "onnx",
-        pytest.param("sparse", marks=pytest.mark.skipif(not sparse_runtime_works(), reason="it was not built")),
-    ],
-)
+@pytest.fixture(scope="module", params=["onnx", "sparse"])
 def client(request, tiny_store):
+    if request.param == "sparse":
+        request.getfixturevalue("sparse_runtime")
     with TestClient(create_app(Settings(store=tiny_store, threads=1, runtime=request.param))) as client:
         client.portal.call(client.app.state.service.loaded)
         yield client

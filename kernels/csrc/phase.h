@@ -86,15 +86,22 @@ SPARSERVE_INLINE std::uint32_t sequence_of(const Run& run, std::uint32_t vector,
   return sequence;
 }
 
-// Row-major input [tokens, hidden] into the tile's [hidden][V * kLanes]; lanes behind a sequence's end are zero.
-template <int V>
-void read_input(const Run& run, const Tile& tile, float* x) {
-  const Stopwatch watch(run.profile, kLayoutStage);
+// Calls visit(vector, sequence, position of its first lane) for every vector of the tile.
+template <int V, class Visit>
+SPARSERVE_INLINE void each_vector(const Run& run, const Tile& tile, Visit visit) {
   std::uint32_t s = tile.first_sequence;
   for (std::uint32_t v = 0; v < V; ++v) {
     s = sequence_of(run, tile.first_vector + v, s);
     const Sequence& sequence = run.sequences[s];
-    const std::uint32_t position = (tile.first_vector + v - sequence.first_vector) * kLanes;
+    visit(v, sequence, (tile.first_vector + v - sequence.first_vector) * kLanes);
+  }
+}
+
+// Row-major input [tokens, hidden] into the tile's [hidden][V * kLanes]; lanes behind a sequence's end are zero.
+template <int V>
+void read_input(const Run& run, const Tile& tile, float* x) {
+  const Stopwatch watch(run.profile, kLayoutStage);
+  each_vector<V>(run, tile, [&](std::uint32_t v, const Sequence& sequence, std::uint32_t position) {
     for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
       float* to = x + v * kLanes + lane;
       if (position + lane < sequence.tokens) {
@@ -104,23 +111,19 @@ void read_input(const Run& run, const Tile& tile, float* x) {
         for (std::uint32_t f = 0; f < run.hidden; ++f) to[std::size_t{f} * V * kLanes] = 0.0F;
       }
     }
-  }
+  });
 }
 
 template <int V>
 void write_output(const Run& run, const Tile& tile, const float* x) {
   const Stopwatch watch(run.profile, kLayoutStage);
-  std::uint32_t s = tile.first_sequence;
-  for (std::uint32_t v = 0; v < V; ++v) {
-    s = sequence_of(run, tile.first_vector + v, s);
-    const Sequence& sequence = run.sequences[s];
-    const std::uint32_t position = (tile.first_vector + v - sequence.first_vector) * kLanes;
+  each_vector<V>(run, tile, [&](std::uint32_t v, const Sequence& sequence, std::uint32_t position) {
     for (std::uint32_t lane = 0; lane < kLanes && position + lane < sequence.tokens; ++lane) {
       const float* from = x + v * kLanes + lane;
       float* to = run.output + (sequence.batch_index * run.length + position + lane) * run.hidden;
       for (std::uint32_t f = 0; f < run.hidden; ++f) to[f] = from[std::size_t{f} * V * kLanes];
     }
-  }
+  });
 }
 
 template <int V>

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from reference import random_encoder, random_linear
 
-from kernels.packing import CHECKSUMMED_FROM, HEADER, PackOptions, pack_encoder, pack_linear
+from kernels.packed_format import CHECKSUMMED_FROM, HEADER
+from kernels.packing import PackOptions, pack_encoder, pack_linear
 from kernels.weights import EncoderWeights
 
 LAYOUTS = {

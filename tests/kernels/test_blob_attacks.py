@@ -16,30 +16,12 @@ from hypothesis import strategies as st
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
 from reference import encoder_session, linear_session, random_linear, repeatable, run
 
-from kernels.library import LibraryError, find_library
-from kernels.packing import (
-    BITMAP,
-    ENCODER,
-    GAPS,
-    HEADER,
-    LINEAR,
-    RECORD,
-    RECORDS_PER_LAYER,
-    VECTOR,
-    PackingError,
-    PackOptions,
-    pack_encoder,
-    pack_linear,
-    parts,
-    unpack_encoder,
-    unpack_linear,
-)
+from kernels.packed_format import BITMAP, ENCODER, GAPS, HEADER, LINEAR, RECORD, RECORDS_PER_LAYER, VECTOR, PackingError
+from kernels.packing import PackOptions, pack_encoder, pack_linear
+from kernels.unpacking import parts, unpack_encoder, unpack_linear
 from kernels.weights import LinearWeights
 
-try:
-    find_library()
-except LibraryError as error:
-    pytest.skip(str(error), allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
 ATTACKS = Path(__file__).parents[1] / "attacks" / "blobs"
 REFUSALS = (Fail, InvalidArgument, InvalidGraph, RuntimeException)

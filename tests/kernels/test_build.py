@@ -1,17 +1,33 @@
-"""Without a compiler the install succeeds, and says once what is missing."""
+"""With a compiler the install brings the library; without one it succeeds, and says once what is missing."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("setuptools.command.bdist_wheel")
+from kernels.library import find_library
+
 ROOT = Path(__file__).parents[2]
 
 
+def test_with_a_compiler_the_library_was_built(tmp_path):
+    """Else every test of the sparse runtime would be skipped, and a library that no longer compiles go unnoticed."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler here")
+    source = tmp_path / "concept.cpp"
+    source.write_text("template <class T> concept Any = true; static_assert(Any<int>);\n")
+    command = [*compiler.split(), "-std=c++20", "-fsyntax-only", str(source)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip(f"{compiler} knows no C++20")
+    assert find_library().isa
+
+
 def test_without_a_compiler_the_build_succeeds_and_says_what_to_do(tmp_path):
+    pytest.importorskip("setuptools.command.bdist_wheel")
     nowhere = str(tmp_path / "no-such-compiler")
     result = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path / "temp")],

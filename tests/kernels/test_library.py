@@ -2,6 +2,7 @@ import ctypes
 import gc
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,13 @@ from reference import (
 )
 
 from kernels.library import LIBRARY, STAGES, LibraryError, find_library, read_profile
-from kernels.packing import FORMAT_VERSION, PackOptions, pack_encoder, pack_linear
+from kernels.packed_format import FORMAT_VERSION
+from kernels.packing import PackOptions, pack_encoder, pack_linear
 
 
 def find_afresh(path: Path = LIBRARY):
     """As `find_library`, which remembers what it found under another SPARSERVE_ISA."""
     return find_library.__wrapped__(path)
-
-
-@pytest.fixture(scope="module")
-def library():
-    try:
-        return find_library()
-    except LibraryError as error:
-        pytest.skip(str(error))
 
 
 def test_a_missing_library_says_how_to_build_it(tmp_path):
@@ -65,13 +59,13 @@ def test_another_library_is_named(tmp_path):
         find_library(path)
 
 
-def test_the_library_is_found_with_an_instruction_set_and_the_format_of_the_packer(library):
-    assert library.path == LIBRARY
-    assert library.isa in ISA_NAMES
-    assert library.format_version == FORMAT_VERSION
+def test_the_library_is_found_with_an_instruction_set_and_the_format_of_the_packer(sparse_runtime):
+    assert sparse_runtime.path == LIBRARY
+    assert sparse_runtime.isa in ISA_NAMES
+    assert sparse_runtime.format_version == FORMAT_VERSION
 
 
-def test_the_best_instruction_set_is_taken_unless_another_is_asked_for(library, monkeypatch):
+def test_the_best_instruction_set_is_taken_unless_another_is_asked_for(sparse_runtime, monkeypatch):
     monkeypatch.delenv("SPARSERVE_ISA", raising=False)
     assert find_afresh().isa == supported_isas()[0]
     for name in supported_isas():
@@ -85,7 +79,7 @@ OTHER_MACHINE = "neon" if os.uname().machine == "x86_64" else "avx2"
 
 
 @pytest.mark.parametrize("nonsense", ["nonsense", "Portable", "portable ", OTHER_MACHINE])
-def test_an_instruction_set_that_is_not_there_is_an_error_and_not_another_one(library, monkeypatch, nonsense):
+def test_an_instruction_set_that_is_not_there_is_an_error_and_not_another_one(sparse_runtime, monkeypatch, nonsense):
     blob = pack_encoder(random_encoder())
     monkeypatch.setenv("SPARSERVE_ISA", nonsense)
     with pytest.raises(LibraryError, match="SPARSERVE_ISA"):
@@ -96,7 +90,7 @@ def test_an_instruction_set_that_is_not_there_is_an_error_and_not_another_one(li
     encoder_session(blob)
 
 
-def test_a_session_keeps_the_instruction_set_that_it_was_opened_with(library, monkeypatch):
+def test_a_session_keeps_the_instruction_set_that_it_was_opened_with(sparse_runtime, monkeypatch):
     states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
     session = encoder_session(pack_encoder(random_encoder()))
     before = run(session, states=states, mask=mask)
@@ -104,39 +98,39 @@ def test_a_session_keeps_the_instruction_set_that_it_was_opened_with(library, mo
     assert np.array_equal(run(session, states=states, mask=mask), before)
 
 
-def test_stages_have_a_name_each(library):
+def test_stages_have_a_name_each(sparse_runtime):
     counters = (ctypes.c_uint64 * len(STAGES))()
-    assert ctypes.CDLL(str(library.path)).sparserve_profile(0, counters) == len(STAGES)
+    assert ctypes.CDLL(str(sparse_runtime.path)).sparserve_profile(0, counters) == len(STAGES)
 
 
 @pytest.mark.parametrize("first_token_only", [False, True])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_a_profile_has_the_time_of_every_stage_while_it_is_measured(library, values, first_token_only):
+def test_a_profile_has_the_time_of_every_stage_while_it_is_measured(sparse_runtime, values, first_token_only):
     session = encoder_session(
         pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first_token_only, threads=2
     )
     states, mask = np.ones((8, 40, 64), np.float32), np.ones((8, 40), np.int64)
-    read_profile(library, measure=True)
+    read_profile(sparse_runtime, measure=True)
     run(session, states=states, mask=mask)
-    seconds = read_profile(library, measure=False)
+    seconds = read_profile(sparse_runtime, measure=False)
     assert set(seconds) == set(STAGES)
     idle = {"quantize"} if values == "fp32" else set()
     assert {name for name, spent in seconds.items() if spent == 0} == idle
     assert 0 < sum(seconds.values()) < 60
 
 
-def test_nothing_is_measured_unless_asked_for(library):
+def test_nothing_is_measured_unless_asked_for(sparse_runtime):
     session = encoder_session(pack_encoder(random_encoder()))
     states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
-    read_profile(library, measure=False)
+    read_profile(sparse_runtime, measure=False)
     run(session, states=states, mask=mask)
-    assert sum(read_profile(library, measure=True).values()) == 0
+    assert sum(read_profile(sparse_runtime, measure=True).values()) == 0
     run(session, states=states, mask=mask)
-    assert sum(read_profile(library, measure=False).values()) > 0
-    assert sum(read_profile(library, measure=False).values()) == 0, "reading starts again from zero"
+    assert sum(read_profile(sparse_runtime, measure=False).values()) > 0
+    assert sum(read_profile(sparse_runtime, measure=False).values()) == 0, "reading starts again from zero"
 
 
-def test_the_library_may_be_registered_many_times(library):
+def test_the_library_may_be_registered_many_times(sparse_runtime):
     blob = pack_encoder(random_encoder())
     states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
     sessions = [encoder_session(blob) for _ in range(3)]
@@ -147,14 +141,14 @@ def test_the_library_may_be_registered_many_times(library):
     assert all(np.array_equal(answer, answers[0]) for answer in answers)
 
 
-def test_registering_twice_with_the_same_options_does_no_harm(library):
+def test_registering_twice_with_the_same_options_does_no_harm(sparse_runtime):
     options = session_options()
-    options.register_custom_ops_library(str(library.path))
+    options.register_custom_ops_library(str(sparse_runtime.path))
     blob = pack_linear(random_linear(np.random.default_rng(0), 3, 4, 1.0))
     assert run(linear_session(blob), x=np.ones((2, 4), np.float32)).shape == (2, 3)
 
 
-def test_options_may_open_several_sessions(library, tmp_path):
+def test_options_may_open_several_sessions(sparse_runtime, tmp_path):
     from onnx import TensorProto, helper, numpy_helper
 
     blob = pack_linear(random_linear(np.random.default_rng(0), 3, 4, 1.0))
@@ -175,7 +169,18 @@ def test_options_may_open_several_sessions(library, tmp_path):
     assert np.array_equal(*answers)
 
 
-def test_memory_does_not_grow_over_two_thousand_mixed_requests(library):
+def grown_bytes(work: Callable[[int], None], *, warm_up: int, count: int) -> int:
+    """Growth of the process's resident memory by doing `count` times what was done before."""
+    process = psutil.Process()
+    work(warm_up)
+    gc.collect()
+    before = process.memory_info().rss
+    work(count)
+    gc.collect()
+    return process.memory_info().rss - before
+
+
+def test_memory_does_not_grow_over_two_thousand_mixed_requests(sparse_runtime):
     generator = np.random.default_rng(0)
     sessions = [
         encoder_session(pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first, threads=2)
@@ -197,16 +202,10 @@ def test_memory_does_not_grow_over_two_thousand_mixed_requests(library):
             states, mask = requests[index // 2 % len(requests)]
             run(session, states=states, mask=mask)
 
-    process = psutil.Process()
-    serve(200)
-    gc.collect()
-    before = process.memory_info().rss
-    serve(2000)
-    gc.collect()
-    assert process.memory_info().rss - before < 8 * 2**20
+    assert grown_bytes(serve, warm_up=200, count=2000) < 8 * 2**20
 
 
-def test_memory_does_not_grow_over_sixty_sessions(library):
+def test_memory_does_not_grow_over_sixty_sessions(sparse_runtime):
     blob = pack_encoder(random_encoder(hidden=128, widths=(128,), intermediates=(512,), densities=(1.0,)))
     assert len(blob) > 10**6
     states, mask = np.ones((2, 5, 128), np.float32), np.ones((2, 5), np.int64)
@@ -215,10 +214,4 @@ def test_memory_does_not_grow_over_sixty_sessions(library):
         for _ in range(count):
             run(encoder_session(blob), states=states, mask=mask)
 
-    process = psutil.Process()
-    open_and_close(10)
-    gc.collect()
-    before = process.memory_info().rss
-    open_and_close(60)
-    gc.collect()
-    assert process.memory_info().rss - before < 20 * len(blob)
+    assert grown_bytes(open_and_close, warm_up=10, count=60) < 20 * len(blob)

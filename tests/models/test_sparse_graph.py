@@ -5,8 +5,7 @@ import torch
 from onnx import numpy_helper
 from transformers.pytorch_utils import prune_linear_layer
 
-from kernels.library import LibraryError, find_library
-from kernels.packing import unpack_encoder
+from kernels.unpacking import unpack_encoder
 from models.checkpoint import load_classifier
 from models.errors import CheckpointError
 from models.export import export_onnx
@@ -22,11 +21,8 @@ TYPED = ("bert", "electra")
 
 
 @pytest.fixture(scope="module")
-def library():
-    try:
-        return find_library().path
-    except LibraryError as error:
-        pytest.skip(str(error))
+def library(sparse_runtime):
+    return sparse_runtime.path
 
 
 def sparse_model(folder, seed=0, **changes):

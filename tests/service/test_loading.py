@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 from starlette.testclient import TestClient
 
-from kernels.library import LibraryError, find_library
+from kernels.library import find_library
 from models import runtime
 from models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from models.errors import BundleError
@@ -20,12 +20,7 @@ from service.settings import Settings
 OPTIONS = {"threads": 1, "batch_tokens": 4096, "sample_tolerance": 0.02}
 
 
-@pytest.fixture(autouse=True)
-def _library():
-    try:
-        find_library()
-    except LibraryError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
 
 @pytest.fixture

@@ -1,0 +1,131 @@
+"""From packed bytes back to the weights that the runtime computes with, and what each part takes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.column_index import decode_index
+from kernels.packed_format import (
+    ACTIVATIONS,
+    BLOCK,
+    BLOCK_WIDTH,
+    DENSE,
+    ENCODER,
+    FLOAT16,
+    FLOAT32,
+    INT8,
+    LAYER_RECORDS,
+    LAYOUT_NAMES,
+    LINEAR,
+    RECORDS_PER_LAYER,
+    UNSTRUCTURED,
+    VALUE_BYTES,
+    PackingError,
+    Record,
+    read_records,
+)
+from kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored tensor and its bytes."""
+
+    name: str
+    layout: str
+    shape: tuple[int, int]
+    values: int  # stored: the nonzeros, and the zeros of dense matrices and of blocks
+    index_bytes: int
+    value_bytes: int
+
+
+@contextmanager
+def _well_formed() -> Iterator[None]:
+    """The runtime checks every field; here, a blob that is not well formed fails where something does not fit."""
+    try:
+        yield
+    except PackingError:
+        raise
+    except (ValueError, IndexError, OverflowError) as error:
+        raise PackingError(f"the packed weights are malformed: {error}") from error
+
+
+@_well_formed()
+def unpack_encoder(blob: bytes) -> EncoderWeights:
+    """The weights that the runtime computes with: exact, int8 ones times their scales.
+
+    Raises:
+        PackingError: these bytes are no packed encoder.
+    """
+    header, records = read_records(blob, ENCODER)
+    layers = []
+    for begin in range(0, len(records), RECORDS_PER_LAYER):
+        mine = records[begin : begin + RECORDS_PER_LAYER]
+        query, key, value, attention_output, intermediate, output = (_unpack(blob, record) for record in mine[:6])
+        vectors = [np.frombuffer(blob, np.float32, record.rows, record.values) for record in mine[6:]]
+        layers.append(
+            LayerWeights(
+                query,
+                key,
+                value,
+                attention_output,
+                NormWeights(vectors[0], vectors[1]),
+                intermediate,
+                output,
+                NormWeights(vectors[2], vectors[3]),
+            )
+        )
+    return EncoderWeights(tuple(layers), header.head_size, ACTIVATIONS[header.activation], header.epsilon)
+
+
+@_well_formed()
+def unpack_linear(blob: bytes) -> LinearWeights:
+    """As `unpack_encoder`, of one linear."""
+    return _unpack(blob, read_records(blob, LINEAR)[1][0])
+
+
+def parts(blob: bytes) -> Iterator[Part]:
+    """What is stored in a blob, and the bytes of each part."""
+    header, records = read_records(blob, None)
+    for index, record in enumerate(records):
+        layer, position = divmod(index, RECORDS_PER_LAYER)
+        name = f"layer.{layer}.{LAYER_RECORDS[position]}" if header.kind == ENCODER else "linear"
+        entry = BLOCK_WIDTH if record.layout == BLOCK else 1
+        bias = record.rows * 4 if record.has_bias else 0
+        scales = record.rows * 4 if record.type == INT8 else 0
+        counts = record.rows * 2 if record.layout in (UNSTRUCTURED, BLOCK) else 0
+        values = record.entries * entry * VALUE_BYTES[record.type]
+        yield Part(
+            name,
+            LAYOUT_NAMES[record.layout],
+            (record.rows, record.columns),
+            record.entries * entry,
+            record.index_bytes + counts,
+            values + scales + bias,
+        )
+
+
+def _unpack(blob: bytes, record: Record) -> LinearWeights:
+    entry = BLOCK_WIDTH if record.layout == BLOCK else 1
+    dtype = {FLOAT32: np.float32, FLOAT16: np.float16, INT8: np.int8}[record.type]
+    raw: npt.NDArray[np.generic] = np.frombuffer(blob, dtype, record.entries * entry, record.values)
+    values = raw.astype(np.float32)
+    if record.layout == DENSE:
+        if record.entries != record.rows * record.columns:
+            raise PackingError("the packed weights are malformed: a dense matrix must hold every value")
+        counts = np.full(record.rows, record.columns, np.int64)
+        mask = np.ones((record.rows, record.columns), dtype=bool)
+    else:
+        counts = np.frombuffer(blob, "<u2", record.rows, record.counts).astype(np.int64)
+        data = blob[record.index : record.index + record.index_bytes]
+        mask = decode_index(record.coding, data, counts, record.columns // entry)
+    if record.type == INT8:
+        scales = np.frombuffer(blob, np.float32, record.rows, record.scales)
+        values *= np.repeat(scales, counts * entry)
+    weight = np.zeros((record.rows, record.columns // entry, entry), np.float32)
+    weight[mask] = values.reshape(-1, entry)
+    bias = np.frombuffer(blob, np.float32, record.rows, record.bias) if record.has_bias else None
+    return LinearWeights(weight.reshape(record.rows, record.columns), bias)

@@ -1,0 +1,72 @@
+"""Encoders, matrices and batches that several tests share."""
+
+import numpy as np
+from hypothesis import strategies as st
+from reference import random_mask, random_weight
+
+from kernels.packing import PackOptions, pack_encoder
+from kernels.unpacking import unpack_encoder
+from kernels.weights import EncoderWeights, LinearWeights
+
+TOLERANCE = 1e-5
+LAYOUTS = {
+    "unstructured": {"density": 0.1},
+    "1x4": {"density": 0.2, "blocks": True},
+    "dense": {"density": 1.0},
+}
+
+
+def masked_batch(hidden: int, length: int = 41, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """States and a mask of six rows: whole, with a tail, with holes, with nothing, of one token, the first masked."""
+    states = np.random.default_rng(seed).standard_normal((6, length, hidden)).astype(np.float32)
+    mask = np.ones((6, length), np.int64)
+    mask[1, length // 2 :] = 0
+    mask[2, length // 8 : length // 4] = 0
+    mask[2, -1] = 0
+    mask[3] = 0
+    mask[4, 1:] = 0
+    mask[5, 0] = 0
+    return states, mask
+
+
+def pack(encoder: EncoderWeights, values: str = "fp32") -> tuple[bytes, EncoderWeights]:
+    """The packed encoder, and what the runtime computes with."""
+    blob = pack_encoder(encoder, PackOptions(values))
+    return blob, unpack_encoder(blob)
+
+
+SMALL = {"layers": 3, "hidden": 20, "head_size": 4, "widths": (12, 20, 8), "intermediates": (28, 5)}
+SMALL_VARIANTS = {
+    "unstructured": {"densities": (0.3,)},
+    "1x4": {"densities": (0.4,), "blocks": True},
+    "dense": {"densities": (1.0,)},
+}
+batches = st.fixed_dictionaries(
+    {"batch": st.integers(1, 10), "length": st.integers(1, 90), "seed": st.integers(0, 2**32 - 1)}
+)
+
+
+def random_batch(hidden: int, batch: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    states = generator.standard_normal((batch, length, hidden)).astype(np.float32)
+    return states, random_mask(generator, batch, length)
+
+
+matrices = st.builds(
+    lambda seed, rows, columns, density, blocks, empty: random_weight(
+        np.random.default_rng(seed), rows, columns, density, blocks=blocks, empty_rows=empty
+    ),
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 40),
+    columns=st.one_of(st.integers(1, 70), st.integers(250, 1600)),
+    density=st.sampled_from([0.0, 0.002, 0.02, 0.1, 0.3, 0.5, 0.9, 1.0]),
+    blocks=st.booleans(),
+    empty=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
+)
+
+
+def assert_equal_linears(actual: LinearWeights, expected: LinearWeights) -> None:
+    assert actual.weight.dtype == np.float32
+    assert np.array_equal(actual.weight, expected.weight)
+    assert (actual.bias is None) == (expected.bias is None)
+    assert actual.bias is None or np.array_equal(actual.bias, expected.bias)

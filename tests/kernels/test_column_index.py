@@ -1,0 +1,47 @@
+"""Where nonzeros are, in the smaller of two codings."""
+
+import numpy as np
+import pytest
+from cases import matrices
+from hypothesis import given, settings
+from reference import repeatable
+
+from kernels.column_index import decode_index, encode_index
+from kernels.packed_format import BITMAP, GAPS
+from kernels.packing import pack_linear
+from kernels.unpacking import unpack_linear
+from kernels.weights import LinearWeights
+
+
+def python_gaps(mask: np.ndarray) -> bytes:
+    coded = []
+    for row in mask:
+        next_slot = 0
+        for slot in np.flatnonzero(row):
+            gap = int(slot) - next_slot
+            coded += [255] * (gap // 255) + [gap % 255]
+            next_slot = int(slot) + 1
+    return bytes(coded)
+
+
+@settings(repeatable, max_examples=120)
+@given(weight=matrices)
+def test_columns_are_coded_in_the_smaller_of_bitmap_and_gaps(weight):
+    mask = weight != 0
+    coding, data = encode_index(mask)
+    gaps, bitmap_bytes = python_gaps(mask), len(mask) * -(-mask.shape[1] // 8)
+    assert len(data) == min(len(gaps), bitmap_bytes)
+    assert coding == (GAPS if len(gaps) <= bitmap_bytes else BITMAP)
+    if coding == GAPS:
+        assert data == gaps
+    assert np.array_equal(decode_index(coding, data, mask.sum(axis=1, dtype=np.int64), mask.shape[1]), mask)
+
+
+@pytest.mark.parametrize("gap", [253, 254, 255, 256, 509, 510, 511, 765, 3000])
+def test_gaps_around_multiples_of_255_come_back(gap):
+    weight = np.zeros((3, 2 * gap + 4), np.float32)
+    weight[0, [0, gap + 1, 2 * gap + 2]] = 1, 2, 3
+    weight[2, [gap, 2 * gap + 1]] = 4, 5
+    mask = weight != 0
+    assert encode_index(mask) == (GAPS, python_gaps(mask))
+    assert np.array_equal(unpack_linear(pack_linear(LinearWeights(weight))).weight, weight)

@@ -1,0 +1,134 @@
+"""Answers are the same bits whatever batch, padding, threads and callers; and the same on every instruction set."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from cases import LAYOUTS, SMALL, SMALL_VARIANTS, TOLERANCE, batches, pack, random_batch
+from hypothesis import given, settings
+from reference import (
+    encoder_session,
+    linear_reference,
+    linear_session,
+    random_encoder,
+    relative_error,
+    repeatable,
+    run,
+    supported_isas,
+)
+
+from kernels.packing import PackOptions, pack_encoder, pack_linear
+from kernels.unpacking import parts, unpack_linear
+from kernels.weights import LinearWeights
+
+pytestmark = pytest.mark.usefixtures("sparse_runtime")
+
+
+@pytest.mark.parametrize("first_token_only", [False, True], ids=["all tokens", "first token"])
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+@pytest.mark.parametrize("variant", SMALL_VARIANTS)
+def test_answers_do_not_depend_on_the_batch_the_padding_or_the_threads(isa, variant, values, first_token_only):
+    """Bit for bit: each row alone and without its padding, and the batch on more threads and in another order."""
+    blob, encoder = pack(random_encoder(**SMALL, **SMALL_VARIANTS[variant]), values)
+    sessions = [encoder_session(blob, first_token_only=first_token_only, threads=threads) for threads in (1, 2, 3)]
+
+    @settings(repeatable, max_examples=12)
+    @given(shape=batches)
+    def check(shape: dict[str, int]) -> None:
+        states, mask = random_batch(encoder.hidden, **shape)
+        together = run(sessions[0], states=states, mask=mask)
+        for session in sessions[1:]:
+            assert np.array_equal(run(session, states=states, mask=mask), together), "threads"
+        turned = run(sessions[1], states=states[::-1].copy(), mask=mask[::-1].copy())
+        assert np.array_equal(turned[::-1], together), "order"
+        more = ((0, 1), (0, 13))
+        padded = run(sessions[2], states=np.pad(states, (*more, (0, 0))), mask=np.pad(mask, more))
+        assert np.array_equal(padded[:-1, : together.shape[1]], together), "padding"
+        for row in range(len(states)):
+            tokens = max(np.flatnonzero(mask[row]), default=0) + 1
+            alone = run(sessions[row % 3], states=states[row : row + 1, :tokens], mask=mask[row : row + 1, :tokens])
+            assert np.array_equal(alone[0], together[row, :tokens][: alone.shape[1]]), "alone"
+
+    check()
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_answers_do_not_depend_on_the_place_in_a_large_batch(isa, values):
+    blob, encoder = pack(random_encoder(**SMALL), values)
+    states, mask = random_batch(encoder.hidden, batch=64, length=70, seed=8)
+    states[40], mask[40] = states[3], mask[3]
+    mask[[3, 40], :-1] = 1
+    one, two = (run(encoder_session(blob, threads=threads), states=states, mask=mask) for threads in (1, 2))
+    assert np.array_equal(one, two)
+    assert np.array_equal(one[3], one[40])
+    alone = run(encoder_session(blob), states=states[3:4], mask=mask[3:4])
+    assert np.array_equal(alone[0], one[3])
+
+
+@pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 0.015)])
+def test_the_first_token_alone_is_the_first_token_of_all(isa, values, tolerance):
+    """In int8 the two ways to add up attention may round an activation to neighbouring steps."""
+    for variant in SMALL_VARIANTS.values():
+        blob, encoder = pack(random_encoder(**SMALL, **variant), values)
+        states, mask = random_batch(encoder.hidden, batch=40, length=70, seed=4)
+        full = run(encoder_session(blob), states=states, mask=mask)
+        first = run(encoder_session(blob, first_token_only=True), states=states, mask=mask)
+        assert first.shape == (40, 1, encoder.hidden)
+        assert relative_error(first, full[:, :1]) < tolerance
+
+
+@pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 0.015)])
+@pytest.mark.parametrize("variant", SMALL_VARIANTS)
+def test_instruction_sets_agree(monkeypatch, variant, values, tolerance):
+    blob, encoder = pack(random_encoder(**SMALL, **SMALL_VARIANTS[variant]), values)
+    states, mask = random_batch(encoder.hidden, batch=9, length=70, seed=6)
+    answers = []
+    for name in supported_isas():
+        monkeypatch.setenv("SPARSERVE_ISA", name)
+        answers.append(run(encoder_session(blob), states=states, mask=mask))
+    for answer in answers[1:]:
+        assert relative_error(answer, answers[0].astype(np.float64)) < tolerance
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_instruction_sets_multiply_the_same_integers(monkeypatch, layout):
+    """Activations of 0 and 255 times the largest weights that a pair may have: where 16-bit sums would saturate."""
+    generator = np.random.default_rng(0)
+    weight = generator.choice([-1.0, 1.0], (20, 64)).astype(np.float32)
+    weight[:, ::2] *= generator.choice([1.0, 1e-3], (20, 32)).astype(np.float32)
+    if layout == "unstructured":
+        weight[:, generator.random(64) < 0.6] = 0
+    options = {"dense": PackOptions("int8", dense_above=0), "1x4": PackOptions("int8", None, 0.0)}
+    blob = pack_linear(LinearWeights(weight), options.get(layout, PackOptions("int8", None, None)))
+    assert [part.layout for part in parts(blob)] == [layout]
+    x = np.concatenate([np.ones((3, 64)), generator.choice([0.0, 1.0], (60, 64))]).astype(np.float32)
+    expected = linear_reference(unpack_linear(blob), x.astype(np.float64))
+    for name in supported_isas():
+        monkeypatch.setenv("SPARSERVE_ISA", name)
+        assert relative_error(run(linear_session(blob), x=x), expected) < 1e-6, name
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_concurrent_runs_of_several_sessions_give_the_same_bits(isa, values):
+    blobs = [pack_encoder(random_encoder(**SMALL, seed=seed), PackOptions(values)) for seed in range(2)]
+    sessions = [
+        encoder_session(blob, first_token_only=first, threads=threads)
+        for blob, first, threads in ((blobs[0], False, 2), (blobs[0], True, 1), (blobs[1], False, 1))
+    ]
+    requests = [random_batch(20, batch=1 + seed % 5, length=1 + 17 * seed % 80, seed=seed) for seed in range(10)]
+    jobs = [(session, states, mask) for session in sessions for states, mask in requests]
+    expected = [run(session, states=states, mask=mask) for session, states, mask in jobs]
+    together = threading.Barrier(4)
+
+    def work(worker: int) -> bool:
+        together.wait()
+        same = True
+        for step in range(2 * len(jobs)):
+            index = (step * 7 + worker * 11) % len(jobs)
+            session, states, mask = jobs[index]
+            same &= np.array_equal(run(session, states=states, mask=mask), expected[index])
+        return same
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))

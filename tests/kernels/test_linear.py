@@ -1,0 +1,173 @@
+"""SparseLinear against numpy in float64.
+
+The measure everywhere: the largest absolute difference, as a fraction of the largest magnitude in the expected output.
+"""
+
+import numpy as np
+import pytest
+from cases import LAYOUTS, TOLERANCE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from reference import (
+    linear_reference,
+    linear_session,
+    quantized_activations,
+    random_linear,
+    relative_error,
+    repeatable,
+    run,
+)
+
+from kernels.packing import PackOptions, pack_linear
+from kernels.unpacking import parts, unpack_linear
+from kernels.weights import LinearWeights
+
+pytestmark = pytest.mark.usefixtures("sparse_runtime")
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 13), (50, 36), (33, 300), (5, 2500)])
+def test_the_runtime_computes_with_the_unpacked_weights(isa, rows, columns, layout, values):
+    """Unit vectors read the weights out: exactly as floats, and to float rounding where 1 is 255 steps of 1/255."""
+    linear = random_linear(np.random.default_rng(rows), rows, columns, bias=False, **LAYOUTS[layout])
+    blob = pack_linear(linear, PackOptions(values))
+    unpacked = unpack_linear(blob).weight
+    unit = np.eye(columns, dtype=np.float32)[:300]
+    read = run(linear_session(blob, threads=2), x=unit)
+    if values == "fp32":
+        assert np.array_equal(read, unpacked.T[:300])
+    else:
+        assert np.allclose(read, unpacked.T[:300], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_runtime_computes_with_half_precision_weights_exactly(isa, layout):
+    generator = np.random.default_rng(0)
+    half = generator.integers(0, 0x7C00, (30, 48), np.uint16) | generator.integers(0, 2, (30, 48), np.uint16) << 15
+    half[0, :8] = 1, 0x3FF, 0x400, 0x7BFF, 0x8001, 0x83FF, 0x8400, 0xFBFF  # the ends of the subnormals and normals
+    weight = half.view(np.float16).astype(np.float32)
+    if layout != "dense":
+        weight[:, 8:] *= np.repeat(generator.random((30, 10)) < 0.2, 4, axis=1)
+    options = {"unstructured": PackOptions(block_fill=None), "1x4": PackOptions(block_fill=0.5)}
+    blob = pack_linear(LinearWeights(weight), options.get(layout))
+    (part,) = parts(blob)
+    assert (part.layout, part.value_bytes) == (layout, 2 * part.values)
+    assert np.array_equal(run(linear_session(blob), x=np.eye(48, dtype=np.float32)), weight.T)
+
+
+@pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 5e-3)])
+def test_the_widest_linears_agree_with_float64(isa, values, tolerance):
+    generator = np.random.default_rng(0)
+    for rows, columns in ((3, 65535), (65535, 3)):
+        linear = random_linear(generator, rows, columns, 0.1)
+        blob = pack_linear(linear, PackOptions(values))
+        x = generator.standard_normal((9, columns)).astype(np.float32)
+        seen = quantized_activations(x.astype(np.float64)) if values == "int8" else x.astype(np.float64)
+        assert relative_error(run(linear_session(blob), x=x), linear_reference(unpack_linear(blob), seen)) < tolerance
+
+
+def int8_bound(weight: np.ndarray, bias: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """How far int8 outputs may lie from exact ones, [tokens, rows].
+
+    An activation is off by half a step of its token at most, weight = w_q * scale_w is what the runtime computes with:
+    sum |w_q| * scale_w * scale_x / 2. On top, float32 rounds what is added up, which is no more than sum |weight| times
+    the token's range (255 steps) twice over, the zero point's share and its correction, and the bias.
+    """
+    x = x.astype(np.float64)
+    ranges = np.maximum(x.max(-1), 0) - np.minimum(x.min(-1), 0)
+    size = np.outer(np.maximum(ranges, 1e-30), np.abs(weight.astype(np.float64)).sum(axis=1))
+    return size / 255 / 2 + 1e-6 * (size + np.abs(bias)) + 1e-44
+
+
+linear_cases = st.fixed_dictionaries(
+    {
+        "rows": st.integers(1, 60),
+        "columns": st.one_of(st.integers(1, 70), st.integers(200, 2200)),
+        "layout": st.sampled_from(list(LAYOUTS)),
+        "empty_rows": st.sampled_from([0.0, 0.4]),
+        "tokens": st.integers(1, 90),
+        "magnitude": st.sampled_from([1.0, 1e3, 1e-3, 1e15, 1e-30, 1e-41]),
+        "gain": st.sampled_from([1.0, 1e3, 1e-3, 1e-40]),
+        "shift": st.sampled_from([0.0, 3.0, -3.0]),
+        "seed": st.integers(0, 2**32 - 1),
+    }
+)
+
+
+def make_linear_case(case: dict) -> tuple[LinearWeights, np.ndarray]:
+    generator = np.random.default_rng(case["seed"])
+    options = {**LAYOUTS[case["layout"]], "empty_rows": case["empty_rows"], "gain": case["gain"]}
+    linear = random_linear(generator, case["rows"], case["columns"], **options)
+    x = (generator.standard_normal((case["tokens"], case["columns"])) + case["shift"]) * case["magnitude"]
+    return linear, x.astype(np.float32)
+
+
+@settings(repeatable, max_examples=40)
+@given(case=linear_cases)
+def test_int8_linears_are_within_half_a_step_of_every_activation(isa, case):
+    linear, x = make_linear_case(case)
+    blob = pack_linear(linear, PackOptions("int8"))
+    unpacked = unpack_linear(blob)
+    error = np.abs(run(linear_session(blob), x=x) - linear_reference(unpacked, x.astype(np.float64)))
+    assert (error <= int8_bound(unpacked.weight, linear.bias, x)).all()
+
+
+@settings(repeatable, max_examples=40)
+@given(case=linear_cases)
+def test_float_linears_agree_with_float64(isa, case):
+    """Each output to float rounding of what is added up, down to the smallest denormal for every product."""
+    linear, x = make_linear_case(case)
+    size = np.abs(x.astype(np.float64)) @ np.abs(linear.weight.astype(np.float64)).T + np.abs(linear.bias)
+    for threads in (1, 2):
+        actual = run(linear_session(pack_linear(linear), threads=threads), x=x)
+        error = np.abs(actual - linear_reference(linear, x.astype(np.float64)))
+        assert (error <= TOLERANCE * size + case["columns"] * 1.5e-45).all()
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_linear_answers_each_row_alone_and_on_any_number_of_threads(isa, layout, values):
+    linear = random_linear(np.random.default_rng(0), 19, 44, **LAYOUTS[layout])
+    blob = pack_linear(linear, PackOptions(values))
+    x = np.random.default_rng(1).standard_normal((300, 44)).astype(np.float32)
+    session = linear_session(blob)
+    together = run(session, x=x)
+    assert np.array_equal(run(linear_session(blob, threads=3), x=x), together)
+    for begin, end in ((0, 1), (7, 8), (31, 48), (100, 299), (299, 300)):
+        assert np.array_equal(run(session, x=x[begin:end]), together[begin:end])
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+@pytest.mark.parametrize("shape", [(), (1,), (70,), (0,), (3, 5), (0, 5), (3, 0), (2, 3, 4), (2, 0, 4)])
+def test_a_linear_takes_any_leading_dimensions(isa, shape, values):
+    linear = random_linear(np.random.default_rng(0), 19, 44, 0.2)
+    blob = pack_linear(linear, PackOptions(values))
+    x = np.random.default_rng(1).standard_normal((*shape, 44)).astype(np.float32)
+    seen = x if values == "fp32" or x.size == 0 else quantized_activations(x.astype(np.float64))
+    actual = run(linear_session(blob), x=x)
+    assert actual.shape == (*shape, 19)
+    assert np.allclose(actual, linear_reference(unpack_linear(blob), seen.astype(np.float64)), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("shape", [(), (43,), (45,), (44, 3), (0,)])
+def test_a_linear_refuses_another_width(isa, shape):
+    session = linear_session(pack_linear(random_linear(np.random.default_rng(0), 19, 44, 0.2)))
+    with pytest.raises(InvalidArgument, match="last dimension of the activations must be 44"):
+        run(session, x=np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_a_linear_without_weights_gives_its_bias(isa, values):
+    bias = np.arange(9, dtype=np.float32)
+    linear = LinearWeights(np.zeros((9, 30), np.float32), bias)
+    answer = run(linear_session(pack_linear(linear, PackOptions(values))), x=np.ones((5, 30), np.float32))
+    assert np.array_equal(answer, np.broadcast_to(bias, (5, 9)))
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_an_activation_of_zeros_gives_the_bias(isa, values):
+    linear = random_linear(np.random.default_rng(0), 9, 30, 1.0)
+    answer = run(linear_session(pack_linear(linear, PackOptions(values))), x=np.zeros((5, 30), np.float32))
+    assert np.array_equal(answer, np.broadcast_to(linear.bias, (5, 9)))

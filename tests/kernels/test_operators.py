@@ -1,0 +1,114 @@
+"""What the operators take and refuse: shapes of their inputs, weights, and graphs of several of them."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from cases import TOLERANCE, masked_batch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
+from reference import (
+    encoder_reference,
+    encoder_session,
+    linear_reference,
+    linear_session,
+    open_session,
+    random_encoder,
+    random_linear,
+    relative_error,
+    run,
+    session_options,
+)
+
+from kernels.packing import pack_encoder, pack_linear
+from kernels.weights import LinearWeights
+
+pytestmark = pytest.mark.usefixtures("sparse_runtime")
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+@pytest.mark.parametrize("first_token_only", [False, True])
+def test_empty_batches_give_empty_answers_or_zeros(isa, shape, first_token_only):
+    session = encoder_session(pack_encoder(random_encoder()), first_token_only=first_token_only)
+    answer = run(session, states=np.zeros((*shape, 64), np.float32), mask=np.ones(shape, np.int64))
+    assert answer.shape == (shape[0], 1 if first_token_only else shape[1], 64)
+    assert not answer.any()
+
+
+@pytest.mark.parametrize(
+    ("states", "mask", "message"),
+    [
+        ((2, 5, 63), (2, 5), r"hidden states must be \[batch, length, 64\]"),
+        ((5, 64), (2, 5), r"hidden states must be \[batch, length, 64\]"),
+        ((1, 2, 5, 64), (2, 5), r"hidden states must be \[batch, length, 64\]"),
+        ((2, 5, 64), (2, 4), r"attention mask must be \[batch, length\]"),
+        ((2, 5, 64), (5, 2), r"attention mask must be \[batch, length\]"),
+        ((2, 5, 64), (2,), r"attention mask must be \[batch, length\]"),
+        ((2, 5, 64), (2, 5, 1), r"attention mask must be \[batch, length\]"),
+        ((2, 5, 64), (1, 5), r"attention mask must be \[batch, length\]"),
+    ],
+)
+def test_inputs_of_the_wrong_shape_are_refused_with_the_right_one(isa, states, mask, message):
+    session = encoder_session(pack_encoder(random_encoder()))
+    with pytest.raises(InvalidArgument, match=message):
+        run(session, states=np.zeros(states, np.float32), mask=np.ones(mask, np.int64))
+    answer = run(session, states=np.zeros((2, 5, 64), np.float32), mask=np.ones((2, 5), np.int64))
+    assert np.isfinite(answer).all(), "the session works on"
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 5), (2, 3, 5, 5), (2, 4, 4, 5), (2, 4, 5, 4), (4, 5, 5), (1, 1, 4, 5, 5)])
+def test_a_position_bias_of_the_wrong_shape_is_refused(isa, shape):
+    session = encoder_session(pack_encoder(random_encoder()), position_bias=True)
+    bias = np.zeros(shape, np.float32)
+    with pytest.raises(InvalidArgument, match="position bias must be"):
+        run(session, states=np.zeros((2, 5, 64), np.float32), mask=np.ones((2, 5), np.int64), position_bias=bias)
+
+
+def test_a_position_bias_needs_the_same_heads_in_every_layer(isa):
+    session = encoder_session(pack_encoder(random_encoder(widths=(64, 32))), position_bias=True)
+    states, mask = np.zeros((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
+    for heads in (2, 4):
+        with pytest.raises(InvalidArgument, match="same heads in every layer"):
+            run(session, states=states, mask=mask, position_bias=np.zeros((1, heads, 5, 5), np.float32))
+
+
+def test_weights_must_be_an_initializer(isa):
+    node = helper.make_node("SparseLinear", ["x", "given"], ["y"], domain="sparserve")
+    inputs = {"x": TensorProto.FLOAT, "given": TensorProto.UINT8}
+    with pytest.raises(RuntimeException, match="must be an initializer"):
+        open_session(node, inputs, b"unused", threads=1)
+
+
+def test_weights_of_the_other_operator_are_refused(isa):
+    with pytest.raises(RuntimeException, match="belong to the other operator"):
+        encoder_session(pack_linear(LinearWeights(np.ones((2, 2), np.float32))))
+    with pytest.raises(RuntimeException, match="belong to the other operator"):
+        linear_session(pack_encoder(random_encoder()))
+
+
+def test_one_graph_may_hold_several_operators(isa):
+    encoder, linear = random_encoder(), random_linear(np.random.default_rng(0), 3, 64, 0.5)
+    blobs = {"first": pack_encoder(encoder), "second": pack_encoder(encoder), "head": pack_linear(linear)}
+    nodes = [
+        helper.make_node("SparseEncoder", ["states", "mask", "first"], ["middle"], domain="sparserve"),
+        helper.make_node(
+            "SparseEncoder", ["middle", "mask", "second"], ["token"], domain="sparserve", first_token_only=1
+        ),
+        helper.make_node("SparseLinear", ["token", "head"], ["y"], domain="sparserve"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "several",
+        [
+            helper.make_tensor_value_info("states", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("mask", TensorProto.INT64, None),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.frombuffer(blob, np.uint8), name) for name, blob in blobs.items()],
+    )
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("sparserve", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+    session = onnxruntime.InferenceSession(model, session_options(2), providers=["CPUExecutionProvider"])
+    states, mask = masked_batch(64)
+    twice = encoder_reference(encoder, encoder_reference(encoder, states, mask), mask)
+    expected = linear_reference(linear, twice[:, :1])
+    assert relative_error(run(session, states=states, mask=mask), expected) < TOLERANCE
