@@ -2,7 +2,8 @@
 # make test    all the tests
 # make check   linters and types
 # make bench   measure the store's bundles again, on this machine
-# make bench-kernels   the sparse runtime against ONNX Runtime's best, about half an hour; then docs/kernels.md
+# make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/kernels.md
+#                      PEERS="openvino=PYTHON deepsparse=PYTHON" adds peers from environments of their own
 # make serve   serve the store
 PYTHON ?= python3
 VENV ?= .venv

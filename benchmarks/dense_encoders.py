@@ -41,10 +41,8 @@ BERT_BASE = EncoderShape("BERT-base", 12, 768, 12, 3072, 30522)
 MINILM_L6 = EncoderShape("MiniLM-L6", 6, 384, 12, 1536, 30522)
 
 
-def random_classifier(
-    shape: EncoderShape, seed: int, *, head_fraction: float = 1.0, ffn_fraction: float = 1.0
-) -> tuple[Any, Any]:
-    """Return the config and a BertForSequenceClassification of two labels with random weights, in evaluation mode.
+def random_classifier(shape: EncoderShape, seed: int, *, head_fraction: float = 1.0, ffn_fraction: float = 1.0) -> Any:
+    """Return a BertForSequenceClassification of two labels with random weights, in evaluation mode.
 
     With fractions below 1 every layer is squeezed: it keeps that fraction of its heads and of its FFN width, drawn at
     random, in linears that are really smaller. The config still tells the full widths.
@@ -69,30 +67,7 @@ def random_classifier(
     for layer in model.bert.encoder.layer:
         _keep_heads(layer, _draw(shape.heads, head_fraction))
         _keep_neurons(layer, _draw(shape.intermediate, ffn_fraction))
-    return config, model
-
-
-def apply_sparsity(model: Any, sparsity: float, seed: int, *, block: tuple[int, int] = (1, 1)) -> None:
-    """Zero a random set of every encoder linear's weights [out, in] in place, exactly this fraction of each matrix.
-
-    Blocks of (outputs, inputs) are zeroed as a whole; the number of blocks is rounded to the nearest.
-
-    Raises:
-        ValueError: a matrix does not divide into such blocks.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    rows, columns = block
-    for name, linear in encoder_linears(model):
-        outputs, inputs = linear.weight.shape
-        if outputs % rows or inputs % columns:
-            raise ValueError(f"{name} has {outputs} x {inputs} weights: not whole blocks of {rows} x {columns}")
-        grid = (outputs // rows, inputs // columns)
-        order = torch.randperm(grid[0] * grid[1], generator=generator)
-        mask = torch.ones(grid[0] * grid[1])
-        mask[order[: round(sparsity * len(order))]] = 0
-        whole = mask.view(grid).repeat_interleave(rows, 0).repeat_interleave(columns, 1)
-        with torch.no_grad():
-            linear.weight.mul_(whole)
+    return model
 
 
 def encoder_linears(model: Any) -> Iterator[tuple[str, nn.Linear]]:

@@ -1,8 +1,8 @@
 """Time one peer runtime from inside its own environment, which has the peer and numpy and nothing of this project.
 
-One JSON object a line comes in on stdin, for example
-`{"model": "plain.onnx", "batch": 1, "length": 128, "threads": 1, "repeats": 20, "format": "openvino"}`, and one goes
-out: `{"milliseconds": [...]}`, a number a repeat after the warm-up, or `{"error": "..."}`. The end of stdin ends it.
+A JSON object comes in on stdin, for example `{"format": "openvino", "model": "plain.onnx", "batch": 1, "length": 128,
+"threads": 1, "repeats": 7}`, and one goes out:
+`{"seconds": [...]}`, a number a repeat after the warm-up; without a model `{"version": "..."}`; or `{"error": "..."}`.
 """
 
 import json
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,31 +62,30 @@ def deepsparse_run(model: Path, batch: int, length: int, threads: int) -> Iterat
 PEERS = {"openvino": openvino_run, "deepsparse": deepsparse_run}
 
 
-def milliseconds(request: Mapping[str, Any]) -> list[float]:
-    """Wall time of each repeat."""
-    peer = PEERS[request["format"]]
-    times = []
+def answer_to(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Wall seconds of each repeat, or the peer's version where there is no model."""
+    if "model" not in request:
+        return {"version": version(request["format"])}
+    peer, times = PEERS[request["format"]], []
     with peer(Path(request["model"]), request["batch"], request["length"], request["threads"]) as run:
         for _ in range(WARMUP):
             run()
         for _ in range(request["repeats"]):
             start = time.perf_counter()
             run()
-            times.append(1000 * (time.perf_counter() - start))
-    return times
+            times.append(time.perf_counter() - start)
+    return {"seconds": times}
 
 
 def main() -> None:
     # Native libraries greet on stdout, which is the protocol's: it gets a descriptor of its own.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for line in sys.stdin:
-        try:
-            answer: dict[str, object] = {"milliseconds": milliseconds(json.loads(line))}
-        except Exception as error:  # a peer may raise anything; the caller decides
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    try:
+        answer = answer_to(json.load(sys.stdin))
+    except Exception as error:  # a peer may raise anything; the caller decides
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    answers.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":

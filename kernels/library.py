@@ -26,7 +26,7 @@ def find_library(path: Path = LIBRARY) -> Library:
     """Load the library and ask what it is.
 
     Raises:
-        LibraryError: it was not built, does not load, or has no kernels for this processor.
+        LibraryError: it was not built, does not load, or `SPARSERVE_ISA` asks for kernels that do not run here.
     """
     if not path.is_file():
         raise LibraryError("it was not built: install a C++20 compiler and then sparserve again")

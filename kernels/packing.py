@@ -6,7 +6,7 @@ loses nothing, or as int8. Unpacking gives back exactly the weights that the run
 
 import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,19 +42,21 @@ from kernels.quantization import quantize_paired, quantize_unstructured
 from kernels.weights import EncoderWeights, Floats, LayerWeights, LinearWeights
 
 Values = Literal["fp32", "int8"]
+# Nonzeros from which dense is faster: the arms "55 %" and "dense" of benchmarks/kernels.py, a line between densities.
+DENSE_ABOVE: Final = {"fp32": 0.4, "int8": 0.6}
 
 
 @dataclass(frozen=True)
 class PackOptions:
     """How matrices are stored.
 
-    A matrix with more than this fraction of nonzeros is stored dense; one whose nonzeros fill at least `block_fill` of
-    the 1x4 blocks that they touch is stored in blocks. The thresholds are where the layouts take equal time (measured
-    by benchmarks/kernels.py); None never chooses that layout.
+    A matrix with a larger fraction of nonzeros than `dense_above` (auto: `DENSE_ABOVE`) is stored dense; one whose
+    nonzeros fill at least `block_fill` of the 1x4 blocks that they touch is stored in blocks; None never chooses that
+    layout.
     """
 
     values: Values = "fp32"
-    dense_above: float | None = 0.45
+    dense_above: float | Literal["auto"] | None = "auto"
     block_fill: float | None = 0.9
 
 
@@ -124,7 +126,6 @@ class _Writer:
 
     def __init__(self) -> None:
         self._records: list[Record] = []
-        self._chunks: list[tuple[str, bytes]] = []
         self._sections: list[dict[str, int]] = []
         self._body = bytearray()
 
@@ -203,7 +204,8 @@ class _Writer:
 def choose_layout(weight: Floats, options: PackOptions) -> int:
     """Dense, unstructured or 1x4 blocks: what this matrix `[out, in]` is stored as."""
     nonzero = np.count_nonzero(weight)
-    if options.dense_above is not None and nonzero > options.dense_above * weight.size:
+    dense_above = DENSE_ABOVE[options.values] if options.dense_above == "auto" else options.dense_above
+    if dense_above is not None and nonzero > dense_above * weight.size:
         return DENSE
     if options.block_fill is not None and weight.shape[1] % BLOCK_WIDTH == 0 and nonzero:
         blocks = np.count_nonzero(weight.reshape(weight.shape[0], -1, BLOCK_WIDTH).any(axis=2))

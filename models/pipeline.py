@@ -87,11 +87,14 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
     for variant, step in plan.exports.items():
         build = _export_builder(variant, sources, graphs, job)
         graphs[variant] = workspace.run(step, build, reporter) / MODEL
-    packed = {
-        variant: workspace.run(step, _pack_builder(variant, sources, graphs, job), reporter)
-        for variant, step in plan.packs.items()
-    }
-    runnable = {variant: packed[variant] / SPARSE_MODEL for variant in plan.sparse_predictions}
+    packed: dict[str, Path] = {}
+    for variant, step in plan.packs.items():
+        folder = workspace.run(step, _pack_builder(variant, sources, graphs, job), reporter)
+        if (folder / SPARSE_MODEL).is_file():
+            packed[variant] = folder
+        else:
+            reporter.say(f"{variant} has no {SPARSE_MODEL}: {(folder / steps.NOT_PACKED).read_text().strip()}")
+    runnable = {variant: packed[variant] / SPARSE_MODEL for variant in plan.sparse_predictions if variant in packed}
     if packed and not runnable:
         reporter.say("the sparse runtime is not available here: its files are made, but not evaluated or measured")
     logits = {
@@ -106,6 +109,7 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
             / "logits.npy"
         )
         for variant, step in plan.sparse_predictions.items()
+        if variant in runnable
     }
     measured_path = workspace.run(plan.measurement, _measurement_builder(graphs, runnable, job, advance), reporter)
     stored = json.loads((measured_path / "measurement.json").read_bytes())

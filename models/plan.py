@@ -1,11 +1,12 @@
 """What a job's steps are and what each depends on; nothing here runs or writes anything."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 from kernels.library import LibraryError, find_library
 from kernels.packed_format import FORMAT_VERSION
+from kernels.packing import PackOptions, Values
 from models.checkpoint import Checkpoint
 from models.data import Dataset
 from models.errors import CheckpointError, RecipeError
@@ -13,6 +14,7 @@ from models.files import sha256
 from models.machine import describe_machine
 from models.recipe import Recipe
 from models.runtime import available_cpus
+from models.sparse_graph import IR_VERSION, OPSET
 from models.steps import outputs_wanted
 from models.teacher_outputs import cache_bytes
 from models.tokens import tokenize
@@ -118,7 +120,7 @@ def make_plan(job: Job) -> Plan:
             f"pack {variant}",
             {
                 "graph": exports[variant.removesuffix(INT8)].key,
-                "format": FORMAT_VERSION,
+                "packer": _packer("int8" if variant.endswith(INT8) else "fp32"),
                 "quantization": recipe.quantization if variant.endswith(INT8) else None,
             },
         )
@@ -149,6 +151,11 @@ def make_plan(job: Job) -> Plan:
         },
     )
     return Plan(job, teacher, outputs, student, exports, packs, predictions, sparse_predictions, measurement)
+
+
+def _packer(values: Values) -> dict[str, Any]:
+    """What decides how an encoder is packed."""
+    return {"format": FORMAT_VERSION, "opset": OPSET, "ir": IR_VERSION, "options": asdict(PackOptions(values))}
 
 
 def _library_digest() -> str | None:

@@ -22,6 +22,7 @@ from models.quantization import quantize_embeddings
 
 DOMAIN: Final = "sparserve"
 OPSET: Final = 1
+IR_VERSION: Final = 9  # onnxruntime 1.17, the oldest that the library works in, reads no later one
 BLOB: Final = "encoder.packed"
 
 # The parameters of a layer in the order of LayerWeights' fields, by what the architectures call them.
@@ -90,6 +91,7 @@ def pack_graph(graph: onnx.ModelProto, *, head_size: int, options: PackOptions) 
     graph.graph.initializer.append(numpy_helper.from_array(np.frombuffer(blob, np.uint8), BLOB))
     _keep_what_is_used(graph.graph, nodes)
     graph.opset_import.append(helper.make_opsetid(DOMAIN, OPSET))
+    graph.ir_version = min(graph.ir_version, IR_VERSION)
     stored = list(parts(blob))
     return Packed(
         format_version=FORMAT_VERSION,
@@ -177,9 +179,15 @@ class _Encoder:
         )
 
     def _linear(self, name: str) -> LinearWeights:
-        bias = self.tensors.get(f"{name}.bias")
         weight = np.ascontiguousarray(numpy_helper.to_array(self.tensors[f"{name}.weight"]).T)
+        bias = self.tensors.get(f"{name}.bias") or self._added_to(f"{name}.weight")
         return LinearWeights(weight, None if bias is None else numpy_helper.to_array(bias))
+
+    def _added_to(self, weight: str) -> onnx.TensorProto | None:
+        """What is added to the product with `weight`: the exporter keeps one tensor for biases that are equal."""
+        product = _reader(self.graph.node, weight).output[0]
+        sums = [node for node in self.graph.node if node.op_type == "Add" and product in node.input]
+        return next((self.tensors[name] for node in sums for name in node.input if name in self.tensors), None)
 
     def _norm(self, name: str) -> NormWeights:
         weight, bias = (numpy_helper.to_array(self.tensors[f"{name}.{part}"]) for part in ("weight", "bias"))

@@ -17,6 +17,7 @@ from models.bundle import SPARSE_MODEL
 from models.checkpoint import Checkpoint, load_classifier
 from models.data import Dataset, Split
 from models.distillation import distillation_loss
+from models.errors import CheckpointError
 from models.export import export_onnx, set_metadata
 from models.graph_statistics import sparsity
 from models.manifest import SampleAnswer
@@ -31,6 +32,7 @@ from models.training import Progress, TrainingResult, train
 
 PLAN = "pruning.json"
 PACKED = "packed.json"
+NOT_PACKED = "not-packed.txt"
 SAMPLE_TEXTS = (
     "A wonderful surprise from beginning to end.",
     "It was a waste of time and money, and I want both back.",
@@ -176,15 +178,22 @@ def stamp(path: Path, variant: str, precision: str) -> None:
 
 
 def pack_checkpoint(folder: Path, graph: Path, *, checkpoint: Checkpoint, quantization: Quantization | None) -> None:
-    """Write a student's fp32 graph with its encoder packed, and what was packed; int8 if a quantisation is given."""
+    """Write a student's fp32 graph with its encoder packed, and what was packed; int8 if a quantisation is given.
+
+    An encoder that the sparse runtime does not know leaves the reason behind instead: model.onnx is good without it.
+    """
     config: Any = checkpoint.config
-    packed = write_sparse_graph(
-        graph,
-        folder / SPARSE_MODEL,
-        head_size=config.hidden_size // config.num_attention_heads,
-        values="int8" if quantization else "fp32",
-        embeddings_int8=bool(quantization and quantization.embeddings),
-    )
+    try:
+        packed = write_sparse_graph(
+            graph,
+            folder / SPARSE_MODEL,
+            head_size=config.hidden_size // config.num_attention_heads,
+            values="int8" if quantization else "fp32",
+            embeddings_int8=bool(quantization and quantization.embeddings),
+        )
+    except CheckpointError as error:
+        (folder / NOT_PACKED).write_text(f"{error}\n", encoding="utf-8")
+        return
     (folder / PACKED).write_text(packed.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 

@@ -46,7 +46,6 @@ enum Index : std::size_t {
   kGetTensorMutableData = 51,
   kGetDimensionsCount = 61,
   kGetDimensions = 62,
-  kGetTensorShapeElementCount = 64,
   kGetTensorTypeAndShape = 65,
   kKernelInfoGetAttributeInt64 = 86,
   kKernelContextGetInputCount = 88,
@@ -65,7 +64,6 @@ using AddCustomOpDomain = Status* (*)(SessionOptions*, CustomOpDomain*);
 using GetTensorMutableData = Status* (*)(Value*, void**);
 using GetDimensionsCount = Status* (*)(const TensorTypeAndShapeInfo*, std::size_t*);
 using GetDimensions = Status* (*)(const TensorTypeAndShapeInfo*, std::int64_t*, std::size_t);
-using GetTensorShapeElementCount = Status* (*)(const TensorTypeAndShapeInfo*, std::size_t*);
 using GetTensorTypeAndShape = Status* (*)(const Value*, TensorTypeAndShapeInfo**);
 using KernelInfoGetAttributeInt64 = Status* (*)(const KernelInfo*, const char*, std::int64_t*);
 using KernelContextGetInputCount = Status* (*)(const KernelContext*, std::size_t*);

@@ -24,7 +24,6 @@ SAME_INDEX(kAddCustomOpDomain, AddCustomOpDomain);
 SAME_INDEX(kGetTensorMutableData, GetTensorMutableData);
 SAME_INDEX(kGetDimensionsCount, GetDimensionsCount);
 SAME_INDEX(kGetDimensions, GetDimensions);
-SAME_INDEX(kGetTensorShapeElementCount, GetTensorShapeElementCount);
 SAME_INDEX(kGetTensorTypeAndShape, GetTensorTypeAndShape);
 SAME_INDEX(kKernelInfoGetAttributeInt64, KernelInfoGetAttribute_int64);
 SAME_INDEX(kKernelContextGetInputCount, KernelContext_GetInputCount);

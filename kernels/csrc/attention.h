@@ -3,7 +3,6 @@
 // Queries are lanes, so that softmax needs no operation across a vector. Included once per instruction set.
 #pragma once
 
-constexpr int kKeyBlock = 128;
 constexpr int kRows = 6;  // of accumulators
 
 // out[m][n] = sum over k of a(m, k) * b[k][n], for M rows and N vectors; or on top of out's values times `keep`.

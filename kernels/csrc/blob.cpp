@@ -16,7 +16,6 @@ constexpr std::size_t kHeaderBytes = 64;
 constexpr std::size_t kRecordBytes = 80;
 constexpr std::size_t kChecksummedFrom = 32;
 constexpr std::array<char, 8> kMagic = {'S', 'P', 'A', 'R', 'S', 'R', 'V', '\x01'};
-constexpr std::uint32_t kVersion = 1;
 constexpr std::uint32_t kRecordsPerLayer = 10;
 constexpr std::uint64_t kMaxPlaces = std::uint64_t{1} << 32;  // rows times columns of all matrices
 
@@ -119,7 +118,7 @@ class Reader {
   std::span<const std::uint8_t> section(std::uint64_t offset, std::uint64_t size, const std::string& what) {
     if (offset < kHeaderBytes || offset > bytes_.size() || size > bytes_.size() - offset)
       fail(what + " lies outside the blob");
-    if (size > bytes_left_) fail(what + " overlaps other sections");
+    if (size > bytes_left_) fail(what + " makes the sections larger than the blob");  // so they share bytes
     bytes_left_ -= size;
     return bytes_.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(size));
   }
@@ -146,12 +145,11 @@ class Reader {
   std::uint64_t places_left_ = kMaxPlaces;
 };
 
-void decode_bitmap(const Record& r, std::span<const std::uint8_t> coded, Matrix& m, const std::string& name) {
-  const std::uint32_t slots = m.layout == Layout::kBlock1x4 ? r.columns / kBlock : r.columns;
-  const std::uint32_t width = m.layout == Layout::kBlock1x4 ? kBlock : 1;
+void decode_bitmap(std::span<const std::uint8_t> coded, Matrix& m, const std::string& name) {
+  const std::uint32_t slots = m.columns / m.width();
   const std::size_t row_bytes = (slots + 7) / 8;
-  if (coded.size() != row_bytes * r.rows) fail(name + ": the bitmap has the wrong size");
-  for (std::uint32_t row = 0; row < r.rows; ++row) {
+  if (coded.size() != row_bytes * m.rows) fail(name + ": the bitmap has the wrong size");
+  for (std::uint32_t row = 0; row < m.rows; ++row) {
     const auto bits = coded.subspan(row * row_bytes, row_bytes);
     std::uint32_t found = 0;
     const std::uint32_t wanted = m.row_begin[row + 1] - m.row_begin[row];
@@ -159,7 +157,7 @@ void decode_bitmap(const Record& r, std::span<const std::uint8_t> coded, Matrix&
       for (std::uint32_t left = bits[byte]; left != 0; left &= left - 1) {
         const std::uint32_t slot = byte * 8 + static_cast<std::uint32_t>(std::countr_zero(left));
         if (slot >= slots || found == wanted) fail(name + ": the bitmap disagrees with the row counts");
-        m.column.push_back(static_cast<std::uint16_t>(slot * width));
+        m.column.push_back(static_cast<std::uint16_t>(slot * m.width()));
         ++found;
       }
     }
@@ -168,11 +166,10 @@ void decode_bitmap(const Record& r, std::span<const std::uint8_t> coded, Matrix&
 }
 
 // A column is coded as its distance from the one before it, less one (the first: from -1); each byte of 255 adds 255.
-void decode_delta(const Record& r, std::span<const std::uint8_t> coded, Matrix& m, const std::string& name) {
-  const std::uint32_t slots = m.layout == Layout::kBlock1x4 ? r.columns / kBlock : r.columns;
-  const std::uint32_t width = m.layout == Layout::kBlock1x4 ? kBlock : 1;
+void decode_delta(std::span<const std::uint8_t> coded, Matrix& m, const std::string& name) {
+  const std::uint32_t slots = m.columns / m.width();
   std::size_t at = 0;
-  for (std::uint32_t row = 0; row < r.rows; ++row) {
+  for (std::uint32_t row = 0; row < m.rows; ++row) {
     std::uint32_t next = 0;
     for (std::uint32_t entry = m.row_begin[row]; entry < m.row_begin[row + 1]; ++entry) {
       std::uint32_t slot = next;
@@ -183,7 +180,7 @@ void decode_delta(const Record& r, std::span<const std::uint8_t> coded, Matrix& 
         slot += byte;
         if (slot >= slots) fail(name + ": a column index is out of range");
       }
-      m.column.push_back(static_cast<std::uint16_t>(slot * width));
+      m.column.push_back(static_cast<std::uint16_t>(slot * m.width()));
       next = slot + 1;
     }
   }
@@ -194,7 +191,7 @@ void decode_delta(const Record& r, std::span<const std::uint8_t> coded, Matrix& 
 // docs/kernels.md). Unstructured weights are paired when they are packed for the machine; these stand where they stand.
 void check_pairs(const Matrix& m, const std::string& name) {
   if (m.layout == Layout::kUnstructured) return;
-  const std::size_t width = m.layout == Layout::kBlock1x4 ? kBlock : 1;
+  const std::size_t width = m.width();
   for (std::uint32_t row = 0; row < m.rows; ++row) {
     const std::size_t end = m.row_begin[row + 1] * width;
     for (std::size_t i = m.row_begin[row] * width; i + 1 < end; i += 2)
@@ -214,7 +211,7 @@ Matrix read_matrix(Reader& reader, const Record& r, const std::string& name) {
   m.type = static_cast<ValueType>(r.type);
   m.rows = r.rows;
   m.columns = r.columns;
-  const std::uint64_t width = m.layout == Layout::kBlock1x4 ? kBlock : 1;
+  const std::uint64_t width = m.width();
   if (m.layout == Layout::kBlock1x4 && r.columns % kBlock != 0) fail(name + ": columns are not a multiple of four");
   const std::uint64_t slots = r.columns / width;
   if (r.entries > slots * r.rows) fail(name + ": more entries than the matrix has places");
@@ -238,9 +235,9 @@ Matrix read_matrix(Reader& reader, const Record& r, const std::string& name) {
     const auto coded = reader.section(r.index, r.index_bytes, name + ": the column indexes");
     m.column.reserve(static_cast<std::size_t>(r.entries));
     if (r.coding == static_cast<std::uint8_t>(Coding::kBitmap)) {
-      decode_bitmap(r, coded, m, name);
+      decode_bitmap(coded, m, name);
     } else if (r.coding == static_cast<std::uint8_t>(Coding::kDelta)) {
-      decode_delta(r, coded, m, name);
+      decode_delta(coded, m, name);
     } else {
       fail(name + ": unknown index coding");
     }
@@ -315,9 +312,9 @@ Blob parse(std::span<const std::uint8_t> bytes) {
   Header header;
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.magic != kMagic) fail("this is not a blob of packed weights (bad magic)");
-  if (header.version != kVersion)
+  if (header.version != kFormatVersion)
     fail("format version " + std::to_string(header.version) + " is unknown; this library reads version " +
-         std::to_string(kVersion));
+         std::to_string(kFormatVersion));
   if (header.bytes != bytes.size())
     fail("the header says " + std::to_string(header.bytes) + " bytes, but there are " + std::to_string(bytes.size()));
   if (header.checksum != crc32(bytes.subspan(kChecksummedFrom))) fail("the checksum is wrong: the blob is damaged");

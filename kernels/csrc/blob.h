@@ -10,6 +10,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "kernels.h"
+
 namespace sparserve {
 
 struct BlobError : std::runtime_error {
@@ -21,7 +23,7 @@ enum class Activation : std::uint32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kRe
 enum class Layout : std::uint8_t { kDense = 0, kUnstructured = 1, kBlock1x4 = 2 };
 enum class ValueType : std::uint8_t { kFloat32 = 0, kFloat16 = 1, kInt8 = 2 };
 
-inline constexpr std::uint32_t kBlock = 4;           // columns of a 1x4 block
+inline constexpr std::uint32_t kFormatVersion = 1;
 inline constexpr std::uint32_t kMaxWidth = 65535;    // rows or columns of a matrix
 inline constexpr std::uint32_t kMaxLayers = 256;
 inline constexpr int kMaxPairMagnitude = 128;        // |w0| + |w1| of two int8 weights that are multiplied together
@@ -38,6 +40,8 @@ struct Matrix {
   std::vector<std::int8_t> ints;         // values, if int8
   std::vector<float> scales;             // [rows], if int8
   std::vector<float> bias;               // [rows]
+
+  std::uint32_t width() const { return layout == Layout::kBlock1x4 ? kBlock : 1; }  // columns of an entry
 };
 
 struct Layer {

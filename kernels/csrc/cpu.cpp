@@ -46,7 +46,6 @@ Features detect() { return {}; }
 struct Candidate {
   const KernelTable* table;
   bool supported;
-  std::string_view name;
 };
 
 }  // namespace
@@ -54,15 +53,18 @@ struct Candidate {
 const KernelTable& choose_kernels() {
   const Features features = detect();
   const Candidate candidates[] = {
-      {avx512_vnni_kernels(), features.avx512_vnni, "avx512-vnni"}, {avx512_kernels(), features.avx512, "avx512"},
-      {avx2_vnni_kernels(), features.avx2 && features.avx_vnni, "avx2-vnni"},
-      {avx2_kernels(), features.avx2, "avx2"},                      {neon_kernels(), true, "neon"},
-      {portable_kernels(), true, "portable"},
+      {avx512_vnni_kernels(), features.avx512_vnni},
+      {avx512_kernels(), features.avx512},
+      {avx2_vnni_kernels(), features.avx2 && features.avx_vnni},
+      {avx2_kernels(), features.avx2},
+      {neon_kernels(), true},
+      {portable_kernels(), true},
   };
   const char* wanted = std::getenv("SPARSERVE_ISA");
   if (wanted != nullptr && *wanted != '\0') {
     for (const Candidate& candidate : candidates)
-      if (candidate.name == wanted && candidate.table != nullptr && candidate.supported) return *candidate.table;
+      if (candidate.table != nullptr && candidate.supported && std::string_view(wanted) == candidate.table->traits.name)
+        return *candidate.table;
     throw std::runtime_error("SPARSERVE_ISA=" + std::string(wanted) + " is not available on this machine");
   }
   for (const Candidate& candidate : candidates)

@@ -1,4 +1,4 @@
-// Which kernels this machine runs, and how much of its first-level cache a panel may take.
+// Which kernels this machine runs, and how much of its caches a panel may take.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +11,7 @@ namespace sparserve {
 // SPARSERVE_ISA. Throws std::runtime_error if that one is unknown, not compiled in, or not supported here.
 const KernelTable& choose_kernels();
 
+// Bytes of activations that a panel of int8 (`ints`) or of float32 columns may take.
 std::size_t panel_bytes(bool ints);
 
 }  // namespace sparserve

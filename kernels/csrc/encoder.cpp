@@ -17,7 +17,6 @@ constexpr std::size_t kKeptScratch = 64;
 constexpr std::size_t kKeptScratchBytes = 16 << 20;
 constexpr std::size_t kKeptWorkspaces = 8;
 constexpr std::size_t kKeptWorkspaceBytes = 64 << 20;
-constexpr std::size_t kKeyBlock = 128;  // as attention.h has it
 
 std::atomic<bool> profiling{false};
 std::array<std::atomic<std::uint64_t>, kStages> stage_times{};
@@ -150,7 +149,6 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
   run.hidden = hidden_;
   run.head_dim = head_dim_;
   run.max_width = max_width_;
-  run.max_intermediate = max_intermediate_;
   run.activation = activation_;
   run.epsilon = epsilon_;
   run.first_token_only = first_token_only_;
@@ -179,7 +177,7 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
     const bool holes = std::find(own, own + tokens, 0) != own + tokens;
     if (holes) {
       key_biases[row].resize(tokens);
-      for (std::size_t t = 0; t < tokens; ++t) key_biases[row][t] = own[t] != 0 ? 0.0F : -1e30F;
+      for (std::size_t t = 0; t < tokens; ++t) key_biases[row][t] = own[t] != 0 ? 0.0F : kMasked;
     }
     const auto own_vectors = static_cast<std::uint32_t>((tokens + lanes - 1) / lanes);
     if (std::size_t{vectors + own_vectors} * lanes > kChunkTokens) flush();
@@ -229,7 +227,7 @@ void Encoder::run_chunk(Run& run, const std::vector<Sequence>& sequences, std::u
   const std::size_t widest = std::max({hidden_, max_width_, max_intermediate_});
   const Scratch layout =
       scratch_layout(traits, widest, widest, max_width_, run.first_token_only ? hidden_ : 0,
-                     std::max(kKeyBlock * traits.lanes * traits.max_vectors, longest));
+                     std::max<std::size_t>(kKeyBlock * traits.lanes * traits.max_vectors, longest));
   for (std::uint32_t phase = 0; phase <= run.layer_count; ++phase) {
     if (phase == run.layer_count && run.first_token_only) {
       const std::size_t group_vectors = (run.sequence_count + traits.lanes - 1) / traits.lanes;

@@ -15,9 +15,6 @@
 namespace sparserve {
 namespace {
 
-constexpr std::uint32_t kBlockColumns = 4;
-constexpr float kMasked = -1e30F;  // the score of a masked key: no sum of real scores comes near it
-
 #include SPARSERVE_SIMD
 #include "elementwise.h"
 #include "linear.h"

@@ -17,7 +17,7 @@ struct RowSpan {
   std::uint16_t count;
 };
 
-// A range of columns small enough for its activations to stay in the L1 cache while all rows pass over them.
+// A range of columns small enough for its activations to stay in a near cache (cpu.h) while all rows pass over them.
 struct Panel {
   std::uint32_t first_column;
   const RowSpan* spans;         // [rows], each once
@@ -43,6 +43,9 @@ struct PackedMatrix {
 };
 
 inline constexpr std::uint32_t kDenseRows = 6;
+inline constexpr std::uint32_t kBlock = 4;        // columns of a 1x4 block
+inline constexpr std::uint32_t kKeyBlock = 128;   // keys whose scores exist at a time
+inline constexpr float kMasked = -1e30F;          // the score of a masked key: no sum of real scores comes near it
 
 // How one instruction set wants its tiles and matrices.
 struct Traits {
@@ -61,7 +64,7 @@ struct Sequence {
   std::uint32_t tokens;         // up to and including the last that is not masked
   std::uint32_t first_vector;   // position in the run, in vectors
   std::uint32_t stride;         // tokens rounded up to whole vectors
-  const float* key_bias;        // [tokens], 0 or -inf; null if no token is masked
+  const float* key_bias;        // [tokens], 0 or kMasked; null if no token is masked
   std::size_t buffer;           // offset of its keys (and values) in the run's buffers, in floats per feature width
 };
 
@@ -97,7 +100,6 @@ struct Run {
   std::uint32_t hidden;
   std::uint32_t head_dim;
   std::uint32_t max_width;         // of attention over all layers
-  std::uint32_t max_intermediate;  // over all layers
   std::uint32_t activation;
   float epsilon;
   bool first_token_only;

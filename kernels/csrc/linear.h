@@ -35,15 +35,16 @@ class Stopwatch {
 template <int V>
 void quantize_tile(Input<V>& in, std::uint32_t features) {
   constexpr int stride = V * kLanes;
-  F32 low[V], high[V], inverse[V], zero_point[V];
+  F32 low[V], high[V], nan[V], inverse[V], zero_point[V];
   SPARSERVE_UNROLL
-  for (int v = 0; v < V; ++v) low[v] = high[v] = zero();
+  for (int v = 0; v < V; ++v) low[v] = high[v] = nan[v] = zero();
   for (std::uint32_t f = 0; f < features; ++f) {
     SPARSERVE_UNROLL
     for (int v = 0; v < V; ++v) {
       const F32 x = load(in.x + f * stride + v * kLanes);
       low[v] = min(low[v], x);
       high[v] = max(high[v], x);
+      nan[v] = fma(x, zero(), nan[v]);  // minimum and maximum may lose a NaN, or an infinity's
     }
   }
   SPARSERVE_UNROLL
@@ -52,7 +53,7 @@ void quantize_tile(Input<V>& in, std::uint32_t features) {
     const F32 range = max(sub(high[v], low[v]), broadcast(1e-30F));
     inverse[v] = div(broadcast(255.0F), range);
     zero_point[v] = round(mul(sub(zero(), low[v]), inverse[v]));
-    const F32 scale = mul(range, broadcast(1.0F / 255));
+    const F32 scale = fma(range, broadcast(1.0F / 255), nan[v]);
     store(in.token + v * kLanes, scale);
     store(in.token + stride + v * kLanes, mul(scale, zero_point[v]));
   }
@@ -62,7 +63,7 @@ void quantize_tile(Input<V>& in, std::uint32_t features) {
 
 template <int V>
 void interleave_tile(Input<V>& in, std::uint32_t features) {
-  for (std::uint32_t f = 0; f < features; f += kBlockColumns)
+  for (std::uint32_t f = 0; f < features; f += kBlock)
     interleave_rows<V>(in.planar + f * kTile, in.blocks + f * V * kLanes);
   in.has_blocks = true;
 }
@@ -80,10 +81,9 @@ SPARSERVE_INLINE void dequantize(const PackedMatrix& m, const Input<V>& in, std:
   }
 }
 
-// Emit: `void operator()(row, F32 (&y)[V])` takes a finished row; `float* partial(row)` lends V * kLanes floats that
-// keep a row between panels.
+// Emit: `void operator()(row, F32 (&y)[V])` takes a finished row. Between panels rows wait in `spill`.
 template <int V, bool First, bool Last, bool Block, class Emit>
-void sparse_float_panel(const PackedMatrix& m, const Panel& panel, const float* x, Emit& emit) {
+void sparse_float_panel(const PackedMatrix& m, const Panel& panel, const float* x, float* spill, Emit& emit) {
   constexpr int stride = V * kLanes;
   x += panel.first_column * stride;
   const std::uint16_t* column = panel.column;
@@ -97,17 +97,17 @@ void sparse_float_panel(const PackedMatrix& m, const Panel& panel, const float* 
       SPARSERVE_UNROLL
       for (int v = 0; v < V; ++v) acc[v] = bias;
     } else {
-      const float* partial = emit.partial(span.row);
+      const float* partial = spill + std::size_t{span.row} * stride;
       SPARSERVE_UNROLL
       for (int v = 0; v < V; ++v) acc[v] = load(partial + v * kLanes);
     }
     SPARSERVE_UNROLL
     for (int v = 0; v < V; ++v) odd[v] = zero();
     if constexpr (Block) {
-      for (std::uint32_t e = 0; e < span.count; ++e, ++column, weight += kBlockColumns) {
+      for (std::uint32_t e = 0; e < span.count; ++e, ++column, weight += kBlock) {
         const float* a = x + std::size_t{*column} * stride;
         SPARSERVE_UNROLL
-        for (int k = 0; k < static_cast<int>(kBlockColumns); k += 2) {
+        for (int k = 0; k < static_cast<int>(kBlock); k += 2) {
           const F32 w0 = broadcast(weight[k]), w1 = broadcast(weight[k + 1]);
           SPARSERVE_UNROLL
           for (int v = 0; v < V; ++v) {
@@ -140,7 +140,7 @@ void sparse_float_panel(const PackedMatrix& m, const Panel& panel, const float* 
     if constexpr (Last) {
       emit(span.row, acc);
     } else {
-      float* partial = emit.partial(span.row);
+      float* partial = spill + std::size_t{span.row} * stride;
       SPARSERVE_UNROLL
       for (int v = 0; v < V; ++v) store(partial + v * kLanes, acc[v]);
     }
@@ -148,7 +148,7 @@ void sparse_float_panel(const PackedMatrix& m, const Panel& panel, const float* 
 }
 
 template <int V, bool First, bool Last, bool Block, class Emit>
-void sparse_int_panel(const PackedMatrix& m, const Panel& panel, const Input<V>& in, Emit& emit) {
+void sparse_int_panel(const PackedMatrix& m, const Panel& panel, const Input<V>& in, std::int32_t* spill, Emit& emit) {
   const std::uint8_t* x = Block ? in.blocks + std::size_t{panel.first_column} * V * kLanes
                                 : in.planar + std::size_t{panel.first_column} * kTile;
   const std::uint16_t* column = panel.column;
@@ -160,7 +160,7 @@ void sparse_int_panel(const PackedMatrix& m, const Panel& panel, const Input<V>&
       SPARSERVE_UNROLL
       for (int v = 0; v < V; ++v) acc[v] = zero_int();
     } else {
-      const auto* partial = reinterpret_cast<const std::int32_t*>(emit.partial(span.row));
+      const std::int32_t* partial = spill + std::size_t{span.row} * V * kLanes;
       SPARSERVE_UNROLL
       for (int v = 0; v < V; ++v) acc[v] = load_int(partial + v * kLanes);
     }
@@ -178,7 +178,7 @@ void sparse_int_panel(const PackedMatrix& m, const Panel& panel, const Input<V>&
       dequantize<V>(m, in, span.row, acc, y);
       emit(span.row, y);
     } else {
-      auto* partial = reinterpret_cast<std::int32_t*>(emit.partial(span.row));
+      std::int32_t* partial = spill + std::size_t{span.row} * V * kLanes;
       SPARSERVE_UNROLL
       for (int v = 0; v < V; ++v) store_int(partial + v * kLanes, acc[v]);
     }
@@ -243,19 +243,19 @@ void dense_float_tile(const PackedMatrix& m, const float* x, float* spill, Emit&
 
 template <int V, class Emit>
 void dense_int(const PackedMatrix& m, const Input<V>& in, std::int32_t* spill, Emit& emit) {
-  const std::uint32_t groups = (m.columns + kBlockColumns - 1) / kBlockColumns;
+  const std::uint32_t groups = (m.columns + kBlock - 1) / kBlock;
   for (std::uint32_t row = 0; row < m.rows; row += kDenseRows) {
     const std::uint32_t rows = m.rows - row < kDenseRows ? m.rows - row : kDenseRows;
-    const std::int8_t* weights = m.dense_ints + std::size_t{row} * groups * kBlockColumns;
+    const std::int8_t* weights = m.dense_ints + std::size_t{row} * groups * kBlock;
     for (int v = 0; v < V; ++v) {
       I32 acc[kDenseRows][1];
       SPARSERVE_UNROLL
       for (int r = 0; r < static_cast<int>(kDenseRows); ++r) acc[r][0] = zero_int();
-      const std::uint8_t* a = in.blocks + v * kLanes * kBlockColumns;
+      const std::uint8_t* a = in.blocks + v * kLanes * kBlock;
       const std::int8_t* weight = weights;
-      for (std::uint32_t g = 0; g < groups; ++g, a += V * kLanes * kBlockColumns) {
+      for (std::uint32_t g = 0; g < groups; ++g, a += V * kLanes * kBlock) {
         SPARSERVE_UNROLL
-        for (int r = 0; r < static_cast<int>(kDenseRows); ++r, weight += kBlockColumns) block<1>(acc[r], a, weight);
+        for (int r = 0; r < static_cast<int>(kDenseRows); ++r, weight += kBlock) block<1>(acc[r], a, weight);
       }
       SPARSERVE_UNROLL
       for (int r = 0; r < static_cast<int>(kDenseRows); ++r) store_int(spill + (r * V + v) * kLanes, acc[r][0]);
@@ -272,12 +272,12 @@ void dense_int(const PackedMatrix& m, const Input<V>& in, std::int32_t* spill, E
 }
 
 template <int V, bool Int, bool Block, class Emit>
-void panels(const PackedMatrix& m, const Input<V>& in, Emit& emit) {
+void panels(const PackedMatrix& m, const Input<V>& in, float* spill, Emit& emit) {
   const auto pass = [&]<bool First, bool Last>(const Panel& panel) {
     if constexpr (Int) {
-      sparse_int_panel<V, First, Last, Block>(m, panel, in, emit);
+      sparse_int_panel<V, First, Last, Block>(m, panel, in, reinterpret_cast<std::int32_t*>(spill), emit);
     } else {
-      sparse_float_panel<V, First, Last, Block>(m, panel, in.x, emit);
+      sparse_float_panel<V, First, Last, Block>(m, panel, in.x, spill, emit);
     }
   };
   const std::uint32_t last = m.panel_count - 1;
@@ -302,10 +302,10 @@ void linear(const PackedMatrix& m, Input<V>& in, float* spill, Stage stage, Emit
   const Stopwatch watch(in.profile, stage);
   switch (m.shape) {
     case Shape::kDenseF32: return dense_float_tile<V>(m, in.x, spill, emit);
-    case Shape::kSparseF32: return panels<V, false, false>(m, in, emit);
-    case Shape::kBlockF32: return panels<V, false, true>(m, in, emit);
+    case Shape::kSparseF32: return panels<V, false, false>(m, in, spill, emit);
+    case Shape::kBlockF32: return panels<V, false, true>(m, in, spill, emit);
     case Shape::kDenseI8: return dense_int<V>(m, in, reinterpret_cast<std::int32_t*>(spill), emit);
-    case Shape::kSparseI8: return panels<V, true, false>(m, in, emit);
-    case Shape::kBlockI8: return panels<V, true, true>(m, in, emit);
+    case Shape::kSparseI8: return panels<V, true, false>(m, in, spill, emit);
+    case Shape::kBlockI8: return panels<V, true, true>(m, in, spill, emit);
   }
 }

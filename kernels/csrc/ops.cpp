@@ -8,7 +8,6 @@
 #include <atomic>
 #include <bit>
 #include <chrono>
-#include <cstring>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -121,8 +120,8 @@ class Runtime {
 };
 
 // The size of the session's own pool, which the ABI does not tell: the most distinct threads that took part in a short
-// burst of small tasks. On a busy machine a thread may wake too late to be seen, so it is asked again after 1, 2, 4, ...
-// 256 runs. Only the cutting of tiles depends on it.
+// burst of small tasks. On a busy machine a thread may wake too late to be seen, so it is asked again after 1, 3, 7, ...
+// 255 runs. Only the cutting of tiles depends on it.
 class ThreadCount {
  public:
   std::uint32_t get(const Runtime& runtime, const KernelContext* context) {
@@ -138,6 +137,7 @@ class ThreadCount {
 
  private:
   static constexpr std::uint64_t kLastProbe = 256;
+  static constexpr std::size_t kTasks = 64;
 
   static std::uint32_t probe(const Runtime& runtime, const KernelContext* context) {
     struct Seen {
@@ -155,7 +155,8 @@ class ThreadCount {
       while (std::chrono::steady_clock::now() < until) {
       }
     };
-    runtime.parallel_for(context, task, 64, &seen);
+    seen.threads.reserve(kTasks);  // nothing may throw in a task: the pool it runs on is not ours
+    runtime.parallel_for(context, task, kTasks, &seen);
     return static_cast<std::uint32_t>(seen.threads.size());
   }
 
@@ -346,7 +347,7 @@ SPARSERVE_EXPORT const char* sparserve_isa() {
 }
 
 // The version of the packed format that it reads.
-SPARSERVE_EXPORT unsigned sparserve_format_version() { return 1; }
+SPARSERVE_EXPORT unsigned sparserve_format_version() { return sparserve::kFormatVersion; }
 
 // Nanoseconds of each stage (kernels.h, Stage) since the last call, over all sessions; on: whether to go on measuring.
 SPARSERVE_EXPORT unsigned sparserve_profile(int on, std::uint64_t* nanoseconds) {

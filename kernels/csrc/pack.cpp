@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <numeric>
 
 #include "cpu.h"
@@ -44,8 +43,7 @@ std::vector<Weight> in_quads(std::vector<Weight> row, bool saturates) {
 
 template <class T>
 T* MatrixPacker::allocate(std::size_t count) {
-  // A little more than asked for: vector loads may look past the end.
-  storage_.push_back(std::make_unique<std::byte[]>(count * sizeof(T) + 64));
+  storage_.push_back(std::make_unique<std::byte[]>(count * sizeof(T)));
   return reinterpret_cast<T*>(storage_.back().get());
 }
 
@@ -60,7 +58,7 @@ PackedMatrix MatrixPacker::pack(Matrix&& matrix, bool by_length) {
   packed.rows = matrix.rows;
   packed.columns = matrix.columns;
   if (matrix.type == ValueType::kInt8) {
-    const std::size_t width = matrix.layout == Layout::kBlock1x4 ? kBlock : 1;
+    const std::size_t width = matrix.width();
     std::vector<float> zero_terms(matrix.rows);
     for (std::uint32_t row = 0; row < matrix.rows; ++row) {
       const auto begin = matrix.ints.begin();
@@ -122,7 +120,7 @@ void MatrixPacker::pack_sparse(const Matrix& matrix, PackedMatrix& packed, bool 
   auto* panels = allocate<Panel>(packed.panel_count);
   packed.panels = panels;
 
-  const std::size_t width = blocks ? kBlock : 1;
+  const std::size_t width = matrix.width();
   std::vector<std::uint32_t> next(matrix.row_begin.begin(), matrix.row_begin.end() - 1);
   struct Row {
     std::vector<std::uint16_t> columns;

@@ -27,9 +27,7 @@ SPARSERVE_INLINE Input<V> input_of(const float* x, const Buffers& b) {
 template <int V>
 struct StoreScaled {
   float* out;
-  float* spill;
   float factor;
-  float* partial(std::uint32_t row) const { return spill + std::size_t{row} * V * kLanes; }
   void operator()(std::uint32_t row, const F32 (&y)[V]) const {
     SPARSERVE_UNROLL
     for (int v = 0; v < V; ++v)
@@ -42,7 +40,6 @@ struct StoreActivated {
   float* out;
   std::uint32_t activation;
   bool coarse;  // what reads it makes bytes of it
-  float* partial(std::uint32_t row) const { return out + std::size_t{row} * V * kLanes; }
   void operator()(std::uint32_t row, const F32 (&y)[V]) const {
     F32 a[V];
     SPARSERVE_UNROLL
@@ -57,8 +54,6 @@ struct StoreActivated {
 template <int V>
 struct AddTo {
   float* stream;
-  float* spill;
-  float* partial(std::uint32_t row) const { return spill + std::size_t{row} * V * kLanes; }
   void operator()(std::uint32_t row, const F32 (&y)[V]) const {
     SPARSERVE_UNROLL
     for (int v = 0; v < V; ++v) {
@@ -73,8 +68,6 @@ template <int V>
 struct StoreToSequences {
   float* to[V];
   std::size_t stride[V];
-  float* spill;
-  float* partial(std::uint32_t row) const { return spill + std::size_t{row} * V * kLanes; }
   void operator()(std::uint32_t row, const F32 (&y)[V]) const {
     SPARSERVE_UNROLL
     for (int v = 0; v < V; ++v) store(to[v] + row * stride[v], y[v]);
@@ -170,7 +163,7 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
 template <int V>
 void finish_layer(const Run& run, const PackedLayer& layer, float* x, const Buffers& b) {
   Input<V> context = input_of<V>(b.context, b);
-  linear<V>(layer.output, context, b.sum, kOutputStage, AddTo<V>{x, b.sum});
+  linear<V>(layer.output, context, b.sum, kOutputStage, AddTo<V>{x});
   {
     const Stopwatch watch(b.profile, kNormStage);
     layer_norm<V>(x, x, run.hidden, layer.attention_norm_weight, layer.attention_norm_bias, run.epsilon);
@@ -178,7 +171,7 @@ void finish_layer(const Run& run, const PackedLayer& layer, float* x, const Buff
   Input<V> hidden = input_of<V>(x, b);
   linear<V>(layer.intermediate, hidden, b.sum, kIntermediateStage, StoreActivated<V>{b.wide, run.activation, is_int(layer.result)});
   Input<V> wide = input_of<V>(b.wide, b);
-  linear<V>(layer.result, wide, b.sum, kResultStage, AddTo<V>{x, b.sum});
+  linear<V>(layer.result, wide, b.sum, kResultStage, AddTo<V>{x});
   const Stopwatch watch(b.profile, kNormStage);
   layer_norm<V>(x, x, run.hidden, layer.output_norm_weight, layer.output_norm_bias, run.epsilon);
 }
@@ -192,19 +185,14 @@ void project(const Run& run, std::uint32_t index, const Tile& tile, const float*
              bool with_queries) {
   const PackedLayer& layer = run.layers[index];
   Input<V> in = input_of<V>(x, b);
-  if (with_queries) linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, b.sum, query_factor(run)});
+  if (with_queries) linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, query_factor(run)});
   StoreToSequences<V> keys{}, values{};
-  keys.spill = values.spill = b.sum;
-  std::uint32_t s = tile.first_sequence;
-  for (std::uint32_t v = 0; v < V; ++v) {
-    s = sequence_of(run, tile.first_vector + v, s);
-    const Sequence& sequence = run.sequences[s];
-    const std::size_t at =
-        sequence.buffer * run.max_width + (tile.first_vector + v - sequence.first_vector) * std::size_t{kLanes};
+  each_vector<V>(run, tile, [&](std::uint32_t v, const Sequence& sequence, std::uint32_t position) {
+    const std::size_t at = sequence.buffer * run.max_width + position;
     keys.to[v] = run.keys[index & 1] + at;
     values.to[v] = run.values[index & 1] + at;
     keys.stride[v] = values.stride[v] = sequence.stride;
-  }
+  });
   linear<V>(layer.key, in, b.sum, kProjectStage, keys);
   linear<V>(layer.value, in, b.sum, kProjectStage, values);
 }
@@ -238,7 +226,7 @@ void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count,
   const std::uint32_t index = run.layer_count - 1;
   const PackedLayer& layer = run.layers[index];
   const std::uint32_t heads = layer.query.rows / run.head_dim;
-  // The feed-forward's buffer is free until finish_layer: it lends room for the gathered states and queries.
+  // The feed-forward's buffer is free until finish_layer: it lends room for the queries; the gathered states lie behind `token`.
   float* x = b.token + 2 * stride;
   float* queries = b.wide;
   for (std::uint32_t lane = 0; lane < stride; ++lane) {
@@ -256,7 +244,7 @@ void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count,
       x[f * stride + lane] = state != nullptr ? state[f * tile_stride] : 0.0F;
   }
   Input<V> in = input_of<V>(x, b);
-  linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, b.sum, query_factor(run)});
+  linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, query_factor(run)});
   for (std::uint32_t lane = 0; lane < stride; ++lane) {
     if (lane >= count) {
       for (std::uint32_t row = 0; row < layer.query.rows; ++row) b.context[row * stride + lane] = 0.0F;
@@ -290,7 +278,7 @@ void linear_tile(const PackedMatrix& m, const float* input, float* output, std::
     for (std::uint32_t f = 0; f < m.columns; ++f)
       b.context[f * stride + lane] = lane < tokens ? input[std::size_t{lane} * m.columns + f] : 0.0F;
   Input<V> in = input_of<V>(b.context, b);
-  linear<V>(m, in, b.sum, kProjectStage, StoreScaled<V>{b.wide, b.sum, 1.0F});
+  linear<V>(m, in, b.sum, kProjectStage, StoreScaled<V>{b.wide, 1.0F});
   for (std::uint32_t token = 0; token < tokens; ++token)
     for (std::uint32_t row = 0; row < m.rows; ++row)
       output[std::size_t{token} * m.rows + row] = b.wide[row * stride + token];

@@ -4,13 +4,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from transformers.pytorch_utils import prune_linear_layer
 
 from benchmarks.dense_encoders import (
     TOLERANCE,
     EncoderShape,
-    apply_sparsity,
     encoder_linears,
     export_fused,
     export_plain,
@@ -43,7 +41,7 @@ def torch_logits(model, values):
 
 
 def test_fused_graph_has_one_attention_a_layer_and_equals_torch(tmp_path):
-    _, model = random_classifier(TINY, seed=0)
+    model = random_classifier(TINY, seed=0)
     path = tmp_path / "fused.onnx"
     assert export_fused(model, path) < TOLERANCE
     expected = {"Attention": 2, "Gelu": 2, "LayerNormalization": 4, "EmbedLayerNormalization": 1, "Softmax": 0}
@@ -55,14 +53,14 @@ def test_fused_graph_has_one_attention_a_layer_and_equals_torch(tmp_path):
 
 
 def test_plain_graph_has_standard_operators_only(tmp_path):
-    _, model = random_classifier(TINY, seed=0, head_fraction=0.5)
+    model = random_classifier(TINY, seed=0, head_fraction=0.5)
     assert export_plain(model, tmp_path / "plain.onnx") < TOLERANCE
     graph = onnx.load(tmp_path / "plain.onnx")
     assert {opset.domain: opset.version for opset in graph.opset_import} == {"": 14}
 
 
 def test_a_graph_that_differs_from_torch_is_refused_and_removed(tmp_path):
-    _, model = random_classifier(TINY, seed=0)
+    model = random_classifier(TINY, seed=0)
     model.bert.encoder.layer[0].attention.self.scaling = 50.0  # the graph has the usual one
     with pytest.raises(ParityError, match="differ"):
         export_fused(model, tmp_path / "fused.onnx")
@@ -70,14 +68,14 @@ def test_a_graph_that_differs_from_torch_is_refused_and_removed(tmp_path):
 
 
 def test_another_activation_is_refused(tmp_path):
-    config, model = random_classifier(TINY, seed=0)
-    config.hidden_act = "relu"
+    model = random_classifier(TINY, seed=0)
+    model.config.hidden_act = "relu"
     with pytest.raises(ValueError, match="relu"):
         export_fused(model, tmp_path / "fused.onnx")
 
 
 def test_quantized_graph_has_no_float_linear_left_and_stays_close(tmp_path):
-    _, model = random_classifier(TINY, seed=0, head_fraction=0.5, ffn_fraction=0.25)
+    model = random_classifier(TINY, seed=0, head_fraction=0.5, ffn_fraction=0.25)
     export_fused(model, tmp_path / "fused.onnx")
     quantize_fused(tmp_path / "fused.onnx", tmp_path / "int8.onnx")
     counts = operators(tmp_path / "int8.onnx")
@@ -90,7 +88,7 @@ def test_quantized_graph_has_no_float_linear_left_and_stays_close(tmp_path):
 
 
 def test_squeezed_layers_are_really_smaller(tmp_path):
-    _, model = random_classifier(TINY, seed=0, head_fraction=0.5, ffn_fraction=0.25)
+    model = random_classifier(TINY, seed=0, head_fraction=0.5, ffn_fraction=0.25)
     shapes = {name.removeprefix("layer.0."): tuple(linear.weight.shape) for name, linear in encoder_linears(model)}
     assert shapes["attention.self.query"] == (16, 32)
     assert shapes["attention.output.dense"] == (32, 16)
@@ -101,7 +99,7 @@ def test_squeezed_layers_are_really_smaller(tmp_path):
 
 
 def test_layers_may_keep_different_widths(tmp_path):
-    _, model = random_classifier(TINY, seed=0)
+    model = random_classifier(TINY, seed=0)
     layer = model.bert.encoder.layer[1]
     for name in ("query", "key", "value"):
         smaller = prune_linear_layer(getattr(layer.attention.self, name), torch.arange(8))
@@ -110,40 +108,3 @@ def test_layers_may_keep_different_widths(tmp_path):
     export_fused(model, tmp_path / "uneven.onnx")
     nodes = [node for node in onnx.load(tmp_path / "uneven.onnx").graph.node if node.op_type == "Attention"]
     assert [attribute.i for node in nodes for attribute in node.attribute if attribute.name == "num_heads"] == [4, 1]
-
-
-@pytest.mark.parametrize("block", [(1, 1), (1, 4)])
-def test_sparsity_is_exact_in_every_matrix(block):
-    _, model = random_classifier(TINY, seed=0)
-    apply_sparsity(model, 0.75, seed=1, block=block)
-    linears = dict(encoder_linears(model))
-    assert len(linears) == 6 * TINY.layers
-    for name, linear in linears.items():
-        zeros = (linear.weight == 0).view(linear.out_features, -1, block[1])
-        assert zeros.float().mean() == 0.75, name
-        assert torch.equal(zeros.all(-1), zeros.any(-1)), name
-
-
-def test_sparsity_is_reproducible_and_leaves_the_rest_alone():
-    (_, first), (_, second), (_, dense) = (random_classifier(TINY, seed=0) for _ in range(3))
-    for model in (first, second):
-        apply_sparsity(model, 0.9, seed=3)
-    for name, parameter in first.state_dict().items():
-        assert torch.equal(parameter, second.state_dict()[name]), name
-        sparse = "encoder.layer" in name and parameter.ndim == 2
-        assert torch.equal(parameter, dense.state_dict()[name]) is not sparse, name
-
-
-def test_sparsity_survives_the_export(tmp_path):
-    _, model = random_classifier(TINY, seed=0)
-    apply_sparsity(model, 0.5, seed=0)
-    export_fused(model, tmp_path / "fused.onnx")
-    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "fused.onnx").graph.initializer}
-    assert np.mean(weights["layer.0.qkv.weight"] == 0) == 0.5
-    assert np.mean(weights["layer.1.ffn.output.weight"] == 0) == 0.5
-
-
-def test_blocks_that_do_not_fit_are_refused():
-    _, model = random_classifier(TINY, seed=0)
-    with pytest.raises(ValueError, match="whole blocks"):
-        apply_sparsity(model, 0.5, seed=0, block=(1, 5))

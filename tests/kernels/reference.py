@@ -125,8 +125,8 @@ def quantized_activations(x: np.ndarray) -> np.ndarray:
 
 
 def linear_reference(linear: LinearWeights, x: np.ndarray) -> np.ndarray:
-    bias = 0 if linear.bias is None else linear.bias.astype(x.dtype)
-    return x @ linear.weight.astype(x.dtype).T + bias
+    bias = 0 if linear.bias is None else linear.bias
+    return x @ linear.weight.T + bias
 
 
 def encoder_reference(
@@ -135,7 +135,6 @@ def encoder_reference(
     mask: np.ndarray,
     position_bias: np.ndarray | None = None,
     *,
-    dtype: type[np.floating] = np.float64,
     int8: bool = False,
 ) -> np.ndarray:
     """The encoder in numpy: states [batch, length, hidden]; position_bias [1 or batch, heads, key, query].
@@ -143,17 +142,17 @@ def encoder_reference(
     Tokens behind a row's last unmasked one give zeros. `int8` rounds the activations as the int8 kernels do, `encoder`
     is then what `unpack_encoder` gave back.
     """
-    result = np.zeros(states.shape, dtype)
+    result = np.zeros(states.shape)
     for row in range(len(states)):
         live = np.flatnonzero(mask[row])
         if not len(live):
             continue
         tokens = live[-1] + 1
-        x = states[row, :tokens].astype(dtype)
-        key_bias = np.where(mask[row, :tokens] != 0, 0, -np.inf).astype(dtype)
+        x = states[row, :tokens].astype(np.float64)
+        key_bias = np.where(mask[row, :tokens] != 0, 0, -np.inf).astype(np.float64)
         scores_bias = np.broadcast_to(key_bias, (1, tokens, tokens))
         if position_bias is not None:
-            own = position_bias[row % len(position_bias)].astype(dtype)
+            own = position_bias[row % len(position_bias)].astype(np.float64)
             scores_bias = scores_bias + own[:, :tokens, :tokens].transpose(0, 2, 1)
         for layer in encoder.layers:
             x = _layer(encoder, layer, x, scores_bias, int8)
@@ -172,7 +171,7 @@ def _layer(
         linear_reference(linear, inputs).reshape(len(x), -1, encoder.head_size).transpose(1, 0, 2)
         for linear in (layer.query, layer.key, layer.value)
     )
-    scores = query @ key.transpose(0, 2, 1) / x.dtype.type(np.sqrt(encoder.head_size)) + scores_bias
+    scores = query @ key.transpose(0, 2, 1) / np.sqrt(encoder.head_size) + scores_bias
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     context = (scores / scores.sum(-1, keepdims=True)) @ value
     attended = linear_reference(layer.attention_output, seen(context.transpose(1, 0, 2).reshape(len(x), -1)))
@@ -183,15 +182,15 @@ def _layer(
 
 def _layer_norm(norm: NormWeights, x: np.ndarray, epsilon: float) -> np.ndarray:
     centred = x - x.mean(-1, keepdims=True)
-    scaled = centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + x.dtype.type(epsilon))
-    return scaled * norm.weight.astype(x.dtype) + norm.bias.astype(x.dtype)
+    scaled = centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
+    return scaled * norm.weight + norm.bias
 
 
 def _activate(activation: str, x: np.ndarray) -> np.ndarray:
     if activation == "gelu":
-        return x / 2 * (1 + erf(x / x.dtype.type(np.sqrt(2))))
+        return x / 2 * (1 + erf(x / np.sqrt(2)))
     if activation == "gelu_tanh":
-        return x / 2 * (1 + np.tanh(x.dtype.type(np.sqrt(2 / np.pi)) * (x + x.dtype.type(0.044715) * x**3)))
+        return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     return np.maximum(x, 0) if activation == "relu" else x
 
 
@@ -223,19 +222,22 @@ def linear_session(blob: bytes, *, threads: int = 1) -> onnxruntime.InferenceSes
 
 
 def open_session(node, inputs: dict[str, int], blob: bytes, threads: int) -> onnxruntime.InferenceSession:
-    """A session of one node. No shapes are declared: the operators see whatever they are given, and check it."""
+    """A session of one node."""
+    model = model_bytes([node], inputs, {"weights": blob})
+    return onnxruntime.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
+
+
+def model_bytes(nodes: list, inputs: dict[str, int], blobs: dict[str, bytes]) -> bytes:
+    """A graph that gives `y`. No shapes are declared: the operators see whatever they are given, and check it."""
     graph = helper.make_graph(
-        [node],
-        "one_operator",
+        nodes,
+        "operators",
         [helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.frombuffer(blob, np.uint8), "weights")],
+        [numpy_helper.from_array(np.frombuffer(blob, np.uint8), name) for name, blob in blobs.items()],
     )
     imports = [helper.make_opsetid("", 20), helper.make_opsetid("sparserve", 1)]
-    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
-    )
+    return helper.make_model(graph, opset_imports=imports, ir_version=9).SerializeToString()
 
 
 def session_options(threads: int = 1) -> onnxruntime.SessionOptions:

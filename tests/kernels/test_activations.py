@@ -49,9 +49,9 @@ def test_activations_agree_with_float64_from_tiny_to_huge(isa, activation):
 
 
 @pytest.mark.parametrize(
-    ("activation", "tolerance"), [("none", 1e-6), ("gelu", 2.5e-4), ("gelu_tanh", 1e-6), ("relu", 1e-6)]
+    ("activation", "tolerance"), [("none", 1e-6), ("gelu", 2.5e-5), ("gelu_tanh", 1e-6), ("relu", 1e-6)]
 )
 def test_activations_that_become_bytes_agree_with_float64_to_a_small_part_of_a_step(isa, activation, tolerance):
-    """GELU is coarser there, by 2.2e-4 of max(1, |x|)."""
+    """GELU is coarser there, by 1.8e-5 of max(1, |x|)."""
     errors = {x: activation_error(activation, x, 1.0, "int8") for x in ARGUMENTS}
     assert max(errors.values()) < tolerance, errors

@@ -5,12 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cases import LAYOUTS, SMALL, SMALL_VARIANTS, TOLERANCE, batches, pack, random_batch
+from cases import SMALL, SMALL_VARIANTS, TOLERANCE, batches, pack, random_batch
 from hypothesis import given, settings
 from reference import (
     encoder_session,
-    linear_reference,
-    linear_session,
     random_encoder,
     relative_error,
     repeatable,
@@ -18,9 +16,7 @@ from reference import (
     supported_isas,
 )
 
-from kernels.packing import PackOptions, pack_encoder, pack_linear
-from kernels.unpacking import parts, unpack_linear
-from kernels.weights import LinearWeights
+from kernels.packing import PackOptions, pack_encoder
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
@@ -89,24 +85,6 @@ def test_instruction_sets_agree(monkeypatch, variant, values, tolerance):
         answers.append(run(encoder_session(blob), states=states, mask=mask))
     for answer in answers[1:]:
         assert relative_error(answer, answers[0].astype(np.float64)) < tolerance
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_instruction_sets_multiply_the_same_integers(monkeypatch, layout):
-    """Activations of 0 and 255 times the largest weights that a pair may have: where 16-bit sums would saturate."""
-    generator = np.random.default_rng(0)
-    weight = generator.choice([-1.0, 1.0], (20, 64)).astype(np.float32)
-    weight[:, ::2] *= generator.choice([1.0, 1e-3], (20, 32)).astype(np.float32)
-    if layout == "unstructured":
-        weight[:, generator.random(64) < 0.6] = 0
-    options = {"dense": PackOptions("int8", dense_above=0), "1x4": PackOptions("int8", None, 0.0)}
-    blob = pack_linear(LinearWeights(weight), options.get(layout, PackOptions("int8", None, None)))
-    assert [part.layout for part in parts(blob)] == [layout]
-    x = np.concatenate([np.ones((3, 64)), generator.choice([0.0, 1.0], (60, 64))]).astype(np.float32)
-    expected = linear_reference(unpack_linear(blob), x.astype(np.float64))
-    for name in supported_isas():
-        monkeypatch.setenv("SPARSERVE_ISA", name)
-        assert relative_error(run(linear_session(blob), x=x), expected) < 1e-6, name
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])

@@ -4,13 +4,14 @@ import numpy as np
 import onnxruntime
 import pytest
 from cases import TOLERANCE, masked_batch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
 from reference import (
     encoder_reference,
     encoder_session,
     linear_reference,
     linear_session,
+    model_bytes,
     open_session,
     random_encoder,
     random_linear,
@@ -95,20 +96,16 @@ def test_one_graph_may_hold_several_operators(isa):
         ),
         helper.make_node("SparseLinear", ["token", "head"], ["y"], domain="sparserve"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "several",
-        [
-            helper.make_tensor_value_info("states", TensorProto.FLOAT, None),
-            helper.make_tensor_value_info("mask", TensorProto.INT64, None),
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.frombuffer(blob, np.uint8), name) for name, blob in blobs.items()],
-    )
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid("sparserve", 1)]
-    model = helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+    model = model_bytes(nodes, {"states": TensorProto.FLOAT, "mask": TensorProto.INT64}, blobs)
     session = onnxruntime.InferenceSession(model, session_options(2), providers=["CPUExecutionProvider"])
     states, mask = masked_batch(64)
     twice = encoder_reference(encoder, encoder_reference(encoder, states, mask), mask)
     expected = linear_reference(linear, twice[:, :1])
     assert relative_error(run(session, states=states, mask=mask), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("shape", [(), (43,), (45,), (44, 3), (0,)])
+def test_a_linear_refuses_another_width(isa, shape):
+    session = linear_session(pack_linear(random_linear(np.random.default_rng(0), 19, 44, 0.2)))
+    with pytest.raises(InvalidArgument, match="last dimension of the activations must be 44"):
+        run(session, x=np.zeros(shape, np.float32))

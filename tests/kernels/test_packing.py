@@ -174,15 +174,6 @@ def test_memory_order_of_the_weights_does_not_change_the_bytes(values):
         assert pack_linear(turned, PackOptions(values)) == pack_linear(linear, PackOptions(values))
 
 
-@pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_packing_what_was_unpacked_changes_nothing(values):
-    encoder = unpack_encoder(pack_encoder(random_encoder(), PackOptions(values)))
-    again = unpack_encoder(pack_encoder(encoder))
-    for mine, theirs in zip(again.layers, encoder.layers, strict=True):
-        for name in MATRICES:
-            assert_equal_linears(getattr(mine, name), getattr(theirs, name))
-
-
 def test_layout_follows_density_and_blocks():
     generator = np.random.default_rng(0)
 
@@ -239,8 +230,7 @@ def test_a_matrix_that_does_not_fit_its_layer_is_refused_by_name(name):
     encoder = random_encoder()
     rows, columns = getattr(encoder.layers[1], name).weight.shape
     wrong = LinearWeights(np.ones((rows, columns + 4), np.float32), np.zeros(rows, np.float32))
-    message = "layer 1, " + ("query" if name == "query" else "")  # the other attention matrices follow the query
-    with pytest.raises(PackingError, match=message):
+    with pytest.raises(PackingError, match=f"layer 1, {name}:"):
         pack_encoder(with_layer(encoder, 1, **{name: wrong}))
 
 

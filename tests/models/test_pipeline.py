@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,7 @@ def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bundles(t
         "teacher": f"checkpoint-{chance.choice((20, 40))}",
         "student": f"checkpoint-{chance.choice((10, 20, 30))}",
         "export dense": None,
+        "pack sparse60": None,
         "predict sparse60": None,
     }
     for moment, checkpoint in moments.items():
@@ -127,6 +129,23 @@ def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bundles(t
     assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert versions(store) == versions(tiny_store)
     assert not list(store.rglob(".tmp-*"))
+
+
+def test_an_encoder_that_cannot_be_packed_is_published_without_the_file(
+    tiny_checkpoint, tiny_recipe, sentiment_csv, tmp_path
+):
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "silu-bert")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "hidden_act": "silu"}))
+    short = ("teacher.epochs=0.1", "student.epochs=0.1", "quantization.enabled=false", "distillation=null")
+    command = ["compress", str(tiny_recipe), "--model", str(checkpoint), "--data", str(sentiment_csv), "--threads", "1"]
+    command += ["--store", str(tmp_path / "store"), "--task", "tiny", *(x for o in short for x in ("--set", o))]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "sparse60 has no model.sparse.onnx: the encoder's activation is none" in result.output
+    manifest = Store(tmp_path / "store").open("tiny", "sparse60").manifest
+    assert manifest.packed is None
+    assert manifest.measurement.sparse is None
 
 
 def test_text_pairs_with_several_labels_and_a_given_teacher(tiny_checkpoint, tiny_recipe, tmp_path):

@@ -1,3 +1,7 @@
+import json
+import shutil
+from functools import cache
+
 import numpy as np
 import onnx
 import pytest
@@ -25,12 +29,10 @@ def library(sparse_runtime):
     return sparse_runtime.path
 
 
-def sparse_model(folder, seed=0, **changes):
+def sparse_model(folder):
     """A random classifier with 80 % zeros in its encoder."""
-    model = load_classifier(folder, LABELS, "single_label_classification", attention="eager", seed=seed).eval()
-    for name, value in changes.items():
-        setattr(model.config, name, value)
-    torch.manual_seed(seed)
+    model = load_classifier(folder, LABELS, "single_label_classification", attention="eager").eval()
+    torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".layer." in name and parameter.ndim == 2:
@@ -75,12 +77,30 @@ def pack(model, folder, values="fp32", source="model.onnx"):
     return target, packed
 
 
+def encoder_in(path):
+    """The packed encoder of a graph."""
+    (blob,) = (tensor for tensor in onnx.load(path).graph.initializer if tensor.name == BLOB)
+    return unpack_encoder(numpy_helper.to_array(blob).tobytes())
+
+
+@pytest.fixture(scope="module")
+def exported_once(make_checkpoint, tmp_path_factory):
+    """A maker of sparse models with the folders of their graphs, made once."""
+
+    @cache
+    def make(model_type):
+        folder = tmp_path_factory.mktemp(model_type)
+        model = sparse_model(make_checkpoint(model_type))
+        export(model, folder / "model.onnx", model_type)
+        return model, folder
+
+    return make
+
+
 @pytest.fixture(scope="module", params=ENCODERS)
-def exported(request, make_checkpoint, tmp_path_factory):
+def exported(request, exported_once):
     """Every encoder: a sparse model, the folder of its graph, and the graph's answers."""
-    folder = tmp_path_factory.mktemp(request.param)
-    model = sparse_model(make_checkpoint(request.param))
-    export(model, folder / "model.onnx", request.param)
+    model, folder = exported_once(request.param)
     return model, folder, answers(folder / "model.onnx", model)
 
 
@@ -104,12 +124,55 @@ def test_int8_is_off_by_no_more_than_onnxruntimes_own(library, exported):
 
 
 @pytest.fixture(scope="module")
-def bert(make_checkpoint, tmp_path_factory):
+def bert(exported_once):
     """A sparse BERT and the folder of its graph."""
-    folder = tmp_path_factory.mktemp("bert")
-    model = sparse_model(make_checkpoint("bert"))
-    export(model, folder / "model.onnx", "bert")
-    return model, folder
+    return exported_once("bert")
+
+
+def with_activation(checkpoint, folder, activation):
+    """A copy of a checkpoint with another activation in its feed-forwards."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": activation}))
+    return folder
+
+
+@pytest.mark.parametrize(("activation", "packed_as"), [("relu", "relu"), ("gelu_pytorch_tanh", "gelu_tanh")])
+def test_other_activations_say_the_same(library, tiny_checkpoint, tmp_path, activation, packed_as):
+    model = sparse_model(with_activation(tiny_checkpoint, tmp_path / "checkpoint", activation))
+    export(model, tmp_path / "model.onnx", "bert")
+    target, _ = pack(model, tmp_path)
+    assert encoder_in(target).activation == packed_as
+    expected = answers(tmp_path / "model.onnx", model)
+    assert np.abs(answers(target, model, library) - expected).max() < 1e-5
+
+
+def test_an_activation_that_the_runtime_does_not_know_is_refused(tiny_checkpoint, tmp_path):
+    model = sparse_model(with_activation(tiny_checkpoint, tmp_path / "checkpoint", "silu"))
+    export(model, tmp_path / "model.onnx", "bert")
+    with pytest.raises(CheckpointError, match="activation is none that the sparse runtime knows"):
+        pack(model, tmp_path)
+
+
+def test_equal_biases_of_several_layers_are_all_there(library, tiny_checkpoint, tmp_path):
+    """The exporter keeps one tensor for them, under one of their names."""
+    model = sparse_model(tiny_checkpoint)
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            for linear in (layer.attention.self.query, layer.attention.self.value, layer.attention.output.dense):
+                linear.bias.copy_(torch.linspace(-2, 2, linear.bias.numel()))
+    export(model, tmp_path / "model.onnx", "bert")
+    names = {tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert "bert.encoder.layer.1.attention.self.query.bias" not in names
+    target, _ = pack(model, tmp_path)
+    expected = answers(tmp_path / "model.onnx", model)
+    assert np.abs(answers(target, model, library) - expected).max() < 1e-5
+
+
+def test_the_oldest_runtime_that_the_library_works_in_reads_the_file(bert):
+    model, folder = bert
+    target, _ = pack(model, folder)
+    assert onnx.load(target).ir_version <= 9  # of ONNX 1.15, which onnxruntime 1.17 has
 
 
 def test_squeezed_layers_of_uneven_width_say_the_same(library, make_checkpoint, tmp_path):
@@ -132,8 +195,7 @@ def test_squeezed_layers_of_uneven_width_say_the_same(library, make_checkpoint, 
 def test_packed_weights_are_the_checkpoints(bert):
     model, tmp_path = bert
     target, _ = pack(model, tmp_path)
-    (blob,) = (t for t in onnx.load(target).graph.initializer if t.name == BLOB)
-    unpacked = unpack_encoder(numpy_helper.to_array(blob).tobytes())
+    unpacked = encoder_in(target)
     for found, layer in zip(unpacked.layers, model.bert.encoder.layer, strict=True):
         assert np.array_equal(found.query.weight, layer.attention.self.query.weight.detach().numpy())
         assert np.array_equal(found.output.weight, layer.output.dense.weight.detach().numpy())

@@ -52,6 +52,8 @@ def test_the_job_measures_both_runtimes_and_says_which_is_faster(tiny_store):
         if ours.p50_seconds < theirs.p50_seconds
     ]
     assert list(sparse.faster_at) == faster
+    assert len(sparse.latency) == 1, "of several cells the geometric mean decides"
+    assert sparse.preferred == bool(faster)
     assert manifest.packed.values == "fp32"
     assert Store(tiny_store).open("tiny", "dense").manifest.packed is None
 

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from onnx import load, numpy_helper
+
+from benchmarks.dense_encoders import EncoderShape, random_classifier
+from benchmarks.kernel_models import FP32, PEER_SPARSITY, models, with_zeros, write_peers
+from benchmarks.kernels import inputs, multiply_adds
+from models.runtime import OnnxClassifier
+
+TINY = EncoderShape("tiny", layers=3, hidden=32, heads=4, intermediate=64, vocabulary=600)
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_sparsity_is_exact_and_in_whole_blocks(block):
+    weight = np.random.default_rng(0).standard_normal((24, 32)).astype(np.float32)
+    zeros = (with_zeros(weight, 0.75, 1, block=block) == 0).reshape(24, -1, block)
+    assert zeros.mean() == 0.75
+    assert np.array_equal(zeros.all(-1), zeros.any(-1))
+    assert np.array_equal(with_zeros(weight, 0.75, 1, block=block), with_zeros(weight, 0.75, 1, block=block))
+    assert np.array_equal(with_zeros(weight, 0, 1), weight)
+
+
+def test_arms_hold_what_their_names_say(sparse_runtime, tmp_path):
+    network = random_classifier(TINY, 0)
+    arms = dict(models(network, TINY, tmp_path))
+    feed = inputs(2, 7, TINY.vocabulary)
+    answers = {}
+    for name, model in arms.items():
+        library = sparse_runtime.path if model.packed else None
+        answers[name] = OnnxClassifier(model.path, pad_token_id=0, threads=1, library=library).run(feed)
+    assert answers["dense fp32"] == pytest.approx(answers[FP32], abs=1e-5)
+    assert answers["55 % fp32"] != pytest.approx(answers[FP32], abs=1e-5)
+    assert arms["95 % 1x4 int8"].encoder_bytes < arms["95 % int8"].encoder_bytes < arms["55 % int8"].encoder_bytes
+    parameters = sum(p.numel() for name, p in network.named_parameters() if "encoder.layer" in name)
+    assert arms[FP32].encoder_bytes == 4 * parameters
+
+
+def test_deepsparses_graph_has_the_zeros_and_openvinos_none(tmp_path):
+    for kind, path in write_peers(random_classifier(TINY, 0), tmp_path).items():
+        weights = [numpy_helper.to_array(t) for t in load(path).graph.initializer if t.dims in ([32, 64], [64, 32])]
+        assert len(weights) == 2 * TINY.layers
+        for weight in weights:
+            expected = PEER_SPARSITY if kind == "deepsparse" else 0
+            assert np.mean(weight == 0) == pytest.approx(expected, abs=1 / weight.size)
+
+
+def test_the_last_layer_is_counted_for_the_first_token_but_for_keys_and_values():
+    batch, length = 2, 5
+    linears = attention = 0
+    for layer in range(TINY.layers):
+        for token in range(length):
+            linears += 2 * TINY.hidden**2  # key and value
+            if layer < TINY.layers - 1 or token == 0:
+                linears += 2 * TINY.hidden**2 + 2 * TINY.hidden * TINY.intermediate
+                attention += 2 * length * TINY.hidden  # scores, and the values' mean
+    assert multiply_adds(TINY, batch, length, 0) == {"linears": batch * linears, "attention": batch * attention}
+    assert multiply_adds(TINY, batch, length, 0.75)["linears"] == batch * linears // 4
