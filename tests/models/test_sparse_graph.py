@@ -1,57 +1,22 @@
-import json
-import shutil
-from functools import cache
-
 import numpy as np
 import onnx
 import pytest
 import torch
+from exporting import ENCODERS, classifier, export
 from onnx import numpy_helper
 from transformers.pytorch_utils import prune_linear_layer
 
 from kernels.unpacking import unpack_encoder
-from models.checkpoint import load_classifier
 from models.errors import CheckpointError
-from models.export import export_onnx
 from models.quantization import quantize
 from models.recipe import Quantization
 from models.runtime import OnnxClassifier
 from models.sparse_graph import BLOB, write_sparse_graph
 
-LABELS = ("negative", "neutral", "positive")
-# CamemBERT and XLM-RoBERTa are RoBERTa to the last parameter name.
-ENCODERS = ["bert", "distilbert", "electra", "mpnet", "roberta"]
-TYPED = ("bert", "electra")
-
 
 @pytest.fixture(scope="module")
 def library(sparse_runtime):
     return sparse_runtime.path
-
-
-def sparse_model(folder):
-    """A random classifier with 80 % zeros in its encoder."""
-    model = load_classifier(folder, LABELS, "single_label_classification", attention="eager").eval()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".layer." in name and parameter.ndim == 2:
-                parameter.mul_(5 * (torch.rand_like(parameter) < 0.2))
-    return model
-
-
-def export(model, path, model_type):
-    typed = ("token_type_ids",) if model_type in TYPED else ()
-    export_onnx(
-        model,
-        path,
-        input_names=("input_ids", *typed, "attention_mask"),
-        max_length=64,
-        vocabulary=model.config.vocab_size,
-        pad_token_id=model.config.pad_token_id,
-        opset=20,
-        tolerance=1e-4,
-    )
 
 
 def head_size(model):
@@ -83,25 +48,11 @@ def encoder_in(path):
     return unpack_encoder(numpy_helper.to_array(blob).tobytes())
 
 
-@pytest.fixture(scope="module")
-def exported_once(make_checkpoint, tmp_path_factory):
-    """A maker of sparse models with the folders of their graphs, made once."""
-
-    @cache
-    def make(model_type):
-        folder = tmp_path_factory.mktemp(model_type)
-        model = sparse_model(make_checkpoint(model_type))
-        export(model, folder / "model.onnx", model_type)
-        return model, folder
-
-    return make
-
-
 @pytest.fixture(scope="module", params=ENCODERS)
-def exported(request, exported_once):
+def exported(request, exported_encoder):
     """Every encoder: a sparse model, the folder of its graph, and the graph's answers."""
-    model, folder = exported_once(request.param)
-    return model, folder, answers(folder / "model.onnx", model)
+    made = exported_encoder(request.param)
+    return made.model, made.path.parent, answers(made.path, made.model)
 
 
 def test_every_encoder_says_the_same_in_the_sparse_runtime(library, exported):
@@ -124,47 +75,55 @@ def test_int8_is_off_by_no_more_than_onnxruntimes_own(library, exported):
 
 
 @pytest.fixture(scope="module")
-def bert(exported_once):
+def bert(exported_encoder):
     """A sparse BERT and the folder of its graph."""
-    return exported_once("bert")
+    made = exported_encoder("bert")
+    return made.model, made.path.parent
 
 
-def with_activation(checkpoint, folder, activation):
-    """A copy of a checkpoint with another activation in its feed-forwards."""
-    shutil.copytree(checkpoint, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": activation}))
-    return folder
+def with_activation(bert, folder, operator, **attributes):
+    """BERT's graph in `folder` with another activation in its feed-forwards."""
+    model, exported = bert
+    graph = onnx.load(exported / "model.onnx")
+    for node in graph.graph.node:
+        if node.op_type == "Gelu":
+            node.op_type = operator
+            del node.attribute[:]
+            node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
+    onnx.save(graph, folder / "model.onnx")
+    return model
 
 
-@pytest.mark.parametrize(("activation", "packed_as"), [("relu", "relu"), ("gelu_pytorch_tanh", "gelu_tanh")])
-def test_other_activations_say_the_same(library, tiny_checkpoint, tmp_path, activation, packed_as):
-    model = sparse_model(with_activation(tiny_checkpoint, tmp_path / "checkpoint", activation))
-    export(model, tmp_path / "model.onnx", "bert")
+@pytest.mark.parametrize(
+    ("operator", "attributes", "packed_as"),
+    [("Relu", {}, "relu"), ("Gelu", {"approximate": "tanh"}, "gelu_tanh"), ("Gelu", {"approximate": "none"}, "gelu")],
+)
+def test_activations_say_the_same(library, bert, tmp_path, operator, attributes, packed_as):
+    model = with_activation(bert, tmp_path, operator, **attributes)
     target, _ = pack(model, tmp_path)
     assert encoder_in(target).activation == packed_as
     expected = answers(tmp_path / "model.onnx", model)
     assert np.abs(answers(target, model, library) - expected).max() < 1e-5
 
 
-def test_an_activation_that_the_runtime_does_not_know_is_refused(tiny_checkpoint, tmp_path):
-    model = sparse_model(with_activation(tiny_checkpoint, tmp_path / "checkpoint", "silu"))
-    export(model, tmp_path / "model.onnx", "bert")
+def test_an_activation_that_the_runtime_does_not_know_is_refused(bert, tmp_path):
+    model = with_activation(bert, tmp_path, "Mish")
     with pytest.raises(CheckpointError, match="activation is none that the sparse runtime knows"):
         pack(model, tmp_path)
 
 
-def test_equal_biases_of_several_layers_are_all_there(library, tiny_checkpoint, tmp_path):
-    """The exporter keeps one tensor for them, under one of their names."""
-    model = sparse_model(tiny_checkpoint)
-    with torch.no_grad():
-        for layer in model.bert.encoder.layer:
-            for linear in (layer.attention.self.query, layer.attention.self.value, layer.attention.output.dense):
-                linear.bias.copy_(torch.linspace(-2, 2, linear.bias.numel()))
-    export(model, tmp_path / "model.onnx", "bert")
-    names = {tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
-    assert "bert.encoder.layer.1.attention.self.query.bias" not in names
+def test_a_bias_that_several_linears_share_is_in_all_of_them(library, bert, tmp_path):
+    """The exporter keeps one tensor for biases that are equal, under one of their names."""
+    model, folder = bert
+    graph = onnx.load(folder / "model.onnx")
+    own, shared = (f"bert.encoder.layer.{index}.attention.self.query.bias" for index in (1, 0))
+    (node,) = (node for node in graph.graph.node if own in node.input)
+    node.input[list(node.input).index(own)] = shared
+    graph.graph.initializer.remove(next(tensor for tensor in graph.graph.initializer if tensor.name == own))
+    onnx.save(graph, tmp_path / "model.onnx")
     target, _ = pack(model, tmp_path)
+    first, second = (layer.query.bias for layer in encoder_in(target).layers)
+    assert np.array_equal(first, second)
     expected = answers(tmp_path / "model.onnx", model)
     assert np.abs(answers(target, model, library) - expected).max() < 1e-5
 
@@ -176,7 +135,7 @@ def test_the_oldest_runtime_that_the_library_works_in_reads_the_file(bert):
 
 
 def test_squeezed_layers_of_uneven_width_say_the_same(library, make_checkpoint, tmp_path):
-    model = sparse_model(make_checkpoint("bert"))
+    model = classifier(make_checkpoint("bert"))
     size = head_size(model)
     layer = model.bert.encoder.layer[0]
     kept = torch.arange(size, model.config.hidden_size)  # without the first head
@@ -186,7 +145,7 @@ def test_squeezed_layers_of_uneven_width_say_the_same(library, make_checkpoint, 
     units = torch.arange(0, model.config.intermediate_size, 3)
     layer.intermediate.dense = prune_linear_layer(layer.intermediate.dense, units)
     layer.output.dense = prune_linear_layer(layer.output.dense, units, dim=1)
-    export(model, tmp_path / "model.onnx", "bert")
+    export(model, tmp_path / "model.onnx")
     target, _ = pack(model, tmp_path)
     expected = answers(tmp_path / "model.onnx", model)
     assert np.abs(answers(target, model, library) - expected).max() < 1e-5

@@ -15,10 +15,19 @@ from pathlib import Path
 
 import pytest
 
-VENV = Path(__file__).parents[2] / "build" / "service-venv"
+ROOT = Path(__file__).parents[2]
+VENV = ROOT / "build" / "service-venv"
 ABSENT = ("torch", "transformers", "onnx", "sklearn", "pyarrow", "typer")
 
-pytestmark = pytest.mark.skipif(not VENV.is_dir(), reason="`make service-venv` makes it")
+
+def is_current():
+    """Whether the environment was made from the sources as they are now."""
+    sources = [path for package in ("kernels", "models", "service") for path in (ROOT / package).rglob("*.py")]
+    made = VENV / "pyvenv.cfg"
+    return made.is_file() and max(path.stat().st_mtime for path in sources) <= made.stat().st_mtime
+
+
+pytestmark = pytest.mark.skipif(not is_current(), reason="`make service-venv` makes it, from these sources")
 
 
 def run(*arguments, cwd):

@@ -1,0 +1,34 @@
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from exporting import classifier, export
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A random classifier with 80 % zeros in its encoder, and its graph."""
+
+    model: torch.nn.Module
+    path: Path
+    difference: float  # of a logit between the two
+
+
+@pytest.fixture(scope="session")
+def exported_encoder(make_checkpoint, tmp_path_factory):
+    """Return a maker of exported classifiers, one a model type, made once a session."""
+
+    @cache
+    def make(model_type):
+        model = classifier(make_checkpoint(model_type))
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".layer." in name and parameter.ndim == 2:
+                    parameter.mul_(5 * (torch.rand_like(parameter) < 0.2))
+        path = tmp_path_factory.mktemp(model_type) / "model.onnx"
+        return Exported(model, path, export(model, path))
+
+    return make
