@@ -1,11 +1,13 @@
 """Where the sparse runtime's library is, and whether it works on this machine."""
 
 import ctypes
+import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 LIBRARY = Path(__file__).parent / "libsparserve.so"
+ELF_HEADER = struct.Struct("<40xQ10xHH2x")  # offset of the section headers; bytes of one, and how many
 
 
 class LibraryError(RuntimeError):
@@ -26,10 +28,12 @@ def find_library(path: Path = LIBRARY) -> Library:
     """Load the library and ask what it is.
 
     Raises:
-        LibraryError: it was not built, does not load, or `SPARSERVE_ISA` asks for kernels that do not run here.
+        LibraryError: it was not built, is cut short, does not load, or `SPARSERVE_ISA` asks for kernels that do not run here.
     """
     if not path.is_file():
         raise LibraryError("it was not built: install a C++20 compiler and then sparserve again")
+    if not _is_whole(path):
+        raise LibraryError(f"{path.name} is cut short: install sparserve again")
     try:
         library = ctypes.CDLL(str(path))
         library.sparserve_isa.restype = ctypes.c_char_p
@@ -40,6 +44,16 @@ def find_library(path: Path = LIBRARY) -> Library:
     if isa is None:
         raise LibraryError("the environment variable SPARSERVE_ISA asks for kernels that this machine does not run")
     return Library(path, isa.decode(), version)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file reaches to the end that its ELF header tells; to load one that does not kills the process."""
+    with path.open("rb") as file:
+        header = file.read(ELF_HEADER.size)
+    if len(header) < ELF_HEADER.size:
+        return False
+    offset, size, count = ELF_HEADER.unpack(header)
+    return bool(path.stat().st_size >= offset + size * count)
 
 
 STAGES = ("layout", "quantize", "projections", "attention", "attention_output", "norm", "intermediate", "output")

@@ -38,11 +38,21 @@ def test_a_missing_library_says_how_to_build_it(tmp_path):
         find_library(tmp_path / "libsparserve.so")
 
 
-@pytest.mark.parametrize("content", [b"", b"no library at all", b"\x7fELF" + b"\0" * 300])
+@pytest.mark.parametrize("content", [b"no library at all" * 9, b"\x7fELF" + b"\0" * 300])
 def test_a_file_that_is_no_library_is_named(tmp_path, content):
     path = tmp_path / "broken.so"
     path.write_bytes(content)
-    with pytest.raises(LibraryError, match=r"broken\.so does not load"):
+    with pytest.raises(LibraryError, match=r"broken\.so (does not load|is cut short)"):
+        find_library(path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.00001, 0.01, 0.5, 0.9999])
+def test_a_library_that_is_cut_short_is_named_and_not_loaded(sparse_runtime, tmp_path, kept):
+    """The loader would touch pages that are not there, and the process would die of SIGBUS."""
+    whole = sparse_runtime.path.read_bytes()
+    path = tmp_path / "cut.so"
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(LibraryError, match=r"cut\.so is cut short: install sparserve again"):
         find_library(path)
 
 
