@@ -28,7 +28,8 @@ def find_library(path: Path = LIBRARY) -> Library:
     """Load the library and ask what it is.
 
     Raises:
-        LibraryError: it was not built, is cut short, does not load, or `SPARSERVE_ISA` asks for kernels that do not run here.
+        LibraryError: it was not built, is cut short, does not load, or `SPARSERVE_ISA` asks for kernels that do not
+            run here.
     """
     if not path.is_file():
         raise LibraryError("it was not built: install a C++20 compiler and then sparserve again")
