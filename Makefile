@@ -4,6 +4,8 @@
 # make bench   measure the store's bundles again, on this machine
 # make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/kernels.md
 #                      PEERS="openvino=PYTHON deepsparse=PYTHON" adds peers from environments of their own
+# make bench-accuracy   every compression method on GLUE tasks, then docs/results.md; DATA=FOLDER of JSON lines, and
+#                       TASK=mrpc METHOD=sparsebert-best LEVEL="95 %" for a part; hours on two cores, resumable
 # make serve   serve the store
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,8 +17,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 PEERS ?=
+DATA ?= ../shared/data
+SCALE ?= minilm-l6
+TASK ?=
+METHOD ?=
+LEVEL ?=
 
-.PHONY: demo test check bench bench-kernels serve setup service-venv job-venv clean
+.PHONY: demo test check bench bench-kernels bench-accuracy serve setup service-venv job-venv clean
 
 setup: $(INSTALLED)
 
@@ -43,6 +50,13 @@ bench: $(INSTALLED)
 bench-kernels: $(INSTALLED)
 	$(BIN)/python -m benchmarks.kernels $(addprefix --peer ,$(PEERS))
 	$(BIN)/python -m benchmarks.publish_kernels
+
+bench-accuracy: $(INSTALLED)
+	$(BIN)/python -m benchmarks.accuracy --data $(DATA) --scale $(SCALE) \
+	    $(addprefix --task ,$(TASK)) $(addprefix --method ,$(METHOD)) $(if $(LEVEL),--level "$(LEVEL)")
+	$(BIN)/python -m benchmarks.accuracy --data $(DATA) --scale $(SCALE) --latency \
+	    $(addprefix --task ,$(TASK)) $(addprefix --method ,$(METHOD)) $(if $(LEVEL),--level "$(LEVEL)")
+	$(BIN)/python -m benchmarks.publish_accuracy
 
 serve: $(INSTALLED)
 	$(BIN)/sparserve serve --store $(STORE) --port $(PORT)

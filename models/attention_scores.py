@@ -22,10 +22,15 @@ KEY_NAMES = ("key", "k_lin", "k_proj", "k")
 def attention_scores(model: nn.Module, heads: int) -> Iterator[list[torch.Tensor]]:
     """Within the block, the list holds the scores of the latest forward pass, one tensor a layer, with gradients.
 
+    `heads` is that of the configuration, of the network before any squeezing: it says how wide a head is. A layer that
+    has fewer heads gives scores of those.
+
     Raises:
         CheckpointError: a layer has no query and key projections by any known name.
     """
     _, layers = transformer_layers(model)
+    config: Any = model.config
+    head_size = config.hidden_size // heads
     queries: dict[int, torch.Tensor] = {}
     scores: list[torch.Tensor] = []
 
@@ -39,7 +44,7 @@ def attention_scores(model: nn.Module, heads: int) -> Iterator[list[torch.Tensor
 
     def keep_scores(layer: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            query, key = _split_heads(queries.pop(layer), heads), _split_heads(output, heads)
+            query, key = _split_heads(queries.pop(layer), head_size), _split_heads(output, head_size)
             scores.append(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]))
 
         return hook
@@ -65,7 +70,7 @@ def _projection(layer: nn.Module, names: tuple[str, ...]) -> nn.Linear:
     )
 
 
-def _split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
+def _split_heads(projected: torch.Tensor, head_size: int) -> torch.Tensor:
     """[batch, length, heads * d] -> [batch, heads, length, d]."""
-    batch, length, width = projected.shape
-    return projected.view(batch, length, heads, width // heads).transpose(1, 2)
+    batch, length, _ = projected.shape
+    return projected.view(batch, length, -1, head_size).transpose(1, 2)

@@ -1,17 +1,21 @@
 """Checkpoints: where a network's weights come from, checked before anything is built on them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from models.errors import CheckpointError
-from models.files import sha256
+from models.files import faults_explained, sha256
+from models.squeezing import squeeze, structure_of
+from models.structure import STRUCTURE, Structure, load_structure
 
 # Encoders whose pruning, distillation and export are tested; their attention has separate query and key linears.
 ENCODERS = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -89,8 +93,10 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         why = "only pickled weights, which can run code when loaded" if pickled else "no weights"
         raise CheckpointError(f"{folder} has {why}: save it with `save_pretrained`, which writes {WEIGHTS}")
+    load_structure(folder)  # one that is forged is refused before any work
+    others = [path for pattern in (STRUCTURE, "tokenizer.json", "vocab.*") for path in folder.glob(pattern)]
     digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *weights, *folder.glob("tokenizer.json"), *folder.glob("vocab.*")]):
+    for path in sorted([folder / "config.json", *weights, *others]):
         digest.update(f"{path.name} {sha256(path)}\n".encode())
     # A folder's name says more to a reader of the model card than a path of the machine it was made on.
     return Checkpoint(
@@ -102,29 +108,90 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
 
 
 def load_classifier(
-    folder: Path, label_names: Sequence[str], problem_type: str, *, seed: int = 0, attention: str = "sdpa"
+    folder: Path, label_names: Sequence[str], problem_type: str, *, seed: int = 0, attention: str | None = None
 ) -> nn.Module:
-    """Load a checkpoint as a classifier of these labels; a missing or different head is drawn from the seed.
+    """Load a checkpoint, squeezed or not, as a classifier of these labels, in eval mode.
+
+    A missing or different head is drawn from the seed. `attention` is the implementation by transformers' name; None is
+    the fastest that the architecture has.
 
     Raises:
-        CheckpointError: the weights do not fit the configuration.
+        CheckpointError: the weights do not fit the configuration, or the structure of a squeezed network.
     """
     torch.manual_seed(seed)
+    labels = {
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+        "problem_type": problem_type,
+    }
     try:
-        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=len(label_names),
-            id2label=dict(enumerate(label_names)),
-            label2id={name: index for index, name in enumerate(label_names)},
-            problem_type=problem_type,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            dtype=torch.float32,
-            attn_implementation=attention,
-        )
+        structure = load_structure(folder)
+        if structure is None:
+            return _load_whole(folder, labels, attention)
+        return _load_squeezed(folder, structure, labels, attention)
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers and safetensors raise many kinds
         raise CheckpointError(f"{folder} cannot be loaded as a classifier: {error}") from error
-    return model
+
+
+def save_classifier(model: nn.Module, folder: Path) -> None:
+    """Write configuration, weights and, of a squeezed network, the structure, as `load_classifier` reads them.
+
+    Raises:
+        EnvironmentFault: the disk is full or the folder cannot be written.
+    """
+    with faults_explained(folder):
+        (folder / STRUCTURE).unlink(missing_ok=True)
+        model.save_pretrained(folder)  # type: ignore[operator]
+    structure = structure_of(model)
+    if structure is not None:
+        structure.save(folder)
+
+
+def _load_whole(folder: Path, labels: dict[str, Any], attention: str | None) -> nn.Module:
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        **labels,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        output_loading_info=True,
+    )
+    # transformers draws at random whatever does not fit: right for a head, ruin for an encoder.
+    _refuse_drawn(folder, model, (name for name, *_ in report["mismatched_keys"]), "have another shape")
+    _refuse_drawn(folder, model, (name for name in report["missing_keys"] if ".pooler." not in name), "are missing")
+    loaded: nn.Module = model
+    return loaded
+
+
+def _refuse_drawn(folder: Path, model: nn.Module, names: Iterable[str], what: str) -> None:
+    drawn = sorted(name for name in names if name.startswith(f"{model.base_model_prefix}."))
+    if drawn:
+        raise CheckpointError(
+            f"{folder}: {len(drawn)} of the encoder's weights {what} in {WEIGHTS}, first {drawn[0]}: they do not fit "
+            f"config.json, or the {STRUCTURE} that a squeezed network is saved with is gone; save the network again"
+        )
+
+
+def _load_squeezed(folder: Path, structure: Structure, labels: dict[str, Any], attention: str | None) -> nn.Module:
+    # The configuration is the whole network's; transformers knows of no layers of uneven width.
+    config = AutoConfig.from_pretrained(folder, **labels)
+    model: nn.Module = AutoModelForSequenceClassification.from_config(
+        config, dtype=torch.float32, attn_implementation=attention
+    )
+    squeeze(model, structure)
+    weights, own = load_file(folder / WEIGHTS), model.state_dict()
+    saved_labels = AutoConfig.from_pretrained(folder).num_labels
+    for name, drawn in own.items():
+        saved = weights.get(name)
+        if name.startswith(f"{model.base_model_prefix}.") or saved is None or saved.shape == drawn.shape:
+            continue
+        if (saved.shape[0], drawn.shape[0]) == (saved_labels, config.num_labels) and saved.shape[1:] == drawn.shape[1:]:
+            weights[name] = drawn
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def _from_hub(source: str) -> Path:
@@ -133,6 +200,7 @@ def _from_hub(source: str) -> Path:
 
     wanted = [
         "config.json",
+        STRUCTURE,
         "*.safetensors",
         "tokenizer*",
         "vocab*",

@@ -71,6 +71,14 @@ def compress(
     set_field: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe's field: student.epochs=2. May be repeated.")
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Search for latency<=3ms@1x64, size<=6MB or accuracy_drop<=1.0. May be repeated."),
+    ] = None,
+    search_recipes: Annotated[
+        str | None, typer.Option(help="Other recipes to search, such as demo,distilbert.")
+    ] = None,
+    search_levels: Annotated[str | None, typer.Option(help="Levels of RECIPE to search, such as 0.8,0.9.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text. Default: guessed, and said.")] = None,
     text_pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
@@ -111,6 +119,15 @@ def compress(
             store=store,
             work=work or store / ".work",
         )
+        if target or search_recipes is not None or search_levels is not None:
+            from models.search.session import SearchOptions, prepare_search, run_search
+
+            search = prepare_search(options, SearchOptions(target or [], search_recipes, search_levels), reporter)
+            if dry_run:
+                search.print_plan(reporter)
+            else:
+                run_search(search, reporter, None if json_lines else wide_console())
+            return
         run = prepare(options, reporter)
         if dry_run:
             run.print_plan(reporter)

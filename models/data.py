@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -85,6 +86,11 @@ class Dataset:
     summary: DataSummary
 
     @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.problem_type == "multi_label_classification"
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the content: labels and every row of every split, in order."""
         digest = hashlib.sha256(json.dumps([self.problem_type, self.label_names]).encode())

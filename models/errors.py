@@ -9,7 +9,8 @@
     ├── StoreError                3   a store that lacks what was asked for
     ├── EnvironmentFault          4   disk full, folder not writable, an optional package missing
     ├── TrainingError             5   training that cannot go on (a loss that is not a number)
-    └── ParityError               6   an exported graph that does not compute what the model computes
+    ├── ParityError               6   an exported graph that does not compute what the model computes
+    └── TargetError               7   a search of which no trial meets its targets
 
 Every message names the thing that is wrong and the way out of it.
 """
@@ -67,3 +68,9 @@ class ParityError(SparserveError):
     """An exported graph whose answers differ from the model's by more than the tolerance."""
 
     exit_code = 6
+
+
+class TargetError(SparserveError):
+    """A search of which no trial meets its targets."""
+
+    exit_code = 7

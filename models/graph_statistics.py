@@ -33,8 +33,12 @@ PARAMETER_BITS: Final[Mapping[int, Bits]] = {
 UNSTRUCTURED_FROM: Final = 0.25
 # A numbered layer of the encoder, whatever the architecture calls its stack.
 _IN_LAYER: Final = re.compile(r"(?:^|[._])(?:layers?|h|blocks?)\.\d+\.")
+# The layers' query matrices, [in, out] in the graph.
+_QUERY: Final = re.compile(_IN_LAYER.pattern + r"(?:.+\.)?(?:query|q_lin|q)\.weight$")
+_CONVERSIONS: Final = frozenset({"Cast", "Mul"})
 _MATRIX_PRODUCTS: Final = frozenset({"MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul", "QGemm"})
 _QUANTIZED, _ZERO_POINT = "_quantized", "_zero_point"
+_NIBBLES: Final = "_nibbles"  # 4-bit codes around 8, two a byte, first dimension first
 _CHUNK_BYTES: Final = 1 << 20
 
 
@@ -42,8 +46,9 @@ def sparsity(model_path: Path) -> Sparsity:
     """Nonzeros of every tensor of parameters that an ONNX file stores.
 
     Names are torch's parameter names, also for int8 tensors (stored as `<name>_quantized`, a code counts as zero where
-    it equals its zero point), so that the tensors of all variants line up. Matrices may be stored transposed. Scales of
-    quantised tensors count as parameters of the whole model; zero points, scalars, shapes and positions do not.
+    it equals its zero point) and tables of 4 bits (`<name>_nibbles`), so that the tensors of all variants line up.
+    Matrices may be stored transposed. Scales of quantised tensors count as parameters of the whole model; zero points,
+    scalars, shapes and positions do not.
 
     Raises:
         BundleError: the file is not an ONNX graph.
@@ -53,7 +58,7 @@ def sparsity(model_path: Path) -> Sparsity:
     except Exception as error:  # protobuf raises its own kinds
         raise BundleError(f"{model_path} is not an ONNX graph: {error}") from error
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    uses = _uses(graph.node)
+    uses = _uses(graph.node, stored)
     tensors = tuple(
         _tensor(tensor, uses[name], stored.get(_parameter_name(name) + _ZERO_POINT))
         for name, tensor in sorted(stored.items())
@@ -71,11 +76,13 @@ def flops(sparsity: Sparsity, *, layers: int, hidden: int, length: int = 128) ->
     """Operations (2 per multiply-add) of one sequence of `length` tokens L.
 
     A linear [K, N] of the encoder costs 2 K N L, or 2 nonzero L with the stored zeros left out; pooler and classifier
-    see one token, a projection of the embeddings all of them. Attention costs 4 L^2 `hidden` a layer: 2 L^2 H for
-    queries times keys and 2 L^2 H for weights times values. Biases, normalisation, activations, softmax and look-ups
-    (together under 1 % in BERT-base) are not counted.
+    see one token, a projection of the embeddings all of them. Attention costs 4 L^2 W a layer: 2 L^2 W for queries
+    times keys and 2 L^2 W for weights times values, where W is the width of the layer's query matrix, so that heads
+    which were squeezed out cost nothing, or `hidden` for those of the `layers` whose query matrix has no known name.
+    Biases, normalisation, activations, softmax and look-ups (together under 1 % in BERT-base) are not counted.
     """
-    dense = effective = layers * 4 * length**2 * hidden
+    widths = [tensor.shape[1] for tensor in sparsity.tensors if len(tensor.shape) == 2 and _QUERY.search(tensor.name)]
+    dense = effective = 4 * length**2 * (sum(widths) + max(layers - len(widths), 0) * hidden)
     for tensor in sparsity.tensors:
         if tensor.group not in ("encoder_linear", "other_linear"):
             continue
@@ -97,19 +104,30 @@ def sizes(model_path: Path) -> Sizes:
     return Sizes(onnx=raw, onnx_zipped=zipped + len(deflate.flush()))
 
 
-def _uses(nodes: Iterable[Any]) -> dict[str, set[str]]:
-    """By tensor, the operators that take it; "Gather" only where it is the table that is looked up."""
-    uses: dict[str, set[str]] = defaultdict(set)
+def _uses(nodes: Iterable[Any], constants: Iterable[str]) -> dict[str, set[str]]:
+    """By tensor, the operators that take it; "Gather" only where it is the table that is looked up.
+
+    Codes that are converted before any input comes in have the uses of the weight that they become.
+    """
+    nodes, computed = list(nodes), set(constants)
     for node in nodes:
+        if node.op_type in _CONVERSIONS and computed.issuperset(node.input):
+            computed.update(node.output)
+    uses: dict[str, set[str]] = defaultdict(set)
+    for node in reversed(nodes):
         for position, name in enumerate(node.input):
-            if node.op_type != "Gather" or position == 0:
+            if computed.issuperset(node.output):
+                uses[name] |= uses[node.output[0]]
+            elif node.op_type != "Gather" or position == 0:
                 uses[name].add(node.op_type)
     return uses
 
 
 def _tensor(tensor: Any, uses: set[str], zero_point: Any | None) -> TensorSparsity:
     values = numpy_helper.to_array(tensor)
-    quantized = tensor.name.endswith(_QUANTIZED)
+    quantized, nibbles = tensor.name.endswith(_QUANTIZED), tensor.name.endswith(_NIBBLES)
+    if nibbles:
+        values = np.concatenate([values & 15, values >> 4], axis=-1).astype(np.int8).reshape(len(values), -1) - 8
     zero = _zeros_code(zero_point, values.shape) if quantized and zero_point is not None else np.zeros(1)
     nonzero = int(np.count_nonzero(values != zero.astype(values.dtype)))
     name = _parameter_name(tensor.name)
@@ -119,7 +137,7 @@ def _tensor(tensor: Any, uses: set[str], zero_point: Any | None) -> TensorSparsi
         shape=tuple(values.shape),
         nonzero=nonzero,
         pattern="unstructured" if pruned else "dense",
-        bits=PARAMETER_BITS[tensor.data_type],
+        bits=4 if nibbles else PARAMETER_BITS[tensor.data_type],
         group=_group(name, values.ndim, uses),
     )
 
@@ -147,7 +165,7 @@ def _group(name: str, dimensions: int, uses: set[str]) -> Group:
 
 
 def _parameter_name(stored: str) -> str:
-    return stored.removesuffix(_QUANTIZED)
+    return stored.removesuffix(_QUANTIZED).removesuffix(_NIBBLES)
 
 
 def _density(tensors: Iterable[TensorSparsity]) -> Density:

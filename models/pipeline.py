@@ -11,13 +11,15 @@ import numpy as np
 
 from models import steps
 from models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
-from models.checkpoint import Checkpoint, resolve_checkpoint
+from models.checkpoint import Checkpoint
 from models.manifest import Measurement
 from models.measurement import Arm, measure
+from models.networks import train_networks
 from models.plan import DENSE, INT8, Job, Plan
 from models.progress import Reporter
 from models.publishing import publish
 from models.quantization import quantize
+from models.recipe import Embeddings
 from models.report import write_report
 from models.report_schema import Report
 from models.runtime import sparse_library
@@ -32,68 +34,9 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
     job, recipe = plan.job, plan.job.recipe
     advance = reporter.advance
 
-    teacher = job.teacher
-    if plan.teacher is not None:
-        folder = workspace.run(
-            plan.teacher,
-            lambda f: steps.train_teacher(
-                f,
-                checkpoint=job.checkpoint,
-                dataset=job.dataset,
-                training=recipe.teacher,
-                max_length=recipe.max_length,
-                seed=job.seed,
-                progress=advance,
-            ),
-            reporter,
-        )
-        teacher = resolve_checkpoint(str(folder), name=job.checkpoint.name)
-    assert teacher is not None
-    fine_tuned = teacher
-
-    cache: Path | None = None
-    if plan.teacher_outputs is not None and recipe.distillation is not None and not workspace.has(plan.student):
-        wanted = steps.outputs_wanted(recipe.distillation)
-        cache = workspace.run(
-            plan.teacher_outputs,
-            lambda f: steps.cache_teacher(
-                f,
-                teacher=fine_tuned,
-                dataset=job.dataset,
-                max_length=recipe.max_length,
-                wanted=wanted,
-                progress=advance,
-            ),
-            reporter,
-        )
-    student_folder = workspace.run(
-        plan.student,
-        lambda f: steps.train_student(
-            f,
-            recipe=recipe,
-            checkpoint=job.checkpoint,
-            teacher=fine_tuned,
-            teacher_cache=cache,
-            dataset=job.dataset,
-            seed=job.seed,
-            progress=advance,
-        ),
-        reporter,
-    )
-    student = resolve_checkpoint(str(student_folder), name=job.checkpoint.name)
-
+    fine_tuned, student = train_networks(plan, workspace, reporter)
     sources = {DENSE: fine_tuned, recipe.variant_name: student}
-    graphs: dict[str, Path] = {}
-    for variant, step in plan.exports.items():
-        build = _export_builder(variant, sources, graphs, job)
-        graphs[variant] = workspace.run(step, build, reporter) / MODEL
-    packed: dict[str, Path] = {}
-    for variant, step in plan.packs.items():
-        folder = workspace.run(step, _pack_builder(variant, sources, graphs, job), reporter)
-        if (folder / SPARSE_MODEL).is_file():
-            packed[variant] = folder
-        else:
-            reporter.say(f"{variant} has no {SPARSE_MODEL}: {(folder / steps.NOT_PACKED).read_text().strip()}")
+    graphs, packed = build_graphs(plan, sources, workspace, reporter)
     runnable = {variant: packed[variant] / SPARSE_MODEL for variant in plan.sparse_predictions if variant in packed}
     if packed and not runnable:
         reporter.say("the sparse runtime is not available here: its files are made, but not evaluated or measured")
@@ -133,6 +76,25 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
     return write_report(store, job.task)
 
 
+def build_graphs(
+    plan: Plan, sources: dict[str, Checkpoint], workspace: Workspace, reporter: Reporter
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Export, quantise and pack the networks: the graph of every variant, and the folder of each that was packed."""
+    job = plan.job
+    graphs: dict[str, Path] = {}
+    for variant, step in plan.exports.items():
+        build = _export_builder(variant, sources, graphs, job)
+        graphs[variant] = workspace.run(step, build, reporter) / MODEL
+    packed: dict[str, Path] = {}
+    for variant, step in plan.packs.items():
+        folder = workspace.run(step, _pack_builder(variant, sources, graphs, job), reporter)
+        if (folder / SPARSE_MODEL).is_file():
+            packed[variant] = folder
+        else:
+            reporter.say(f"{variant} has no {SPARSE_MODEL}: {(folder / steps.NOT_PACKED).read_text().strip()}")
+    return graphs, packed
+
+
 def _export_builder(
     variant: str, sources: dict[str, Checkpoint], graphs: dict[str, Path], job: Job
 ) -> Callable[[Path], None]:
@@ -140,6 +102,15 @@ def _export_builder(
         path = folder / MODEL
         if variant in sources:
             steps.export_checkpoint(path, checkpoint=sources[variant], dataset=job.dataset, recipe=job.recipe)
+            embeddings = job.recipe.embeddings
+            if variant != DENSE and embeddings != Embeddings():
+                steps.shrink_tables(
+                    path,
+                    embeddings=embeddings,
+                    checkpoint=sources[variant],
+                    dataset=job.dataset,
+                    max_length=job.recipe.max_length,
+                )
         else:
             quantize(graphs[variant.removesuffix(INT8)], path, job.recipe.quantization)
         steps.stamp(path, variant, "fp32" if variant in sources else "int8")

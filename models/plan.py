@@ -12,15 +12,19 @@ from models.data import Dataset
 from models.errors import CheckpointError, RecipeError
 from models.files import sha256
 from models.machine import describe_machine
-from models.recipe import Recipe
+from models.pruning.protocol import make_method
+from models.pruning.unit_methods import make_unit_method
+from models.recipe import Distillation, Embeddings, Recipe
 from models.runtime import available_cpus
+from models.small_students import check_shape
 from models.sparse_graph import IR_VERSION, OPSET
-from models.steps import outputs_wanted
+from models.students import outputs_wanted
 from models.teacher_outputs import cache_bytes
 from models.tokens import tokenize
 from models.workspace import Step
 
 DENSE, INT8 = "dense", "-int8"
+SHAPE = ("layers", "hidden_size", "intermediate_size", "heads")
 POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
@@ -51,11 +55,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a job, each depending on those before it; `teacher` is absent where a fine-tuned one is given."""
+    """The steps of a job, each depending on those before it; absent are those that the recipe does not ask for.
+
+    `teacher` is absent where a fine-tuned one is given.
+    """
 
     job: Job
     teacher: Step | None
+    augmentation: Step | None
     teacher_outputs: Step | None
+    squeeze: Step | None
     student: Step
     exports: dict[str, Step]
     packs: dict[str, Step]
@@ -66,7 +75,7 @@ class Plan:
     @property
     def steps(self) -> list[Step]:
         """Every step, in order."""
-        training = [self.teacher, self.teacher_outputs, self.student]
+        training = [self.teacher, self.augmentation, self.teacher_outputs, self.squeeze, self.student]
         return [
             *(step for step in training if step is not None),
             *self.exports.values(),
@@ -89,19 +98,33 @@ def make_plan(job: Job) -> Plan:
         teacher = Step("teacher", inputs)
         teacher_key = teacher.key
 
+    augmentation: Step | None = None
+    rows = common
+    if recipe.augmentation is not None:
+        augmented = {"data": job.dataset.digest, "checkpoint": job.checkpoint.digest, "seed": seed}
+        augmentation = Step("augmentation", {**augmented, "augmentation": recipe.augmentation, "libraries": libraries})
+        rows = {**common, "data": augmentation.key}
+
+    learns = recipe.distillation is not None and recipe.student.epochs > 0
     outputs: Step | None = None
-    if recipe.distillation is not None and _cache_fits(job):
+    if learns and recipe.distillation is not None and _cache_fits(job, recipe.distillation):
         wanted = outputs_wanted(recipe.distillation)
         needed = {"hidden": wanted.hidden, "attention": wanted.attention}
-        outputs = Step("teacher outputs", {**common, "teacher": teacher_key, "wanted": needed})
+        outputs = Step("teacher outputs", {**rows, "teacher": teacher_key, "wanted": needed})
 
+    shape = {name: getattr(recipe.student, name) for name in SHAPE}
+    start = teacher_key if recipe.student.start == "teacher" else job.checkpoint.digest
+    squeeze: Step | None = None
+    if recipe.squeeze is not None:
+        squeeze = Step("squeeze", {**common, "start": start, "shape": shape, "squeeze": recipe.squeeze})
+        start = squeeze.key
     distillation = recipe.distillation.model_dump(mode="json", exclude={"cache_bytes"}) if recipe.distillation else None
     student = Step(
         "student",
         {
-            **common,
-            "checkpoint": job.checkpoint.digest,
-            "teacher": teacher_key if recipe.distillation or recipe.student.start == "teacher" else None,
+            **rows,
+            "start": start,
+            "teacher": teacher_key if learns else None,
             "training": recipe.student,
             "pruning": recipe.pruning,
             "distillation": distillation,
@@ -111,6 +134,8 @@ def make_plan(job: Job) -> Plan:
     exports = {}
     for variant, source in sources.items():
         inputs = {"source": source, "variant": variant, "export": recipe.export, **common}
+        if variant != DENSE and recipe.embeddings != Embeddings():
+            inputs["embeddings"] = recipe.embeddings
         exports[variant] = Step(f"export {variant}", inputs)
         if variant == DENSE or recipe.quantization.enabled:
             int8 = {"graph": exports[variant].key, "quantization": recipe.quantization}
@@ -150,7 +175,19 @@ def make_plan(job: Job) -> Plan:
             "machine": machine,
         },
     )
-    return Plan(job, teacher, outputs, student, exports, packs, predictions, sparse_predictions, measurement)
+    return Plan(
+        job,
+        teacher,
+        augmentation,
+        outputs,
+        squeeze,
+        student,
+        exports,
+        packs,
+        predictions,
+        sparse_predictions,
+        measurement,
+    )
 
 
 def _packer(values: Values) -> dict[str, Any]:
@@ -187,10 +224,10 @@ def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
 
 
 def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> None:
-    """See that the recipe can be carried out on these networks.
+    """See that the recipe can be carried out on these networks, before anything is run.
 
     Raises:
-        RecipeError: the recipe's texts are longer than the checkpoint's positions.
+        RecipeError: texts are longer than the checkpoint's positions, or a method, option or loss does not fit.
         CheckpointError: the teacher cannot teach this student: another tokenizer, or other shapes to imitate.
     """
     config: Any = checkpoint.config
@@ -202,6 +239,7 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
             f"max_length is {recipe.max_length} tokens, but {checkpoint.name} has positions for {longest}: "
             f"add --set max_length={longest}, or less"
         )
+    check_methods(recipe, config)
     if teacher is None or recipe.distillation is None:
         return
     if teacher.tokenizer().get_vocab() != checkpoint.tokenizer().get_vocab():
@@ -209,28 +247,49 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
             f"the teacher {teacher.name} and the student {checkpoint.name} have different vocabularies: "
             "the student cannot imitate it; give a teacher that was fine-tuned from the same checkpoint"
         )
-    wanted, other = outputs_wanted(recipe.distillation), teacher.config
+    other = teacher.config
     for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
-        if (wanted.hidden or wanted.attention) and getattr(config, name) != getattr(other, name):
+        imitates = outputs_wanted(recipe.distillation)
+        if (imitates.hidden or imitates.attention) and getattr(config, name) != getattr(other, name):
             raise CheckpointError(
                 f"the teacher {teacher.name} has {name} {getattr(other, name)}, the student {checkpoint.name} "
-                f"{getattr(config, name)}: set distillation.hidden and distillation.attention to 0"
+                f"{getattr(config, name)}: set distillation.hidden, distillation.attention and distillation.cosine to 0"
             )
 
 
-def _cache_fits(job: Job) -> bool:
-    assert job.recipe.distillation is not None
+def check_methods(recipe: Recipe, config: Any) -> None:
+    """See that the recipe's methods exist, have its options, and that its losses fit what it makes of the network.
+
+    Raises:
+        RecipeError: what does not fit, and the way out.
+    """
+    check_shape(config, recipe.student)
+    if recipe.pruning is not None:
+        make_method(recipe.pruning)
+    fewer_heads = recipe.student.heads not in (None, config.num_attention_heads)
+    if recipe.squeeze is not None:
+        make_unit_method(recipe.squeeze)
+        fewer_heads |= recipe.squeeze.flops is not None or recipe.squeeze.heads < 1
+    if fewer_heads and recipe.student.epochs and recipe.distillation is not None and recipe.distillation.attention:
+        raise RecipeError(
+            "a student with fewer heads than its teacher has no attention scores to compare: "
+            "set distillation.attention to 0, or keep all heads"
+        )
+
+
+def _cache_fits(job: Job, distillation: Distillation) -> bool:
     config: Any = job.checkpoint.config
     tokenizer = job.checkpoint.tokenizer()
     rows = tokenize(job.dataset.train, tokenizer, job.recipe.max_length, multi_label=job.multi_label)
     needed = cache_bytes(
         rows,
-        outputs_wanted(job.recipe.distillation),
+        outputs_wanted(distillation),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
     )
-    return needed <= job.recipe.distillation.cache_bytes
+    augmentation = job.recipe.augmentation
+    return needed * (1 + (augmentation.variants if augmentation else 0)) <= distillation.cache_bytes
 
 
 def library_versions() -> dict[str, str]:

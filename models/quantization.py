@@ -1,19 +1,28 @@
-"""Int8: linears by onnxruntime's dynamic quantiser, per channel; embedding tables with one scale a row.
+"""Weights in 8 bits: linears by onnxruntime's dynamic quantiser, per channel; embeddings by row, or tokens' in 4 bits.
 
 Activations are quantised at run time, a scale a tensor. Stored zeros stay exact zeros, so sparsity survives.
 """
 
 import logging
+import math
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from models.embeddings import BASIS, replace_node, token_lookup
+from models.errors import CheckpointError
 from models.recipe import Quantization
+
+Bits = Literal[4, 8]
+LARGEST_BLOCK: Final = 32  # entries that share a scale at 4 bits
+SMALLEST_BLOCK: Final = 16
 
 
 def quantize(source: Path, target: Path, quantization: Quantization) -> None:
@@ -37,54 +46,155 @@ def quantize(source: Path, target: Path, quantization: Quantization) -> None:
             per_channel=True,
             reduce_range=quantization.reduce_range,
             weight_type=QuantType.QInt8,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            # The columns of a factorised table have sizes too unlike for one scale.
+            nodes_to_exclude=[node.name for node in graph.graph.node if any(i.endswith(BASIS) for i in node.input)],
+            extra_options={"DefaultTensorType": TensorProto.FLOAT},
         )
         logging.disable(logging.NOTSET)
 
 
-def quantize_embeddings(graph: onnx.ModelProto) -> None:
-    """Replace every float table that is only looked up by int8 rows and a float scale a row, in place.
+def quantize_embeddings(graph: onnx.ModelProto, *, token_bits: Bits = 8) -> None:
+    """Replace every float table that is only looked up by codes and their scales, in place.
 
-    `Gather(W, ids)` becomes `Cast(Gather(W_quantized, ids)) * Gather(W_scale, ids)`. Rows are symmetric, so an entry
-    is off by at most half of its row's scale, max|row| / 127.
+    At 8 bits, `Gather(W, ids)` becomes `Cast(Gather(W_quantized, ids)) * Gather(W_scale, ids)`. Rows are symmetric, so
+    an entry is off by at most half of its row's scale, max|row| / 127. With `token_bits` 4, the token table takes two
+    codes a byte, see `quantize_blocks`, unless blocks of 16 do not divide its width. The basis of a factorised table
+    takes 8 bits as in `quantize_weights`.
     """
-    tables = {t.name: t for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2}
+    tables = {t.name: t for t in graph.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
     lookups = [n for n in graph.graph.node if n.op_type == "Gather" and n.input[0] in tables and _axis(n) == 0]
     users: dict[str, int] = {}
     for node in graph.graph.node:
         for name in node.input:
             users[name] = users.get(name, 0) + 1
+    in_four_bits = _token_table(graph.graph) if token_bits == 4 else None
     replaced: set[str] = set()
     for node in lookups:
         table = tables[node.input[0]]
         if users[table.name] != sum(lookup.input[0] == table.name for lookup in lookups):
             continue
-        name, ids, output = table.name, node.input[1], node.output[0]
-        if name not in replaced:
-            values, scales = quantize_rows(numpy_helper.to_array(table))
-            graph.graph.initializer.append(numpy_helper.from_array(values, f"{name}_quantized"))
-            graph.graph.initializer.append(numpy_helper.from_array(scales[:, None], f"{name}_scale"))
-            replaced.add(name)
-        rows, scale, real = f"{output}_rows", f"{output}_scale", f"{output}_real"
-        nodes = [
-            helper.make_node("Gather", [f"{name}_quantized", ids], [rows], name=f"{output}/rows", axis=0),
-            helper.make_node("Gather", [f"{name}_scale", ids], [scale], name=f"{output}/scale", axis=0),
-            helper.make_node("Cast", [rows], [real], name=f"{output}/cast", to=onnx.TensorProto.FLOAT),
-            helper.make_node("Mul", [real, scale], [output], name=f"{output}/dequantize"),
-        ]
-        position = list(graph.graph.node).index(node)
-        graph.graph.node.remove(node)
-        for offset, new in enumerate(nodes):
-            graph.graph.node.insert(position + offset, new)
+        small = table.name == in_four_bits and math.gcd(table.dims[1], LARGEST_BLOCK) >= SMALLEST_BLOCK
+        if table.name not in replaced:
+            graph.graph.initializer.extend(_nibbles(table) if small else _codes(table))
+            replaced.add(table.name)
+        replace_node(graph.graph, node, _look_up_nibbles(node) if small else _look_up_codes(node))
     for name in replaced:
         graph.graph.initializer.remove(tables[name])
+    quantize_weights(graph, ending=BASIS)
 
 
-def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantize_weights(graph: onnx.ModelProto, *, ending: str = "") -> None:
+    """Store the float weights of linears as int8 codes and a scale an output, in place; arithmetic stays float32.
+
+    onnxruntime multiplies the codes once, when it loads the graph: the file becomes smaller, not the memory. Meant for
+    the few linears that a packed encoder leaves, of which only those whose weights' names have this `ending` are taken.
+    """
+    weights = {t.name: t for t in graph.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
+    for node in [node for node in graph.graph.node if node.op_type in ("MatMul", "Gemm")]:
+        name = node.input[1]
+        if name not in weights or not name.endswith(ending):
+            continue
+        weight = weights.pop(name)
+        outputs_first = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        values = numpy_helper.to_array(weight)
+        codes, scales = quantize_rows(values if outputs_first else values.T)
+        codes, scales = (codes, scales[:, None]) if outputs_first else (codes.T, scales[None])
+        graph.graph.initializer.remove(weight)
+        graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(codes), f"{name}_quantized"))
+        graph.graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scale"))
+        real = f"{name}_real"
+        made = [
+            helper.make_node("Cast", [f"{name}_quantized"], [real], name=f"{name}/cast", to=TensorProto.FLOAT),
+            helper.make_node("Mul", [real, f"{name}_scale"], [name], name=f"{name}/dequantize"),
+        ]
+        first = next(other for other in graph.graph.node if name in other.input)
+        replace_node(graph.graph, first, [*made, first])
+
+
+def quantize_rows(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Rows [n, width] float32 -> int8 [n, width] and scales [n] float32; a row of zeros has the scale 1."""
     scales = np.abs(table).max(axis=1) / np.float32(127)
     scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
     return np.rint(table / scales[:, None]).astype(np.int8), scales
+
+
+def quantize_blocks(
+    table: npt.NDArray[np.float32], block: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
+    """Rows [n, width] float32 -> 4-bit codes [n, width / block, block / 2] and scales [n, width / block, 1] float16.
+
+    The low halves of a block's bytes are the codes of its first entries, the high halves those of the others. An entry
+    is (code - 8) * scale. A scale has the sign that gives the block's largest entry the code 0, as -8 has no
+    counterpart 8: an entry is off by about half a scale, max|block| / 8, at most by a whole one.
+    """
+    blocks = table.reshape(len(table), -1, block)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2, keepdims=True), axis=2)
+    scales = (largest / np.float32(-8)).astype(np.float16)
+    scales[scales == 0] = 1
+    codes = (np.rint(blocks / scales.astype(np.float32)).clip(-8, 7) + 8).astype(np.uint8)
+    low, high = np.split(codes, 2, axis=2)
+    return np.bitwise_or(low, np.left_shift(high, 4), dtype=np.uint8), scales
+
+
+def _token_table(graph: onnx.GraphProto) -> str | None:
+    try:
+        return str(token_lookup(graph).input[0])
+    except CheckpointError:
+        return None
+
+
+def _codes(table: TensorProto) -> list[TensorProto]:
+    values, scales = quantize_rows(numpy_helper.to_array(table))
+    return [
+        numpy_helper.from_array(values, f"{table.name}_quantized"),
+        numpy_helper.from_array(scales[:, None], f"{table.name}_scale"),
+    ]
+
+
+def _look_up_codes(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    name, ids, output = node.input[0], node.input[1], node.output[0]
+    rows, scale, real = f"{output}_rows", f"{output}_row_scale", f"{output}_real"
+    return [
+        helper.make_node("Gather", [f"{name}_quantized", ids], [rows], name=f"{output}/rows", axis=0),
+        helper.make_node("Gather", [f"{name}_scale", ids], [scale], name=f"{output}/scale", axis=0),
+        helper.make_node("Cast", [rows], [real], name=f"{output}/cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [real, scale], [output], name=f"{output}/dequantize"),
+    ]
+
+
+def _nibbles(table: TensorProto) -> list[TensorProto]:
+    nibbles, scales = quantize_blocks(numpy_helper.to_array(table), math.gcd(table.dims[1], LARGEST_BLOCK))
+    constants = {
+        "nibbles": nibbles,
+        "scale": scales,
+        "four": np.array(4, np.uint8),
+        "eight": np.array(8, np.float32),
+        "joined": np.array([0, 0, -1]),
+    }
+    return [numpy_helper.from_array(values, f"{table.name}_{part}") for part, values in constants.items()]
+
+
+def _look_up_nibbles(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The nodes that give rows [batch, length, width] from two codes a byte."""
+    name, ids, output = node.input[0], node.input[1], node.output[0]
+    steps: list[tuple[str, list[str], str, dict[str, str | int]]] = [
+        ("Gather", [f"{name}_nibbles", ids], "bytes", {"axis": 0}),
+        ("Gather", [f"{name}_scale", ids], "halves", {"axis": 0}),
+        ("BitShift", [f"{output}_bytes", f"{name}_four"], "shifted", {"direction": "LEFT"}),
+        ("BitShift", [f"{output}_shifted", f"{name}_four"], "low", {"direction": "RIGHT"}),
+        ("BitShift", [f"{output}_bytes", f"{name}_four"], "high", {"direction": "RIGHT"}),
+        ("Concat", [f"{output}_low", f"{output}_high"], "codes", {"axis": -1}),
+        ("Cast", [f"{output}_codes"], "real", {"to": TensorProto.FLOAT}),
+        ("Sub", [f"{output}_real", f"{name}_eight"], "signed", {}),
+        ("Cast", [f"{output}_halves"], "scales", {"to": TensorProto.FLOAT}),
+        ("Mul", [f"{output}_signed", f"{output}_scales"], "blocks", {}),
+    ]
+    nodes = [
+        helper.make_node(operator, inputs, [f"{output}_{made}"], name=f"{output}/{made}", **attributes)
+        for operator, inputs, made, attributes in steps
+    ]
+    nodes.append(helper.make_node("Reshape", [f"{output}_blocks", f"{name}_joined"], [output], name=f"{output}/joined"))
+    return nodes
 
 
 def _axis(node: onnx.NodeProto) -> int:

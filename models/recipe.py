@@ -47,18 +47,23 @@ class Training(Section):
 
 
 class Pruning(Section):
-    """What is set to zero, by which score and when (methods: `models/pruning/`)."""
+    """Which weights are set to zero, by which score and when (methods: `models/pruning/`)."""
 
-    method: Literal["magnitude"] = Field("magnitude", description="how a weight's importance is scored")
+    method: str = Field("magnitude", description="how a weight's importance is scored: a name of `pruning.METHODS`")
+    options: Mapping[str, float | int | bool] = Field({}, description="the method's own settings, by their names")
     sparsity: Sparsity = Field(0.9, description="final fraction of zeros in the encoder's linears")
     initial_sparsity: Sparsity = Field(0.0, description="fraction of zeros at the first update")
     allocation: Literal["uniform", "global"] = Field("uniform", description="same sparsity a matrix, or one ranking")
+    block: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+        (1, 1), description="rows and columns [out, in] of the blocks that become zero as one"
+    )
     schedule: Literal["cubic", "linear", "constant"] = "cubic"
     begin: Fraction = Field(0.0, description="fraction of the steps at which pruning begins")
     end: Fraction = Field(
         0.7, description="fraction of the steps at which the final sparsity is reached; then recovery"
     )
     updates: int = Field(100, ge=1, description="mask updates between begin and end")
+    calibration: int = Field(2048, ge=1, description="training rows that gradients come from where student.epochs is 0")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -69,6 +74,37 @@ class Pruning(Section):
         return self
 
 
+class Squeeze(Section):
+    """Which whole units leave the network, so that its matrices become smaller and stay dense."""
+
+    method: str = Field("mutual-information", description="how units are chosen: a name of `pruning.UNIT_METHODS`")
+    options: Mapping[str, float | int | bool] = Field({}, description="the method's own settings, by their names")
+    heads: Fraction = Field(1.0, gt=0, description="fraction of the attention heads that stays")
+    units: Fraction = Field(1.0, gt=0, description="fraction of the feed-forward units that stays")
+    hidden: Fraction = Field(1.0, gt=0, description="fraction of the hidden dimensions that stays")
+    flops: Fraction | None = Field(
+        None, gt=0, description="fraction of the encoder's operations that stays; heads and units are traded off"
+    )
+    calibration: int = Field(2048, ge=1, description="training rows that the choice is made on")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.flops is not None and (self.heads, self.units, self.hidden) != (1.0, 1.0, 1.0):
+            raise ValueError("give either flops, or heads, units and hidden")
+        return self
+
+
+class Augmentation(Section):
+    """More training texts by replacing words (Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1)."""
+
+    variants: int = Field(30, ge=1, description="new texts made of each training row")
+    probability: Fraction = Field(0.4, gt=0, description="chance of each word to be replaced")
+    candidates: int = Field(15, ge=1, description="words to draw a replacement from")
+    source: Literal["auto", "masked-lm", "embeddings"] = Field(
+        "auto", description="masked-LM predictions, neighbours in the input embeddings, or whichever there is"
+    )
+
+
 class Distillation(Section):
     """What the student learns from the teacher: a weighted sum of losses."""
 
@@ -76,6 +112,7 @@ class Distillation(Section):
     temperature: float = Field(1.0, gt=0, description="T of the soft cross-entropy")
     hidden: Weight = Field(1.0, description="weight of the hidden states' squared error, summed over layers")
     attention: Weight = Field(1.0, description="weight of the attention scores' squared error, summed over layers")
+    cosine: Weight = Field(0.0, description="weight of 1 - cosine of the hidden states, the mean over layers")
     labels: Weight = Field(0.0, description="weight of the cross-entropy with the gold labels")
     cache_bytes: int = Field(
         6 * 10**9, ge=0, description="largest cache of teacher outputs; above it the teacher runs every step"
@@ -83,15 +120,24 @@ class Distillation(Section):
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:
-        if not (self.logits or self.hidden or self.attention or self.labels):
-            raise ValueError("at least one of logits, hidden, attention and labels must have a weight above 0")
+        if not (self.logits or self.hidden or self.attention or self.cosine or self.labels):
+            raise ValueError("at least one of logits, hidden, attention, cosine and labels must have a weight above 0")
         return self
 
 
 class Student(Training):
-    """How the compressed network is trained."""
+    """How the compressed network is made and trained."""
 
     start: Literal["pretrained", "teacher"] = Field("pretrained", description="the weights it starts from")
+    layers: int | None = Field(None, ge=1, description="transformer layers, every k-th of the start's; None: all")
+    hidden_size: int | None = Field(None, ge=1, description="width of a narrower network; None: the start's")
+    intermediate_size: int | None = Field(None, ge=1, description="feed-forward units of each layer; None: the start's")
+    heads: int | None = Field(None, ge=1, description="attention heads of a narrower network; None: the start's")
+    epochs: float = Field(3, ge=0, description="passes over the training rows; 0: prune without training")
+    schedule: Literal["constant", "linear", "decay_last", "cosine_restarts"] = Field(  # type: ignore[assignment]
+        "linear", description="as a teacher's, or `cycles` cosines, each from the peak to 0 (learning-rate rewinds)"
+    )
+    cycles: int = Field(4, ge=1, description="rewinds of `cosine_restarts`")
 
 
 class Quantization(Section):
@@ -102,6 +148,16 @@ class Quantization(Section):
     reduce_range: bool = Field(
         True, description="7-bit weights: never saturates on CPUs without VNNI, so all CPUs give the same answers"
     )
+
+
+class Embeddings(Section):
+    """The embedding tables of what is exported; they are most of a model whose encoder is sparse."""
+
+    vocabulary: Literal["all", "training"] = Field(
+        "all",
+        description="rows kept: every token's, or those of the training texts; other tokens take the nearest one's",
+    )
+    rank: int | None = Field(None, ge=1, description="rank of a factorised token table; None: not factorised")
 
 
 class Export(Section):
@@ -135,9 +191,12 @@ class Recipe(Section):
     variant: str = Field("sparse{sparsity}", description="name in the store; {sparsity} is the percentage of zeros")
     max_length: int = Field(128, ge=8, le=512, description="tokens; longer texts are truncated")
     teacher: Training = Training()
+    augmentation: Augmentation | None = Field(None, description="None: the training rows as they are")
     student: Student = Student()
-    pruning: Pruning = Pruning()
+    squeeze: Squeeze | None = Field(None, description="None: no unit leaves the network")
+    pruning: Pruning | None = Field(Pruning(), description="None: every weight that stays is kept")
     distillation: Distillation | None = Field(None, description="None: the student learns from the gold labels alone")
+    embeddings: Embeddings = Embeddings()
     quantization: Quantization = Quantization()
     export: Export = Export()
     evaluation: Assessment = Assessment()
@@ -146,7 +205,7 @@ class Recipe(Section):
     @property
     def variant_name(self) -> str:
         """Name of the variant in the store, such as `sparse90`."""
-        return self.variant.format(sparsity=f"{100 * self.pruning.sparsity:g}")
+        return self.variant.format(sparsity=f"{100 * (self.pruning.sparsity if self.pruning else 0):g}")
 
     @model_validator(mode="after")
     def _variant_can_be_formatted(self) -> Self:
@@ -195,7 +254,9 @@ def load_recipe(source: str | Path, *, overrides: Mapping[str, Any] | None = Non
 
 def _put(content: dict[str, Any], path: list[str], value: Any) -> None:
     for key in path[:-1]:
-        content = content.setdefault(key, {})
+        if content.get(key) is None:
+            content[key] = {}
+        content = content[key]
     content[path[-1]] = value
 
 

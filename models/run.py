@@ -27,6 +27,7 @@ from models.runtime import available_cpus
 from models.store import Store
 from models.tokens import tokenize
 from models.training import has_bf16
+from models.word_candidates import has_masked_lm_head
 from models.workspace import Workspace
 
 DEFAULT_CHECKPOINT_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -35,6 +36,9 @@ DEFAULT_TASKS = {"movie-sentences": "movie-sentiment"}
 TRAINING_EFFICIENCY = 0.75
 EXPORT_SECONDS = 15.0
 PACK_SECONDS = 5.0
+SQUEEZE_SECONDS = 90.0
+AUGMENTED_ROW_SECONDS = 0.0005
+MASKS_A_TEXT = 7  # forward passes of each text, every seventh word masked at once
 
 
 @dataclass(frozen=True)
@@ -170,9 +174,18 @@ def estimate_seconds(plan: Plan) -> dict[str, float]:
     def training(epochs: float, passes: int) -> float:
         return epochs * tokens["train"] * forward * passes + math.ceil(epochs) * tokens["validation"] * forward
 
-    live = job.recipe.distillation is not None and plan.teacher_outputs is None
-    seconds = {"teacher": training(job.recipe.teacher.epochs, 3), "teacher outputs": tokens["train"] * forward}
-    seconds["student"] = training(job.recipe.student.epochs, 4 if live else 3)
+    recipe = job.recipe
+    live = recipe.distillation is not None and plan.teacher_outputs is None
+    seconds = {"teacher": training(recipe.teacher.epochs, 3)}
+    copies = 1 + (recipe.augmentation.variants if recipe.augmentation else 0)
+    by_model = recipe.augmentation is not None and recipe.augmentation.source != "embeddings"
+    by_model = by_model and has_masked_lm_head(job.checkpoint)
+    seconds["augmentation"] = copies * len(job.dataset.train) * AUGMENTED_ROW_SECONDS
+    seconds["augmentation"] += MASKS_A_TEXT * tokens["train"] * forward if by_model else 0.0
+    tokens["train"] *= copies
+    seconds["teacher outputs"] = tokens["train"] * forward
+    seconds["student"] = training(recipe.student.epochs, 4 if live else 3)
+    seconds["squeeze"] = SQUEEZE_SECONDS
     for variant, step in plan.exports.items():
         seconds[step.title] = EXPORT_SECONDS if not variant.endswith("-int8") else EXPORT_SECONDS / 3
     seconds |= {step.title: PACK_SECONDS for step in plan.packs.values()}

@@ -64,6 +64,7 @@ def pack_graph(graph: onnx.ModelProto, *, head_size: int, options: PackOptions) 
     """
     found = _Encoder.find(graph.graph)
     weights = found.weights(head_size)
+    bias = found.position_bias(weights)
     try:
         blob = pack_encoder(weights, options)
     except PackingError as error:
@@ -72,7 +73,7 @@ def pack_graph(graph: onnx.ModelProto, *, head_size: int, options: PackOptions) 
     nodes = list(graph.graph.node)
     inputs = [found.input, "attention_mask", BLOB]
     made = []
-    if bias := found.position_bias():
+    if bias is not None:
         # The operator's lanes are queries: [1 or batch, heads, key, query].
         made.append(helper.make_node("Transpose", [bias], [f"{bias}_by_key"], perm=[0, 1, 3, 2]))
         inputs.append(f"{bias}_by_key")
@@ -142,11 +143,17 @@ class _Encoder:
         epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
         return EncoderWeights(tuple(map(self._layer, self.layers)), head_size, self._activation(), epsilon)
 
-    def position_bias(self) -> str | None:
+    def position_bias(self, weights: EncoderWeights) -> str | None:
         """The tensor [1 or batch, heads, query, key] that MPNet adds to all layers' scores."""
         table = next((name for name in self.tensors if name.endswith(_RELATIVE_BIAS)), None)
         if table is None:
             return None
+        width = self.tensors[table].dims[1] * weights.head_size
+        if any(layer.query.weight.shape[0] != width for layer in weights.layers):
+            raise CheckpointError(
+                "layers that lost heads need a relative position bias each, and the sparse runtime adds one to all: "
+                "model.onnx serves this network; keep all heads to have it packed"
+            )
         tensor: str = _reader(self.graph.node, table).output[0]
         while True:
             readers = [node for node in self.graph.node if tensor in node.input]

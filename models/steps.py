@@ -3,7 +3,6 @@
 import inspect
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional
 
 from models.bundle import SPARSE_MODEL
-from models.checkpoint import Checkpoint, load_classifier
+from models.checkpoint import Checkpoint, load_classifier, save_classifier
 from models.data import Dataset, Split
-from models.distillation import distillation_loss
+from models.embeddings import count_tokens, shrink_embeddings
 from models.errors import CheckpointError
 from models.export import export_onnx, set_metadata
 from models.graph_statistics import sparsity
 from models.manifest import SampleAnswer
-from models.pruning.callback import MASKS, PruningCallback
-from models.pruning.targets import encoder_linears
-from models.recipe import Distillation, Quantization, Recipe, Training
+from models.recipe import Embeddings, Quantization, Recipe, Training
 from models.runtime import OnnxClassifier, TextTokenizer
 from models.sparse_graph import write_sparse_graph
-from models.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network, write_cache
+from models.teacher_outputs import Wanted, write_cache
 from models.tokens import TokenizedSplit, tokenize
 from models.training import Progress, TrainingResult, train
 
-PLAN = "pruning.json"
 PACKED = "packed.json"
 NOT_PACKED = "not-packed.txt"
 SAMPLE_TEXTS = (
@@ -52,19 +47,19 @@ def train_teacher(
 ) -> None:
     """Fine-tune the pre-trained checkpoint; the best epoch on validation becomes the checkpoint in `folder`."""
     model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type, seed=seed)
-    rows, validation = _tokenized(checkpoint, dataset, max_length)
+    rows, validation = tokenized(checkpoint, dataset, max_length)
     result = train(
         model,
         training,
         rows,
         validation,
-        pad_token_id=_pad(checkpoint),
-        multi_label=_multi_label(dataset),
+        pad_token_id=pad_token_id(checkpoint),
+        multi_label=dataset.multi_label,
         seed=seed,
         folder=folder / "training",
         progress=progress,
     )
-    _finish(folder, model, checkpoint, result)
+    finish(folder, model, checkpoint, result)
 
 
 def cache_teacher(
@@ -77,79 +72,9 @@ def cache_teacher(
     progress: Progress,
 ) -> None:
     """Write what the teacher says about every training row."""
-    model = _on_device(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type))
-    rows = tokenize(dataset.train, teacher.tokenizer(), max_length, multi_label=_multi_label(dataset))
-    write_cache(folder, model, rows, wanted, pad_token_id=_pad(teacher), progress=progress)
-
-
-def train_student(
-    folder: Path,
-    *,
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    teacher: Checkpoint,
-    teacher_cache: Path | None,
-    dataset: Dataset,
-    seed: int,
-    progress: Progress,
-) -> None:
-    """Prune while distilling (SparseBERT), or while fine-tuning if the recipe has no distillation.
-
-    The last weights are taken, not the best epoch's: earlier ones are less sparse.
-    """
-    start = teacher if recipe.student.start == "teacher" else checkpoint
-    model = load_classifier(start.folder, dataset.label_names, dataset.problem_type, seed=seed)
-    rows, validation = _tokenized(checkpoint, dataset, recipe.max_length)
-    loss = None
-    if recipe.distillation is not None:
-        source: TeacherSource
-        wanted = outputs_wanted(recipe.distillation)
-        if teacher_cache is not None:
-            source = CachedTeacher(teacher_cache)
-        else:
-            source = LiveTeacher(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type), wanted)
-        loss = student_loss(source, recipe.distillation, multi_label=_multi_label(dataset))
-    result = train(
-        model,
-        recipe.student,
-        rows,
-        validation,
-        pad_token_id=_pad(checkpoint),
-        multi_label=_multi_label(dataset),
-        seed=seed,
-        folder=folder / "training",
-        progress=progress,
-        loss=loss,
-        callbacks=[lambda resume: PruningCallback(model, recipe.pruning, resume_from=resume)],
-        checkpoint_files=[MASKS],
-        keep_best=False,
-    )
-    plan = {"pruning": recipe.pruning.model_dump(mode="json"), "matrices": sorted(encoder_linears(model))}
-    (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-    _finish(folder, model, checkpoint, result)
-
-
-def outputs_wanted(distillation: Distillation) -> Wanted:
-    """What of the teacher the losses look at, besides its logits."""
-    return Wanted(hidden=distillation.hidden > 0, attention=distillation.attention > 0)
-
-
-def student_loss(
-    teacher: TeacherSource, distillation: Distillation, *, multi_label: bool
-) -> Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]:
-    """The student's loss on a batch, as `training.train` takes it."""
-    wanted = outputs_wanted(distillation)
-
-    def loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-        student = run_network(model, inputs, wanted)
-        said = teacher.outputs(rows, inputs)
-        total = distillation_loss(student, said, inputs["attention_mask"], distillation, multi_label=multi_label)
-        if distillation.labels:
-            gold = functional.binary_cross_entropy_with_logits if multi_label else functional.cross_entropy
-            total = total + distillation.labels * gold(student.logits, inputs["labels"])
-        return total
-
-    return loss
+    model = on_device(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type))
+    rows = tokenize(dataset.train, teacher.tokenizer(), max_length, multi_label=dataset.multi_label)
+    write_cache(folder, model, rows, wanted, pad_token_id=pad_token_id(teacher), progress=progress)
 
 
 def export_checkpoint(path: Path, *, checkpoint: Checkpoint, dataset: Dataset, recipe: Recipe) -> float:
@@ -164,10 +89,24 @@ def export_checkpoint(path: Path, *, checkpoint: Checkpoint, dataset: Dataset, r
         input_names=tuple(name for name in checkpoint.tokenizer().model_input_names if name in accepted),
         max_length=recipe.max_length,
         vocabulary=int(config.vocab_size),
-        pad_token_id=_pad(checkpoint),
+        pad_token_id=pad_token_id(checkpoint),
         opset=recipe.export.opset,
         tolerance=recipe.export.tolerance,
     )
+
+
+def shrink_tables(
+    path: Path, *, embeddings: Embeddings, checkpoint: Checkpoint, dataset: Dataset, max_length: int
+) -> None:
+    """Make the embedding tables of an exported graph smaller, in place, as the recipe says."""
+    tokenizer = checkpoint.tokenizer()
+    rows = tokenize(dataset.train, tokenizer, max_length, multi_label=dataset.multi_label)
+    config: Any = checkpoint.config
+    counts = count_tokens(rows, int(config.vocab_size))
+    whole = path.with_name("whole-tables.onnx")
+    path.replace(whole)
+    shrink_embeddings(whole, path, embeddings, counts=counts, always_keep=frozenset(tokenizer.all_special_ids))
+    whole.unlink()
 
 
 def stamp(path: Path, variant: str, precision: str) -> None:
@@ -236,32 +175,32 @@ def sample_answers(model: Path, tokenizer: Path, *, max_length: int, pad_token_i
     )
 
 
-def _tokenized(checkpoint: Checkpoint, dataset: Dataset, max_length: int) -> tuple[TokenizedSplit, TokenizedSplit]:
-    tokenizer, multi_label = checkpoint.tokenizer(), _multi_label(dataset)
+def tokenized(checkpoint: Checkpoint, dataset: Dataset, max_length: int) -> tuple[TokenizedSplit, TokenizedSplit]:
+    """The training and validation rows as the checkpoint's tokens."""
+    tokenizer = checkpoint.tokenizer()
     return (
-        tokenize(dataset.train, tokenizer, max_length, multi_label=multi_label),
-        tokenize(dataset.validation, tokenizer, max_length, multi_label=multi_label),
+        tokenize(dataset.train, tokenizer, max_length, multi_label=dataset.multi_label),
+        tokenize(dataset.validation, tokenizer, max_length, multi_label=dataset.multi_label),
     )
 
 
-def _finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: TrainingResult) -> None:
-    """Write the trained network as a checkpoint of its own, and drop the states that training resumes from."""
+def finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: TrainingResult | None = None) -> None:
+    """Write a network as a checkpoint of its own, and drop the states that its training resumed from."""
     model = model.cpu()
     model.config._name_or_path = ""  # type: ignore[union-attr]
-    model.save_pretrained(folder)  # type: ignore[operator]
+    save_classifier(model, folder)
     checkpoint.tokenizer().save_pretrained(folder)
-    scores = {"steps": result.steps, "best_step": result.best_step, "scores": result.scores}
-    (folder / "training.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder / "training")
+    if result is not None:
+        scores = {"steps": result.steps, "best_step": result.best_step, "scores": result.scores}
+        (folder / "training.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder / "training", ignore_errors=True)
 
 
-def _multi_label(dataset: Dataset) -> bool:
-    return dataset.problem_type == "multi_label_classification"
-
-
-def _pad(checkpoint: Checkpoint) -> int:
+def pad_token_id(checkpoint: Checkpoint) -> int:
+    """Id of the checkpoint's padding token."""
     return int(checkpoint.tokenizer().pad_token_id)
 
 
-def _on_device(model: nn.Module) -> nn.Module:
+def on_device(model: nn.Module) -> nn.Module:
+    """The model on the GPU if there is one."""
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

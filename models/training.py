@@ -24,7 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 
 from models.errors import TrainingError
 from models.files import write_atomically
-from models.recipe import Training
+from models.recipe import Student, Training
 from models.tokens import Collator, LengthBucketSampler, TokenizedSplit
 
 Progress = Callable[[int, int, str], None]
@@ -79,7 +79,7 @@ def train(
     `checkpoint_files` to be complete.
 
     Raises:
-        TrainingError: the loss is not a finite number.
+        TrainingError: the loss or a gradient is not a finite number; the last good checkpoint stays in `folder`.
     """
     if training.dropout is not None:
         set_dropout(model, training.dropout)
@@ -122,9 +122,16 @@ def train(
         eval_dataset=validation,
         data_collator=Collator(pad_token_id),
         compute_metrics=_score_multi_label if multi_label else _score_single_label,
-        callbacks=[_SeedCallback(seed), best, _ProgressCallback(progress), *(make(resume) for make in callbacks)],
+        callbacks=[
+            _SeedCallback(seed),
+            _FiniteCallback(folder, checkpoint_files),
+            best,
+            _ProgressCallback(progress),
+            *(make(resume) for make in callbacks),
+        ],
     )
     trainer.distillation_loss = loss
+    trainer.checkpoint_files = tuple(checkpoint_files)
     trainer.remove_callback(PrinterCallback)
     transformers.logging.disable_progress_bar()  # the Trainer switches it on
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -157,6 +164,11 @@ def _schedule(training: Training, steps: int) -> dict[str, Any]:
     if training.schedule == "decay_last":
         decay = {"num_decay_steps": max(round(training.decay * steps), 1), "decay_type": "linear", "min_lr_ratio": 0.0}
         return {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": warmup, "lr_scheduler_kwargs": decay}
+    if training.schedule == "cosine_restarts":
+        # Learning-rate rewinds: the peak again at the beginning of every cycle.
+        assert isinstance(training, Student)
+        cycles = {"num_cycles": training.cycles}
+        return {"lr_scheduler_type": "cosine_with_restarts", "warmup_steps": warmup, "lr_scheduler_kwargs": cycles}
     kind = {"constant": "constant_with_warmup", "linear": "linear"}[training.schedule]
     return {"lr_scheduler_type": kind, "warmup_steps": warmup}
 
@@ -172,6 +184,7 @@ def _score_multi_label(prediction: EvalPrediction) -> dict[str, float]:
 
 class _ClassifierTrainer(Trainer):  # type: ignore[misc]
     distillation_loss: Loss | None = None
+    checkpoint_files: tuple[str, ...] = ()
 
     def _get_train_sampler(self, train_dataset: TokenizedSplit | None = None) -> LengthBucketSampler:
         rows: TokenizedSplit = train_dataset if train_dataset is not None else self.train_dataset
@@ -188,10 +201,8 @@ class _ClassifierTrainer(Trainer):  # type: ignore[misc]
         else:
             outputs, loss = None, self.distillation_loss(model, inputs, rows)
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; "
-                "lower the learning rate or raise the warm-up in the recipe"
-            )
+            what = f"the loss is {loss.item()}"
+            raise _not_finite(what, self.state.global_step + 1, Path(self.args.output_dir), self.checkpoint_files)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
 
@@ -203,6 +214,28 @@ class _SeedCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         torch.manual_seed(self.seed * 1_000_003 + state.global_step)
+
+
+class _FiniteCallback(TrainerCallback):  # type: ignore[misc]
+    """Stops before a gradient that is not a number gets into the weights, and from there into a checkpoint."""
+
+    def __init__(self, folder: Path, checkpoint_files: Sequence[str]) -> None:
+        self.folder = folder
+        self.checkpoint_files = checkpoint_files
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        if not torch.isfinite(norm):
+            what = f"the gradient's norm is {norm.item()}"
+            raise _not_finite(what, state.global_step + 1, self.folder, self.checkpoint_files)
+
+
+def _not_finite(what: str, step: int, folder: Path, checkpoint_files: Sequence[str]) -> TrainingError:
+    good = last_complete_checkpoint(folder, checkpoint_files)
+    kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
+    return TrainingError(
+        f"{what} at step {step}; {kept}. Lower the learning rate or raise the warm-up in the recipe, and run again"
+    )
 
 
 class _BestCallback(TrainerCallback):  # type: ignore[misc]

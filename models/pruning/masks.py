@@ -1,39 +1,51 @@
 """Masks: which entries of the target matrices are kept; a weight once masked never comes back."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
+
+from models.errors import RecipeError
+
+Block = tuple[int, int]
 
 
 class Masks:
-    """One boolean mask [out, in] a target matrix; True is kept."""
+    """One boolean mask [out, in] a target matrix; True is kept. Blocks of `block` entries are masked as one."""
 
-    def __init__(self, targets: Mapping[str, nn.Linear]) -> None:
+    def __init__(self, targets: Mapping[str, nn.Linear], block: Block = (1, 1)) -> None:
         self._targets = dict(targets)
+        self.block = block
+        for name, linear in targets.items():
+            if any(size % step for size, step in zip(linear.weight.shape, block, strict=True)):
+                shape = "x".join(map(str, linear.weight.shape))
+                raise RecipeError(
+                    f"pruning.block: {name} is {shape}, which blocks of {block[0]}x{block[1]} do not fill; "
+                    "give a block whose sides divide every matrix's"
+                )
         self.kept = {name: torch.ones_like(linear.weight, dtype=torch.bool) for name, linear in targets.items()}
 
     @torch.no_grad()
     def raise_sparsity(
         self, scores: Mapping[str, torch.Tensor], sparsity: float, allocation: Literal["uniform", "global"]
-    ) -> None:
+    ) -> dict[str, torch.Tensor]:
         """Mask the lowest scores until `sparsity` of the entries are zero: in every matrix, or over all of them.
 
-        Entries that are masked already stay masked and count first. Exact to one weight, ties broken by position.
+        Entries that are masked already stay masked and count first. Exact to one weight (one block, whose score is
+        its entries' mean), ties broken by position. Returned is what became masked now, True in each [out, in].
         """
+        before = {name: mask.clone() for name, mask in self.kept.items()}
+        pooled = {name: pool(scores[name], self.block).flatten() for name in self.kept}
+        kept = {name: mask[:: self.block[0], :: self.block[1]].flatten() for name, mask in self.kept.items()}
         if allocation == "uniform":
-            for name, mask in self.kept.items():
-                mask.copy_(_keep_highest(scores[name].flatten(), mask.flatten(), sparsity).view_as(mask))
-            return
-        every_score = torch.cat([scores[name].flatten() for name in self.kept])
-        every_mask = torch.cat([mask.flatten() for mask in self.kept.values()])
-        kept = _keep_highest(every_score, every_mask, sparsity)
-        parts = torch.split(kept, [mask.numel() for mask in self.kept.values()])
-        for mask, part in zip(self.kept.values(), parts, strict=True):
-            mask.copy_(part.view_as(mask))
+            chosen = [_keep_highest(pooled[name], kept[name], sparsity) for name in kept]
+        else:
+            every = _keep_highest(torch.cat(list(pooled.values())), torch.cat(list(kept.values())), sparsity)
+            chosen = list(torch.split(every, [part.numel() for part in kept.values()]))
+        for mask, part in zip(self.kept.values(), chosen, strict=True):
+            mask.copy_(expand(part.view(mask.shape[0] // self.block[0], -1), self.block))
+        return {name: before[name] & ~mask for name, mask in self.kept.items()}
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -46,17 +58,33 @@ class Masks:
         total = sum(mask.numel() for mask in self.kept.values())
         return 1 - sum(int(mask.sum()) for mask in self.kept.values()) / total
 
-    def save(self, path: Path) -> None:
-        """Write the masks as a safetensors file."""
-        save_file({name: mask.to(torch.uint8).contiguous() for name, mask in self.kept.items()}, path)
+    def state(self) -> dict[str, torch.Tensor]:
+        """The masks as bytes, by the matrices' names."""
+        return {name: mask.to(torch.uint8).contiguous() for name, mask in self.kept.items()}
 
-    def load(self, path: Path) -> None:
-        """Take up the masks of a file; the targets must be the same."""
-        stored = load_file(path)
-        if stored.keys() != self.kept.keys():
-            raise ValueError(f"{path} holds the masks of other matrices than this model's")
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up masks; the targets must be the same.
+
+        Raises:
+            ValueError: they are the masks of other matrices.
+        """
+        if state.keys() != self.kept.keys():
+            raise ValueError("these are the masks of other matrices than this model's")
         for name, mask in self.kept.items():
-            mask.copy_(stored[name].to(torch.bool))
+            mask.copy_(state[name].to(torch.bool))
+
+
+def pool(values: torch.Tensor, block: Block) -> torch.Tensor:
+    """Mean of every block: [out, in] -> [out / rows, in / columns]."""
+    if block == (1, 1):
+        return values
+    rows, columns = block
+    return values.view(values.shape[0] // rows, rows, -1, columns).mean((1, 3))
+
+
+def expand(values: torch.Tensor, block: Block) -> torch.Tensor:
+    """Every entry to a block of its own: [out / rows, in / columns] -> [out, in]."""
+    return values.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
 
 
 def _keep_highest(scores: torch.Tensor, kept: torch.Tensor, sparsity: float) -> torch.Tensor:

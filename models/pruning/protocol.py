@@ -1,26 +1,53 @@
-"""What every pruning method is: a score for each weight of each target matrix."""
+"""The pruning methods by the names that recipes call them, made from a recipe's settings."""
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, TypeVar
 
-import torch
-from torch import nn
-
+from models.errors import RecipeError
+from models.pruning.group_lasso import GroupLasso
 from models.pruning.magnitude import Magnitude
+from models.pruning.method import PruningMethod
+from models.pruning.movement import Movement, SoftMovement
+from models.pruning.obert import OBert
+from models.pruning.platon import Platon
+from models.recipe import Pruning
+
+Made = TypeVar("Made")
+
+METHODS: Mapping[str, type[PruningMethod]] = {
+    "magnitude": Magnitude,
+    "movement": Movement,
+    "soft-movement": SoftMovement,
+    "platon": Platon,
+    "obert": OBert,
+    "group-lasso": GroupLasso,
+}
 
 
-class PruningMethod(Protocol):
-    """A score of importance: where sparsity rises, the weights with the lowest scores become zero.
+def make_method(pruning: Pruning) -> PruningMethod:
+    """Return the recipe's pruning method with the recipe's options.
 
-    What is pruned is decided by `targets.encoder_linears`, how much by `schedules`, and when by
-    `callback.PruningCallback`: a method knows only how to score.
+    Raises:
+        RecipeError: there is no such method, or it has no such option.
     """
-
-    def prepare(self, model: nn.Module, targets: Mapping[str, nn.Linear]) -> None:
-        """Begin: called once, before the first step; a method may register hooks or parameters."""
-
-    def scores(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Importance of every entry of the target matrix `name`, same shape as `weight` [out, in]."""
+    return make(METHODS, pruning.method, pruning.options, "pruning")
 
 
-METHODS: Mapping[str, Callable[[], PruningMethod]] = {"magnitude": Magnitude}
+def make(known: Mapping[str, Callable[..., Made]], name: str, options: Mapping[str, Any], section: str) -> Made:
+    """Return `known[name](**options)`.
+
+    Raises:
+        RecipeError: there is no such name, no such option, or a value that it refuses.
+    """
+    if name not in known:
+        raise RecipeError(f"{section}.method: there is no {name!r}; the methods are {', '.join(known)}")
+    accepted = list(inspect.signature(known[name]).parameters)
+    for option in options:
+        if option not in accepted:
+            has = f"its options are {', '.join(accepted)}" if accepted else "it has none"
+            raise RecipeError(f"{section}.options.{option}: {name} has no such option; {has}")
+    try:
+        return known[name](**options)
+    except ValueError as error:
+        raise RecipeError(f"{section}.options of {name}: {error}") from error

@@ -27,8 +27,7 @@ def sparsity_at(step: int, total_steps: int, pruning: Pruning) -> float | None:
     The updates lie evenly between `begin` and `end` (fractions of the steps). The last one brings the final
     sparsity exactly and falls within the run however short it is.
     """
-    first = max(round(pruning.begin * total_steps), 1)
-    last = max(min(round(pruning.end * total_steps), total_steps), first)
+    first, last = _span(total_steps, pruning)
     if not first <= step <= last:
         return None
     if step == last:
@@ -40,3 +39,17 @@ def sparsity_at(step: int, total_steps: int, pruning: Pruning) -> float | None:
     if step > first and before == now:
         return None
     return SCHEDULES[pruning.schedule](now / max(updates - 1, 1), pruning.initial_sparsity, pruning.sparsity)
+
+
+def next_update(step: int, total_steps: int, pruning: Pruning) -> int | None:
+    """Optimiser steps from `step` until masks change next: 0 if they do after it, None if they never do again."""
+    _, last = _span(total_steps, pruning)
+    return next(
+        (later - step for later in range(step, last + 1) if sparsity_at(later, total_steps, pruning) is not None), None
+    )
+
+
+def _span(total_steps: int, pruning: Pruning) -> tuple[int, int]:
+    """First and last step with an update."""
+    first = max(round(pruning.begin * total_steps), 1)
+    return first, max(min(round(pruning.end * total_steps), total_steps), first)

@@ -147,4 +147,4 @@ def test_bundles_are_listed_verified_and_switched(tiny_store, tmp_path):
 def test_recipes_are_listed():
     result = run("recipes")
     assert result.exit_code == 0
-    assert "sparsebert-90" in result.output
+    assert "sparsebert-best" in result.output

@@ -1,9 +1,11 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.pruning.masks import Masks
+from models.errors import RecipeError
+from models.pruning.masks import Masks, expand, pool
 
 
 def make_targets(seed: int) -> dict[str, nn.Linear]:
@@ -52,11 +54,70 @@ def test_ties_are_broken_by_position():
     assert masks.kept["a"].tolist() == [[False, False, False, True, True, True]]
 
 
-def test_masks_survive_save_and_load(tmp_path):
+def test_what_is_newly_masked_is_told():
+    masks = Masks(make_targets(0))
+    first = masks.raise_sparsity(magnitudes(make_targets(0)), 0.3, "uniform")
+    assert all(torch.equal(first[name], ~mask) for name, mask in masks.kept.items())
+    second = masks.raise_sparsity(magnitudes(make_targets(0)), 0.6, "uniform")
+    assert all(torch.equal(first[name] | second[name], ~mask) for name, mask in masks.kept.items())
+    assert not any((first[name] & second[name]).any() for name in first)
+    third = masks.raise_sparsity(magnitudes(make_targets(0)), 0.6, "uniform")
+    assert not any(gone.any() for gone in third.values())
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    levels=levels,
+    seed=st.integers(0, 1000),
+    allocation=st.sampled_from(["uniform", "global"]),
+    block=st.sampled_from([(1, 4), (3, 1), (3, 2), (6, 8)]),
+)
+def test_blocks_are_masked_as_one_and_exactly(levels, seed, allocation, block):
+    torch.manual_seed(seed)
+    targets = {"a": nn.Linear(8, 6), "b": nn.Linear(16, 6)}
+    masks = Masks(targets, block)
+    for level in levels:
+        masks.raise_sparsity(
+            {name: torch.rand_like(linear.weight) for name, linear in targets.items()}, level, allocation
+        )
+        for mask in masks.kept.values():
+            assert torch.equal(expand(pool(mask.float(), block), block), mask.float())
+    size = block[0] * block[1]
+    counts = [int((~mask).sum()) for mask in masks.kept.values()]
+    if allocation == "uniform":
+        assert counts == [size * round(levels[-1] * cells / size) for cells in (48, 96)]
+    else:
+        assert sum(counts) == size * round(levels[-1] * 144 / size)
+
+
+def test_the_block_with_the_smallest_mean_goes_first():
+    targets = {"a": nn.Linear(4, 2)}
+    masks = Masks(targets, (1, 2))
+    masks.raise_sparsity({"a": torch.tensor([[9.0, 0.0, 3.0, 3.0], [4.0, 4.0, 1.0, 4.0]])}, 0.25, "uniform")
+    assert masks.kept["a"].tolist() == [[True, True, True, True], [True, True, False, False]]
+
+
+def test_pool_is_the_mean_of_every_block():
+    values = torch.arange(8.0).view(2, 4)
+    assert pool(values, (1, 2)).tolist() == [[0.5, 2.5], [4.5, 6.5]]
+    assert pool(values, (2, 2)).tolist() == [[2.5, 4.5]]
+    assert pool(values, (1, 1)) is values
+
+
+def test_blocks_that_do_not_fill_a_matrix_are_refused_with_its_name():
+    with pytest.raises(RecipeError, match="a is 5x7, which blocks of 1x2 do not fill"):
+        Masks(make_targets(0), (1, 2))
+
+
+def test_masks_survive_their_state():
     masks = Masks(make_targets(0))
     masks.raise_sparsity(magnitudes(make_targets(0)), 0.6, "global")
-    masks.save(tmp_path / "masks.safetensors")
     other = Masks(make_targets(1))
-    other.load(tmp_path / "masks.safetensors")
+    other.load_state(masks.state())
     assert all(torch.equal(other.kept[name], mask) for name, mask in masks.kept.items())
     assert other.sparsity() == masks.sparsity()
+
+
+def test_masks_of_other_matrices_are_refused():
+    with pytest.raises(ValueError, match="other matrices"):
+        Masks(make_targets(0)).load_state({"a": torch.ones(5, 7, dtype=torch.uint8)})

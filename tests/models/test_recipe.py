@@ -40,7 +40,7 @@ def test_a_wrong_recipe_is_refused_with_its_field(tmp_path, text, message):
 
 
 def test_an_unknown_name_lists_those_that_ship():
-    with pytest.raises(RecipeError, match="sparsebert-90"):
+    with pytest.raises(RecipeError, match="sparsebert-best"):
         load_recipe("no-such-recipe")
 
 

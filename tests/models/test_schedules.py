@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.pruning.schedules import cubic, sparsity_at
+from models.pruning.schedules import cubic, next_update, sparsity_at
 from models.recipe import Pruning
 
 prunings = st.builds(
@@ -41,3 +41,15 @@ def test_updates_are_spread_between_begin_and_end():
     pruning = Pruning(begin=0.1, end=0.5, updates=5, initial_sparsity=0.1)
     due = [step for step in range(1, 101) if sparsity_at(step, 100, pruning) is not None]
     assert due == [10, 20, 30, 40, 50]
+
+
+@given(pruning=prunings, total=st.integers(1, 60))
+def test_the_next_update_is_the_first_one_due(pruning, total):
+    due = [step for step in range(1, total + 1) if sparsity_at(step, total, pruning) is not None]
+    for step in range(1, total + 1):
+        assert next_update(step, total, pruning) == next((later - step for later in due if later >= step), None)
+
+
+def test_no_update_comes_after_the_last():
+    pruning = Pruning(begin=0.1, end=0.5, updates=5, initial_sparsity=0.1)
+    assert [next_update(step, 100, pruning) for step in (1, 10, 11, 49, 50, 51, 100)] == [9, 0, 9, 1, 0, None, None]

@@ -12,7 +12,7 @@ from models.errors import TrainingError
 from models.pruning.callback import MASKS, PruningCallback
 from models.pruning.targets import encoder_linears
 from models.recipe import Distillation, Pruning, Training
-from models.steps import student_loss
+from models.students import student_loss
 from models.teacher_outputs import CachedTeacher, LiveTeacher, Wanted, cache_bytes, run_network, write_cache
 from models.tokens import Collator, tokenize
 from models.training import last_complete_checkpoint, train
@@ -81,6 +81,29 @@ def test_a_killed_run_ends_with_the_same_weights(network, rows, tmp_path, stop_a
     resumed, result = run(network, rows, tmp_path / "killed", pruning=PRUNING)
     assert result == expected
     assert same(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("movement", {}),
+        ("soft-movement", {"allocation": "global"}),
+        ("platon", {}),
+        ("obert", {"options": {"gradients": 4}, "updates": 3}),
+        ("group-lasso", {"block": (1, 4)}),
+    ],
+)
+def test_a_killed_run_ends_with_the_same_weights_by_every_method(network, rows, tmp_path, method, changes):
+    pruning = Pruning(**{**PRUNING.model_dump(), "method": method, "begin": 0.2, **changes})
+    whole, _ = run(network, rows, tmp_path / "whole", pruning=pruning, epochs=2)
+    with pytest.raises(Killed):
+        run(network, rows, tmp_path / "killed", stop_after=8, pruning=pruning, epochs=2)
+    resumed, _ = run(network, rows, tmp_path / "killed", pruning=pruning, epochs=2)
+    assert same(whole, resumed)
+    zeros = sum(int((linear.weight == 0).sum()) for linear in encoder_linears(whole).values())
+    assert zeros == pytest.approx(
+        0.8 * sum(linear.weight.numel() for linear in encoder_linears(whole).values()), abs=12
+    )
 
 
 def test_a_killed_run_keeps_the_same_best_epoch(network, rows, tmp_path):

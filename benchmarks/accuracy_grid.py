@@ -1,0 +1,152 @@
+"""What the accuracy benchmark compares: two scales, the methods with their levels, and the order of the runs.
+
+Every method of a scale has the same teacher, training rows and number of epochs; a level is a share of zeros in the
+encoder's linears, or for methods that leave smaller dense matrices a share of its operations.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from models.recipe import Training
+
+Kind = Literal["weights", "units", "layers"]
+SEEDS = (0, 1, 2)
+WITHOUT_TRAINING = ("post-training", "obert-one-shot")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to compress: a recipe, and what each of its levels changes in it."""
+
+    name: str
+    recipe: str
+    kind: Kind
+    levels: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One checkpoint: its tasks with the epochs of their teacher and of every student, and the methods run on it."""
+
+    name: str
+    checkpoint: str
+    teacher_rate: float
+    epochs: Mapping[str, tuple[float, float]]
+    methods: tuple[Method, ...]
+    seeded: tuple[str, ...] = ()
+
+    def teacher(self, task: str) -> Training:
+        """How the dense teacher of a task is fine-tuned."""
+        return Training(
+            epochs=self.epochs[task][0], batch_size=32, learning_rate=self.teacher_rate, freeze_embeddings=True
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a method at a level on a task with a seed."""
+
+    scale: Scale
+    method: Method
+    level: str
+    task: str
+    seed: int
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Fields that replace the recipe's: the level, and what is the same for all methods of the scale."""
+        same = {"teacher": self.scale.teacher(self.task).model_dump(), "augmentation": None}
+        if self.method.recipe not in WITHOUT_TRAINING:
+            same["student.epochs"] = self.scale.epochs[self.task][1]
+        return {**same, **self.method.levels[self.level]}
+
+    @property
+    def title(self) -> str:
+        """The cell in a few words."""
+        return f"{self.scale.name} {self.task} {self.method.name} {self.level} seed {self.seed}"
+
+
+def _sparsities(*levels: float) -> dict[str, dict[str, Any]]:
+    return {f"{100 * level:g} %": {"pruning.sparsity": level} for level in levels}
+
+
+def _weights(name: str, *levels: float) -> Method:
+    return Method(name, name, "weights", _sparsities(*levels))
+
+
+LEVELS = (0.95, 0.9, 0.8)
+SMALL = Scale(
+    "minilm-l6",
+    "sentence-transformers/all-MiniLM-L6-v2",
+    1e-4,
+    {"mrpc": (4, 3), "cola": (4, 3), "rte": (5, 3), "sst2": (2, 1)},
+    (
+        _weights("sparsebert-best", *LEVELS),
+        _weights("magnitude", *LEVELS),
+        _weights("sparsebert", *LEVELS),
+        _weights("movement", *LEVELS),
+        _weights("soft-movement", *LEVELS),
+        _weights("platon", *LEVELS),
+        _weights("obert", *LEVELS),
+        _weights("group-lasso", *LEVELS),
+        Method(
+            "mutual-information",
+            "mutual-information",
+            "units",
+            {
+                "operations 1/2": {"squeeze.heads": 0.5, "squeeze.units": 0.5},
+                "operations 1/4": {"squeeze.heads": 0.25, "squeeze.units": 0.25},
+            },
+        ),
+        Method("post-training", "post-training", "units", {"operations 1/2": {"squeeze.flops": 0.5}}),
+        Method(
+            "distilbert",
+            "distilbert",
+            "layers",
+            {"3 layers": {"student.layers": 3}, "2 layers": {"student.layers": 2}, "1 layer": {"student.layers": 1}},
+        ),
+        Method("tinybert", "tinybert", "layers", {"4 x 192": {}}),
+        Method(
+            "squeeze-sparsify", "squeeze-sparsify", "units", {"half, 80 %": {}, "half, 90 %": {"pruning.sparsity": 0.9}}
+        ),
+        Method("obert-one-shot", "obert-one-shot", "weights", _sparsities(0.5)),
+    ),
+    seeded=("sparsebert-best", "obert", "group-lasso", "movement"),
+)
+BASE = Scale(
+    "mpnet-base",
+    "sentence-transformers/all-mpnet-base-v2",
+    3e-5,
+    {"cola": (3, 4), "mrpc": (4, 6), "rte": (5, 8)},
+    (
+        _weights("sparsebert-best", 0.95, 0.9),
+        _weights("sparsebert", 0.95, 0.9),
+        _weights("magnitude", 0.95, 0.9),
+        _weights("movement", 0.95, 0.9),
+        _weights("obert", 0.95, 0.9),
+    ),
+)
+SCALES = {scale.name: scale for scale in (SMALL, BASE)}
+
+
+def cells(
+    scale: Scale,
+    tasks: Sequence[str],
+    methods: Sequence[str] | None = None,
+    levels: Sequence[str] | None = None,
+    *,
+    seeds: int = len(SEEDS),
+) -> Iterator[Cell]:
+    """The runs of a scale, what says most first: all methods at their first level, then the others, then more seeds."""
+    chosen = [method for method in scale.methods if methods is None or method.name in methods]
+    deepest = max((len(method.levels) for method in chosen), default=0)
+    for seed in SEEDS[:seeds]:
+        for depth in range(deepest):
+            for task in tasks:
+                for method in chosen:
+                    names = list(method.levels)
+                    if depth >= len(names) or (levels and names[depth] not in levels):
+                        continue
+                    if seed == SEEDS[0] or (method.name in scale.seeded and depth == 0):
+                        yield Cell(scale, method, names[depth], task, seed)

@@ -1,0 +1,92 @@
+"""The two frontiers as SVG: accuracy against sparsity, and accuracy against latency."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib import pyplot
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "sparserve"  # the same figures give the same file
+
+Record = Mapping[str, Any]
+SHAPE = "1x64"
+
+
+def accuracy_against_sparsity(runs: Sequence[Record], path: Path) -> None:
+    """Points lost, the mean over the tasks that most methods have, by the share of encoder weights that is gone."""
+    tasks = _shared_tasks(runs)
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for (method, _level), found in _by_level(runs, tasks).items():
+        lines[method].append((100 * (1 - _mean(found, "encoder_kept")), _mean_drop(found)))
+    for method, points in sorted(lines.items()):
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=method)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel("encoder weights that are gone (%)")
+    axes.set_ylabel(f"points lost against the dense teacher (mean of {', '.join(tasks)})")
+    _save(figure, axes, path)
+
+
+def accuracy_against_latency(runs: Sequence[Record], latency: Sequence[Record], path: Path) -> None:
+    """Points lost by milliseconds of each method's fastest file at one sequence of 64 tokens."""
+    tasks = _shared_tasks(runs)
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    lost = {key: _mean_drop(found) for key, found in _by_level(runs, tasks).items()}
+    lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in latency:
+        key = (one["method"], one["level"])
+        if key in lost:
+            files = [arm for name, arm in one["arms"].items() if not name.startswith("dense")]
+            lines[one["method"]].append((min(arm["milliseconds"][SHAPE] for arm in files), lost[key]))
+    for method, points in sorted(lines.items()):
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=method)
+    for name, style in (("dense", "--"), ("dense-int8", ":")):
+        times = sorted(one["arms"][name]["milliseconds"][SHAPE] for one in latency)
+        axes.axvline(times[len(times) // 2], color="grey", linestyle=style, linewidth=1, label=f"onnxruntime {name}")
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds, 1 x 64 tokens, one thread, the fastest of a method's files")
+    axes.set_ylabel(f"points lost against the dense teacher (mean of {', '.join(tasks)})")
+    _save(figure, axes, path)
+
+
+def _shared_tasks(runs: Sequence[Record]) -> list[str]:
+    """The tasks that most methods were run on, so that means compare like with like."""
+    methods: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        methods[run["task"]].add(run["method"])
+    most = max(len(found) for found in methods.values())
+    return sorted(task for task, found in methods.items() if len(found) == most)
+
+
+def _by_level(runs: Sequence[Record], tasks: Sequence[str]) -> dict[tuple[str, str], list[Record]]:
+    """Runs by method and level, of those that have every task."""
+    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for run in runs:
+        if run["task"] in tasks:
+            found[run["method"], run["level"]].append(run)
+    return {key: some for key, some in found.items() if {run["task"] for run in some} == set(tasks)}
+
+
+def _mean(runs: Sequence[Record], name: str) -> float:
+    return sum(float(run[name]) for run in runs) / len(runs)
+
+
+def _mean_drop(runs: Sequence[Record]) -> float:
+    """Mean over tasks of the mean over seeds."""
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        by_task[run["task"]].append(run["drop"]["points"])
+    return sum(sum(values) / len(values) for values in by_task.values()) / len(by_task)
+
+
+def _save(figure: Any, axes: Any, path: Path) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)

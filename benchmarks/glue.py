@@ -1,0 +1,75 @@
+"""The GLUE tasks that the accuracy benchmark runs on: their rows and their metric.
+
+Every task is JSON lines with `text`, `text_pair` and `label`: `train.jsonl`, of which a tenth is carved as validation,
+and `validation.jsonl`, GLUE's development set, which is the test split here and chooses nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from models.data import Dataset
+from models.data_sources import load_dataset
+from models.files import write_atomically
+
+Metric = Literal["accuracy", "f1", "mcc"]
+SST2_ROWS = 16_000
+SUBSET_SEED = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One GLUE task; `positive` is the label whose F1 is meant."""
+
+    name: str
+    metric: Metric
+    positive: str
+    rows: int | None = None
+
+    def load(self, data: Path, work: Path) -> Dataset:
+        """The task's rows; of a large training split a fixed random subset, written into `work`.
+
+        Raises:
+            DataError: the files are not there or cannot be read.
+        """
+        train = data / self.name / "train.jsonl"
+        if self.rows is not None:
+            train = _subset(train, self.rows, work / f"{self.name}-{self.rows}.jsonl")
+        return load_dataset(train, splits={"test": data / self.name / "validation.jsonl"})
+
+    def score(self, predicted: Sequence[int], labels: Sequence[int], label_names: Sequence[str]) -> float:
+        """GLUE's figure for the task, in points (0-100; MCC -100 to 100)."""
+        if self.metric == "accuracy":
+            return 100 * float(accuracy_score(labels, predicted))
+        if self.metric == "mcc":
+            return 100 * float(matthews_corrcoef(labels, predicted))
+        positive = label_names.index(self.positive)
+        hits, found = np.asarray(labels) == positive, np.asarray(predicted) == positive
+        return 100 * float(f1_score(hits, found, zero_division=0))
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("cola", "mcc", "acceptable"),
+        Task("mrpc", "f1", "equivalent"),
+        Task("rte", "accuracy", "entailment"),
+        Task("sst2", "accuracy", "positive", rows=SST2_ROWS),
+    )
+}
+
+
+def _subset(source: Path, rows: int, target: Path) -> Path:
+    """Write `rows` lines of a file, drawn once and for all, and return the path."""
+    if not target.is_file():
+        lines = source.read_text(encoding="utf-8").splitlines()
+        chosen = np.sort(np.random.default_rng(SUBSET_SEED).choice(len(lines), size=rows, replace=False))
+        for row in chosen:
+            json.loads(lines[row])
+        write_atomically(target, "\n".join(lines[row] for row in chosen) + "\n")
+    return target

@@ -1,0 +1,186 @@
+"""Write the tables of docs/results.md, and its plots, from benchmarks/results/accuracy.json: none is typed there."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy import RESULTS, read_results
+from benchmarks.accuracy_grid import SCALES
+from benchmarks.accuracy_plots import accuracy_against_latency, accuracy_against_sparsity
+from benchmarks.accuracy_scores import mean_interval
+from benchmarks.glue import TASKS
+from models.files import write_atomically
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+PLACE = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
+METRICS = {"f1": "F1", "mcc": "MCC", "accuracy": "accuracy"}
+# BERT-base at 5 % of the encoder's weights, GLUE dev: Xu et al. 2021 (SparseBERT), table 1.
+PUBLISHED_DROP = {"mrpc": 88.6 - 88.5, "rte": 69.3 - 69.1, "cola": 56.3 - 52.1}
+
+Record = dict[str, Any]
+
+
+def page(results: dict[str, list[Record]]) -> str:
+    """Everything between the page's markers."""
+    parts = []
+    for name, scale in SCALES.items():
+        runs = [run for run in results["runs"] if run["scale"] == name]
+        latency = [one for one in results["latency"] if one["scale"] == name]
+        if not runs:
+            parts.append(f"## {scale.checkpoint}\n\nNothing has been measured at this scale yet.")
+            continue
+        parts += [f"## {scale.checkpoint}", described(runs), "### What it costs", accuracy(runs)]
+        if name == "mpnet-base":
+            parts.append(published(runs))
+        if latency:
+            parts += ["### What it gains", conditions(latency), speed(latency)]
+    return "\n\n".join(parts) + "\n"
+
+
+def described(runs: Sequence[Record]) -> str:
+    """How the runs were made."""
+    machines = sorted({f"{run['machine']['cpu']}, {run['threads']} threads, {run['device']}" for run in runs})
+    days = sorted(run["finished_at"][:10] for run in runs)
+    tasks = []
+    for task in TASKS:
+        of_task = [run for run in runs if run["task"] == task]
+        if of_task:
+            epochs = "/".join(f"{value:g}" for value in sorted({run["epochs"] for run in of_task if run["epochs"]}))
+            tasks.append(f"{task} ({of_task[0]['train_rows']:,} rows, {epochs or 'no'} epochs)")
+    return (
+        f"{len(runs)} runs, {days[0]} to {days[-1]}, on {'; '.join(machines)}. Training rows and epochs of every "
+        f"student: {', '.join(tasks)}. A tenth of the training rows is held out for validation; scores are of GLUE's "
+        "development set, which chose nothing. In brackets: points lost against the dense teacher, with the 95 % "
+        "interval of a paired bootstrap over rows; of several seeds the mean, with the interval over seeds."
+    )
+
+
+def accuracy(runs: Sequence[Record]) -> str:
+    """Scores by method and level, a column a task."""
+    tasks = [task for task in TASKS if any(run["task"] == task for run in runs)]
+    cells: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        cells[run["method"], run["level"]][run["task"]].append(run)
+    head = ["method", "level", "encoder weights kept", *(f"{task} {METRICS[TASKS[task].metric]}" for task in tasks)]
+    dense = {task: next(run["dense"] for run in runs if run["task"] == task) for task in tasks}
+    rows = [["dense teacher", "", "100 %", *(f"{dense[task]:.1f}" for task in tasks), "", ""]]
+    for (method, level), by_task in sorted(cells.items(), key=lambda one: _rank(one[0], one[1], tasks)):
+        every = [run for found in by_task.values() for run in found]
+        kept = 100 * sum(run["encoder_kept"] for run in every) / len(every)
+        mean = _mean_drop(by_task, tasks)
+        minutes = sum(run["minutes"] or 0 for run in every) / len(every)
+        rows.append(
+            [
+                method,
+                level,
+                f"{kept:.1f} %",
+                *(_score(by_task[task]) if task in by_task else "-" for task in tasks),
+                f"{mean:.1f}" if mean is not None else "-",
+                f"{minutes:.1f}",
+            ]
+        )
+    return _table([*head, "mean drop", "minutes a run"], rows)
+
+
+def published(runs: Sequence[Record]) -> str:
+    """The drop beside the paper's, at the paper's 5 %."""
+    rows = []
+    for task, paper in PUBLISHED_DROP.items():
+        found = [run for run in runs if run["task"] == task and run["level"] == "95 %"]
+        for method in dict.fromkeys(run["method"] for run in found):
+            drop, _ = mean_interval([run["drop"]["points"] for run in found if run["method"] == method])
+            rows.append([task, method, f"{drop:.1f}", f"{paper:.1f}"])
+    title = "Points lost at 95 %, beside what SparseBERT's paper reports for BERT-base (Xu et al. 2021, table 1):"
+    return f"{title}\n\n{_table(['task', 'method', 'lost here', 'lost in the paper'], rows)}" if rows else ""
+
+
+def conditions(latency: Sequence[Record]) -> str:
+    """How latency was measured."""
+    first = latency[0]
+    return (
+        f"Median milliseconds on one thread, all graphs of a row and the dense ones interleaved in one process "
+        f"({first['machine']['cpu']}, onnxruntime {first['machine']['onnxruntime']}; students of {first['task']}). "
+        '"Sparse" is this project\'s runtime, "ORT" stock onnxruntime. Times faster are of the fastest graph of the '
+        "row, against ORT fp32 dense and ORT int8 dense of the same session. Scores are the file's own, in its runtime."
+    )
+
+
+def speed(latency: Sequence[Record]) -> str:
+    """Milliseconds by method and level."""
+    shapes = list(next(iter(latency[0]["arms"].values()))["milliseconds"])
+    kinds = ("fp32", "int8", "sparse fp32", "sparse int8")
+    rows = []
+    for one in sorted(latency, key=lambda one: _fastest(one, shapes[0])):
+        arms = one["arms"]
+        for shape in shapes:
+            best = _fastest(one, shape)
+            times = [f"{arms[kind]['milliseconds'][shape]:.2f}" if kind in arms else "-" for kind in kinds]
+            dense, int8 = (arms[name]["milliseconds"][shape] for name in ("dense", "dense-int8"))
+            smallest = min((arms[kind] for kind in kinds if kind in arms), key=lambda arm: arm["bytes"])
+            rows.append(
+                [
+                    f"{one['method']} {one['level']}",
+                    shape.replace("x", " x "),
+                    f"{dense:.2f}",
+                    f"{int8:.2f}",
+                    *times,
+                    f"{dense / best:.1f} / {int8 / best:.1f}",
+                    f"{smallest['bytes'] / 1e6:.1f} of {arms['dense']['bytes'] / 1e6:.1f}",
+                    f"{smallest['score']:.1f} of {arms['dense']['score']:.1f}, int8 {arms['dense-int8']['score']:.1f}",
+                ]
+            )
+    head = ["method", "batch x tokens", "ORT dense", "ORT dense int8", "ORT", "ORT int8", "sparse", "sparse int8"]
+    return _table([*head, "times faster (fp32 / int8)", "smallest file, MB", "its score"], rows)
+
+
+def _fastest(one: Record, shape: str) -> float:
+    return min(arm["milliseconds"][shape] for name, arm in one["arms"].items() if not name.startswith("dense"))
+
+
+def _score(runs: Sequence[Record]) -> str:
+    score, _ = mean_interval([run["score"] for run in runs])
+    drop, interval = mean_interval([run["drop"]["points"] for run in runs])
+    if interval is not None:
+        return f"{score:.1f} ({drop:+.1f} ± {interval:.1f}, {len(runs)} seeds)"
+    only = runs[0]["drop"]
+    return f"{score:.1f} ({drop:+.1f}, {only['low']:+.1f} to {only['high']:+.1f})"
+
+
+def _mean_drop(by_task: dict[str, list[Record]], tasks: Sequence[str]) -> float | None:
+    """Mean over tasks of the points lost; None where a task is missing."""
+    if any(task not in by_task for task in tasks):
+        return None
+    return sum(mean_interval([run["drop"]["points"] for run in by_task[task]])[0] for task in tasks) / len(tasks)
+
+
+def _rank(
+    name: tuple[str, str], by_task: dict[str, list[Record]], tasks: Sequence[str]
+) -> tuple[str, bool, float, tuple[str, str]]:
+    """By level, the least mean drop first, incomplete rows last."""
+    mean = _mean_drop(by_task, tasks)
+    return name[1], mean is None, mean if mean is not None else 0.0, name
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def main() -> None:
+    results = read_results(RESULTS)
+    before = PAGE.read_text(encoding="utf-8")
+    after = PLACE.sub(lambda match: match[1] + page(results) + match[2], before)
+    write_atomically(PAGE, after)
+    for name in SCALES:
+        runs = [run for run in results["runs"] if run["scale"] == name]
+        latency = [one for one in results["latency"] if one["scale"] == name]
+        if runs:
+            accuracy_against_sparsity(runs, PAGE.parent / f"accuracy-sparsity-{name}.svg")
+        if latency:
+            accuracy_against_latency(runs, latency, PAGE.parent / f"accuracy-latency-{name}.svg")
+
+
+if __name__ == "__main__":
+    main()

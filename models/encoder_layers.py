@@ -1,0 +1,73 @@
+"""The six linears of each transformer layer by their roles, whatever an architecture calls them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import nn
+
+from models.errors import CheckpointError
+from models.pruning.targets import transformer_layers
+
+# query, key, value, attention output, FFN in, FFN out
+_ROLES: Final = ("query", "key", "value", "attention_output", "intermediate", "output")
+_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "bert": (
+        "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+        "intermediate.dense", "output.dense",
+    ),
+    "distilbert": (
+        "attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2",
+    ),
+    "mpnet": (
+        "attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "intermediate.dense",
+        "output.dense",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EncoderLayer:
+    """One transformer layer: its module, its linears [out, in] by role, and the size of a head in features."""
+
+    module: nn.Module
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    attention_output: nn.Linear
+    intermediate: nn.Linear
+    output: nn.Linear
+    head_size: int
+
+    @property
+    def heads(self) -> int:
+        """Attention heads that this layer has."""
+        return self.query.out_features // self.head_size
+
+    @property
+    def units(self) -> int:
+        """Feed-forward units that this layer has."""
+        return self.intermediate.out_features
+
+
+def encoder_layers(model: nn.Module) -> list[EncoderLayer]:
+    """The transformer layers of a classifier, the lowest first.
+
+    Raises:
+        CheckpointError: a layer is built in no way that is known: its heads and units cannot be told apart.
+    """
+    config: Any = model.config
+    _, layers = transformer_layers(model)
+    return [_layer(module, config.hidden_size // config.num_attention_heads) for module in layers]
+
+
+def _layer(module: nn.Module, head_size: int) -> EncoderLayer:
+    modules = dict(module.named_modules())
+    for names in _NAMES.values():
+        found = [modules.get(name) for name in names]
+        if all(isinstance(linear, nn.Linear) for linear in found):
+            return EncoderLayer(module, **dict(zip(_ROLES, found, strict=True)), head_size=head_size)  # type: ignore[arg-type]
+    raise CheckpointError(
+        f"layers of type {type(module).__name__} are none whose heads and feed-forward units are known "
+        f"({', '.join(_NAMES)}): remove `squeeze` from the recipe, or prune single weights"
+    )

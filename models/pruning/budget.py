@@ -1,0 +1,85 @@
+"""How many heads and feed-forward units a budget of operations pays for, and which."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.encoder_layers import EncoderLayer
+from models.errors import RecipeError
+from models.pruning.unit_method import Batch
+
+Importance = Sequence[npt.NDArray[np.float64]]  # of each layer's heads or units, the lowest layer first
+Masks = list[npt.NDArray[np.bool_]]  # True: stays
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Multiply-adds over the real tokens of the calibration rows: of one head, and of one feed-forward unit."""
+
+    head: int
+    unit: int
+
+    def of(self, heads: int, units: int) -> int:
+        """What this many heads and units cost, of all layers together."""
+        return heads * self.head + units * self.unit
+
+
+def operations(layer: EncoderLayer, batches: Sequence[Batch]) -> Operations:
+    """Cost of one head and of one unit of a layer.
+
+    A row of n tokens costs 4 n d h + 2 n^2 h and 2 n d, where d is the hidden size and h a head's features; biases,
+    softmax and LayerNorm are not counted.
+    """
+    lengths = torch.cat([batch["attention_mask"].sum(-1) for batch in batches])
+    tokens, pairs = int(lengths.sum()), int(lengths.square().sum())
+    hidden, features = layer.query.in_features, layer.head_size
+    return Operations(head=4 * tokens * hidden * features + 2 * pairs * features, unit=2 * tokens * hidden)
+
+
+def search(heads: Importance, units: Importance, cost: Operations, fraction: float) -> tuple[int, int]:
+    """Numbers of heads and units that stay, all layers together, at this fraction of the operations.
+
+    For each number of heads the most important units fill the rest of the budget; the numbers that keep the largest
+    sum of importances win (Kwon et al. 2022, arXiv 2204.09656, algorithm 1).
+
+    Raises:
+        RecipeError: the budget cannot pay for one head and one unit in every layer.
+    """
+    layers, all_heads, all_units = len(heads), sum(map(len, heads)), sum(map(len, units))
+    whole = cost.of(all_heads, all_units)
+    smallest = cost.of(layers, layers) / whole
+    if fraction < smallest:
+        raise RecipeError(
+            f"squeeze.flops {fraction:g} cannot pay for one head and one unit in each of {layers} layers: "
+            f"the smallest fraction is {smallest:.4g}"
+        )
+    budget = fraction * whole
+    # Entry n: the importance of the first n.
+    of_heads = np.concatenate([[0.0], np.concatenate(heads)[_order(heads)].cumsum()])
+    of_units = np.concatenate([[0.0], np.concatenate(units)[_order(units)].cumsum()])
+    numbers = []
+    for n in range(layers, all_heads + 1):
+        m = min(int((budget - cost.of(n, 0)) // cost.unit), all_units)
+        if m >= layers:
+            numbers.append((n, m))
+    return max(numbers, key=lambda pair: of_heads[pair[0]] + of_units[pair[1]])
+
+
+def most_important(importance: Importance, count: int) -> Masks:
+    """Masks that keep the `count` most important of all layers together, and the best of every layer in any case."""
+    mask = np.zeros(sum(map(len, importance)), dtype=bool)
+    mask[_order(importance)[:count]] = True
+    return np.split(mask, np.cumsum([len(layer) for layer in importance])[:-1])
+
+
+def _order(importance: Importance) -> npt.NDArray[np.intp]:
+    """Indices into all layers' heads or units one after another: every layer's best first, then by importance."""
+    ahead = []
+    for layer in importance:
+        first = np.zeros(len(layer), dtype=bool)
+        first[layer.argmax()] = True
+        ahead.append(first)
+    return np.lexsort((-np.concatenate(importance), ~np.concatenate(ahead)))

@@ -1,0 +1,51 @@
+"""Pruning without training: gradients are looked at, masks rise in a few updates, and the optimiser never runs.
+
+The way of the one-shot results of Optimal Brain Surgeon (Hassibi & Stork 1993) and oBERT (Kurtic et al. 2022,
+arXiv 2203.07259, section 4.3).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import nn
+
+from models.errors import TrainingError
+from models.pruning.callback import Pruner
+from models.recipe import Pruning
+
+Loss = Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+Progress = Callable[[int, int, str], None]
+
+
+def prune_once(
+    model: nn.Module,
+    pruning: Pruning,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    total: int,
+    *,
+    loss: Loss,
+    progress: Progress,
+) -> Pruner:
+    """Prune `model` in place over `total` batches, which stand for the steps of the schedule; it ends in eval mode.
+
+    A batch holds the model's inputs and `row` [batch], the rows' numbers. Dropout is off, so that gradients are those
+    of the network that is kept.
+
+    Raises:
+        TrainingError: the loss is not a finite number.
+    """
+    model.eval()
+    pruner = Pruner(model, pruning)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for step, batch in enumerate(batches, start=1):
+        inputs = dict(batch)
+        value = loss(model, inputs, inputs.pop("row"))
+        if not torch.isfinite(value):
+            raise TrainingError(f"the loss is {value.item()} at batch {step}: the network cannot be pruned by it")
+        value.backward()  # type: ignore[no-untyped-call]
+        pruner.observe(step, total)
+        pruner.after(step, total)
+        for parameter in parameters:
+            parameter.grad = None
+        progress(step, total, f"sparsity {pruner.masks.sparsity():.3f}")
+    return pruner

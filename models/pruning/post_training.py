@@ -1,0 +1,94 @@
+"""Post-training pruning: heads and units chosen by Fisher information, and the rest refitted, without training.
+
+Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers" (arXiv 2204.09656).
+"""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from models import squeezing
+from models.encoder_layers import encoder_layers
+from models.errors import RecipeError
+from models.pruning.budget import Importance, most_important, operations, search
+from models.pruning.mask_gradients import mask_gradients, rearrange
+from models.pruning.reconstruction import refit
+from models.pruning.unit_method import Batch, UnitMethod, kept_count
+from models.recipe import Squeeze
+from models.structure import Structure
+
+
+class PostTraining(UnitMethod):
+    """Search under a budget, mask rearrangement and least squares, on gradients of the gold labels' loss.
+
+    `squeeze.flops` is the budget: heads and units compete for it over all layers. Without it the fractions `heads`
+    and `units` are kept over all layers together, so that a layer may keep more than another.
+    """
+
+    def __init__(self, rearrange: bool = True, tune: bool = True, damping: float = 0.01) -> None:
+        """Keep the options.
+
+        Args:
+            rearrange: swap units of a layer that do the same as others, by the Fisher information between them.
+            tune: refit what stays to the dense network's layers by least squares (`reconstruction`).
+            damping: how strongly the refit holds on to the weights, relative to the mean variance of its inputs.
+        """
+        if damping <= 0:
+            raise ValueError(f"damping must be above 0, not {damping:g}")
+        self.rearrange = rearrange
+        self.tune = tune
+        self.damping = damping
+
+    def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
+        """Choose heads and units, squeeze `model` in place, refit it, and return what was kept."""
+        model.eval()
+        structure = self.choose(model, batches, squeeze)
+        dense = copy.deepcopy(model) if self.tune else None
+        squeezing.squeeze(model, structure)
+        if dense is not None:
+            refit(model, dense, batches, damping=self.damping)
+        return structure
+
+    def choose(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
+        """Choose heads and units; the network stays as it is.
+
+        Raises:
+            RecipeError: hidden dimensions are to go, or the budget cannot pay for a head and a unit in every layer.
+        """
+        if squeeze.hidden < 1:
+            raise RecipeError(
+                "squeeze.hidden: post-training removes no hidden dimensions: set it to 1, or squeeze.method to "
+                "mutual-information"
+            )
+        layers = encoder_layers(model)
+        gradients = mask_gradients(model, batches)
+        heads = [_importance(layer.heads) for layer in gradients]
+        units = [_importance(layer.units) for layer in gradients]
+        if squeeze.flops is not None:
+            kept = search(heads, units, operations(layers[0], batches), squeeze.flops)
+        else:
+            kept = (
+                kept_count(squeeze.heads, sum(map(len, heads)), "heads", layers=len(layers)),
+                kept_count(squeeze.units, sum(map(len, units)), "units", layers=len(layers)),
+            )
+        return Structure(
+            heads=self._indices(heads, kept[0], [layer.heads for layer in gradients]),
+            units=self._indices(units, kept[1], [layer.units for layer in gradients]),
+        )
+
+    def _indices(
+        self, importance: Importance, count: int, gradients: Sequence[torch.Tensor]
+    ) -> tuple[tuple[int, ...], ...]:
+        masks = most_important(importance, count)
+        if self.rearrange:
+            masks = [rearrange(found, mask) for found, mask in zip(gradients, masks, strict=True)]
+        return tuple(tuple(np.flatnonzero(mask).tolist()) for mask in masks)
+
+
+def _importance(gradients: torch.Tensor) -> npt.NDArray[np.float64]:
+    """Diagonal of the Fisher information, equation 5: the mean over rows of a mask's squared gradient."""
+    return gradients.double().square().mean(0).cpu().numpy()

@@ -1,0 +1,115 @@
+"""A recipe as a ladder: the same recipe from its least to its most compressed level."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from models.errors import RecipeError
+from models.recipe import Recipe
+
+SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)
+KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+NAME_CHARACTERS = 40
+# What makes and judges the dense baseline is one for all recipes of a search, or their drops could not be compared.
+SHARED = ("max_length", "teacher", "quantization", "export", "evaluation", "measurement")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe at one level; `rung` counts from 0, the least compressed one of its ladder."""
+
+    ladder: str
+    setting: str
+    rung: int
+    recipe: Recipe
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant in the store, such as `demo-sparsity90`."""
+        return self.recipe.variant_name
+
+    @property
+    def title(self) -> str:
+        """The recipe and its level, for people."""
+        return f"{self.ladder} at {self.setting}" if self.setting else self.ladder
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The fields of a recipe that say how much it compresses, and their values: least compressed first.
+
+    All `fields` get the same level. A recipe without such a field is a ladder of one rung: the recipe as it is.
+    """
+
+    name: str
+    recipe: Recipe
+    fields: tuple[str, ...]
+    levels: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return max(len(self.levels), 1)
+
+    def candidate(self, rung: int) -> Candidate:
+        """The recipe at a level, with the level in its variant's name.
+
+        Raises:
+            RecipeError: the recipe has no such level.
+        """
+        if not self.fields:
+            return Candidate(self.name, "", 0, self.recipe.model_copy(update={"variant": slug(self.name)}))
+        level = self.levels[rung]
+        content: dict[str, Any] = self.recipe.model_dump()
+        for field in self.fields:
+            section, _, name = field.partition(".")
+            content[section][name] = level
+        setting = ", ".join(f"{field}={level:g}" for field in self.fields)
+        kind = self.fields[0].rpartition(".")[2]
+        content["variant"] = f"{slug(self.name)}-{kind}{level if kind == 'layers' else 100 * level:g}"
+        try:
+            recipe = Recipe.model_validate(content)
+        except ValidationError as error:
+            reasons = "; ".join(problem["msg"] for problem in error.errors())
+            raise RecipeError(f"recipe {self.name} cannot have {setting}: {reasons}") from error
+        return Candidate(self.name, setting, rung, recipe)
+
+
+def make_ladder(name: str, recipe: Recipe, *, layers: int, levels: Sequence[float] | None = None) -> Ladder:
+    """The ladder of a recipe, found by what it has: pruning, a squeeze, or else a student with fewer layers.
+
+    `layers` is the number of the checkpoint's transformer layers; `levels` replaces the usual ones, in any order.
+    The recipe's own level is one of the usual ones, since it is what the recipe was made for.
+
+    Raises:
+        RecipeError: levels are given for a recipe that has none.
+    """
+    fields: tuple[str, ...] = ()
+    usual: tuple[float, ...] = ()
+    growing = False
+    if recipe.pruning is not None:
+        fields, growing = ("pruning.sparsity",), True
+        usual = (*(s for s in SPARSITIES if s >= recipe.pruning.initial_sparsity), recipe.pruning.sparsity)
+    elif recipe.squeeze is not None:
+        squeeze = recipe.squeeze
+        narrowed = [part for part in ("heads", "units", "hidden") if getattr(squeeze, part) < 1]
+        fields = tuple(f"squeeze.{part}" for part in narrowed) or ("squeeze.flops",)
+        kept = {getattr(squeeze, part) for part in narrowed} or {squeeze.flops or KEPT[0]}
+        usual = (*KEPT, *(kept if len(kept) == 1 else ()))
+    elif recipe.student.layers is not None:
+        fields, usual = ("student.layers",), tuple(range(1, layers + 1))
+    if levels is not None and not fields:
+        raise RecipeError(f"recipe {name} has no level to search: it has neither pruning, squeeze nor student.layers")
+    ordered = sorted(set(usual if levels is None else levels), reverse=not growing)
+    return Ladder(name, recipe, fields, tuple(ordered))
+
+
+def with_shared(recipe: Recipe, first: Recipe) -> Recipe:
+    """A recipe with all that makes and judges the dense baseline as another one has it."""
+    return recipe.model_copy(update={name: getattr(first, name) for name in SHARED})
+
+
+def slug(name: str) -> str:
+    """A recipe's name as the beginning of a variant's."""
+    return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-._")[:NAME_CHARACTERS] or "recipe"

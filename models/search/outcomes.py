@@ -1,0 +1,46 @@
+"""What a trial found: the files that its variants can be served from, and what each costs and keeps."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from models.manifest import Count, Fraction, LatencyPoint, Name, Record
+from models.runtime import Runtime
+
+Precision = Literal["fp32", "int8"]
+
+
+class Serving(Record):
+    """One file of a variant in the runtime that it is for."""
+
+    variant: Name
+    precision: Precision
+    runtime: Runtime
+    preferred: bool = Field(description="whether the service picks this file of the variant by default")
+    bytes: Count = Field(description="of the file")
+    latency: tuple[LatencyPoint, ...]
+    accuracy: Fraction = Field(description="on the validation split; macro F1 for multi-label tasks")
+    drop_points: float = Field(description="percentage points below the dense variant's; negative where it is better")
+
+    @property
+    def kind(self) -> tuple[Precision, Runtime]:
+        """What stays the same along a ladder of levels, so that its figures are comparable there."""
+        return self.precision, self.runtime
+
+    @property
+    def title(self) -> str:
+        """The variant, and its runtime where that is not stock onnxruntime."""
+        return f"{self.variant} in the sparse runtime" if self.runtime == "sparse" else self.variant
+
+    def p50_seconds(self, cell: tuple[int, int]) -> float:
+        """Median seconds of a cell (batch, length); infinite where it was not measured."""
+        found = (point.p50_seconds for point in self.latency if (point.batch, point.length) == cell)
+        return next(found, float("inf"))
+
+
+class Outcome(Record):
+    """All that a candidate's run made: no serving where it failed, and then why."""
+
+    variant: Name
+    servings: tuple[Serving, ...] = ()
+    failure: str | None = None

@@ -1,0 +1,90 @@
+"""What a search says: a line a trial, the frontier as a table, and the same as records for machines."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from models.search.bisection import Trial
+from models.search.choice import DROP, SIZE, Point, best, nearest, points, quantities
+from models.search.outcomes import Serving
+from models.search.targets import Target, phrase
+
+
+def trial_line(trial: Trial, targets: Sequence[Target]) -> str:
+    """A trial's recipe, level and figures: those of its best serving, or of the one that comes nearest."""
+    own = points([trial])
+    meets = best(own, targets)
+    shown = meets or nearest(own, targets)
+    if shown is None:
+        return f"{trial.candidate.title}: failed: {trial.outcome.failure}"
+    return f"{trial.candidate.title}: {figures(shown.serving, targets)}: {'meets' if meets else 'does not meet'}"
+
+
+def figures(serving: Serving, targets: Sequence[Target]) -> str:
+    """A serving's name, size, drop and whatever else the targets are about."""
+    shown = [axis.spell(axis.value(serving)) for axis in _axes(targets) if axis != DROP]
+    return f"{serving.title}, {', '.join(shown)}, drop {DROP.spell(serving.drop_points)}"
+
+
+def frontier_table(found: Sequence[Point], chosen: Point | None, targets: Sequence[Target]) -> Table:
+    """The frontier for a terminal; the chosen one has a star, and `meets` tells who meets all targets."""
+    axes = _axes(targets)
+    table = Table(title=f"Accuracy against cost: {phrase(targets)}", title_justify="left")
+    table.add_column("recipe and level")
+    table.add_column("variant", no_wrap=True)
+    for axis in axes:
+        if axis == DROP:
+            table.add_column("drop\n(points)", justify="right")
+        elif axis == SIZE:
+            table.add_column("MB", justify="right")
+        elif axis.cell is not None:
+            table.add_column(f"p50 ms\n{axis.cell[0]} x {axis.cell[1]}", justify="right")
+    table.add_column("meets")
+    for point in found:
+        values = [axis.value(point.serving) for axis in axes]
+        scales = [1.0 if axis == DROP else 1e-6 if axis == SIZE else 1e3 for axis in axes]
+        table.add_row(
+            point.candidate.title,
+            point.serving.title + (" *" if point == chosen else ""),
+            *(f"{value * scale:.3g}" for value, scale in zip(values, scales, strict=True)),
+            "yes" if point.meets(targets) else "no",
+        )
+    table.caption = "* answers by default. drop: against dense, on the validation split."
+    table.caption_justify = "left"
+    return table
+
+
+def as_record(point: Point, targets: Sequence[Target]) -> dict[str, Any]:
+    """A point of the frontier for machines: seconds, bytes and percentage points."""
+    return {
+        "recipe": point.candidate.ladder,
+        "setting": point.candidate.setting,
+        **point.serving.model_dump(mode="json", include={"variant", "precision", "runtime", "preferred", "bytes"}),
+        "accuracy": point.serving.accuracy,
+        "drop_points": point.serving.drop_points,
+        "latency": [
+            {"batch": target.cell[0], "length": target.cell[1], "p50_seconds": target.value(point.serving)}
+            for target in targets
+            if target.cell is not None
+        ],
+        "meets": point.meets(targets),
+    }
+
+
+def trial_record(trial: Trial, targets: Sequence[Target]) -> dict[str, Any]:
+    """A trial for machines: all of its servings."""
+    return {
+        "recipe": trial.candidate.ladder,
+        "setting": trial.candidate.setting,
+        "variant": trial.candidate.variant,
+        "failure": trial.outcome.failure,
+        "meets": best(points([trial]), targets) is not None,
+        "servings": [as_record(point, targets) for point in points([trial])],
+    }
+
+
+def _axes(targets: Sequence[Target]) -> list[Target]:
+    """What is shown of a serving: what is traded off with the limits left out, and always its size."""
+    cells = dict.fromkeys(target.cell for target in quantities(targets) if target.cell is not None)
+    return [DROP, SIZE, *(Target("latency", float("inf"), cell) for cell in cells)]

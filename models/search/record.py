@@ -1,0 +1,58 @@
+"""The trials of a search on disk: what is written there need not be made again."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+from models.files import write_atomically
+from models.manifest import Record
+from models.search.bisection import MakeTrial
+from models.search.ladders import Candidate
+from models.search.outcomes import Outcome
+
+RECORD_SCHEMA_VERSION: Final = 1
+
+
+class SearchRecord(Record):
+    """The outcomes of all trials of one search so far."""
+
+    schema_version: Literal[1] = RECORD_SCHEMA_VERSION
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class RecordedTrials:
+    """A maker of trials that makes none twice: each outcome is in the file before the next trial begins.
+
+    The file must belong to all that the outcomes depend on: its name holds a digest of that. Of its outcomes those
+    are believed whose variants are in `published`, and those of runs that failed. A file that cannot be read counts
+    as none: what it said can be found again.
+    """
+
+    def __init__(self, path: Path, make: MakeTrial, *, published: Collection[str]) -> None:
+        self._path = path
+        self._make = make
+        self._outcomes = {
+            outcome.variant: outcome
+            for outcome in _read(path).outcomes
+            if all(serving.variant in published for serving in outcome.servings)
+        }
+
+    def __call__(self, candidate: Candidate) -> Outcome:
+        """The candidate's outcome, from the file if it is there."""
+        known = self._outcomes.get(candidate.variant)
+        if known is not None:
+            return known
+        outcome = self._make(candidate)
+        self._outcomes[candidate.variant] = outcome
+        record = SearchRecord(outcomes=tuple(self._outcomes.values()))
+        write_atomically(self._path, record.model_dump_json(indent=1) + "\n")
+        return outcome
+
+
+def _read(path: Path) -> SearchRecord:
+    try:
+        return SearchRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return SearchRecord()

@@ -1,0 +1,208 @@
+"""A whole search: `sparserve compress RECIPE --target ...` from its arguments to the variant that answers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from models.errors import InputError, TargetError
+from models.plan import check_fit
+from models.progress import Reporter
+from models.recipe import Recipe, load_recipe, shipped_recipes
+from models.report import write_report
+from models.run import CompressOptions, Run, prepare
+from models.search.bisection import Trial, search
+from models.search.choice import Point, best, frontier, nearest, points
+from models.search.ladders import Candidate, Ladder, make_ladder, slug, with_shared
+from models.search.outcomes import Outcome
+from models.search.presentation import as_record, figures, frontier_table, trial_line, trial_record
+from models.search.record import RecordedTrials
+from models.search.targets import Target, parse_target, phrase
+from models.search.trials import RunTrials, with_recipe
+from models.workspace import Step
+
+USUAL_RECIPES = ("post-training", "sparsebert-best")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What the command line was given beside the options of a run: each as it was written."""
+
+    targets: Sequence[str]
+    recipes: str | None
+    levels: str | None
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that can be carried out: every candidate has been checked against the checkpoint."""
+
+    targets: tuple[Target, ...]
+    ladders: tuple[Ladder, ...]
+    prepared: Run
+    work: Path
+
+    @property
+    def digest(self) -> str:
+        """Of all that the candidates' outcomes depend on; the recorded trials are kept under it."""
+        job, measurement = self.prepared.plan.job, self.prepared.plan.measurement.key
+        recipes = {ladder.name: ladder.recipe for ladder in self.ladders}
+        return Step("search", {"task": job.task, "measurement": measurement, "recipes": recipes}).key
+
+    def print_plan(self, reporter: Reporter) -> None:
+        """Say every ladder, and the steps of the first trial."""
+        reporter.say(f"Search for {phrase(self.targets)}:")
+        for ladder in self.ladders:
+            levels = ", ".join(f"{level:g}" for level in ladder.levels)
+            what = f"{' and '.join(ladder.fields)} of {levels}" if ladder.fields else "as it is"
+            reporter.say(f"  {ladder.name}: {what}; about {math.ceil(math.log2(len(ladder))) + 1} trials")
+            reporter.result("ladder", {"recipe": ladder.name, "fields": ladder.fields, "levels": ladder.levels})
+        first = self.ladders[0]
+        middle = first.candidate((len(first) - 1) // 2)
+        reporter.say(f"First trial: {middle.title}")
+        with_recipe(self.prepared, middle.recipe).print_plan(reporter)
+
+    def execute(self, reporter: Reporter) -> tuple[list[Point], Point | None]:
+        """Make the trials; the frontier and the best point, which is None if nothing meets the targets.
+
+        The best point's variant answers for the task from then on, and the task's report says so.
+        Nothing is unpublished.
+        """
+        store, task = self.prepared.store, self.prepared.plan.job.task
+        make = RecordedTrials(
+            self.work / f"search-{self.digest}.json",
+            RunTrials(self.prepared, reporter),
+            published=store.variants(task),
+        )
+        count = 0
+
+        def trial(candidate: Candidate) -> Outcome:
+            nonlocal count
+            count += 1
+            reporter.say(f"Trial {count}: {candidate.title}")
+            made = Trial(candidate, make(candidate))
+            reporter.say(f"Trial {count}: {trial_line(made, self.targets)}")
+            reporter.result("trial", trial_record(made, self.targets))
+            return made.outcome
+
+        found = points(search(self.ladders, self.targets, trial))
+        chosen = best(found, self.targets)
+        shown = frontier(found, self.targets)
+        if chosen is not None and chosen not in shown:  # as accurate as one that costs less, but smaller
+            shown = [chosen, *shown]
+        reporter.result("frontier", [as_record(point, self.targets) for point in shown])
+        if chosen is not None:
+            store.set_default_variant(task, chosen.serving.variant)
+            write_report(store, task)
+            reporter.result("best", as_record(chosen, self.targets))
+        return shown, chosen
+
+
+def prepare_search(options: CompressOptions, wanted: SearchOptions, reporter: Reporter) -> Search:
+    """Read the targets, the recipes, the data and the checkpoints, and check every candidate.
+
+    The recipe of `options` comes first, then those of `wanted.recipes`, by default the usual ones that ship. All of
+    them are tried with the first one's way to the dense baseline and its measurement, whose grid gets the targets'
+    cells.
+
+    Raises:
+        InputError: a target cannot be read, or is about texts that are longer than the recipe's.
+        RecipeError, DataError, CheckpointError: whichever is wrong.
+    """
+    if not wanted.targets:
+        raise InputError("--search-recipes and --search-levels are for a search: add --target, such as size<=6MB")
+    targets = tuple(parse_target(text) for text in wanted.targets)
+    if "variant" in options.overrides:
+        raise InputError("a search names its variants by recipe and level: leave --variant out with --target")
+    levels = _levels(wanted.levels)
+    others = _other_recipes(options.recipe, wanted.recipes)
+    prepared = prepare(options, reporter)
+    job = prepared.plan.job
+    config: Any = job.checkpoint.config
+    layers = int(config.num_hidden_layers)
+    first = _measured_at(job.recipe, targets)
+    ladders = [make_ladder(first.name, first, layers=layers, levels=levels)]
+    _check(ladders[0], prepared)
+    for recipe in others:
+        try:
+            if slug(recipe.name) in {slug(ladder.name) for ladder in ladders}:
+                raise InputError(f"two recipes of the search are both named {recipe.name}: rename one of them")
+            ladder = make_ladder(recipe.name, with_shared(recipe, first), layers=layers)
+            _check(ladder, prepared)
+        except InputError as error:
+            if wanted.recipes is not None:
+                raise
+            reporter.say(f"The recipe {recipe.name} is not searched: {error}")
+            continue
+        ladders.append(ladder)
+    return Search(targets, tuple(ladders), with_recipe(prepared, first), options.work)
+
+
+def run_search(search: Search, reporter: Reporter, console: Console | None) -> None:
+    """Carry a search out; the frontier goes to the console as a table, if there is one.
+
+    Raises:
+        TargetError: nothing meets the targets; the message says what comes nearest.
+    """
+    targets, task = search.targets, search.prepared.plan.job.task
+    shown, chosen = search.execute(reporter)
+    if console is not None and shown:
+        console.print(frontier_table(shown, chosen, targets))
+    if chosen is None:
+        close = nearest(shown, targets)
+        if close is None:
+            raise TargetError(
+                f"no trial of the search for {phrase(targets)} could be made: try other recipes with --search-recipes"
+            )
+        raise TargetError(
+            f"nothing meets {phrase(targets)}; nearest is {close.candidate.title}: {figures(close.serving, targets)}. "
+            "Loosen a target, or try more recipes with --search-recipes; what was made stays published"
+        )
+    serving = chosen.serving
+    reporter.say(f"Best: {chosen.candidate.title}: {figures(serving, targets)}")
+    hint = (
+        "" if serving.preferred else f" (these figures need the service's setting SPARSERVE_RUNTIME={serving.runtime})"
+    )
+    reporter.say(f"{task} answers with {serving.variant} from now on{hint}")
+    reporter.say(f"Report: {search.prepared.store.report_path(task, 'html')}")
+
+
+def _check(ladder: Ladder, prepared: Run) -> None:
+    """See that every level of a recipe fits the job's networks, before any is tried."""
+    job = prepared.plan.job
+    for rung in range(len(ladder)):
+        check_fit(job.checkpoint, job.teacher, ladder.candidate(rung).recipe)
+
+
+def _measured_at(recipe: Recipe, targets: Sequence[Target]) -> Recipe:
+    """The recipe with the targets' cells in its latency grid."""
+    cells = [target.cell for target in targets if target.cell is not None]
+    for _, length in cells:
+        if length > recipe.max_length:
+            raise InputError(
+                f"a latency at {length} tokens cannot be measured: the recipe cuts texts at max_length "
+                f"{recipe.max_length}; add --set max_length={length}, or ask for less"
+            )
+    grid = recipe.measurement
+    batches = tuple(sorted({*grid.batches, *(batch for batch, _ in cells)}))
+    lengths = tuple(sorted({*grid.lengths, *(length for _, length in cells)}))
+    return recipe.model_copy(update={"measurement": grid.model_copy(update={"batches": batches, "lengths": lengths})})
+
+
+def _other_recipes(first: str, given: str | None) -> list[Recipe]:
+    shipped = shipped_recipes()
+    usual = [name for name in USUAL_RECIPES if name in shipped]
+    names = usual if given is None else [name.strip() for name in given.split(",") if name.strip()]
+    return [load_recipe(name) for name in dict.fromkeys(names) if name != first]
+
+
+def _levels(given: str | None) -> list[float] | None:
+    if given is None:
+        return None
+    try:
+        return [float(level) for level in given.split(",")]
+    except ValueError as error:
+        raise InputError(f"--search-levels {given!r}: write numbers with commas, such as 0.8,0.9,0.95") from error

@@ -1,0 +1,121 @@
+"""One trial: a normal run of a candidate's recipe, and its variants' score on the validation split."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from models import steps
+from models.bundle import MODEL, SPARSE_MODEL, Bundle
+from models.errors import RecipeError, TrainingError
+from models.evaluation import evaluate
+from models.manifest import LatencyPoint, Measurement
+from models.plan import DENSE, INT8, Plan, make_plan
+from models.progress import Reporter
+from models.recipe import Recipe
+from models.run import Run
+from models.runtime import sparse_library
+from models.search.ladders import Candidate
+from models.search.outcomes import Outcome, Serving
+from models.sparse_measurement import SPARSE_ARM
+from models.workspace import Step
+
+
+@dataclass(frozen=True)
+class RunTrials:
+    """Carries candidates out in the store and workspace of a run that was prepared for their data and checkpoint."""
+
+    prepared: Run
+    reporter: Reporter
+
+    def __call__(self, candidate: Candidate) -> Outcome:
+        """Make the candidate's variants, publish them, and score them on validation.
+
+        A level at which training diverges, or that leaves too little of the network, is an outcome: the failed one.
+        """
+        run = with_recipe(self.prepared, candidate.recipe)
+        try:
+            run.execute(self.reporter)
+        except (TrainingError, RecipeError) as error:
+            return Outcome(variant=candidate.variant, failure=str(error))
+        return Outcome(variant=candidate.variant, servings=self._servings(run))
+
+    def _servings(self, run: Run) -> tuple[Serving, ...]:
+        """Every file that the run's variant and its int8 twin can be served from."""
+        plan, task = run.plan, run.plan.job.task
+        stored = json.loads((run.workspace.path(plan.measurement) / "measurement.json").read_bytes())
+        dense = self._score(run, run.store.open(task, DENSE), sparse=False)
+        servings: list[Serving] = []
+        for variant in plan.exports:
+            if variant.removesuffix(INT8) == DENSE:
+                continue
+            bundle = run.store.open(task, variant)
+            # The bundle may be older than this run and know another latency grid: the run's own measurement counts.
+            latency = {
+                sparse: _latency(stored, variant + SPARSE_ARM if sparse else variant)
+                for sparse in ([False, True] if _runs_sparse(plan, bundle) else [False])
+            }
+            measured = bundle.manifest.measurement
+            sparse_preferred = bool(measured and measured.sparse and measured.sparse.preferred)
+            for sparse, points in latency.items():
+                score = self._score(run, bundle, sparse=sparse)
+                servings.append(
+                    Serving(
+                        variant=variant,
+                        precision=bundle.manifest.precision,
+                        runtime="sparse" if sparse else "onnx",
+                        preferred=sparse_preferred == sparse,
+                        bytes=bundle.manifest.files[SPARSE_MODEL if sparse else MODEL].bytes,
+                        latency=points,
+                        accuracy=score,
+                        drop_points=round(100 * (dense - score), 4),
+                    )
+                )
+        return tuple(servings)
+
+    def _score(self, run: Run, bundle: Bundle, *, sparse: bool) -> float:
+        """Accuracy of a bundle's graph on the validation split; macro F1 for multi-label tasks, as training has it."""
+        job, variant = run.plan.job, bundle.manifest.variant
+        predicted = (run.plan.sparse_predictions if sparse else run.plan.predictions)[variant]
+        title = f"validate {variant}{' sparse' if sparse else ''}"
+        step = Step(title, {**predicted.inputs, "split": "validation"})
+        folder = run.workspace.run(step, self._validation_builder(run, bundle, sparse=sparse), self.reporter)
+        figures = evaluate(
+            np.load(folder / "logits.npy"),
+            np.asarray(job.dataset.validation.labels),
+            label_names=job.dataset.label_names,
+            problem_type=job.dataset.problem_type,
+            bootstrap_samples=1,
+        )
+        return (figures.macro_f1 if job.multi_label else figures.accuracy).value
+
+    def _validation_builder(self, run: Run, bundle: Bundle, *, sparse: bool) -> Callable[[Path], None]:
+        def build(folder: Path) -> None:
+            logits = steps.predict(
+                bundle.sparse_model_path if sparse else bundle.model_path,
+                bundle.tokenizer_path,
+                run.plan.job.dataset.validation,
+                max_length=bundle.manifest.max_length,
+                pad_token_id=bundle.manifest.pad_token_id,
+                threads=run.plan.job.threads,
+                progress=self.reporter.advance,
+                library=sparse_library().path if sparse else None,
+            )
+            np.save(folder / "logits.npy", logits)
+
+        return build
+
+
+def with_recipe(run: Run, recipe: Recipe) -> Run:
+    """The same data, checkpoint and store with another recipe."""
+    return replace(run, plan=make_plan(replace(run.plan.job, recipe=recipe)))
+
+
+def _latency(stored: dict[str, object], arm: str) -> tuple[LatencyPoint, ...]:
+    return Measurement.model_validate(stored[arm]).latency
+
+
+def _runs_sparse(plan: Plan, bundle: Bundle) -> bool:
+    return bundle.manifest.variant in plan.sparse_predictions and SPARSE_MODEL in bundle.manifest.files

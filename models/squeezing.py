@@ -1,0 +1,157 @@
+"""Squeezing: heads, units and hidden dimensions leave a network, whose matrices become smaller and stay dense."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from models.encoder_layers import EncoderLayer, encoder_layers
+from models.errors import CheckpointError
+from models.structure import Structure, compose
+
+Indices = tuple[int, ...]
+Narrowing = tuple[Callable[[Any, Indices], None], nn.Module]
+
+_RECORD: Final = "sparserve_structure"
+# The linear of a classifier that reads the encoder's output, whatever an architecture calls it.
+_READERS: Final = ("pooler.dense", "pre_classifier", "classifier.dense")
+_BIAS_HEADS: Final = "position_bias_heads"
+
+
+def squeeze(model: nn.Module, structure: Structure) -> None:
+    """Take out of a classifier, in place, all but the heads, units and hidden dimensions that `structure` keeps.
+
+    The indices are of the network as it is. What stays of the original one is recorded (`structure_of`), so that a
+    squeezed network can be squeezed again; the configuration remains the original's. Parameters become new tensors:
+    make the optimiser afterwards.
+
+    Without some heads and units, a network computes what it computes with their weights at zero (Michel et al. 2019,
+    arXiv 1905.10650, equation 1; squeezing: Fan et al. 2021, arXiv 2108.12594). Hidden dimensions are one set for the
+    whole residual stream: the embeddings' output, every LayerNorm, what layers read and write, what the classifier
+    reads. LayerNorm then takes mean and variance over those that stay, so the answers equal the masked network's only
+    where these have the mean and variance of all; elsewhere training has to recover what changed.
+
+    Raises:
+        CheckpointError: the architecture is not known, or the structure keeps what the network does not have; the
+            network is left as it was.
+    """
+    layers = encoder_layers(model)
+    _check(layers, structure)
+    before = structure_of(model)
+    record = structure if before is None else compose(before, structure)
+    stream = [] if structure.hidden is None else _residual_stream(model, layers)
+    for layer, heads, units in zip(layers, structure.heads, structure.units, strict=True):
+        _keep_heads(layer, heads)
+        _keep_outputs(layer.intermediate, units)
+        _keep_inputs(layer.output, units)
+    for keep, module in stream:
+        keep(module, structure.hidden or ())
+    setattr(model, _RECORD, record)
+
+
+def structure_of(model: nn.Module) -> Structure | None:
+    """What a squeezed network keeps of the original one; None for a network that was never squeezed."""
+    structure: Structure | None = getattr(model, _RECORD, None)
+    return structure
+
+
+def _check(layers: list[EncoderLayer], structure: Structure) -> None:
+    compose(
+        Structure(
+            heads=tuple(tuple(range(layer.heads)) for layer in layers),
+            units=tuple(tuple(range(layer.units)) for layer in layers),
+            hidden=tuple(range(layers[0].query.in_features)),
+        ),
+        structure,
+    )
+
+
+def _residual_stream(model: Any, layers: list[EncoderLayer]) -> list[Narrowing]:
+    """Every module that reads or writes hidden states, and how it is narrowed."""
+    readers = [module for name, module in model.named_modules() if name.endswith(_READERS)]
+    if not readers:
+        raise CheckpointError(
+            f"{type(model).__name__} has no linear called {', '.join(_READERS)} that reads hidden states: "
+            "set squeeze.hidden to 1 in the recipe"
+        )
+    # ELECTRA's embeddings have a width of their own, where they are projected to the hidden one.
+    project = getattr(model.base_model, "embeddings_project", None)
+    stream: list[Narrowing] = []
+    if project is not None:
+        stream.append((_keep_outputs, project))
+    else:
+        stream += [(_keep_columns, m) for m in model.base_model.embeddings.modules() if isinstance(m, nn.Embedding)]
+        stream += _norms(model.base_model.embeddings)
+    for layer in layers:
+        stream += [(_keep_inputs, m) for m in (layer.query, layer.key, layer.value, layer.intermediate)]
+        stream += [(_keep_outputs, m) for m in (layer.attention_output, layer.output)]
+        stream += _norms(layer.module)
+    return stream + [(_keep_inputs, module) for module in readers]
+
+
+def _norms(within: nn.Module) -> list[Narrowing]:
+    return [(_keep_features, module) for module in within.modules() if isinstance(module, nn.LayerNorm)]
+
+
+def _keep_heads(layer: EncoderLayer, heads: Indices) -> None:
+    if len(heads) == layer.heads:
+        return
+    features = tuple(head * layer.head_size + place for head in heads for place in range(layer.head_size))
+    for linear in (layer.query, layer.key, layer.value):
+        _keep_outputs(linear, features)
+    _keep_inputs(layer.attention_output, features)
+    attention: Any = next(
+        module for module in layer.module.modules() if any(child is layer.query for child in module.children())
+    )
+    # transformers keeps these on the module, and MPNet's attention computes shapes from them.
+    for name, size in (("num_attention_heads", len(heads)), ("n_heads", len(heads)), ("all_head_size", len(features))):
+        if hasattr(attention, name):
+            setattr(attention, name, size)
+    if "position_bias" in inspect.signature(attention.forward).parameters:
+        _keep_position_bias(attention, heads)
+
+
+def _keep_position_bias(attention: nn.Module, heads: Indices) -> None:
+    """Let a layer of MPNet take its own heads of the position bias [1, heads, query, key] that all layers share."""
+    kept = torch.tensor(heads, device=next(attention.parameters()).device)
+    earlier = getattr(attention, _BIAS_HEADS, None)
+    if earlier is None:
+        attention.register_forward_pre_hook(_select_position_bias)
+    # Not in the checkpoint's file: the structure beside it says the same.
+    attention.register_buffer(_BIAS_HEADS, kept if earlier is None else earlier[kept], persistent=False)
+
+
+def _select_position_bias(attention: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    hidden_states, attention_mask, position_bias = arguments
+    return hidden_states, attention_mask, position_bias.index_select(1, attention.get_buffer(_BIAS_HEADS))
+
+
+def _keep_outputs(linear: nn.Linear, kept: Indices) -> None:
+    _keep(linear, "weight", kept, 0)
+    if linear.bias is not None:
+        _keep(linear, "bias", kept, 0)
+    linear.out_features = len(kept)
+
+
+def _keep_inputs(linear: nn.Linear, kept: Indices) -> None:
+    _keep(linear, "weight", kept, 1)
+    linear.in_features = len(kept)
+
+
+def _keep_columns(embedding: nn.Embedding, kept: Indices) -> None:
+    _keep(embedding, "weight", kept, 1)
+    embedding.embedding_dim = len(kept)
+
+
+def _keep_features(norm: nn.LayerNorm, kept: Indices) -> None:
+    _keep(norm, "weight", kept, 0)
+    _keep(norm, "bias", kept, 0)
+    norm.normalized_shape = (len(kept),)
+
+
+def _keep(module: nn.Module, name: str, kept: Indices, dimension: int) -> None:
+    parameter = module.get_parameter(name)
+    values = parameter.detach().index_select(dimension, torch.tensor(kept, device=parameter.device))
+    setattr(module, name, nn.Parameter(values, requires_grad=parameter.requires_grad))

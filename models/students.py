@@ -1,0 +1,171 @@
+"""The student: started from a checkpoint, squeezed, then pruned while it is distilled."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models.checkpoint import Checkpoint, load_classifier
+from models.data import Dataset
+from models.distillation import distillation_loss, make_projection
+from models.pruning.callback import MASKS, PruningCallback
+from models.pruning.one_shot import prune_once
+from models.pruning.targets import encoder_linears
+from models.pruning.unit_methods import make_unit_method
+from models.recipe import Distillation, Recipe, Squeeze
+from models.small_students import kept_dimensions, shrink
+from models.steps import finish, on_device, pad_token_id, tokenized
+from models.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network
+from models.tokens import Collator, TokenizedSplit, tokenize
+from models.training import Loss, Progress, train
+
+PLAN = "pruning.json"
+PROJECTION = "distillation_projection"
+CALIBRATION_BATCH = 32
+
+
+def squeeze_student(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    squeeze: Squeeze,
+    start: Checkpoint,
+    dataset: Dataset,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Take whole units out of the start network, chosen on calibration rows of the training split."""
+    model = on_device(start_network(recipe, start, dataset, seed)).eval()
+    rows = tokenize(dataset.train, start.tokenizer(), recipe.max_length, multi_label=dataset.multi_label)
+    batches = list(calibration_batches(rows, squeeze.calibration, start, seed, device=next(model.parameters()).device))
+    progress(0, len(batches), "calibration batches")
+    make_unit_method(squeeze).apply(model, batches, squeeze)
+    finish(folder, model, start)
+
+
+def train_student(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    start: Checkpoint,
+    teacher: Checkpoint,
+    teacher_cache: Path | None,
+    dataset: Dataset,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Prune while distilling (SparseBERT), or while fine-tuning if the recipe has no distillation.
+
+    `start` is the network as it was started or squeezed. The last weights are taken, not the best epoch's: earlier
+    ones are less sparse. Without epochs, weights are pruned in one shot, if at all.
+    """
+    model = start_network(recipe, start, dataset, seed)
+    rows, validation = tokenized(start, dataset, recipe.max_length)
+    loss: Loss | None = None
+    if recipe.distillation is not None and recipe.student.epochs:
+        attach_projection(model, teacher)
+        wanted = outputs_wanted(recipe.distillation)
+        source: TeacherSource
+        if teacher_cache is not None:
+            source = CachedTeacher(teacher_cache)
+        else:
+            source = LiveTeacher(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type), wanted)
+        loss = student_loss(source, recipe.distillation, multi_label=dataset.multi_label)
+    result = None
+    pruning = recipe.pruning
+    if recipe.student.epochs:
+        result = train(
+            model,
+            recipe.student,
+            rows,
+            validation,
+            pad_token_id=pad_token_id(start),
+            multi_label=dataset.multi_label,
+            seed=seed,
+            folder=folder / "training",
+            progress=progress,
+            loss=loss,
+            callbacks=[lambda resume: PruningCallback(model, pruning, resume_from=resume)] if pruning else [],
+            checkpoint_files=[MASKS] if pruning else [],
+            keep_best=False,
+        )
+    elif pruning is not None:
+        model = on_device(model)
+        device = next(model.parameters()).device
+        batches = list(calibration_batches(rows, pruning.calibration, start, seed, device=device))
+        prune_once(model, pruning, batches, len(batches), loss=label_loss, progress=progress)
+    if hasattr(model, PROJECTION):
+        delattr(model, PROJECTION)
+    if pruning is not None:
+        plan = {"pruning": pruning.model_dump(mode="json"), "matrices": sorted(encoder_linears(model))}
+        (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    finish(folder, model, start, result)
+
+
+def start_network(recipe: Recipe, start: Checkpoint, dataset: Dataset, seed: int) -> nn.Module:
+    """The network that the student begins as: the start's, in fewer layers or narrower if the recipe says so."""
+    model = load_classifier(start.folder, dataset.label_names, dataset.problem_type, seed=seed)
+    return shrink(model, recipe.student)
+
+
+def calibration_batches(
+    rows: TokenizedSplit, count: int, checkpoint: Checkpoint, seed: int, *, device: torch.device
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Up to `count` rows, drawn without replacement, in batches of similar length; the network's inputs, and `row`."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    order = sorted(chosen.tolist(), key=lambda row: (rows.lengths[row], row))
+    collate = Collator(pad_token_id(checkpoint))
+    batches = [order[begin : begin + CALIBRATION_BATCH] for begin in range(0, len(order), CALIBRATION_BATCH)]
+    for index in np.random.default_rng(seed).permutation(len(batches)):
+        batch = collate([rows[row] for row in batches[index]])
+        yield {name: value.to(device) for name, value in batch.items()}
+
+
+def attach_projection(model: nn.Module, teacher: Checkpoint) -> None:
+    """Give a network that is narrower than its teacher a projection to the teacher's width, to be trained with it."""
+    width = next(iter(encoder_linears(model).values())).in_features
+    config: Any = teacher.config
+    if width != config.hidden_size:
+        dimensions = kept_dimensions(model, config.hidden_size)
+        model.add_module(PROJECTION, make_projection(width, config.hidden_size, dimensions=dimensions))
+
+
+def outputs_wanted(distillation: Distillation) -> Wanted:
+    """What of the teacher the losses look at, besides its logits."""
+    return Wanted(hidden=distillation.hidden > 0 or distillation.cosine > 0, attention=distillation.attention > 0)
+
+
+def label_loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    """The network's own loss on the gold labels."""
+    loss: torch.Tensor = model(**inputs).loss
+    return loss
+
+
+def student_loss(
+    teacher: TeacherSource, distillation: Distillation, *, multi_label: bool
+) -> Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]:
+    """The student's loss on a batch, as `training.train` takes it."""
+    wanted = outputs_wanted(distillation)
+
+    def loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        student = run_network(model, inputs, wanted)
+        said = teacher.outputs(rows, inputs)
+        total = distillation_loss(
+            student,
+            said,
+            inputs["attention_mask"],
+            distillation,
+            multi_label=multi_label,
+            projection=getattr(model, PROJECTION, None),
+        )
+        if distillation.labels:
+            gold = functional.binary_cross_entropy_with_logits if multi_label else functional.cross_entropy
+            total = total + distillation.labels * gold(student.logits, inputs["labels"])
+        return total
+
+    return loss

@@ -1,0 +1,31 @@
+"""Structures that squeezing is tested with, of the tiny checkpoints, and what the networks then say."""
+
+import torch
+from exporting import classifier
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from models.structure import Structure
+
+HEADS, UNITS, HIDDEN = 4, 48, 32
+UNEVEN = Structure(heads=((0, 2, 3), (1,)), units=(tuple(range(0, UNITS, 3)), (5,)))
+NARROW = UNEVEN.model_copy(update={"hidden": tuple(range(1, 28))})
+
+
+def network_of(make_checkpoint, name):
+    """A whole classifier; ELECTRA also with embeddings of a width of their own."""
+    if name != "electra-projected":
+        return classifier(make_checkpoint(name))
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(make_checkpoint("electra"), embedding_size=16, num_labels=3)
+    return AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+
+
+def texts():
+    ids = torch.randint(5, 40, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(9) < torch.tensor([[9], [4], [1]])).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@torch.no_grad()
+def logits(model):
+    return model(**texts()).logits

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from exporting import LABELS, classifier
+from tiny_bundles import graph, manifest, tokenizer_json
+
+from models.bundle import write_bundle
+from models.bundle_model import load_bundle_model
+from models.checkpoint import save_classifier
+from models.errors import BundleError, CheckpointError
+from models.squeezing import squeeze
+from models.structure import STRUCTURE, Structure
+
+
+@pytest.fixture(scope="module")
+def squeezed(make_checkpoint, tmp_path_factory):
+    """A squeezed network, and the folder of its checkpoint."""
+    model, folder = classifier(make_checkpoint("bert")), tmp_path_factory.mktemp("squeezed")
+    squeeze(model, Structure(heads=((0, 3), (1,)), units=((7, 9), (0, 1, 2))))
+    save_classifier(model, folder)
+    return model, folder
+
+
+def bundle(parent, folder, **changes):
+    files = {"model.onnx": graph(), "tokenizer.json": tokenizer_json()}
+    checkpoint = {f"checkpoint/{path.name}": path for path in folder.iterdir()} if folder else {}
+    return write_bundle(parent, manifest(**{"labels": LABELS, **changes}), files | checkpoint).folder
+
+
+def test_a_bundle_gives_back_its_network(squeezed, tmp_path):
+    model, folder = squeezed
+    found = load_bundle_model(bundle(tmp_path, folder, problem_type="multi_label_classification"))
+    ids = torch.randint(5, 40, (2, 7))
+    torch.testing.assert_close(found(ids).logits, model(ids).logits)
+    assert not found.training
+    assert found.config.problem_type == "multi_label_classification"
+    assert tuple(found.config.id2label.values()) == LABELS
+
+
+def test_a_bundle_without_a_checkpoint_names_the_way_out(tmp_path):
+    with pytest.raises(CheckpointError, match=r"'dense-int8'; take the fp32 variant"):
+        load_bundle_model(bundle(tmp_path, None, variant="dense-int8"))
+
+
+def test_a_checkpoint_of_other_labels_is_refused(squeezed, tmp_path):
+    with pytest.raises(CheckpointError, match="predicts 3 labels, its manifest has 2"):
+        load_bundle_model(bundle(tmp_path, squeezed[1], labels=("no", "yes")))
+
+
+def test_a_changed_structure_is_refused_before_anything_is_built(squeezed, tmp_path):
+    folder = bundle(tmp_path, squeezed[1])
+    Structure(heads=((0, 2), (1,)), units=((7, 9), (0, 1, 2))).save(folder / "checkpoint")
+    with pytest.raises(BundleError, match=rf"checkpoint/{STRUCTURE}.*SHA-256"):
+        load_bundle_model(folder)

@@ -1,0 +1,233 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from exporting import TYPED
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.metrics.pairwise import cosine_similarity
+
+from models.embeddings import count_tokens, factorize, nearest_kept, shrink_embeddings, token_lookup
+from models.errors import CheckpointError, RecipeError
+from models.graph_statistics import flops, sparsity
+from models.quantization import quantize
+from models.recipe import Embeddings, Quantization
+from models.runtime import OnnxClassifier
+from models.sparse_graph import write_sparse_graph
+from models.tokens import TokenizedSplit
+
+PAD = 0
+FIRST = 2
+# Without 1, the id by which MPNet knows padding: FIRST's row is 1, so a remap that reaches the positions shows.
+SPECIAL = frozenset({PAD, FIRST, 3})
+
+
+@pytest.fixture(scope="module", params=["bert", "mpnet"])
+def encoder(request, exported_encoder):
+    return exported_encoder(request.param)
+
+
+@pytest.fixture(scope="module")
+def bert(exported_encoder):
+    return exported_encoder("bert")
+
+
+def texts(encoder, tokens):
+    """Texts of several lengths of these tokens, after the first: inputs [4, 12]."""
+    generator = np.random.default_rng(1)
+    mask = (np.arange(12) < np.array([[12], [3], [7], [1]])).astype(np.int64)
+    ids = np.where(mask, generator.choice(tokens, (4, 12)), PAD)
+    ids[:, 0] = FIRST
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return inputs | ({"token_type_ids": np.zeros_like(ids)} if encoder.model.config.model_type in TYPED else {})
+
+
+def counted(encoder, tokens):
+    counts = np.zeros(encoder.model.config.vocab_size, np.int64)
+    counts[tokens] = 1 + np.arange(len(tokens))
+    return counts
+
+
+def shrunk(encoder, folder, tokens=range(5, 45, 2), **settings):
+    """A graph with smaller embeddings, and the report; `tokens` occur in the training texts."""
+    target = folder / "model.onnx"
+    report = shrink_embeddings(
+        encoder.path, target, Embeddings(**settings), counts=counted(encoder, list(tokens)), always_keep=SPECIAL
+    )
+    return target, report
+
+
+def logits(path, inputs, library=None):
+    return OnnxClassifier(path, pad_token_id=PAD, threads=1, library=library).run(inputs)
+
+
+def tensors(path):
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def word_table(encoder):
+    table = encoder.model.get_input_embeddings().weight.detach().numpy()
+    name = next(n for n, p in encoder.model.named_parameters() if p is encoder.model.get_input_embeddings().weight)
+    return name, table
+
+
+def test_training_texts_have_the_same_logits_to_the_last_bit(encoder, tmp_path):
+    tokens = list(range(5, 45, 2))
+    target, report = shrunk(encoder, tmp_path, tokens, vocabulary="training")
+    inputs = texts(encoder, tokens)
+    assert np.array_equal(logits(target, inputs), logits(encoder.path, inputs))
+    name, table = word_table(encoder)
+    stored = tensors(target)
+    assert np.array_equal(stored[name], table[sorted({*tokens, *SPECIAL})])
+    assert stored[f"{name}.remap"].dtype == np.uint16
+    assert (report.tokens, report.rows) == (len(table), len(tokens) + len(SPECIAL))
+    assert (report.parameters_before, report.parameters_after) == (table.size, stored[name].size)
+
+
+def test_other_tokens_are_read_as_the_nearest_one(encoder, tmp_path):
+    kept = np.array(sorted({*range(5, 45, 2), *SPECIAL}))
+    target, _ = shrunk(encoder, tmp_path, vocabulary="training")
+    _, table = word_table(encoder)
+    nearest = kept[cosine_similarity(table, table[kept]).argmax(axis=1)]
+    unseen = texts(encoder, np.arange(6, 46, 2))
+    read = unseen | {"input_ids": np.where(unseen["attention_mask"], nearest[unseen["input_ids"]], PAD)}
+    assert np.array_equal(logits(target, unseen), logits(encoder.path, read))
+
+
+def test_the_full_rank_says_the_same(encoder, tmp_path):
+    target, report = shrunk(encoder, tmp_path, rank=32)
+    inputs = texts(encoder, np.arange(5, 45))
+    assert np.abs(logits(target, inputs) - logits(encoder.path, inputs)).max() < 1e-5
+    assert report.energy_kept == pytest.approx(1)
+
+
+def test_a_low_rank_of_a_small_vocabulary_is_quantised_by_rows(encoder, tmp_path):
+    target, report = shrunk(encoder, tmp_path, vocabulary="training", rank=16)
+    name, table = word_table(encoder)
+    assert tensors(target)[f"{name}.factor"].shape == (report.rows, 16)
+    assert report.parameters_after == report.rows * 16 + 16 * table.shape[1]
+    assert 0 < report.energy_kept < 1
+    quantize(target, tmp_path / "int8.onnx", Quantization())
+    stored = tensors(tmp_path / "int8.onnx")
+    assert stored[f"{name}.factor_quantized"].dtype == stored[f"{name}.basis_quantized"].dtype == np.int8
+    assert stored[f"{name}.factor_scale"].shape == (report.rows, 1)
+    assert not {name, f"{name}.factor", f"{name}.basis"} & set(stored)
+    inputs = texts(encoder, np.arange(5, 45))
+    expected = logits(target, inputs)
+    # A width of 32 averages little, and the random network is chaotic.
+    assert np.abs(logits(tmp_path / "int8.onnx", inputs) - expected).mean() < 0.1 * np.abs(expected).max()
+
+
+def test_without_int8_tables_the_basis_stays_as_it_is(bert, tmp_path):
+    target, _ = shrunk(bert, tmp_path, rank=16)
+    quantize(target, tmp_path / "int8.onnx", Quantization(embeddings=False))
+    name, _ = word_table(bert)
+    assert np.array_equal(tensors(tmp_path / "int8.onnx")[f"{name}.basis"], tensors(target)[f"{name}.basis"])
+
+
+@pytest.mark.parametrize("bits", ["fp32", "int8"])
+def test_statistics_count_rows_and_basis_but_no_remap(bert, tmp_path, bits):
+    path, report = shrunk(bert, tmp_path, vocabulary="training", rank=16)
+    if bits == "int8":
+        quantize(path, tmp_path / "int8.onnx", Quantization())
+        path = tmp_path / "int8.onnx"
+    name, table = word_table(bert)
+    found = sparsity(path)
+    named = {tensor.name: (tensor.group, tensor.shape) for tensor in found.tensors}
+    assert named[f"{name}.factor"] == ("embedding", (report.rows, 16))
+    assert named[f"{name}.basis"] == ("other_linear", (16, table.shape[1]))
+    assert not [key for key in named if key.endswith("remap")]
+    whole = flops(sparsity(bert.path), layers=2, hidden=32, length=10)
+    assert flops(found, layers=2, hidden=32, length=10).dense - whole.dense == 2 * 16 * table.shape[1] * 10
+
+
+def test_the_sparse_runtime_takes_the_smaller_tables(bert, sparse_runtime, tmp_path):
+    path, _ = shrunk(bert, tmp_path, vocabulary="training", rank=16)
+    target = tmp_path / "sparse.onnx"
+    write_sparse_graph(path, target, head_size=8, values="fp32", embeddings_int8=False)
+    inputs = texts(bert, np.arange(5, 45))
+    assert np.abs(logits(target, inputs, sparse_runtime.path) - logits(path, inputs)).max() < 1e-5
+
+
+@given(seed=st.integers(0, 1000), rows=st.integers(1, 60), data=st.data())
+def test_every_row_goes_to_the_kept_one_with_the_largest_cosine(seed, rows, data):
+    generator = np.random.default_rng(seed)
+    table = generator.normal(size=(rows, 4)).astype(np.float32) * generator.choice([0.01, 1, 100], (rows, 1))
+    table = np.where(generator.random((rows, 1)) < 0.1, 0, table).astype(np.float32)
+    kept = np.array(sorted(data.draw(st.sets(st.integers(0, rows - 1), min_size=1))))
+    nearest = nearest_kept(table, kept)
+    assert nearest[kept].tolist() == list(range(len(kept)))
+    cosines = cosine_similarity(table, table[kept])
+    others = np.setdiff1d(np.arange(rows), kept)
+    assert np.allclose(cosines[others, nearest[others]], cosines[others].max(axis=1), atol=1e-5)
+
+
+@given(seed=st.integers(0, 1000), rank=st.integers(1, 6))
+def test_no_table_of_that_rank_has_a_smaller_weighted_error(seed, rank):
+    generator = np.random.default_rng(seed)
+    table = generator.normal(size=(20, 6)).astype(np.float32)
+    weights = generator.integers(1, 1000, 20)
+    factor, basis, kept = factorize(table, rank, weights)
+    assert factor.dtype == basis.dtype == np.float32
+    singular = np.linalg.svd(table * np.sqrt(weights)[:, None], compute_uv=False)
+    error = (weights[:, None] * (table - factor @ basis) ** 2).sum()
+    assert error == pytest.approx((singular[rank:] ** 2).sum(), rel=1e-3, abs=1e-4)
+    assert kept == pytest.approx((singular[:rank] ** 2).sum() / (singular**2).sum())
+
+
+def test_a_rank_that_the_table_cannot_have_is_refused(bert, tmp_path):
+    with pytest.raises(RecipeError, match=r"rank is 33, .* at most the rank 32"):
+        shrunk(bert, tmp_path, rank=33)
+    with pytest.raises(RecipeError, match="at most the rank 5"):
+        shrunk(bert, tmp_path, tokens=(5, 6), vocabulary="training", rank=6)
+
+
+def test_counts_of_another_vocabulary_are_refused(bert, tmp_path):
+    with pytest.raises(CheckpointError, match="7 tokens were counted"):
+        shrink_embeddings(
+            bert.path, tmp_path / "m.onnx", Embeddings(), counts=np.ones(7, np.int64), always_keep=SPECIAL
+        )
+    with pytest.raises(CheckpointError, match="last special one is 999"):
+        shrink_embeddings(
+            bert.path, tmp_path / "m.onnx", Embeddings(), counts=counted(bert, [5]), always_keep={PAD, 999}
+        )
+
+
+def test_a_vocabulary_above_16_bits_has_a_wider_remap(tmp_path):
+    counts = np.ones(70_000, np.int64)
+    counts[3] = 0
+    onnx.save(lookup_graph(rows=len(counts)), tmp_path / "wide.onnx")
+    report = shrink_embeddings(
+        tmp_path / "wide.onnx", tmp_path / "m.onnx", Embeddings(vocabulary="training"), counts=counts, always_keep=()
+    )
+    assert report.rows == len(counts) - 1
+    assert tensors(tmp_path / "m.onnx")["table.remap"].dtype == np.int32
+    (found,) = OnnxClassifier(tmp_path / "m.onnx", pad_token_id=0, threads=1).run({"input_ids": np.array([[69_999]])})
+    assert found.tolist() == [[69_999, 1]]
+
+
+def lookup_graph(*, rows=5, shared=False, index="input_ids"):
+    """A graph of a look-up alone: logits [batch, length, 2] are (id, 1)."""
+    nodes = [helper.make_node("Gather", ["table", index], ["logits"], axis=0)]
+    if shared:
+        nodes.append(helper.make_node("Neg", ["table"], ["negative"]))
+    table = np.stack([np.arange(rows), np.ones(rows)], axis=1).astype(np.float32)
+    inputs = [helper.make_tensor_value_info(index, TensorProto.INT64, ["batch", "length"])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "lookup", inputs, outputs, [numpy_helper.from_array(table, "table")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def test_a_graph_without_a_token_table_of_its_own_is_refused():
+    with pytest.raises(CheckpointError, match="no table of float embeddings by input_ids"):
+        token_lookup(lookup_graph(index="token_type_ids").graph)
+    with pytest.raises(CheckpointError, match="table has other uses"):
+        token_lookup(lookup_graph(shared=True).graph)
+
+
+def test_tokens_are_counted():
+    rows = TokenizedSplit({"input_ids": [[2, 5, 5, 3], [2, 3]]}, torch.zeros(2))
+    assert count_tokens(rows, 7).tolist() == [0, 0, 2, 2, 0, 2, 0]
+    with pytest.raises(CheckpointError, match="gives the id 5, but the model has embeddings for 5 tokens"):
+        count_tokens(rows, 5)

@@ -1,0 +1,81 @@
+"""Pruning without training, on a tiny random network."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from models.data import Split
+from models.errors import TrainingError
+from models.pruning.one_shot import prune_once
+from models.pruning.targets import encoder_linears
+from models.recipe import Pruning
+from models.tokens import Collator, tokenize
+
+BATCHES = 6
+OBERT = {"method": "obert", "options": {"fisher_block": 16, "gradients": 4}}
+
+
+@pytest.fixture(scope="module")
+def network(tiny_checkpoint):
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=2)
+
+
+@pytest.fixture(scope="module")
+def batches(tiny_checkpoint):
+    texts = [f"the {'good' if row % 2 else 'bad'} movie {'very ' * (row % 7)}{row}" for row in range(8 * BATCHES)]
+    split = Split(texts, None, [row % 2 for row in range(len(texts))])
+    rows = tokenize(split, AutoTokenizer.from_pretrained(tiny_checkpoint), 32, multi_label=False)
+    return [Collator(0)([rows[8 * batch + row] for row in range(8)]) for batch in range(BATCHES)]
+
+
+def label_loss(model, inputs, rows):
+    return model(**inputs).loss
+
+
+def prune(network, batches, pruning, loss=label_loss, progress=lambda *_: None):
+    model = copy.deepcopy(network)
+    return model, prune_once(model, pruning, batches, len(batches), loss=loss, progress=progress)
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+@pytest.mark.parametrize("method", [{}, OBERT])
+def test_the_sparsity_is_met_and_nothing_else_is_touched(network, batches, method, updates):
+    seen = []
+    pruning = Pruning(**method, sparsity=0.6, updates=updates, begin=0.5, end=1.0)
+    model, _ = prune(network, batches, pruning, progress=lambda *said: seen.append(said))
+    linears = encoder_linears(model)
+    for name, linear in linears.items():
+        assert int((linear.weight == 0).sum()) == round(0.6 * linear.weight.numel()), name
+    pruned = {f"{name}.weight" for name in linears}
+    for (name, before), after in zip(network.named_parameters(), model.parameters(), strict=True):
+        assert name in pruned or torch.equal(before, after)
+        assert after.grad is None
+    assert not model.training
+    assert [said[:2] for said in seen] == [(step, BATCHES) for step in range(1, BATCHES + 1)]
+    assert seen[-1][2] == "sparsity 0.600"
+
+
+def test_obert_leaves_the_logits_closer_than_magnitude_does(network, batches):
+    def difference(model):
+        return sum(
+            float((model(**inputs).logits - network(**inputs).logits).square().sum())
+            for inputs in ({key: value for key, value in batch.items() if key != "row"} for batch in batches)
+        )
+
+    network.eval()
+    by_magnitude, _ = prune(network, batches, Pruning(sparsity=0.3, begin=1.0, end=1.0))
+    options = {"fisher_block": 64, "gradients": BATCHES, "damping": 0.01}
+    by_obert, _ = prune(network, batches, Pruning(method="obert", options=options, sparsity=0.3, begin=1.0, end=1.0))
+    with torch.no_grad():
+        assert difference(by_obert) < difference(by_magnitude)
+
+
+def test_a_loss_that_is_no_number_is_named_with_its_batch(network, batches):
+    def loss(model, inputs, rows):
+        return label_loss(model, inputs, rows) * float("nan")
+
+    with pytest.raises(TrainingError, match="nan at batch 1"):
+        prune(network, batches, Pruning(), loss=loss)

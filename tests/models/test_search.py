@@ -1,0 +1,271 @@
+"""The search over recipes and levels: its logic on figures that are made up, then once for real."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+from models.cli import app
+from models.errors import RecipeError
+from models.manifest import LatencyPoint
+from models.recipe import Pruning, Recipe, Squeeze, Student, load_recipe, shipped_recipes
+from models.search.bisection import Trial, search
+from models.search.choice import best, frontier, nearest, points
+from models.search.ladders import Ladder, make_ladder, with_shared
+from models.search.outcomes import Outcome, Serving
+from models.search.presentation import frontier_table, trial_line
+from models.search.record import RecordedTrials
+from models.search.targets import Target, parse_target
+from models.store import Store
+
+SIZE, FAST, DROP = Target("size", 500.0), Target("latency", 0.5, (1, 64)), Target("accuracy_drop", 5.0)
+KINDS = (("fp32", "onnx"), ("fp32", "sparse"), ("int8", "onnx"), ("int8", "sparse"))
+REQUESTS = st.sampled_from([(SIZE,), (FAST,), (DROP,), (SIZE, DROP), (FAST, SIZE), (FAST, SIZE, DROP)])
+
+
+def ladder_of(count, name="demo"):
+    return Ladder(name, Recipe(name=name), ("pruning.sparsity",), tuple(rung / count for rung in range(count)))
+
+
+def serving(variant, size, seconds, drop, kind=KINDS[0]):
+    point = LatencyPoint(
+        batch=1, length=64, p50_seconds=seconds, p95_seconds=seconds, items_per_second=1, dense_p50_seconds=1
+    )
+    return Serving(
+        variant=variant,
+        precision=kind[0],
+        runtime=kind[1],
+        preferred=True,
+        bytes=size,
+        latency=(point,),
+        accuracy=0.5,
+        drop_points=drop,
+    )
+
+
+class MadeUp:
+    """Trials whose figures are given: for each kind of file and rung its size, seconds and drop."""
+
+    def __init__(self, figures, failing_from=math.inf):
+        self.figures = figures
+        self.failing_from = failing_from
+        self.made = []
+
+    def __call__(self, candidate):
+        self.made.append(candidate.rung)
+        if candidate.rung >= self.failing_from:
+            return Outcome(variant=candidate.variant, failure="the loss is nan")
+        rows = [serving(candidate.variant, *rungs[candidate.rung], kind) for kind, rungs in self.figures.items()]
+        return Outcome(variant=candidate.variant, servings=tuple(rows))
+
+    def exhaustive(self, ladder, targets):
+        every = [ladder.candidate(rung) for rung in range(len(ladder))]
+        return points([Trial(candidate, MadeUp(self.figures, self.failing_from)(candidate)) for candidate in every])
+
+
+def monotone(seed, count, kinds):
+    """For each kind of file: sizes and times that fall along the ladder, and drops that rise."""
+    generator = np.random.default_rng(seed)
+
+    def rising(most):
+        return np.cumsum(generator.uniform(0.01, 2 * generator.uniform(0.5, 1.5) * most / count, count))
+
+    return {
+        kind: list(zip(map(int, rising(700)[::-1]), rising(0.7)[::-1].tolist(), rising(10).tolist(), strict=True))
+        for kind in kinds
+    }
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12), REQUESTS)
+def test_bisection_finds_what_an_exhaustive_scan_finds_in_logarithmically_many_trials(seed, count, targets):
+    make, ladder = MadeUp(monotone(seed, count, KINDS[:1])), ladder_of(count)
+    found = best(points(search([ladder], targets, make)), targets)
+    assert found == best(make.exhaustive(ladder, targets), targets)
+    assert len(make.made) == len(set(make.made)) <= math.ceil(math.log2(len(ladder))) + 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12), REQUESTS, st.integers(1, 14))
+def test_with_several_kinds_of_files_and_failing_levels_the_same_level_is_found(seed, count, targets, failing_from):
+    make, ladder = MadeUp(monotone(seed, count, KINDS), failing_from), ladder_of(count)
+    found = [point for point in points(search([ladder], targets, make)) if point.meets(targets)]
+    every = [point for point in make.exhaustive(ladder, targets) if point.meets(targets)]
+    end = max if targets == (DROP,) else min  # the most compressed level, or the least
+    assert end((p.candidate.rung for p in found), default=None) == end((p.candidate.rung for p in every), default=None)
+    assert len(make.made) == len(set(make.made))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1000), st.floats(0, 1), st.floats(-5, 20)), min_size=1, max_size=12), REQUESTS)
+def test_what_is_found_meets_the_targets_however_the_figures_jump(rows, targets):
+    make, ladder = MadeUp({KINDS[0]: rows}), ladder_of(len(rows))
+    found = points(search([ladder], targets, make))
+    chosen = best(found, targets)
+    assert chosen is None or all(target.met_by(chosen.serving) for target in targets)
+    assert chosen is not None or not any(point.meets(targets) for point in found)
+
+
+def test_each_recipe_is_searched_and_the_most_accurate_that_meets_the_target_is_chosen():
+    lossy, good = [(100, 0.1, 9.0)] * 4, [(900, 0.1, 0.5), (400, 0.1, 0.9), (300, 0.1, 1.5), (200, 0.1, 4.0)]
+    figures = {"lossy": MadeUp({KINDS[0]: lossy}), "good": MadeUp({KINDS[0]: good})}
+    trials = search([ladder_of(4, "lossy"), ladder_of(4, "good")], [SIZE], lambda c: figures[c.ladder](c))
+    chosen = best(points(trials), [SIZE])
+    assert (chosen.candidate.ladder, chosen.candidate.rung) == ("good", 1)
+    shown = next(trial for trial in trials if trial.candidate == chosen.candidate)
+    expected = "good at pruning.sparsity=0.25: good-sparsity25, 0.0004 MB, drop 0.9 points: meets"
+    assert trial_line(shown, [SIZE]) == expected
+
+
+def test_the_frontier_has_what_no_other_point_beats_and_the_nearest_is_the_least_above_the_limits():
+    figures = {KINDS[0]: [(900, 0.1, 1.0), (800, 0.1, 6.0), (800, 0.1, 7.0), (700, 0.9, 20.0)]}
+    found = MadeUp(figures).exhaustive(ladder_of(4), [SIZE])
+    assert [point.candidate.rung for point in frontier(found, [SIZE, DROP])] == [0, 1, 3]
+    assert best(found, [SIZE, DROP]) is None
+    assert nearest(found, [SIZE, DROP]).candidate.rung == 0
+    assert nearest([], [SIZE]) is None
+
+
+def test_the_table_has_a_row_a_point_in_the_units_of_its_columns_and_a_star_for_what_answers():
+    found = MadeUp({KINDS[1]: [(84_000, 0.0123, 41.67)]}).exhaustive(ladder_of(1), [FAST])
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(frontier_table(found, found[0], [FAST]))
+    (row,) = (line for line in capture.get().splitlines() if "demo at" in line)
+    cells = ["demo at pruning.sparsity=0", "demo-sparsity0 in the sparse runtime *", "41.7", "0.084", "12.3", "yes"]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == cells
+
+
+def test_a_recorded_search_makes_no_trial_again(tmp_path):
+    figures = {KINDS[0]: [(1000 - 100 * rung, 0.1, float(rung)) for rung in range(10)]}
+    path, ladder, first, second = tmp_path / "search.json", ladder_of(10), MadeUp(figures), MadeUp(figures)
+    published = [ladder.candidate(rung).variant for rung in range(10)]
+    before = search([ladder], [SIZE], RecordedTrials(path, first, published=[]))
+    assert search([ladder], [SIZE], RecordedTrials(path, second, published=published)) == before
+    assert first.made and not second.made
+    search([ladder], [SIZE], RecordedTrials(path, second, published=[]))
+    assert second.made == first.made, "variants that the store has no more are made again"
+    path.write_text(path.read_text()[:-9])
+    third = MadeUp(figures)
+    search([ladder], [SIZE], RecordedTrials(path, third, published=published))
+    assert third.made == first.made, "a record that is cut short counts as none"
+
+
+def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
+    pruned = make_ladder(
+        "Demo 1", Recipe(name="Demo 1", pruning=Pruning(sparsity=0.75, initial_sparsity=0.6)), layers=6
+    )
+    assert pruned.levels[:3] == (0.6, 0.7, 0.75)
+    assert pruned.candidate(2).variant == "demo-1-sparsity75"
+    assert pruned.candidate(2).recipe.pruning.sparsity == 0.75
+    plain = {"pruning": None, "student": Student(epochs=0)}
+    flops = make_ladder("fisher", Recipe(name="fisher", squeeze=Squeeze(flops=0.55), **plain), layers=6)
+    assert (
+        flops.fields == ("squeeze.flops",) and 0.55 in flops.levels and list(flops.levels) == sorted(flops.levels)[::-1]
+    )
+    units = make_ladder("mi", Recipe(name="mi", squeeze=Squeeze(heads=0.5, units=0.25), **plain), layers=6)
+    squeezed = units.candidate(units.levels.index(0.3)).recipe.squeeze
+    assert (squeezed.heads, squeezed.units, squeezed.hidden) == (0.3, 0.3, 1.0)
+    small = make_ladder("small", Recipe(name="small", pruning=None, student=Student(layers=3)), layers=6)
+    assert small.levels == (6, 5, 4, 3, 2, 1)
+    assert small.candidate(1).variant == "small-layers5" and small.candidate(1).recipe.student.layers == 5
+    fixed = make_ladder("int8 only", Recipe(name="int8 only", pruning=None), layers=6)
+    assert len(fixed) == 1 and fixed.candidate(0).variant == "int8-only"
+    with pytest.raises(RecipeError, match="has no level to search"):
+        make_ladder("int8 only", fixed.recipe, layers=6, levels=[0.5])
+    with pytest.raises(RecipeError, match=r"demo cannot have pruning.sparsity=1.5"):
+        make_ladder("demo", Recipe(name="demo"), layers=6, levels=[1.5]).candidate(0)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_recipe_that_ships_has_a_level_and_distinct_variants(name):
+    ladder = make_ladder(name, with_shared(load_recipe(name), load_recipe("demo")), layers=6)
+    variants = [ladder.candidate(rung).variant for rung in range(len(ladder))]
+    assert len(set(variants)) == len(variants) > 1
+    assert all(
+        ladder.candidate(rung).recipe.max_length == load_recipe("demo").max_length for rung in range(len(ladder))
+    )
+
+
+def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_its_record(
+    tiny_store, compress_tiny, tmp_path
+):
+    store = shutil.copytree(tiny_store, tmp_path / "store")  # its networks are trained already
+    opened = Store(store)
+    options = ["--search-recipes", "", "--search-levels", "0.6", "--set", "quantization.enabled=false", "--json"]
+
+    def events(*targets, code=0):
+        wanted = [word for target in targets for word in ("--target", target)]
+        result = CliRunner().invoke(app, compress_tiny(store, *options, *wanted), catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
+
+    def values(name, found):
+        return [event["value"] for event in found if event.get("name") == name]
+
+    first, _ = events("latency<=10s@2x16", "accuracy_drop<=100")
+    (made,) = values("best", first)
+    assert (made["variant"], made["setting"], made["meets"]) == ("tiny-sparsity60", "pruning.sparsity=0.6", True)
+    assert [(point["batch"], point["length"]) for point in made["latency"]] == [(2, 16)]
+    assert opened.variants("tiny") == ["dense", "dense-int8", "sparse60", "sparse60-int8", "tiny-sparsity60"]
+    assert opened.default_variant("tiny") == "tiny-sparsity60"
+    assert json.loads(opened.report_path("tiny", "json").read_text())["default_variant"] == "tiny-sparsity60"
+    (dense,) = (store / ".work" / "steps").glob("validate-dense-????????????????")
+    (on_test,) = (store / ".work" / "steps").glob("predict-dense-????????????????")
+    assert not np.array_equal(*(np.load(folder / "logits.npy") for folder in (dense, on_test))), "not the test split"
+    begun = {event["step"] for event in first if event["event"] == "begin"}
+    assert "export tiny-sparsity60" in begun and not begun & {"teacher", "student", "export dense"}
+
+    opened.set_default_variant("tiny", "dense-int8")
+    again, _ = events("latency<=10s@2x16", "size<=9GB")
+    assert [event for event in again if event["event"] == "begin"] == [], "what is on record was begun again"
+    assert values("best", again) and opened.default_variant("tiny") == "tiny-sparsity60"
+
+    opened.set_default_variant("tiny", "dense-int8")
+    failed, stderr = events("latency<=10s@2x16", "size<=1KB", code=7)
+    (trial,) = values("trial", failed)
+    assert (trial["variant"], trial["meets"]) == ("tiny-sparsity60", False)
+    assert "nearest is tiny at pruning.sparsity=0.6: tiny-sparsity60" in " ".join(stderr.split())
+    assert opened.default_variant("tiny") == "dense-int8", "a search that finds nothing changes what answers"
+    assert "tiny-sparsity60" in opened.variants("tiny")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--target", "size<=6"], "write latency<=3ms@1x64"),
+        (["--target", "size<=6MB", "--variant", "mine"], "leave --variant out"),
+        (["--target", "latency<=3ms@1x64"], "cannot be measured: the recipe cuts texts at max_length 32"),
+        (["--target", "size<=6MB", "--search-levels", "0.9;0.8"], "write numbers with commas"),
+        (["--target", "size<=6MB", "--search-levels", "1.2"], "cannot have pruning.sparsity=1.2"),
+        (["--target", "size<=6MB", "--search-recipes", "none-such"], "there is no recipe file none-such"),
+        (["--search-recipes", "demo"], "add --target"),
+    ],
+)
+def test_a_search_that_is_asked_for_wrongly_says_the_way_out_and_makes_nothing(compress_tiny, tmp_path, extra, message):
+    result = CliRunner().invoke(app, compress_tiny(tmp_path / "store", *extra), catch_exceptions=False)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "store" / "tiny").exists()
+
+
+def test_a_dry_run_of_a_search_says_its_ladders_and_makes_nothing(compress_tiny, tmp_path):
+    command = compress_tiny(tmp_path / "store", "--target", "size<=6MB", "--search-recipes", "distilbert", "--dry-run")
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "distilbert: student.layers of 2, 1; about 2 trials" in result.output
+    assert "First trial: tiny at pruning.sparsity=0.85" in result.output
+    assert not (tmp_path / "store" / "tiny").exists()
+
+
+def test_latency_targets_read_as_on_the_command_line_pick_the_fastest_file():
+    figures = {KINDS[0]: [(900, 0.004, 0.1)], KINDS[3]: [(300, 0.002, 0.4)]}
+    targets = [parse_target("latency<=3ms@1x64")]
+    chosen = best(points(search([ladder_of(1)], targets, MadeUp(figures))), targets)
+    assert chosen.serving.kind == ("int8", "sparse")

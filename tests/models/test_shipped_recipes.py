@@ -1,0 +1,68 @@
+"""Every recipe that ships, on a tiny model: same steps, a few rows, small numbers."""
+
+import json
+
+import pytest
+import torch
+
+from models.checkpoint import load_classifier, resolve_checkpoint
+from models.data_sources import load_dataset
+from models.networks import train_networks
+from models.plan import Job, check_fit, make_plan
+from models.progress import PlainReporter
+from models.pruning.targets import encoder_linears
+from models.recipe import load_recipe, shipped_recipes
+from models.workspace import Workspace
+
+# What makes a recipe small, where it has the section at all.
+SMALL = {
+    "max_length": 32,
+    "teacher": {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "precision": "fp32"},
+    "student.batch_size": 16,
+    "student.precision": "fp32",
+}
+NARROW = {"student.hidden_size": 16, "student.intermediate_size": 24, "student.heads": 2}
+
+
+def small(name):
+    recipe = load_recipe(name)
+    fields = dict(SMALL)
+    if recipe.student.epochs:
+        fields["student.epochs"] = 1
+    if recipe.student.layers:
+        fields["student.layers"] = 1
+    if recipe.student.hidden_size:
+        fields |= NARROW
+    if recipe.augmentation:
+        fields |= {"augmentation.variants": 2, "augmentation.candidates": 5}
+    if recipe.squeeze:
+        fields["squeeze.calibration"] = 96
+    return load_recipe(name, overrides=fields)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return Workspace(tmp_path_factory.mktemp("recipes"))
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_shipped_recipe_makes_what_it_says(name, workspace, tiny_checkpoint, sentiment_csv):
+    recipe = small(name)
+    checkpoint = resolve_checkpoint(str(tiny_checkpoint))
+    check_fit(checkpoint, None, recipe)
+    dataset = load_dataset(sentiment_csv)
+    plan = make_plan(Job("tiny", recipe, checkpoint, None, dataset, "reviews", 0, 1))
+    _, student = train_networks(plan, workspace, PlainReporter())
+
+    model = load_classifier(student.folder, dataset.label_names, dataset.problem_type)
+    weights = [linear.weight for linear in encoder_linears(model).values()]
+    if recipe.pruning:
+        asked, total = recipe.pruning.sparsity, sum(weight.numel() for weight in weights)
+        block = recipe.pruning.block[0] * recipe.pruning.block[1]
+        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        assert abs(zeros - asked * total) <= block * len(weights)
+        assert json.loads((student.folder / "pruning.json").read_text())["pruning"]["method"] == recipe.pruning.method
+    elif recipe.squeeze or recipe.student.layers:
+        whole = encoder_linears(load_classifier(tiny_checkpoint, dataset.label_names, dataset.problem_type))
+        assert sum(weight.numel() for weight in weights) < sum(linear.weight.numel() for linear in whole.values())
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())

@@ -1,0 +1,199 @@
+import copy
+
+import pytest
+import torch
+from exporting import ENCODERS, classifier
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from models.checkpoint import load_classifier, save_classifier
+from models.distillation import hidden_loss, make_projection
+from models.encoder_layers import encoder_layers
+from models.errors import RecipeError
+from models.layer_mapping import uniform_choice
+from models.pruning.targets import transformer_layers
+from models.recipe import Student
+from models.small_students import check_shape, kept_dimensions, shrink
+from models.squeezing import squeeze
+from models.structure import Structure
+from models.teacher_outputs import Wanted, run_network
+
+# The tiny networks have 2 layers, width 32, 48 units and 4 heads of 8 features.
+NARROW = Student(hidden_size=16, intermediate_size=24, heads=2)
+HIDDEN = Wanted(hidden=True, attention=False)
+
+
+@pytest.fixture(scope="module")
+def make_start(make_checkpoint):
+    loaded = {}
+
+    def make(model_type="bert"):
+        if model_type not in loaded:
+            loaded[model_type] = classifier(make_checkpoint(model_type))
+        return copy.deepcopy(loaded[model_type])
+
+    return make
+
+
+def inputs(rows=8, length=12):
+    ids = torch.randint(5, 30, (rows, length), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@torch.no_grad()
+def logits(model):
+    return model(**inputs()).logits
+
+
+@torch.no_grad()
+def double(model, heads):
+    """Make the second half of the dimensions a copy of the first, which alone is read, and half of the units idle.
+
+    Of the heads, or else of each head's features, only half is used as well.
+    """
+    kept_features = [f for f in range(32) if (f // 8 in uniform_choice(4, 2) if heads == 2 else f % 8 < 4)]
+    idle = [f for f in range(32) if f not in kept_features]
+    layers = encoder_layers(model)
+    readers = {id(linear) for layer in layers for linear in (layer.query, layer.key, layer.value, layer.intermediate)}
+    inner = {id(layer.intermediate) for layer in layers} | readers
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.embedding_dim == 32:
+            module.weight[:, 16:] = module.weight[:, :16]
+        elif isinstance(module, nn.LayerNorm):
+            module.weight[:] = 1  # equal gains: the first dimensions stay
+            module.bias[16:] = module.bias[:16]
+        elif isinstance(module, nn.Linear):
+            if module.in_features == 32:
+                module.weight[:, 16:] = 0
+            if module.out_features == 32 and id(module) not in inner:
+                module.weight[16:], module.bias[16:] = module.weight[:16], module.bias[:16]
+    for layer in layers:
+        for linear in (layer.query, layer.key, layer.value):
+            linear.weight[idle], linear.bias[idle] = 0, 0
+        layer.attention_output.weight[:16] = torch.randn(16, 32, generator=torch.Generator().manual_seed(2))
+        layer.attention_output.weight[16:] = layer.attention_output.weight[:16]
+        layer.attention_output.weight[:, idle] = 0
+        layer.intermediate.weight[1::2], layer.intermediate.bias[1::2] = 0, 0
+        layer.output.weight[:, 1::2] = 0
+
+
+def test_nothing_asked_for_is_the_start_itself(make_start):
+    start = make_start()
+    assert shrink(start, Student()) is start
+    assert shrink(start, Student(layers=2, hidden_size=32, intermediate_size=48, heads=4)) is start
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_fewer_layers_are_those_of_the_start(make_start, model_type):
+    start = make_start(model_type)
+    student = shrink(start, Student(layers=1))
+    assert student.config.num_hidden_layers == 1
+    prefix, stack = transformer_layers(student)
+    assert len(stack) == 1
+    weights = start.state_dict()
+    for name, weight in student.state_dict().items():
+        assert torch.equal(weight, weights[name.replace(f"{prefix}.0.", f"{prefix}.1.")])
+    assert len(run_network(student, inputs(), HIDDEN).hidden) == 2
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_a_narrower_network_computes_the_same_when_nothing_else_was_used(make_start, model_type, heads):
+    start = make_start(model_type)
+    double(start, heads)
+    student = shrink(start, Student(hidden_size=16, intermediate_size=24, heads=heads))
+    with torch.no_grad():
+        for layer in encoder_layers(student):
+            for parameter in layer.query.parameters():
+                parameter.mul_((layer.head_size / 8) ** 0.5)  # scores are divided by the root of the head's size
+    assert kept_dimensions(student, 32) == tuple(range(16))
+    assert (logits(student) - logits(start)).abs().max().item() < 1e-4
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_a_small_student_is_saved_and_loaded_as_any_network(make_start, model_type, tmp_path):
+    student = shrink(make_start(model_type), Student(layers=1, hidden_size=24, intermediate_size=20, heads=3))
+    save_classifier(student, tmp_path)
+    expected = logits(student)
+    labels = tuple(student.config.id2label.values())
+    assert torch.allclose(logits(load_classifier(tmp_path, labels, "single_label_classification")), expected, atol=1e-5)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert torch.allclose(logits(plain), expected, atol=1e-5)
+    assert plain.config.hidden_size == 24 and plain.config.num_attention_heads == 3
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_it_imitates_better_than_a_random_network(make_start, model_type):
+    start = make_start(model_type)
+    student = shrink(start, Student(hidden_size=16, intermediate_size=24))
+    torch.manual_seed(0)
+    drawn = AutoModelForSequenceClassification.from_config(student.config).eval()
+
+    def loss(network):
+        projection = make_projection(16, 32, dimensions=kept_dimensions(student, 32))
+        with torch.no_grad():
+            taught, said = run_network(network, inputs(), HIDDEN), run_network(start, inputs(), HIDDEN)
+            return hidden_loss(taught.hidden, said.hidden, inputs()["attention_mask"], projection).item()
+
+    assert loss(student) < 0.9 * loss(drawn)
+
+
+def test_the_dimensions_with_the_largest_gains_stay(make_start):
+    start = make_start()
+    with torch.no_grad():
+        for norm in (module for module in start.modules() if isinstance(module, nn.LayerNorm)):
+            norm.weight[[3, 8, 20, 31]] = 4.0
+    student = shrink(start, Student(hidden_size=4))
+    assert kept_dimensions(student, 32) == (3, 8, 20, 31)
+
+
+def test_heads_that_grow_take_features_of_their_neighbours(make_start):
+    start = make_start()
+    student = shrink(start, Student(heads=2))
+    assert encoder_layers(student)[0].head_size == 16
+    assert torch.equal(encoder_layers(student)[0].query.weight, encoder_layers(start)[0].query.weight)
+    assert logits(student).shape == (8, 3)
+
+
+def test_labels_mode_and_attention_stay(make_start):
+    start = make_start().train()
+    student = shrink(start, NARROW)
+    assert student.training
+    assert student.config.id2label == start.config.id2label
+    assert student.config.problem_type == start.config.problem_type
+    assert student.config._attn_implementation == start.config._attn_implementation == "eager"
+    assert start.config.hidden_size == 32
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"layers": 3}, "student.layers is 3, but .* has 2"),
+        ({"hidden_size": 64}, "student.hidden_size is 64, but .* has 32"),
+        ({"intermediate_size": 49}, "student.intermediate_size is 49, but .* has 48"),
+        ({"heads": 8}, "student.heads is 8, but .* has 4"),
+        ({"hidden_size": 18}, "student.hidden_size 18 is not divisible by 4 heads"),
+        ({"heads": 3}, "student.hidden_size 32 is not divisible by 3 heads"),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["bert", "distilbert"])
+def test_what_cannot_be_built_is_refused(make_checkpoint, model_type, asked, message):
+    config = AutoConfig.from_pretrained(make_checkpoint(model_type))
+    with pytest.raises(RecipeError, match=message):
+        check_shape(config, Student(**asked))
+
+
+def test_embeddings_that_are_projected_keep_their_width():
+    config = AutoConfig.for_model("electra", embedding_size=16, hidden_size=32, num_attention_heads=4)
+    assert check_shape(config, Student(hidden_size=24)) == {"hidden_size": 24}
+    with pytest.raises(RecipeError, match="is the width of the embeddings"):
+        check_shape(config, Student(hidden_size=16))
+
+
+def test_a_squeezed_start_is_refused_and_its_dimensions_are_known(make_start):
+    start = make_start()
+    squeeze(start, Structure(heads=((0,), (1, 2)), units=((0, 1), (2,)), hidden=(1, 5, 6)))
+    with pytest.raises(RecipeError, match="squeezed"):
+        shrink(start, Student(layers=1))
+    assert kept_dimensions(start, 32) == (1, 5, 6)
+    assert kept_dimensions(start, 64) is None

@@ -1,0 +1,99 @@
+"""Squeezed networks in `models.checkpoint`."""
+
+import copy
+import json
+
+import pytest
+import torch
+from exporting import ENCODERS, LABELS
+from squeezed import HIDDEN, NARROW, logits, network_of
+
+from models.checkpoint import load_classifier, resolve_checkpoint, save_classifier
+from models.errors import CheckpointError
+from models.squeezing import squeeze, structure_of
+from models.structure import STRUCTURE, Structure
+
+PROBLEM = "single_label_classification"
+
+
+@pytest.fixture(scope="module")
+def bert(make_checkpoint):
+    return network_of(make_checkpoint, "bert")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_saved_network_is_the_same_when_loaded(make_checkpoint, tmp_path, name):
+    model = network_of(make_checkpoint, name)
+    squeeze(model, NARROW)
+    save_classifier(model, tmp_path)
+    loaded = load_classifier(tmp_path, LABELS, PROBLEM, attention="eager")
+    assert structure_of(loaded) == NARROW
+    assert not loaded.training
+    state = model.state_dict()
+    assert state.keys() == loaded.state_dict().keys()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+    assert torch.equal(logits(loaded), logits(model))
+
+
+@pytest.fixture
+def saved(bert, tmp_path):
+    """The folder of a squeezed BERT."""
+    model = copy.deepcopy(bert)
+    squeeze(model, NARROW)
+    save_classifier(model, tmp_path / "squeezed")
+    return tmp_path / "squeezed"
+
+
+def test_other_labels_get_a_head_drawn_from_the_seed(saved):
+    same, first, again, other = (
+        load_classifier(saved, names, PROBLEM, seed=seed)
+        for names, seed in ((LABELS, 0), ("ab", 1), ("ab", 1), ("ab", 2))
+    )
+    assert first.classifier.weight.shape == (2, HIDDEN)
+    assert torch.equal(first.classifier.weight, again.classifier.weight)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+    assert torch.equal(first.bert.pooler.dense.weight, same.bert.pooler.dense.weight)
+    assert first.config.label2id == {"a": 0, "b": 1}
+
+
+def test_the_structure_is_part_of_what_a_checkpoint_is(saved):
+    digest = resolve_checkpoint(str(saved)).digest
+    Structure(heads=((0, 1, 3), (1,)), units=NARROW.units, hidden=NARROW.hidden).save(saved)
+    assert resolve_checkpoint(str(saved)).digest != digest
+
+
+def test_a_whole_network_saved_over_a_squeezed_one_is_whole(saved, bert):
+    save_classifier(bert, saved)
+    assert torch.equal(logits(load_classifier(saved, LABELS, PROBLEM, attention="eager")), logits(bert))
+
+
+def test_weights_without_their_structure_are_refused(saved):
+    (saved / STRUCTURE).unlink()
+    with pytest.raises(CheckpointError, match=r"encoder's weights have another shape.*structure\.json"):
+        load_classifier(saved, LABELS, PROBLEM)
+
+
+@pytest.mark.parametrize(
+    ("structure", "reason"),
+    [
+        ({"heads": ((0, 2, 3), (1, 4))}, "heads of layer 1: index 4 of only 4"),
+        ({"hidden": (0, 32)}, "hidden dimensions: index 32 of only 32"),
+        ({"heads": ((0, 2), (1,))}, "cannot be loaded as a classifier"),
+        ({"hidden": None}, "cannot be loaded as a classifier"),
+        ({"heads": ((0,),), "units": ((0,),)}, "1 layers for a network of 2 layers"),
+    ],
+)
+def test_a_forged_structure_is_refused(saved, structure, reason):
+    Structure(**{**NARROW.model_dump(), **structure}).save(saved)
+    with pytest.raises(CheckpointError, match=reason):
+        load_classifier(saved, LABELS, PROBLEM)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_attention_heads": 2}, {"hidden_size": 64}, {"num_hidden_layers": 3}, {"hidden_size": 33}]
+)
+def test_a_configuration_that_does_not_fit_is_refused(saved, change):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(CheckpointError):
+        load_classifier(saved, LABELS, PROBLEM)

@@ -1,0 +1,225 @@
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from exporting import ENCODERS, export
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from squeezed import HEADS, HIDDEN, NARROW, UNEVEN, UNITS, logits, network_of, texts
+from torch import nn
+
+from models.attention_scores import attention_scores
+from models.encoder_layers import encoder_layers
+from models.errors import CheckpointError
+from models.graph_statistics import flops, sparsity
+from models.quantization import quantize
+from models.recipe import Quantization
+from models.runtime import OnnxClassifier
+from models.sparse_graph import write_sparse_graph
+from models.squeezing import squeeze, structure_of
+from models.structure import Structure
+
+
+@pytest.fixture(scope="module")
+def network(make_checkpoint):
+    """A maker of whole classifiers by name."""
+    return partial(network_of, make_checkpoint)
+
+
+@torch.no_grad()
+def masked(model, structure):
+    """A copy in which the heads and units that do not stay have only zeros."""
+    model = copy.deepcopy(model)
+    for layer, heads, units in zip(encoder_layers(model), structure.heads, structure.units, strict=True):
+        gone = [f for f in range(layer.query.out_features) if f // layer.head_size not in heads]
+        for linear in (layer.query, layer.key, layer.value):
+            linear.weight[gone], linear.bias[gone] = 0, 0
+        layer.attention_output.weight[:, gone] = 0
+        gone = [unit for unit in range(layer.units) if unit not in units]
+        layer.intermediate.weight[gone], layer.intermediate.bias[gone] = 0, 0
+        layer.output.weight[:, gone] = 0
+    return model
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_squeezed_network_says_what_the_masked_one_says(network, name):
+    model = network(name)
+    whole, expected = logits(model), logits(masked(model, UNEVEN))
+    squeeze(model, UNEVEN)
+    assert [(layer.heads, layer.units) for layer in encoder_layers(model)] == [(3, 16), (1, 1)]
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+    assert (whole - expected).abs().max() > 1e-3
+
+
+def subsets(size):
+    return st.sets(st.integers(0, size - 1), min_size=1).map(lambda kept: tuple(sorted(kept)))
+
+
+@given(heads=st.tuples(subsets(HEADS), subsets(HEADS)), units=st.tuples(subsets(UNITS), subsets(UNITS)))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+def test_any_heads_and_units_can_leave(bert, heads, units):
+    structure, model = Structure(heads=heads, units=units), copy.deepcopy(bert)
+    squeeze(model, structure)
+    torch.testing.assert_close(logits(model), logits(masked(bert, structure)), atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def bert(network):
+    return network("bert")
+
+
+@torch.no_grad()
+def in_equal_pairs(model):
+    """Make each odd hidden dimension equal to the one before it, and let nothing read it."""
+    base = model.base_model
+    project = getattr(base, "embeddings_project", None)
+    writers = [project] if project is not None else []
+    norms = [] if project is not None else [m for m in base.embeddings.modules() if isinstance(m, nn.LayerNorm)]
+    readers = [
+        m for n, m in model.named_modules() if n.endswith(("pooler.dense", "pre_classifier", "classifier.dense"))
+    ]
+    for layer in encoder_layers(model):
+        writers += [layer.attention_output, layer.output]
+        readers += [layer.query, layer.key, layer.value, layer.intermediate]
+        norms += [module for module in layer.module.modules() if isinstance(module, nn.LayerNorm)]
+    for module in (*writers, *norms):
+        module.weight[1::2], module.bias[1::2] = module.weight[::2], module.bias[::2]
+    for module in base.embeddings.modules() if project is None else ():
+        if isinstance(module, nn.Embedding):
+            module.weight[:, 1::2] = module.weight[:, ::2]
+    for module in readers:
+        module.weight[:, 1::2] = 0
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "electra-projected"])
+def test_hidden_dimensions_leave_unnoticed_where_mean_and_variance_stay(network, name):
+    model = network(name)
+    in_equal_pairs(model)
+    structure = UNEVEN.model_copy(update={"hidden": tuple(range(0, HIDDEN, 2))})
+    expected = logits(masked(model, structure))
+    squeeze(model, structure)
+    assert {layer.output.out_features for layer in encoder_layers(model)} == {HIDDEN // 2}
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet"])
+def test_squeezing_twice_is_squeezing_by_the_composition(network, name):
+    twice, once = network(name), network(name)
+    squeeze(twice, NARROW)
+    squeeze(twice, Structure(heads=((1, 2), (0,)), units=((2, 3), (0,)), hidden=(0, 5, 6, 26)))
+    assert structure_of(twice) == Structure(heads=((2, 3), (1,)), units=((6, 9), (5,)), hidden=(1, 6, 7, 27))
+    squeeze(once, structure_of(twice))
+    assert torch.equal(logits(once), logits(twice))
+
+
+@pytest.mark.parametrize("structure", [UNEVEN.model_copy(update={"units": ((0,), (48,))}), NARROW])
+def test_a_network_that_cannot_be_squeezed_is_left_as_it_was(network, structure):
+    model = network("bert")
+    if structure is NARROW:
+        model.bert.pooler = None
+    before = {name: value.shape for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"units of layer 1: index 48 of only 48|reads hidden states"):
+        squeeze(model, structure)
+    assert before == {name: value.shape for name, value in model.state_dict().items()}
+    assert structure_of(model) is None
+
+
+def test_an_unknown_architecture_is_refused(bert):
+    model = copy.deepcopy(bert)
+    model.bert.encoder.layer[1].attention.self.query = nn.Identity()
+    with pytest.raises(CheckpointError, match="none whose heads and feed-forward units are known"):
+        squeeze(model, UNEVEN)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_training_goes_on(network, name):
+    model = network(name)
+    model.base_model.embeddings.word_embeddings.weight.requires_grad_(False)
+    squeeze(model, NARROW)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    loss = model(**texts(), labels=torch.tensor([0, 1, 2])).loss
+    loss.backward()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.grad is not None}
+    frozen = set(dict(model.named_parameters())) - set(trained)
+    assert frozen == {f"{model.base_model_prefix}.embeddings.word_embeddings.weight"}
+    if name == "mpnet":
+        used = trained["mpnet.encoder.relative_attention_bias.weight"].grad.abs().sum(0) > 0
+        assert used.all()  # each head stays in one of the two layers
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    optimizer.step()
+    assert not any(torch.equal(before[name], parameter) for name, parameter in trained.items())
+
+
+def test_attention_scores_are_those_of_the_heads_that_stay(network):
+    model = network("bert")
+    squeeze(model, UNEVEN)
+    with torch.no_grad(), attention_scores(model, HEADS) as scores:
+        attentions = model(**texts(), output_attentions=True).attentions
+    assert [score.shape[1] for score in scores] == [3, 1]
+    gone = texts()["attention_mask"][:, None, None] == 0
+    for score, attention in zip(scores, attentions, strict=True):
+        torch.testing.assert_close(score.masked_fill(gone, -torch.inf).softmax(-1), attention)
+
+
+def answers(path, inputs, library=None):
+    model = OnnxClassifier(path, pad_token_id=0, threads=1, library=library)
+    return model.run({name: value for name, value in inputs.items() if name in model.input_names})
+
+
+def graph_inputs():
+    inputs = {name: value.numpy() for name, value in texts().items()}
+    return {**inputs, "token_type_ids": np.zeros_like(inputs["input_ids"])}
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    """A BERT with uneven layers and a narrow residual stream, and its graph."""
+    model, path = network("bert"), tmp_path_factory.mktemp("squeezed") / "model.onnx"
+    squeeze(model, NARROW)
+    assert export(model, path) < 1e-4
+    return model, path
+
+
+def test_a_squeezed_graph_says_the_same_packed_and_in_int8(exported, sparse_runtime, tmp_path):
+    model, path = exported
+    expected = logits(model).numpy()
+    packed = write_sparse_graph(
+        path, tmp_path / "s.onnx", head_size=HIDDEN // HEADS, values="fp32", embeddings_int8=False
+    )
+    assert sum(packed.layouts.values()) == 12
+    assert np.abs(answers(tmp_path / "s.onnx", graph_inputs(), sparse_runtime.path) - expected).max() < 1e-5
+    quantize(path, tmp_path / "int8.onnx", Quantization())
+    assert np.abs(answers(tmp_path / "int8.onnx", graph_inputs()) - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_attention_costs_what_the_heads_that_stay_cost(exported):
+    model, path = exported
+    counted = flops(sparsity(path), layers=2, hidden=HIDDEN, length=10)
+    size = HIDDEN // HEADS
+    linears = sum(
+        linear.weight.numel()
+        for layer in encoder_layers(model)
+        for linear in (layer.query, layer.key, layer.value, layer.attention_output, layer.intermediate, layer.output)
+    )
+    head = model.bert.pooler.dense.weight.numel() + model.classifier.weight.numel()
+    assert counted.dense == 4 * 10**2 * (3 + 1) * size + 2 * 10 * linears + 2 * head
+
+
+def test_mpnet_keeps_each_heads_position_bias_in_the_graph_and_is_not_packed(network, tmp_path):
+    model = network("mpnet")
+    squeeze(model, NARROW)
+    assert export(model, tmp_path / "model.onnx") < 1e-4
+    found = answers(tmp_path / "model.onnx", graph_inputs())
+    assert np.abs(found - logits(model).numpy()).max() < 1e-4
+    with pytest.raises(CheckpointError, match="keep all heads to have it packed"):
+        write_sparse_graph(
+            tmp_path / "model.onnx",
+            tmp_path / "s.onnx",
+            head_size=HIDDEN // HEADS,
+            values="fp32",
+            embeddings_int8=False,
+        )
+    assert not (tmp_path / "s.onnx").exists()
