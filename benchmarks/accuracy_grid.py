@@ -80,7 +80,7 @@ SMALL = Scale(
     "minilm-l6",
     "sentence-transformers/all-MiniLM-L6-v2",
     1e-4,
-    {"mrpc": (4, 3), "cola": (4, 3), "rte": (5, 3), "sst2": (2, 1)},
+    {"sst2": (2, 2), "mrpc": (4, 3), "cola": (4, 3), "rte": (5, 3)},
     (
         _weights("sparsebert-best", *LEVELS),
         _weights("magnitude", *LEVELS),
