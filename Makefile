@@ -37,7 +37,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.serve_once --store $(STORE) --task movie-sentiment
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

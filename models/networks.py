@@ -1,12 +1,14 @@
 """The two networks of a job, the fine-tuned teacher and its student: every step between them is cached."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from models import steps, students
 from models.augmentation import augment, read_split, write_split
 from models.checkpoint import Checkpoint, resolve_checkpoint
 from models.plan import SHAPE, Plan
+from models.processes import everywhere, rows_each
 from models.progress import Reporter
 from models.workspace import Workspace
 
@@ -14,7 +16,15 @@ AUGMENTED = "train.jsonl"
 
 
 def train_networks(plan: Plan, workspace: Workspace, reporter: Reporter) -> tuple[Checkpoint, Checkpoint]:
-    """Fine-tune the teacher, unless one was given, and make the student; both as checkpoints of the workspace."""
+    """Fine-tune the teacher, unless one was given, and make the student; both as checkpoints of the workspace.
+
+    Training is done by all processes (`processes.leading`), the other steps by the main one, which calls this.
+
+    Raises:
+        RecipeError: the processes cannot share a batch evenly.
+    """
+    if plan.job.recipe.student.epochs:
+        rows_each(plan.job.recipe.student.batch_size)  # rather now than when the teacher is trained
     teacher = fine_tune(plan, workspace, reporter)
     student = _student(plan, teacher, workspace, reporter)
     return teacher, resolve_checkpoint(str(student), name=plan.job.checkpoint.name)
@@ -28,14 +38,17 @@ def fine_tune(plan: Plan, workspace: Workspace, reporter: Reporter) -> Checkpoin
         return job.teacher
     folder = workspace.run(
         plan.teacher,
-        lambda f: steps.train_teacher(
-            f,
-            checkpoint=job.checkpoint,
-            dataset=job.dataset,
-            training=job.recipe.teacher,
-            max_length=job.recipe.max_length,
-            seed=job.seed,
-            progress=reporter.advance,
+        lambda f: everywhere(
+            partial(
+                steps.train_teacher,
+                f,
+                checkpoint=job.checkpoint,
+                dataset=job.dataset,
+                training=job.recipe.teacher,
+                max_length=job.recipe.max_length,
+                seed=job.seed,
+            ),
+            reporter.advance,
         ),
         reporter,
     )
@@ -88,17 +101,21 @@ def _student(plan: Plan, teacher: Checkpoint, workspace: Workspace, reporter: Re
         # What the squeezed network was started as is part of its shapes already.
         whole = recipe.student.model_copy(update=dict.fromkeys(SHAPE))
         recipe, start = recipe.model_copy(update={"student": whole}), squeezed
-    return workspace.run(
-        plan.student,
-        lambda f: students.train_student(
-            f,
+
+    def build(folder: Path) -> None:
+        work = partial(
+            students.train_student,
+            folder,
             recipe=recipe,
             start=start,
             teacher=teacher,
             teacher_cache=cache,
             dataset=dataset,
             seed=job.seed,
-            progress=advance,
-        ),
-        reporter,
-    )
+        )
+        if recipe.student.epochs:
+            everywhere(work, advance)
+        else:
+            work(progress=advance)
+
+    return workspace.run(plan.student, build, reporter)

@@ -33,7 +33,7 @@ def quantize(source: Path, target: Path, quantization: Quantization) -> None:
     """
     graph = onnx.load(str(source))
     if quantization.embeddings:
-        quantize_embeddings(graph)
+        quantize_embeddings(graph, token_bits=quantization.embedding_bits)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)  # it advises a pre-processing that this graph does not need

@@ -145,6 +145,7 @@ class Quantization(Section):
 
     enabled: bool = Field(True, description="also make `<variant>-int8` and `dense-int8`")
     embeddings: bool = Field(True, description="embedding tables too, with one scale a row")
+    embedding_bits: Literal[4, 8] = Field(8, description="of the token table; 4: blocks of 32 entries share a scale")
     reduce_range: bool = Field(
         True, description="7-bit weights: never saturates on CPUs without VNNI, so all CPUs give the same answers"
     )

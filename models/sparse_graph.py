@@ -18,7 +18,7 @@ from kernels.unpacking import parts
 from kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
 from models.errors import CheckpointError
 from models.manifest import Packed
-from models.quantization import quantize_embeddings
+from models.quantization import Bits, quantize_embeddings, quantize_weights
 
 DOMAIN: Final = "sparserve"
 OPSET: Final = 1
@@ -42,7 +42,9 @@ _RELATIVE_BIAS: Final = "relative_attention_bias.weight"
 _UNARY: Final = frozenset({"Transpose", "Unsqueeze", "Expand", "Identity", "Cast"})
 
 
-def write_sparse_graph(source: Path, target: Path, *, head_size: int, values: Values, embeddings_int8: bool) -> Packed:
+def write_sparse_graph(
+    source: Path, target: Path, *, head_size: int, values: Values, embeddings_int8: bool, token_bits: Bits = 8
+) -> Packed:
     """Write `source` (fp32, as `export` writes it) with its encoder packed to `target`; say what was packed.
 
     Raises:
@@ -51,7 +53,9 @@ def write_sparse_graph(source: Path, target: Path, *, head_size: int, values: Va
     graph = onnx.load(str(source))
     packed = pack_graph(graph, head_size=head_size, options=PackOptions(values=values))
     if embeddings_int8:
-        quantize_embeddings(graph)
+        quantize_embeddings(graph, token_bits=token_bits)
+    if values == "int8":
+        quantize_weights(graph)
     onnx.save(graph, str(target))
     return packed.model_copy(update={"bytes": target.stat().st_size})
 

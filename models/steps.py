@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from models.bundle import SPARSE_MODEL
@@ -19,6 +18,7 @@ from models.errors import CheckpointError
 from models.export import export_onnx, set_metadata
 from models.graph_statistics import sparsity
 from models.manifest import SampleAnswer
+from models.processes import is_main, uses_gpu
 from models.recipe import Embeddings, Quantization, Recipe, Training
 from models.runtime import OnnxClassifier, TextTokenizer
 from models.sparse_graph import write_sparse_graph
@@ -129,6 +129,7 @@ def pack_checkpoint(folder: Path, graph: Path, *, checkpoint: Checkpoint, quanti
             head_size=config.hidden_size // config.num_attention_heads,
             values="int8" if quantization else "fp32",
             embeddings_int8=bool(quantization and quantization.embeddings),
+            token_bits=quantization.embedding_bits if quantization else 8,
         )
     except CheckpointError as error:
         (folder / NOT_PACKED).write_text(f"{error}\n", encoding="utf-8")
@@ -185,7 +186,12 @@ def tokenized(checkpoint: Checkpoint, dataset: Dataset, max_length: int) -> tupl
 
 
 def finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: TrainingResult | None = None) -> None:
-    """Write a network as a checkpoint of its own, and drop the states that its training resumed from."""
+    """Write a network as a checkpoint of its own, and drop the states that its training resumed from.
+
+    Only the main process does.
+    """
+    if not is_main():
+        return
     model = model.cpu()
     model.config._name_or_path = ""  # type: ignore[union-attr]
     save_classifier(model, folder)
@@ -202,5 +208,5 @@ def pad_token_id(checkpoint: Checkpoint) -> int:
 
 
 def on_device(model: nn.Module) -> nn.Module:
-    """The model on the GPU if there is one."""
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    """The model on the GPU if one is used."""
+    return model.to("cuda" if uses_gpu() else "cpu")

@@ -13,6 +13,7 @@ from torch.nn import functional
 from models.checkpoint import Checkpoint, load_classifier
 from models.data import Dataset
 from models.distillation import distillation_loss, make_projection
+from models.processes import is_main, unwrapped
 from models.pruning.callback import MASKS, PruningCallback
 from models.pruning.one_shot import prune_once
 from models.pruning.targets import encoder_linears
@@ -101,7 +102,7 @@ def train_student(
         prune_once(model, pruning, batches, len(batches), loss=label_loss, progress=progress)
     if hasattr(model, PROJECTION):
         delattr(model, PROJECTION)
-    if pruning is not None:
+    if pruning is not None and is_main():
         plan = {"pruning": pruning.model_dump(mode="json"), "matrices": sorted(encoder_linears(model))}
         (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     finish(folder, model, start, result)
@@ -153,6 +154,8 @@ def student_loss(
     wanted = outputs_wanted(distillation)
 
     def loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        network = unwrapped(model)
+        model.config = network.config  # the forward pass must go through the wrapper
         student = run_network(model, inputs, wanted)
         said = teacher.outputs(rows, inputs)
         total = distillation_loss(
@@ -161,11 +164,14 @@ def student_loss(
             inputs["attention_mask"],
             distillation,
             multi_label=multi_label,
-            projection=getattr(model, PROJECTION, None),
+            projection=getattr(network, PROJECTION, None),
         )
         if distillation.labels:
             gold = functional.binary_cross_entropy_with_logits if multi_label else functional.cross_entropy
             total = total + distillation.labels * gold(student.logits, inputs["labels"])
+        elif not distillation.logits and network is not model:
+            # Every parameter has to have a gradient before gradients are averaged, the classifier's, too.
+            total = total + 0 * student.logits.sum()
         return total
 
     return loss

@@ -2,7 +2,7 @@
 
 A run that was killed goes on from its last checkpoint and ends with the same weights, bit for bit, as one that was
 not, on the same machine with the same number of threads: the order of rows depends on the seed and the epoch alone,
-and the random numbers of a step on the seed and the step alone.
+and the random numbers of a step on the seed and the step alone. Several processes share every batch.
 """
 
 import json
@@ -24,6 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 
 from models.errors import TrainingError
 from models.files import write_atomically
+from models.processes import count, is_main, mean, rows_each, uses_gpu, wait
 from models.recipe import Student, Training
 from models.tokens import Collator, LengthBucketSampler, TokenizedSplit
 
@@ -42,7 +43,7 @@ class TrainingResult:
 
 def has_bf16() -> bool:
     """Whether this machine computes in bf16; where it is only emulated, bf16 is slower than fp32."""
-    if torch.cuda.is_available():
+    if uses_gpu():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -80,6 +81,7 @@ def train(
 
     Raises:
         TrainingError: the loss or a gradient is not a finite number; the last good checkpoint stays in `folder`.
+        RecipeError: the processes cannot share a batch evenly.
     """
     if training.dropout is not None:
         set_dropout(model, training.dropout)
@@ -90,7 +92,7 @@ def train(
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=training.batch_size,
+        per_device_train_batch_size=rows_each(training.batch_size),
         per_device_eval_batch_size=64,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
@@ -104,15 +106,20 @@ def train(
         logging_strategy="no",
         logging_nan_inf_filter=False,
         seed=seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not uses_gpu(),
+        dataloader_pin_memory=uses_gpu(),
+        # Some parameters, such as a projection, are used outside of the forward pass: DDP would take them for unused.
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         label_names=["labels"],
         disable_tqdm=True,
         report_to="none",
         log_level="error",
+        log_level_replica="error",
         **_schedule(training, steps),
     )
+    # With several GPUs to one process the Trainer would use nn.DataParallel, whose copies lose the hooks of losses.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     resume = last_complete_checkpoint(folder, checkpoint_files)
     best = _BestCallback(model, folder / "best", folder / "scores.json")
     trainer = _ClassifierTrainer(
@@ -138,7 +145,9 @@ def train(
     if steps not in best.scores:
         trainer.evaluate()
     if keep_best:
+        wait()
         load_model(model, folder / "best" / "model.safetensors")
+    wait()  # from here on `folder` may be removed
     model.eval()
     return TrainingResult(steps, best.best_step if keep_best else steps, best.scores)
 
@@ -155,20 +164,19 @@ def last_complete_checkpoint(folder: Path, required: Sequence[str] = ()) -> Path
             complete = False
         if complete:
             return path
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # other processes do the same
     return None
 
 
 def _schedule(training: Training, steps: int) -> dict[str, Any]:
     warmup = round(training.warmup * steps)
+    if isinstance(training, Student) and training.schedule == "cosine_restarts":
+        # Learning-rate rewinds: the peak again at the beginning of every cycle.
+        cycles = {"num_cycles": training.cycles}
+        return {"lr_scheduler_type": "cosine_with_restarts", "warmup_steps": warmup, "lr_scheduler_kwargs": cycles}
     if training.schedule == "decay_last":
         decay = {"num_decay_steps": max(round(training.decay * steps), 1), "decay_type": "linear", "min_lr_ratio": 0.0}
         return {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": warmup, "lr_scheduler_kwargs": decay}
-    if training.schedule == "cosine_restarts":
-        # Learning-rate rewinds: the peak again at the beginning of every cycle.
-        assert isinstance(training, Student)
-        cycles = {"num_cycles": training.cycles}
-        return {"lr_scheduler_type": "cosine_with_restarts", "warmup_steps": warmup, "lr_scheduler_kwargs": cycles}
     kind = {"constant": "constant_with_warmup", "linear": "linear"}[training.schedule]
     return {"lr_scheduler_type": kind, "warmup_steps": warmup}
 
@@ -188,7 +196,7 @@ class _ClassifierTrainer(Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: TokenizedSplit | None = None) -> LengthBucketSampler:
         rows: TokenizedSplit = train_dataset if train_dataset is not None else self.train_dataset
-        return LengthBucketSampler(rows.lengths, self.args.train_batch_size, self.args.seed)
+        return LengthBucketSampler(rows.lengths, self.args.train_batch_size * count(), self.args.seed)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
@@ -200,20 +208,20 @@ class _ClassifierTrainer(Trainer):  # type: ignore[misc]
             loss = outputs.loss
         else:
             outputs, loss = None, self.distillation_loss(model, inputs, rows)
-        if not torch.isfinite(loss):
-            what = f"the loss is {loss.item()}"
+        if not torch.isfinite(found := mean(loss)):
+            what = f"the loss is {found.item()}"
             raise _not_finite(what, self.state.global_step + 1, Path(self.args.output_dir), self.checkpoint_files)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
 
 class _SeedCallback(TrainerCallback):  # type: ignore[misc]
-    """Gives every step its own random numbers, whatever ran before it."""
+    """Gives every step its own random numbers in each process, whatever ran before it."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + state.global_step)
+        torch.manual_seed(self.seed * 1_000_003 + state.global_step + (args.process_index << 48))
 
 
 class _FiniteCallback(TrainerCallback):  # type: ignore[misc]
@@ -255,12 +263,13 @@ class _BestCallback(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         # A resumed run may come by an evaluated step again, with the same score.
         earlier = [score for step, score in self.scores.items() if step < state.global_step]
-        if not earlier or metrics["eval_score"] > max(earlier):
+        if is_main() and (not earlier or metrics["eval_score"] > max(earlier)):
             self.folder.mkdir(parents=True, exist_ok=True)
             save_model(self.model, str(self.folder / "writing.safetensors"))
             (self.folder / "writing.safetensors").replace(self.folder / "model.safetensors")
         self.scores[state.global_step] = metrics["eval_score"]
-        write_atomically(self.scores_path, json.dumps(self.scores))
+        if is_main():
+            write_atomically(self.scores_path, json.dumps(self.scores))
 
 
 class _ProgressCallback(TrainerCallback):  # type: ignore[misc]

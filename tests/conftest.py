@@ -4,11 +4,15 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads that wait for one another while other workers have the processors cost far more than they give.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from kernels.library import Library, LibraryError, find_library
 
@@ -34,6 +38,20 @@ FILLER = (
 WORDS = [*GOOD, *BAD, *FILLER]
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """The folder of that name, built by the first of the processes that run the tests, and shared by all."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    with FileLock(root / f"{name}.lock"):
+        if not (folder / ".made").exists():
+            folder.mkdir()
+            build(folder)
+            (folder / ".made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a maker of random two-layer checkpoints, one a model type, made once a session."""
@@ -41,7 +59,11 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
     def make(model_type: str = "bert") -> Path:
         if model_type not in made:
-            made[model_type] = _write_checkpoint(tmp_path_factory.mktemp(model_type) / f"tiny-{model_type}", model_type)
+            folder = f"tiny-{model_type}"
+            root = made_once(
+                tmp_path_factory, f"checkpoint-{model_type}", lambda f: _write_checkpoint(f / folder, model_type)
+            )
+            made[model_type] = root / folder
         return made[model_type]
 
     return make
@@ -113,10 +135,11 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory, compress_tiny: Callable
 
     from models.cli import app
 
-    store = tmp_path_factory.mktemp("tiny") / "store"
-    result = CliRunner().invoke(app, compress_tiny(store), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return store
+    def build(folder: Path) -> None:
+        result = CliRunner().invoke(app, compress_tiny(folder / "store"), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    return made_once(tmp_path_factory, "tiny-store", build) / "store"
 
 
 def _write_checkpoint(folder: Path, model_type: str) -> Path:

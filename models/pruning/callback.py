@@ -81,5 +81,6 @@ class PruningCallback(TrainerCallback):  # type: ignore[misc]
         self.pruner.after(state.global_step + 1, state.max_steps)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save the masks with the checkpoint."""
-        self.pruner.save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / MASKS)
+        """Save the masks with the checkpoint; they are the same in every process."""
+        if args.should_save:
+            self.pruner.save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / MASKS)

@@ -26,7 +26,7 @@ def mask_gradients(model: nn.Module, batches: Sequence[Batch]) -> list[MaskGradi
     """Gradients with respect to the masks, the lowest layer first, with the model's own loss on the gold labels.
 
     Every row of a batch has masks of its own, so that one backward pass gives the gradient of each row (Kwon et al.
-    2022, arXiv 2204.09656, equation 4). The weights get no gradient; the model should be in eval mode.
+    2022, arXiv 2204.09656, section 4). The weights get no gradient; the model should be in eval mode.
 
     Raises:
         TrainingError: the loss is not a finite number.

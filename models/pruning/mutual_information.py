@@ -15,6 +15,7 @@ from models import squeezing
 from models.encoder_layers import EncoderLayer, encoder_layers
 from models.errors import RecipeError
 from models.pruning.moments import JointMoments
+from models.pruning.reconstruction import squeeze_and_refit
 from models.pruning.unit_method import Batch, UnitMethod, kept_count, model_inputs
 from models.recipe import Squeeze
 from models.structure import Structure
@@ -64,17 +65,32 @@ class MutualInformation(UnitMethod):
     `squeeze.flops` keeps that fraction of the heads and of the units of every layer.
     """
 
-    def __init__(self, shrinkage: float = 0.1) -> None:
-        """Keep the noise with which kept units are seen, as a fraction of their mean variance."""
+    def __init__(self, shrinkage: float = 0.1, tune: bool = False) -> None:
+        """Keep the options.
+
+        Args:
+            shrinkage: the noise with which kept units are seen, as a fraction of their mean variance.
+            tune: refit what stays to the dense network's layers by least squares (`reconstruction`), for a network
+                that is not trained afterwards; not where hidden dimensions go.
+        """
         if shrinkage <= 0:
             raise ValueError(f"shrinkage must be above 0, not {shrinkage:g}")
         self.shrinkage = shrinkage
+        self.tune = tune
 
     def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
         """Choose units, squeeze `model` in place, and return what was kept; a fine-tuning should follow."""
+        if self.tune and squeeze.hidden < 1:
+            raise RecipeError(
+                "squeeze.options.tune: layers without some hidden dimensions cannot be refitted to the dense ones: "
+                "set it to false, or squeeze.hidden to 1"
+            )
         model.eval()
         structure = self.choose(model, batches, squeeze)
-        squeezing.squeeze(model, structure)
+        if self.tune:
+            squeeze_and_refit(model, structure, batches)
+        else:
+            squeezing.squeeze(model, structure)
         return structure
 
     def choose(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:

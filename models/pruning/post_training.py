@@ -3,7 +3,6 @@
 Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers" (arXiv 2204.09656).
 """
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,24 +15,25 @@ from models.encoder_layers import encoder_layers
 from models.errors import RecipeError
 from models.pruning.budget import Importance, most_important, operations, search
 from models.pruning.mask_gradients import mask_gradients, rearrange
-from models.pruning.reconstruction import refit
+from models.pruning.reconstruction import DAMPING, squeeze_and_refit
 from models.pruning.unit_method import Batch, UnitMethod, kept_count
 from models.recipe import Squeeze
 from models.structure import Structure
 
 
 class PostTraining(UnitMethod):
-    """Search under a budget, mask rearrangement and least squares, on gradients of the gold labels' loss.
+    """Search under a budget by the gradients of the gold labels' loss, mask rearrangement if asked for, least squares.
 
     `squeeze.flops` is the budget: heads and units compete for it over all layers. Without it the fractions `heads`
     and `units` are kept over all layers together, so that a layer may keep more than another.
     """
 
-    def __init__(self, rearrange: bool = True, tune: bool = True, damping: float = 0.01) -> None:
+    def __init__(self, rearrange: bool = False, tune: bool = True, damping: float = DAMPING) -> None:
         """Keep the options.
 
         Args:
-            rearrange: swap units of a layer that do the same as others, by the Fisher information between them.
+            rearrange: swap units of a layer that do the same as others, by the Fisher information between them. Worth
+                having without `tune`; a refit makes up for the same loss, and was seen to do so a little better alone.
             tune: refit what stays to the dense network's layers by least squares (`reconstruction`).
             damping: how strongly the refit holds on to the weights, relative to the mean variance of its inputs.
         """
@@ -47,10 +47,10 @@ class PostTraining(UnitMethod):
         """Choose heads and units, squeeze `model` in place, refit it, and return what was kept."""
         model.eval()
         structure = self.choose(model, batches, squeeze)
-        dense = copy.deepcopy(model) if self.tune else None
-        squeezing.squeeze(model, structure)
-        if dense is not None:
-            refit(model, dense, batches, damping=self.damping)
+        if self.tune:
+            squeeze_and_refit(model, structure, batches, damping=self.damping)
+        else:
+            squeezing.squeeze(model, structure)
         return structure
 
     def choose(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
@@ -90,5 +90,5 @@ class PostTraining(UnitMethod):
 
 
 def _importance(gradients: torch.Tensor) -> npt.NDArray[np.float64]:
-    """Diagonal of the Fisher information, equation 5: the mean over rows of a mask's squared gradient."""
+    """Diagonal of the Fisher information (section 4.1): the mean over rows of a mask's squared gradient."""
     return gradients.double().square().mean(0).cpu().numpy()

@@ -103,6 +103,13 @@ def test_a_copy_of_what_is_above_ranks_first_and_an_independent_unit_last():
     assert information[4] == pytest.approx(0, abs=1e-9)
 
 
+def test_the_noise_on_what_is_above_goes_with_its_scale():
+    y = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
+    for scale in (1.0, 100.0):
+        information = mutual_information(moments_of(y, scale * y), shrinkage=0.1)
+        assert information.item() == pytest.approx(-np.log(1 - 1 / 1.1) / 2, rel=1e-3)
+
+
 def test_only_what_is_kept_above_counts():
     y = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
     information = mutual_information(moments_of(y, y), shrinkage=0.01, kept=[1])
@@ -134,6 +141,23 @@ def test_hidden_dimensions_are_one_set_and_the_network_still_answers(make_checkp
     assert all(layer.query.in_features == 16 for layer in encoder_layers(model))
     logits = model(input_ids=batches[0]["input_ids"], attention_mask=batches[0]["attention_mask"]).logits
     assert logits.shape == (8, 3)
+
+
+def test_a_refit_brings_the_answers_back(tiny_checkpoint):
+    def change(tune):
+        model = classifier(tiny_checkpoint)
+        inputs = {name: calibration(model)[0][name] for name in ("input_ids", "attention_mask")}
+        before = model(**inputs).logits
+        MutualInformation(tune=tune).apply(model, calibration(model, rows=64), Squeeze(units=0.5))
+        return (model(**inputs).logits - before).square().mean()
+
+    assert change(tune=True) < 0.5 * change(tune=False)
+
+
+def test_no_refit_without_some_hidden_dimensions(tiny_checkpoint):
+    model = classifier(tiny_checkpoint)
+    with pytest.raises(RecipeError, match=r"squeeze\.options\.tune"):
+        MutualInformation(tune=True).apply(model, calibration(model), Squeeze(hidden=0.5))
 
 
 def test_padding_changes_no_choice(tiny_checkpoint):

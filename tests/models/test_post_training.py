@@ -153,7 +153,7 @@ def test_the_result_keeps_to_the_budget(make_checkpoint, model_type):
     model = classifier(make_checkpoint(model_type))
     batches = calibration()
     cost = operations(encoder_layers(model)[0], batches)
-    structure = PostTraining().apply(model, batches, Squeeze(method="post-training", flops=0.5))
+    structure = PostTraining(rearrange=True).apply(model, batches, Squeeze(method="post-training", flops=0.5))
     layers = encoder_layers(model)
     assert [len(heads) for heads in structure.heads] == [layer.heads for layer in layers]
     assert [len(units) for units in structure.units] == [layer.units for layer in layers]

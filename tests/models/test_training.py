@@ -4,14 +4,15 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from models.data import Split
 from models.distillation import NetworkOutputs
 from models.errors import TrainingError
 from models.pruning.callback import MASKS, PruningCallback
 from models.pruning.targets import encoder_linears
-from models.recipe import Distillation, Pruning, Training
+from models.recipe import Distillation, Pruning, Student, Training
 from models.students import student_loss
 from models.teacher_outputs import CachedTeacher, LiveTeacher, Wanted, cache_bytes, run_network, write_cache
 from models.tokens import Collator, tokenize
@@ -149,6 +150,27 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(network, rows, tmp
         run(network, rows, tmp_path, loss=loss)
 
 
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_number_that_is_not_finite_stops_training_and_leaves_the_last_good_checkpoint(network, rows, tmp_path, what):
+    steps = 0
+
+    def loss(model, inputs, numbers):
+        nonlocal steps
+        steps += 1
+        value = model(**inputs).loss
+        if steps == 8:
+            # sqrt(0) is 0, its gradient is infinite, and 0 times that is not a number.
+            wrong = (value - value.detach()).sqrt() * 0 if what == "gradient" else float("nan")
+            return value + wrong
+        return value
+
+    with pytest.raises(TrainingError, match=rf"{what}.*nan at step 8; the last good checkpoint is .*checkpoint-5"):
+        run(network, rows, tmp_path, loss=loss, pruning=PRUNING)
+    weights = load_file(tmp_path / "checkpoint-5" / "model.safetensors")
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights.values())
+    assert not (tmp_path / "checkpoint-10").exists()
+
+
 @pytest.mark.parametrize(("hidden", "attention"), [(True, True), (True, False), (False, False)])
 def test_the_cache_says_what_the_teacher_says(network, rows, tmp_path, hidden, attention):
     wanted = Wanted(hidden=hidden, attention=attention)
@@ -194,3 +216,22 @@ def test_distillation_teaches(network, rows, tmp_path):
     student, _ = run(network, rows, tmp_path / "student", loss=loss, pruning=Pruning(sparsity=0.2), epochs=12)
     with torch.no_grad():
         assert loss(student.eval(), batch, numbers) < 0.5 * loss(network.eval(), batch, numbers)
+
+
+def test_the_learning_rate_rewinds(network, rows, tmp_path):
+    rates = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, lr_scheduler, **kwargs):
+            rates.append(lr_scheduler.get_last_lr()[0])
+
+    student = Student(
+        epochs=8, batch_size=8, learning_rate=1e-3, schedule="cosine_restarts", cycles=4, warmup=0, precision="fp32"
+    )
+    train(
+        copy.deepcopy(network), student, rows, rows, pad_token_id=0, multi_label=False, seed=1,
+        folder=tmp_path, progress=lambda done, total, note: None, callbacks=[lambda resume: Watch()],
+    )  # fmt: skip
+    peaks = [step for step, rate in enumerate(rates) if rate == pytest.approx(1e-3)]
+    assert peaks == [cycle * len(rates) // 4 for cycle in range(4)]
+    assert min(rates) < 1e-4

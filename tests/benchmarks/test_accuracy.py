@@ -1,0 +1,106 @@
+"""The accuracy benchmark's grid, figures and page; the training itself is in tests/models."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import read_results
+from benchmarks.accuracy_grid import BASE, SCALES, SMALL, cells
+from benchmarks.accuracy_scores import mean_interval, paired_drop
+from benchmarks.glue import TASKS
+from benchmarks.publish_accuracy import accuracy, page
+from models.recipe import load_recipe, shipped_recipes
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
+def test_every_cell_is_a_recipe_that_loads_with_the_same_teacher_and_epochs(scale):
+    for task, (_, epochs) in scale.epochs.items():
+        recipes = [load_recipe(cell.method.recipe, overrides=cell.overrides) for cell in cells(scale, [task])]
+        assert len({recipe.teacher for recipe in recipes}) == 1
+        assert {recipe.student.epochs for recipe in recipes} - {0} == {epochs}
+        assert all(recipe.augmentation is None for recipe in recipes)
+
+
+def test_the_small_scale_has_every_method_that_ships():
+    others = {"demo", "demo-magnitude", "smallest"}
+    assert {method.recipe for method in SMALL.methods} == set(shipped_recipes()) - others
+
+
+def test_no_cell_comes_twice_and_more_seeds_come_last():
+    grid = list(cells(SMALL, list(SMALL.epochs)))
+    assert len({cell.title for cell in grid}) == len(grid)
+    seeds = [cell.seed for cell in grid]
+    assert seeds == sorted(seeds)
+    assert {cell.method.name for cell in grid if cell.seed} == set(SMALL.seeded)
+
+
+def test_parts_of_the_grid_can_be_chosen():
+    (one,) = cells(BASE, ["cola"], ["obert"], ["90 %"], seeds=1)
+    assert (one.task, one.method.name, one.level, one.seed) == ("cola", "obert", "90 %", 0)
+    assert load_recipe(one.method.recipe, overrides=one.overrides).pruning.sparsity == 0.9
+
+
+def test_scores_are_glues():
+    names = ("different", "equivalent")
+    # 2 hits, 1 false alarm, 1 miss of "equivalent": F1 = 4 / 6
+    assert TASKS["mrpc"].score([1, 1, 1, 0, 0], [1, 1, 0, 1, 0], names) == pytest.approx(100 * 2 / 3)
+    assert TASKS["rte"].score([1, 0], [1, 1], ("entailment", "not_entailment")) == 50
+    assert TASKS["cola"].score([1, 0, 1, 0], [1, 0, 1, 0], ("acceptable", "unacceptable")) == 100
+
+
+def test_the_drop_is_paired():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 400)
+    dense = np.where(generator.random(400) < 0.7, labels, 1 - labels)
+    student = dense.copy()
+    student[:8] = 1 - labels[:8]
+
+    def score(predicted, truth):
+        return 100 * float((predicted == truth).mean())
+
+    same = paired_drop(score, dense, dense, labels)
+    assert same == {"points": 0, "low": 0, "high": 0}
+    found = paired_drop(score, dense, student, labels)
+    assert found["points"] == pytest.approx(100 * (dense[:8] == labels[:8]).mean() * 8 / 400)
+    # Unpaired, the interval of a difference of two proportions of 400 rows would be about 13 points wide.
+    assert 0 < found["high"] - found["low"] < 4
+
+
+def test_the_mean_over_seeds_has_students_interval():
+    assert mean_interval([80.0]) == (80.0, None)
+    mean, half = mean_interval([80.0, 81.0, 82.0])
+    assert mean == 81
+    assert half == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
+
+
+def run(**changes):
+    record = {
+        "scale": "minilm-l6", "task": "mrpc", "metric": "f1", "method": "magnitude", "kind": "weights", "level": "95 %",
+        "seed": 0, "train_rows": 3300, "test_rows": 408, "epochs": 3.0, "dense": 88.0, "score": 80.0,
+        "drop": {"points": 8.0, "low": 5.0, "high": 11.0}, "encoder_kept": 0.05, "device": "cpu", "threads": 2,
+        "machine": {"cpu": "a processor", "onnxruntime": "1.31"}, "minutes": 4.0,
+        "finished_at": "2026-11-21T12:00:00+00:00",
+    }  # fmt: skip
+    return record | changes
+
+
+def test_the_page_shows_what_there_is(tmp_path):
+    path = tmp_path / "accuracy.json"
+    assert read_results(path) == {"runs": [], "latency": []}
+    better = {"method": "obert", "score": 87.0, "drop": {"points": 1.0, "low": -1.0, "high": 3.0}}
+    runs = [run(), run(**better), run(**better | {"seed": 1, "score": 86.0, "drop": {"points": 2.0}})]
+    path.write_text(json.dumps({"runs": runs, "latency": []}))
+    text = page(read_results(path))
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1].startswith("| dense teacher |") and "88.0" in rows[1]
+    # The least drop first; several seeds as their mean.
+    assert rows[2].startswith("| obert | 95 % | 5.0 % | 86.5 (+1.5 ±")
+    assert "80.0 (+8.0, +5.0 to +11.0)" in rows[3]
+    assert "Nothing has been measured" in text  # at the other scale
+
+
+def test_a_row_without_all_tasks_has_no_mean():
+    table = accuracy([run(), run(task="cola", metric="mcc"), run(method="obert")])
+    (obert,) = [line for line in table.splitlines() if line.startswith("| obert")]
+    assert obert.split("|")[6].strip() == "-"
