@@ -44,8 +44,10 @@ def attention_scores(model: nn.Module, heads: int) -> Iterator[list[torch.Tensor
 
     def keep_scores(layer: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            query, key = _split_heads(queries.pop(layer), head_size), _split_heads(output, head_size)
-            scores.append(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]))
+            # Under autocast the product would be rounded to bf16, and its squared error be mostly that.
+            query, key = (_split_heads(part.float(), head_size) for part in (queries.pop(layer), output))
+            with torch.autocast(output.device.type, enabled=False):
+                scores.append(query @ key.transpose(-1, -2) / math.sqrt(head_size))
 
         return hook
 

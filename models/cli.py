@@ -97,11 +97,16 @@ def compress(
 
     Run the same command again after an interruption: it goes on where it was.
     """
-    with explained():
-        _quieten()
+    _quieten()
+    from models.processes import idle_gpus, leading
+
+    with explained(), leading():
+        from models.progress import make_reporter
         from models.run import CompressOptions, prepare
 
         reporter = make_reporter(json_lines=json_lines)
+        if advice := idle_gpus():
+            reporter.say(advice)
         options = CompressOptions(
             recipe=recipe,
             model=model,
@@ -259,16 +264,6 @@ def default(
         from models.store import Store
 
         Store(store).set_default_variant(task, variant)
-
-
-def make_reporter(*, json_lines: bool) -> Any:
-    """Return the reporter for where the output goes: machines, a terminal, or a log."""
-    from models.progress import JsonReporter, PlainReporter, TerminalReporter
-
-    if json_lines:
-        return JsonReporter()
-    console = Console()
-    return TerminalReporter(console) if console.is_terminal else PlainReporter()
 
 
 def wide_console() -> Console:

@@ -1,7 +1,8 @@
 """Several processes on one job: the main one carries it out, the others take part in whatever is trained.
 
-`accelerate launch --num_processes N -m models compress ...` starts one for each GPU. All of them see the same folders;
-only the main one writes results.
+`accelerate launch --num_processes N -m models compress ...` starts one for each of N GPUs, and `torchrun
+--nproc_per_node N -m models compress ...` works without GPUs, too. All of them see the same folders; only the main one
+writes results.
 """
 
 import contextlib
@@ -39,8 +40,8 @@ def leading() -> Iterator[None]:
         SystemExit: in every process but the main one, with status 0.
     """
     if distributed.is_torchelastic_launched():
-        # With no backend named there is gloo beside NCCL: processes that wait do not keep their GPUs busy.
-        distributed.init_process_group(timeout=LONGEST_WAIT)
+        # Gloo beside NCCL: processes that wait do not keep their GPUs busy.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if uses_gpu() else "gloo", timeout=LONGEST_WAIT)
     PartialState(cpu=not uses_gpu(), timeout=LONGEST_WAIT)
     if is_main():
         yield

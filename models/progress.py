@@ -135,5 +135,13 @@ class JsonReporter:
         self._write("result", name=name, value=value)
 
 
+def make_reporter(*, json_lines: bool) -> Reporter:
+    """Return the reporter for where the output goes: machines, a terminal, or a log."""
+    if json_lines:
+        return JsonReporter()
+    console = Console()
+    return TerminalReporter(console) if console.is_terminal else PlainReporter()
+
+
 def _ended(step: str, cached: bool, seconds: float) -> str:
     return f"{step}: cached" if cached else f"{step}: done in {seconds:.1f} s"
