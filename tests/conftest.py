@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from shared_folders import made_once
 
 from kernels.library import Library, LibraryError, find_library
 
@@ -36,20 +36,6 @@ FILLER = (
     "of",
 )
 WORDS = [*GOOD, *BAD, *FILLER]
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
-    """The folder of that name, built by the first of the processes that run the tests, and shared by all."""
-    root = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-    folder = root / name
-    with FileLock(root / f"{name}.lock"):
-        if not (folder / ".made").exists():
-            folder.mkdir()
-            build(folder)
-            (folder / ".made").touch()
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from exporting import classifier, export
+from shared_folders import made_once
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,12 @@ def exported_encoder(make_checkpoint, tmp_path_factory):
             for name, parameter in model.named_parameters():
                 if ".layer." in name and parameter.ndim == 2:
                     parameter.mul_(5 * (torch.rand_like(parameter) < 0.2))
-        path = tmp_path_factory.mktemp(model_type) / "model.onnx"
-        return Exported(model, path, export(model, path))
+
+        def build(folder):
+            difference = export(model, folder / "model.onnx")
+            (folder / "difference").write_text(repr(difference))
+
+        folder = made_once(tmp_path_factory, f"exported-{model_type}", build)
+        return Exported(model, folder / "model.onnx", float((folder / "difference").read_text()))
 
     return make

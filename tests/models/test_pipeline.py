@@ -109,7 +109,6 @@ def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bundles(t
     moments = {
         "teacher": f"checkpoint-{chance.choice((20, 40))}",
         "student": f"checkpoint-{chance.choice((10, 20, 30))}",
-        "export dense": None,
         "predict sparse60": None,
     }
     for moment, checkpoint in moments.items():

@@ -1,10 +1,8 @@
 import numpy as np
 import onnx
 import pytest
-import torch
-from exporting import ENCODERS, classifier, export
+from exporting import ENCODERS
 from onnx import numpy_helper
-from transformers.pytorch_utils import prune_linear_layer
 
 from kernels.unpacking import unpack_encoder
 from models.errors import CheckpointError
@@ -132,23 +130,6 @@ def test_the_oldest_runtime_that_the_library_works_in_reads_the_file(bert):
     model, folder = bert
     target, _ = pack(model, folder)
     assert onnx.load(target).ir_version <= 9  # of ONNX 1.15, which onnxruntime 1.17 has
-
-
-def test_squeezed_layers_of_uneven_width_say_the_same(library, make_checkpoint, tmp_path):
-    model = classifier(make_checkpoint("bert"))
-    size = head_size(model)
-    layer = model.bert.encoder.layer[0]
-    kept = torch.arange(size, model.config.hidden_size)  # without the first head
-    for name in ("query", "key", "value"):
-        setattr(layer.attention.self, name, prune_linear_layer(getattr(layer.attention.self, name), kept))
-    layer.attention.output.dense = prune_linear_layer(layer.attention.output.dense, kept, dim=1)
-    units = torch.arange(0, model.config.intermediate_size, 3)
-    layer.intermediate.dense = prune_linear_layer(layer.intermediate.dense, units)
-    layer.output.dense = prune_linear_layer(layer.output.dense, units, dim=1)
-    export(model, tmp_path / "model.onnx")
-    target, _ = pack(model, tmp_path)
-    expected = answers(tmp_path / "model.onnx", model)
-    assert np.abs(answers(target, model, library) - expected).max() < 1e-5
 
 
 def test_packed_weights_are_the_checkpoints(bert):
