@@ -68,16 +68,24 @@ def hidden_loss(
     teacher: Sequence[torch.Tensor],
     attention_mask: torch.Tensor,
     projection: nn.Module | None = None,
+    *,
+    relative: bool = False,
 ) -> torch.Tensor:
     """Squared error of the hidden states, the mean over real tokens and features, summed over the student's layers.
+
+    With `relative` each layer's error is divided by the mean square of the teacher's states there, so that a weight
+    means the same for networks whose states differ in size, as those of MiniLM and MPNet do.
 
     Raises:
         ValueError: the student is narrower and there is no projection, or it has more layers than the teacher.
     """
     real = attention_mask.unsqueeze(-1).float()
     count = real.sum() * teacher[0].shape[-1]
-    pairs = _hidden_pairs(student, teacher, projection)
-    return torch.stack([((s - t).square() * real).sum() / count for s, t in pairs]).sum()
+    errors = []
+    for s, t in _hidden_pairs(student, teacher, projection):
+        error = ((s - t).square() * real).sum()
+        errors.append(error / (t.square() * real).sum() if relative else error / count)
+    return torch.stack(errors).sum()
 
 
 def cosine_loss(
@@ -145,7 +153,9 @@ def distillation_loss(
         soft = logits_loss(student.logits, teacher.logits, weights.temperature, multi_label=multi_label)
         loss = loss + weights.logits * soft
     if weights.hidden:
-        loss = loss + weights.hidden * hidden_loss(student.hidden, teacher.hidden, attention_mask, projection)
+        loss = loss + weights.hidden * hidden_loss(
+            student.hidden, teacher.hidden, attention_mask, projection, relative=weights.hidden_relative
+        )
     if weights.cosine:
         loss = loss + weights.cosine * cosine_loss(student.hidden, teacher.hidden, attention_mask, projection)
     if weights.attention:

@@ -111,6 +111,9 @@ class Distillation(Section):
     logits: Weight = Field(1.0, description="weight of the soft cross-entropy of the logits")
     temperature: float = Field(1.0, gt=0, description="T of the soft cross-entropy")
     hidden: Weight = Field(1.0, description="weight of the hidden states' squared error, summed over layers")
+    hidden_relative: bool = Field(
+        False, description="hidden states' error as a fraction of the teacher's mean square, layer by layer"
+    )
     attention: Weight = Field(1.0, description="weight of the attention scores' squared error, summed over layers")
     cosine: Weight = Field(0.0, description="weight of 1 - cosine of the hidden states, the mean over layers")
     labels: Weight = Field(0.0, description="weight of the cross-entropy with the gold labels")

@@ -190,3 +190,17 @@ def test_sums_are_exact_under_mixed_precision():
     # bfloat16 cannot count the tokens of a batch: 257 is 256 there.
     states, mask = [torch.ones(1, 257, 4).bfloat16()], torch.ones(1, 257)
     assert hidden_loss(states * 2, [torch.zeros(1, 257, 4)] * 2, mask).item() == 2
+
+
+@settings(deadline=None)
+@given(scale=st.floats(0.01, 100))
+def test_a_relative_hidden_loss_does_not_depend_on_the_size_of_the_states(scale):
+    generator = torch.Generator().manual_seed(0)
+    teacher = [torch.randn(2, 3, 4, generator=generator) for _ in range(3)]
+    student = [state + 0.1 * torch.randn(2, 3, 4, generator=generator) for state in teacher]
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    expected = hidden_loss(student, teacher, mask, relative=True)
+    scaled = hidden_loss([scale * s for s in student], [scale * t for t in teacher], mask, relative=True)
+    torch.testing.assert_close(scaled, expected)
+    absolute = hidden_loss(student, teacher, mask)
+    assert not torch.isclose(absolute, expected)
