@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from benchmarks.accuracy_grid import SCALES, SEEDS, SMALL, WITHOUT_TRAINING, Cell, Scale, cells
+from benchmarks.accuracy_grid import BASE, SCALES, SEEDS, SMALL, WITHOUT_TRAINING, Cell, Scale, cells
 from benchmarks.accuracy_latency import measured
 from benchmarks.accuracy_scores import paired_drop, predictions
 from benchmarks.base_checkpoint import mpnet_base
@@ -123,6 +123,7 @@ class Benchmark:
         dataset, task, recipe = plan.job.dataset, TASKS[cell.task], plan.job.recipe
         labels = np.asarray(dataset.test.labels)
         dense, chosen = (predictions(network, dataset, recipe.max_length) for network in (teacher, student))
+        held_out = predictions(student, dataset, recipe.max_length, split="validation")
 
         def score(predicted: Any, truth: Any) -> float:
             return task.score(predicted, truth, dataset.label_names)
@@ -141,6 +142,7 @@ class Benchmark:
             "epochs": recipe.student.epochs,
             "dense": score(dense, labels),
             "score": score(chosen, labels),
+            "validation": score(held_out, np.asarray(dataset.validation.labels)),
             "drop": paired_drop(score, dense, chosen, labels),
             "encoder_kept": kept / whole,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -189,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"{scale.name} has no {', '.join(sorted(unknown))}")
     torch.set_num_threads(given.threads)
-    fetch = default_checkpoint if scale is SMALL else mpnet_base
+    fetch = mpnet_base if scale is BASE else default_checkpoint
     checkpoint = resolve_checkpoint(str(fetch(given.work / "downloads")), name=scale.checkpoint)
     benchmark = Benchmark(scale, checkpoint, given.data, given.work, given.results, given.threads)
     grid = list(cells(scale, given.task or list(scale.epochs), given.method, given.level, seeds=given.seeds))

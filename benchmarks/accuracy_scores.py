@@ -1,6 +1,7 @@
 """How good a network is on a task's test rows, and what it lost against its teacher on the same rows."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,13 @@ BATCH = 64
 
 
 @torch.no_grad()
-def predictions(checkpoint: Checkpoint, dataset: Dataset, max_length: int) -> npt.NDArray[np.int64]:
-    """The label index of every test row [rows], by torch."""
+def predictions(
+    checkpoint: Checkpoint, dataset: Dataset, max_length: int, *, split: Literal["validation", "test"] = "test"
+) -> npt.NDArray[np.int64]:
+    """The label index of every row of a split [rows], by torch."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type).to(device).eval()
-    rows = tokenize(dataset.test, checkpoint.tokenizer(), max_length, multi_label=False)
+    rows = tokenize(getattr(dataset, split), checkpoint.tokenizer(), max_length, multi_label=False)
     order = sorted(range(len(rows)), key=lambda row: rows.lengths[row])
     collate = Collator(pad_token_id(checkpoint))
     found = np.zeros(len(rows), dtype=np.int64)

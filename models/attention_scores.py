@@ -1,6 +1,7 @@
 """Pre-softmax attention scores of any BERT-family encoder, which transformers does not return.
 
 They are computed from what the query and key projections put out: Q K^T / sqrt(d), [batch, heads, length, length].
+MPNet adds its bias of relative positions to them afterwards; it is not in these scores: no encoder linear makes it.
 """
 
 import math

@@ -19,6 +19,8 @@ from models.structure import STRUCTURE, Structure, load_structure
 
 # Encoders whose pruning, distillation and export are tested; their attention has separate query and key linears.
 ENCODERS = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+# Beside the weights: what was pruned, in a recipe's terms, and the matrices that it was done to.
+PRUNED = "pruning.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 WEIGHTS = "model.safetensors"
 
@@ -39,6 +41,13 @@ class Checkpoint:
     def config(self) -> transformers.PreTrainedConfig:
         """The configuration as transformers reads it."""
         return AutoConfig.from_pretrained(self.folder)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states: of a squeezed network, what stayed of the configuration's."""
+        structure = load_structure(self.folder)
+        kept = structure.hidden if structure else None
+        return int(self.config.hidden_size) if kept is None else len(kept)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -94,7 +103,7 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
         why = "only pickled weights, which can run code when loaded" if pickled else "no weights"
         raise CheckpointError(f"{folder} has {why}: save it with `save_pretrained`, which writes {WEIGHTS}")
     load_structure(folder)  # one that is forged is refused before any work
-    others = [path for pattern in (STRUCTURE, "tokenizer.json", "vocab.*") for path in folder.glob(pattern)]
+    others = [path for pattern in (STRUCTURE, PRUNED, "tokenizer.json", "vocab.*") for path in folder.glob(pattern)]
     digest = hashlib.sha256()
     for path in sorted([folder / "config.json", *weights, *others]):
         digest.update(f"{path.name} {sha256(path)}\n".encode())
@@ -201,6 +210,7 @@ def _from_hub(source: str) -> Path:
     wanted = [
         "config.json",
         STRUCTURE,
+        PRUNED,
         "*.safetensors",
         "tokenizer*",
         "vocab*",

@@ -9,14 +9,10 @@ from kernels.packed_format import FORMAT_VERSION
 from kernels.packing import PackOptions, Values
 from models.checkpoint import Checkpoint
 from models.data import Dataset
-from models.errors import CheckpointError, RecipeError
 from models.files import sha256
 from models.machine import describe_machine
-from models.pruning.protocol import make_method
-from models.pruning.unit_methods import make_unit_method
 from models.recipe import Distillation, Embeddings, Recipe
 from models.runtime import available_cpus
-from models.small_students import check_shape
 from models.sparse_graph import IR_VERSION, OPSET
 from models.students import outputs_wanted
 from models.teacher_outputs import cache_bytes
@@ -25,7 +21,6 @@ from models.workspace import Step
 
 DENSE, INT8 = "dense", "-int8"
 SHAPE = ("layers", "hidden_size", "intermediate_size", "heads")
-POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
 
@@ -204,81 +199,8 @@ def _library_digest() -> str | None:
     return f"{library.isa} {sha256(library.path)}"
 
 
-def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
-    """Label names in the order of a fine-tuned teacher's logits.
-
-    Raises:
-        CheckpointError: the teacher predicts other labels than the data has.
-    """
-    names = teacher.label_names
-    if len(names) == len(dataset.label_names):
-        if {name.casefold() for name in names} == {name.casefold() for name in dataset.label_names}:
-            by_folded = {name.casefold(): name for name in dataset.label_names}
-            return tuple(by_folded[name.casefold()] for name in names)
-        if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
-            return dataset.label_names
-    raise CheckpointError(
-        f"the teacher {teacher.name} predicts {', '.join(names)}, but the data has {', '.join(dataset.label_names)}: "
-        "give a teacher that was fine-tuned on these labels, or none, to have one fine-tuned"
-    )
-
-
-def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> None:
-    """See that the recipe can be carried out on these networks, before anything is run.
-
-    Raises:
-        RecipeError: texts are longer than the checkpoint's positions, or a method, option or loss does not fit.
-        CheckpointError: the teacher cannot teach this student: another tokenizer, or other shapes to imitate.
-    """
-    config: Any = checkpoint.config
-    # RoBERTa and MPNet count positions from the padding id on.
-    offset = config.pad_token_id + 1 if checkpoint.model_type in POSITIONS_AFTER_PADDING else 0
-    longest = config.max_position_embeddings - offset
-    if recipe.max_length > longest:
-        raise RecipeError(
-            f"max_length is {recipe.max_length} tokens, but {checkpoint.name} has positions for {longest}: "
-            f"add --set max_length={longest}, or less"
-        )
-    check_methods(recipe, config)
-    if teacher is None or recipe.distillation is None:
-        return
-    if teacher.tokenizer().get_vocab() != checkpoint.tokenizer().get_vocab():
-        raise CheckpointError(
-            f"the teacher {teacher.name} and the student {checkpoint.name} have different vocabularies: "
-            "the student cannot imitate it; give a teacher that was fine-tuned from the same checkpoint"
-        )
-    other = teacher.config
-    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
-        imitates = outputs_wanted(recipe.distillation)
-        if (imitates.hidden or imitates.attention) and getattr(config, name) != getattr(other, name):
-            raise CheckpointError(
-                f"the teacher {teacher.name} has {name} {getattr(other, name)}, the student {checkpoint.name} "
-                f"{getattr(config, name)}: set distillation.hidden, distillation.attention and distillation.cosine to 0"
-            )
-
-
-def check_methods(recipe: Recipe, config: Any) -> None:
-    """See that the recipe's methods exist, have its options, and that its losses fit what it makes of the network.
-
-    Raises:
-        RecipeError: what does not fit, and the way out.
-    """
-    check_shape(config, recipe.student)
-    if recipe.pruning is not None:
-        make_method(recipe.pruning)
-    fewer_heads = recipe.student.heads not in (None, config.num_attention_heads)
-    if recipe.squeeze is not None:
-        make_unit_method(recipe.squeeze)
-        fewer_heads |= recipe.squeeze.flops is not None or recipe.squeeze.heads < 1
-    if fewer_heads and recipe.student.epochs and recipe.distillation is not None and recipe.distillation.attention:
-        raise RecipeError(
-            "a student with fewer heads than its teacher has no attention scores to compare: "
-            "set distillation.attention to 0, or keep all heads"
-        )
-
-
 def _cache_fits(job: Job, distillation: Distillation) -> bool:
-    config: Any = job.checkpoint.config
+    config: Any = (job.teacher or job.checkpoint).config
     tokenizer = job.checkpoint.tokenizer()
     rows = tokenize(job.dataset.train, tokenizer, job.recipe.max_length, multi_label=job.multi_label)
     needed = cache_bytes(

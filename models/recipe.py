@@ -49,7 +49,7 @@ class Training(Section):
 class Pruning(Section):
     """Which weights are set to zero, by which score and when (methods: `models/pruning/`)."""
 
-    method: str = Field("magnitude", description="how a weight's importance is scored: a name of `pruning.METHODS`")
+    method: str = Field("magnitude", description="how weights are scored: a name of `pruning.protocol.METHODS`")
     options: Mapping[str, float | int | bool] = Field({}, description="the method's own settings, by their names")
     sparsity: Sparsity = Field(0.9, description="final fraction of zeros in the encoder's linears")
     initial_sparsity: Sparsity = Field(0.0, description="fraction of zeros at the first update")
@@ -77,13 +77,15 @@ class Pruning(Section):
 class Squeeze(Section):
     """Which whole units leave the network, so that its matrices become smaller and stay dense."""
 
-    method: str = Field("mutual-information", description="how units are chosen: a name of `pruning.UNIT_METHODS`")
+    method: str = Field("mutual-information", description="how units are chosen: a name in `pruning.unit_methods`")
     options: Mapping[str, float | int | bool] = Field({}, description="the method's own settings, by their names")
     heads: Fraction = Field(1.0, gt=0, description="fraction of the attention heads that stays")
     units: Fraction = Field(1.0, gt=0, description="fraction of the feed-forward units that stays")
     hidden: Fraction = Field(1.0, gt=0, description="fraction of the hidden dimensions that stays")
     flops: Fraction | None = Field(
-        None, gt=0, description="fraction of the encoder's operations that stays; heads and units are traded off"
+        None,
+        gt=0,
+        description="fraction of the encoder's operations that stays; the method shares it out",
     )
     calibration: int = Field(2048, ge=1, description="training rows that the choice is made on")
 
@@ -210,6 +212,15 @@ class Recipe(Section):
     def variant_name(self) -> str:
         """Name of the variant in the store, such as `sparse90`."""
         return self.variant.format(sparsity=f"{100 * (self.pruning.sparsity if self.pruning else 0):g}")
+
+    @model_validator(mode="after")
+    def _head_is_trained(self) -> Self:
+        # A head drawn at random would decide which units leave, or be published as it is.
+        if self.student.start == "pretrained" and (self.squeeze is not None or not self.student.epochs):
+            raise ValueError("squeeze, and student.epochs 0, need a fine-tuned network: set student.start to teacher")
+        if not self.student.epochs and self.squeeze is None and self.pruning is None:
+            raise ValueError("student.epochs is 0, and there is neither squeeze nor pruning: nothing would be done")
+        return self
 
     @model_validator(mode="after")
     def _variant_can_be_formatted(self) -> Self:

@@ -17,9 +17,10 @@ from models.data_sources import load_dataset
 from models.default_data import default_checkpoint
 from models.errors import InputError
 from models.files import write_atomically
+from models.fit import check_fit, check_teacher
 from models.manifest import Name
 from models.pipeline import run_plan
-from models.plan import Job, Plan, check_fit, check_teacher, make_plan
+from models.plan import Job, Plan, make_plan
 from models.progress import Reporter
 from models.recipe import load_recipe
 from models.report_schema import Report

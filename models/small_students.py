@@ -16,6 +16,10 @@ from models.squeezing import structure_of
 
 Indices = tuple[int, ...]
 
+SQUEEZED_START: Final = (
+    "the network to start from was squeezed, its layers differ from each other: remove layers, hidden_size, "
+    "intermediate_size and heads from `student`"
+)
 _RECORD: Final = "sparserve_dimensions"
 
 
@@ -42,10 +46,7 @@ def shrink(model: nn.Module, student: Student) -> nn.Module:
     if not changes:
         return model
     if structure_of(model) is not None:
-        raise RecipeError(
-            "the network to start from was squeezed, its layers differ from each other: remove layers, hidden_size, "
-            "intermediate_size and heads from `student`"
-        )
+        raise RecipeError(SQUEEZED_START)
     smaller: nn.Module = AutoModelForSequenceClassification.from_config(
         type(config).from_dict({**config.to_dict(), **changes}),
         dtype=next(model.parameters()).dtype,

@@ -1,6 +1,7 @@
 """The student: started from a checkpoint, squeezed, then pruned while it is distilled."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.checkpoint import Checkpoint, load_classifier
+from models.checkpoint import PRUNED, Checkpoint, load_classifier
 from models.data import Dataset
 from models.distillation import distillation_loss, make_projection
 from models.processes import is_main, unwrapped
@@ -18,14 +19,13 @@ from models.pruning.callback import MASKS, PruningCallback
 from models.pruning.one_shot import prune_once
 from models.pruning.targets import encoder_linears
 from models.pruning.unit_methods import make_unit_method
-from models.recipe import Distillation, Recipe, Squeeze
+from models.recipe import Distillation, Pruning, Recipe, Squeeze
 from models.small_students import kept_dimensions, shrink
 from models.steps import finish, on_device, pad_token_id, tokenized
 from models.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network
 from models.tokens import Collator, TokenizedSplit, tokenize
 from models.training import Loss, Progress, train
 
-PLAN = "pruning.json"
 PROJECTION = "distillation_projection"
 CALIBRATION_BATCH = 32
 
@@ -46,6 +46,8 @@ def squeeze_student(
     batches = list(calibration_batches(rows, squeeze.calibration, start, seed, device=next(model.parameters()).device))
     progress(0, len(batches), "calibration batches")
     make_unit_method(squeeze).apply(model, batches, squeeze)
+    if (start.folder / PRUNED).is_file():
+        shutil.copy(start.folder / PRUNED, folder)
     finish(folder, model, start)
 
 
@@ -63,7 +65,8 @@ def train_student(
     """Prune while distilling (SparseBERT), or while fine-tuning if the recipe has no distillation.
 
     `start` is the network as it was started or squeezed. The last weights are taken, not the best epoch's: earlier
-    ones are less sparse. Without epochs, weights are pruned in one shot, if at all.
+    ones are less sparse. Without epochs, weights are pruned in one shot, if at all. A start that was pruned keeps its
+    zeros.
     """
     model = start_network(recipe, start, dataset, seed)
     rows, validation = tokenized(start, dataset, recipe.max_length)
@@ -78,8 +81,15 @@ def train_student(
             source = LiveTeacher(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type), wanted)
         loss = student_loss(source, recipe.distillation, multi_label=dataset.multi_label)
     result = None
-    pruning = recipe.pruning
+    # What was pruned earlier stays so, whether or not this recipe prunes on.
+    pruned = (start.folder / PRUNED).is_file()
+    pruning = recipe.pruning or (Pruning(sparsity=0.0) if pruned else None)
     if recipe.student.epochs:
+
+        def callback(resume: Path | None) -> PruningCallback:
+            assert pruning is not None
+            return PruningCallback(model, pruning, resume_from=resume, keep_zeros=pruned)
+
         result = train(
             model,
             recipe.student,
@@ -91,7 +101,7 @@ def train_student(
             folder=folder / "training",
             progress=progress,
             loss=loss,
-            callbacks=[lambda resume: PruningCallback(model, pruning, resume_from=resume)] if pruning else [],
+            callbacks=[callback] if pruning else [],
             checkpoint_files=[MASKS] if pruning else [],
             keep_best=False,
         )
@@ -99,12 +109,12 @@ def train_student(
         model = on_device(model)
         device = next(model.parameters()).device
         batches = list(calibration_batches(rows, pruning.calibration, start, seed, device=device))
-        prune_once(model, pruning, batches, len(batches), loss=label_loss, progress=progress)
+        prune_once(model, pruning, batches, len(batches), loss=label_loss, progress=progress, keep_zeros=pruned)
     if hasattr(model, PROJECTION):
         delattr(model, PROJECTION)
     if pruning is not None and is_main():
         plan = {"pruning": pruning.model_dump(mode="json"), "matrices": sorted(encoder_linears(model))}
-        (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+        (folder / PRUNED).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     finish(folder, model, start, result)
 
 
@@ -130,10 +140,11 @@ def calibration_batches(
 def attach_projection(model: nn.Module, teacher: Checkpoint) -> None:
     """Give a network that is narrower than its teacher a projection to the teacher's width, to be trained with it."""
     width = next(iter(encoder_linears(model).values())).in_features
-    config: Any = teacher.config
-    if width != config.hidden_size:
-        dimensions = kept_dimensions(model, config.hidden_size)
-        model.add_module(PROJECTION, make_projection(width, config.hidden_size, dimensions=dimensions))
+    if width != teacher.hidden_size:
+        config: Any = teacher.config
+        squeezed = teacher.hidden_size != config.hidden_size
+        dimensions = None if squeezed else kept_dimensions(model, teacher.hidden_size)
+        model.add_module(PROJECTION, make_projection(width, teacher.hidden_size, dimensions=dimensions))
 
 
 def outputs_wanted(distillation: Distillation) -> Wanted:

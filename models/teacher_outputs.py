@@ -16,6 +16,7 @@ from torch import nn
 
 from models.attention_scores import attention_scores
 from models.distillation import NetworkOutputs
+from models.pruning.targets import encoder_linears
 from models.tokens import Collator, TokenizedSplit
 from models.training import Progress
 
@@ -116,7 +117,8 @@ def write_cache(
     model.eval()
     device = next(model.parameters()).device
     config: Any = model.config
-    layers, heads, width = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    width = next(iter(encoder_linears(model).values())).in_features  # of a squeezed network, less than configured
     lengths = np.asarray(rows.lengths, dtype=np.int64)
     tokens = np.concatenate([[0], np.cumsum(lengths)])
     squares = np.concatenate([[0], np.cumsum(layers * heads * lengths**2)])

@@ -120,8 +120,9 @@ def train(
     )
     # With several GPUs to one process the Trainer would use nn.DataParallel, whose copies lose the hooks of losses.
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    model.to(arguments.device)  # before callbacks are made, whose masks and scores lie beside the weights
     resume = last_complete_checkpoint(folder, checkpoint_files)
-    best = _BestCallback(model, folder / "best", folder / "scores.json")
+    best = _BestCallback(model, folder / "best" if keep_best else None, folder / "scores.json")
     trainer = _ClassifierTrainer(
         model=model,
         args=arguments,
@@ -247,9 +248,9 @@ def _not_finite(what: str, step: int, folder: Path, checkpoint_files: Sequence[s
 
 
 class _BestCallback(TrainerCallback):  # type: ignore[misc]
-    """Keeps the weights that did best on validation; the first of equals."""
+    """Notes validation scores; keeps the weights that did best, the first of equals, if there is a `folder`."""
 
-    def __init__(self, model: nn.Module, folder: Path, scores_path: Path) -> None:
+    def __init__(self, model: nn.Module, folder: Path | None, scores_path: Path) -> None:
         self.model = model
         self.folder = folder
         self.scores_path = scores_path
@@ -263,7 +264,7 @@ class _BestCallback(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         # A resumed run may come by an evaluated step again, with the same score.
         earlier = [score for step, score in self.scores.items() if step < state.global_step]
-        if is_main() and (not earlier or metrics["eval_score"] > max(earlier)):
+        if self.folder and is_main() and (not earlier or metrics["eval_score"] > max(earlier)):
             self.folder.mkdir(parents=True, exist_ok=True)
             save_model(self.model, str(self.folder / "writing.safetensors"))
             (self.folder / "writing.safetensors").replace(self.folder / "model.safetensors")

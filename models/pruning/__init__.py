@@ -1,4 +1,4 @@
 """Pruning: which weights become zero, by which score, and when.
 
-One method a file, all behind `protocol.PruningMethod`; `schedules` says how much, `masks` holds what is kept.
+One method a file, all behind `method.PruningMethod`; `schedules` says how much, `masks` holds what is kept.
 """

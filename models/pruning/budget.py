@@ -1,5 +1,6 @@
 """How many heads and feed-forward units a budget of operations pays for, and which."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,13 +51,14 @@ def search(heads: Importance, units: Importance, cost: Operations, fraction: flo
     """
     layers, all_heads, all_units = len(heads), sum(map(len, heads)), sum(map(len, units))
     whole = cost.of(all_heads, all_units)
-    smallest = cost.of(layers, layers) / whole
-    if fraction < smallest:
+    least = cost.of(layers, layers)
+    smallest = math.ceil(1e4 * least / whole) / 1e4
+    if fraction * whole < least:
         raise RecipeError(
             f"squeeze.flops {fraction:g} cannot pay for one head and one unit in each of {layers} layers: "
-            f"the smallest fraction is {smallest:.4g}"
+            f"the smallest fraction is {smallest:g}"
         )
-    budget = fraction * whole
+    budget = max(int(fraction * whole), least)
     # Entry n: the importance of the first n.
     of_heads = np.concatenate([[0.0], np.concatenate(heads)[_order(heads)].cumsum()])
     of_units = np.concatenate([[0.0], np.concatenate(units)[_order(units)].cumsum()])

@@ -1,5 +1,6 @@
 """When masks change: after the optimiser steps that the schedule names; and they are applied after every one."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ _MASK, _METHOD = "mask/", "method/"
 class Pruner:
     """A model's masks and the method that decides them, step by step."""
 
-    def __init__(self, model: nn.Module, pruning: Pruning) -> None:
+    def __init__(self, model: nn.Module, pruning: Pruning, *, keep_zeros: bool = False) -> None:
         self.pruning = pruning
         targets = encoder_linears(model)
-        self.masks = Masks(targets, pruning.block)
+        self.masks = Masks(targets, pruning.block, keep_zeros=keep_zeros)
         self.method = make_method(pruning)
         self.method.prepare(targets, pruning)
+        for name, linear in targets.items():
+            # What is masked does not move: its gradient must not count in the norm that all gradients are clipped by.
+            linear.weight.register_hook(partial(torch.mul, self.masks.kept[name]))  # type: ignore[no-untyped-call]
 
     def observe(self, step: int, total_steps: int) -> None:
         """Let the method look at the gradients of optimiser step `step` (1 to `total_steps`), before it is taken."""
@@ -50,7 +54,10 @@ class Pruner:
         """Write the masks and the method's state as a safetensors file."""
         state = {_MASK + name: value for name, value in self.masks.state().items()}
         state |= {_METHOD + name: value.contiguous() for name, value in self.method.state().items()}
-        save_file(state, path)
+        # Whoever finds the final name has all of the file.
+        part = path.with_suffix(".part")
+        save_file(state, part)
+        part.replace(path)
 
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote for the same model and recipe."""
@@ -62,8 +69,10 @@ class Pruner:
 class PruningCallback(TrainerCallback):  # type: ignore[misc]
     """Prunes a model while the Trainer trains it; masks and scores are part of every checkpoint."""
 
-    def __init__(self, model: nn.Module, pruning: Pruning, *, resume_from: Path | None = None) -> None:
-        self.pruner = Pruner(model, pruning)
+    def __init__(
+        self, model: nn.Module, pruning: Pruning, *, resume_from: Path | None = None, keep_zeros: bool = False
+    ) -> None:
+        self.pruner = Pruner(model, pruning, keep_zeros=keep_zeros)
         if resume_from is not None:
             self.pruner.load(resume_from / MASKS)
 

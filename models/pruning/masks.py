@@ -6,15 +6,18 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.errors import RecipeError
+from models.errors import RecipeError, TrainingError
 
 Block = tuple[int, int]
 
 
 class Masks:
-    """One boolean mask [out, in] a target matrix; True is kept. Blocks of `block` entries are masked as one."""
+    """One boolean mask [out, in] a target matrix; True is kept. Blocks of `block` entries are masked as one.
 
-    def __init__(self, targets: Mapping[str, nn.Linear], block: Block = (1, 1)) -> None:
+    With `keep_zeros` the blocks that are all zeros are masked from the beginning: those of a network pruned earlier.
+    """
+
+    def __init__(self, targets: Mapping[str, nn.Linear], block: Block = (1, 1), *, keep_zeros: bool = False) -> None:
         self._targets = dict(targets)
         self.block = block
         for name, linear in targets.items():
@@ -25,6 +28,10 @@ class Masks:
                     "give a block whose sides divide every matrix's"
                 )
         self.kept = {name: torch.ones_like(linear.weight, dtype=torch.bool) for name, linear in targets.items()}
+        if keep_zeros:
+            for name, linear in targets.items():
+                filled = pool((linear.weight.detach() != 0).float(), block) > 0
+                self.kept[name] = expand(filled, block)
 
     @torch.no_grad()
     def raise_sparsity(
@@ -34,7 +41,13 @@ class Masks:
 
         Entries that are masked already stay masked and count first. Exact to one weight (one block, whose score is
         its entries' mean), ties broken by position. Returned is what became masked now, True in each [out, in].
+
+        Raises:
+            TrainingError: a kept weight's score is not a number.
         """
+        for name, mask in self.kept.items():
+            if scores[name][mask].isnan().any():
+                raise TrainingError(f"the scores of {name} are not all numbers: lower the learning rate in the recipe")
         before = {name: mask.clone() for name, mask in self.kept.items()}
         pooled = {name: pool(scores[name], self.block).flatten() for name in self.kept}
         kept = {name: mask[:: self.block[0], :: self.block[1]].flatten() for name, mask in self.kept.items()}

@@ -3,6 +3,7 @@
 Layer-wise model pruning based on mutual information (Fan et al., EMNLP 2021, arXiv 2108.12594), under a Gaussian model.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,12 @@ def mutual_information(moments: JointMoments, shrinkage: float, kept: Sequence[i
     whitened = torch.linalg.solve_triangular(factor, cross.T, upper=False)  # [features of Y, features of X]
     told = whitened.T.reshape(-1, moments.block, len(chosen))
     unexplained = blocks - told @ told.transpose(1, 2)
-    return (torch.logdet(blocks) - torch.logdet(unexplained)) / 2
+    information = (torch.logdet(blocks) - torch.logdet(unexplained)) / 2
+    if not bool(torch.isfinite(information).all()):
+        raise RecipeError(
+            f"squeeze.options.shrinkage {shrinkage:g} is too small for these activations: raise it, 0.1 is usual"
+        )
+    return information
 
 
 class MutualInformation(UnitMethod):
@@ -78,13 +84,20 @@ class MutualInformation(UnitMethod):
         self.shrinkage = shrinkage
         self.tune = tune
 
-    def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
-        """Choose units, squeeze `model` in place, and return what was kept; a fine-tuning should follow."""
+    def check(self, model: nn.Module, squeeze: Squeeze) -> None:
+        """See that something stays of every layer, and that no refit is to go with fewer hidden dimensions."""
         if self.tune and squeeze.hidden < 1:
             raise RecipeError(
                 "squeeze.options.tune: layers without some hidden dimensions cannot be refitted to the dense ones: "
                 "set it to false, or squeeze.hidden to 1"
             )
+        layers = encoder_layers(model)
+        _counts(layers, squeeze)
+        kept_count(squeeze.hidden, layers[0].query.in_features, "hidden dimensions")
+
+    def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
+        """Choose units, squeeze `model` in place, and return what was kept; a fine-tuning should follow."""
+        self.check(model, squeeze)
         model.eval()
         structure = self.choose(model, batches, squeeze)
         if self.tune:
@@ -187,6 +200,12 @@ def _counts(layers: Sequence[EncoderLayer], squeeze: Squeeze) -> list[tuple[int,
         heads = [kept_count(squeeze.heads, layer.heads, "heads") for layer in layers]
         units = [kept_count(squeeze.units, layer.units, "units") for layer in layers]
     else:
+        smallest = max(1 / min(layer.heads, layer.units) for layer in layers)
+        if squeeze.flops < smallest:
+            raise RecipeError(
+                f"squeeze.flops {squeeze.flops:g} would squeeze a layer to zero heads: "
+                f"the smallest fraction is {math.ceil(1e4 * smallest) / 1e4:g}"
+            )
         heads = [kept_count(_below(squeeze.flops, layer.heads), layer.heads, "heads") for layer in layers]
         units = [kept_count(_below(squeeze.flops, layer.units), layer.units, "units") for layer in layers]
     return list(zip(heads, units, strict=True))

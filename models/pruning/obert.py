@@ -26,9 +26,9 @@ class OBert(PruningMethod):
 
     The gradients are those of the last `gradients` steps before an update of the masks, fewer where fewer were taken or
     where they would fill more than `memory_bytes` at 2 bytes a weight; with none at all the score ranks by |w| and
-    delta is 0. lambda is `damping` times the mean of g^2 over the matrix, so that no scale of the loss and no
-    clipping changes the ranking within it. Blocks of `pruning.block` go by the mean of their weights' scores, the
-    update being exact for them, too.
+    delta is 0. lambda is `damping` times the mean of g^2 over the matrix, so that a constant scale of the
+    loss does not change the ranking within it; gradients are seen as the optimiser gets them, after clipping. Blocks of
+    `pruning.block` go by the mean of their weights' scores, as if they left one by one; the update is exact for them.
     """
 
     def __init__(

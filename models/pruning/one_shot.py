@@ -25,6 +25,7 @@ def prune_once(
     *,
     loss: Loss,
     progress: Progress,
+    keep_zeros: bool = False,
 ) -> Pruner:
     """Prune `model` in place over `total` batches, which stand for the steps of the schedule; it ends in eval mode.
 
@@ -32,10 +33,10 @@ def prune_once(
     of the network that is kept.
 
     Raises:
-        TrainingError: the loss is not a finite number.
+        TrainingError: the loss or a gradient is not a finite number.
     """
     model.eval()
-    pruner = Pruner(model, pruning)
+    pruner = Pruner(model, pruning, keep_zeros=keep_zeros)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for step, batch in enumerate(batches, start=1):
         inputs = dict(batch)
@@ -43,6 +44,9 @@ def prune_once(
         if not torch.isfinite(value):
             raise TrainingError(f"the loss is {value.item()} at batch {step}: the network cannot be pruned by it")
         value.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise TrainingError(f"the gradient's norm is {norm.item()} at batch {step}: nothing can be pruned by it")
         pruner.observe(step, total)
         pruner.after(step, total)
         for parameter in parameters:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from models import squeezing
-from models.encoder_layers import encoder_layers
+from models.encoder_layers import EncoderLayer, encoder_layers
 from models.errors import RecipeError
 from models.pruning.budget import Importance, most_important, operations, search
 from models.pruning.mask_gradients import mask_gradients, rearrange
@@ -43,6 +43,17 @@ class PostTraining(UnitMethod):
         self.tune = tune
         self.damping = damping
 
+    def check(self, model: nn.Module, squeeze: Squeeze) -> None:
+        """See that no hidden dimensions are to go, and that every layer keeps a head and a unit."""
+        if squeeze.hidden < 1:
+            raise RecipeError(
+                "squeeze.hidden: post-training removes no hidden dimensions: set it to 1, or squeeze.method to "
+                "mutual-information"
+            )
+        layers = encoder_layers(model)
+        if squeeze.flops is None:
+            _counts(layers, squeeze)
+
     def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
         """Choose heads and units, squeeze `model` in place, refit it, and return what was kept."""
         model.eval()
@@ -59,11 +70,7 @@ class PostTraining(UnitMethod):
         Raises:
             RecipeError: hidden dimensions are to go, or the budget cannot pay for a head and a unit in every layer.
         """
-        if squeeze.hidden < 1:
-            raise RecipeError(
-                "squeeze.hidden: post-training removes no hidden dimensions: set it to 1, or squeeze.method to "
-                "mutual-information"
-            )
+        self.check(model, squeeze)
         layers = encoder_layers(model)
         gradients = mask_gradients(model, batches)
         heads = [_importance(layer.heads) for layer in gradients]
@@ -71,10 +78,7 @@ class PostTraining(UnitMethod):
         if squeeze.flops is not None:
             kept = search(heads, units, operations(layers[0], batches), squeeze.flops)
         else:
-            kept = (
-                kept_count(squeeze.heads, sum(map(len, heads)), "heads", layers=len(layers)),
-                kept_count(squeeze.units, sum(map(len, units)), "units", layers=len(layers)),
-            )
+            kept = _counts(layers, squeeze)
         return Structure(
             heads=self._indices(heads, kept[0], [layer.heads for layer in gradients]),
             units=self._indices(units, kept[1], [layer.units for layer in gradients]),
@@ -87,6 +91,14 @@ class PostTraining(UnitMethod):
         if self.rearrange:
             masks = [rearrange(found, mask) for found, mask in zip(gradients, masks, strict=True)]
         return tuple(tuple(np.flatnonzero(mask).tolist()) for mask in masks)
+
+
+def _counts(layers: Sequence[EncoderLayer], squeeze: Squeeze) -> tuple[int, int]:
+    """Heads and units that stay, of all layers together."""
+    return (
+        kept_count(squeeze.heads, sum(layer.heads for layer in layers), "heads", layers=len(layers)),
+        kept_count(squeeze.units, sum(layer.units for layer in layers), "units", layers=len(layers)),
+    )
 
 
 def _importance(gradients: torch.Tensor) -> npt.NDArray[np.float64]:

@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from models.errors import RecipeError
 from models.pruning.group_lasso import GroupLasso
 from models.pruning.magnitude import Magnitude
@@ -14,6 +16,7 @@ from models.pruning.platon import Platon
 from models.recipe import Pruning
 
 Made = TypeVar("Made")
+_KINDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 
 METHODS: Mapping[str, type[PruningMethod]] = {
     "magnitude": Magnitude,
@@ -38,15 +41,20 @@ def make(known: Mapping[str, Callable[..., Made]], name: str, options: Mapping[s
     """Return `known[name](**options)`.
 
     Raises:
-        RecipeError: there is no such name, no such option, or a value that it refuses.
+        RecipeError: there is no such name, no such option, or a value of another type or one that it refuses.
     """
     if name not in known:
         raise RecipeError(f"{section}.method: there is no {name!r}; the methods are {', '.join(known)}")
-    accepted = list(inspect.signature(known[name]).parameters)
-    for option in options:
+    accepted = inspect.signature(known[name]).parameters
+    for option, value in options.items():
         if option not in accepted:
             has = f"its options are {', '.join(accepted)}" if accepted else "it has none"
             raise RecipeError(f"{section}.options.{option}: {name} has no such option; {has}")
+        kind = accepted[option].annotation
+        try:
+            TypeAdapter(kind).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise RecipeError(f"{section}.options.{option} of {name} must be {_KINDS[kind]}, not {value!r}") from error
     try:
         return known[name](**options)
     except ValueError as error:

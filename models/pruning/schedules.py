@@ -33,6 +33,8 @@ def sparsity_at(step: int, total_steps: int, pruning: Pruning) -> float | None:
     if step == last:
         return pruning.sparsity
     updates = min(pruning.updates, last - first + 1)
+    if updates == 1:
+        return None
     # Update number k of n falls on the first step at or after k/n of the way.
     before = (step - 1 - first) * (updates - 1) // (last - first)
     now = (step - first) * (updates - 1) // (last - first)

@@ -20,6 +20,15 @@ class UnitMethod(ABC):
     """
 
     @abstractmethod
+    def check(self, model: nn.Module, squeeze: Squeeze) -> None:
+        """See what can be seen without calibration rows; `model` may be on the device `meta`, without weights.
+
+        Raises:
+            RecipeError: the recipe asks for what the method cannot do, or would leave a layer without heads or units.
+            CheckpointError: the heads and units of the architecture are not known.
+        """
+
+    @abstractmethod
     def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
         """Choose units, squeeze `model` in place, and return what was kept; the model ends in eval mode.
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from models.errors import InputError, TargetError
-from models.plan import check_fit
+from models.fit import check_fit
 from models.progress import Reporter
 from models.recipe import Recipe, load_recipe, shipped_recipes
 from models.report import write_report

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.errors import RecipeError
+from models.errors import RecipeError, TrainingError
 from models.pruning.masks import Masks, expand, pool
 
 
@@ -52,6 +52,26 @@ def test_ties_are_broken_by_position():
     masks = Masks(targets)
     masks.raise_sparsity({"a": torch.ones(1, 6)}, 0.5, "uniform")
     assert masks.kept["a"].tolist() == [[False, False, False, True, True, True]]
+
+
+def test_scores_that_are_no_numbers_prune_nothing():
+    masks = Masks(make_targets(0))
+    scores = magnitudes(make_targets(0))
+    name = list(scores)[1]
+    scores[name][0, 0] = float("nan")
+    with pytest.raises(TrainingError, match=f"the scores of {name} are not all numbers"):
+        masks.raise_sparsity(scores, 0.5, "uniform")
+    assert all(bool(mask.all()) for mask in masks.kept.values())
+
+
+def test_zeros_of_an_earlier_pruning_are_masked_from_the_beginning():
+    targets = make_targets(0)
+    linear = next(iter(targets.values()))
+    with torch.no_grad():
+        linear.weight[0] = 0
+    masks = Masks(targets, keep_zeros=True)
+    assert [int((~mask).sum()) for mask in masks.kept.values()] == [linear.in_features, 0]
+    assert all(bool(mask.all()) for mask in Masks(targets).kept.values())
 
 
 def test_what_is_newly_masked_is_told():

@@ -79,3 +79,12 @@ def test_a_loss_that_is_no_number_is_named_with_its_batch(network, batches):
 
     with pytest.raises(TrainingError, match="nan at batch 1"):
         prune(network, batches, Pruning(), loss=loss)
+
+
+def test_a_gradient_that_is_no_number_is_named_with_its_batch(network, batches):
+    def loss(model, inputs, rows):
+        # Finite, but the derivative of the root of 0 is not.
+        return label_loss(model, inputs, rows) + (0 * model.classifier.weight).sum().sqrt()
+
+    with pytest.raises(TrainingError, match="norm is nan at batch 1"):
+        prune(network, batches, Pruning(), loss=loss)

@@ -7,8 +7,9 @@ import torch
 
 from models.checkpoint import load_classifier, resolve_checkpoint
 from models.data_sources import load_dataset
+from models.fit import check_fit
 from models.networks import train_networks
-from models.plan import Job, check_fit, make_plan
+from models.plan import Job, make_plan
 from models.progress import PlainReporter
 from models.pruning.targets import encoder_linears
 from models.recipe import load_recipe, shipped_recipes

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 from models.data import Split
 from models.distillation import NetworkOutputs
 from models.errors import TrainingError
-from models.pruning.callback import MASKS, PruningCallback
+from models.pruning.callback import MASKS, Pruner, PruningCallback
 from models.pruning.targets import encoder_linears
 from models.recipe import Distillation, Pruning, Student, Training
 from models.students import student_loss
@@ -133,6 +133,32 @@ def test_pruned_weights_are_exactly_zero_and_nothing_else_is(network, rows, tmp_
         assert int((linear.weight == 0).sum()) == round(0.8 * linear.weight.numel())
     assert (model.classifier.weight != 0).all()
     assert (model.bert.embeddings.word_embeddings.weight[1:] != 0).any(dim=1).all()
+
+
+def test_masked_weights_count_in_no_gradient_norm(network, rows):
+    model = copy.deepcopy(network)
+    pruner = Pruner(model, Pruning(sparsity=0.5, schedule="constant", updates=1, begin=0.0, end=0.0))
+    pruner.after(1, 10)
+    batch = Collator(0)([rows[0], rows[1]])
+    batch.pop("row")
+    model(**batch).loss.backward()
+    for name, linear in encoder_linears(model).items():
+        kept = pruner.masks.kept[name]
+        assert bool((linear.weight.grad[~kept] == 0).all())
+        assert bool((linear.weight.grad[kept] != 0).any())
+
+
+def test_masks_are_written_whole_or_not_at_all(network, tmp_path, monkeypatch):
+    pruner = Pruner(copy.deepcopy(network), PRUNING)
+
+    def cut_short(state, path):
+        path.write_bytes(b"half of it")
+        raise Killed
+
+    monkeypatch.setattr("models.pruning.callback.save_file", cut_short)
+    with pytest.raises(Killed):
+        pruner.save(tmp_path / MASKS)
+    assert not (tmp_path / MASKS).exists()
 
 
 def test_frozen_embeddings_stay(network, rows, tmp_path):

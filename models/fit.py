@@ -1,0 +1,121 @@
+"""Whether a recipe can be carried out on these networks: seen before anything is run."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from models.checkpoint import Checkpoint
+from models.data import Dataset
+from models.encoder_layers import encoder_layers
+from models.errors import CheckpointError, RecipeError
+from models.layer_mapping import uniform_choice
+from models.pruning.callback import Pruner
+from models.pruning.protocol import make_method
+from models.pruning.targets import encoder_linears
+from models.pruning.unit_methods import make_unit_method
+from models.recipe import Recipe, Student
+from models.small_students import SQUEEZED_START, check_shape
+from models.squeezing import squeeze
+from models.structure import load_structure
+from models.students import outputs_wanted
+
+POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
+NO_SCORES = (
+    "there are no attention scores to compare: set distillation.attention to 0, or keep all heads of all networks"
+)
+
+
+def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
+    """Label names in the order of a fine-tuned teacher's logits.
+
+    Raises:
+        CheckpointError: the teacher predicts other labels than the data has.
+    """
+    names = teacher.label_names
+    if len(names) == len(dataset.label_names):
+        if {name.casefold() for name in names} == {name.casefold() for name in dataset.label_names}:
+            by_folded = {name.casefold(): name for name in dataset.label_names}
+            return tuple(by_folded[name.casefold()] for name in names)
+        if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
+            return dataset.label_names
+    raise CheckpointError(
+        f"the teacher {teacher.name} predicts {', '.join(names)}, but the data has {', '.join(dataset.label_names)}: "
+        "give a teacher that was fine-tuned on these labels, or none, to have one fine-tuned"
+    )
+
+
+def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> None:
+    """See that the recipe can be carried out on these networks, before anything is run.
+
+    Raises:
+        RecipeError: texts are longer than the checkpoint's positions, or a method, option or loss does not fit.
+        CheckpointError: the teacher cannot teach this student: another tokenizer, or too few layers to imitate.
+    """
+    config: Any = checkpoint.config
+    # RoBERTa and MPNet count positions from the padding id on.
+    offset = config.pad_token_id + 1 if checkpoint.model_type in POSITIONS_AFTER_PADDING else 0
+    longest = config.max_position_embeddings - offset
+    if recipe.max_length > longest:
+        raise RecipeError(
+            f"max_length is {recipe.max_length} tokens, but {checkpoint.name} has positions for {longest}: "
+            f"add --set max_length={longest}, or less"
+        )
+    start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
+    student = outline(start, recipe.student)
+    if recipe.squeeze is not None:
+        make_unit_method(recipe.squeeze).check(student, recipe.squeeze)
+    if recipe.pruning is not None and recipe.squeeze is None:
+        Pruner(student, recipe.pruning)
+    elif recipe.pruning is not None:
+        # Which matrices the squeeze leaves is not known yet, nor so whether a block divides them.
+        make_method(recipe.pruning).prepare(encoder_linears(student), recipe.pruning)
+    if recipe.distillation is None or not recipe.student.epochs:
+        return
+    if teacher is not None and teacher.tokenizer().get_vocab() != checkpoint.tokenizer().get_vocab():
+        raise CheckpointError(
+            f"the teacher {teacher.name} and the student {checkpoint.name} have different vocabularies: "
+            "the student cannot imitate it; give a teacher that was fine-tuned from the same checkpoint"
+        )
+    _check_losses(student, outline(teacher or checkpoint, Student()), recipe)
+
+
+def outline(checkpoint: Checkpoint, student: Student) -> nn.Module:
+    """The network that a student would begin as, on the device `meta`: it has shapes, but no weights.
+
+    Raises:
+        RecipeError: the checkpoint cannot be given the student's shape.
+    """
+    config: Any = checkpoint.config
+    changes, structure = check_shape(config, student), load_structure(checkpoint.folder)
+    if structure is not None and changes:
+        raise RecipeError(SQUEEZED_START)
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForSequenceClassification.from_config(
+            type(config).from_dict({**config.to_dict(), **changes})
+        )
+    if structure is not None:
+        squeeze(model, structure)
+    return model
+
+
+def _check_losses(student: nn.Module, teacher: nn.Module, recipe: Recipe) -> None:
+    assert recipe.distillation is not None
+    wanted = outputs_wanted(recipe.distillation)
+    own, imitated = encoder_layers(student), encoder_layers(teacher)
+    if (wanted.hidden or wanted.attention) and len(own) > len(imitated):
+        raise CheckpointError(
+            f"the student has {len(own)} layers and its teacher {len(imitated)}: "
+            "set distillation.hidden, distillation.attention and distillation.cosine to 0, or student.layers"
+        )
+    if not wanted.attention:
+        return
+    if recipe.squeeze is not None and (recipe.squeeze.flops is not None or recipe.squeeze.heads < 1):
+        raise RecipeError(f"the student is squeezed to fewer heads than its teacher has: {NO_SCORES}")
+    config: Any = teacher.config
+    if any(layer.heads != config.num_attention_heads for layer in imitated):
+        raise RecipeError(f"the teacher was squeezed to fewer heads: {NO_SCORES}")
+    for layer, index in zip(own, uniform_choice(len(imitated), len(own)), strict=True):
+        if layer.heads != imitated[index].heads:
+            raise RecipeError(f"a layer of the student has fewer heads than its teacher's: {NO_SCORES}")

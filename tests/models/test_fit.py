@@ -1,0 +1,104 @@
+"""`models.fit`: recipes that cannot work are refused before anything is trained."""
+
+import pytest
+from squeezed import UNEVEN, network_of
+from transformers import AutoModelForSequenceClassification
+
+from models.checkpoint import resolve_checkpoint, save_classifier
+from models.errors import CheckpointError, RecipeError
+from models.fit import check_fit, outline
+from models.recipe import Student, load_recipe
+from models.squeezing import squeeze, structure_of
+
+FROM_TEACHER = {"student.start": "teacher"}
+NO_ATTENTION = {"distillation.attention": 0}
+
+
+@pytest.fixture
+def recipe(tiny_recipe):
+    """The tiny recipe with some fields changed."""
+
+    def changed(**fields):
+        return load_recipe(tiny_recipe, overrides={name.replace("__", "."): value for name, value in fields.items()})
+
+    return changed
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_checkpoint):
+    return resolve_checkpoint(str(tiny_checkpoint))
+
+
+@pytest.fixture(scope="module")
+def squeezed(make_checkpoint, tmp_path_factory, whole):
+    """A squeezed checkpoint of two layers of uneven width."""
+    folder = tmp_path_factory.mktemp("squeezed")
+    model = network_of(make_checkpoint, "bert")
+    squeeze(model, UNEVEN)
+    save_classifier(model, folder)
+    whole.tokenizer().save_pretrained(folder)
+    return resolve_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pruning.method": "soft-movement"}, "one threshold for all matrices"),
+        ({"pruning.method": "group-lasso"}, "needs blocks of several weights"),
+        ({"pruning.block": [1, 5]}, "blocks"),
+        ({"pruning.method": "magnitud"}, "there is no 'magnitud'"),
+        ({"pruning.method": "obert", "pruning.options": {"gradients": 1.5}}, "gradients of obert must be a whole"),
+        ({"pruning.method": "obert", "pruning.options": {"damping": True}}, "damping of obert must be a number"),
+        ({**FROM_TEACHER, **NO_ATTENTION, "squeeze.heads": 0.01}, "zero heads"),
+        ({**FROM_TEACHER, **NO_ATTENTION, "squeeze.flops": 0.001}, "zero heads"),
+        ({**FROM_TEACHER, "squeeze.method": "post-training", "squeeze.hidden": 0.5}, "removes no hidden dimensions"),
+        ({**FROM_TEACHER, "squeeze.options": {"tune": True}, "squeeze.hidden": 0.5}, "squeeze.options.tune"),
+        ({**FROM_TEACHER, "squeeze.options": {"tune": 1}}, "tune of mutual-information must be true or false"),
+        ({**FROM_TEACHER, "squeeze.heads": 0.5}, "fewer heads than its teacher"),
+        ({"student.heads": 2}, "fewer heads than its teacher's"),
+        ({"student.layers": 3}, "student.layers is 3, but the network to start from has 2"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_cannot_work(fields, message, recipe, whole):
+    with pytest.raises(RecipeError, match=message):
+        check_fit(whole, None, recipe(**fields))
+
+
+def test_what_can_work_is_let_through(recipe, whole, squeezed):
+    check_fit(whole, None, recipe())
+    check_fit(whole, None, recipe(**FROM_TEACHER, **NO_ATTENTION, squeeze__heads=0.5, squeeze__units=0.5))
+    check_fit(whole, None, recipe(student__layers=1, student__hidden_size=16))
+    check_fit(squeezed, None, recipe(**NO_ATTENTION))
+    check_fit(whole, squeezed, recipe(**NO_ATTENTION))
+    check_fit(squeezed, whole, recipe(**NO_ATTENTION))
+
+
+def test_a_squeezed_network_gets_no_other_shape(recipe, squeezed):
+    with pytest.raises(RecipeError, match="was squeezed, its layers differ"):
+        check_fit(squeezed, None, recipe(**NO_ATTENTION, student__layers=1))
+
+
+def test_attention_of_a_squeezed_teacher_is_not_imitated(recipe, whole, squeezed):
+    with pytest.raises(RecipeError, match="the teacher was squeezed to fewer heads"):
+        check_fit(whole, squeezed, recipe())
+
+
+def test_a_teacher_of_fewer_layers_is_no_guide_for_hidden_states(recipe, whole, tmp_path):
+    config = whole.config
+    config.num_hidden_layers = 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    whole.tokenizer().save_pretrained(tmp_path)
+    shallow = resolve_checkpoint(str(tmp_path))
+    with pytest.raises(CheckpointError, match="the student has 2 layers and its teacher 1"):
+        check_fit(whole, shallow, recipe())
+    check_fit(whole, shallow, recipe(distillation__hidden=0, distillation__attention=0))
+    # A student that starts from the teacher is as shallow.
+    check_fit(whole, shallow, recipe(**FROM_TEACHER))
+
+
+def test_an_outline_has_shapes_and_no_weights(whole, squeezed):
+    assert {p.device.type for p in outline(whole, Student()).parameters()} == {"meta"}
+    assert structure_of(outline(squeezed, Student())) == UNEVEN
+    narrow = outline(whole, Student(layers=1, hidden_size=16))
+    assert narrow.config.num_hidden_layers == 1
+    assert narrow.bert.pooler.dense.weight.shape == (16, 16)
