@@ -37,7 +37,7 @@ from models.networks import fine_tune, train_networks
 from models.plan import Job, Plan, make_plan
 from models.progress import PlainReporter, Reporter
 from models.pruning.targets import encoder_linears
-from models.recipe import load_recipe
+from models.recipe_files import load_recipe
 from models.run import estimate_seconds
 from models.runtime import available_cpus
 from models.workspace import Workspace

@@ -42,15 +42,10 @@ def augment(
         CheckpointError: masked-LM predictions are asked of a checkpoint without that head.
         RecipeError: more candidates than the vocabulary has words.
     """
-    head = augmentation.source != "embeddings" and has_masked_lm_head(checkpoint)
-    if augmentation.source == "masked-lm" and not head:
-        raise CheckpointError(
-            f"{checkpoint.name} has no masked-LM head to predict words with: set augmentation.source to embeddings, "
-            "or give a checkpoint that was saved with its head"
-        )
+    vocabulary, head = check_augmentation(checkpoint, augmentation)
     columns = [split.texts] if split.text_pairs is None else [split.texts, split.text_pairs]
     texts = list(dict.fromkeys(text for column in columns for text in column))
-    candidates = _candidates(texts, checkpoint, augmentation.candidates, head, progress)
+    candidates = _candidates(texts, checkpoint, vocabulary, head, progress)
     made: list[tuple[str, ...]] = []
     sources: list[int] = []
     for row, parts in enumerate(zip(*columns, strict=True)):
@@ -67,6 +62,22 @@ def augment(
         [*split.text_pairs, *(parts[1] for parts in made)] if split.text_pairs is not None else None,
         [*split.labels, *(split.labels[row] for row in sources)],
     )
+
+
+def check_augmentation(checkpoint: Checkpoint, augmentation: Augmentation) -> tuple[Vocabulary, bool]:
+    """The words that can stand in for others, and whether a masked LM is asked before their embeddings are.
+
+    Raises:
+        CheckpointError: masked-LM predictions are asked of a checkpoint without that head.
+        RecipeError: more candidates than the vocabulary has words.
+    """
+    head = augmentation.source != "embeddings" and has_masked_lm_head(checkpoint)
+    if augmentation.source == "masked-lm" and not head:
+        raise CheckpointError(
+            f"{checkpoint.name} has no masked-LM head to predict words with: set augmentation.source to embeddings, "
+            "or give a checkpoint that was saved with its head"
+        )
+    return Vocabulary(checkpoint.tokenizer(), augmentation.candidates), head
 
 
 def write_split(split: Split, path: Path) -> None:
@@ -97,10 +108,9 @@ def read_split(path: Path) -> Split:
 
 
 def _candidates(
-    texts: Sequence[str], checkpoint: Checkpoint, count: int, masked_lm: bool, progress: Progress
+    texts: Sequence[str], checkpoint: Checkpoint, vocabulary: Vocabulary, masked_lm: bool, progress: Progress
 ) -> dict[str, Candidates]:
     """What can stand for each word of each text."""
-    vocabulary = Vocabulary(checkpoint.tokenizer(), count)
     found: list[dict[Span, Words]] = [{} for _ in texts]
     if masked_lm:
         found = masked_lm_predictions(checkpoint, vocabulary, texts, progress)

@@ -5,21 +5,34 @@ from typing import Any, Final
 
 import yaml
 
+from models.findings import smaller, token_table_sentences
 from models.manifest import Interval, Manifest
+from models.report_schema import EncoderKept, token_bits
 from models.templates import render
 
 # A Hub id, such as `user/name`; local paths and URLs are no ids and stay out of the front matter.
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?")
 
 
-def model_card(manifest: Manifest) -> str:
+def model_card(manifest: Manifest, dense: Manifest | None = None) -> str:
     """README.md of a bundle: YAML front matter with a model-index, then Markdown.
 
     Takes a manifest before it is sealed: its version and files are not read. No licence is claimed, since the base
-    checkpoint's and the data's are not known here.
+    checkpoint's and the data's are not known here. With the manifest of the `dense` variant it says what of its encoder
+    is kept.
     """
+    kept = EncoderKept.of(manifest.sparsity, dense.sparsity) if dense else None
     front = yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=10_000)
-    return f"---\n{front}---\n\n" + render("card.md.j2", manifest=manifest, pruned=_pruned(manifest))
+    body = render(
+        "card.md.j2",
+        manifest=manifest,
+        pruned=_pruned(manifest),
+        dense=dense,
+        kept=kept if kept and kept.smaller else None,
+        file_is=smaller(dense.sizes.onnx / max(manifest.sizes.onnx, 1)) if dense else "",
+        token_table=token_table_sentences(manifest.token_table, token_bits(manifest.sparsity)),
+    )
+    return f"---\n{front}---\n\n{body}"
 
 
 def front_matter(manifest: Manifest) -> dict[str, Any]:

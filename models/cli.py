@@ -182,7 +182,7 @@ def report(
 def recipes() -> None:
     """List the recipes that ship."""
     with explained():
-        from models.recipe import load_recipe, shipped_recipes
+        from models.recipe_files import load_recipe, shipped_recipes
 
         table = Table("recipe", "variant", "what it does")
         for name in shipped_recipes():
@@ -278,9 +278,13 @@ def _overrides(fields: list[str], sparsity: float | None, variant: str | None) -
     overrides: dict[str, Any] = {}
     for field in fields:
         name, separator, value = field.partition("=")
-        if not separator:
+        if not separator or not name:
             raise InputError(f"--set {field}: write it as field=value, such as student.epochs=2")
-        overrides[name] = yaml.safe_load(value)
+        try:
+            # Names are text as they stand, also `best{sparsity}`, which YAML would take for a mapping.
+            overrides[name] = value if name in ("name", "description", "variant") else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {field}: {value!r} is not YAML; quote it, as in {name}='\"...\"'") from error
     if sparsity is not None:
         overrides["pruning.sparsity"] = sparsity
     if variant is not None:

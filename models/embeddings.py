@@ -4,7 +4,6 @@ Token ids stay those of the task's tokenizer, so one tokenised text feeds all va
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -16,26 +15,16 @@ from onnx import helper, numpy_helper
 from scipy import linalg
 
 from models.errors import CheckpointError, RecipeError
+from models.manifest import TokenTable
 from models.recipe import Embeddings
 from models.tokens import TokenizedSplit
 
+EMBEDDINGS: Final = "embeddings.json"  # the TokenTable of the graph beside it
 REMAP: Final = ".remap"
 FACTOR: Final = ".factor"
 BASIS: Final = ".basis"
 _BLOCK_BYTES: Final = 1 << 26
 _WHOLE_NUMBERS: Final = frozenset({onnx.TensorProto.UINT16, onnx.TensorProto.INT32, onnx.TensorProto.INT64})
-
-
-@dataclass(frozen=True)
-class EmbeddingReport:
-    """What became of the token table."""
-
-    tokens: int  # ids that the tokenizer has
-    rows: int  # embeddings that are kept; every other token shares one of them
-    rank: int | None
-    parameters_before: int
-    parameters_after: int
-    energy_kept: float  # fraction of the kept rows' squared norm, each weighted by its occurrences
 
 
 def count_tokens(rows: TokenizedSplit, vocabulary: int) -> npt.NDArray[np.int64]:
@@ -61,7 +50,7 @@ def shrink_embeddings(
     *,
     counts: npt.NDArray[np.int64],
     always_keep: Collection[int],
-) -> EmbeddingReport:
+) -> TokenTable:
     """Write the graph `source` (fp32, as `export` writes it) with a smaller token table to `target`.
 
     `counts` [vocabulary] are the occurrences of every token in the training texts, and `always_keep` the ids of the
@@ -112,14 +101,7 @@ def shrink_embeddings(
     graph.graph.initializer.extend(numpy_helper.from_array(values, key) for key, values in tensors.items())
     replace_node(graph.graph, lookup, nodes)
     onnx.save(graph, str(target))
-    return EmbeddingReport(
-        tokens=len(table),
-        rows=len(rows),
-        rank=embeddings.rank,
-        parameters_before=table.size,
-        parameters_after=sum(values.size for key, values in tensors.items() if not key.endswith(REMAP)),
-        energy_kept=energy,
-    )
+    return TokenTable(tokens=len(table), rows=len(rows), rank=embeddings.rank, energy_kept=energy)
 
 
 def token_lookup(graph: onnx.GraphProto) -> onnx.NodeProto:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from models.manifest import TokenTable
 from models.report_schema import DENSE, VariantReport
 from models.templates import percent
 
@@ -15,9 +16,17 @@ SIGNIFICANT: Final = 0.05
 def findings(rows: Sequence[VariantReport]) -> list[str]:
     """What the figures of all variants say, one sentence each; nothing is claimed that the figures do not show."""
     found = [*_what_is_missing(rows), *_what_cannot_be_compared(rows)]
+    dense = next((row for row in rows if row.variant == DENSE), None)
     for row in rows:
         if row.variant != DENSE:
-            found += [*_accuracy_findings(row), *_size_findings(row), *_speed_findings(row), *_sparse_findings(row)]
+            found += [
+                *_accuracy_findings(row),
+                *(_smaller_encoder_findings(row, dense) if dense else ()),
+                *_zeros_findings(row),
+                *_token_table_findings(row),
+                *_speed_findings(row),
+                *_sparse_findings(row),
+            ]
     sized = next((row.evaluation for row in rows if row.evaluation), None)
     if sized:
         points = 50 * (sized.accuracy.high - sized.accuracy.low)
@@ -46,18 +55,59 @@ def _accuracy_findings(row: VariantReport) -> Iterable[str]:
         yield f"{says}; it is better than dense beyond chance ({p})."
 
 
-def _size_findings(row: VariantReport) -> Iterable[str]:
+def token_table_sentences(table: TokenTable | None, bits: int | None) -> list[str]:
+    """What a reader must know of a token table: that tokens share rows, its low rank, its entries of `bits` bits."""
+    said = []
+    if table is not None and table.rows < table.tokens:
+        said.append(
+            f"Of {table.tokens:,} tokens {table.rows:,} have embeddings of their own; every other is read as its "
+            "nearest."
+        )
+    if table is not None and table.rank is not None:
+        said.append(
+            f"The token table has the rank {table.rank}: that keeps {percent(table.energy_kept)} of the rows' squared "
+            "length, each row weighted by its occurrences in the training texts."
+        )
+    if bits == 4:
+        said.append("Each entry of the token table has 4 bits.")
+    return said
+
+
+def _smaller_encoder_findings(row: VariantReport, dense: VariantReport) -> Iterable[str]:
+    kept = row.encoder_kept
+    if kept is None or not kept.smaller or row.ratios is None:
+        return
+    says = (
+        f"{row.variant}'s encoder has {row.encoder_linear.parameters:,} of dense's {dense.encoder_linear.parameters:,} "
+        f"weights in {kept.matrices_are} {'' if row.pruned else 'dense '}matrices: "
+        f"{dense.flops.dense / max(row.flops.dense, 1):.1f}x fewer operations"
+    )
+    if row.pruned:
+        yield f"{says}, zeros included; {percent(kept.weights)} of dense's weights are there and not zero."
+    else:
+        stored = f"its file{', in int8,' if row.precision == 'int8' else ''} is"
+        yield f"{says}; {stored} {smaller(row.ratios.bytes)} than dense's."
+
+
+def _token_table_findings(row: VariantReport) -> Iterable[str]:
+    said = token_table_sentences(row.token_table, row.token_bits)
+    if said:
+        yield f"{row.variant} has a smaller token table. {' '.join(said)}"
+
+
+def _zeros_findings(row: VariantReport) -> Iterable[str]:
     if not row.pruned or row.ratios is None:
         return
     yield (
         f"{row.variant} has {percent(row.encoder_linear.sparsity)} zeros in the encoder's linears, the figure that the "
         f"literature quotes; of the whole model, embeddings included, {percent(row.whole_model.sparsity)}. Its file is "
-        f"{_smaller(row.ratios.bytes)} than dense's as stored and {_smaller(row.ratios.bytes_zipped)} deflated; "
+        f"{smaller(row.ratios.bytes)} than dense's as stored and {smaller(row.ratios.bytes_zipped)} deflated; "
         f"skipping the zeros would take {row.ratios.flops:.1f}x fewer operations."
     )
 
 
-def _smaller(ratio: float) -> str:
+def smaller(ratio: float) -> str:
+    """A ratio of bytes in words: `3.9x smaller`, or `no smaller`."""
     return f"{ratio:.1f}x smaller" if ratio >= 1.05 else "no smaller"
 
 

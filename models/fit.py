@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from models.augmentation import check_augmentation
 from models.checkpoint import Checkpoint
 from models.data import Dataset
 from models.encoder_layers import encoder_layers
@@ -19,7 +20,8 @@ from models.recipe import Recipe, Student
 from models.small_students import SQUEEZED_START, check_shape
 from models.squeezing import squeeze
 from models.structure import load_structure
-from models.students import outputs_wanted
+from models.students import calibration_rows, outputs_wanted
+from models.tokens import tokenize
 
 POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 NO_SCORES = (
@@ -71,7 +73,15 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
     elif recipe.pruning is not None:
         # Which matrices the squeeze leaves is not known yet, nor so whether a block divides them.
         make_method(recipe.pruning).prepare(encoder_linears(student), recipe.pruning)
-    if recipe.distillation is None or not recipe.student.epochs:
+    rank, width = recipe.embeddings.rank, getattr(config, "embedding_size", config.hidden_size)
+    if rank is not None and rank > min(config.vocab_size, width):
+        raise RecipeError(
+            f"embeddings.rank is {rank}, but the token table has {config.vocab_size} rows and {width} columns: "
+            "give a smaller rank or none"
+        )
+    if recipe.augmentation is not None:
+        check_augmentation(checkpoint, recipe.augmentation)
+    if recipe.distillation is None:
         return
     if teacher is not None and teacher.tokenizer().get_vocab() != checkpoint.tokenizer().get_vocab():
         raise CheckpointError(
@@ -79,6 +89,20 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
             "the student cannot imitate it; give a teacher that was fine-tuned from the same checkpoint"
         )
     _check_losses(student, outline(teacher or checkpoint, Student()), recipe)
+
+
+def check_calibration(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, seed: int) -> None:
+    """See that the calibration rows are enough for the units that are to be told apart by them.
+
+    Raises:
+        RecipeError: they are too few.
+    """
+    if recipe.squeeze is None:
+        return
+    rows = dataset.train.take(calibration_rows(len(dataset.train), recipe.squeeze.calibration, seed))
+    tokens = tokenize(rows, checkpoint.tokenizer(), recipe.max_length, multi_label=dataset.multi_label)
+    student = outline(checkpoint, recipe.student)
+    make_unit_method(recipe.squeeze).check(student, recipe.squeeze, sum(tokens.lengths))
 
 
 def outline(checkpoint: Checkpoint, student: Student) -> nn.Module:

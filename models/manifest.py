@@ -206,6 +206,15 @@ class Packed(Record):
     first_token_only: bool = Field(description="the last layer is computed for the first token alone")
 
 
+class TokenTable(Record):
+    """What became of the token embeddings where the recipe made them smaller."""
+
+    tokens: Count = Field(description="ids that the tokenizer has")
+    rows: Count = Field(description="embeddings that are kept; every other token shares one of them")
+    rank: int | None = Field(ge=1, description="of the factorised table; None: not factorised")
+    energy_kept: Fraction = Field(description="of the kept rows' squared norm, each weighted by its occurrences")
+
+
 class SparseMeasurement(Record):
     """What model.sparse.onnx costs to run, and whether it says the same as model.onnx; same session, same baselines."""
 
@@ -263,6 +272,7 @@ class Manifest(Record):
     measurement: Measurement | None = None
     sample: tuple[SampleAnswer, ...] = ()
     packed: Packed | None = None
+    token_table: TokenTable | None = None
     files: dict[RelativePath, FileRecord]
 
     @model_validator(mode="after")
@@ -279,8 +289,9 @@ class Manifest(Record):
         """
         content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes"})
         content["files"].pop("README.md", None)
-        if self.packed is None:  # bundles that were sealed before there were packed ones keep their versions
-            del content["packed"]
+        for added in ("packed", "token_table"):  # bundles that were sealed before there were these keep their versions
+            if content[added] is None:
+                del content[added]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_LENGTH]
 

@@ -112,7 +112,8 @@ def _export_builder(
                     max_length=job.recipe.max_length,
                 )
         else:
-            quantize(graphs[variant.removesuffix(INT8)], path, job.recipe.quantization)
+            source, recipe = variant.removesuffix(INT8), job.recipe
+            quantize(graphs[source], path, recipe.baseline_quantization if source == DENSE else recipe.quantization)
         steps.stamp(path, variant, "fp32" if variant in sources else "int8")
 
     return build

@@ -11,6 +11,8 @@ from models.checkpoint import Checkpoint
 from models.data import Dataset
 from models.files import sha256
 from models.machine import describe_machine
+from models.pruning.protocol import make_method
+from models.pruning.unit_methods import make_unit_method
 from models.recipe import Distillation, Embeddings, Recipe
 from models.runtime import available_cpus
 from models.sparse_graph import IR_VERSION, OPSET
@@ -21,6 +23,8 @@ from models.workspace import Step
 
 DENSE, INT8 = "dense", "-int8"
 SHAPE = ("layers", "hidden_size", "intermediate_size", "heads")
+# Raised when a change of the code makes another result of the same inputs: what earlier code made is then made again.
+REVISIONS = {"teacher": 1, "augmentation": 1, "teacher outputs": 1, "squeeze": 1, "student": 1, "export": 1}
 LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
 
@@ -89,15 +93,18 @@ def make_plan(job: Job) -> Plan:
     teacher: Step | None = None
     teacher_key = job.teacher.digest if job.teacher else ""
     if job.teacher is None:
-        inputs = {**common, "checkpoint": job.checkpoint.digest, "training": recipe.teacher}
-        teacher = Step("teacher", inputs)
+        training = recipe.teacher.model_dump(mode="json", exclude={"save_steps"})
+        inputs = {**common, "checkpoint": job.checkpoint.digest, "training": training}
+        teacher = _network_step("teacher", inputs)
         teacher_key = teacher.key
 
     augmentation: Step | None = None
     rows = common
     if recipe.augmentation is not None:
         augmented = {"data": job.dataset.digest, "checkpoint": job.checkpoint.digest, "seed": seed}
-        augmentation = Step("augmentation", {**augmented, "augmentation": recipe.augmentation, "libraries": libraries})
+        augmentation = _network_step(
+            "augmentation", {**augmented, "augmentation": recipe.augmentation, "libraries": libraries}
+        )
         rows = {**common, "data": augmentation.key}
 
     learns = recipe.distillation is not None and recipe.student.epochs > 0
@@ -105,25 +112,19 @@ def make_plan(job: Job) -> Plan:
     if learns and recipe.distillation is not None and _cache_fits(job, recipe.distillation):
         wanted = outputs_wanted(recipe.distillation)
         needed = {"hidden": wanted.hidden, "attention": wanted.attention}
-        outputs = Step("teacher outputs", {**rows, "teacher": teacher_key, "wanted": needed})
+        outputs = _network_step("teacher outputs", {**rows, "teacher": teacher_key, "wanted": needed})
 
     shape = {name: getattr(recipe.student, name) for name in SHAPE}
     start = teacher_key if recipe.student.start == "teacher" else job.checkpoint.digest
     squeeze: Step | None = None
     if recipe.squeeze is not None:
-        squeeze = Step("squeeze", {**common, "start": start, "shape": shape, "squeeze": recipe.squeeze})
+        inputs = {**common, "start": start, "shape": shape, "squeeze": recipe.squeeze}
+        squeeze = _network_step("squeeze", inputs, make_unit_method(recipe.squeeze).revision)
         start = squeeze.key
-    distillation = recipe.distillation.model_dump(mode="json", exclude={"cache_bytes"}) if recipe.distillation else None
-    student = Step(
+    student = _network_step(
         "student",
-        {
-            **rows,
-            "start": start,
-            "teacher": teacher_key if learns else None,
-            "training": recipe.student,
-            "pruning": recipe.pruning,
-            "distillation": distillation,
-        },
+        {**rows, "start": start, "teacher": teacher_key if learns else None, **_trained_by(recipe)},
+        make_method(recipe.pruning).revision if recipe.pruning else 0,
     )
     sources = {DENSE: teacher_key, recipe.variant_name: student.key}
     exports = {}
@@ -131,9 +132,10 @@ def make_plan(job: Job) -> Plan:
         inputs = {"source": source, "variant": variant, "export": recipe.export, **common}
         if variant != DENSE and recipe.embeddings != Embeddings():
             inputs["embeddings"] = recipe.embeddings
-        exports[variant] = Step(f"export {variant}", inputs)
+        exports[variant] = Step(f"export {variant}", {**inputs, "revision": REVISIONS["export"]})
         if variant == DENSE or recipe.quantization.enabled:
-            int8 = {"graph": exports[variant].key, "quantization": recipe.quantization}
+            quantization = recipe.baseline_quantization if variant == DENSE else recipe.quantization
+            int8 = {"graph": exports[variant].key, "quantization": quantization}
             exports[variant + INT8] = Step(f"export {variant}{INT8}", int8)
     packs = {
         variant: Step(
@@ -183,6 +185,23 @@ def make_plan(job: Job) -> Plan:
         sparse_predictions,
         measurement,
     )
+
+
+def _network_step(title: str, inputs: dict[str, Any], method_revision: int = 0) -> Step:
+    return Step(title, {**inputs, "revision": [REVISIONS[title], method_revision]})
+
+
+def _trained_by(recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe decides a student's weights; not what only decides how it is interrupted or stored."""
+    trained = recipe.student.epochs > 0
+    unused = {"calibration"} if trained else None
+    return {
+        "training": recipe.student.model_dump(mode="json", exclude={"save_steps"}),
+        "pruning": recipe.pruning.model_dump(mode="json", exclude=unused) if recipe.pruning else None,
+        "distillation": recipe.distillation.model_dump(mode="json", exclude={"cache_bytes"})
+        if recipe.distillation and trained
+        else None,
+    }
 
 
 def _packer(values: Values) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 from models.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
 from models.card import model_card
 from models.checkpoint import Checkpoint
+from models.embeddings import EMBEDDINGS
 from models.evaluation import compare_with_reference, evaluate
 from models.graph_statistics import flops, sizes, sparsity
-from models.manifest import Evaluation, Lineage, Manifest, Measurement, Packed
+from models.manifest import Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
 from models.plan import DENSE, INT8, Job, library_versions
 from models.progress import Reporter
 from models.steps import PACKED, sample_answers
@@ -43,11 +44,12 @@ def publish(
         record = None
         if variant in packed:
             record = Packed.model_validate_json((packed[variant] / PACKED).read_bytes())
-        manifest = _manifest(job, variant, source, graph, evaluation, measured[variant], dense, record)
+        table = _token_table(graphs[variant.removesuffix(INT8)])
+        manifest = _manifest(job, variant, source, graph, evaluation, measured[variant], dense, record, table)
         files: dict[str, Path | bytes] = {
             MODEL: graph,
             TOKENIZER: source.folder / TOKENIZER,
-            CARD: model_card(manifest).encode(),
+            CARD: model_card(manifest, dense.manifest if dense else None).encode(),
         }
         if record is not None:
             files[SPARSE_MODEL] = packed[variant] / SPARSE_MODEL
@@ -58,6 +60,12 @@ def publish(
         bundles[variant] = store.publish(manifest, files)
         reporter.result("bundle", {"variant": variant, "version": bundles[variant].manifest.version})
     return bundles
+
+
+def _token_table(graph: Path) -> TokenTable | None:
+    """What became of the token table of an fp32 graph, which its int8 twin has too; None if it was left whole."""
+    path = graph.with_name(EMBEDDINGS)
+    return TokenTable.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def _evaluate(
@@ -100,6 +108,7 @@ def _manifest(
     measurement: Measurement,
     dense: Bundle | None,
     packed: Packed | None,
+    token_table: TokenTable | None,
 ) -> Manifest:
     config: Any = source.config
     counted = sparsity(graph)
@@ -108,7 +117,8 @@ def _manifest(
     recipe = job.recipe.model_dump(mode="json", exclude={"measurement"})
     if variant.removesuffix(INT8) == DENSE:
         # The baseline depends on nothing of how the student was made: one dense bundle for every recipe.
-        recipe = {name: recipe[name] for name in ("max_length", "teacher", "quantization", "export", "evaluation")}
+        recipe = {name: recipe[name] for name in ("max_length", "teacher", "export", "evaluation")}
+        recipe["quantization"] = job.recipe.baseline_quantization.model_dump(mode="json")
     return Manifest(
         task=job.task,
         variant=variant,
@@ -136,5 +146,6 @@ def _manifest(
         measurement=measurement,
         sample=sample_answers(graph, source.folder / TOKENIZER, max_length=max_length, pad_token_id=pad_token_id),
         packed=packed,
+        token_table=token_table,
         files={},
     )

@@ -4,14 +4,9 @@ Every field has a default, a unit and a description; unknown fields are refused.
 """
 
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from models.errors import RecipeError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -44,6 +39,12 @@ class Training(Section):
     freeze_embeddings: bool = Field(False, description="do not train the embeddings")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 autocast where the processor has it")
     save_steps: int = Field(100, ge=1, description="steps between two checkpoints to resume from")
+
+    @model_validator(mode="after")
+    def _warmup_ends_before_decay(self) -> Self:
+        if self.schedule == "decay_last" and self.warmup + self.decay > 1:
+            raise ValueError(f"warmup ({self.warmup}) and decay ({self.decay}) must not be above 1 together")
+        return self
 
 
 class Pruning(Section):
@@ -213,13 +214,27 @@ class Recipe(Section):
         """Name of the variant in the store, such as `sparse90`."""
         return self.variant.format(sparsity=f"{100 * (self.pruning.sparsity if self.pruning else 0):g}")
 
+    @property
+    def baseline_quantization(self) -> Quantization:
+        """How the dense baseline becomes int8: nothing that only makes a student smaller counts there."""
+        return self.quantization.model_copy(update={"enabled": True, "embedding_bits": 8})
+
     @model_validator(mode="after")
-    def _head_is_trained(self) -> Self:
+    def _something_is_done(self) -> Self:
+        student = self.student
         # A head drawn at random would decide which units leave, or be published as it is.
-        if self.student.start == "pretrained" and (self.squeeze is not None or not self.student.epochs):
+        if student.start == "pretrained" and (self.squeeze is not None or not student.epochs):
             raise ValueError("squeeze, and student.epochs 0, need a fine-tuned network: set student.start to teacher")
-        if not self.student.epochs and self.squeeze is None and self.pruning is None:
-            raise ValueError("student.epochs is 0, and there is neither squeeze nor pruning: nothing would be done")
+        if student.epochs:
+            return self
+        smaller = (student.layers, student.hidden_size, student.intermediate_size, student.heads) != (None,) * 4
+        if self.squeeze is None and self.pruning is None and not smaller and self.embeddings == Embeddings():
+            raise ValueError(
+                "student.epochs is 0, and nothing else is asked for: no squeeze, no pruning, no embeddings"
+            )
+        for name in ("distillation", "augmentation"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"student.epochs is 0, so {name} would do nothing: set {name} to null")
         return self
 
     @model_validator(mode="after")
@@ -231,58 +246,3 @@ class Recipe(Section):
         if name in {"dense", "dense-int8"}:
             raise ValueError(f"variant {name!r} is the name of the baseline: choose another one")
         return self
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with sparserve, by name."""
-    folder = Path(str(resources.files("models") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def load_recipe(source: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe from a YAML file, or a shipped one by its name.
-
-    `overrides` maps dotted fields, such as `pruning.sparsity`, to values that replace the file's.
-
-    Raises:
-        RecipeError: the file cannot be read, a field is unknown or a value out of range.
-    """
-    path = Path(source)
-    if not path.is_file():
-        shipped = shipped_recipes()
-        if str(source) not in shipped:
-            raise RecipeError(f"there is no recipe file {source}; the recipes that ship: {', '.join(shipped)}")
-        path = shipped[str(source)]
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path} must hold fields such as `name: my-recipe`, not a {type(content).__name__}")
-    for field, value in (overrides or {}).items():
-        _put(content, field.split("."), value)
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {'; '.join(map(_explain, error.errors()))}") from error
-
-
-def _put(content: dict[str, Any], path: list[str], value: Any) -> None:
-    for key in path[:-1]:
-        if content.get(key) is None:
-            content[key] = {}
-        content = content[key]
-    content[path[-1]] = value
-
-
-def _explain(problem: Mapping[str, Any]) -> str:
-    field = ".".join(map(str, problem["loc"])) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        parent: Any = Recipe
-        for key in problem["loc"][:-1]:
-            annotation = parent.model_fields[key].annotation
-            parent = next(
-                (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), Recipe
-            )
-        return f"unknown field {field!r}; the fields there are {', '.join(parent.model_fields)}"
-    return f"{field}: {problem['msg']} (given: {problem['input']!r})" if field != "recipe" else str(problem["msg"])

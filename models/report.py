@@ -17,6 +17,7 @@ from models.report_schema import (
     DENSE,
     PREFERRED_CELL,
     Cost,
+    EncoderKept,
     Matrix,
     Ratios,
     Report,
@@ -24,6 +25,7 @@ from models.report_schema import (
     Speed,
     VariantReport,
     Zeros,
+    token_bits,
 )
 from models.store import Store
 from models.templates import percent, render
@@ -92,7 +94,7 @@ def terminal_table(report: Report) -> Table:
     table = Table(title=f"{report.task}: compression against accuracy", title_justify="left")
     table.add_column("variant", no_wrap=True)
     for heading in (
-        "accuracy [95 % CI]", "kept", "encoder\nsparsity", "MB\n(zipped)", f"p50 ms\n{batch} x {length}",
+        "accuracy [95 % CI]", "kept", "encoder\nweights", "MB\n(zipped)", f"p50 ms\n{batch} x {length}",
         "x fp32", "x int8", "agree-\nment",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
@@ -103,7 +105,7 @@ def terminal_table(report: Report) -> Table:
             f"{row.variant} *" if row.variant == report.default_variant else row.variant,
             percent_interval(figures.accuracy) if figures else "-",
             percent(agreement.accuracy_kept.value) if agreement else "-",
-            percent(row.encoder_linear.sparsity),
+            percent(row.encoder_kept.weights) if row.encoder_kept else "-",
             f"{row.sizes.onnx / 1e6:.1f} ({row.sizes.onnx_zipped / 1e6:.1f})",
             f"{1000 * speed.p50_seconds:.1f}" if speed else "-",
             f"{speed.speedup:.2f}" if speed else "-",
@@ -122,7 +124,9 @@ def terminal_table(report: Report) -> Table:
                 f"{speed.speedup_int8:.2f}" if speed.speedup_int8 else "-",
                 "",
             )
-    table.caption = "* answers by default. kept, agreement: against dense. x: times faster than ONNX Runtime dense."
+    table.caption = (
+        "* answers by default. kept, encoder weights, agreement: of dense's. x: times faster than ONNX Runtime dense."
+    )
     table.caption_justify = "left"
     return table
 
@@ -147,9 +151,12 @@ def _row(manifest: Manifest, dense: Manifest | None) -> VariantReport:
         precision=manifest.precision,
         evaluation=manifest.evaluation,
         encoder_linear=Zeros.of(manifest.sparsity.encoder_linear),
+        encoder_kept=EncoderKept.of(manifest.sparsity, dense.sparsity) if dense else None,
         all_linear=Zeros.of(manifest.sparsity.all_linear),
         whole_model=Zeros.of(manifest.sparsity.whole_model),
         matrices=tuple(_matrices(manifest)),
+        token_table=manifest.token_table,
+        token_bits=token_bits(manifest.sparsity),
         sizes=manifest.sizes,
         flops=manifest.flops,
         cost=cost,

@@ -19,6 +19,8 @@ from models.manifest import (
     Record,
     Seconds,
     Sizes,
+    Sparsity,
+    TokenTable,
     Version,
 )
 
@@ -39,6 +41,44 @@ class Zeros(Record):
     def of(cls, density: Density) -> Self:
         """The same figures with the fraction spelled out for readers of the JSON."""
         return cls(parameters=density.parameters, nonzero=density.nonzero, sparsity=round(density.sparsity, 6))
+
+
+class EncoderKept(Record):
+    """The linears of an encoder as fractions of dense's: what masks left, and what is stored at all."""
+
+    weights: float = Field(ge=0, description="nonzero weights")
+    parameters: float = Field(ge=0, description="stored weights, zeros included")
+    matrices: float = Field(ge=0)
+
+    @classmethod
+    def of(cls, sparsity: Sparsity, dense: Sparsity) -> Self | None:
+        """An encoder against dense's; None where dense's has no linear that is known as the encoder's."""
+        here, there = sparsity.encoder_linear, dense.encoder_linear
+        if not there.nonzero:
+            return None
+        of_encoder = [[t for t in s.tensors if t.group == "encoder_linear"] for s in (sparsity, dense)]
+        return cls(
+            weights=here.nonzero / there.nonzero,
+            parameters=here.parameters / there.parameters,
+            matrices=len(of_encoder[0]) / max(len(of_encoder[1]), 1),
+        )
+
+    @property
+    def smaller(self) -> bool:
+        """Whether weights are gone whole: heads, units, hidden dimensions or layers that nothing stores."""
+        return self.parameters < 1
+
+    @property
+    def matrices_are(self) -> str:
+        """How a smaller encoder's matrices differ from dense's: `fewer`, `smaller` or both."""
+        if self.matrices >= 1:
+            return "smaller"
+        return "fewer" if self.parameters >= self.matrices else "fewer and smaller"
+
+
+def token_bits(sparsity: Sparsity) -> int | None:
+    """Bits of an entry of the token table, which is the model's narrowest table; None if it has no table."""
+    return min((tensor.bits for tensor in sparsity.tensors if tensor.group == "embedding"), default=None)
 
 
 class Matrix(Record):
@@ -127,9 +167,12 @@ class VariantReport(Record):
     precision: Literal["fp32", "int8"]
     evaluation: Evaluation | None
     encoder_linear: Zeros
+    encoder_kept: EncoderKept | None = Field(None, description="None where there is no dense variant")
     all_linear: Zeros
     whole_model: Zeros
     matrices: tuple[Matrix, ...]
+    token_table: TokenTable | None = Field(None, description="None where the recipe left it whole")
+    token_bits: int | None = Field(None, description="of an entry of the token table")
     sizes: Sizes
     flops: Flops
     cost: Cost | None

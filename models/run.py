@@ -17,12 +17,12 @@ from models.data_sources import load_dataset
 from models.default_data import default_checkpoint
 from models.errors import InputError
 from models.files import write_atomically
-from models.fit import check_fit, check_teacher
+from models.fit import check_calibration, check_fit, check_teacher
 from models.manifest import Name
 from models.pipeline import run_plan
 from models.plan import Job, Plan, make_plan
 from models.progress import Reporter
-from models.recipe import load_recipe
+from models.recipe_files import load_recipe
 from models.report_schema import Report
 from models.runtime import available_cpus
 from models.store import Store
@@ -130,6 +130,8 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         dataset = with_label_order(dataset, check_teacher(teacher, dataset))
         if options.model is None and recipe.student.start == "pretrained":
             reporter.say("No --model: the student starts from the teacher's weights.")
+    start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
+    check_calibration(start, recipe, dataset, options.seed)
     source = options.data if not Path(options.data).exists() else Path(options.data).name
     job = Job(task, recipe, checkpoint, teacher, dataset, source, options.seed, threads)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")

@@ -13,7 +13,7 @@ from torch import nn
 from models.bundle import SPARSE_MODEL
 from models.checkpoint import Checkpoint, load_classifier, save_classifier
 from models.data import Dataset, Split
-from models.embeddings import count_tokens, shrink_embeddings
+from models.embeddings import EMBEDDINGS, count_tokens, shrink_embeddings
 from models.errors import CheckpointError
 from models.export import export_onnx, set_metadata
 from models.graph_statistics import sparsity
@@ -98,14 +98,20 @@ def export_checkpoint(path: Path, *, checkpoint: Checkpoint, dataset: Dataset, r
 def shrink_tables(
     path: Path, *, embeddings: Embeddings, checkpoint: Checkpoint, dataset: Dataset, max_length: int
 ) -> None:
-    """Make the embedding tables of an exported graph smaller, in place, as the recipe says."""
+    """Make the token table of an exported graph smaller, in place, as the recipe says, and write what became of it.
+
+    A token counts as often as it occurs in the training texts: tokens of augmented, validation or test texts alone
+    get no row of their own.
+    """
     tokenizer = checkpoint.tokenizer()
     rows = tokenize(dataset.train, tokenizer, max_length, multi_label=dataset.multi_label)
     config: Any = checkpoint.config
     counts = count_tokens(rows, int(config.vocab_size))
     whole = path.with_name("whole-tables.onnx")
     path.replace(whole)
-    shrink_embeddings(whole, path, embeddings, counts=counts, always_keep=frozenset(tokenizer.all_special_ids))
+    special = frozenset(tokenizer.all_special_ids)
+    table = shrink_embeddings(whole, path, embeddings, counts=counts, always_keep=special)
+    path.with_name(EMBEDDINGS).write_text(table.model_dump_json(indent=1) + "\n", encoding="utf-8")
     whole.unlink()
 
 

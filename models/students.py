@@ -124,12 +124,17 @@ def start_network(recipe: Recipe, start: Checkpoint, dataset: Dataset, seed: int
     return shrink(model, recipe.student)
 
 
+def calibration_rows(total: int, count: int, seed: int) -> list[int]:
+    """Up to `count` of `total` rows, drawn without replacement."""
+    chosen: list[int] = np.random.default_rng(seed).permutation(total)[:count].tolist()
+    return chosen
+
+
 def calibration_batches(
     rows: TokenizedSplit, count: int, checkpoint: Checkpoint, seed: int, *, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Up to `count` rows, drawn without replacement, in batches of similar length; the network's inputs, and `row`."""
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-    order = sorted(chosen.tolist(), key=lambda row: (rows.lengths[row], row))
+    order = sorted(calibration_rows(len(rows), count, seed), key=lambda row: (rows.lengths[row], row))
     collate = Collator(pad_token_id(checkpoint))
     batches = [order[begin : begin + CALIBRATION_BATCH] for begin in range(0, len(order), CALIBRATION_BATCH)]
     for index in np.random.default_rng(seed).permutation(len(batches)):

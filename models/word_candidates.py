@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
 from models.checkpoint import Checkpoint
 from models.errors import CheckpointError, RecipeError
+from models.processes import uses_gpu
 from models.training import Progress
 
 Span = tuple[int, int]  # where a word begins and ends in its text, in characters
@@ -188,9 +189,10 @@ def _predict(
 
     encoder: Any = getattr(model, str(model.base_model_prefix))
     handle = encoder.register_forward_hook(keep_masked)
+    device = next(model.parameters()).device
     try:
-        logits: torch.Tensor = model(**inputs).logits[0]
-        return logits
+        logits: torch.Tensor = model(**{name: value.to(device) for name, value in inputs.items()}).logits[0]
+        return logits.cpu()
     finally:
         handle.remove()
 
@@ -210,7 +212,7 @@ def _masked_lm(checkpoint: Checkpoint) -> nn.Module:
             "set augmentation.source to embeddings"
         )
     loaded: nn.Module = model
-    return loaded.eval()
+    return loaded.eval().to("cuda" if uses_gpu() else "cpu")
 
 
 def _token_table(checkpoint: Checkpoint) -> torch.Tensor:

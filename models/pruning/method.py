@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ class PruningMethod(ABC):
     `callback.PruningCallback` or `one_shot.prune_once`: a method knows only how to score. Its constructor's keyword
     arguments are the recipe's `pruning.options`.
     """
+
+    revision: ClassVar[int] = 1  # raised when the same recipe gives another network than before
 
     def prepare(self, targets: Mapping[str, nn.Linear], pruning: Pruning) -> None:
         """Begin: called once, before the first step, with the matrices [out, in] by name.

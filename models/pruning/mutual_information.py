@@ -84,8 +84,8 @@ class MutualInformation(UnitMethod):
         self.shrinkage = shrinkage
         self.tune = tune
 
-    def check(self, model: nn.Module, squeeze: Squeeze) -> None:
-        """See that something stays of every layer, and that no refit is to go with fewer hidden dimensions."""
+    def check(self, model: nn.Module, squeeze: Squeeze, tokens: int | None = None) -> None:
+        """See that something stays of every layer, that tokens are many, and that no refit goes with a narrowing."""
         if self.tune and squeeze.hidden < 1:
             raise RecipeError(
                 "squeeze.options.tune: layers without some hidden dimensions cannot be refitted to the dense ones: "
@@ -94,6 +94,8 @@ class MutualInformation(UnitMethod):
         layers = encoder_layers(model)
         _counts(layers, squeeze)
         kept_count(squeeze.hidden, layers[0].query.in_features, "hidden dimensions")
+        if tokens is not None:
+            _enough(tokens, _widest(layers))
 
     def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
         """Choose units, squeeze `model` in place, and return what was kept; a fine-tuning should follow."""
@@ -115,7 +117,7 @@ class MutualInformation(UnitMethod):
         layers = encoder_layers(model)
         counts = _counts(layers, squeeze)
         tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        _enough(tokens, max(max(layer.units, layer.value.out_features) for layer in layers))
+        _enough(tokens, _widest(layers))
         moments = _observe(model, layers, batches)
         heads: list[tuple[int, ...]] = []
         units: list[tuple[int, ...]] = []
@@ -219,6 +221,11 @@ def _below(fraction: float, total: int) -> float:
 def _highest(information: Tensor, count: int) -> tuple[int, ...]:
     """The `count` blocks that tell most, in order; of equals the first."""
     return tuple(sorted(information.argsort(descending=True, stable=True)[:count].tolist()))
+
+
+def _widest(layers: Sequence[EncoderLayer]) -> int:
+    """The most features that are told apart at once."""
+    return max(max(layer.units, layer.value.out_features) for layer in layers)
 
 
 def _enough(vectors: int, features: int) -> None:

@@ -43,7 +43,7 @@ class PostTraining(UnitMethod):
         self.tune = tune
         self.damping = damping
 
-    def check(self, model: nn.Module, squeeze: Squeeze) -> None:
+    def check(self, model: nn.Module, squeeze: Squeeze, tokens: int | None = None) -> None:
         """See that no hidden dimensions are to go, and that every layer keeps a head and a unit."""
         if squeeze.hidden < 1:
             raise RecipeError(

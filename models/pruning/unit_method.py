@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -19,12 +20,17 @@ class UnitMethod(ABC):
     Its constructor's keyword arguments are the recipe's `squeeze.options`.
     """
 
+    revision: ClassVar[int] = 1  # raised when the same recipe gives another network than before
+
     @abstractmethod
-    def check(self, model: nn.Module, squeeze: Squeeze) -> None:
-        """See what can be seen without calibration rows; `model` may be on the device `meta`, without weights.
+    def check(self, model: nn.Module, squeeze: Squeeze, tokens: int | None = None) -> None:
+        """See what can be seen before anything is run; `model` may be on the device `meta`, without weights.
+
+        `tokens` are those of the calibration rows, None while they have not been read.
 
         Raises:
-            RecipeError: the recipe asks for what the method cannot do, or would leave a layer without heads or units.
+            RecipeError: the recipe asks for what the method cannot do, would leave a layer without heads or units, or
+                has too few calibration rows.
             CheckpointError: the heads and units of the architecture are not known.
         """
 

@@ -14,10 +14,16 @@ SIZE = Target("size", float("inf"))
 
 @dataclass(frozen=True)
 class Point:
-    """One serving of a trial: a point in the plane of accuracy and cost."""
+    """One serving of a trial, or of the dense baseline: a point in the plane of accuracy and cost."""
 
-    candidate: Candidate
+    candidate: Candidate | None
+    """None: the baseline, which no candidate made."""
     serving: Serving
+
+    @property
+    def title(self) -> str:
+        """The recipe and its level, for people."""
+        return self.candidate.title if self.candidate else f"{self.serving.variant}, nothing pruned"
 
     def meets(self, targets: Sequence[Target]) -> bool:
         """Whether it meets all of them."""
@@ -27,6 +33,11 @@ class Point:
 def points(trials: Sequence[Trial]) -> list[Point]:
     """Every serving of every trial."""
     return [Point(trial.candidate, serving) for trial in trials for serving in trial.outcome.servings]
+
+
+def baseline_points(trials: Sequence[Trial]) -> list[Point]:
+    """The dense variants as the first trial that was made measured them: they may meet the targets, too."""
+    return [Point(None, serving) for serving in next((t.outcome.baseline for t in trials if t.outcome.baseline), ())]
 
 
 def best(found: Sequence[Point], targets: Sequence[Target]) -> Point | None:
@@ -40,7 +51,7 @@ def best(found: Sequence[Point], targets: Sequence[Target]) -> Point | None:
     def order(point: Point) -> tuple[float, ...]:
         serving = point.serving
         if not costs:
-            return (serving.bytes, serving.drop_points, -point.candidate.rung)
+            return (serving.bytes, serving.drop_points, -point.candidate.rung if point.candidate else 1)
         return (serving.drop_points, serving.bytes, *(target.value(serving) for target in costs))
 
     return min((point for point in found if point.meets(targets)), key=order, default=None)

@@ -14,7 +14,8 @@ SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)
 KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 NAME_CHARACTERS = 40
 # What makes and judges the dense baseline is one for all recipes of a search, or their drops could not be compared.
-SHARED = ("max_length", "teacher", "quantization", "export", "evaluation", "measurement")
+SHARED = ("max_length", "teacher", "export", "evaluation", "measurement")
+SHARED_QUANTIZATION = ("enabled", "embeddings", "reduce_range")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Candidate:
 class Ladder:
     """The fields of a recipe that say how much it compresses, and their values: least compressed first.
 
-    All `fields` get the same level. A recipe without such a field is a ladder of one rung: the recipe as it is.
+    A level is the first field's value; the others keep the ratio to it that they have in the recipe, but get no more
+    than 1. At the recipe's own level all of them are as the recipe has them. A recipe without such a field is a ladder
+    of one rung: the recipe as it is.
     """
 
     name: str
@@ -52,6 +55,17 @@ class Ladder:
     def __len__(self) -> int:
         return max(len(self.levels), 1)
 
+    def values(self, rung: int) -> dict[str, float]:
+        """What each field has at a level."""
+        first, *others = self.fields
+        level = self.levels[rung]
+        # The quotient is exactly 1 at the recipe's own level, which so gives the recipe back.
+        return {first: level} | {field: min(1.0, self._own(field) * (level / self._own(first))) for field in others}
+
+    def _own(self, field: str) -> float:
+        section, _, name = field.partition(".")
+        return float(getattr(getattr(self.recipe, section), name))
+
     def candidate(self, rung: int) -> Candidate:
         """The recipe at a level, with the level in its variant's name.
 
@@ -60,12 +74,12 @@ class Ladder:
         """
         if not self.fields:
             return Candidate(self.name, "", 0, self.recipe.model_copy(update={"variant": slug(self.name)}))
-        level = self.levels[rung]
+        level, values = self.levels[rung], self.values(rung)
         content: dict[str, Any] = self.recipe.model_dump()
-        for field in self.fields:
+        for field, value in values.items():
             section, _, name = field.partition(".")
-            content[section][name] = level
-        setting = ", ".join(f"{field}={level:g}" for field in self.fields)
+            content[section][name] = value
+        setting = ", ".join(f"{field}={value:g}" for field, value in values.items())
         kind = self.fields[0].rpartition(".")[2]
         content["variant"] = f"{slug(self.name)}-{kind}{level if kind == 'layers' else 100 * level:g}"
         try:
@@ -80,7 +94,8 @@ def make_ladder(name: str, recipe: Recipe, *, layers: int, levels: Sequence[floa
     """The ladder of a recipe, found by what it has: pruning, a squeeze, or else a student with fewer layers.
 
     `layers` is the number of the checkpoint's transformer layers; `levels` replaces the usual ones, in any order.
-    The recipe's own level is one of the usual ones, since it is what the recipe was made for.
+    The recipe's own level is one of the usual ones, since it is what the recipe was made for. Where it narrows heads,
+    units or hidden dimensions by different fractions, they are narrowed further in the same ratio.
 
     Raises:
         RecipeError: levels are given for a recipe that has none.
@@ -95,8 +110,7 @@ def make_ladder(name: str, recipe: Recipe, *, layers: int, levels: Sequence[floa
         squeeze = recipe.squeeze
         narrowed = [part for part in ("heads", "units", "hidden") if getattr(squeeze, part) < 1]
         fields = tuple(f"squeeze.{part}" for part in narrowed) or ("squeeze.flops",)
-        kept = {getattr(squeeze, part) for part in narrowed} or {squeeze.flops or KEPT[0]}
-        usual = (*KEPT, *(kept if len(kept) == 1 else ()))
+        usual = (*KEPT, getattr(squeeze, narrowed[0]) if narrowed else squeeze.flops or KEPT[0])
     elif recipe.student.layers is not None:
         fields, usual = ("student.layers",), tuple(range(1, layers + 1))
     if levels is not None and not fields:
@@ -106,8 +120,13 @@ def make_ladder(name: str, recipe: Recipe, *, layers: int, levels: Sequence[floa
 
 
 def with_shared(recipe: Recipe, first: Recipe) -> Recipe:
-    """A recipe with all that makes and judges the dense baseline as another one has it."""
-    return recipe.model_copy(update={name: getattr(first, name) for name in SHARED})
+    """A recipe with all that makes and judges the dense baseline as another one has it.
+
+    How many bits its own token table takes is the recipe's: the baseline's does not depend on it.
+    """
+    quantization = {name: getattr(first.quantization, name) for name in SHARED_QUANTIZATION}
+    shared = {name: getattr(first, name) for name in SHARED}
+    return recipe.model_copy(update={**shared, "quantization": recipe.quantization.model_copy(update=quantization)})
 
 
 def slug(name: str) -> str:

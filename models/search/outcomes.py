@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from models.manifest import Count, Fraction, LatencyPoint, Name, Record
+from models.manifest import Count, Fraction, LatencyPoint, Name, Record, Version
 from models.runtime import Runtime
 
 Precision = Literal["fp32", "int8"]
@@ -14,6 +14,7 @@ class Serving(Record):
     """One file of a variant in the runtime that it is for."""
 
     variant: Name
+    version: Version = Field(description="of the bundle that has the file: other searches may publish the same variant")
     precision: Precision
     runtime: Runtime
     preferred: bool = Field(description="whether the service picks this file of the variant by default")
@@ -43,4 +44,12 @@ class Outcome(Record):
 
     variant: Name
     servings: tuple[Serving, ...] = ()
+    baseline: tuple[Serving, ...] = Field(
+        (), description="of the dense variants, which every run measures beside its own"
+    )
     failure: str | None = None
+
+    @property
+    def bundles(self) -> frozenset[tuple[str, str]]:
+        """Variant and version of every bundle that the figures are of, the baseline's included."""
+        return frozenset((serving.variant, serving.version) for serving in (*self.servings, *self.baseline))

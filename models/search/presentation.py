@@ -45,7 +45,7 @@ def frontier_table(found: Sequence[Point], chosen: Point | None, targets: Sequen
         values = [axis.value(point.serving) for axis in axes]
         scales = [1.0 if axis == DROP else 1e-6 if axis == SIZE else 1e3 for axis in axes]
         table.add_row(
-            point.candidate.title,
+            point.title,
             point.serving.title + (" *" if point == chosen else ""),
             *(f"{value * scale:.3g}" for value, scale in zip(values, scales, strict=True)),
             "yes" if point.meets(targets) else "no",
@@ -56,11 +56,12 @@ def frontier_table(found: Sequence[Point], chosen: Point | None, targets: Sequen
 
 
 def as_record(point: Point, targets: Sequence[Target]) -> dict[str, Any]:
-    """A point of the frontier for machines: seconds, bytes and percentage points."""
+    """A point of the frontier for machines: seconds, bytes and percentage points; the baseline has no recipe."""
+    shown = {"variant", "version", "precision", "runtime", "preferred", "bytes"}
     return {
-        "recipe": point.candidate.ladder,
-        "setting": point.candidate.setting,
-        **point.serving.model_dump(mode="json", include={"variant", "precision", "runtime", "preferred", "bytes"}),
+        "recipe": point.candidate.ladder if point.candidate else None,
+        "setting": point.candidate.setting if point.candidate else "",
+        **point.serving.model_dump(mode="json", include=shown),
         "accuracy": point.serving.accuracy,
         "drop_points": point.serving.drop_points,
         "latency": [

@@ -12,13 +12,13 @@ from models.search.bisection import MakeTrial
 from models.search.ladders import Candidate
 from models.search.outcomes import Outcome
 
-RECORD_SCHEMA_VERSION: Final = 1
+RECORD_SCHEMA_VERSION: Final = 2
 
 
 class SearchRecord(Record):
     """The outcomes of all trials of one search so far."""
 
-    schema_version: Literal[1] = RECORD_SCHEMA_VERSION
+    schema_version: Literal[2] = RECORD_SCHEMA_VERSION
     outcomes: tuple[Outcome, ...] = ()
 
 
@@ -26,17 +26,16 @@ class RecordedTrials:
     """A maker of trials that makes none twice: each outcome is in the file before the next trial begins.
 
     The file must belong to all that the outcomes depend on: its name holds a digest of that. Of its outcomes those
-    are believed whose variants are in `published`, and those of runs that failed. A file that cannot be read counts
-    as none: what it said can be found again.
+    are believed whose bundles are all in `stored`, pairs of variant and version, and those of runs that failed: a
+    bundle of the same name may be another search's. A file that cannot be read counts as none: what it said can be
+    found again.
     """
 
-    def __init__(self, path: Path, make: MakeTrial, *, published: Collection[str]) -> None:
+    def __init__(self, path: Path, make: MakeTrial, *, stored: Collection[tuple[str, str]]) -> None:
         self._path = path
         self._make = make
         self._outcomes = {
-            outcome.variant: outcome
-            for outcome in _read(path).outcomes
-            if all(serving.variant in published for serving in outcome.servings)
+            outcome.variant: outcome for outcome in _read(path).outcomes if outcome.bundles <= frozenset(stored)
         }
 
     def __call__(self, candidate: Candidate) -> Outcome:

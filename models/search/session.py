@@ -11,11 +11,13 @@ from rich.console import Console
 from models.errors import InputError, TargetError
 from models.fit import check_fit
 from models.progress import Reporter
-from models.recipe import Recipe, load_recipe, shipped_recipes
+from models.recipe import Recipe
+from models.recipe_files import load_recipe, shipped_recipes
 from models.report import write_report
 from models.run import CompressOptions, Run, prepare
 from models.search.bisection import Trial, search
-from models.search.choice import Point, best, frontier, nearest, points
+from models.search.bounds import least_bytes
+from models.search.choice import SIZE, Point, baseline_points, best, frontier, nearest, points
 from models.search.ladders import Candidate, Ladder, make_ladder, slug, with_shared
 from models.search.outcomes import Outcome
 from models.search.presentation import as_record, figures, frontier_table, trial_line, trial_record
@@ -24,7 +26,7 @@ from models.search.targets import Target, parse_target, phrase
 from models.search.trials import RunTrials, with_recipe
 from models.workspace import Step
 
-USUAL_RECIPES = ("post-training", "sparsebert-best")
+USUAL_RECIPES = ("post-training", "sparsebert-best", "smallest")
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,12 @@ class Search:
         """Say every ladder, and the steps of the first trial."""
         reporter.say(f"Search for {phrase(self.targets)}:")
         for ladder in self.ladders:
-            levels = ", ".join(f"{level:g}" for level in ladder.levels)
-            what = f"{' and '.join(ladder.fields)} of {levels}" if ladder.fields else "as it is"
-            reporter.say(f"  {ladder.name}: {what}; about {math.ceil(math.log2(len(ladder))) + 1} trials")
-            reporter.result("ladder", {"recipe": ladder.name, "fields": ladder.fields, "levels": ladder.levels})
+            rungs = [ladder.values(rung) for rung in range(len(ladder.levels))]
+            what = [f"{field} of {', '.join(f'{values[field]:g}' for values in rungs)}" for field in ladder.fields]
+            trials = math.ceil(math.log2(len(ladder))) + 1
+            reporter.say(f"  {ladder.name}: {' and '.join(what) or 'as it is'}; about {trials} trials")
+            record = {"recipe": ladder.name, "fields": ladder.fields, "levels": ladder.levels, "rungs": rungs}
+            reporter.result("ladder", record)
         first = self.ladders[0]
         middle = first.candidate((len(first) - 1) // 2)
         reporter.say(f"First trial: {middle.title}")
@@ -68,14 +72,14 @@ class Search:
     def execute(self, reporter: Reporter) -> tuple[list[Point], Point | None]:
         """Make the trials; the frontier and the best point, which is None if nothing meets the targets.
 
-        The best point's variant answers for the task from then on, and the task's report says so.
-        Nothing is unpublished.
+        The best point's variant answers for the task from then on, in the very version that has its figures, and the
+        task's report says so. Nothing is unpublished.
         """
         store, task = self.prepared.store, self.prepared.plan.job.task
         make = RecordedTrials(
             self.work / f"search-{self.digest}.json",
             RunTrials(self.prepared, reporter),
-            published=store.variants(task),
+            stored=[(name, version) for name in store.variants(task) for version in store.versions(task, name)],
         )
         count = 0
 
@@ -88,13 +92,17 @@ class Search:
             reporter.result("trial", trial_record(made, self.targets))
             return made.outcome
 
-        found = points(search(self.ladders, self.targets, trial))
+        trials = search(self.ladders, self.targets, trial)
+        found = [*baseline_points(trials), *points(trials)]
         chosen = best(found, self.targets)
         shown = frontier(found, self.targets)
         if chosen is not None and chosen not in shown:  # as accurate as one that costs less, but smaller
             shown = [chosen, *shown]
         reporter.result("frontier", [as_record(point, self.targets) for point in shown])
         if chosen is not None:
+            # Another search may have published the same variants since: the report is of this one's, and its baseline.
+            for variant, version in sorted({bundle for trial in trials for bundle in trial.outcome.bundles}):
+                store.promote(task, variant, version)
             store.set_default_variant(task, chosen.serving.variant)
             write_report(store, task)
             reporter.result("best", as_record(chosen, self.targets))
@@ -111,6 +119,7 @@ def prepare_search(options: CompressOptions, wanted: SearchOptions, reporter: Re
     Raises:
         InputError: a target cannot be read, or is about texts that are longer than the recipe's.
         RecipeError, DataError, CheckpointError: whichever is wrong.
+        TargetError: the token embeddings alone of every recipe are larger than a target lets the file be.
     """
     if not wanted.targets:
         raise InputError("--search-recipes and --search-levels are for a search: add --target, such as size<=6MB")
@@ -138,7 +147,8 @@ def prepare_search(options: CompressOptions, wanted: SearchOptions, reporter: Re
             reporter.say(f"The recipe {recipe.name} is not searched: {error}")
             continue
         ladders.append(ladder)
-    return Search(targets, tuple(ladders), with_recipe(prepared, first), options.work)
+    fitting = _small_enough(ladders, targets, prepared, reporter)
+    return Search(targets, tuple(fitting), with_recipe(prepared, first), options.work)
 
 
 def run_search(search: Search, reporter: Reporter, console: Console | None) -> None:
@@ -158,11 +168,11 @@ def run_search(search: Search, reporter: Reporter, console: Console | None) -> N
                 f"no trial of the search for {phrase(targets)} could be made: try other recipes with --search-recipes"
             )
         raise TargetError(
-            f"nothing meets {phrase(targets)}; nearest is {close.candidate.title}: {figures(close.serving, targets)}. "
+            f"nothing meets {phrase(targets)}; nearest is {close.title}: {figures(close.serving, targets)}. "
             "Loosen a target, or try more recipes with --search-recipes; what was made stays published"
         )
     serving = chosen.serving
-    reporter.say(f"Best: {chosen.candidate.title}: {figures(serving, targets)}")
+    reporter.say(f"Best: {chosen.title}: {figures(serving, targets)}")
     hint = (
         "" if serving.preferred else f" (these figures need the service's setting SPARSERVE_RUNTIME={serving.runtime})"
     )
@@ -175,6 +185,26 @@ def _check(ladder: Ladder, prepared: Run) -> None:
     job = prepared.plan.job
     for rung in range(len(ladder)):
         check_fit(job.checkpoint, job.teacher, ladder.candidate(rung).recipe)
+
+
+def _small_enough(
+    ladders: Sequence[Ladder], targets: Sequence[Target], prepared: Run, reporter: Reporter
+) -> list[Ladder]:
+    """The ladders that no target on size rules out before anything is made."""
+    job = prepared.plan.job
+    limit = min((target.limit for target in targets if target.quantity == "size"), default=math.inf)
+    least = {ladder.name: least_bytes(job.checkpoint, job.teacher, ladder.recipe) for ladder in ladders}
+    for ladder in ladders:
+        if least[ladder.name] > limit:
+            size = SIZE.spell(least[ladder.name])
+            reporter.say(f"The recipe {ladder.name} is not searched: its token embeddings alone take {size}")
+    fitting = [ladder for ladder in ladders if least[ladder.name] <= limit]
+    if not fitting:
+        raise TargetError(
+            f"nothing can meet {phrase(targets)}: the token embeddings alone take {SIZE.spell(min(least.values()))}; "
+            "loosen the target, or add a recipe that cuts them with --search-recipes, such as smallest"
+        )
+    return fitting
 
 
 def _measured_at(recipe: Recipe, targets: Sequence[Target]) -> Recipe:

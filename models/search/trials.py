@@ -40,17 +40,18 @@ class RunTrials:
             run.execute(self.reporter)
         except (TrainingError, RecipeError) as error:
             return Outcome(variant=candidate.variant, failure=str(error))
-        return Outcome(variant=candidate.variant, servings=self._servings(run))
+        found = self._servings(run)
+        baseline = tuple(serving for serving in found if serving.variant.removesuffix(INT8) == DENSE)
+        servings = tuple(serving for serving in found if serving not in baseline)
+        return Outcome(variant=candidate.variant, servings=servings, baseline=baseline)
 
     def _servings(self, run: Run) -> tuple[Serving, ...]:
-        """Every file that the run's variant and its int8 twin can be served from."""
+        """Every file that the run's variants can be served from, and those of the dense ones."""
         plan, task = run.plan, run.plan.job.task
         stored = json.loads((run.workspace.path(plan.measurement) / "measurement.json").read_bytes())
         dense = self._score(run, run.store.open(task, DENSE), sparse=False)
         servings: list[Serving] = []
         for variant in plan.exports:
-            if variant.removesuffix(INT8) == DENSE:
-                continue
             bundle = run.store.open(task, variant)
             # The bundle may be older than this run and know another latency grid: the run's own measurement counts.
             latency = {
@@ -64,6 +65,7 @@ class RunTrials:
                 servings.append(
                     Serving(
                         variant=variant,
+                        version=bundle.manifest.version,
                         precision=bundle.manifest.precision,
                         runtime="sparse" if sparse else "onnx",
                         preferred=sparse_preferred == sparse,

@@ -10,7 +10,7 @@ from benchmarks.accuracy_grid import BASE, SCALES, SMALL, cells
 from benchmarks.accuracy_scores import mean_interval, paired_drop
 from benchmarks.glue import TASKS
 from benchmarks.publish_accuracy import accuracy, page
-from models.recipe import load_recipe, shipped_recipes
+from models.recipe_files import load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))

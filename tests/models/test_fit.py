@@ -5,9 +5,11 @@ from squeezed import UNEVEN, network_of
 from transformers import AutoModelForSequenceClassification
 
 from models.checkpoint import resolve_checkpoint, save_classifier
+from models.data_sources import load_dataset
 from models.errors import CheckpointError, RecipeError
-from models.fit import check_fit, outline
-from models.recipe import Student, load_recipe
+from models.fit import check_calibration, check_fit, outline
+from models.recipe import Student
+from models.recipe_files import load_recipe
 from models.squeezing import squeeze, structure_of
 
 FROM_TEACHER = {"student.start": "teacher"}
@@ -56,12 +58,28 @@ def squeezed(make_checkpoint, tmp_path_factory, whole):
         ({**FROM_TEACHER, "squeeze.options": {"tune": 1}}, "tune of mutual-information must be true or false"),
         ({**FROM_TEACHER, "squeeze.heads": 0.5}, "fewer heads than its teacher"),
         ({"student.heads": 2}, "fewer heads than its teacher's"),
+        ({"embeddings.rank": 33}, "embeddings.rank is 33"),
+        ({"augmentation.candidates": 5000}, "augmentation.candidates is 5000"),
         ({"student.layers": 3}, "student.layers is 3, but the network to start from has 2"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_cannot_work(fields, message, recipe, whole):
     with pytest.raises(RecipeError, match=message):
         check_fit(whole, None, recipe(**fields))
+
+
+def test_predictions_of_a_masked_lm_that_is_not_there(recipe, whole):
+    with pytest.raises(CheckpointError, match="no masked-LM head"):
+        check_fit(whole, None, recipe(augmentation__source="masked-lm"))
+
+
+def test_calibration_rows_have_to_be_more_than_units(recipe, whole, sentiment_csv):
+    dataset = load_dataset(sentiment_csv)
+    squeezed = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__heads": 0.5}
+    check_calibration(whole, recipe(**squeezed, squeeze__calibration=64), dataset, 0)
+    check_calibration(whole, recipe(), dataset, 0)
+    with pytest.raises(RecipeError, match="its rows give"):
+        check_calibration(whole, recipe(**squeezed, squeeze__calibration=4), dataset, 0)
 
 
 def test_what_can_work_is_let_through(recipe, whole, squeezed):

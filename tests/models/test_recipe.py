@@ -1,7 +1,7 @@
 import pytest
 
 from models.errors import RecipeError
-from models.recipe import load_recipe, shipped_recipes
+from models.recipe_files import load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
@@ -32,6 +32,14 @@ def write(tmp_path, text):
         ("- a\n- b", "must hold fields"),
         ("name: [", "not YAML"),
         ("name: a\nstudent: {learning_rate: .nan}", "learning_rate"),
+        ("name: a\nstudent: {schedule: decay_last, warmup: 0.5, decay: 0.9}", "must not be above 1 together"),
+        (
+            "name: a\nstudent: {epochs: 0, start: teacher}\npruning: null\ndistillation: null",
+            "nothing else is asked for",
+        ),
+        ("name: a\nstudent: {epochs: 0, start: teacher}\ndistillation: {}", "distillation would do nothing"),
+        ("name: a\nstudent: {epochs: 0}", "set student.start to teacher"),
+        ("name: a\nsqueeze: {heads: 0.5}", "set student.start to teacher"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_its_field(tmp_path, text, message):
@@ -49,3 +57,23 @@ def test_overrides_replace_fields_and_name_the_variant(tmp_path):
     recipe = load_recipe(path, overrides={"pruning.sparsity": 0.975, "student.epochs": 2})
     assert recipe.variant_name == "sparse97.5"
     assert recipe.student.epochs == 2
+
+
+def test_a_change_within_a_value_is_refused(tmp_path):
+    path = write(tmp_path, "name: a")
+    with pytest.raises(RecipeError, match=r"name\.x: name is 'a' in the recipe"):
+        load_recipe(path, overrides={"name.x": 1})
+    with pytest.raises(RecipeError, match=r"pruning\.sparsity: pruning is 5"):
+        load_recipe(path, overrides={"pruning": 5, "pruning.sparsity": 0.5})
+
+
+def test_a_sparsity_for_what_is_not_pruned_is_refused():
+    with pytest.raises(RecipeError, match="distilbert prunes no single weights"):
+        load_recipe("distilbert", overrides={"pruning.sparsity": 0.9})
+    both = {"pruning.method": "magnitude", "pruning.sparsity": 0.9}
+    assert load_recipe("distilbert", overrides=both).pruning.sparsity == 0.9
+
+
+def test_the_baseline_is_the_same_whatever_makes_the_student_smaller():
+    assert load_recipe("smallest").quantization.embedding_bits == 4
+    assert load_recipe("smallest").baseline_quantization == load_recipe("demo").baseline_quantization

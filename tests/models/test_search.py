@@ -11,21 +11,25 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
+from models.checkpoint import resolve_checkpoint
 from models.cli import app
 from models.errors import RecipeError
 from models.manifest import LatencyPoint
-from models.recipe import Pruning, Recipe, Squeeze, Student, load_recipe, shipped_recipes
+from models.recipe import Embeddings, Pruning, Quantization, Recipe, Squeeze, Student
+from models.recipe_files import load_recipe, shipped_recipes
 from models.search.bisection import Trial, search
-from models.search.choice import best, frontier, nearest, points
+from models.search.bounds import least_bytes
+from models.search.choice import baseline_points, best, frontier, nearest, points
 from models.search.ladders import Ladder, make_ladder, with_shared
 from models.search.outcomes import Outcome, Serving
-from models.search.presentation import frontier_table, trial_line
+from models.search.presentation import as_record, frontier_table, trial_line
 from models.search.record import RecordedTrials
 from models.search.targets import Target, parse_target
 from models.store import Store
 
 SIZE, FAST, DROP = Target("size", 500.0), Target("latency", 0.5, (1, 64)), Target("accuracy_drop", 5.0)
 KINDS = (("fp32", "onnx"), ("fp32", "sparse"), ("int8", "onnx"), ("int8", "sparse"))
+VERSION = "0123456789abcdef"
 REQUESTS = st.sampled_from([(SIZE,), (FAST,), (DROP,), (SIZE, DROP), (FAST, SIZE), (FAST, SIZE, DROP)])
 
 
@@ -33,7 +37,7 @@ def ladder_of(count, name="demo"):
     return Ladder(name, Recipe(name=name), ("pruning.sparsity",), tuple(rung / count for rung in range(count)))
 
 
-def serving(variant, size, seconds, drop, kind=KINDS[0]):
+def serving(variant, size, seconds, drop, kind=KINDS[0], version=VERSION):
     point = LatencyPoint(
         batch=1, length=64, p50_seconds=seconds, p95_seconds=seconds, items_per_second=1, dense_p50_seconds=1
     )
@@ -41,6 +45,7 @@ def serving(variant, size, seconds, drop, kind=KINDS[0]):
         variant=variant,
         precision=kind[0],
         runtime=kind[1],
+        version=version,
         preferred=True,
         bytes=size,
         latency=(point,),
@@ -52,9 +57,10 @@ def serving(variant, size, seconds, drop, kind=KINDS[0]):
 class MadeUp:
     """Trials whose figures are given: for each kind of file and rung its size, seconds and drop."""
 
-    def __init__(self, figures, failing_from=math.inf):
+    def __init__(self, figures, failing_from=math.inf, baseline=()):
         self.figures = figures
         self.failing_from = failing_from
+        self.baseline = baseline
         self.made = []
 
     def __call__(self, candidate):
@@ -62,7 +68,7 @@ class MadeUp:
         if candidate.rung >= self.failing_from:
             return Outcome(variant=candidate.variant, failure="the loss is nan")
         rows = [serving(candidate.variant, *rungs[candidate.rung], kind) for kind, rungs in self.figures.items()]
-        return Outcome(variant=candidate.variant, servings=tuple(rows))
+        return Outcome(variant=candidate.variant, servings=tuple(rows), baseline=self.baseline)
 
     def exhaustive(self, ladder, targets):
         every = [ladder.candidate(rung) for rung in range(len(ladder))]
@@ -143,18 +149,48 @@ def test_the_table_has_a_row_a_point_in_the_units_of_its_columns_and_a_star_for_
 
 
 def test_a_recorded_search_makes_no_trial_again(tmp_path):
-    figures = {KINDS[0]: [(1000 - 100 * rung, 0.1, float(rung)) for rung in range(10)]}
-    path, ladder, first, second = tmp_path / "search.json", ladder_of(10), MadeUp(figures), MadeUp(figures)
-    published = [ladder.candidate(rung).variant for rung in range(10)]
-    before = search([ladder], [SIZE], RecordedTrials(path, first, published=[]))
-    assert search([ladder], [SIZE], RecordedTrials(path, second, published=published)) == before
+    figures, dense = (
+        {KINDS[0]: [(1000 - 100 * rung, 0.1, float(rung)) for rung in range(10)]},
+        serving("dense", 1, 1, 0),
+    )
+    path, ladder = tmp_path / "search.json", ladder_of(10)
+    first, second = MadeUp(figures, baseline=(dense,)), MadeUp(figures, baseline=(dense,))
+    stored = [("dense", VERSION), *((ladder.candidate(rung).variant, VERSION) for rung in range(10))]
+    before = search([ladder], [SIZE], RecordedTrials(path, first, stored=[]))
+    assert search([ladder], [SIZE], RecordedTrials(path, second, stored=stored)) == before
     assert first.made and not second.made
-    search([ladder], [SIZE], RecordedTrials(path, second, published=[]))
-    assert second.made == first.made, "variants that the store has no more are made again"
+    search([ladder], [SIZE], RecordedTrials(path, second, stored=stored[1:]))
+    assert second.made == first.made, "figures against a baseline that the store has no more are found again"
     path.write_text(path.read_text()[:-9])
     third = MadeUp(figures)
-    search([ladder], [SIZE], RecordedTrials(path, third, published=published))
+    search([ladder], [SIZE], RecordedTrials(path, third, stored=stored))
     assert third.made == first.made, "a record that is cut short counts as none"
+
+
+def test_of_a_record_only_those_outcomes_are_believed_whose_very_bundles_are_stored(tmp_path):
+    figures, path, ladder = {KINDS[0]: [(100, 0.1, 0.0)]}, tmp_path / "search.json", ladder_of(1)
+    variant, other = ladder.candidate(0).variant, "f" * 16
+    first, second, third = MadeUp(figures), MadeUp(figures), MadeUp(figures)
+    search([ladder], [SIZE], RecordedTrials(path, first, stored=[]))
+    search([ladder], [SIZE], RecordedTrials(path, second, stored=[(variant, other)]))
+    assert second.made == [0], "another search's bundle of the same name was taken for this one's"
+    search([ladder], [SIZE], RecordedTrials(path, third, stored=[(variant, other), (variant, VERSION)]))
+    assert not third.made
+
+
+def test_the_dense_variants_are_chosen_where_they_meet_the_targets_best_and_do_not_steer_the_bisection():
+    int8 = serving("dense-int8", 450, 0.2, 0.1, KINDS[2])
+    figures = {KINDS[2]: [(600, 0.3, 0.2), (300, 0.2, 0.4), (200, 0.1, 9.0), (100, 0.1, 9.5)]}
+    made = MadeUp(figures, baseline=(serving("dense", 900, 0.4, 0.0), int8))
+    trials = search([ladder_of(4), ladder_of(4, "again")], [SIZE], made)
+    assert made.made == [1, 0, 1, 0]
+    found = [*baseline_points(trials), *points(trials)]
+    chosen = best(found, [SIZE])
+    assert (chosen.serving, chosen.title) == (int8, "dense-int8, nothing pruned")
+    assert as_record(chosen, [SIZE])["recipe"] is None
+    assert [point.serving.variant for point in found].count("dense") == 1, "once, however many trials measured it"
+    assert best(found, [DROP]).serving.variant == "demo-sparsity25", "the smallest, where nothing else is asked for"
+    assert baseline_points([Trial(ladder_of(1).candidate(0), Outcome(variant="demo", failure="the loss is nan"))]) == []
 
 
 def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
@@ -164,14 +200,18 @@ def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
     assert pruned.levels[:3] == (0.6, 0.7, 0.75)
     assert pruned.candidate(2).variant == "demo-1-sparsity75"
     assert pruned.candidate(2).recipe.pruning.sparsity == 0.75
-    plain = {"pruning": None, "student": Student(epochs=0)}
+    plain = {"pruning": None, "student": Student(epochs=0, start="teacher")}
     flops = make_ladder("fisher", Recipe(name="fisher", squeeze=Squeeze(flops=0.55), **plain), layers=6)
     assert (
         flops.fields == ("squeeze.flops",) and 0.55 in flops.levels and list(flops.levels) == sorted(flops.levels)[::-1]
     )
     units = make_ladder("mi", Recipe(name="mi", squeeze=Squeeze(heads=0.5, units=0.25), **plain), layers=6)
-    squeezed = units.candidate(units.levels.index(0.3)).recipe.squeeze
-    assert (squeezed.heads, squeezed.units, squeezed.hidden) == (0.3, 0.3, 1.0)
+    squeezed = units.candidate(units.levels.index(0.3))
+    kept = squeezed.recipe.squeeze
+    assert (kept.heads, kept.units, kept.hidden) == (0.3, pytest.approx(0.15), 1.0)
+    assert squeezed.setting == "squeeze.heads=0.3, squeeze.units=0.15"
+    wide = make_ladder("wide", Recipe(name="wide", squeeze=Squeeze(heads=0.25, units=0.5), **plain), layers=6)
+    assert wide.values(wide.levels.index(0.9)) == {"squeeze.heads": 0.9, "squeeze.units": 1.0}
     small = make_ladder("small", Recipe(name="small", pruning=None, student=Student(layers=3)), layers=6)
     assert small.levels == (6, 5, 4, 3, 2, 1)
     assert small.candidate(1).variant == "small-layers5" and small.candidate(1).recipe.student.layers == 5
@@ -184,13 +224,37 @@ def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_every_recipe_that_ships_has_a_level_and_distinct_variants(name):
-    ladder = make_ladder(name, with_shared(load_recipe(name), load_recipe("demo")), layers=6)
-    variants = [ladder.candidate(rung).variant for rung in range(len(ladder))]
-    assert len(set(variants)) == len(variants) > 1
-    assert all(
-        ladder.candidate(rung).recipe.max_length == load_recipe("demo").max_length for rung in range(len(ladder))
-    )
+def test_every_recipe_that_ships_is_a_rung_of_its_ladder_and_has_distinct_variants(name):
+    shared, other = with_shared(load_recipe(name), load_recipe("demo")), load_recipe("demo")
+    ladder = make_ladder(name, shared, layers=6)
+    candidates = [ladder.candidate(rung) for rung in range(len(ladder))]
+    assert len({candidate.variant for candidate in candidates}) == len(candidates) > 1
+    assert [c.recipe.model_copy(update={"variant": shared.variant}) for c in candidates].count(shared) == 1
+    assert all(c.recipe.max_length == other.max_length for c in candidates)
+
+
+def test_a_recipe_keeps_its_own_token_bits_in_a_search_that_another_one_begins():
+    first = Recipe(name="first", quantization=Quantization(reduce_range=False))
+    small = with_shared(load_recipe("smallest"), first).quantization
+    assert small == Quantization(reduce_range=False, embedding_bits=4)
+
+
+def test_the_token_table_bounds_the_bytes_where_a_recipe_leaves_it_as_it_is(make_checkpoint):
+    checkpoint = resolve_checkpoint(str(make_checkpoint("distilbert")))
+    rows = checkpoint.config.vocab_size
+
+    def least(**fields):
+        return least_bytes(checkpoint, None, Recipe(name="demo", **fields))
+
+    assert least() == rows * 32
+    assert least(quantization=Quantization(embedding_bits=4)) == rows * 16
+    assert least(quantization=Quantization(embeddings=False)) == least(quantization=Quantization(enabled=False))
+    assert least(quantization=Quantization(enabled=False)) == 4 * rows * 32
+    assert least(student=Student(hidden_size=16)) == rows * 16
+    start = Student(start="teacher")
+    assert least(squeeze=Squeeze(heads=0.5), student=start) == rows * 32
+    assert least(squeeze=Squeeze(hidden=0.5), student=start) == 0
+    assert least(embeddings=Embeddings(vocabulary="training")) == least(embeddings=Embeddings(rank=4)) == 0
 
 
 def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_its_record(

@@ -12,7 +12,7 @@ from models.networks import train_networks
 from models.plan import Job, make_plan
 from models.progress import PlainReporter
 from models.pruning.targets import encoder_linears
-from models.recipe import load_recipe, shipped_recipes
+from models.recipe_files import load_recipe, shipped_recipes
 from models.workspace import Workspace
 
 # What makes a recipe small, where it has the section at all.
@@ -22,7 +22,7 @@ SMALL = {
     "student.batch_size": 16,
     "student.precision": "fp32",
 }
-NARROW = {"student.hidden_size": 16, "student.intermediate_size": 24, "student.heads": 2}
+NARROW = {"student.hidden_size": 16, "student.intermediate_size": 24}
 
 
 def small(name):

@@ -13,7 +13,7 @@ from models.networks import train_networks
 from models.plan import Job, make_plan
 from models.progress import PlainReporter
 from models.pruning.targets import encoder_linears
-from models.recipe import load_recipe
+from models.recipe_files import load_recipe
 from models.squeezing import squeeze, structure_of
 from models.students import train_student
 from models.workspace import Workspace

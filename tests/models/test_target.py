@@ -16,6 +16,7 @@ def serving(*, size=5_000_000, milliseconds=2.0, drop=0.5):
     )
     return Serving(
         variant="demo-sparsity90",
+        version="0123456789abcdef",
         precision="fp32",
         runtime="sparse",
         preferred=True,

@@ -1,0 +1,75 @@
+"""Recipes as YAML files: those that ship and those of users, read with changes and checked."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from models.errors import RecipeError
+from models.recipe import Recipe
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with sparserve, by name."""
+    folder = Path(str(resources.files("models") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(source: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe from a YAML file, or a shipped one by its name.
+
+    `overrides` maps dotted fields, such as `pruning.sparsity`, to values that replace the file's.
+
+    Raises:
+        RecipeError: the file cannot be read, a field is unknown or a value out of range.
+    """
+    path = Path(source)
+    if not path.is_file():
+        shipped = shipped_recipes()
+        if str(source) not in shipped:
+            raise RecipeError(f"there is no recipe file {source}; the recipes that ship: {', '.join(shipped)}")
+        path = shipped[str(source)]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} must hold fields such as `name: my-recipe`, not a {type(content).__name__}")
+    prunes = content.get("pruning") is not None
+    for field, value in (overrides or {}).items():
+        _put(content, field.split("."), value)
+    if overrides and "pruning.sparsity" in overrides and not prunes and "pruning.method" not in overrides:
+        raise RecipeError(
+            f"{path.stem} prunes no single weights, so it has no sparsity to change; to have it prune, too, "
+            "add --set pruning.method=magnitude and another --variant"
+        )
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {'; '.join(map(_explain, error.errors()))}") from error
+
+
+def _put(content: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        if content.get(key) is None:
+            content[key] = {}
+        content = content[key]
+        if not isinstance(content, dict):
+            raise RecipeError(f"{'.'.join(path)}: {key} is {content!r} in the recipe, it has no fields of its own")
+    content[path[-1]] = value
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    field = ".".join(map(str, problem["loc"])) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        parent: Any = Recipe
+        for key in problem["loc"][:-1]:
+            annotation = parent.model_fields[key].annotation
+            parent = next(
+                (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), Recipe
+            )
+        return f"unknown field {field!r}; the fields there are {', '.join(parent.model_fields)}"
+    return f"{field}: {problem['msg']} (given: {problem['input']!r})" if field != "recipe" else str(problem["msg"])

@@ -1,0 +1,33 @@
+"""The fewest bytes that a recipe's smallest file can have, seen before anything is trained.
+
+No level of a ladder makes the token table smaller, and in a small model it is most of the bytes.
+"""
+
+from transformers import PreTrainedModel
+
+from models.checkpoint import Checkpoint
+from models.fit import outline
+from models.recipe import Embeddings, Recipe
+
+FLOAT_BITS = 32
+
+
+def least_bytes(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> int:
+    """Bytes of the token table alone in the smallest file that the recipe makes: a lower bound of that file's.
+
+    0 where the recipe makes the table itself smaller, by how much only a run can tell: fewer tokens, a lower rank,
+    fewer hidden dimensions.
+
+    Raises:
+        RecipeError: the checkpoint cannot be given the student's shape.
+    """
+    narrowed = recipe.squeeze is not None and recipe.squeeze.hidden < 1
+    if narrowed or recipe.embeddings != Embeddings():
+        return 0
+    start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
+    network = outline(start, recipe.student)
+    assert isinstance(network, PreTrainedModel)
+    rows, width = network.get_input_embeddings().weight.shape
+    quantization = recipe.quantization
+    bits = quantization.embedding_bits if quantization.enabled and quantization.embeddings else FLOAT_BITS
+    return int(rows * width * bits // 8)
