@@ -1,5 +1,6 @@
 # make demo    compress the default checkpoint on the default data, print the report, serve it once and compare
 # make test    all the tests
+# make test-recipes   every recipe that ships, from command line to bundle, on a tiny model; minutes
 # make check   linters and types
 # make bench   measure the store's bundles again, on this machine
 # make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/kernels.md
@@ -23,7 +24,7 @@ TASK ?=
 METHOD ?=
 LEVEL ?=
 
-.PHONY: demo test check bench bench-kernels bench-accuracy serve setup service-venv job-venv clean
+.PHONY: demo test test-recipes check bench bench-kernels bench-accuracy serve setup service-venv job-venv clean
 
 setup: $(INSTALLED)
 
@@ -38,6 +39,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-recipes: $(INSTALLED)
+	$(BIN)/python -m pytest -m thorough
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

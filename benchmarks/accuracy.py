@@ -44,8 +44,50 @@ from models.workspace import Workspace
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 RUN_FIELDS = ("scale", "task", "method", "level", "seed")
-LATENCY_FIELDS = ("scale", "method", "level")
+LATENCY_FIELDS = ("scale", "task", "method", "level")
 LATENCY_TASK = "mrpc"
+WRITTEN_EVERY_SECONDS = 10
+
+
+class Stopwatch(PlainReporter):
+    """Minutes that the given steps took, over all tries of a run that was interrupted."""
+
+    def __init__(self, path: Path, steps: Sequence[str]) -> None:
+        super().__init__()
+        self._path = path
+        self._steps = steps
+        self._before = json.loads(path.read_bytes())["seconds"] if path.is_file() else 0.0
+        self._began: float | None = None
+        self._written = time.monotonic()
+
+    @property
+    def minutes(self) -> float | None:
+        """None where nothing is known, as of steps that were done elsewhere."""
+        return round(self._before / 60, 2) or None
+
+    def begin(self, step: str) -> None:
+        """Start, if the step counts."""
+        super().begin(step)
+        self._began = time.monotonic() if step in self._steps else None
+
+    def advance(self, done: int, total: int, note: str) -> None:
+        """Keep what has been counted, every few seconds."""
+        super().advance(done, total, note)
+        if time.monotonic() - self._written > WRITTEN_EVERY_SECONDS:
+            self._keep()
+
+    def end(self, step: str, *, cached: bool, seconds: float) -> None:
+        """Stop."""
+        super().end(step, cached=cached, seconds=seconds)
+        self._keep()
+        self._began = None
+
+    def _keep(self) -> None:
+        now = self._written = time.monotonic()
+        if self._began is not None:
+            self._before, self._began = self._before + now - self._began, now
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, json.dumps({"seconds": round(self._before, 1)}))
 
 
 @dataclass
@@ -96,18 +138,13 @@ class Benchmark:
     def run(self, cell: Cell, reporter: Reporter) -> None:
         """Train and score, unless that was done before; the record goes into the results."""
         plan = self.plan(cell, reporter)
-        found = self.workspace.path(plan.student) / "training-minutes.json"
-        began = time.monotonic()
-        cached = self.workspace.has(plan.student)
-        teacher, student = train_networks(plan, self.workspace, reporter)
-        if not cached:
-            write_atomically(found, json.dumps({"minutes": round((time.monotonic() - began) / 60, 2)}))
-        minutes = json.loads(found.read_bytes())["minutes"] if found.is_file() else None
-        record = self._scored(cell, plan, teacher, student) | {"minutes": minutes}
+        clock = Stopwatch(self.work / "minutes" / f"{plan.student.key}.json", ("squeeze", "student"))
+        teacher, student = train_networks(plan, self.workspace, clock)
+        record = self._scored(cell, plan, teacher, student) | {"minutes": clock.minutes}
         self._save("runs", record, RUN_FIELDS)
         print(
             f"{cell.title}: {record['score']:.1f}, dense {record['dense']:.1f}, drop {record['drop']['points']:+.1f} "
-            f"({record['drop']['low']:+.1f} to {record['drop']['high']:+.1f}), {minutes} min",
+            f"({record['drop']['low']:+.1f} to {record['drop']['high']:+.1f}), {clock.minutes} min",
             flush=True,
         )
 
@@ -195,6 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint = resolve_checkpoint(str(fetch(given.work / "downloads")), name=scale.checkpoint)
     benchmark = Benchmark(scale, checkpoint, given.data, given.work, given.results, given.threads)
     grid = list(cells(scale, given.task or list(scale.epochs), given.method, given.level, seeds=given.seeds))
+    if not grid:
+        levels = sorted({level for method in scale.methods for level in method.levels})
+        parser.error(f"there is no such run; the levels are {', '.join(levels)}, not all of every method")
     if given.plan:
         total = 0.0
         for cell in grid:

@@ -12,17 +12,22 @@ from models.recipe import Training
 
 Kind = Literal["weights", "units", "layers"]
 SEEDS = (0, 1, 2)
+AS_IN_RECIPE = object()  # a level's value for a field that must not be replaced
 WITHOUT_TRAINING = ("post-training", "obert-one-shot")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to compress: a recipe, and what each of its levels changes in it."""
+    """One way to compress: a recipe, and what each of its levels changes in it.
+
+    With `only_if_named` it is run only where it is asked for by name.
+    """
 
     name: str
     recipe: str
     kind: Kind
     levels: Mapping[str, Mapping[str, Any]]
+    only_if_named: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Cell:
         same = {"teacher": self.scale.teacher(self.task).model_dump(), "augmentation": None}
         if self.method.recipe not in WITHOUT_TRAINING:
             same["student.epochs"] = self.scale.epochs[self.task][1]
-        return {**same, **self.method.levels[self.level]}
+        fields = {**same, **self.method.levels[self.level]}
+        return {name: value for name, value in fields.items() if value is not AS_IN_RECIPE}
 
     @property
     def title(self) -> str:
@@ -99,7 +105,15 @@ SMALL = Scale(
                 "operations 1/4": {"squeeze.heads": 0.25, "squeeze.units": 0.25},
             },
         ),
-        Method("post-training", "post-training", "units", {"operations 1/2": {"squeeze.flops": 0.5}}),
+        Method(
+            "post-training",
+            "post-training",
+            "units",
+            {
+                "operations 1/2": {"squeeze.flops": 0.5},
+                "operations 1/2, rearranged": {"squeeze.flops": 0.5, "squeeze.options": {"rearrange": True}},
+            },
+        ),
         Method(
             "distilbert",
             "distilbert",
@@ -125,6 +139,14 @@ BASE = Scale(
         _weights("magnitude", 0.95, 0.9),
         _weights("movement", 0.95, 0.9),
         _weights("obert", 0.95, 0.9),
+        # 31 times the steps of the others: for a GPU.
+        Method(
+            "sparsebert-augmented",
+            "sparsebert",
+            "weights",
+            {name: {**level, "augmentation": AS_IN_RECIPE} for name, level in _sparsities(0.95, 0.9).items()},
+            only_if_named=True,
+        ),
     ),
 )
 # What sparsebert-best was chosen from, by validation rows: each level changes one setting of the first.
@@ -187,7 +209,7 @@ def cells(
     seeds: int = len(SEEDS),
 ) -> Iterator[Cell]:
     """The runs of a scale, what says most first: all methods at their first level, then the others, then more seeds."""
-    chosen = [method for method in scale.methods if methods is None or method.name in methods]
+    chosen = [m for m in scale.methods if (not m.only_if_named if methods is None else m.name in methods)]
     deepest = max((len(method.levels) for method in chosen), default=0)
     for seed in SEEDS[:seeds]:
         for depth in range(deepest):

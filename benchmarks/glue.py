@@ -67,7 +67,8 @@ TASKS = {
 def _subset(source: Path, rows: int, target: Path) -> Path:
     """Write `rows` lines of a file, drawn once and for all, and return the path."""
     if not target.is_file():
-        lines = source.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(), which also breaks at characters that JSON leaves as they are.
+        lines = [line for line in source.read_text(encoding="utf-8").split("\n") if line]
         chosen = np.sort(np.random.default_rng(SUBSET_SEED).choice(len(lines), size=rows, replace=False))
         for row in chosen:
             json.loads(lines[row])

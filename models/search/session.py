@@ -193,7 +193,8 @@ def _small_enough(
     """The ladders that no target on size rules out before anything is made."""
     job = prepared.plan.job
     limit = min((target.limit for target in targets if target.quantity == "size"), default=math.inf)
-    least = {ladder.name: least_bytes(job.checkpoint, job.teacher, ladder.recipe) for ladder in ladders}
+    smallest = {ladder.name: ladder.candidate(len(ladder) - 1).recipe for ladder in ladders}
+    least = {name: least_bytes(job.checkpoint, job.teacher, recipe) for name, recipe in smallest.items()}
     for ladder in ladders:
         if least[ladder.name] > limit:
             size = SIZE.spell(least[ladder.name])

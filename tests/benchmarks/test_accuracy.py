@@ -1,11 +1,12 @@
 """The accuracy benchmark's grid, figures and page; the training itself is in tests/models."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import read_results
+from benchmarks.accuracy import Stopwatch, read_results
 from benchmarks.accuracy_grid import BASE, SCALES, SMALL, cells
 from benchmarks.accuracy_scores import mean_interval, paired_drop
 from benchmarks.glue import TASKS
@@ -16,10 +17,14 @@ from models.recipe_files import load_recipe, shipped_recipes
 @pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
 def test_every_cell_is_a_recipe_that_loads_with_the_same_teacher_and_epochs(scale):
     for task, (_, epochs) in scale.epochs.items():
-        recipes = [load_recipe(cell.method.recipe, overrides=cell.overrides) for cell in cells(scale, [task])]
+        every = [method.name for method in scale.methods]
+        grid = list(cells(scale, [task], every))
+        recipes = [load_recipe(cell.method.recipe, overrides=cell.overrides) for cell in grid]
         assert len({recipe.teacher for recipe in recipes}) == 1
         assert {recipe.student.epochs for recipe in recipes} - {0} == {epochs}
-        assert all(recipe.augmentation is None for recipe in recipes)
+        augmented = [cell.method.name for cell, recipe in zip(grid, recipes, strict=True) if recipe.augmentation]
+        assert set(augmented) <= {"sparsebert-augmented"}
+        assert not {cell.method.name for cell in cells(scale, [task])} & set(augmented)
 
 
 def test_the_small_scale_has_every_method_that_ships():
@@ -98,6 +103,33 @@ def test_the_page_shows_what_there_is(tmp_path):
     assert rows[2].startswith("| obert | 95 % | 5.0 % | 86.5 (+1.5 ±")
     assert "80.0 (+8.0, +5.0 to +11.0)" in rows[3]
     assert "Nothing has been measured" in text  # at the other scale
+
+
+def test_settings_are_chosen_by_validation_rows(tmp_path):
+    first = run(scale="choices", task="sst2", method="sparsebert-best", level="first settings", validation=85.0)
+    better = {"level": "T = 4", "validation": 86.5, "score": 70.0, "minutes": None}
+    text = page({"runs": [first, first | better], "latency": []})
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ["| T = 4 | 86.5 | - |", "| first settings | 85.0 | 4.0 |"]
+    assert "70.0" not in text
+
+
+def test_minutes_of_all_tries_are_counted(tmp_path, monkeypatch):
+    seconds = iter(range(0, 10_000, 20))
+    monkeypatch.setattr("benchmarks.accuracy.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    path = tmp_path / "minutes" / "one.json"
+    killed = Stopwatch(path, ("student",))
+    killed.begin("teacher")
+    killed.advance(1, 2, "")
+    killed.begin("student")
+    killed.advance(1, 2, "")  # a kill comes after this
+    assert killed.minutes > 0
+    again = Stopwatch(path, ("student",))
+    assert again.minutes == killed.minutes
+    again.begin("student")
+    again.end("student", cached=False, seconds=1.0)
+    assert again.minutes > killed.minutes
+    assert Stopwatch(tmp_path / "none.json", ("student",)).minutes is None
 
 
 def test_a_row_without_all_tasks_has_no_mean():

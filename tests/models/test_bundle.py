@@ -10,7 +10,7 @@ from tiny_bundles import graph, manifest, tokenizer_json
 
 from models.bundle import MAX_MANIFEST_BYTES, Bundle, open_bundle, write_bundle
 from models.errors import BundleError, EnvironmentFault
-from models.manifest import Machine, Measurement, Sizes
+from models.manifest import Machine, Measurement, Sizes, TokenTable
 
 ATTACKS = Path(__file__).parents[1] / "attacks" / "manifests"
 REASONS = {
@@ -94,10 +94,19 @@ def test_the_same_content_has_the_same_version_whatever_machine_measured_it(tmp_
     assert other.manifest.version == bundle.manifest.version
 
 
+def test_a_bundle_of_before_there_were_packed_weights_and_token_tables_is_read(bundle: Bundle) -> None:
+    path = bundle.folder / "manifest.json"
+    content = json.loads(path.read_bytes())
+    assert content.pop("packed") is content.pop("token_table") is None
+    path.write_text(json.dumps(content))
+    assert open_bundle(bundle.folder).manifest == bundle.manifest
+
+
 @pytest.mark.parametrize(
     "fields, files",
     [
         ({"labels": ("a", "b")}, {}),
+        ({"token_table": TokenTable(tokens=9, rows=5, rank=None, energy_kept=1.0)}, {}),
         ({"max_length": 64}, {}),
         ({"recipe": {"a": 1}}, {}),
         ({}, {"model.onnx": graph(seed=1)}),

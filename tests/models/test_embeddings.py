@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -8,13 +10,18 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics.pairwise import cosine_similarity
 
-from models.embeddings import count_tokens, factorize, nearest_kept, shrink_embeddings, token_lookup
+from models.checkpoint import resolve_checkpoint
+from models.data_sources import load_dataset
+from models.embeddings import EMBEDDINGS, count_tokens, factorize, nearest_kept, shrink_embeddings, token_lookup
 from models.errors import CheckpointError, RecipeError
 from models.graph_statistics import flops, sparsity
+from models.manifest import TokenTable
 from models.quantization import quantize
 from models.recipe import Embeddings, Quantization
+from models.report_schema import token_bits
 from models.runtime import OnnxClassifier
 from models.sparse_graph import write_sparse_graph
+from models.steps import shrink_tables
 from models.tokens import TokenizedSplit
 
 PAD = 0
@@ -82,7 +89,7 @@ def test_training_texts_have_the_same_logits_to_the_last_bit(encoder, tmp_path):
     assert np.array_equal(stored[name], table[sorted({*tokens, *SPECIAL})])
     assert stored[f"{name}.remap"].dtype == np.uint16
     assert (report.tokens, report.rows) == (len(table), len(tokens) + len(SPECIAL))
-    assert (report.parameters_before, report.parameters_after) == (table.size, stored[name].size)
+    assert (report.rank, report.energy_kept) == (None, 1)
 
 
 def test_other_tokens_are_read_as_the_nearest_one(encoder, tmp_path):
@@ -106,7 +113,7 @@ def test_a_low_rank_of_a_small_vocabulary_is_quantised_by_rows(encoder, tmp_path
     target, report = shrunk(encoder, tmp_path, vocabulary="training", rank=16)
     name, table = word_table(encoder)
     assert tensors(target)[f"{name}.factor"].shape == (report.rows, 16)
-    assert report.parameters_after == report.rows * 16 + 16 * table.shape[1]
+    assert tensors(target)[f"{name}.basis"].shape == (16, table.shape[1])
     assert 0 < report.energy_kept < 1
     quantize(target, tmp_path / "int8.onnx", Quantization())
     stored = tensors(tmp_path / "int8.onnx")
@@ -148,6 +155,27 @@ def test_the_sparse_runtime_takes_the_smaller_tables(bert, sparse_runtime, tmp_p
     write_sparse_graph(path, target, head_size=8, values="fp32", embeddings_int8=False)
     inputs = texts(bert, np.arange(5, 45))
     assert np.abs(logits(target, inputs, sparse_runtime.path) - logits(path, inputs)).max() < 1e-5
+
+
+def test_what_became_of_the_table_lies_beside_the_graph(bert, make_checkpoint, sentiment_csv, tmp_path):
+    checkpoint, dataset = resolve_checkpoint(str(make_checkpoint("bert"))), load_dataset(sentiment_csv)
+    path = tmp_path / "model.onnx"
+    shutil.copyfile(bert.path, path)
+    settings = {"checkpoint": checkpoint, "dataset": dataset, "max_length": 32}
+    shrink_tables(path, embeddings=Embeddings(vocabulary="training"), **settings)
+    table = TokenTable.model_validate_json((tmp_path / EMBEDDINGS).read_bytes())
+    name, words = word_table(bert)
+    assert (table.tokens, table.rows) == (len(words), len(tensors(path)[name]))
+    tokenizer = checkpoint.tokenizer()
+    seen = {token for row in tokenizer(list(dataset.train.texts))["input_ids"] for token in row}
+    assert table.rows == len(seen | set(tokenizer.all_special_ids)) < table.tokens
+    assert sorted(file.name for file in tmp_path.iterdir()) == [EMBEDDINGS, "model.onnx"]
+
+
+def test_a_table_of_4_bits_is_known_by_its_bits(bert, tmp_path):
+    target, _ = shrunk(bert, tmp_path, vocabulary="training")
+    quantize(target, tmp_path / "int8.onnx", Quantization(embedding_bits=4))
+    assert [token_bits(sparsity(path)) for path in (target, tmp_path / "int8.onnx")] == [32, 4]
 
 
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 60), data=st.data())

@@ -258,46 +258,69 @@ def test_the_token_table_bounds_the_bytes_where_a_recipe_leaves_it_as_it_is(make
 
 
 def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_its_record(
-    tiny_store, compress_tiny, tmp_path
+    tiny_store, compress_tiny, sparse_runtime, tmp_path
 ):
     store = shutil.copytree(tiny_store, tmp_path / "store")  # its networks are trained already
-    opened = Store(store)
-    options = ["--search-recipes", "", "--search-levels", "0.6", "--set", "quantization.enabled=false", "--json"]
+    opened, best_variant = Store(store), "tiny-sparsity60-int8"
+    options = ["--search-recipes", "", "--search-levels", "0.6", "--json"]
 
     def events(*targets, code=0):
-        wanted = [word for target in targets for word in ("--target", target)]
+        wanted = [word for target in ("latency<=10s@2x16", *targets) for word in ("--target", target)]
         result = CliRunner().invoke(app, compress_tiny(store, *options, *wanted), catch_exceptions=False)
         assert result.exit_code == code, result.output
-        return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()], " ".join(result.stderr.split())
 
     def values(name, found):
         return [event["value"] for event in found if event.get("name") == name]
 
-    first, _ = events("latency<=10s@2x16", "accuracy_drop<=100")
+    def begun(found):
+        return {event["step"] for event in found if event["event"] == "begin"}
+
+    first, _ = events("size<=58KB")  # only one file is as small: dense-int8 has 61 KB
     (made,) = values("best", first)
-    assert (made["variant"], made["setting"], made["meets"]) == ("tiny-sparsity60", "pruning.sparsity=0.6", True)
+    assert (made["variant"], made["setting"], made["meets"]) == (best_variant, "pruning.sparsity=0.6", True)
     assert [(point["batch"], point["length"]) for point in made["latency"]] == [(2, 16)]
-    assert opened.variants("tiny") == ["dense", "dense-int8", "sparse60", "sparse60-int8", "tiny-sparsity60"]
-    assert opened.default_variant("tiny") == "tiny-sparsity60"
-    assert json.loads(opened.report_path("tiny", "json").read_text())["default_variant"] == "tiny-sparsity60"
+    trial = {"tiny-sparsity60", best_variant}
+    assert set(opened.variants("tiny")) == {"dense", "dense-int8", "sparse60", "sparse60-int8"} | trial
+    assert opened.default_variant("tiny") == best_variant
+    assert json.loads(opened.report_path("tiny", "json").read_text())["default_variant"] == best_variant
     (dense,) = (store / ".work" / "steps").glob("validate-dense-????????????????")
     (on_test,) = (store / ".work" / "steps").glob("predict-dense-????????????????")
     assert not np.array_equal(*(np.load(folder / "logits.npy") for folder in (dense, on_test))), "not the test split"
-    begun = {event["step"] for event in first if event["event"] == "begin"}
-    assert "export tiny-sparsity60" in begun and not begun & {"teacher", "student", "export dense"}
+    assert "export tiny-sparsity60" in begun(first) and not begun(first) & {"teacher", "student", "export dense"}
 
+    # Another search publishes bundles of the same names, such as with another seed, and makes its own the default.
+    versions = {variant: opened.current("tiny", variant) for variant in ("dense", *trial)}
+    others = {}
+    for variant in versions:
+        bundle = opened.open("tiny", variant)
+        lineage = bundle.manifest.lineage.model_copy(update={"seed": 1})
+        files = {name: bundle.folder / name for name in bundle.manifest.files}
+        others[variant] = opened.publish(
+            bundle.manifest.model_copy(update={"lineage": lineage}), files
+        ).manifest.version
+    assert others != versions
     opened.set_default_variant("tiny", "dense-int8")
-    again, _ = events("latency<=10s@2x16", "size<=9GB")
-    assert [event for event in again if event["event"] == "begin"] == [], "what is on record was begun again"
-    assert values("best", again) and opened.default_variant("tiny") == "tiny-sparsity60"
+    again, _ = events("size<=58KB")
+    assert not begun(again), "what is on record was begun again"
+    assert values("best", again) == [made] and opened.default_variant("tiny") == best_variant
+    assert {variant: opened.current("tiny", variant) for variant in versions} == versions, "not the bundles it judged"
 
-    opened.set_default_variant("tiny", "dense-int8")
-    failed, stderr = events("latency<=10s@2x16", "size<=1KB", code=7)
-    (trial,) = values("trial", failed)
-    assert (trial["variant"], trial["meets"]) == ("tiny-sparsity60", False)
-    assert "nearest is tiny at pruning.sparsity=0.6: tiny-sparsity60" in " ".join(stderr.split())
-    assert opened.default_variant("tiny") == "dense-int8", "a search that finds nothing changes what answers"
-    assert "tiny-sparsity60" in opened.variants("tiny")
+    opened.promote("tiny", best_variant, others[best_variant])
+    opened.remove("tiny", best_variant, versions[best_variant])
+    once_more, _ = events("size<=58KB")
+    assert any("bundle" in name for name in {event.get("name") for event in once_more}), "not made again"
+    assert opened.current("tiny", best_variant) == versions[best_variant]
+
+    opened.set_default_variant("tiny", "sparse60")
+    failed, stderr = events("size<=16KB", code=7)
+    (missed,) = values("trial", failed)
+    assert (missed["variant"], missed["meets"]) == ("tiny-sparsity60", False)
+    assert f"nearest is tiny at pruning.sparsity=0.6: {best_variant} in the sparse runtime" in stderr
+    assert opened.default_variant("tiny") == "sparse60", "a search that finds nothing changes what answers"
+    ruled_out, stderr = events("size<=1KB", code=7)
+    assert "the token embeddings alone take 0.00" in stderr and not begun(ruled_out)
+    assert not values("trial", ruled_out)
 
 
 @pytest.mark.parametrize(
@@ -326,6 +349,14 @@ def test_a_dry_run_of_a_search_says_its_ladders_and_makes_nothing(compress_tiny,
     assert "distilbert: student.layers of 2, 1; about 2 trials" in result.output
     assert "First trial: tiny at pruning.sparsity=0.85" in result.output
     assert not (tmp_path / "store" / "tiny").exists()
+
+
+def test_a_recipe_whose_token_table_alone_is_too_large_is_left_out_and_the_others_are_searched(compress_tiny, tmp_path):
+    command = compress_tiny(tmp_path / "store", "--target", "size<=2KB", "--search-recipes", "smallest", "--dry-run")
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "The recipe tiny is not searched: its token embeddings alone take" in result.output
+    assert "First trial: smallest at pruning.sparsity=0.85" in result.output
 
 
 def test_latency_targets_read_as_on_the_command_line_pick_the_fastest_file():
