@@ -44,7 +44,7 @@ def squeeze_student(
     model = on_device(start_network(recipe, start, dataset, seed)).eval()
     rows = tokenize(dataset.train, start.tokenizer(), recipe.max_length, multi_label=dataset.multi_label)
     batches = list(calibration_batches(rows, squeeze.calibration, start, seed, device=next(model.parameters()).device))
-    progress(0, len(batches), "calibration batches")
+    progress(0, 1, f"{len(batches)} calibration batches")
     make_unit_method(squeeze).apply(model, batches, squeeze)
     if (start.folder / PRUNED).is_file():
         shutil.copy(start.folder / PRUNED, folder)

