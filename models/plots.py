@@ -3,10 +3,10 @@
 A colour is written as `var(--name)` and resolved by the page against its own theme, so plots follow light and dark.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from models.report_schema import Report, Speed, VariantReport
+from models.report_schema import DENSE, Matrix, Report, Speed, VariantReport
 
 Figure = dict[str, Any]
 Choices = dict[str, Figure]
@@ -108,9 +108,14 @@ def size_plots(report: Report) -> Choices:
 
 
 def sparsity_plots(report: Report) -> Choices:
-    """Zeros in every matrix of the encoder, layers by matrices, one figure a variant; the pruned ones first."""
-    rows = sorted(report.variants, key=lambda row: not row.pruned)
-    return {row.variant: _heat_map(row) for row in rows if row.matrices}
+    """What is gone of every matrix of the encoder, layers by matrices, one figure a variant; the smallest first.
+
+    Gone are zeros, and what a squeezed variant's smaller matrices have less than dense's of the same layer.
+    """
+    dense = next((row for row in report.variants if row.variant == DENSE), None)
+    whole = {(m.layer, m.matrix): m.parameters for m in dense.matrices} if dense else {}
+    rows = sorted(report.variants, key=lambda row: row.encoder_kept.weights if row.encoder_kept else 1.0)
+    return {row.variant: _heat_map(row, whole) for row in rows if row.matrices}
 
 
 def matrix_title(name: str) -> str:
@@ -175,7 +180,11 @@ def _scatter(
     return {"data": traces, "layout": layout}
 
 
-def _heat_map(row: VariantReport) -> Figure:
+def _heat_map(row: VariantReport, whole: Mapping[tuple[int, str], int]) -> Figure:
+    def gone(matrix: Matrix) -> float:
+        before = max(whole.get((matrix.layer, matrix.matrix), 0), matrix.parameters)
+        return 100 * (1 - matrix.nonzero / before)
+
     order = list(_MATRIX_TITLES)
     layers = sorted({matrix.layer for matrix in row.matrices})
     titles = sorted(
@@ -188,15 +197,15 @@ def _heat_map(row: VariantReport) -> Figure:
         "type": "heatmap",
         "x": titles,
         "y": [f"layer {layer}" for layer in layers],
-        "z": [[None if m is None else round(100 * m.sparsity, 3) for m in line] for line in places],
-        "text": [["" if m is None else f"{100 * m.sparsity:.1f}" for m in line] for line in places],
+        "z": [[None if m is None else round(gone(m), 3) for m in line] for line in places],
+        "text": [["" if m is None else f"{gone(m):.1f}" for m in line] for line in places],
         "customdata": [[0 if m is None else m.nonzero for m in line] for line in places],
         "texttemplate": "%{text}",
-        "hovertemplate": "%{y}, %{x}<br>%{z:.2f} % zeros, %{customdata:,} weights kept<extra></extra>",
+        "hovertemplate": "%{y}, %{x}<br>%{z:.2f} % gone, %{customdata:,} weights kept<extra></extra>",
         "zmin": 0,
         "zmax": 100,
         "colorscale": [[0, "var(--heat-0)"], [0.5, "var(--heat-50)"], [1, "var(--heat-100)"]],
-        "colorbar": {"title": {"text": "% zeros"}, "thickness": 12, "outlinewidth": 0},
+        "colorbar": {"title": {"text": "% gone"}, "thickness": 12, "outlinewidth": 0},
         "xgap": 2,
         "ygap": 2,
     }

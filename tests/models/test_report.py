@@ -273,6 +273,20 @@ def test_the_plots_are_figures_that_plotly_takes(report):
     assert np.allclose(heat["z"], 90)
 
 
+def test_what_a_squeezed_matrix_lacks_of_denses_is_gone(report):
+    def halved(matrix):
+        half = matrix.parameters // 2
+        return matrix.model_copy(update={"parameters": half, "nonzero": half, "sparsity": 0.0})
+
+    rows = [
+        row.model_copy(update={"matrices": tuple(map(halved, row.matrices))}) if row.variant == "sparse90" else row
+        for row in report.variants
+    ]
+    found = plots(report.model_copy(update={"variants": tuple(rows)}))["sparsity"]
+    assert np.allclose(found["sparse90"]["data"][0]["z"], 50)
+    assert np.allclose(found["dense"]["data"][0]["z"], 0)
+
+
 def test_matrices_have_short_titles():
     assert matrix_title("attention.q_lin") == "query"
     assert matrix_title("mlp.Wi") == "mlp.Wi"
