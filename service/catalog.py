@@ -130,7 +130,6 @@ class Catalog:
             engine = load_engine(
                 self._store.open(task, variant, version),
                 threads=self._settings.threads_per_inference,
-                batch_tokens=self._settings.max_batch_tokens,
                 sample_tolerance=self._settings.sample_tolerance,
                 runtime=self._settings.runtime,
             )

@@ -1,14 +1,20 @@
-"""From inputs to predictions with one engine: the work of a classify request, done on a thread."""
+"""From inputs to predictions with one engine: the work of a classify request."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from models.runtime import Tokens
+from service.batcher import Batcher
 from service.engine import Engine, Logits, scores
 from service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
+
+# Texts of so few characters are tokenised in less time than it takes to hand them to a thread and back.
+TOKENIZED_AT_ONCE: Final = 2_000
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,7 @@ class Classification:
 
     tokens: list[Tokens]
     logits: Logits
+    queue_seconds: float
     tokenize_seconds: float
     inference_seconds: float
 
@@ -25,21 +32,31 @@ class Classification:
         return [Usage(tokens=len(item), truncated=item.truncated) for item in self.tokens]
 
 
-def classify(
-    engine: Engine, inputs: Sequence[TextInput], *, truncate: bool, tokens: list[Tokens] | None = None
+async def classify(
+    batcher: Batcher,
+    engine: Engine,
+    inputs: Sequence[TextInput],
+    *,
+    truncate: bool,
+    deadline: float | None = None,
+    tokens: list[Tokens] | None = None,
+    alone: bool = False,
 ) -> Classification:
-    """Tokenise, unless the tokens are known already, and run.
+    """Tokenise, unless the tokens are known already, and let the batcher run them (`alone` as there).
 
     Raises:
         InvalidRequest: an input cannot be tokenised as asked.
-        InferenceFailed: the graph did not compute an answer.
+        TooLarge, Overloaded, DeadlineExceeded, InferenceFailed: as `Batcher.run` does.
     """
     started = time.perf_counter()
     if tokens is None:
-        tokens = engine.tokenize(inputs, truncate=truncate)
-    tokenized = time.perf_counter()
-    logits = engine.logits(tokens)
-    return Classification(tokens, logits, tokenized - started, time.perf_counter() - tokenized)
+        if sum(item.characters for item in inputs) <= TOKENIZED_AT_ONCE:
+            tokens = engine.tokenize(inputs, truncate=truncate)
+        else:
+            tokens = await asyncio.to_thread(engine.tokenize, inputs, truncate=truncate)
+    tokenize_seconds = time.perf_counter() - started
+    answer = await batcher.run(engine, tokens, deadline=deadline, alone=alone)
+    return Classification(tokens, answer.logits, answer.queue_seconds, tokenize_seconds, answer.inference_seconds)
 
 
 def ranked(

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.runtime import Tokens
+from service.batcher import Batcher
 from service.classification import Classification, classify
 from service.engine import Engine, Logits, scores
 from service.errors import InvalidRequest
@@ -110,12 +111,21 @@ class Comparison:
         return self.reference.answer.inference_seconds / max(arm.answer.inference_seconds, 1e-9)
 
 
-def compare(engines: Sequence[Engine], inputs: Sequence[TextInput], *, truncate: bool) -> Comparison:
+async def compare(
+    batcher: Batcher,
+    engines: Sequence[Engine],
+    inputs: Sequence[TextInput],
+    *,
+    truncate: bool,
+    deadline: float | None = None,
+) -> Comparison:
     """Run the inputs through every engine; those with the same tokenizer get the very same tokens.
+
+    One engine after the other, and in batches of their own, so that their times can be compared.
 
     Raises:
         InvalidRequest: the variants have different labels, or an input cannot be tokenised as asked.
-        InferenceFailed: a graph did not compute an answer.
+        TooLarge, Overloaded, DeadlineExceeded, InferenceFailed: as `Batcher.run` does.
     """
     labels = engines[0].manifest.labels
     for engine in engines[1:]:
@@ -126,7 +136,7 @@ def compare(engines: Sequence[Engine], inputs: Sequence[TextInput], *, truncate:
     arms = []
     for engine in engines:
         known = tokenized.get(engine.tokenization)
-        answer = classify(engine, inputs, truncate=truncate, tokens=known)
+        answer = await classify(batcher, engine, inputs, truncate=truncate, deadline=deadline, tokens=known, alone=True)
         tokenized[engine.tokenization] = answer.tokens
         columns = [engine.manifest.labels.index(label) for label in labels]
         values = scores(answer.logits, engine.manifest.problem_type)[:, columns]

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.batcher import Batcher
 from service.catalog import Catalog
-from service.inference import InferenceQueue
 from service.metrics import Metrics
 from service.settings import Settings
 from service.shutdown import Drain
@@ -20,8 +20,13 @@ class Service:
         self.drain = drain
         self.metrics = Metrics()
         self.catalog = Catalog(settings, self.metrics)
-        self.inference = InferenceQueue(
-            concurrency=settings.concurrency, max_waiting=settings.max_waiting, metrics=self.metrics
+        self.batcher = Batcher(
+            concurrency=settings.concurrency,
+            budget=settings.max_batch_tokens,
+            window_seconds=settings.batch_window_seconds,
+            max_items=settings.max_waiting_inputs,
+            max_tokens=settings.max_waiting_tokens,
+            metrics=self.metrics,
         )
         self.metrics.ready.set_function(lambda: self.reason_not_ready() is None)
         self._loading: asyncio.Task[None] | None = None
@@ -38,7 +43,7 @@ class Service:
     async def stop(self) -> None:
         """Stop loading and take no more work."""
         self.catalog.close()
-        self.inference.close()
+        self.batcher.close()
         await self.loaded()
 
     def reason_not_ready(self) -> str | None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from models.bundle import TOKENIZER
 from models.manifest import Manifest
 from models.runtime import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
-from service.errors import InferenceFailed, InvalidRequest
+from service.errors import InvalidRequest
 from service.schemas import FunctionToApply, ModelRef, TextInput
 
 Logits = npt.NDArray[np.float32]
@@ -19,12 +19,10 @@ Logits = npt.NDArray[np.float32]
 class Engine:
     """A bundle that has answered a warm-up request.
 
-    `batch_tokens` bounds one run of the graph; `sample_difference` is the largest difference of a logit from the
-    bundle's own sample, None where it has none.
+    `sample_difference` is the largest difference of a logit from the bundle's own sample, None where it has none.
     """
 
     loaded: LoadedBundle
-    batch_tokens: int
     sample_difference: float | None = None
 
     @property
@@ -65,33 +63,8 @@ class Engine:
         return tokens
 
     def logits(self, tokens: Sequence[Tokens]) -> Logits:
-        """Logits `[inputs, labels]` in the order of the inputs.
-
-        Raises:
-            InferenceFailed: the graph answered with numbers that are not finite.
-        """
-        result = np.empty((len(tokens), len(self.manifest.labels)), dtype=np.float32)
-        for rows in sub_batches([len(item) for item in tokens], self.batch_tokens):
-            result[rows] = self.loaded.classifier.logits([tokens[row] for row in rows])
-        if not np.isfinite(result).all():
-            raise InferenceFailed(
-                f"{self.manifest.task}/{self.manifest.variant} answered with numbers that are not finite"
-            )
-        return result
-
-
-def sub_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Positions in batches of similar lengths, each of at most `budget` tokens once padded to its longest.
-
-    A single input over the budget is a batch of its own.
-    """
-    batches: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lambda position: lengths[position]):
-        if batches and (len(batches[-1]) + 1) * lengths[position] <= budget:
-            batches[-1].append(position)
-        else:
-            batches.append([position])
-    return batches
+        """Logits `[inputs, labels]` of inputs that run as one batch; releases the GIL while it works."""
+        return self.loaded.classifier.logits(tokens)
 
 
 def scores(logits: Logits, problem_type: str, function_to_apply: FunctionToApply | None = None) -> Logits:

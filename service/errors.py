@@ -10,7 +10,8 @@
     ├── InvalidRequest           422   JSON that does not say what is needed
     ├── Overloaded               429   with Retry-After
     ├── InferenceFailed          500   a graph that answered with numbers that are not finite
-    └── Unavailable              503   models loading, refused, or the service shutting down
+    ├── Unavailable              503   models loading, refused, or the service shutting down
+    └── DeadlineExceeded         504   the answer would have come after the client's own limit
 
 Every detail names the thing that is wrong and the way out; none repeats a text that was sent.
 """
@@ -111,6 +112,12 @@ class Unavailable(ServiceError):
     """The model cannot answer now."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class DeadlineExceeded(ServiceError):
+    """The time that the client gave for the answer is over."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
 
 
 class FieldProblem(BaseModel):

@@ -21,9 +21,7 @@ WARM_UP_TEXT: Final = "warm up"
 INT8_TOLERANCE: Final = 0.5
 
 
-def load_engine(
-    bundle: Bundle, *, threads: int, batch_tokens: int, sample_tolerance: float, runtime: RuntimeChoice = "auto"
-) -> Engine:
+def load_engine(bundle: Bundle, *, threads: int, sample_tolerance: float, runtime: RuntimeChoice = "auto") -> Engine:
     """Load a bundle and let it answer its own sample.
 
     With "auto" the sparse runtime serves a bundle that was measured to be faster in it, if its library loads here and
@@ -37,13 +35,13 @@ def load_engine(
     """
     if _wants_sparse(bundle.manifest, runtime):
         try:
-            return _load_sparse(bundle, threads, batch_tokens, sample_tolerance)
+            return _load_sparse(bundle, threads, sample_tolerance)
         except BundleError as error:
             if runtime == "sparse":
                 raise
             manifest = bundle.manifest
             logger.warning("%s/%s is served by stock onnxruntime: %s", manifest.task, manifest.variant, error)
-    engine, difference = _answer_sample(bundle, threads, batch_tokens, "onnx")
+    engine, difference = _answer_sample(bundle, threads, "onnx")
     if difference is not None and difference > sample_tolerance:
         logger.warning(
             "%s/%s: logits of the bundle's own sample differ by %.4g on this machine (tolerance %.4g); "
@@ -63,8 +61,8 @@ def _wants_sparse(manifest: Manifest, runtime: RuntimeChoice) -> bool:
     return runtime == "sparse" or bool(measured and measured.preferred)
 
 
-def _load_sparse(bundle: Bundle, threads: int, batch_tokens: int, sample_tolerance: float) -> Engine:
-    engine, difference = _answer_sample(bundle, threads, batch_tokens, "sparse")
+def _load_sparse(bundle: Bundle, threads: int, sample_tolerance: float) -> Engine:
+    engine, difference = _answer_sample(bundle, threads, "sparse")
     int8 = bundle.manifest.packed is not None and bundle.manifest.packed.values == "int8"
     tolerance = max(sample_tolerance, INT8_TOLERANCE) if int8 else sample_tolerance
     if difference is not None and difference > tolerance:
@@ -74,14 +72,18 @@ def _load_sparse(bundle: Bundle, threads: int, batch_tokens: int, sample_toleran
     return engine
 
 
-def _answer_sample(bundle: Bundle, threads: int, batch_tokens: int, runtime: Runtime) -> tuple[Engine, float | None]:
+def _answer_sample(bundle: Bundle, threads: int, runtime: Runtime) -> tuple[Engine, float | None]:
     """An engine that has answered the bundle's sample, and the largest difference of a logit from it."""
-    engine = Engine(load_bundle(bundle, threads=threads, runtime=runtime), batch_tokens)
+    engine = Engine(load_bundle(bundle, threads=threads, runtime=runtime))
     manifest = bundle.manifest
     try:
         texts = [TextInput(text=answer.text) for answer in manifest.sample] or [TextInput(text=WARM_UP_TEXT)]
         # One at a time, as the exporter did: int8 quantises activations by the batch they are in.
         logits = np.concatenate([engine.logits([tokens]) for tokens in engine.tokenize(texts)])
+        if logits.shape[-1] != len(manifest.labels):
+            raise BundleError(f"{logits.shape[-1]} logits for {len(manifest.labels)} labels")
+        if not np.isfinite(logits).all():
+            raise BundleError("numbers that are not finite")
     except Exception as error:  # onnxruntime raises its own classes without a public common base
         raise BundleError(f"{bundle.model_path} does not answer a warm-up request: {error}") from error
     if not manifest.sample:
@@ -90,4 +92,4 @@ def _answer_sample(bundle: Bundle, threads: int, batch_tokens: int, runtime: Run
     if expected.shape != logits.shape:
         raise BundleError(f"{bundle.folder}: its sample has {expected.shape} logits for {logits.shape} answers")
     difference = float(np.abs(logits - expected).max())
-    return Engine(engine.loaded, batch_tokens, difference), difference
+    return Engine(engine.loaded, difference), difference

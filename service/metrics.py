@@ -16,6 +16,7 @@ from prometheus_client import (
 from service.schemas import ModelRef, Timings, Usage
 
 STAGES = ("queue", "tokenize", "inference")
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -50,8 +51,20 @@ class Metrics:
         self.truncated = Counter(
             "sparserve_truncated_inputs_total", "Inputs that were cut to the model's length.", model, registry=registry
         )
-        self.running = Gauge("sparserve_inferences_running", "Inferences running now.", registry=registry)
-        self.waiting = Gauge("sparserve_requests_waiting", "Requests waiting for an inference now.", registry=registry)
+        self.batches = Counter("sparserve_batches_total", "Runs of a model's graph.", model, registry=registry)
+        self.batch_inputs = Histogram(
+            "sparserve_batch_inputs",
+            "Inputs of one run of a model's graph, of any requests.",
+            model,
+            buckets=BATCH_SIZES,
+            registry=registry,
+        )
+        self.padding = Counter(
+            "sparserve_padding_tokens_total", "Tokens computed only to fill batches up.", model, registry=registry
+        )
+        self.running = Gauge("sparserve_batches_running", "Batches running now.", registry=registry)
+        self.waiting = Gauge("sparserve_inputs_waiting", "Inputs waiting for a batch now.", registry=registry)
+        self.waiting_tokens = Gauge("sparserve_tokens_waiting", "Tokens waiting for a batch now.", registry=registry)
         self.shed = Counter("sparserve_requests_shed_total", "Requests answered 429.", registry=registry)
         self.model_info = Gauge(
             "sparserve_model_info",
@@ -61,6 +74,13 @@ class Metrics:
         )
         self.refused = Gauge("sparserve_bundles_refused", "Bundles that failed verification.", registry=registry)
         self.ready = Gauge("sparserve_ready", "1 when /readyz answers 200.", registry=registry)
+
+    def ran(self, model: ModelRef, inputs: int, tokens: int, padded_tokens: int) -> None:
+        """Count a batch."""
+        names = (model.task, model.variant)
+        self.batches.labels(*names).inc()
+        self.batch_inputs.labels(*names).observe(inputs)
+        self.padding.labels(*names).inc(padded_tokens - tokens)
 
     def classified(self, model: ModelRef, usage: Sequence[Usage], timings: Timings) -> None:
         """Count an answered request."""

@@ -35,10 +35,21 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         None, ge=1, description="CPU threads for inference in all; by default the CPUs that this process may use"
     )
-    concurrency: int = Field(1, ge=1, description="inferences that run at once; the threads are divided among them")
-    max_waiting: int = Field(64, ge=0, description="requests that may wait for an inference; more are answered 429")
+    concurrency: int = Field(1, ge=1, description="batches that run at once; the threads are divided among them")
     max_batch_tokens: int = Field(
-        4096, ge=1, description="tokens, padding included, of one run of the graph; larger requests take several runs"
+        4096, ge=1, description="tokens, padding included, of one batch; larger requests take several"
+    )
+    batch_window_seconds: float = Field(
+        0.05, ge=0, description="how much earlier than its turn an input may run because its length suits a batch"
+    )
+    max_waiting_inputs: int = Field(
+        1024, ge=0, description="inputs that may wait for a batch; what would wait behind more is answered 429"
+    )
+    max_waiting_tokens: int = Field(
+        65_536, ge=0, description="tokens that may wait for a batch; what would wait behind more is answered 429"
+    )
+    request_timeout_seconds: float | None = Field(
+        None, gt=0, description="longest time for an answer, else 504; a request's X-Request-Timeout may be shorter"
     )
 
     max_body_bytes: int = Field(2 * 2**20, ge=1, description="bytes of a request body")

@@ -1,7 +1,6 @@
 """POST /v1/models/{task}/compare: the same texts through several variants."""
 
 import time
-from functools import partial
 
 from fastapi import APIRouter, Response
 
@@ -9,6 +8,7 @@ from service.catalog import Catalog
 from service.classification import server_timing, timings
 from service.comparison import compare
 from service.context import ServiceDependency
+from service.deadlines import DeadlineDependency
 from service.engine import Engine
 from service.errors import InvalidRequest, problems
 from service.limits import JsonRoute, check_size
@@ -18,25 +18,25 @@ router = APIRouter(route_class=JsonRoute, tags=["compare"])
 REFERENCE = "dense"
 
 
-@router.post("/v1/models/{task}/compare", responses=problems(400, 404, 413, 415, 422, 429, 500, 503))
+@router.post("/v1/models/{task}/compare", responses=problems(400, 404, 413, 415, 422, 429, 500, 503, 504))
 async def compare_variants(
-    task: str, body: CompareRequest, service: ServiceDependency, response: Response
+    task: str, body: CompareRequest, service: ServiceDependency, deadline: DeadlineDependency, response: Response
 ) -> CompareAnswer:
     """Run texts through several variants: predictions, agreement, differences and latency of each."""
     arrived = time.perf_counter()
     engines = chosen_engines(service.catalog, task, body.variants)
     check_size(body.inputs, service.settings)
-    work = partial(compare, engines, body.inputs, truncate=body.truncate)
-    comparison, queue_seconds = await service.inference.run(work)
+    comparison = await compare(service.batcher, engines, body.inputs, truncate=body.truncate, deadline=deadline)
     answers = [arm.answer for arm in comparison.arms]
     stages = timings(
         arrived,
-        queue_seconds,
+        sum(answer.queue_seconds for answer in answers),
         sum(answer.tokenize_seconds for answer in answers),
         sum(answer.inference_seconds for answer in answers),
     )
     for arm in comparison.arms:
-        seconds = timings(arrived, queue_seconds, arm.answer.tokenize_seconds, arm.answer.inference_seconds)
+        own = arm.answer
+        seconds = timings(arrived, own.queue_seconds, own.tokenize_seconds, own.inference_seconds)
         service.metrics.classified(arm.engine.ref, arm.answer.usage(), seconds)
     response.headers["Server-Timing"] = server_timing(stages)
     return CompareAnswer(

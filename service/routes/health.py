@@ -16,7 +16,14 @@ from service.version import VERSION
 
 router = APIRouter(tags=["operations"])
 LIBRARIES = ("onnxruntime", "tokenizers", "numpy", "fastapi", "uvicorn", "pydantic")
-LIMITS = ("max_body_bytes", "max_items", "max_characters", "max_batch_tokens", "max_waiting")
+LIMITS = (
+    "max_body_bytes",
+    "max_items",
+    "max_characters",
+    "max_batch_tokens",
+    "max_waiting_inputs",
+    "max_waiting_tokens",
+)
 
 
 @router.get("/livez")

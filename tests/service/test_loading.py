@@ -17,7 +17,7 @@ from service.app import create_app
 from service.loading import load_engine
 from service.settings import Settings
 
-OPTIONS = {"threads": 1, "batch_tokens": 4096, "sample_tolerance": 0.02}
+OPTIONS = {"threads": 1, "sample_tolerance": 0.02}
 
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")

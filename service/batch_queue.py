@@ -1,0 +1,160 @@
+"""Which inputs run together: tokenised inputs wait by model, and leave in batches of similar lengths.
+
+Nothing here waits, runs or looks at a clock: `batcher` does. What is promised, whatever is added, given up or taken:
+every input that was added leaves once or was given up; no batch is over the budget; the input that has waited longest
+is in the next batch, so that none starves.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final
+
+# Inputs that are looked at for one batch: far more than a batch holds, and sorted in well under a millisecond.
+LOOKAHEAD: Final = 1024
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A request's place in the queue: `lengths` are the tokens of its inputs, `model` says which can run together."""
+
+    model: Hashable
+    lengths: Sequence[int]
+    arrived: float
+    deadline: float | None = None
+    waiting: int = field(init=False)
+    given_up: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.waiting = len(self.lengths)
+
+    def expired(self, now: float) -> bool:
+        """Whether its answer would come too late."""
+        return self.deadline is not None and now >= self.deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One input of a request: the `position`-th, of `length` tokens."""
+
+    ticket: Ticket
+    position: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one model that run together, the shortest first."""
+
+    model: Hashable
+    items: list[Item]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens without padding."""
+        return sum(item.length for item in self.items)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens once every input is as long as the longest."""
+        return len(self.items) * self.items[-1].length
+
+
+class BatchQueue:
+    """Inputs that wait, in order of arrival within each model.
+
+    Args:
+        budget: tokens of a batch, padding included.
+        window_seconds: an input may run before one of its model that arrived up to so much earlier, if its length
+            suits the batch better, and before none that arrived earlier still.
+    """
+
+    def __init__(self, *, budget: int, window_seconds: float) -> None:
+        self.budget = budget
+        self.window_seconds = window_seconds
+        self.items = 0
+        self.tokens = 0
+        self._lanes: dict[Hashable, deque[Item]] = {}
+
+    def add(self, ticket: Ticket) -> None:
+        """Let all inputs of a request wait.
+
+        Raises:
+            ValueError: one of them is over the budget of a batch or empty, or the request has none.
+        """
+        if not ticket.lengths or min(ticket.lengths) < 1 or max(ticket.lengths) > self.budget:
+            raise ValueError(f"inputs of {list(ticket.lengths)} tokens cannot run in batches of {self.budget}")
+        lane = self._lanes.setdefault(ticket.model, deque())
+        lane.extend(Item(ticket, position, length) for position, length in enumerate(ticket.lengths))
+        self.items += len(ticket.lengths)
+        self.tokens += sum(ticket.lengths)
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Forget the inputs of a request that still wait; those that were taken are not called back."""
+        if ticket.given_up:
+            return
+        ticket.given_up = True
+        lane = self._lanes.get(ticket.model)
+        if ticket.waiting and lane is not None:
+            gone = [item for item in lane if item.ticket is ticket]
+            self._left(gone)
+            kept = deque(item for item in lane if item.ticket is not ticket)
+            self._replace(ticket.model, kept)
+
+    def take(self, now: float) -> Batch | None:
+        """The next batch, None if nothing waits; requests whose deadline has passed are given up first.
+
+        It is of the model whose input has waited longest, holds that input, and of the others in its window those
+        whose lengths are nearest and fill the budget with most tokens.
+        """
+        while self._lanes:
+            model = min(self._lanes, key=lambda name: self._lanes[name][0].ticket.arrived)
+            first = self._lanes[model][0]
+            if not first.ticket.expired(now):
+                return self._batch(model, first, now)
+            self.give_up(first.ticket)
+        return None
+
+    def _batch(self, model: Hashable, first: Item, now: float) -> Batch:
+        lane = self._lanes[model]
+        latest = first.ticket.arrived + self.window_seconds
+        near = []
+        for item in itertools.islice(lane, LOOKAHEAD):
+            if item.ticket.arrived > latest:
+                break
+            if not item.ticket.expired(now):
+                near.append(item)
+        near.sort(key=attrgetter("length"))
+        begin, end = _fullest([item.length for item in near], near.index(first), self.budget)
+        chosen = near[begin:end]
+        taken = set(map(id, chosen))
+        self._left(chosen)
+        self._replace(model, deque(item for item in lane if id(item) not in taken))
+        return Batch(model, chosen)
+
+    def _left(self, items: Sequence[Item]) -> None:
+        for item in items:
+            item.ticket.waiting -= 1
+            self.tokens -= item.length
+        self.items -= len(items)
+
+    def _replace(self, model: Hashable, lane: deque[Item]) -> None:
+        if lane:
+            self._lanes[model] = lane
+        else:
+            self._lanes.pop(model, None)
+
+
+def _fullest(lengths: Sequence[int], anchor: int, budget: int) -> tuple[int, int]:
+    """The run [begin, end) of sorted lengths that holds `anchor` and fits the budget with most tokens."""
+    sums = [0, *itertools.accumulate(lengths)]
+    best = (anchor, anchor + 1)
+    for end in range(anchor + 1, len(lengths) + 1):
+        begin = max(end - budget // lengths[end - 1], 0)
+        if begin > anchor:
+            break
+        if sums[end] - sums[begin] > sums[best[1]] - sums[best[0]]:
+            best = (begin, end)
+    return best

@@ -1,0 +1,222 @@
+"""Requests become batches: admitted by their cost, run on a few threads, answered as soon as their last input is.
+
+A thread that is free takes the next batch from the queue at once: on an idle server a request waits for nothing, and
+under load a batch fills while others run.
+"""
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from models.runtime import Tokens
+from service.batch_queue import Batch, BatchQueue, Ticket
+from service.engine import Engine, Logits
+from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
+from service.metrics import Metrics
+
+# How fast the measured drain rate follows: a batch counts as much as all before it would after ten.
+SMOOTHING: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Logits `[inputs, labels]` of a request, and where its time went.
+
+    `queue_seconds` are from its arrival to its first batch, `inference_seconds` the sum of its batches', in which other
+    requests may have had a part.
+    """
+
+    logits: Logits
+    queue_seconds: float
+    inference_seconds: float
+
+
+@dataclass(eq=False)
+class _Request:
+    """What a ticket stands for, until it is answered."""
+
+    engine: Engine
+    tokens: Sequence[Tokens]
+    answered: asyncio.Future[Answer]
+    logits: Logits
+    left: int
+    queue_seconds: float | None = None
+    inference_seconds: float = 0.0
+
+    def take(self, position: int, row: Logits) -> None:
+        """An input's logits have come."""
+        self.logits[position] = row
+        self.left -= 1
+        if not self.left:
+            self.answered.set_result(Answer(self.logits, self.queue_seconds or 0.0, self.inference_seconds))
+
+
+class Batcher:
+    """Runs inputs on `concurrency` threads, off the event loop.
+
+    Args:
+        budget: tokens of a batch, padding included.
+        window_seconds: how much earlier than its turn an input may run because its length suits a batch.
+        max_items, max_tokens: inputs, and tokens, that may wait; beyond that requests are refused.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        concurrency: int,
+        budget: int,
+        window_seconds: float,
+        max_items: int,
+        max_tokens: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.concurrency = concurrency
+        self.max_items = max_items
+        self.max_tokens = max_tokens
+        self._metrics = metrics
+        self._clock = clock
+        self._queue = BatchQueue(budget=budget, window_seconds=window_seconds)
+        self._requests: dict[Ticket, _Request] = {}
+        self._changed = threading.Condition()
+        self._closing = False
+        self._running = 0
+        self._tokens_per_second = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._threads = [
+            threading.Thread(target=self._work, name=f"inference-{number}", daemon=True)
+            for number in range(concurrency)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(
+        self, engine: Engine, tokens: Sequence[Tokens], *, deadline: float | None = None, alone: bool = False
+    ) -> Answer:
+        """Logits of inputs that are tokenised; given up, the request leaves the queue.
+
+        `deadline` is on the clock of the batcher. With `alone` no other request's inputs are in its batches, so that
+        their seconds are its own.
+
+        Raises:
+            TooLarge: an input is over the budget of a batch.
+            Overloaded: too much waits; says after how many seconds there should be room.
+            DeadlineExceeded: the answer would come too late; what had not begun is not computed.
+            InferenceFailed: the graph did not compute an answer.
+        """
+        self._loop = asyncio.get_running_loop()
+        now = self._clock()
+        # Requests keep their engine, so its id is no other engine's while they wait.
+        ticket = Ticket((id(engine), object() if alone else None), [len(item) for item in tokens], now, deadline)
+        logits = np.empty((len(tokens), len(engine.manifest.labels)), dtype=np.float32)
+        request = _Request(engine, tokens, self._loop.create_future(), logits, len(tokens))
+        with self._changed:
+            self._admit(ticket)
+            self._requests[ticket] = request
+            self._queue.add(ticket)
+            self._tell()
+            self._changed.notify()
+        try:
+            async with asyncio.timeout(None if deadline is None else max(deadline - now, 0)):
+                return await request.answered
+        except TimeoutError as error:
+            raise DeadlineExceeded("the answer did not come in time: nothing more is computed for it") from error
+        finally:
+            with self._changed:
+                self._queue.give_up(ticket)
+                self._requests.pop(ticket, None)
+                self._tell()
+
+    def close(self) -> None:
+        """Take no more batches; those that run go on to their end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def _admit(self, ticket: Ticket) -> None:
+        """Refuse what would wait behind too much. An empty queue takes any request, however large."""
+        longest, budget = max(ticket.lengths), self._queue.budget
+        if longest > budget:
+            raise TooLarge(f"an input has {longest} tokens, a batch takes {budget}: shorten it")
+        items, tokens = self._queue.items + len(ticket.lengths), self._queue.tokens + sum(ticket.lengths)
+        if self._queue.items and (items > self.max_items or tokens > self.max_tokens):
+            self._metrics.shed.inc()
+            seconds = self._seconds_until_room(items - self.max_items, tokens - self.max_tokens)
+            raise Overloaded(
+                f"{self._queue.items} inputs of {self._queue.tokens} tokens in all are waiting, and the limits are "
+                f"{self.max_items} and {self.max_tokens}: try again in {seconds} s",
+                seconds,
+            )
+
+    def _seconds_until_room(self, items: int, tokens: int) -> int:
+        """When what is over the limits will have run at the present rate; at least a second, the header's unit."""
+        if not self._tokens_per_second:
+            return 1
+        mean_length = self._queue.tokens / self._queue.items
+        return max(math.ceil(max(tokens, items * mean_length) / self._tokens_per_second), 1)
+
+    def _work(self) -> None:
+        """A thread's life: take a batch, run it, until the batcher is closed."""
+        while True:
+            with self._changed:
+                while (batch := self._queue.take(self._clock())) is None:
+                    if self._closing:
+                        return
+                    self._changed.wait()
+                now = self._clock()
+                requests = [self._requests[item.ticket] for item in batch.items]
+                for item, request in zip(batch.items, requests, strict=True):
+                    if request.queue_seconds is None:
+                        request.queue_seconds = now - item.ticket.arrived
+                self._running += 1
+                self._tell()
+            self._run(batch, requests)
+
+    def _run(self, batch: Batch, requests: Sequence[_Request]) -> None:
+        engine, began = requests[0].engine, self._clock()
+        found: Logits | Exception
+        try:
+            tokens = [request.tokens[item.position] for item, request in zip(batch.items, requests, strict=True)]
+            found = engine.logits(tokens)
+        except Exception as error:  # whatever it is, the requests must hear of it, and this thread serves on
+            found = error
+        seconds = self._clock() - began
+        with self._changed:
+            self._running -= 1
+            rate = self.concurrency * batch.tokens / max(seconds, 1e-9)
+            self._tokens_per_second += (rate - self._tokens_per_second) * (SMOOTHING if self._tokens_per_second else 1)
+            self._tell()
+        self._metrics.ran(engine.ref, len(batch.items), batch.tokens, batch.padded_tokens)
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
+            self._loop.call_soon_threadsafe(_deliver, batch, requests, found, seconds)
+
+    def _tell(self) -> None:
+        self._metrics.waiting.set(self._queue.items)
+        self._metrics.waiting_tokens.set(self._queue.tokens)
+        self._metrics.running.set(self._running)
+
+
+def _deliver(batch: Batch, requests: Sequence[_Request], found: Logits | Exception, seconds: float) -> None:
+    """On the event loop: give every request its rows, and answer those that have all of them."""
+    name = f"{requests[0].engine.manifest.task}/{requests[0].engine.manifest.variant}"
+    for request in dict.fromkeys(requests):
+        request.inference_seconds += seconds
+    for index, (item, request) in enumerate(zip(batch.items, requests, strict=True)):
+        if request.answered.done():  # given up, or failed with another of its inputs
+            continue
+        if isinstance(found, Exception):
+            request.answered.set_exception(InferenceFailed(f"{name} failed: {type(found).__name__}"))
+        elif not np.isfinite(found[index]).all():
+            # One input's fault must not be another request's.
+            request.answered.set_exception(InferenceFailed(f"{name} answered with numbers that are not finite"))
+        else:
+            request.take(item.position, found[index])

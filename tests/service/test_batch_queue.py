@@ -1,0 +1,130 @@
+"""The queue of inputs against a model of it: nothing lost, doubled, over the budget or starved."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.batch_queue import BatchQueue, Ticket
+
+BUDGET = 64
+WINDOW = 3.0
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Requests come, are given up and leave in batches while a clock of our own goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = BatchQueue(budget=BUDGET, window_seconds=WINDOW)
+        self.now = 0.0
+        self.waiting: dict[Ticket, set[int]] = {}
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 2.0, 5.0]))
+    def time_goes_on(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(
+        model=st.sampled_from("ab"),
+        lengths=st.lists(st.integers(1, BUDGET), min_size=1, max_size=6),
+        patience=st.one_of(st.none(), st.sampled_from([0.0, 1.0, 6.0])),
+    )
+    def a_request_comes(self, model: str, lengths: list[int], patience: float | None) -> None:
+        ticket = Ticket(model, lengths, self.now, None if patience is None else self.now + patience)
+        self.queue.add(ticket)
+        self.waiting[ticket] = set(range(len(lengths)))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def a_request_is_given_up(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(list(self.waiting)))
+        self.queue.give_up(ticket)
+        self.queue.give_up(ticket)  # twice is the same as once
+        del self.waiting[ticket]
+
+    @rule()
+    def a_batch_leaves(self) -> None:
+        alive = {ticket: left for ticket, left in self.waiting.items() if not ticket.expired(self.now)}
+        batch = self.queue.take(self.now)
+        if batch is None:
+            assert not alive
+            self.waiting = {}
+            return
+        longest = max(item.length for item in batch.items)
+        assert batch.padded_tokens == longest * len(batch.items) <= BUDGET
+        assert batch.tokens == sum(item.length for item in batch.items)
+        oldest = min(ticket.arrived for ticket in alive)
+        arrivals = [item.ticket.arrived for item in batch.items]
+        assert min(arrivals) == oldest
+        assert max(arrivals) <= oldest + WINDOW
+        for item in batch.items:
+            assert item.ticket.model == batch.model
+            assert item.length == item.ticket.lengths[item.position]
+            self.waiting[item.ticket].remove(item.position)  # KeyError: it left before, or its request is gone
+        # Who is expired and was in the way has been given up; others may still wait to be.
+        self.waiting = {t: left for t, left in self.waiting.items() if left and not t.given_up}
+
+    @invariant()
+    def what_waits_is_counted(self) -> None:
+        assert self.queue.items == sum(map(len, self.waiting.values()))
+        assert self.queue.tokens == sum(t.lengths[place] for t, left in self.waiting.items() for place in left)
+
+    def teardown(self) -> None:
+        while (batch := self.queue.take(self.now)) is not None:
+            for item in batch.items:
+                self.waiting[item.ticket].remove(item.position)
+        assert not any(left for t, left in self.waiting.items() if not t.expired(self.now))
+
+
+QueueMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestQueueMachine = QueueMachine.TestCase
+
+
+def lengths_of(queue: BatchQueue, now: float = 0.0) -> list[int]:
+    batch = queue.take(now)
+    assert batch is not None
+    return [item.length for item in batch.items]
+
+
+def test_a_batch_is_of_similar_lengths_and_full() -> None:
+    queue = BatchQueue(budget=40, window_seconds=1.0)
+    queue.add(Ticket("a", [10, 2, 11, 40, 9, 2, 8], 0.0))
+    # With the first: [9, 10, 11] are 30 tokens, [2, 8, 9, 10] only 29.
+    assert lengths_of(queue) == [9, 10, 11]
+    assert lengths_of(queue) == [2, 2, 8]
+    assert lengths_of(queue) == [40]
+    assert queue.take(0.0) is None
+
+
+def test_who_came_first_is_not_passed_by_who_came_after_the_window() -> None:
+    queue = BatchQueue(budget=30, window_seconds=1.0)
+    queue.add(Ticket("a", [10], 0.0))
+    queue.add(Ticket("a", [10, 10], 1.5))
+    assert lengths_of(queue) == [10]
+    assert lengths_of(queue) == [10, 10]
+
+
+def test_models_take_turns_by_who_waits_longest() -> None:
+    queue = BatchQueue(budget=30, window_seconds=1.0)
+    queue.add(Ticket("a", [30, 30], 0.0))
+    queue.add(Ticket("b", [5], 0.5))
+    queue.add(Ticket("a", [5], 1.0))
+    batches = [queue.take(2.0) for _ in range(4)]
+    assert [batch.model for batch in batches if batch] == ["a", "a", "b", "a"]
+
+
+def test_an_answer_that_would_come_too_late_is_not_computed() -> None:
+    queue = BatchQueue(budget=30, window_seconds=1.0)
+    late = Ticket("a", [5, 5], 0.0, deadline=1.0)
+    queue.add(late)
+    queue.add(Ticket("a", [7], 0.5))
+    assert lengths_of(queue, now=1.0) == [7]
+    assert late.given_up or queue.items == 0
+
+
+@pytest.mark.parametrize("lengths", [[], [31], [5, 0]])
+def test_what_can_never_run_is_refused(lengths: list[int]) -> None:
+    queue = BatchQueue(budget=30, window_seconds=1.0)
+    with pytest.raises(ValueError, match="cannot run in batches of 30"):
+        queue.add(Ticket("a", lengths, 0.0))
+    assert queue.items == queue.tokens == 0

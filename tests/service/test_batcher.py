@@ -1,0 +1,309 @@
+"""Requests as batches on threads: admitted by cost, answered in order, let go of when given up."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from tiny_bundles import TASK
+
+from models.runtime import Tokens
+from service.batcher import Answer, Batcher
+from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
+from service.metrics import Metrics
+from service.schemas import ModelRef
+
+URL = f"/v1/models/{TASK}/classify"
+LIMITS = {"concurrency": 1, "budget": 32, "window_seconds": 1.0, "max_items": 8, "max_tokens": 64}
+
+
+class FakeEngine:
+    """Answers each input with its length and first token; a closed gate holds it up."""
+
+    def __init__(self, variant: str = "dense") -> None:
+        self.ref = ModelRef(task="t", variant=variant, version="1")
+        self.manifest = SimpleNamespace(task="t", variant=variant, labels=("length", "first"))
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Semaphore(0)
+
+    def logits(self, tokens: Sequence[Tokens]) -> Any:
+        self.batches.append([len(item) for item in tokens])
+        self.begun.release()
+        self.gate.wait(timeout=10)
+        return np.array([[len(item), item.ids[0]] for item in tokens], dtype=np.float32)
+
+
+def inputs(*lengths: int, first: int = 1) -> list[Tokens]:
+    return [Tokens([first] * length, [0] * length, False) for length in lengths]
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"sparserve_{name}", labels)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def scenario(metrics: Metrics) -> Callable[..., Any]:
+    """Run an async test with a batcher, which is closed at the end with nothing left in it."""
+
+    def run(steps: Callable[..., Any], **limits: Any) -> None:
+        async def main() -> None:
+            batcher = Batcher(**{**LIMITS, **limits}, metrics=metrics)
+            try:
+                await steps(batcher, FakeEngine())
+            finally:
+                batcher.close()
+            assert value(metrics, "inputs_waiting") == value(metrics, "tokens_waiting") == 0
+
+        asyncio.run(main())
+
+    return run
+
+
+async def held_up(batcher: Batcher, engine: FakeEngine) -> asyncio.Task[Answer]:
+    """A request that runs until the engine's gate opens."""
+    engine.gate.clear()
+    task = asyncio.create_task(batcher.run(engine, inputs(3)))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    await asyncio.to_thread(engine.begun.acquire)
+    return task
+
+
+def test_answers_keep_the_order_of_a_requests_inputs(scenario, metrics) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        answer = await batcher.run(engine, inputs(9, 2, 30, 2, 11))
+        assert answer.logits[:, 0].tolist() == [9, 2, 30, 2, 11]
+        assert answer.inference_seconds > 0
+        assert all(len(batch) * max(batch) <= 32 for batch in engine.batches)
+        assert value(metrics, "batches_total", task="t", variant="dense") == len(engine.batches)
+        padded = sum(len(batch) * max(batch) - sum(batch) for batch in engine.batches)
+        assert value(metrics, "padding_tokens_total", task="t", variant="dense") == padded
+
+    scenario(steps)
+
+
+def test_requests_that_wait_run_together_and_each_gets_its_own(scenario) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        first = await held_up(batcher, engine)
+        others = [asyncio.create_task(batcher.run(engine, inputs(4, first=number))) for number in range(5)]
+        await asyncio.sleep(0)
+        engine.gate.set()
+        answers = await asyncio.gather(*others)
+        assert [answer.logits.tolist() for answer in answers] == [[[4, number]] for number in range(5)]
+        assert engine.batches == [[3], [4, 4, 4, 4, 4]]
+        assert all(answer.queue_seconds > 0 for answer in (await first, *answers))
+
+    scenario(steps)
+
+
+def test_alone_means_in_batches_of_its_own(scenario) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        first = await held_up(batcher, engine)
+        apart = asyncio.create_task(batcher.run(engine, inputs(4, 5), alone=True))
+        other = asyncio.create_task(batcher.run(engine, inputs(4)))
+        await asyncio.sleep(0)
+        engine.gate.set()
+        await asyncio.gather(first, apart, other)
+        assert engine.batches == [[3], [4, 5], [4]]
+
+    scenario(steps)
+
+
+def test_what_would_wait_behind_too_much_is_refused_with_a_time(scenario, metrics) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        first = await held_up(batcher, engine)
+        many = asyncio.create_task(batcher.run(engine, inputs(*[2] * 8)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="8 inputs of 16 tokens in all are waiting") as refused:
+            await batcher.run(engine, inputs(1))
+        assert refused.value.retry_after_seconds >= 1
+        assert value(metrics, "requests_shed_total") == 1
+        engine.gate.set()
+        await asyncio.gather(first, many)
+        # Tokens count as inputs do, and an empty queue takes whatever comes.
+        first = await held_up(batcher, engine)
+        long = asyncio.create_task(batcher.run(engine, inputs(30, 30, 30)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="of 90 tokens"):
+            await batcher.run(engine, inputs(1))
+        engine.gate.set()
+        assert (await long).logits[:, 0].tolist() == [30, 30, 30]
+        await first
+
+    scenario(steps)
+
+
+def test_the_time_to_try_again_follows_from_the_rate(scenario) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        batcher._tokens_per_second = 2.0
+        first = await held_up(batcher, engine)
+        waiting = asyncio.create_task(batcher.run(engine, inputs(*[5] * 8)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as refused:
+            await batcher.run(engine, inputs(*[5] * 8))  # 16 over 64 tokens, and 8 inputs of 5 over 8
+        assert refused.value.retry_after_seconds == 20
+        engine.gate.set()
+        await asyncio.gather(first, waiting)
+
+    scenario(steps)
+
+
+def test_an_input_over_the_budget_is_refused_at_once(scenario) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        with pytest.raises(TooLarge, match="33 tokens, a batch takes 32"):
+            await batcher.run(engine, inputs(4, 33))
+        assert not engine.batches
+
+    scenario(steps)
+
+
+def test_a_request_that_was_given_up_leaves_the_queue(scenario) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        first = await held_up(batcher, engine)
+        given_up = asyncio.create_task(batcher.run(engine, inputs(7, 7)))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        engine.gate.set()
+        await asyncio.gather(first, batcher.run(engine, inputs(5)))
+        assert engine.batches == [[3], [5]]
+
+    scenario(steps)
+
+
+def test_nothing_is_computed_after_its_deadline(scenario) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        first = await held_up(batcher, engine)
+        with pytest.raises(DeadlineExceeded, match="did not come in time"):
+            await batcher.run(engine, inputs(7), deadline=batcher._clock() + 0.01)
+        engine.gate.set()
+        await first
+        await batcher.run(engine, inputs(5), deadline=batcher._clock() + 60)
+        assert engine.batches == [[3], [5]]
+
+    scenario(steps)
+
+
+def test_one_inputs_fault_is_not_anothers(scenario) -> None:
+    class Poisoned(FakeEngine):
+        def logits(self, tokens: Sequence[Tokens]) -> Any:
+            logits = super().logits(tokens)
+            logits[logits[:, 1] == 9] = np.nan
+            return logits
+
+    async def steps(batcher: Batcher, _: FakeEngine) -> None:
+        engine = Poisoned()
+        first = await held_up(batcher, engine)
+        bad = asyncio.create_task(batcher.run(engine, inputs(4, first=9)))
+        good = asyncio.create_task(batcher.run(engine, inputs(4)))
+        await asyncio.sleep(0)
+        engine.gate.set()
+        await first
+        with pytest.raises(InferenceFailed, match="not finite"):
+            await bad
+        assert (await good).logits.tolist() == [[4, 1]]
+        assert engine.batches == [[3], [4, 4]]
+
+    scenario(steps)
+
+
+def test_a_graph_that_fails_fails_its_batch_and_not_the_service(scenario) -> None:
+    class Broken(FakeEngine):
+        def logits(self, tokens: Sequence[Tokens]) -> Any:
+            raise RuntimeError("with a secret text in it")
+
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        for _ in range(3):
+            with pytest.raises(InferenceFailed, match=r"t/broken failed: RuntimeError$"):
+                await batcher.run(Broken("broken"), inputs(4, 20))
+        assert (await batcher.run(engine, inputs(5))).logits.tolist() == [[5, 1]]
+
+    scenario(steps)
+
+
+def test_as_many_batches_run_at_once_as_there_are_threads(scenario) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        both = threading.Barrier(2)
+
+        class Meeting(FakeEngine):
+            def logits(self, tokens: Sequence[Tokens]) -> Any:
+                both.wait(timeout=10)  # two must meet here, or it breaks
+                return super().logits(tokens)
+
+        meeting = Meeting()
+        answers = await asyncio.gather(*(batcher.run(meeting, inputs(32)) for _ in range(6)))
+        assert [answer.logits[0, 0] for answer in answers] == [32] * 6
+
+    scenario(steps, concurrency=2, max_tokens=1000)
+
+
+def test_a_full_queue_is_429_over_http_while_probes_answer(serve, service_of) -> None:
+    client: TestClient = serve(max_waiting_inputs=0)
+    batcher, engine = service_of(client).batcher, FakeEngine()
+    engine.gate.clear()
+    assert client.portal
+    running = client.portal.start_task_soon(batcher.run, engine, inputs(3))
+    engine.begun.acquire(timeout=10)
+    waiting = client.portal.start_task_soon(batcher.run, engine, inputs(3))
+    while client.portal.call(_waiting, batcher) == 0:
+        pass
+    answer = client.post(URL, json={"inputs": "good"})
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["content-type"] == "application/problem+json"
+    late = client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "0.01"})
+    assert late.status_code == 429
+    assert client.get("/readyz").status_code == 200
+    assert "sparserve_requests_shed_total 2.0" in client.get("/metrics").text
+    engine.gate.set()
+    running.result(timeout=10)
+    waiting.result(timeout=10)
+    assert client.post(URL, json={"inputs": "good"}).status_code == 200
+
+
+async def _waiting(batcher: Batcher) -> int:
+    return batcher._queue.items
+
+
+def test_a_client_says_how_long_it_waits(serve, service_of) -> None:
+    client: TestClient = serve()
+    batcher, engine = service_of(client).batcher, FakeEngine()
+    engine.gate.clear()
+    assert client.portal
+    running = client.portal.start_task_soon(batcher.run, engine, inputs(3))
+    engine.begun.acquire(timeout=10)
+    late = client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "0.02"})
+    assert late.status_code == 504
+    assert "did not come in time" in late.json()["detail"]
+    engine.gate.set()
+    running.result(timeout=10)
+    assert client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "30"}).status_code == 200
+
+
+@pytest.mark.parametrize("sent", ["0", "-1", "soon", "nan", "inf", ""])
+def test_a_wait_that_is_none_is_refused(module_client: TestClient, sent: str) -> None:
+    answer = module_client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": sent})
+    assert answer.status_code == 422
+    assert "X-Request-Timeout" in answer.json()["detail"]
+
+
+def test_the_services_own_limit_counts_too(serve, service_of) -> None:
+    client: TestClient = serve(request_timeout_seconds=0.02)
+    batcher, engine = service_of(client).batcher, FakeEngine()
+    engine.gate.clear()
+    assert client.portal
+    running = client.portal.start_task_soon(batcher.run, engine, inputs(3))
+    engine.begun.acquire(timeout=10)
+    assert client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "60"}).status_code == 504
+    engine.gate.set()
+    running.result(timeout=10)
