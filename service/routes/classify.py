@@ -1,14 +1,13 @@
 """POST /v1/models/{task}[/{variant}]/classify: labels and scores for texts."""
 
-import time
-
 from fastapi import APIRouter, Response
 
-from service.classification import classify, ranked, server_timing, timings
+from service.answers import answer
+from service.classification import server_timing
 from service.context import Service, ServiceDependency
 from service.deadlines import DeadlineDependency
 from service.errors import problems
-from service.limits import JsonRoute, check_size
+from service.limits import JsonRoute
 from service.schemas import ClassifyAnswer, ClassifyRequest
 
 router = APIRouter(route_class=JsonRoute, tags=["classify"])
@@ -44,19 +43,16 @@ async def _classify(
     deadline: float | None,
     response: Response,
 ) -> ClassifyAnswer:
-    arrived = time.perf_counter()
-    engine = service.catalog.engine(task, variant)
-    check_size(body.inputs, service.settings)
-    answer = await classify(service.batcher, engine, body.inputs, truncate=body.truncate, deadline=deadline)
-    manifest = engine.manifest
-    predictions = ranked(
-        answer.logits,
-        manifest.labels,
-        manifest.problem_type,
+    result = await answer(
+        service,
+        service.catalog.engine(task, variant),
+        body.inputs,
+        truncate=body.truncate,
+        deadline=deadline,
         top_k=body.top_k,
         function_to_apply=body.function_to_apply,
     )
-    stages = timings(arrived, answer.queue_seconds, answer.tokenize_seconds, answer.inference_seconds)
-    service.metrics.classified(engine.ref, answer.usage(), stages)
-    response.headers["Server-Timing"] = server_timing(stages)
-    return ClassifyAnswer(model=engine.ref, predictions=predictions, usage=answer.usage(), timings=stages)
+    response.headers["Server-Timing"] = server_timing(result.timings)
+    return ClassifyAnswer(
+        model=result.engine.ref, predictions=result.predictions, usage=result.usage, timings=result.timings
+    )

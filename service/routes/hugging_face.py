@@ -1,0 +1,73 @@
+"""POST /hf/{task}[/{variant}]: Hugging Face's Inference protocol, as `InferenceClient.text_classification` speaks it.
+
+Its answer is nested, a list of labels for each input, also for one: the client misreads a flat list silently.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.answers import answer
+from service.context import Service, ServiceDependency
+from service.deadlines import DeadlineDependency
+from service.errors import problems
+from service.limits import JsonRoute
+from service.schemas import FunctionToApply, Inputs, Prediction
+
+router = APIRouter(route_class=JsonRoute, tags=["hugging face"])
+RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
+
+
+class Parameters(BaseModel):
+    """What the client's keyword arguments become; null is as good as absent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    top_k: int | None = Field(None, ge=1, description="labels to answer with, best first; by default all")
+    function_to_apply: FunctionToApply | None = Field(None, description="by default what the task needs")
+    truncation: bool | None = Field(None, description="false refuses a text with more tokens than the model takes")
+
+
+class InferenceRequest(BaseModel):
+    """One text, or several; `options` are for the client's own server and mean nothing here."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film"}]}
+    )
+
+    inputs: Inputs
+    parameters: Parameters | None = None
+    options: dict[str, Any] | None = None
+
+
+@router.post("/hf/{task}", responses=RESPONSES)
+async def infer_with_default_variant(
+    task: str, body: InferenceRequest, service: ServiceDependency, deadline: DeadlineDependency
+) -> list[list[Prediction]]:
+    """Classify texts with a task's default variant."""
+    return await _infer(service, task, None, body, deadline)
+
+
+@router.post("/hf/{task}/{variant}", responses=RESPONSES)
+async def infer_with_variant(
+    task: str, variant: str, body: InferenceRequest, service: ServiceDependency, deadline: DeadlineDependency
+) -> list[list[Prediction]]:
+    """Classify texts with one variant of a task."""
+    return await _infer(service, task, variant, body, deadline)
+
+
+async def _infer(
+    service: Service, task: str, variant: str | None, body: InferenceRequest, deadline: float | None
+) -> list[list[Prediction]]:
+    asked = body.parameters or Parameters()
+    result = await answer(
+        service,
+        service.catalog.engine(task, variant),
+        body.inputs,
+        truncate=asked.truncation is not False,
+        deadline=deadline,
+        top_k=asked.top_k,
+        function_to_apply=asked.function_to_apply,
+    )
+    return result.predictions

@@ -1,0 +1,78 @@
+"""Hugging Face's own client against the running service."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+from huggingface_hub import InferenceClient
+from tiny_bundles import TASK, publish
+
+from models.store import Store
+from service.app import create_app
+from service.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the service listens."""
+    root: Path = tmp_path_factory.mktemp("hf") / "store"
+    publish(Store(root), variant="dense")
+    publish(Store(root), variant="sparse90")
+    app = create_app(Settings(store=root, threads=1))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    while app.state.service.reason_not_ready():
+        thread.join(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tests keep the Hub's client offline; here it talks to ourselves."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.parametrize("path", [f"/hf/{TASK}", f"/hf/{TASK}/sparse90"])
+def test_the_client_gets_labels_and_scores(address: str, path: str) -> None:
+    client = InferenceClient(model=address + path)
+    found = client.text_classification("a good movie")
+    assert [type(one).__name__ for one in found] == ["TextClassificationOutputElement"] * 2
+    assert {one.label for one in found} == {"negative", "positive"}
+    assert sum(one.score for one in found) == pytest.approx(1)
+    assert found[0].score >= found[1].score
+    (best,) = client.text_classification("a good movie", top_k=1)
+    assert best == found[0]
+
+
+def test_the_client_chooses_the_function(address: str) -> None:
+    client = InferenceClient(model=f"{address}/hf/{TASK}")
+    raw = client.text_classification("a good movie", function_to_apply="none")
+    assert sum(one.score for one in raw) != pytest.approx(1)
+
+
+def test_an_error_reaches_the_client_with_its_reason(address: str) -> None:
+    with pytest.raises(Exception, match="no-such-task"):
+        InferenceClient(model=f"{address}/hf/no-such-task").text_classification("good")
+
+
+def test_several_texts_are_several_lists(module_client: TestClient) -> None:
+    body = {"inputs": ["good", "bad"], "parameters": {"top_k": None}, "options": {"wait_for_model": True}}
+    found = module_client.post(f"/hf/{TASK}", json=body).json()
+    assert [len(one) for one in found] == [2, 2]
+
+
+def test_a_long_text_is_cut_unless_the_client_refuses(module_client: TestClient) -> None:
+    body = {"inputs": "good " * 600}
+    assert module_client.post(f"/hf/{TASK}", json=body).status_code == 200
+    answer = module_client.post(f"/hf/{TASK}", json={**body, "parameters": {"truncation": False}})
+    assert answer.status_code == 422
+    assert "tokens" in answer.json()["error"]
