@@ -184,6 +184,11 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "T = 4": {"distillation.temperature": 4.0},
     "gold labels, too": {"distillation.labels": 0.5},
     "from the pre-trained checkpoint": {"student.start": "pretrained"},
+    "global, 70 % at first, hidden states 80": {
+        "pruning.allocation": "global",
+        "pruning.initial_sparsity": 0.7,
+        "distillation.hidden": 80.0,
+    },
 }
 CHOICES = Scale(
     "choices",
