@@ -10,7 +10,7 @@ from service.errors import install_error_mapping
 from service.limits import BodyLimit
 from service.observation import RequestObserver
 from service.openapi import describe
-from service.routes import classify, compare, health, hugging_face, models, pages, report
+from service.routes import classify, compare, health, hugging_face, models, pages, report, text_embeddings
 from service.settings import Settings
 from service.shutdown import Drain
 from service.version import VERSION
@@ -32,8 +32,9 @@ def create_app(settings: Settings | None = None, drain: Drain | None = None) -> 
     app = FastAPI(title="sparserve", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     install_error_mapping(app)
-    for routes in (classify, compare, hugging_face, models, report, health, pages):
+    for routes in (classify, compare, hugging_face, text_embeddings, models, report, health, pages):
         app.include_router(routes.router)
+    app.include_router(text_embeddings.probes)
     app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)
     app.add_middleware(RequestObserver, metrics=service.metrics, drain=service.drain)
     describe(app)

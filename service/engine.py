@@ -9,7 +9,7 @@ import numpy.typing as npt
 from models.bundle import TOKENIZER
 from models.manifest import Manifest
 from models.runtime import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, TooManyTokens
 from service.schemas import FunctionToApply, ModelRef, TextInput
 
 Logits = npt.NDArray[np.float32]
@@ -49,14 +49,15 @@ class Engine:
         """Tokens of each input.
 
         Raises:
-            InvalidRequest: an input has no tokens, or more than the model takes and `truncate` is off.
+            InvalidRequest: an input has no tokens.
+            TooManyTokens: it has more than the model takes, and `truncate` is off.
         """
         tokens = self.loaded.tokenizer.encode([i.text for i in inputs], [i.text_pair for i in inputs])
         for position, item in enumerate(tokens):
             if not item:
                 raise InvalidRequest(f"item {position} has no tokens: send a text that is not empty")
             if item.truncated and not truncate:
-                raise InvalidRequest(
+                raise TooManyTokens(
                     f"item {position} has more than the {self.manifest.max_length} tokens that "
                     f"{self.manifest.task}/{self.manifest.variant} takes: shorten it, or send truncate: true"
                 )

@@ -2,12 +2,14 @@
 
     ServiceError                 status
     ├── UnreadableRequest        400   not JSON, not UTF-8, nested too deeply
+    ├── EmptyRequest             400   nothing to classify, where a protocol wants it told apart
     ├── UnknownResource          404   a task, variant, report or path that does not exist
     ├── WrongMethod              405   with Allow
     ├── NotAcceptable            406   a representation that does not exist
     ├── TooLarge                 413   bytes, items or characters over a limit
     ├── UnsupportedContent       415   a body that does not say that it is JSON
     ├── InvalidRequest           422   JSON that does not say what is needed
+    │   └── TooManyTokens        422   a text that is not to be truncated
     ├── Overloaded               429   with Retry-After
     ├── InferenceFailed          500   a graph that answered with numbers that are not finite
     ├── Unavailable              503   models loading, refused, or the service shutting down
@@ -34,6 +36,7 @@ class ServiceError(Exception):
     """Base of everything the service refuses on purpose; its text is told to the client."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
+    error_type = "Validation"  # in the words of text-embeddings-inference
 
     def headers(self) -> dict[str, str]:
         """Headers that belong to the answer."""
@@ -44,6 +47,13 @@ class UnreadableRequest(ServiceError):
     """The body is not JSON in UTF-8."""
 
     status = HTTPStatus.BAD_REQUEST
+
+
+class EmptyRequest(ServiceError):
+    """There is nothing to classify."""
+
+    status = HTTPStatus.BAD_REQUEST
+    error_type = "Empty"
 
 
 class UnknownResource(ServiceError):
@@ -90,10 +100,15 @@ class InvalidRequest(ServiceError):
     status = HTTPStatus(422)
 
 
+class TooManyTokens(InvalidRequest):
+    """A text has more tokens than the model takes, and is not to be truncated."""
+
+
 class Overloaded(ServiceError):
     """Every place in the queue is taken."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
+    error_type = "Overloaded"
 
     def __init__(self, detail: str, retry_after_seconds: int) -> None:
         super().__init__(detail)
@@ -107,17 +122,21 @@ class Overloaded(ServiceError):
 class InferenceFailed(ServiceError):
     """The graph did not compute an answer."""
 
+    error_type = "Backend"
+
 
 class Unavailable(ServiceError):
     """The model cannot answer now."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
+    error_type = "Unhealthy"
 
 
 class DeadlineExceeded(ServiceError):
     """The time that the client gave for the answer is over."""
 
     status = HTTPStatus.GATEWAY_TIMEOUT
+    error_type = "Backend"
 
 
 class FieldProblem(BaseModel):
@@ -135,6 +154,7 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="what is wrong and the way out")
     error: str = Field(description="the same as detail, for clients that look for it here")
+    error_type: str = Field("Validation", description="the kind of error, in text-embeddings-inference's words")
     request_id: str | None = Field(None, description="X-Request-Id of the request")
     errors: list[FieldProblem] = Field([], description="every field that is wrong")
 
@@ -146,11 +166,17 @@ def problem_response(
     request_id: str | None = None,
     errors: list[FieldProblem] | None = None,
     headers: Mapping[str, str] | None = None,
+    error_type: str | None = None,
 ) -> Response:
     """The one body that all clients get for an error."""
-    title = HTTPStatus(status).phrase
     problem = Problem(
-        title=title, status=status, detail=detail, error=detail, request_id=request_id, errors=errors or []
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        error=detail,
+        error_type=error_type or ("Backend" if status >= 500 else "Validation"),
+        request_id=request_id,
+        errors=errors or [],
     )
     return Response(orjson.dumps(problem.model_dump()), status, headers, media_type=PROBLEM_JSON)
 
@@ -174,7 +200,13 @@ def request_id_of(request: Request) -> str | None:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return problem_response(error.status, str(error), request_id=request_id_of(request), headers=error.headers())
+    return problem_response(
+        error.status,
+        str(error),
+        request_id=request_id_of(request),
+        headers=error.headers(),
+        error_type=error.error_type,
+    )
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
