@@ -174,6 +174,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "first update to 70 %": {"pruning.initial_sparsity": 0.7},
     "first update to 95 %": {"pruning.initial_sparsity": 0.95},
     "learning rate 2e-3": {"student.learning_rate": 2e-3},
+    "learning rate 4e-3": {"student.learning_rate": 4e-3},
     "learning rate 5e-4": {"student.learning_rate": 5e-4},
     "hidden states weigh 80": {"distillation.hidden": 80.0},
     "hidden states weigh 5": {"distillation.hidden": 5.0},
@@ -186,6 +187,11 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "from the pre-trained checkpoint": {"student.start": "pretrained"},
     "global, 70 % at first, hidden states 80": {
         "pruning.allocation": "global",
+        "pruning.initial_sparsity": 0.7,
+        "distillation.hidden": 80.0,
+    },
+    "learning rate 2e-3, 70 % at first, hidden states 80": {
+        "student.learning_rate": 2e-3,
         "pruning.initial_sparsity": 0.7,
         "distillation.hidden": 80.0,
     },
