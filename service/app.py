@@ -10,7 +10,17 @@ from service.errors import install_error_mapping
 from service.limits import BodyLimit
 from service.observation import RequestObserver
 from service.openapi import describe
-from service.routes import classify, compare, health, hugging_face, models, pages, report, text_embeddings
+from service.routes import (
+    classify,
+    compare,
+    health,
+    hugging_face,
+    models,
+    open_inference,
+    pages,
+    report,
+    text_embeddings,
+)
 from service.settings import Settings
 from service.shutdown import Drain
 from service.version import VERSION
@@ -32,7 +42,7 @@ def create_app(settings: Settings | None = None, drain: Drain | None = None) -> 
     app = FastAPI(title="sparserve", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     install_error_mapping(app)
-    for routes in (classify, compare, hugging_face, text_embeddings, models, report, health, pages):
+    for routes in (classify, compare, hugging_face, text_embeddings, open_inference, models, report, health, pages):
         app.include_router(routes.router)
     app.include_router(text_embeddings.probes)
     app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)

@@ -1,0 +1,177 @@
+"""The Open Inference Protocol's messages (v2): JSON, and the binary tensors that may follow it.
+
+A body is JSON; with the header Inference-Header-Content-Length its first so many bytes are, and the inputs' data follow
+in their order, each as many bytes as its `binary_data_size` says. A BYTES tensor is a little-endian 32-bit length and
+that many bytes for each element, any other its numbers in little-endian order.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import InvalidRequest, UnreadableRequest
+
+HEADER: Final = "Inference-Header-Content-Length"
+_LENGTH: Final = struct.Struct("<I")
+
+
+class Parameters(BaseModel):
+    """Parameters of a request, an input or an output; those that mean nothing here are let be, as the protocol asks."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    binary_data_size: int | None = Field(None, ge=0, description="bytes of an input's data behind the JSON")
+    binary_data: bool | None = Field(None, description="whether an output's data come behind the JSON")
+    binary_data_output: bool | None = Field(None, description="whether all outputs' data do")
+    classification: int | None = Field(None, ge=1, description="the best so many labels in place of scores")
+    timeout: int | None = Field(None, ge=1, description="microseconds that the answer may take")
+
+
+class InputTensor(BaseModel):
+    """Texts: shape [n] or [n, 1]."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: Parameters = Parameters()
+    data: list[Any] | None = None
+
+
+class RequestedOutput(BaseModel):
+    """An output that the client wants."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    parameters: Parameters = Parameters()
+
+
+class InferRequest(BaseModel):
+    """The JSON of an inference request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None = None
+    parameters: Parameters = Parameters()
+    inputs: list[InputTensor] = Field(min_length=1)
+    outputs: list[RequestedOutput] = []
+
+
+class Tensor(BaseModel):
+    """One output: `data` are strings for BYTES, numbers for FP32, row after row."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any]
+
+
+def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, list[str]]]:
+    """A request and the texts of its inputs by name.
+
+    Raises:
+        UnreadableRequest: the body is not what the headers say.
+        InvalidRequest: an input is not a list of texts.
+    """
+    length = len(body)
+    if header_length is not None:
+        if not header_length.isdecimal() or int(header_length) > len(body):
+            raise UnreadableRequest(f"{HEADER} must be the bytes of the JSON, at most the body's {len(body)}")
+        length = int(header_length)
+    try:
+        request = InferRequest.model_validate(orjson.loads(body[:length]))
+    except orjson.JSONDecodeError as error:
+        raise UnreadableRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise InvalidRequest(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error
+    rest = memoryview(body)[length:]
+    texts: dict[str, list[str]] = {}
+    for tensor in request.inputs:
+        size = tensor.parameters.binary_data_size
+        if size is not None and tensor.data is not None:
+            raise InvalidRequest(f"input {tensor.name} has both data and binary_data_size: send one of them")
+        if size is not None and size > len(rest):
+            raise UnreadableRequest(f"input {tensor.name} has {size} bytes, but {len(rest)} are left of the body")
+        if tensor.name in texts:
+            raise InvalidRequest(f"input {tensor.name} is there twice")
+        texts[tensor.name] = _texts(tensor, None if size is None else bytes(rest[:size]))
+        rest = rest[size or 0 :]
+    if len(rest):
+        raise UnreadableRequest(f"{len(rest)} bytes are left after the last input")
+    return request, texts
+
+
+def write_answer(
+    answer: dict[str, Any], tensors: Sequence[Tensor], binary: frozenset[str]
+) -> tuple[bytes, dict[str, str]]:
+    """The body of an answer, with the data of the outputs in `binary` behind the JSON, and its headers."""
+    outputs, tail = [], []
+    for tensor in tensors:
+        described = tensor.model_dump()
+        if tensor.name in binary:
+            data = _bytes(tensor)
+            del described["data"]
+            described["parameters"] = {"binary_data_size": len(data)}
+            tail.append(data)
+        outputs.append(described)
+    head = orjson.dumps({**answer, "outputs": outputs})
+    if not tail:
+        return head, {"Content-Type": "application/json"}
+    return b"".join([head, *tail]), {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
+
+
+def _texts(tensor: InputTensor, binary: bytes | None) -> list[str]:
+    name, shape = tensor.name, tensor.shape
+    if tensor.datatype != "BYTES":
+        raise InvalidRequest(f"input {name} has datatype {tensor.datatype}: texts are BYTES")
+    if not shape or len(shape) > 2 or (len(shape) == 2 and shape[1] != 1) or shape[0] < 1:
+        raise InvalidRequest(f"input {name} has shape {shape}: give [n] or [n, 1] with n texts")
+    if binary is None and tensor.data is None:
+        raise InvalidRequest(f"input {name} has no data")
+    texts = _split(binary, name) if binary is not None else _flat(tensor.data or [])
+    if len(texts) != math.prod(shape):
+        raise InvalidRequest(f"input {name} has {len(texts)} texts, but the shape {shape}")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidRequest(f"input {name}: element {position} is not a text")
+    return texts
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    """Data of shape [n, 1] may be nested or not."""
+    return [row[0] if isinstance(row, list) and len(row) == 1 else row for row in data]
+
+
+def _split(data: bytes, name: str) -> list[str]:
+    texts: list[str] = []
+    place = 0
+    while place < len(data):
+        if place + _LENGTH.size > len(data):
+            raise UnreadableRequest(f"input {name}: {len(data) - place} bytes are left, too few for a length")
+        (length,) = _LENGTH.unpack_from(data, place)
+        place += _LENGTH.size
+        if place + length > len(data):
+            raise UnreadableRequest(f"input {name}: text {len(texts)} has {length} bytes, more than are left")
+        try:
+            texts.append(data[place : place + length].decode())
+        except UnicodeDecodeError as error:
+            raise UnreadableRequest(f"input {name}: text {len(texts)} is not UTF-8") from error
+        place += length
+    return texts
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    if tensor.datatype == "BYTES":
+        encoded = [text.encode() for text in tensor.data]
+        return b"".join(part for text in encoded for part in (_LENGTH.pack(len(text)), text))
+    numbers: npt.NDArray[np.float32] = np.asarray(tensor.data, dtype="<f4")
+    return numbers.tobytes()
