@@ -136,11 +136,11 @@ BASE = Scale(
     {"cola": (3, 4), "mrpc": (4, 6), "rte": (5, 8)},
     (
         # The recipes' learning rate is of a network half as wide.
-        _weights("sparsebert-best", 0.95, 0.9, student__learning_rate=5e-4),
+        _weights("sparsebert-best", 0.95, 0.9, student__learning_rate=1e-3),
         _weights("sparsebert", 0.95, 0.9),
         _weights("magnitude", 0.95, 0.9),
-        _weights("movement", 0.95, 0.9, student__learning_rate=5e-4),
-        _weights("obert", 0.95, 0.9, student__learning_rate=5e-4),
+        _weights("movement", 0.95, 0.9, student__learning_rate=1e-3),
+        _weights("obert", 0.95, 0.9, student__learning_rate=1e-3),
         # 31 times the steps of the others: for a GPU.
         Method(
             "sparsebert-augmented",

@@ -1,6 +1,7 @@
 """What a route works with: one object, made by `create_app` and kept on the app's state."""
 
 import asyncio
+import threading
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -33,7 +34,9 @@ class Service:
 
     def start(self) -> None:
         """Load the models aside, so that probes and pages answer meanwhile."""
-        self._loading = asyncio.create_task(asyncio.to_thread(self.catalog.load))
+        self._loading = asyncio.create_task(asyncio.to_thread(self.catalog.refresh))
+        self._watching = threading.Thread(target=self.catalog.watch, name="store-watch", daemon=True)
+        self._loading.add_done_callback(lambda _: self._watching.start())
 
     async def loaded(self) -> None:
         """Wait until every bundle is served or refused."""

@@ -73,6 +73,11 @@ class Metrics:
             registry=registry,
         )
         self.refused = Gauge("sparserve_bundles_refused", "Bundles that failed verification.", registry=registry)
+        self.store_readable = Gauge(
+            "sparserve_store_readable",
+            "0 while the store cannot be read; what is loaded is still served.",
+            registry=registry,
+        )
         self.ready = Gauge("sparserve_ready", "1 when /readyz answers 200.", registry=registry)
 
     def ran(self, model: ModelRef, inputs: int, tokens: int, padded_tokens: int) -> None:

@@ -32,6 +32,15 @@ class Settings(BaseSettings):
         description="what runs bundles with a model.sparse.onnx: auto, the sparse runtime where it was measured to be "
         "faster and works here; onnx, always stock onnxruntime; sparse, never that",
     )
+    watch_seconds: float = Field(
+        2.0, ge=0, description="seconds between two looks at the store for new versions; 0: look once, at the start"
+    )
+    pins: dict[str, str] = Field(
+        {}, description='versions to serve in place of the current ones, as {"task/variant": "version"}'
+    )
+    max_model_bytes: int | None = Field(
+        None, ge=1, description="bytes of all loaded graphs together; a bundle beyond that is refused"
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads for inference in all; by default the CPUs that this process may use"
     )

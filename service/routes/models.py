@@ -72,9 +72,9 @@ def _task_facts(contents: Contents, task: str) -> TaskFacts:
 
 
 def _variant_facts(contents: Contents, task: str, variant: str) -> VariantFacts:
-    if refusal := contents.refused.get((task, variant)):
+    engine, refusal = contents.engines.get((task, variant)), contents.refused.get((task, variant))
+    if engine is None and refusal:
         return VariantFacts(variant=variant, version=refusal.version, state="refused", reason=refusal.reason)
-    engine = contents.engines.get((task, variant))
     if engine is None:
         return VariantFacts(variant=variant, version=None, state="loading")
     manifest = engine.manifest

@@ -117,7 +117,7 @@ async def repository_index(service: ServiceDependency) -> list[dict[str, str]]:
     for task in contents.tasks():
         for variant in contents.variants(task):
             key, state = (task, variant), {"state": "READY", "reason": ""}
-            if refusal := contents.refused.get(key):
+            if key not in contents.engines and (refusal := contents.refused.get(key)):
                 state = {"state": "UNAVAILABLE", "reason": refusal.reason}
             elif key in contents.loading:
                 state = {"state": "LOADING", "reason": ""}

@@ -181,7 +181,7 @@ def test_names_that_no_task_can_have_are_404(client: TestClient, task: str) -> N
 
 
 def test_an_unknown_path_is_404(client: TestClient) -> None:
-    check_problem(client.get("/v2"), 404, "/v2")
+    check_problem(client.get("/v3"), 404, "/v3")
 
 
 @pytest.mark.parametrize(

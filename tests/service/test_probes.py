@@ -21,14 +21,14 @@ def test_not_ready_while_loading_and_everything_else_answers(store: Store, monke
     app = create_app(Settings(store=store.root, threads=1))
     service = app.state.service
     reached, release = threading.Event(), threading.Event()
-    load_one = service.catalog._load_one
+    load = service.catalog._load
 
-    def slow(key: tuple[str, str]) -> None:
+    def slow(key: tuple[str, str], version: str) -> None:
         reached.set()
         release.wait()
-        load_one(key)
+        load(key, version)
 
-    monkeypatch.setattr(service.catalog, "_load_one", slow)
+    monkeypatch.setattr(service.catalog, "_load", slow)
     with TestClient(app) as client:
         reached.wait(timeout=10)
         ready = client.get("/readyz")
