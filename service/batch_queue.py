@@ -2,7 +2,7 @@
 
 Nothing here waits, runs or looks at a clock: `batcher` does. What is promised, whatever is added, given up or taken:
 every input that was added leaves once or was given up; no batch is over the budget; the input that has waited longest
-is in the next batch, so that none starves.
+is in the next batch, so that none starves but those in the background.
 """
 
 import itertools
@@ -18,12 +18,16 @@ LOOKAHEAD: Final = 1024
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A request's place in the queue: `lengths` are the tokens of its inputs, `model` says which can run together."""
+    """A request's place in the queue: `lengths` are the tokens of its inputs, `model` says which can run together.
+
+    A `background` one runs only when no other waits.
+    """
 
     model: Hashable
     lengths: Sequence[int]
     arrived: float
     deadline: float | None = None
+    background: bool = False
     waiting: int = field(init=False)
     given_up: bool = field(init=False, default=False)
 
@@ -76,7 +80,7 @@ class BatchQueue:
         self.window_seconds = window_seconds
         self.items = 0
         self.tokens = 0
-        self._lanes: dict[Hashable, deque[Item]] = {}
+        self._lanes: dict[tuple[bool, Hashable], deque[Item]] = {}
 
     def add(self, ticket: Ticket) -> None:
         """Let all inputs of a request wait.
@@ -86,7 +90,7 @@ class BatchQueue:
         """
         if not ticket.lengths or min(ticket.lengths) < 1 or max(ticket.lengths) > self.budget:
             raise ValueError(f"inputs of {list(ticket.lengths)} tokens cannot run in batches of {self.budget}")
-        lane = self._lanes.setdefault(ticket.model, deque())
+        lane = self._lanes.setdefault((ticket.background, ticket.model), deque())
         lane.extend(Item(ticket, position, length) for position, length in enumerate(ticket.lengths))
         self.items += len(ticket.lengths)
         self.tokens += sum(ticket.lengths)
@@ -96,12 +100,12 @@ class BatchQueue:
         if ticket.given_up:
             return
         ticket.given_up = True
-        lane = self._lanes.get(ticket.model)
+        lane = self._lanes.get((ticket.background, ticket.model))
         if ticket.waiting and lane is not None:
             gone = [item for item in lane if item.ticket is ticket]
             self._left(gone)
             kept = deque(item for item in lane if item.ticket is not ticket)
-            self._replace(ticket.model, kept)
+            self._replace((ticket.background, ticket.model), kept)
 
     def take(self, now: float) -> Batch | None:
         """The next batch, None if nothing waits; requests whose deadline has passed are given up first.
@@ -110,15 +114,15 @@ class BatchQueue:
         whose lengths are nearest and fill the budget with most tokens.
         """
         while self._lanes:
-            model = min(self._lanes, key=lambda name: self._lanes[name][0].ticket.arrived)
-            first = self._lanes[model][0]
+            name = min(self._lanes, key=lambda name: (name[0], self._lanes[name][0].ticket.arrived))
+            first = self._lanes[name][0]
             if not first.ticket.expired(now):
-                return self._batch(model, first, now)
+                return self._batch(name, first, now)
             self.give_up(first.ticket)
         return None
 
-    def _batch(self, model: Hashable, first: Item, now: float) -> Batch:
-        lane = self._lanes[model]
+    def _batch(self, name: tuple[bool, Hashable], first: Item, now: float) -> Batch:
+        lane = self._lanes[name]
         latest = first.ticket.arrived + self.window_seconds
         near = []
         for item in itertools.islice(lane, LOOKAHEAD):
@@ -131,8 +135,8 @@ class BatchQueue:
         chosen = near[begin:end]
         taken = set(map(id, chosen))
         self._left(chosen)
-        self._replace(model, deque(item for item in lane if id(item) not in taken))
-        return Batch(model, chosen)
+        self._replace(name, deque(item for item in lane if id(item) not in taken))
+        return Batch(first.ticket.model, chosen)
 
     def _left(self, items: Sequence[Item]) -> None:
         for item in items:
@@ -140,11 +144,11 @@ class BatchQueue:
             self.tokens -= item.length
         self.items -= len(items)
 
-    def _replace(self, model: Hashable, lane: deque[Item]) -> None:
+    def _replace(self, name: tuple[bool, Hashable], lane: deque[Item]) -> None:
         if lane:
-            self._lanes[model] = lane
+            self._lanes[name] = lane
         else:
-            self._lanes.pop(model, None)
+            self._lanes.pop(name, None)
 
 
 def _fullest(lengths: Sequence[int], anchor: int, budget: int) -> tuple[int, int]:

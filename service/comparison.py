@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from models.runtime import Tokens
+from service.agreement import agreeing
 from service.batcher import Batcher
 from service.classification import Classification, classify
 from service.engine import Engine, Logits, scores
 from service.errors import InvalidRequest
 from service.schemas import ComparisonSummary, ItemComparison, TextInput, VariantPrediction, VariantSummary
-
-MULTI_LABEL_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,7 @@ class Comparison:
         return VariantPrediction(label=labels[best], score=float(values[best]), scores=every)
 
     def _agree(self, one: Arm, other: Arm) -> npt.NDArray[np.bool_] | None:
-        problem_type = self.reference.engine.manifest.problem_type
-        if problem_type == "regression":
-            return None
-        if problem_type == "multi_label_classification" or one.scores.shape[-1] == 1:
-            chosen = (one.scores >= MULTI_LABEL_THRESHOLD) == (other.scores >= MULTI_LABEL_THRESHOLD)
-            return np.asarray(chosen.all(axis=-1))
-        return np.asarray(one.scores.argmax(axis=-1) == other.scores.argmax(axis=-1))
+        return agreeing(self.reference.engine.manifest.problem_type, one.scores, other.scores)
 
     def _all_agree(self) -> npt.NDArray[np.bool_] | None:
         pairs = [self._agree(one, other) for one, other in combinations(self.arms, 2)]

@@ -28,9 +28,10 @@ class QueueMachine(RuleBasedStateMachine):
         model=st.sampled_from("ab"),
         lengths=st.lists(st.integers(1, BUDGET), min_size=1, max_size=6),
         patience=st.one_of(st.none(), st.sampled_from([0.0, 1.0, 6.0])),
+        background=st.booleans(),
     )
-    def a_request_comes(self, model: str, lengths: list[int], patience: float | None) -> None:
-        ticket = Ticket(model, lengths, self.now, None if patience is None else self.now + patience)
+    def a_request_comes(self, model: str, lengths: list[int], patience: float | None, background: bool) -> None:
+        ticket = Ticket(model, lengths, self.now, None if patience is None else self.now + patience, background)
         self.queue.add(ticket)
         self.waiting[ticket] = set(range(len(lengths)))
 
@@ -53,7 +54,9 @@ class QueueMachine(RuleBasedStateMachine):
         longest = max(item.length for item in batch.items)
         assert batch.padded_tokens == longest * len(batch.items) <= BUDGET
         assert batch.tokens == sum(item.length for item in batch.items)
-        oldest = min(ticket.arrived for ticket in alive)
+        behind = all(ticket.background for ticket in alive)
+        assert all(item.ticket.background == behind for item in batch.items)
+        oldest = min(ticket.arrived for ticket in alive if ticket.background == behind)
         arrivals = [item.ticket.arrived for item in batch.items]
         assert min(arrivals) == oldest
         assert max(arrivals) <= oldest + WINDOW

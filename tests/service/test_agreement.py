@@ -1,0 +1,63 @@
+"""Running figures of two variants, against scipy and numpy."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from service.agreement import Agreement, RunningMean, agreeing
+
+
+@settings(deadline=None)
+@given(st.integers(1, 400), st.data(), st.sampled_from([0.5, 0.9, 0.95, 0.999]))
+def test_the_interval_is_wilsons(inputs: int, data: st.DataObject, confidence: float) -> None:
+    agreed = data.draw(st.integers(0, inputs))
+    expected = stats.binomtest(agreed, inputs).proportion_ci(confidence, method="wilson")
+    low, high = Agreement(inputs=inputs, agreed=agreed).interval(confidence)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=50))
+def test_the_running_mean_is_the_mean(values: list[float]) -> None:
+    running = RunningMean()
+    for value in values:
+        running.add(value)
+    assert running.mean == pytest.approx(np.mean(values), abs=1e-9)
+    interval = running.interval()
+    assert interval is not None
+    assert (interval[1] - interval[0]) / 2 == pytest.approx(1.959964 * stats.sem(values), rel=1e-5, abs=1e-9)
+
+
+def test_nothing_seen_says_nothing() -> None:
+    nothing = Agreement()
+    assert nothing.rate is None
+    assert nothing.interval() == (0.0, 1.0)
+    assert not nothing.is_below(1.0, 0.99)
+    assert RunningMean().interval() is None
+
+
+def test_a_level_is_missed_only_with_enough_evidence() -> None:
+    assert not Agreement(inputs=10, agreed=8).is_below(0.95, 0.99)
+    assert Agreement(inputs=1000, agreed=800).is_below(0.95, 0.99)
+    assert not Agreement(inputs=1000, agreed=990).is_below(0.95, 0.99)
+
+
+def test_answers_are_counted_input_by_input() -> None:
+    one = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]], dtype=np.float32)
+    other = np.array([[0.8, 0.2], [0.6, 0.4], [0.5, 0.5]], dtype=np.float32)
+    seen = Agreement()
+    same = agreeing("single_label_classification", one, other)
+    assert same is not None
+    seen.add(one, other, same)
+    assert (seen.inputs, seen.agreed) == (3, 2)
+    assert seen.drift.mean == pytest.approx(0.1, abs=1e-6)
+
+
+def test_what_agreeing_means_depends_on_the_task() -> None:
+    one, other = np.array([[0.6, 0.7]], dtype=np.float32), np.array([[0.9, 0.4]], dtype=np.float32)
+    assert agreeing("regression", one, other) is None
+    assert agreeing("multi_label_classification", one, other).tolist() == [False]
+    assert agreeing("multi_label_classification", one, one + 0.1).tolist() == [True]
+    assert agreeing("single_label_classification", one, other).tolist() == [False]
