@@ -208,6 +208,25 @@ CHOICES = Scale(
             "weights",
             {name: {**FIRST_SETTINGS, **change} for name, change in CHANGES.items()} | {"as shipped": {}},
         ),
+        # Rivals at other learning rates than their recipes', so that none loses for want of tuning.
+        Method(
+            "magnitude",
+            "magnitude",
+            "weights",
+            {
+                "as shipped": {"pruning.sparsity": 0.95},
+                "learning rate 1e-3": {"pruning.sparsity": 0.95, "student.learning_rate": 1e-3},
+            },
+        ),
+        Method(
+            "distilbert",
+            "distilbert",
+            "layers",
+            {
+                "as shipped": {"student.layers": 3},
+                "learning rate 1e-3": {"student.layers": 3, "student.learning_rate": 1e-3},
+            },
+        ),
     ),
 )
 SCALES = {scale.name: scale for scale in (SMALL, BASE, CHOICES)}

@@ -110,7 +110,10 @@ def test_settings_are_chosen_by_validation_rows(tmp_path):
     better = {"level": "T = 4", "validation": 86.5, "score": 70.0, "minutes": None}
     text = page({"runs": [first, first | better], "latency": []})
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert rows[1:] == ["| T = 4 | 86.5 | - |", "| first settings | 85.0 | 4.0 |"]
+    assert rows[1:] == [
+        "| sparsebert-best | T = 4 | 86.5 | - |",
+        "| sparsebert-best | first settings | 85.0 | 4.0 |",
+    ]
     assert "70.0" not in text
 
 
