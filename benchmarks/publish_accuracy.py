@@ -103,19 +103,15 @@ def choices(runs: Sequence[Record]) -> str:
         minutes = [run["minutes"] for run in found.values() if run["minutes"] is not None]
         rows.append([method, level, *scores, f"{sum(minutes) / len(minutes):.1f}" if minutes else "-"])
     text = (
-        f"{SMALL.checkpoint}, 95 % of the encoder's linears (distilbert: 3 of 6 layers), one seed; training rows: {counts}. Scores are of the "
-        "held-out tenth of the training rows, never of the development set. Each row of sparsebert-best changes what it "
-        "names of the first settings: uniform allocation, half of the weights at the first update, the final sparsity after half of the "
-        "steps, learning rate 1e-3 falling in the last 60 %, hidden states with weight 20, T = 2, from the fine-tuned "
-        "teacher. The rivals at other learning rates than their recipes' are there so that none loses for want of tuning."
+        f"{SMALL.checkpoint}, 95 % of the encoder's linears (distilbert: 3 of 6 layers), one seed; training rows: "
+        f"{counts}. Scores are of the held-out tenth of the training rows, never of the development set. Each row of "
+        "sparsebert-best changes what it names of the first settings: uniform allocation, half of the weights at the "
+        "first update, the final sparsity after half of the steps, learning rate 1e-3 falling in the last 60 %, hidden "
+        "states with weight 20, T = 2, from the fine-tuned teacher. The rivals at other learning rates than their "
+        "recipes' are there so that none loses for want of tuning."
     )
-    head = [
-        "recipe",
-        "setting",
-        *(f"{task} validation {METRICS[TASKS[task].metric]}" for task in tasks),
-        "minutes a run",
-    ]
-    return f"{text}\n\n{_table(head, rows)}"
+    scored = [f"{task} validation {METRICS[TASKS[task].metric]}" for task in tasks]
+    return f"{text}\n\n{_table(['recipe', 'setting', *scored, 'minutes a run'], rows)}"
 
 
 def _rank_by_validation(found: dict[str, Record], tasks: Sequence[str]) -> tuple[bool, float]:
