@@ -8,6 +8,8 @@
 # make bench-accuracy   every compression method on GLUE tasks, then docs/results.md; DATA=FOLDER of JSON lines, and
 #                       TASK=mrpc METHOD=sparsebert-best LEVEL="95 %" for a part; hours on two cores, resumable
 # make serve   serve the store
+# make audit   look up known vulnerabilities of every pinned version; needs pip-audit and the network
+# make sbom    write build/sbom.json (CycloneDX): all that the service image installs
 PYTHON ?= python3
 VENV ?= .venv
 STORE ?= store
@@ -17,6 +19,7 @@ RECIPE ?= models/recipes/demo.yaml
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+CYCLONEDX := cyclonedx-bom==7.5.0
 PEERS ?=
 DATA ?= ../shared/data
 SCALE ?= minilm-l6
@@ -24,7 +27,7 @@ TASK ?=
 METHOD ?=
 LEVEL ?=
 
-.PHONY: demo test test-recipes check bench bench-kernels bench-accuracy serve setup service-venv job-venv clean
+.PHONY: demo test test-recipes check bench bench-kernels bench-accuracy serve setup service-venv job-venv audit sbom clean
 
 setup: $(INSTALLED)
 
@@ -71,6 +74,17 @@ service-venv:
 
 job-venv:
 	sh docker/install-job.sh build/job-venv
+
+audit:
+	@command -v pip-audit > /dev/null || { echo "pip-audit is not installed: pip install pip-audit" >&2; exit 1; }
+	pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+# In an environment of its own: the tool's dependencies are nobody else's.
+sbom: service-venv
+	$(PYTHON) -m venv build/sbom-venv
+	build/sbom-venv/bin/pip install --disable-pip-version-check --quiet $(CYCLONEDX)
+	build/sbom-venv/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+	    --output-reproducible --output-file build/sbom.json build/service-venv
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

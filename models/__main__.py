@@ -1,18 +1,22 @@
-"""The `sparserve` command: serving needs only the base install, everything else the extra `compress`."""
+"""The `sparserve` command: what serving needs works with the base install, the rest with the extra `compress`."""
 
 import sys
+
+from models.base_commands import base_command
 
 
 def main() -> None:
     """Run the command line; the exit status is the process's."""
-    if sys.argv[1:2] == ["serve"]:
-        from service.__main__ import main as serve
-
-        sys.exit(serve(sys.argv[2:]))
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if run := base_command(command):
+        sys.exit(run(sys.argv[2:]))
     try:
         from models.cli import app
     except ModuleNotFoundError as error:
-        message = f"sparserve: {error.name} is missing: install sparserve[compress] for every command but `serve`\n"
+        message = (
+            f"sparserve: {error.name} is missing: install sparserve[compress] for every command but `serve`, `keys`, "
+            "`promote` and `rollback`\n"
+        )
         sys.stderr.write(message)
         sys.exit(4)
     app()

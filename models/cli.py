@@ -1,10 +1,8 @@
 """The command line of the job: compress, report, bundles, recipes."""
 
-import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.errors import InputError, SparserveError
+from models.base_commands import base_command
+from models.bundle_commands import bundles_app
+from models.command_line import DEFAULT_STORE, StoreOption, explained
+from models.errors import InputError
 
 app = typer.Typer(
     name="sparserve",
@@ -22,11 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bundles_app = typer.Typer(help="Look at and switch what a store serves.", no_args_is_help=True)
 app.add_typer(bundles_app, name="bundles")
 
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder of bundles.", envvar="SPARSERVE_STORE")]
-DEFAULT_STORE = Path("store")
 LOG_WIDTH = 140
 
 
@@ -37,19 +35,6 @@ class ReportFormat(StrEnum):
     json = "json"
     markdown = "markdown"
     html = "html"
-
-
-@contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Turn the job's exceptions into one line on standard error and their exit code."""
-    try:
-        yield
-    except SparserveError as error:
-        Console(stderr=True, soft_wrap=True).print(f"sparserve: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        sys.stderr.write("\nsparserve: interrupted; the same command goes on from here\n")
-        raise typer.Exit(130) from error
 
 
 @app.command()
@@ -191,79 +176,22 @@ def recipes() -> None:
         Console().print(table)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def serve(context: typer.Context) -> None:
-    """Serve a store over HTTP: `sparserve serve --help` lists its options."""
-    from service.__main__ import main
+def _as_it_is(name: str, about: str) -> None:
+    """List a command that reads its own options."""
 
-    raise typer.Exit(main(context.args))
+    def run(context: typer.Context) -> None:
+        found = base_command(name)
+        raise typer.Exit(found(context.args) if found else 2)
 
-
-@bundles_app.command("list")
-def list_bundles(store: StoreOption = DEFAULT_STORE) -> None:
-    """List tasks, variants and versions."""
-    with explained():
-        from models.store import Store
-
-        opened = Store(store)
-        table = Table("task", "variant", "version", "")
-        for task in opened.tasks():
-            default = opened.default_variant(task)
-            for variant in opened.variants(task):
-                current = opened.current(task, variant)
-                for version in opened.versions(task, variant):
-                    notes = ["current"] if version == current else []
-                    notes += ["default"] if version == current and variant == default else []
-                    table.add_row(task, variant, version, ", ".join(notes))
-        Console().print(table)
+    # The command's own --help tells its options.
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(name, help=f"{about}: `sparserve {name} --help` lists its options.", context_settings=settings)(run)
 
 
-@bundles_app.command()
-def verify(store: StoreOption = DEFAULT_STORE) -> None:
-    """Check every bundle's digests; exit with 3 if one is wrong."""
-    with explained():
-        from models.store import Store
-
-        opened = Store(store)
-        wrong = 0
-        for task in opened.tasks():
-            for variant in opened.variants(task):
-                for version in opened.versions(task, variant):
-                    try:
-                        opened.open(task, variant, version)
-                        sys.stdout.write(f"{task}/{variant}/{version}: good\n")
-                    except SparserveError as error:
-                        wrong += 1
-                        sys.stdout.write(f"{task}/{variant}/{version}: {error}\n")
-        if wrong:
-            raise typer.Exit(3)
-
-
-@bundles_app.command()
-def promote(
-    task: str,
-    variant: str,
-    version: Annotated[str, typer.Argument(help="The version to answer with from now on.")],
-    store: StoreOption = DEFAULT_STORE,
-) -> None:
-    """Let a variant answer with another version; also the way to roll back."""
-    with explained():
-        from models.store import Store
-
-        Store(store).promote(task, variant, version)
-
-
-@bundles_app.command()
-def default(
-    task: str,
-    variant: Annotated[str, typer.Argument(help="The variant to answer with from now on.")],
-    store: StoreOption = DEFAULT_STORE,
-) -> None:
-    """Choose the variant that a task answers with."""
-    with explained():
-        from models.store import Store
-
-        Store(store).set_default_variant(task, variant)
+_as_it_is("serve", "Serve a store over HTTP")
+_as_it_is("keys", "Make, list and revoke the API keys of a service")
+_as_it_is("promote", "Let a variant answer with another version")
+_as_it_is("rollback", "Let a variant answer with the version published before")
 
 
 def wide_console() -> Console:

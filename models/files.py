@@ -29,8 +29,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part.
+def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o644) -> None:
+    """Write a file, which gets `mode`, so that a reader sees the old content or the new one, never a part.
 
     Raises:
         EnvironmentFault: the disk is full or the folder cannot be written.
@@ -44,7 +44,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             temporary.replace(path)
             sync(path.parent)
         except BaseException:

@@ -100,6 +100,29 @@ class Store:
             raise StoreError(f"{task}/{variant} has no version {version}; its versions: {known}")
         write_atomically(self._variant(task, variant) / CURRENT, version + "\n")
 
+    def version_before(self, task: str, variant: str, version: str) -> str:
+        """The version of a variant that was published before this one.
+
+        Raises:
+            StoreError: there is none, or no such version.
+        """
+        versions = self.versions(task, variant)
+        place = versions.index(version) if version in versions else 0
+        if place == 0:
+            known = ", ".join(versions) or "none"
+            raise StoreError(f"{task}/{variant} has no version before {version}; its versions, oldest first: {known}")
+        return versions[place - 1]
+
+    def rollback(self, task: str, variant: str) -> str:
+        """Let a variant answer with the version that was published before the current one; returns that.
+
+        Raises:
+            StoreError: there is none.
+        """
+        version = self.version_before(task, variant, self.current(task, variant))
+        self.promote(task, variant, version)
+        return version
+
     def default_variant(self, task: str) -> str:
         """The variant that a task answers with: the one that was set, else the first there is.
 

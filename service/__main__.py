@@ -8,7 +8,9 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from service.access import exposure
 from service.app import create_app
+from service.logs import configure_logging
 from service.settings import Settings
 from service.shutdown import Drain, DrainingServer
 
@@ -30,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging(settings.log_level, settings.log_format)
+    if warning := exposure(settings):
+        logging.getLogger("service").warning("%s", warning)
     # Read by the tokenizers library at its first use; it would take a thread for every core of the host.
     os.environ.setdefault("RAYON_NUM_THREADS", str(settings.total_threads))
     drain = Drain()

@@ -4,9 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from service.caller import Caller
 from service.classification import classify, ranked, timings
 from service.context import Service
 from service.engine import Engine
+from service.experiments import Route
 from service.limits import check_size
 from service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
 
@@ -23,22 +25,32 @@ class ClassifyResult:
 
 async def answer(
     service: Service,
-    engine: Engine,
+    task: str,
+    variant: str | None,
     inputs: Sequence[TextInput],
+    caller: Caller,
     *,
     truncate: bool,
-    deadline: float | None,
     top_k: int | None = None,
     function_to_apply: FunctionToApply | None = None,
 ) -> ClassifyResult:
-    """Classify inputs with one engine; `top_k` None is all labels.
+    """Classify inputs; `top_k` None is all labels.
+
+    Without a variant the task's default answers, or, for a share of the requests, the candidate of its experiment.
 
     Raises:
-        TooLarge, InvalidRequest, Overloaded, DeadlineExceeded, InferenceFailed: as their docstrings say.
+        UnknownResource, Unavailable, TooLarge, InvalidRequest, Overloaded, DeadlineExceeded, InferenceFailed: as their
+            docstrings say.
     """
     arrived = time.perf_counter()
+    if variant is None:
+        route = service.experiments.route(task, caller.routing_key)
+    else:
+        route = Route(service.catalog.engine(task, variant))
+    engine = route.engine
     check_size(inputs, service.settings)
-    done = await classify(service.batcher, engine, inputs, truncate=truncate, deadline=deadline)
+    done = await classify(service.batcher, engine, inputs, truncate=truncate, deadline=caller.deadline)
+    service.experiments.compare(task, route, inputs, done, caller.request_id)
     manifest = engine.manifest
     predictions = ranked(
         done.logits, manifest.labels, manifest.problem_type, top_k=top_k, function_to_apply=function_to_apply

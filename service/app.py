@@ -1,18 +1,23 @@
 """The FastAPI app, wired together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from service.access import Access
 from service.context import Service
 from service.errors import install_error_mapping
 from service.limits import BodyLimit
 from service.observation import RequestObserver
 from service.openapi import describe
 from service.routes import (
+    admin,
     classify,
     compare,
+    experiments,
     health,
     hugging_face,
     models,
@@ -21,14 +26,29 @@ from service.routes import (
     report,
     text_embeddings,
 )
+from service.security_headers import allow_origins
 from service.settings import Settings
 from service.shutdown import Drain
 from service.version import VERSION
 
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
 
-def create_app(settings: Settings | None = None, drain: Drain | None = None) -> FastAPI:
-    """The service as an ASGI app; it loads the store's models once its lifespan has begun."""
+    from service.tracing import RequestTracer
+
+# FastAPI would else follow variables of the environment, and send the messages of exceptions, which may repeat a text.
+NO_TELEMETRY: "TelemetryConfig" = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
+
+def create_app(
+    settings: Settings | None = None, drain: Drain | None = None, tracer: "RequestTracer | None" = None
+) -> FastAPI:
+    """The service as an ASGI app; it loads the store's models once its lifespan has begun.
+
+    Traces go to `tracer`, by default to the collector that the settings name, if they do.
+    """
     service = Service(settings or Settings(), drain or Drain())
+    tracer = tracer or _tracer_to(service.settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -37,15 +57,52 @@ def create_app(settings: Settings | None = None, drain: Drain | None = None) -> 
             yield
         finally:
             await service.stop()
+            if tracer:
+                await asyncio.to_thread(tracer.close)
 
     # FastAPI's own pages of documentation load scripts from elsewhere; `pages` has one that does not.
-    app = FastAPI(title="sparserve", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="sparserve",
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=tracer.telemetry() if tracer else NO_TELEMETRY,
+    )
     app.state.service = service
     install_error_mapping(app)
-    for routes in (classify, compare, hugging_face, text_embeddings, open_inference, models, report, health, pages):
+    for routes in (
+        classify,
+        compare,
+        experiments,
+        hugging_face,
+        text_embeddings,
+        open_inference,
+        models,
+        report,
+        health,
+        pages,
+    ):
         app.include_router(routes.router)
-    app.include_router(text_embeddings.probes)
+    for routes_aside in (text_embeddings.probes, admin.router, admin.promotion):
+        app.include_router(routes_aside)
     app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)
-    app.add_middleware(RequestObserver, metrics=service.metrics, drain=service.drain)
+    app.add_middleware(Access, settings=service.settings, metrics=service.metrics)
+    allow_origins(app, service.settings.cors_origins)
+    app.add_middleware(
+        RequestObserver,
+        metrics=service.metrics,
+        drain=service.drain,
+        addresses=service.settings.log_client_address,
+        tracer=tracer,
+    )
     describe(app)
     return app
+
+
+def _tracer_to(settings: Settings) -> "RequestTracer | None":
+    if settings.otlp_endpoint is None:
+        return None
+    from service.tracing import RequestTracer
+
+    return RequestTracer.to(str(settings.otlp_endpoint))

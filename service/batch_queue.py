@@ -67,7 +67,7 @@ class Batch:
 
 
 class BatchQueue:
-    """Inputs that wait, in order of arrival within each model.
+    """Inputs that wait, in order of arrival within each model; `items` and `tokens` count those not in the background.
 
     Args:
         budget: tokens of a batch, padding included.
@@ -80,6 +80,7 @@ class BatchQueue:
         self.window_seconds = window_seconds
         self.items = 0
         self.tokens = 0
+        self.background_items = 0
         self._lanes: dict[tuple[bool, Hashable], deque[Item]] = {}
 
     def add(self, ticket: Ticket) -> None:
@@ -92,8 +93,11 @@ class BatchQueue:
             raise ValueError(f"inputs of {list(ticket.lengths)} tokens cannot run in batches of {self.budget}")
         lane = self._lanes.setdefault((ticket.background, ticket.model), deque())
         lane.extend(Item(ticket, position, length) for position, length in enumerate(ticket.lengths))
-        self.items += len(ticket.lengths)
-        self.tokens += sum(ticket.lengths)
+        if ticket.background:
+            self.background_items += len(ticket.lengths)
+        else:
+            self.items += len(ticket.lengths)
+            self.tokens += sum(ticket.lengths)
 
     def give_up(self, ticket: Ticket) -> None:
         """Forget the inputs of a request that still wait; those that were taken are not called back."""
@@ -141,8 +145,11 @@ class BatchQueue:
     def _left(self, items: Sequence[Item]) -> None:
         for item in items:
             item.ticket.waiting -= 1
-            self.tokens -= item.length
-        self.items -= len(items)
+            if item.ticket.background:
+                self.background_items -= 1
+            else:
+                self.items -= 1
+                self.tokens -= item.length
 
     def _replace(self, name: tuple[bool, Hashable], lane: deque[Item]) -> None:
         if lane:

@@ -19,6 +19,7 @@ from models.runtime import Tokens
 from service.batch_queue import Batch, BatchQueue, Ticket
 from service.engine import Engine, Logits
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
+from service.faults import run_within_memory
 from service.metrics import Metrics
 
 # How fast the measured drain rate follows: a batch counts as much as all before it would after ten.
@@ -99,12 +100,18 @@ class Batcher:
             thread.start()
 
     async def run(
-        self, engine: Engine, tokens: Sequence[Tokens], *, deadline: float | None = None, alone: bool = False
+        self,
+        engine: Engine,
+        tokens: Sequence[Tokens],
+        *,
+        deadline: float | None = None,
+        alone: bool = False,
+        background: bool = False,
     ) -> Answer:
         """Logits of inputs that are tokenised; given up, the request leaves the queue.
 
         `deadline` is on the clock of the batcher. With `alone` no other request's inputs are in its batches, so that
-        their seconds are its own.
+        their seconds are its own; in the `background` it runs only when no other request waits.
 
         Raises:
             TooLarge: an input is over the budget of a batch.
@@ -115,7 +122,9 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         now = self._clock()
         # Requests keep their engine, so its id is no other engine's while they wait.
-        ticket = Ticket((id(engine), object() if alone else None), [len(item) for item in tokens], now, deadline)
+        ticket = Ticket(
+            (id(engine), object() if alone else None), [len(item) for item in tokens], now, deadline, background
+        )
         logits = np.empty((len(tokens), len(engine.manifest.labels)), dtype=np.float32)
         request = _Request(engine, tokens, self._loop.create_future(), logits, len(tokens))
         with self._changed:
@@ -128,6 +137,8 @@ class Batcher:
             async with asyncio.timeout(None if deadline is None else max(deadline - now, 0)):
                 return await request.answered
         except TimeoutError as error:
+            if not background:
+                self._metrics.deadline_misses.labels(engine.ref.task, engine.ref.variant).inc()
             raise DeadlineExceeded("the answer did not come in time: nothing more is computed for it") from error
         finally:
             with self._changed:
@@ -146,9 +157,13 @@ class Batcher:
         longest, budget = max(ticket.lengths), self._queue.budget
         if longest > budget:
             raise TooLarge(f"an input has {longest} tokens, a batch takes {budget}: shorten it")
+        if ticket.background:
+            if self._queue.background_items >= self.max_items:
+                raise Overloaded("too much waits in the background", 1)
+            return
         items, tokens = self._queue.items + len(ticket.lengths), self._queue.tokens + sum(ticket.lengths)
         if self._queue.items and (items > self.max_items or tokens > self.max_tokens):
-            self._metrics.shed.inc()
+            self._metrics.shed.labels("inputs" if items > self.max_items else "tokens").inc()
             seconds = self._seconds_until_room(items - self.max_items, tokens - self.max_tokens)
             raise Overloaded(
                 f"{self._queue.items} inputs of {self._queue.tokens} tokens in all are waiting, and the limits are "
@@ -185,16 +200,20 @@ class Batcher:
         found: Logits | Exception
         try:
             tokens = [request.tokens[item.position] for item, request in zip(batch.items, requests, strict=True)]
-            found = engine.logits(tokens)
+            found = run_within_memory(engine.logits, tokens, lambda: self._metrics.halved(engine.ref))
+            engine.health.succeeded()
         except Exception as error:  # whatever it is, the requests must hear of it, and this thread serves on
             found = error
+            engine.health.failed()
+            self._metrics.failed(engine.ref)
         seconds = self._clock() - began
         with self._changed:
             self._running -= 1
             rate = self.concurrency * batch.tokens / max(seconds, 1e-9)
             self._tokens_per_second += (rate - self._tokens_per_second) * (SMOOTHING if self._tokens_per_second else 1)
             self._tell()
-        self._metrics.ran(engine.ref, len(batch.items), batch.tokens, batch.padded_tokens)
+        longest = len(batch.items) * engine.manifest.max_length
+        self._metrics.ran(engine.ref, len(batch.items), batch.tokens, batch.padded_tokens, longest)
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
             self._loop.call_soon_threadsafe(_deliver, batch, requests, found, seconds)

@@ -8,53 +8,18 @@ nothing: the old one stays.
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from models.errors import BundleError, StoreError
 from models.store import Store
+from service.contents import Contents, Key, Refusal, files_of, listed
 from service.engine import Engine
-from service.errors import Unavailable, UnknownResource
+from service.errors import InvalidRequest
 from service.loading import load_engine
 from service.metrics import Metrics
 from service.settings import Settings
 
 logger = logging.getLogger("service.catalog")
-
-Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A bundle that is not served, and why; `seen` is what its folder was like then."""
-
-    task: str
-    variant: str
-    version: str | None
-    reason: str
-    seen: tuple[tuple[str, int, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What the catalog holds at one moment; replaced as a whole, so that a reader never sees half a change.
-
-    A variant may be served and refused at once: an older version serves, the newer one was refused.
-    """
-
-    defaults: dict[str, str] = field(default_factory=dict)
-    engines: dict[Key, Engine] = field(default_factory=dict)
-    loading: tuple[Key, ...] = ()
-    refused: dict[Key, Refusal] = field(default_factory=dict)
-    fault: str | None = "the store has not been read yet"
-
-    def tasks(self) -> list[str]:
-        """Names of all tasks, loaded or not."""
-        return sorted({task for task, _ in (*self.engines, *self.loading, *self.refused)})
-
-    def variants(self, task: str) -> list[str]:
-        """Names of a task's variants, loaded or not; `dense` first."""
-        names = {variant for name, variant in (*self.engines, *self.loading, *self.refused) if name == task}
-        return sorted(names, key=lambda name: (name != "dense", name))
 
 
 @dataclass(frozen=True)
@@ -74,7 +39,9 @@ class Catalog:
         self._metrics = metrics
         self._store = Store(settings.store)
         self._closing = threading.Event()
-        self._refreshing = threading.Lock()
+        self._refreshing = threading.RLock()
+        self._pins: dict[Key, str] = {}
+        self._unloaded: set[Key] = set()
         self.contents = Contents()
 
     def watch(self) -> None:
@@ -95,62 +62,137 @@ class Catalog:
                 self._unreadable(f"the store {self._settings.store} cannot be read: {error}")
                 return
             self._metrics.store_readable.set(1)
+            self._metrics.store_looked.set_to_current_time()
             before = self.contents
             todo = sorted(self._changed(wanted), key=lambda key: wanted.defaults[key[0]] != key[1])
             every = wanted.versions.keys() | wanted.damaged.keys()
+            served = every - self._unloaded
             self.contents = replace(
                 before,
-                defaults=self._defaults(wanted, before),
-                engines={key: engine for key, engine in before.engines.items() if key in every},
-                refused={key: refusal for key, refusal in before.refused.items() if key in every and key not in todo},
+                defaults=before.next_defaults(wanted.defaults),
+                engines={key: engine for key, engine in before.engines.items() if key in served},
+                # A refusal is of interest while that version is wanted.
+                refused={
+                    key: refusal
+                    for key, refusal in before.refused.items()
+                    if key in served and key not in todo and refusal.version == wanted.versions.get(key)
+                },
                 loading=tuple(key for key in todo if key not in before.engines),
+                unloaded=frozenset(every & self._unloaded),
                 fault=None,
             )
-            for key, reason in wanted.damaged.items():
-                self._refuse(Refusal(*key, None, reason))
+            for key in served & wanted.damaged.keys():
+                self._refuse(Refusal(*key, None, wanted.damaged[key]))
             for key in todo:
                 if self._closing.is_set():
                     return
                 self._load(key, wanted.versions[key])
-            self.contents = replace(self.contents, defaults=self._defaults(wanted, self.contents))
+            self.contents = replace(self.contents, defaults=self.contents.next_defaults(wanted.defaults))
             self._describe()
 
     def engine(self, task: str, variant: str | None = None) -> Engine:
         """The engine of a variant; of the task's default variant if none is named.
 
         Raises:
-            UnknownResource: there is no such task or variant; names those that exist.
-            Unavailable: it is still loading, or it was refused.
+            UnknownResource, Unavailable: as `Contents.engine` does.
         """
-        contents = self.contents
-        if task not in contents.tasks():
-            if contents.fault:
-                raise Unavailable(f"no model is served: {contents.fault}")
-            raise UnknownResource(f"there is no task {task!r}; the tasks are: {_listed(contents.tasks())}")
-        name = variant or contents.defaults[task]
-        key = (task, name)
-        if engine := contents.engines.get(key):
-            return engine
-        if refusal := contents.refused.get(key):
-            raise Unavailable(f"{task}/{name} is not served, its bundle was refused: {refusal.reason}")
-        if key in contents.loading:
-            raise Unavailable(f"{task}/{name} is still loading: try again in a moment")
-        raise UnknownResource(
-            f"task {task!r} has no variant {name!r}; its variants are: {_listed(contents.variants(task))}"
-        )
+        return self.contents.engine(task, variant)
 
     def reason_not_ready(self) -> str | None:
         """Why not every task's default variant can answer; None when all have answered a warm-up request."""
-        contents = self.contents
-        if contents.fault:
-            return contents.fault
-        missing = [
-            (task, variant) for task, variant in contents.defaults.items() if (task, variant) not in contents.engines
-        ]
-        for key in sorted(missing):
-            if refusal := contents.refused.get(key):
-                return f"{'/'.join(key)}, the task's default, was refused: {refusal.reason}"
-        return f"still loading: {_listed(sorted('/'.join(key) for key in missing))}" if missing else None
+        return self.contents.reason_not_ready()
+
+    @property
+    def pins(self) -> dict[Key, str]:
+        """The versions that were pinned while this process ran."""
+        return dict(self._pins)
+
+    def pin(self, task: str, variant: str, version: str) -> Engine:
+        """Serve this version of a variant until it is unpinned or the process ends, whatever the store says.
+
+        Takes as long as loading does, as the methods below do: run them off the event loop.
+
+        Raises:
+            UnknownResource, Unavailable: as `Contents.keys` does.
+            InvalidRequest: there is no such version, or it is refused; what was served still is.
+        """
+        with self._refreshing:
+            (key,) = self.contents.keys(task, variant)
+            versions = self._store.versions(*key)
+            if version not in versions:
+                raise InvalidRequest(f"{task}/{variant} has no version {version!r}; its versions: {listed(versions)}")
+            before, unloaded = self._pins.copy(), self._unloaded.copy()
+            self._pins[key] = version
+            self._unloaded.discard(key)
+            self.refresh()
+            engine, refusal = self.contents.engines.get(key), self.contents.refused.get(key)
+            if engine and engine.manifest.version == version:
+                return engine
+            self._pins, self._unloaded = before, unloaded
+            self.refresh()
+        reason = refusal.reason if refusal else "the store cannot be read now"
+        raise InvalidRequest(f"{task}/{variant} version {version} is refused: {reason}; what was served still is")
+
+    def rollback(self, task: str, variant: str) -> Engine:
+        """Pin the version that was published before the one that is served.
+
+        Raises:
+            UnknownResource, Unavailable: as `Contents.engine` does.
+            InvalidRequest: there is none, or it is refused; what was served still is.
+        """
+        with self._refreshing:
+            served = self.contents.engine(task, variant).manifest.version
+            try:
+                return self.pin(task, variant, self._store.version_before(task, variant, served))
+            except StoreError as error:
+                raise InvalidRequest(str(error)) from error
+
+    def unpin(self, task: str, variant: str) -> Engine:
+        """Serve the version that the store or the settings say, again.
+
+        Raises:
+            UnknownResource, Unavailable: as `Contents.engine` does.
+        """
+        with self._refreshing:
+            (key,) = self.contents.keys(task, variant)
+            self._pins.pop(key, None)
+            self.refresh()
+            return self.engine(task, variant)
+
+    def unload(self, task: str, variant: str | None = None) -> None:
+        """Take a variant, or all that a task has now, out of service until it is loaded again.
+
+        Raises:
+            UnknownResource, Unavailable: as `Contents.keys` does.
+        """
+        with self._refreshing:
+            before = self.contents
+            keys = frozenset(before.keys(task, variant))
+            self._unloaded |= keys
+            self.contents = replace(
+                before,
+                engines={key: engine for key, engine in before.engines.items() if key not in keys},
+                loading=tuple(key for key in before.loading if key not in keys),
+                refused={key: refusal for key, refusal in before.refused.items() if key not in keys},
+                unloaded=before.unloaded | keys,
+            )
+            self._describe()
+
+    def load(self, task: str, variant: str | None = None) -> None:
+        """Take a variant, or all of a task, into service; what was refused is tried once more.
+
+        Raises:
+            UnknownResource, Unavailable: as `Contents.engine` does.
+        """
+        with self._refreshing:
+            self.refresh()
+            keys = self.contents.keys(task, variant)
+            self._unloaded.difference_update(keys)
+            refused = {key: refusal for key, refusal in self.contents.refused.items() if key not in keys}
+            self.contents = replace(self.contents, refused=refused)
+            self.refresh()
+            for key in keys:
+                self.engine(*key)
 
     def _read(self) -> _Wanted:
         root, store = self._settings.store, self._store
@@ -162,7 +204,8 @@ class Catalog:
         wanted = _Wanted({}, {task: store.default_variant(task) for task in tasks}, {})
         for key in ((task, variant) for task in tasks for variant in store.variants(task)):
             try:
-                wanted.versions[key] = self._settings.pins.get("/".join(key)) or store.current(*key)
+                pinned = self._pins.get(key) or self._settings.pins.get("/".join(key))
+                wanted.versions[key] = pinned or store.current(*key)
             except StoreError as error:
                 wanted.damaged[key] = str(error)
         return wanted
@@ -178,29 +221,25 @@ class Catalog:
             logger.error("%s; what is loaded is still served", fault)
 
     def _changed(self, wanted: _Wanted) -> Iterator[Key]:
-        """Variants of which another version is wanted than is served, but those that were refused as they are now."""
+        """Variants of which another version is wanted than is served, but those that were refused as they are now.
+
+        And those whose engine is not healthy.
+        """
         for key, version in wanted.versions.items():
+            if key in self._unloaded:
+                continue
             engine, refusal = self.contents.engines.get(key), self.contents.refused.get(key)
             if engine and engine.manifest.version == version:
+                if engine.health.reload_due():
+                    yield key
                 continue
-            if refusal and refusal.version == version and refusal.seen == self._seen(key, version):
+            if refusal and refusal.version == version and refusal.seen == files_of(self._store.folder(*key, version)):
                 continue
             yield key
 
-    def _defaults(self, wanted: _Wanted, contents: Contents) -> dict[str, str]:
-        """The store's default variants; where one cannot answer yet, the one that did before goes on to."""
-        found = {}
-        for task, variant in wanted.defaults.items():
-            before = contents.defaults.get(task)
-            stays = (
-                before is not None and (task, before) in contents.engines and (task, variant) not in contents.engines
-            )
-            found[task] = before if stays and before is not None else variant
-        return found
-
     def _load(self, key: Key, version: str) -> None:
         task, variant = key
-        seen = self._seen(key, version)
+        seen = files_of(self._store.folder(*key, version))
         try:
             bundle = self._store.open(task, variant, version)
             self._check_memory(key, bundle.model_path.stat().st_size)
@@ -211,9 +250,11 @@ class Catalog:
                 runtime=self._settings.runtime,
             )
         except (BundleError, StoreError) as error:
+            self._metrics.loaded(task, variant, "refused")
             self._refuse(Refusal(task, variant, version, str(error), seen))
         except Exception as error:  # one bad bundle must not keep the others from serving
             logger.exception("%s/%s cannot be loaded", task, variant)
+            self._metrics.loaded(task, variant, "refused")
             reason = f"it cannot be loaded: {type(error).__name__}: {error}"
             self._refuse(Refusal(task, variant, version, reason, seen))
         else:
@@ -222,6 +263,7 @@ class Catalog:
             self.contents = replace(
                 before, engines={**before.engines, key: engine}, loading=_without(before.loading, key), refused=refused
             )
+            self._metrics.loaded(task, variant, "served")
             logger.info("serving %s/%s version %s, runtime %s", task, variant, version, engine.runtime)
 
     def _check_memory(self, key: Key, size: int) -> None:
@@ -233,18 +275,6 @@ class Catalog:
                 f"its graph has {size:,} bytes, and {used:,} of the {limit:,} that all graphs may have are taken: "
                 "raise max_model_bytes, or remove variants from the store"
             )
-
-    def _seen(self, key: Key, version: str) -> tuple[tuple[str, int, int], ...]:
-        """Name, size and time of every file of a bundle: what was refused is tried again once these differ."""
-        folder = self._store.folder(*key, version)
-        found = []
-        for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-            try:
-                state = path.stat()
-            except OSError:
-                continue
-            found.append((str(path.relative_to(folder)), state.st_size, state.st_mtime_ns))
-        return tuple(found)
 
     def _refuse(self, refusal: Refusal) -> None:
         key = (refusal.task, refusal.variant)
@@ -266,7 +296,3 @@ class Catalog:
 
 def _without(keys: tuple[Key, ...], key: Key) -> tuple[Key, ...]:
     return tuple(other for other in keys if other != key)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"

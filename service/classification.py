@@ -11,6 +11,7 @@ import numpy as np
 from models.runtime import Tokens
 from service.batcher import Batcher
 from service.engine import Engine, Logits, scores
+from service.request_record import RequestRecord, current_record
 from service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
 
 # Texts of so few characters are tokenised in less time than it takes to hand them to a thread and back.
@@ -41,8 +42,9 @@ async def classify(
     deadline: float | None = None,
     tokens: list[Tokens] | None = None,
     alone: bool = False,
+    background: bool = False,
 ) -> Classification:
-    """Tokenise, unless the tokens are known already, and let the batcher run them (`alone` as there).
+    """Tokenise, unless the tokens are known already, and let the batcher run them (`alone`, `background` as there).
 
     Raises:
         InvalidRequest: an input cannot be tokenised as asked.
@@ -54,9 +56,13 @@ async def classify(
             tokens = engine.tokenize(inputs, truncate=truncate)
         else:
             tokens = await asyncio.to_thread(engine.tokenize, inputs, truncate=truncate)
-    tokenize_seconds = time.perf_counter() - started
-    answer = await batcher.run(engine, tokens, deadline=deadline, alone=alone)
-    return Classification(tokens, answer.logits, answer.queue_seconds, tokenize_seconds, answer.inference_seconds)
+    arrived = time.perf_counter()
+    # What runs in the background may outlive the request that it was begun by.
+    record = RequestRecord() if background else current_record()
+    run = record.tokenized(engine.ref, [len(item) for item in tokens], started, arrived)
+    answer = await batcher.run(engine, tokens, deadline=deadline, alone=alone, background=background)
+    record.answered(run, arrived, answer.queue_seconds, time.perf_counter())
+    return Classification(tokens, answer.logits, answer.queue_seconds, arrived - started, answer.inference_seconds)
 
 
 def ranked(

@@ -8,6 +8,8 @@ from fastapi import Depends, Request
 
 from service.batcher import Batcher
 from service.catalog import Catalog
+from service.disagreements import Disagreements
+from service.experiments import Experiments
 from service.metrics import Metrics
 from service.settings import Settings
 from service.shutdown import Drain
@@ -29,6 +31,20 @@ class Service:
             max_tokens=settings.max_waiting_tokens,
             metrics=self.metrics,
         )
+        self.disagreements = Disagreements(
+            settings.disagreements_url,
+            most=settings.disagreements_most,
+            days=settings.disagreements_days,
+            metrics=self.metrics,
+        )
+        self.experiments = Experiments(
+            settings.experiments,
+            catalog=self.catalog,
+            batcher=self.batcher,
+            disagreements=self.disagreements,
+            keep_texts=settings.disagreements_texts,
+            metrics=self.metrics,
+        )
         self.metrics.ready.set_function(lambda: self.reason_not_ready() is None)
         self._loading: asyncio.Task[None] | None = None
 
@@ -46,8 +62,10 @@ class Service:
     async def stop(self) -> None:
         """Stop loading and take no more work."""
         self.catalog.close()
+        self.experiments.close()
         self.batcher.close()
         await self.loaded()
+        await asyncio.to_thread(self.disagreements.close)
 
     def reason_not_ready(self) -> str | None:
         """Why traffic should go elsewhere; None when every task's default variant can answer."""

@@ -1,7 +1,7 @@
 """One loaded bundle: texts to tokens, tokens to logits, logits to scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,8 @@ import numpy.typing as npt
 from models.bundle import TOKENIZER
 from models.manifest import Manifest
 from models.runtime import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
-from service.errors import InvalidRequest, TooManyTokens
+from service.errors import InvalidRequest, TooManyTokens, Unavailable
+from service.faults import Health
 from service.schemas import FunctionToApply, ModelRef, TextInput
 
 Logits = npt.NDArray[np.float32]
@@ -24,6 +25,7 @@ class Engine:
 
     loaded: LoadedBundle
     sample_difference: float | None = None
+    health: Health = field(default_factory=Health, compare=False)
 
     @property
     def manifest(self) -> Manifest:
@@ -44,6 +46,18 @@ class Engine:
     def tokenization(self) -> tuple[str, int]:
         """Engines with equal ones turn a text into the same tokens."""
         return self.manifest.files[TOKENIZER].sha256, self.manifest.max_length
+
+    def check_health(self) -> None:
+        """Refuse to be called ready while batches fail.
+
+        Raises:
+            Unavailable: the last ones did.
+        """
+        if not self.health.healthy:
+            raise Unavailable(
+                f"{self.manifest.task}/{self.manifest.variant} fails again and again: it is loaded anew at the next "
+                "look at the store"
+            )
 
     def tokenize(self, inputs: Sequence[TextInput], *, truncate: bool = True) -> list[Tokens]:
         """Tokens of each input.

@@ -3,6 +3,8 @@
     ServiceError                 status
     ├── UnreadableRequest        400   not JSON, not UTF-8, nested too deeply
     ├── EmptyRequest             400   nothing to classify, where a protocol wants it told apart
+    ├── Unauthorized             401   no key, or one that is not valid, with WWW-Authenticate
+    ├── Forbidden                403   a key without the scope, or a part of the API that is closed
     ├── UnknownResource          404   a task, variant, report or path that does not exist
     ├── WrongMethod              405   with Allow
     ├── NotAcceptable            406   a representation that does not exist
@@ -11,6 +13,7 @@
     ├── InvalidRequest           422   JSON that does not say what is needed
     │   └── TooManyTokens        422   a text that is not to be truncated
     ├── Overloaded               429   with Retry-After
+    │   └── RateLimited          429   more requests than a key or an address may send
     ├── InferenceFailed          500   a graph that answered with numbers that are not finite
     ├── Unavailable              503   models loading, refused, or the service shutting down
     └── DeadlineExceeded         504   the answer would have come after the client's own limit
@@ -54,6 +57,27 @@ class EmptyRequest(ServiceError):
 
     status = HTTPStatus.BAD_REQUEST
     error_type = "Empty"
+
+
+class Unauthorized(ServiceError):
+    """No key, or one that is not valid."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, detail: str, *, invalid: bool) -> None:
+        super().__init__(detail)
+        self.invalid = invalid
+
+    def headers(self) -> dict[str, str]:
+        """`WWW-Authenticate`, as RFC 6750 has it."""
+        error = ', error="invalid_token"' if self.invalid else ""
+        return {"WWW-Authenticate": f'Bearer realm="sparserve"{error}'}
+
+
+class Forbidden(ServiceError):
+    """The key lacks the scope, or nobody may without one."""
+
+    status = HTTPStatus.FORBIDDEN
 
 
 class UnknownResource(ServiceError):
@@ -119,6 +143,10 @@ class Overloaded(ServiceError):
         return {"Retry-After": str(self.retry_after_seconds)}
 
 
+class RateLimited(Overloaded):
+    """A key or an address has sent more requests than it may."""
+
+
 class InferenceFailed(ServiceError):
     """The graph did not compute an answer."""
 
@@ -181,6 +209,13 @@ def problem_response(
     return Response(orjson.dumps(problem.model_dump()), status, headers, media_type=PROBLEM_JSON)
 
 
+def error_response(error: ServiceError, request_id: str | None) -> Response:
+    """The answer to a request that is refused."""
+    return problem_response(
+        error.status, str(error), request_id=request_id, headers=error.headers(), error_type=error.error_type
+    )
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these errors."""
     return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
@@ -200,13 +235,7 @@ def request_id_of(request: Request) -> str | None:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return problem_response(
-        error.status,
-        str(error),
-        request_id=request_id_of(request),
-        headers=error.headers(),
-        error_type=error.error_type,
-    )
+    return error_response(error, request_id_of(request))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """Requests that are too large are refused early: by bytes before parsing, then by items and characters."""
 
+import zlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -9,22 +10,31 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import TooLarge, UnsupportedContent, problem_response
+from service.errors import (
+    ServiceError,
+    TooLarge,
+    UnreadableRequest,
+    UnsupportedContent,
+    error_response,
+    problem_response,
+)
 from service.schemas import TextInput
 from service.settings import Settings
 
 DISCARDED_FACTOR = 8
+# zlib's window bits: its largest window, in gzip's wrapping or in its own, which HTTP calls deflate.
+_WINDOW_BITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
 class BodyLimit:
-    """ASGI middleware that reads the whole body first, at most `max_bytes` of it, declared length or not."""
+    """ASGI middleware that reads the whole body first and unpacks it: at most `max_bytes`, declared or not."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 413, or pass the body on in one message."""
+        """Answer 413, or pass the body on in one message, as it was before the client packed it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -50,7 +60,17 @@ class BodyLimit:
                     await self._discard(receive)
                 await self._refuse(scope, receive, send)
                 return
-        body: Message | None = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
+        content = b"".join(chunks)
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if content and encoding != "identity":
+            try:
+                content = unpacked(content, encoding, self._max_bytes)
+            except ServiceError as error:
+                await error_response(error, scope.get("state", {}).get("request_id"))(scope, receive, send)
+                return
+            kept = [item for item in scope["headers"] if item[0] not in (b"content-encoding", b"content-length")]
+            scope["headers"] = [*kept, (b"content-length", str(len(content)).encode())]
+        body: Message | None = {"type": "http.request", "body": content, "more_body": False}
 
         async def replay() -> Message:
             nonlocal body
@@ -80,8 +100,32 @@ class BodyLimit:
         await response(scope, receive, send)
 
 
+def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body as it was before it was packed as its Content-Encoding says; never more than `limit` bytes are made.
+
+    Raises:
+        UnsupportedContent: the encoding is neither gzip nor deflate.
+        UnreadableRequest: the body is not of that encoding, or not whole.
+        TooLarge: it has more than `limit` bytes once unpacked.
+    """
+    if encoding not in _WINDOW_BITS:
+        raise UnsupportedContent("this Content-Encoding is not supported: send gzip, deflate or the body as it is")
+    unpacker = zlib.decompressobj(wbits=_WINDOW_BITS[encoding])
+    try:
+        found = unpacker.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise UnreadableRequest(f"the body is not {encoding}, as its Content-Encoding says") from error
+    if len(found) > limit:
+        raise TooLarge(f"the body has more than {limit} bytes once unpacked: send fewer inputs at a time")
+    if not unpacker.eof:
+        raise UnreadableRequest(f"the body is not whole {encoding}: its end is missing")
+    if unpacker.unused_data:
+        raise UnreadableRequest(f"the body goes on after the end of its {encoding}: send one stream")
+    return found
+
+
 class JsonRoute(APIRoute):
-    """A route whose body must say that it is JSON."""
+    """A route whose body, if its method has one, must say that it is JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's own handler, after the check."""
@@ -89,10 +133,11 @@ class JsonRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if not (declared == "application/json" or (declared.startswith("application/") and "+json" in declared)):
+            has_body = request.method in ("POST", "PUT", "PATCH")
+            if has_body and not (
+                declared == "application/json" or (declared.startswith("application/") and "+json" in declared)
+            ):
                 raise UnsupportedContent("send the body as JSON, with the header Content-Type: application/json")
-            if request.headers.get("content-encoding", "identity").lower() != "identity":
-                raise UnsupportedContent("send the body as it is: Content-Encoding is not supported")
             return await handler(request)
 
         return checked

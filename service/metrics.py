@@ -1,6 +1,9 @@
 """The Prometheus metrics, in base units; each is changed where the state that it tells of changes."""
 
+import platform
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,7 +16,9 @@ from prometheus_client import (
     generate_latest,
 )
 
+from service.agreement import Agreement
 from service.schemas import ModelRef, Timings, Usage
+from service.version import VERSION
 
 STAGES = ("queue", "tokenize", "inference")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -65,7 +70,43 @@ class Metrics:
         self.running = Gauge("sparserve_batches_running", "Batches running now.", registry=registry)
         self.waiting = Gauge("sparserve_inputs_waiting", "Inputs waiting for a batch now.", registry=registry)
         self.waiting_tokens = Gauge("sparserve_tokens_waiting", "Tokens waiting for a batch now.", registry=registry)
-        self.shed = Counter("sparserve_requests_shed_total", "Requests answered 429.", registry=registry)
+        self.padding_saved = Counter(
+            "sparserve_padding_saved_tokens_total",
+            "Tokens not computed because batches are as long as their longest input, not as the model allows.",
+            model,
+            registry=registry,
+        )
+        self.batches_failed = Counter(
+            "sparserve_batches_failed_total",
+            "Runs of a model's graph that raised an exception.",
+            model,
+            registry=registry,
+        )
+        self.batches_halved = Counter(
+            "sparserve_batches_halved_total", "Batches run in two halves for want of memory.", model, registry=registry
+        )
+        self.shed = Counter(
+            "sparserve_requests_shed_total",
+            "Requests answered 429 because the queue was full, by the limit they were over: inputs or tokens.",
+            ("reason",),
+            registry=registry,
+        )
+        for reason in ("inputs", "tokens"):
+            self.shed.labels(reason)
+        self.deadline_misses = Counter(
+            "sparserve_deadline_misses_total",
+            "Requests answered 504 because their deadline had passed.",
+            model,
+            registry=registry,
+        )
+        self.denied = Counter(
+            "sparserve_requests_denied_total", "Requests answered 401 or 403 for want of a key.", registry=registry
+        )
+        self.rate_limited = Counter(
+            "sparserve_requests_rate_limited_total",
+            "Requests answered 429 because their key or address had sent too many.",
+            registry=registry,
+        )
         self.model_info = Gauge(
             "sparserve_model_info",
             "1 for every bundle that is served; runtime is onnx or sparse.",
@@ -73,19 +114,77 @@ class Metrics:
             registry=registry,
         )
         self.refused = Gauge("sparserve_bundles_refused", "Bundles that failed verification.", registry=registry)
+        compared = ("task", "candidate")
+        self.agreement = Gauge(
+            "sparserve_experiment_agreement_ratio",
+            "Fraction of compared inputs on which the candidate says the same as the default variant.",
+            compared,
+            registry=registry,
+        )
+        self.drift = Gauge(
+            "sparserve_experiment_score_difference",
+            "Mean of the largest difference of a score between candidate and default variant.",
+            compared,
+            registry=registry,
+        )
+        self.compared = Gauge(
+            "sparserve_experiment_inputs", "Inputs compared in the running experiment.", compared, registry=registry
+        )
+        self.not_compared = Counter(
+            "sparserve_experiment_not_compared_total", "Requests that were not compared.", compared, registry=registry
+        )
+        self.experiments_stopped = Counter(
+            "sparserve_experiments_stopped_total", "Candidates that the guard took off.", compared, registry=registry
+        )
+        self.disagreements_lost = Counter(
+            "sparserve_disagreements_lost_total",
+            "Disagreements of variants that could not be written to their database.",
+            registry=registry,
+        )
         self.store_readable = Gauge(
             "sparserve_store_readable",
             "0 while the store cannot be read; what is loaded is still served.",
             registry=registry,
         )
+        self.store_looked = Gauge(
+            "sparserve_store_last_look_timestamp_seconds",
+            "When the store was last read in full, in Unix time; 0: never.",
+            registry=registry,
+        )
+        self.loads = Counter(
+            "sparserve_model_loads_total",
+            "Bundles loaded, by outcome: served or refused.",
+            (*model, "outcome"),
+            registry=registry,
+        )
+        build = Gauge(
+            "sparserve_build_info",
+            "1; the versions of the service, of Python and of onnxruntime.",
+            ("version", "python", "onnxruntime"),
+            registry=registry,
+        )
+        build.labels(VERSION, platform.python_version(), version("onnxruntime")).set(1)
         self.ready = Gauge("sparserve_ready", "1 when /readyz answers 200.", registry=registry)
 
-    def ran(self, model: ModelRef, inputs: int, tokens: int, padded_tokens: int) -> None:
-        """Count a batch."""
+    def ran(self, model: ModelRef, inputs: int, tokens: int, padded_tokens: int, longest_tokens: int) -> None:
+        """Count a batch; it would have `longest_tokens` if its inputs were as long as the model allows."""
         names = (model.task, model.variant)
         self.batches.labels(*names).inc()
         self.batch_inputs.labels(*names).observe(inputs)
         self.padding.labels(*names).inc(padded_tokens - tokens)
+        self.padding_saved.labels(*names).inc(max(longest_tokens - padded_tokens, 0))
+
+    def failed(self, model: ModelRef) -> None:
+        """Count a batch that raised an exception."""
+        self.batches_failed.labels(model.task, model.variant).inc()
+
+    def halved(self, model: ModelRef) -> None:
+        """Count a batch that memory was too short for."""
+        self.batches_halved.labels(model.task, model.variant).inc()
+
+    def loaded(self, task: str, variant: str, outcome: Literal["served", "refused"]) -> None:
+        """Count a bundle that was loaded, or refused when it was to be."""
+        self.loads.labels(task, variant, outcome).inc()
 
     def classified(self, model: ModelRef, usage: Sequence[Usage], timings: Timings) -> None:
         """Count an answered request."""
@@ -95,6 +194,12 @@ class Metrics:
         self.truncated.labels(*names).inc(sum(item.truncated for item in usage))
         for stage in STAGES:
             self.stage_seconds.labels(*names, stage).observe(getattr(timings, f"{stage}_seconds"))
+
+    def compared_aside(self, task: str, candidate: str, agreement: Agreement) -> None:
+        """Tell how an experiment stands."""
+        self.agreement.labels(task, candidate).set(agreement.rate or 0.0)
+        self.drift.labels(task, candidate).set(agreement.drift.mean)
+        self.compared.labels(task, candidate).set(agreement.inputs)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

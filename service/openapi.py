@@ -1,10 +1,12 @@
 """The OpenAPI document, with errors declared as what they are: application/problem+json."""
 
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.access import scopes_for
 from service.errors import PROBLEM_JSON
 
 DESCRIPTION = (
@@ -14,19 +16,39 @@ DESCRIPTION = (
 )
 
 
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x_api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+}
+
+
 def describe(app: FastAPI) -> None:
     """Let the app answer with this document."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
-            for path in schema["paths"].values():
-                for operation in path.values():
+            schema["components"]["securitySchemes"] = SECURITY_SCHEMES
+            for path, operations in schema["paths"].items():
+                for method, operation in operations.items():
+                    _declare_key(method.upper(), path, operation)
                     _declare_problems(operation["responses"])
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _declare_key(method: str, path: str, operation: dict[str, Any]) -> None:
+    """Say that an operation may ask for a key, and what it answers without."""
+    if not scopes_for(method, path):
+        return
+    # The empty one: a service without keys asks for none.
+    operation["security"] = [*({name: []} for name in SECURITY_SCHEMES), {}]
+    for status in (401, 403, 429):
+        problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+        answer = {"description": HTTPStatus(status).phrase, "content": {"application/json": problem}}
+        operation["responses"].setdefault(str(status), answer)
 
 
 def _declare_problems(responses: dict[str, Any]) -> None:

@@ -213,7 +213,7 @@ class VariantFacts(BaseModel):
 
     variant: str
     version: str | None
-    state: Literal["ready", "loading", "refused"]
+    state: Literal["ready", "loading", "refused", "unloaded"]
     reason: str | None = Field(None, description="why it was refused")
     runtime: Literal["onnx", "sparse"] | None = Field(
         None, description="what runs it: stock onnxruntime, or the sparse runtime inside it"

@@ -1,12 +1,16 @@
 """Every limit and choice of the service, from the command line, then `SPARSERVE_*` variables, then these defaults."""
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AnyHttpUrl, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.runtime import available_cpus
+from service.policy import Policy
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -25,6 +29,15 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level that is logged; texts are never logged"
+    )
+
+    log_format: Literal["text", "json"] | None = Field(
+        None, description="lines of text or of JSON objects; by default text on a terminal and JSON elsewhere"
+    )
+    log_client_address: bool = Field(True, description="whether the log has the address of a request's client")
+    otlp_endpoint: AnyHttpUrl | None = Field(
+        None,
+        description="OTLP collector that gets traces over HTTP, such as http://localhost:4318; needs the extra otel",
     )
 
     runtime: Literal["auto", "onnx", "sparse"] = Field(
@@ -61,6 +74,31 @@ class Settings(BaseSettings):
         None, gt=0, description="longest time for an answer, else 504; a request's X-Request-Timeout may be shorter"
     )
 
+    experiments: dict[str, Policy] = Field(
+        {}, description="candidates beside default variants on live traffic, by task; see /v1/compare/{task}"
+    )
+    disagreements_url: str = Field(
+        "sqlite:///disagreements.db",
+        description="SQLAlchemy's URL of the database that keeps what variants disagree on; made when there is any",
+    )
+    disagreements_most: int = Field(100_000, ge=1, description="disagreements that are kept; the oldest go first")
+    disagreements_days: float = Field(30, gt=0, description="days that a disagreement is kept")
+    disagreements_texts: bool = Field(False, description="keep the texts of disagreements, too")
+
+    keys_file: Path | None = Field(
+        None, description="file of API keys, made by `sparserve keys create`; by default every client may classify"
+    )
+    metrics_need_key: bool = Field(False, description="whether /metrics asks for a key, too")
+    admin_without_key: bool = Field(
+        False, description="whether clients may load, unload and promote models where there are no keys"
+    )
+    anonymous_rate: int | None = Field(
+        None, ge=1, description="requests a minute of one client address where there are no keys; more are answered 429"
+    )
+    cors_origins: list[str] = Field(
+        [], description='web pages\' origins that may call the service, such as ["https://app.example"]; ["*"]: all'
+    )
+
     max_body_bytes: int = Field(2 * 2**20, ge=1, description="bytes of a request body")
     max_items: int = Field(256, ge=1, description="inputs of one request")
     max_characters: int = Field(100_000, ge=1, description="characters of one input, text and text_pair together")
@@ -73,6 +111,16 @@ class Settings(BaseSettings):
     )
     grace_seconds: int = Field(30, ge=1, description="seconds that running requests have to finish after that")
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _traces_can_be_sent(cls, endpoint: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if endpoint is not None:
+            try:
+                import service.tracing  # noqa: F401
+            except ImportError as error:
+                raise ValueError(f'traces need {error.name}: pip install "sparserve[otel]"') from error
+        return endpoint
+
     @model_validator(mode="after")
     def _threads_are_enough(self) -> Self:
         if self.concurrency > self.total_threads:
@@ -81,6 +129,20 @@ class Settings(BaseSettings):
                 "lower it or raise threads"
             )
         return self
+
+    @model_validator(mode="after")
+    def _keys_are_there(self) -> Self:
+        if self.keys_file is not None and not self.keys_file.is_file():
+            raise ValueError(f"keys_file {self.keys_file} does not exist: make a key with `sparserve keys create`")
+        return self
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: write https://host or https://host:port, without a path")
+        return origins
 
     @property
     def total_threads(self) -> int:

@@ -20,9 +20,12 @@ function typeOf(schema, document) {
   return schema.type ?? "any";
 }
 
+function resolve(schema, document) {
+  return schema.$ref ? document.components.schemas[schema.$ref.split("/").pop()] : schema;
+}
+
 function fields(schema, document) {
-  const name = schema.$ref?.split("/").pop();
-  const resolved = name ? document.components.schemas[name] : schema;
+  const resolved = resolve(schema, document);
   const rows = Object.entries(resolved.properties ?? {}).map(([field, facts]) => {
     const needed = resolved.required?.includes(field);
     const preset = facts.default === undefined ? "" : `default ${JSON.stringify(facts.default)}. `;
@@ -57,7 +60,7 @@ function operation(path, method, facts, document) {
   const body = facts.requestBody?.content["application/json"]?.schema;
   if (body) {
     block.append(element("p", { className: "note" }, "Body"), fields(body, document));
-    const example = document.components.schemas[body.$ref.split("/").pop()].examples?.[0];
+    const example = resolve(body, document).examples?.[0];
     if (example) {
       block.append(element("pre", { tabIndex: 0 },
         `curl ${location.origin}${path} \\\n  -H 'Content-Type: application/json' -d '${JSON.stringify(example)}'`));
@@ -74,6 +77,7 @@ function operation(path, method, facts, document) {
       }
     }
   }
+  if (facts.security) block.append(element("p", { className: "note" }, "Needs an API key where the service has keys"));
   const errors = Object.keys(facts.responses).filter((status) => Number(status) >= 400);
   if (errors.length) block.append(element("p", { className: "note" }, `Errors: ${errors.join(", ")} as application/problem+json`));
   return block;

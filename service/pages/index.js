@@ -1,7 +1,13 @@
 "use strict";
 
+const FORMATS = {
+  html: { ending: "html", text: "page with plots" },
+  json: { ending: "json", text: "JSON" },
+  markdown: { ending: "md", text: "Markdown" },
+};
 const find = (id) => document.getElementById(id);
 let tasks = [];
+let key = "";
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -9,15 +15,30 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
-async function ask(path, body) {
-  const answer = await fetch(path, body && {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-  });
-  const content = await answer.json();
-  if (!answer.ok) throw new Error(content.detail);
-  return content;
+async function request(path, body) {
+  const headers = {
+    ...(body && { "Content-Type": "application/json" }),
+    ...(key && { Authorization: `Bearer ${key}` }),
+  };
+  const answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+  if (answer.status === 401) {
+    find("keyform").hidden = false;
+    find("key").focus();
+  }
+  if (!answer.ok) throw new Error((await answer.json()).detail);
+  return answer;
+}
+
+const ask = async (path, body) => (await request(path, body)).json();
+
+// A link sends no key, so where there is one, what the link leads to is fetched and saved.
+async function save(event) {
+  if (!key) return;
+  event.preventDefault();
+  const link = event.currentTarget;
+  const url = URL.createObjectURL(await (await request(link.getAttribute("href"))).blob());
+  element("a", { href: url, download: link.dataset.file }).click();
+  URL.revokeObjectURL(url);
 }
 
 const percent = (fraction, digits = 1) => (fraction == null ? "–" : `${(100 * fraction).toFixed(digits)} %`);
@@ -72,11 +93,25 @@ function showTask(task, reports) {
   const report = reports.find((one) => one.task === task.task);
   if (report) {
     const path = report.url.slice(1);
-    const links = report.formats.map((format) =>
-      element("a", { href: `${path}?format=${format}` }, { html: "page with plots", json: "JSON", markdown: "Markdown" }[format]));
+    const links = report.formats.map((format) => {
+      const { ending, text } = FORMATS[format];
+      return reportLink(`${path}?format=${format}`, `${task.task}.${ending}`, text);
+    });
     block.append(element("p", { className: "note" }, "Report: ", ...links.flatMap((link, i) => (i ? [", ", link] : [link]))));
   }
   return block;
+}
+
+function reportLink(href, file, text) {
+  const link = element("a", { href }, text);
+  link.dataset.file = file;
+  link.addEventListener("click", (event) => save(event).catch((error) => showError(error)));
+  return link;
+}
+
+function showError(error) {
+  find("error").textContent = error.message;
+  find("error").hidden = false;
 }
 
 function chosenTask() {
@@ -103,6 +138,7 @@ function fillVariants() {
   document.querySelector("button[value=compare]").disabled = others.length === 0;
   find("example").textContent =
     `curl ${new URL("v1/models/" + task.task + "/classify", document.baseURI)} \\\n` +
+    (key ? "  -H 'Authorization: Bearer YOUR_KEY' \\\n" : "") +
     `  -H 'Content-Type: application/json' -d '{"inputs": "a warm, funny, engaging film", "top_k": null}'`;
 }
 
@@ -159,8 +195,7 @@ async function submit(event) {
     }
   } catch (error) {
     find("results").replaceChildren();
-    find("error").textContent = error.message;
-    find("error").hidden = false;
+    showError(error);
   } finally {
     buttons.forEach((button) => { button.disabled = false; });
   }
@@ -191,4 +226,15 @@ find("variant").addEventListener("change", () => {
 find("texts").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("form").requestSubmit();
 });
-load().catch((error) => showState(false, error.message));
+find("keyform").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = find("key").value.trim();
+  find("keyform").hidden = true;
+  find("reason").textContent = "";
+  begin();
+});
+const begin = () => load().catch((error) => {
+  showState(false, error.message);
+  if (!find("keyform").hidden) find("state").textContent = "asks for a key";
+});
+begin();

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Response
 
 from service.answers import answer
+from service.caller import Caller, CallerDependency
 from service.classification import server_timing
 from service.context import Service, ServiceDependency
-from service.deadlines import DeadlineDependency
 from service.errors import problems
 from service.limits import JsonRoute
 from service.schemas import ClassifyAnswer, ClassifyRequest
@@ -16,10 +16,10 @@ RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 @router.post("/v1/models/{task}/classify", responses=RESPONSES)
 async def classify_with_default_variant(
-    task: str, body: ClassifyRequest, service: ServiceDependency, deadline: DeadlineDependency, response: Response
+    task: str, body: ClassifyRequest, service: ServiceDependency, caller: CallerDependency, response: Response
 ) -> ClassifyAnswer:
     """Classify texts with a task's default variant."""
-    return await _classify(service, task, None, body, deadline, response)
+    return await _classify(service, task, None, body, caller, response)
 
 
 @router.post("/v1/models/{task}/{variant}/classify", responses=RESPONSES)
@@ -28,11 +28,11 @@ async def classify_with_variant(
     variant: str,
     body: ClassifyRequest,
     service: ServiceDependency,
-    deadline: DeadlineDependency,
+    caller: CallerDependency,
     response: Response,
 ) -> ClassifyAnswer:
     """Classify texts with one variant of a task."""
-    return await _classify(service, task, variant, body, deadline, response)
+    return await _classify(service, task, variant, body, caller, response)
 
 
 async def _classify(
@@ -40,15 +40,16 @@ async def _classify(
     task: str,
     variant: str | None,
     body: ClassifyRequest,
-    deadline: float | None,
+    caller: Caller,
     response: Response,
 ) -> ClassifyAnswer:
     result = await answer(
         service,
-        service.catalog.engine(task, variant),
+        task,
+        variant,
         body.inputs,
+        caller,
         truncate=body.truncate,
-        deadline=deadline,
         top_k=body.top_k,
         function_to_apply=body.function_to_apply,
     )

@@ -4,11 +4,11 @@ import time
 
 from fastapi import APIRouter, Response
 
+from service.caller import CallerDependency
 from service.catalog import Catalog
 from service.classification import server_timing, timings
 from service.comparison import compare
 from service.context import ServiceDependency
-from service.deadlines import DeadlineDependency
 from service.engine import Engine
 from service.errors import InvalidRequest, problems
 from service.limits import JsonRoute, check_size
@@ -20,13 +20,13 @@ REFERENCE = "dense"
 
 @router.post("/v1/models/{task}/compare", responses=problems(400, 404, 413, 415, 422, 429, 500, 503, 504))
 async def compare_variants(
-    task: str, body: CompareRequest, service: ServiceDependency, deadline: DeadlineDependency, response: Response
+    task: str, body: CompareRequest, service: ServiceDependency, caller: CallerDependency, response: Response
 ) -> CompareAnswer:
     """Run texts through several variants: predictions, agreement, differences and latency of each."""
     arrived = time.perf_counter()
     engines = chosen_engines(service.catalog, task, body.variants)
     check_size(body.inputs, service.settings)
-    comparison = await compare(service.batcher, engines, body.inputs, truncate=body.truncate, deadline=deadline)
+    comparison = await compare(service.batcher, engines, body.inputs, truncate=body.truncate, deadline=caller.deadline)
     answers = [arm.answer for arm in comparison.arms]
     stages = timings(
         arrived,

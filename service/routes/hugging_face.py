@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.answers import answer
+from service.caller import Caller, CallerDependency
 from service.context import Service, ServiceDependency
-from service.deadlines import DeadlineDependency
 from service.errors import problems
 from service.limits import JsonRoute
 from service.schemas import FunctionToApply, Inputs, Prediction
@@ -43,30 +43,31 @@ class InferenceRequest(BaseModel):
 
 @router.post("/hf/{task}", responses=RESPONSES)
 async def infer_with_default_variant(
-    task: str, body: InferenceRequest, service: ServiceDependency, deadline: DeadlineDependency
+    task: str, body: InferenceRequest, service: ServiceDependency, caller: CallerDependency
 ) -> list[list[Prediction]]:
     """Classify texts with a task's default variant."""
-    return await _infer(service, task, None, body, deadline)
+    return await _infer(service, task, None, body, caller)
 
 
 @router.post("/hf/{task}/{variant}", responses=RESPONSES)
 async def infer_with_variant(
-    task: str, variant: str, body: InferenceRequest, service: ServiceDependency, deadline: DeadlineDependency
+    task: str, variant: str, body: InferenceRequest, service: ServiceDependency, caller: CallerDependency
 ) -> list[list[Prediction]]:
     """Classify texts with one variant of a task."""
-    return await _infer(service, task, variant, body, deadline)
+    return await _infer(service, task, variant, body, caller)
 
 
 async def _infer(
-    service: Service, task: str, variant: str | None, body: InferenceRequest, deadline: float | None
+    service: Service, task: str, variant: str | None, body: InferenceRequest, caller: Caller
 ) -> list[list[Prediction]]:
     asked = body.parameters or Parameters()
     result = await answer(
         service,
-        service.catalog.engine(task, variant),
+        task,
+        variant,
         body.inputs,
+        caller,
         truncate=asked.truncation is not False,
-        deadline=deadline,
         top_k=asked.top_k,
         function_to_apply=asked.function_to_apply,
     )

@@ -1,10 +1,10 @@
 """GET /v1/models: what is served, what is not and why, and what every bundle says about itself."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 
-from service.catalog import Contents
+from service.contents import Contents
 from service.context import ServiceDependency
 from service.engine import Engine
 from service.errors import UnknownResource, WrongMethod, problems
@@ -76,7 +76,8 @@ def _variant_facts(contents: Contents, task: str, variant: str) -> VariantFacts:
     if engine is None and refusal:
         return VariantFacts(variant=variant, version=refusal.version, state="refused", reason=refusal.reason)
     if engine is None:
-        return VariantFacts(variant=variant, version=None, state="loading")
+        state: Literal["loading", "unloaded"] = "unloaded" if (task, variant) in contents.unloaded else "loading"
+        return VariantFacts(variant=variant, version=None, state=state)
     manifest = engine.manifest
     return VariantFacts(
         variant=variant,

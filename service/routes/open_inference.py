@@ -5,18 +5,16 @@ Inputs: `text`, and `text_pair` for tasks of pairs, BYTES [n] or [n, 1]. Outputs
 becomes BYTES [n, k] of "score:index:label", best first.
 """
 
-import time
-import zlib
 from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
 from service.answers import ClassifyResult, answer
-from service.context import Service, ServiceDependency
-from service.deadlines import DeadlineDependency
+from service.caller import CallerDependency
+from service.context import ServiceDependency
 from service.engine import Engine
-from service.errors import InvalidRequest, TooLarge, Unavailable, UnreadableRequest, UnsupportedContent, problems
+from service.errors import InvalidRequest, Unavailable, problems
 from service.open_inference import HEADER, RequestedOutput, Tensor, read_request, write_answer
 from service.schemas import TextInput
 from service.version import VERSION
@@ -107,6 +105,7 @@ async def model_metadata(task: str, service: ServiceDependency, variant: str | N
 async def model_ready(task: str, service: ServiceDependency, variant: str | None = None) -> dict[str, Any]:
     """Whether a model can answer."""
     engine = service.catalog.engine(task, variant)
+    engine.check_health()
     return {"name": task, "version": engine.manifest.variant, "ready": True}
 
 
@@ -119,6 +118,8 @@ async def repository_index(service: ServiceDependency) -> list[dict[str, str]]:
             key, state = (task, variant), {"state": "READY", "reason": ""}
             if key not in contents.engines and (refusal := contents.refused.get(key)):
                 state = {"state": "UNAVAILABLE", "reason": refusal.reason}
+            elif key in contents.unloaded:
+                state = {"state": "UNAVAILABLE", "reason": "unloaded"}
             elif key in contents.loading:
                 state = {"state": "LOADING", "reason": ""}
             found.append({"name": task, "version": variant, **state})
@@ -131,51 +132,31 @@ async def infer(
     task: str,
     request: Request,
     service: ServiceDependency,
-    deadline: DeadlineDependency,
+    caller: CallerDependency,
     variant: str | None = None,
 ) -> Response:
     """Classify texts."""
-    body = _decoded(await request.body(), request.headers.get("content-encoding", "identity"), service)
-    asked, texts = read_request(body, request.headers.get(HEADER))
-    engine = service.catalog.engine(task, variant)
+    asked, texts = read_request(await request.body(), request.headers.get(HEADER))
     outputs = asked.outputs or [RequestedOutput(name=name) for name in OUTPUTS]
     for output in outputs:
         if output.name not in OUTPUTS:
             raise InvalidRequest(f"there is no output {output.name!r}; the outputs are {', '.join(OUTPUTS)}")
     if asked.parameters.timeout is not None:
-        latest = time.perf_counter() + asked.parameters.timeout / 1e6
-        deadline = latest if deadline is None else min(deadline, latest)
-    result = await answer(service, engine, _inputs(texts), truncate=True, deadline=deadline)
+        caller = caller.within(asked.parameters.timeout / 1e6)
+    result = await answer(service, task, variant, _inputs(texts), caller, truncate=True)
     everything_binary = bool(asked.parameters.binary_data_output)
     binary = [
         output.name
         for output in outputs
         if (everything_binary if output.parameters.binary_data is None else output.parameters.binary_data)
     ]
-    head = {"model_name": task, "model_version": engine.manifest.variant, **({"id": asked.id} if asked.id else {})}
+    head = {
+        "model_name": task,
+        "model_version": result.engine.manifest.variant,
+        **({"id": asked.id} if asked.id else {}),
+    }
     content, headers = write_answer(head, [_output(result, output) for output in outputs], frozenset(binary))
     return Response(content, headers=headers)
-
-
-def _decoded(body: bytes, encoding: str, service: Service) -> bytes:
-    """The body unpacked, at most as many bytes of it as a body may have."""
-    if encoding.lower() == "identity":
-        return body
-    if encoding.lower() not in ("gzip", "deflate"):
-        raise UnsupportedContent(
-            f"Content-Encoding {encoding} is not supported: send gzip, deflate or the body as it is"
-        )
-    limit = service.settings.max_body_bytes
-    try:
-        unpacker = zlib.decompressobj(wbits=47 if encoding.lower() == "gzip" else 15)
-        unpacked = unpacker.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise UnreadableRequest(f"the body is not {encoding}") from error
-    if len(unpacked) > limit:
-        raise TooLarge(f"the body has more than {limit} bytes once unpacked: send fewer inputs at a time")
-    if not unpacker.eof:
-        raise UnreadableRequest(f"the body is not whole {encoding}")
-    return unpacked
 
 
 def _inputs(texts: dict[str, list[str]]) -> list[TextInput]:

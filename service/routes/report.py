@@ -17,7 +17,7 @@ MEDIA_TYPES = {"json": "application/json", "markdown": "text/markdown", "html": 
 # The page is self-contained: nothing that it holds may call out.
 HTML_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
-    "base-uri 'none'; form-action 'none'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 CONTENT = {media: {"schema": {"type": "object" if name == "json" else "string"}} for name, media in MEDIA_TYPES.items()}
 

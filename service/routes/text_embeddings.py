@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from starlette.responses import Response
 
 from service.answers import answer
+from service.caller import Caller, CallerDependency
 from service.context import Service, ServiceDependency
-from service.deadlines import DeadlineDependency
 from service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable, problems
 from service.limits import JsonRoute
 from service.schemas import Body, Prediction, TextInput
@@ -59,30 +59,30 @@ Answer = list[Prediction] | list[list[Prediction]]
 
 
 @router.post("/predict", responses=RESPONSES)
-async def predict(body: PredictRequest, service: ServiceDependency, deadline: DeadlineDependency) -> Answer:
+async def predict(body: PredictRequest, service: ServiceDependency, caller: CallerDependency) -> Answer:
     """Classify texts with the only task's default variant."""
     tasks = service.catalog.contents.tasks()
     if len(tasks) > 1:
         raise InvalidRequest(f"several tasks are served: send to /tei/TASK/predict; the tasks are {', '.join(tasks)}")
     if not tasks:
         raise Unavailable(f"no model is served: {service.reason_not_ready()}")
-    return await _predict(service, tasks[0], None, body, deadline)
+    return await _predict(service, tasks[0], None, body, caller)
 
 
 @router.post("/tei/{task}/predict", responses=RESPONSES)
 async def predict_with_default_variant(
-    task: str, body: PredictRequest, service: ServiceDependency, deadline: DeadlineDependency
+    task: str, body: PredictRequest, service: ServiceDependency, caller: CallerDependency
 ) -> Answer:
     """Classify texts with a task's default variant."""
-    return await _predict(service, task, None, body, deadline)
+    return await _predict(service, task, None, body, caller)
 
 
 @router.post("/tei/{task}/{variant}/predict", responses=RESPONSES)
 async def predict_with_variant(
-    task: str, variant: str, body: PredictRequest, service: ServiceDependency, deadline: DeadlineDependency
+    task: str, variant: str, body: PredictRequest, service: ServiceDependency, caller: CallerDependency
 ) -> Answer:
     """Classify texts with one variant of a task."""
-    return await _predict(service, task, variant, body, deadline)
+    return await _predict(service, task, variant, body, caller)
 
 
 @probes.get("/tei/{task}/info", responses=problems(404, 503))
@@ -108,31 +108,29 @@ async def health(service: ServiceDependency) -> Response:
 @probes.get("/tei/{task}/health", response_class=Response, responses=problems(404, 503))
 async def health_of_default_variant(task: str, service: ServiceDependency) -> Response:
     """Whether the task's default variant can answer."""
-    service.catalog.engine(task)
+    service.catalog.engine(task).check_health()
     return Response()
 
 
 @probes.get("/tei/{task}/{variant}/health", response_class=Response, responses=problems(404, 503))
 async def health_of_variant(task: str, variant: str, service: ServiceDependency) -> Response:
     """Whether the variant can answer."""
-    service.catalog.engine(task, variant)
+    service.catalog.engine(task, variant).check_health()
     return Response()
 
 
-async def _predict(
-    service: Service, task: str, variant: str | None, body: PredictRequest, deadline: float | None
-) -> Answer:
+async def _predict(service: Service, task: str, variant: str | None, body: PredictRequest, caller: Caller) -> Answer:
     batch = isinstance(body.inputs, list) and any(isinstance(row, list) for row in body.inputs)
     rows = body.inputs if batch else [body.inputs]
     inputs = [_input(row, position) for position, row in enumerate(rows)]
-    engine = service.catalog.engine(task, variant)
     try:
         result = await answer(
             service,
-            engine,
+            task,
+            variant,
             inputs,
+            caller,
             truncate=bool(body.truncate),
-            deadline=deadline,
             function_to_apply="none" if body.raw_scores else None,
         )
     except TooManyTokens as error:

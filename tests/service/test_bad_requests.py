@@ -160,11 +160,6 @@ def test_kinds_of_json_are_read(client: TestClient, declared: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_a_compressed_body_is_415(client: TestClient) -> None:
-    answer = client.post(URL, content=b"\x1f\x8b", headers={**JSON, "Content-Encoding": "gzip"})
-    check_problem(answer, 415, "Content-Encoding")
-
-
 @pytest.mark.parametrize(
     "url", ["/v1/models/none/classify", f"/v1/models/{TASK}/none/classify", "/v1/models/none/compare"]
 )

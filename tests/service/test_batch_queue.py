@@ -69,8 +69,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_waits_is_counted(self) -> None:
-        assert self.queue.items == sum(map(len, self.waiting.values()))
-        assert self.queue.tokens == sum(t.lengths[place] for t, left in self.waiting.items() for place in left)
+        front = {ticket: left for ticket, left in self.waiting.items() if not ticket.background}
+        assert self.queue.items == sum(map(len, front.values()))
+        assert self.queue.tokens == sum(t.lengths[place] for t, left in front.items() for place in left)
+        assert self.queue.background_items == sum(map(len, self.waiting.values())) - self.queue.items
 
     def teardown(self) -> None:
         while (batch := self.queue.take(self.now)) is not None:

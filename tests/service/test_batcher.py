@@ -14,6 +14,7 @@ from tiny_bundles import TASK
 from models.runtime import Tokens
 from service.batcher import Answer, Batcher
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
+from service.faults import Health
 from service.metrics import Metrics
 from service.schemas import ModelRef
 
@@ -26,7 +27,8 @@ class FakeEngine:
 
     def __init__(self, variant: str = "dense") -> None:
         self.ref = ModelRef(task="t", variant=variant, version="1")
-        self.manifest = SimpleNamespace(task="t", variant=variant, labels=("length", "first"))
+        self.manifest = SimpleNamespace(task="t", variant=variant, labels=("length", "first"), max_length=32)
+        self.health = Health()
         self.batches: list[list[int]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -88,6 +90,8 @@ def test_answers_keep_the_order_of_a_requests_inputs(scenario, metrics) -> None:
         assert value(metrics, "batches_total", task="t", variant="dense") == len(engine.batches)
         padded = sum(len(batch) * max(batch) - sum(batch) for batch in engine.batches)
         assert value(metrics, "padding_tokens_total", task="t", variant="dense") == padded
+        saved = sum(len(batch) * (32 - max(batch)) for batch in engine.batches)
+        assert value(metrics, "padding_saved_tokens_total", task="t", variant="dense") == saved
 
     scenario(steps)
 
@@ -127,7 +131,7 @@ def test_what_would_wait_behind_too_much_is_refused_with_a_time(scenario, metric
         with pytest.raises(Overloaded, match="8 inputs of 16 tokens in all are waiting") as refused:
             await batcher.run(engine, inputs(1))
         assert refused.value.retry_after_seconds >= 1
-        assert value(metrics, "requests_shed_total") == 1
+        assert value(metrics, "requests_shed_total", reason="inputs") == 1
         engine.gate.set()
         await asyncio.gather(first, many)
         # Tokens count as inputs do, and an empty queue takes whatever comes.
@@ -136,6 +140,7 @@ def test_what_would_wait_behind_too_much_is_refused_with_a_time(scenario, metric
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="of 90 tokens"):
             await batcher.run(engine, inputs(1))
+        assert value(metrics, "requests_shed_total", reason="tokens") == 1
         engine.gate.set()
         assert (await long).logits[:, 0].tolist() == [30, 30, 30]
         await first
@@ -181,11 +186,12 @@ def test_a_request_that_was_given_up_leaves_the_queue(scenario) -> None:
     scenario(steps)
 
 
-def test_nothing_is_computed_after_its_deadline(scenario) -> None:
+def test_nothing_is_computed_after_its_deadline(scenario, metrics) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
         with pytest.raises(DeadlineExceeded, match="did not come in time"):
             await batcher.run(engine, inputs(7), deadline=batcher._clock() + 0.01)
+        assert value(metrics, "deadline_misses_total", task="t", variant="dense") == 1
         engine.gate.set()
         await first
         await batcher.run(engine, inputs(5), deadline=batcher._clock() + 60)
@@ -264,7 +270,7 @@ def test_a_full_queue_is_429_over_http_while_probes_answer(serve, service_of) ->
     late = client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "0.01"})
     assert late.status_code == 429
     assert client.get("/readyz").status_code == 200
-    assert "sparserve_requests_shed_total 2.0" in client.get("/metrics").text
+    assert 'sparserve_requests_shed_total{reason="inputs"} 2.0' in client.get("/metrics").text
     engine.gate.set()
     running.result(timeout=10)
     waiting.result(timeout=10)

@@ -1,0 +1,80 @@
+"""`sparserve bundles`: what a store holds, whether it is whole, and what it serves."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from models.command_line import DEFAULT_STORE, StoreOption, explained
+from models.errors import SparserveError
+
+bundles_app = typer.Typer(help="Look at and switch what a store serves.", no_args_is_help=True)
+
+
+@bundles_app.command("list")
+def list_bundles(store: StoreOption = DEFAULT_STORE) -> None:
+    """List tasks, variants and versions."""
+    with explained():
+        from models.store import Store
+
+        opened = Store(store)
+        table = Table("task", "variant", "version", "")
+        for task in opened.tasks():
+            default = opened.default_variant(task)
+            for variant in opened.variants(task):
+                current = opened.current(task, variant)
+                for version in opened.versions(task, variant):
+                    notes = ["current"] if version == current else []
+                    notes += ["default"] if version == current and variant == default else []
+                    table.add_row(task, variant, version, ", ".join(notes))
+        Console().print(table)
+
+
+@bundles_app.command()
+def verify(store: StoreOption = DEFAULT_STORE) -> None:
+    """Check every bundle's digests; exit with 3 if one is wrong."""
+    with explained():
+        from models.store import Store
+
+        opened = Store(store)
+        wrong = 0
+        for task in opened.tasks():
+            for variant in opened.variants(task):
+                for version in opened.versions(task, variant):
+                    try:
+                        opened.open(task, variant, version)
+                        sys.stdout.write(f"{task}/{variant}/{version}: good\n")
+                    except SparserveError as error:
+                        wrong += 1
+                        sys.stdout.write(f"{task}/{variant}/{version}: {error}\n")
+        if wrong:
+            raise typer.Exit(3)
+
+
+@bundles_app.command()
+def promote(
+    task: str,
+    variant: str,
+    version: Annotated[str, typer.Argument(help="The version to answer with from now on.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Let a variant answer with another version; also the way to roll back."""
+    with explained():
+        from models.store import Store
+
+        Store(store).promote(task, variant, version)
+
+
+@bundles_app.command()
+def default(
+    task: str,
+    variant: Annotated[str, typer.Argument(help="The variant to answer with from now on.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Choose the variant that a task answers with."""
+    with explained():
+        from models.store import Store
+
+        Store(store).set_default_variant(task, variant)

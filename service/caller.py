@@ -1,0 +1,68 @@
+"""What a request says besides its body: how long its client waits, and who it is for.
+
+Nothing is computed that would come later than the client waits for.
+"""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Annotated, Final, Self
+
+from fastapi import Depends, Header, Request
+
+from service.context import ServiceDependency
+from service.errors import InvalidRequest, request_id_of
+
+TIMEOUT: Final = "X-Request-Timeout"
+ROUTING_KEY: Final = "X-Routing-Key"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A client's wishes: `deadline` is on the performance counter; None for no limit, or no key."""
+
+    deadline: float | None = None
+    routing_key: str | None = None
+    request_id: str | None = None
+
+    def within(self, seconds: float) -> Self:
+        """The same, with the deadline so many seconds from now if that is sooner."""
+        latest = time.perf_counter() + seconds
+        return replace(self, deadline=latest if self.deadline is None else min(self.deadline, latest))
+
+
+def caller_of(
+    request: Request,
+    service: ServiceDependency,
+    timeout: Annotated[
+        str | None, Header(alias=TIMEOUT, description="seconds, from the request's arrival, that the answer may take")
+    ] = None,
+    routing_key: Annotated[
+        str | None,
+        Header(
+            alias=ROUTING_KEY,
+            max_length=256,
+            description="requests with the same key, such as a user's id, are answered by the same variant of a split",
+        ),
+    ] = None,
+) -> Caller:
+    """Read the headers.
+
+    Raises:
+        InvalidRequest: the timeout is not a number of seconds above 0.
+    """
+    caller = Caller(routing_key=routing_key, request_id=request_id_of(request))
+    if service.settings.request_timeout_seconds is not None:
+        caller = caller.within(service.settings.request_timeout_seconds)
+    if timeout is None:
+        return caller
+    try:
+        seconds = float(timeout)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(f"{TIMEOUT}: give a number of seconds above 0, such as 0.5")
+    return caller.within(seconds)
+
+
+CallerDependency = Annotated[Caller, Depends(caller_of)]

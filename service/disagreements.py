@@ -1,0 +1,174 @@
+"""Inputs on which two variants disagreed, in a small database: SQLite by default, any other by its SQLAlchemy URL.
+
+Rows are written by a thread of their own. A database that is slow, full or gone costs rows, which are counted, and
+never an answer.
+"""
+
+import logging
+import queue
+import threading
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    desc,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.metrics import Metrics
+
+logger = logging.getLogger("service.disagreements")
+
+WAITING: Final = 1000
+BATCH: Final = 100
+
+_TABLES: Final = MetaData()
+_ROWS: Final = Table(
+    "disagreements",
+    _TABLES,
+    Column("id", Integer, primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, index=True),
+    Column("task", String(64), nullable=False, index=True),
+    Column("request_id", String(128)),
+    Column("position", Integer, nullable=False),
+    Column("reference", String(64), nullable=False),
+    Column("reference_version", String(16), nullable=False),
+    Column("candidate", String(64), nullable=False),
+    Column("candidate_version", String(16), nullable=False),
+    Column("reference_label", Text, nullable=False),
+    Column("candidate_label", Text, nullable=False),
+    Column("difference", Float, nullable=False),
+    Column("text", Text),
+    Column("text_pair", Text),
+)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One input that two variants gave different labels; `difference` is the largest of a score."""
+
+    at: datetime
+    task: str
+    request_id: str | None
+    position: int
+    reference: str
+    reference_version: str
+    candidate: str
+    candidate_version: str
+    reference_label: str
+    candidate_label: str
+    difference: float
+    text: str | None = None
+    text_pair: str | None = None
+
+
+class Disagreements:
+    """The database and the thread that writes to it; neither exists before the first row.
+
+    Args:
+        url: SQLAlchemy's URL of the database.
+        most: rows that are kept; the oldest go first.
+        days: how long a row is kept.
+    """
+
+    def __init__(self, url: str, *, most: int, days: float, metrics: Metrics) -> None:
+        self._url = url
+        self._most = most
+        self._keep = timedelta(days=days)
+        self._metrics = metrics
+        self._waiting: queue.Queue[Disagreement | None] = queue.Queue(WAITING)
+        self._thread: threading.Thread | None = None
+        self._engine: Engine | None = None
+        self._opening = threading.Lock()
+        self._broken = False
+
+    def add(self, row: Disagreement) -> None:
+        """Keep a row, some time soon; never waits, and drops it where too many are waiting."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="disagreements", daemon=True)
+            self._thread.start()
+        try:
+            self._waiting.put_nowait(row)
+        except queue.Full:
+            self._metrics.disagreements_lost.inc()
+
+    def recent(self, task: str, limit: int) -> list[Disagreement]:
+        """The newest rows of a task; none where the database cannot be read. Waits for it: not for the event loop."""
+        query = select(_ROWS).where(_ROWS.c.task == task).order_by(desc(_ROWS.c.id)).limit(limit)
+        try:
+            with self._database().connect() as connection:
+                found = [dict(row) for row in connection.execute(query).mappings()]
+        except SQLAlchemyError as error:
+            self._tell(error)
+            return []
+        return [Disagreement(**{name: value for name, value in row.items() if name != "id"}) for row in found]
+
+    def close(self) -> None:
+        """Write what waits, and close the database."""
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def _database(self) -> Engine:
+        with self._opening:  # a reader and the writer may both be the first
+            if self._engine is None:
+                engine = create_engine(self._url, pool_pre_ping=True)
+                _TABLES.create_all(engine)
+                self._engine = engine
+            return self._engine
+
+    def _write(self) -> None:
+        ended = False
+        while not ended:
+            row = self._waiting.get()
+            rows = [] if row is None else [row]
+            ended = row is None
+            while len(rows) < BATCH and not ended:
+                try:
+                    row = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                ended = row is None
+                rows += [] if row is None else [row]
+            if rows:
+                self._insert(rows)
+
+    def _insert(self, rows: list[Disagreement]) -> None:
+        content: list[dict[str, Any]] = [asdict(row) for row in rows]
+        try:
+            with self._database().begin() as connection:
+                connection.execute(insert(_ROWS), content)
+                connection.execute(delete(_ROWS).where(_ROWS.c.at < datetime.now(UTC) - self._keep))
+                newest = connection.execute(select(func.max(_ROWS.c.id))).scalar() or 0
+                connection.execute(delete(_ROWS).where(_ROWS.c.id <= newest - self._most))
+        except SQLAlchemyError as error:
+            self._metrics.disagreements_lost.inc(len(rows))
+            self._tell(error)
+        else:
+            if self._broken:
+                logger.info("the database of disagreements is written again")
+            self._broken = False
+
+    def _tell(self, error: SQLAlchemyError) -> None:
+        # The class alone: SQLAlchemy's message repeats the row, and so the text. Once, not for every row.
+        if not self._broken:
+            cause = type(error.__cause__ or error).__name__
+            logger.error("the database of disagreements cannot be used (%s): rows are lost, answers are not", cause)
+        self._broken = True

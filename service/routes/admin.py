@@ -1,0 +1,144 @@
+"""What is served, changed while it runs: in the memory of this process, until it ends. The store is not written to.
+
+A version is pinned, or taken back; a variant is unloaded, or loaded again, in the Open Inference Protocol's words.
+Every route here needs a key with the scope `admin`, which `service.access` sees to.
+"""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from service.context import Service, ServiceDependency
+from service.engine import Engine
+from service.errors import InvalidRequest, UnreadableRequest, problems
+from service.limits import JsonRoute
+from service.routes.models import list_models
+from service.schemas import Body, ModelList
+
+router = APIRouter(tags=["admin"])
+promotion = APIRouter(route_class=JsonRoute, tags=["admin"])
+RESPONSES = problems(400, 404, 413, 415, 422, 500, 503)
+
+
+class Promotion(Body):
+    """The version to serve."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": "0123456789abcdef"}]})
+
+    version: str = Field(description="one of the variant's versions in the store")
+
+
+class Served(BaseModel):
+    """What answers for a variant now."""
+
+    task: str
+    variant: str
+    version: str
+    pinned: bool = Field(description="whether it stays whatever the store says, until it is unpinned or a restart")
+
+
+class VariantName(BaseModel):
+    """A variant of a task."""
+
+    task: str
+    variant: str
+
+
+class Overrides(BaseModel):
+    """What was ordered here and not by the store."""
+
+    pinned: list[Served]
+    unloaded: list[VariantName]
+
+
+class RepositoryParameters(BaseModel):
+    """Parameters of load and unload; others are refused, but for the one that Triton's client always sends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: str | None = Field(None, description="the variant; by default all that the task has")
+    unload_dependents: bool = Field(False, description="means nothing here: no model depends on another")
+
+
+class RepositoryRequest(BaseModel):
+    """The body of load and unload, which may be empty."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parameters: RepositoryParameters = RepositoryParameters()
+
+
+_REPOSITORY: TypeAdapter[RepositoryRequest] = TypeAdapter(RepositoryRequest)
+REPOSITORY_BODY: dict[str, Any] = {
+    "requestBody": {"content": {"application/json": {"schema": RepositoryRequest.model_json_schema()}}}
+}
+
+
+@router.get("/v1/admin/overrides")
+async def show_overrides(service: ServiceDependency) -> Overrides:
+    """The versions that are pinned and the variants that are unloaded."""
+    catalog = service.catalog
+    return Overrides(
+        pinned=[Served(task=key[0], variant=key[1], version=catalog.pins[key], pinned=True) for key in catalog.pins],
+        unloaded=[VariantName(task=key[0], variant=key[1]) for key in sorted(catalog.contents.unloaded)],
+    )
+
+
+@router.post("/v1/admin/refresh", responses=RESPONSES)
+async def refresh(service: ServiceDependency) -> ModelList:
+    """Look at the store now; answers once every new version is served or refused."""
+    await asyncio.to_thread(service.catalog.refresh)
+    return await list_models(service)
+
+
+@promotion.post("/v1/models/{task}/{variant}/promote", responses=RESPONSES)
+async def promote(task: str, variant: str, body: Promotion, service: ServiceDependency) -> Served:
+    """Serve this version; answers once it is served, and changes nothing where it is refused."""
+    return _served(service, await asyncio.to_thread(service.catalog.pin, task, variant, body.version))
+
+
+@router.post("/v1/models/{task}/{variant}/rollback", responses=RESPONSES)
+async def rollback(task: str, variant: str, service: ServiceDependency) -> Served:
+    """Serve the version that was published before the one that is served."""
+    return _served(service, await asyncio.to_thread(service.catalog.rollback, task, variant))
+
+
+@router.post("/v1/models/{task}/{variant}/unpin", responses=RESPONSES)
+async def unpin(task: str, variant: str, service: ServiceDependency) -> Served:
+    """Serve the version that the store says, again."""
+    return _served(service, await asyncio.to_thread(service.catalog.unpin, task, variant))
+
+
+@router.post("/v2/repository/models/{task}/load", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
+async def load(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
+    """Take a task, or one variant of it, into service; answers once it is served."""
+    asked = _read(await request.body())
+    await asyncio.to_thread(service.catalog.load, task, asked.version)
+    return {"name": task, "load": True}
+
+
+@router.post("/v2/repository/models/{task}/unload", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
+async def unload(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
+    """Take a task, or one variant of it, out of service; requests that it has admitted are still answered."""
+    asked = _read(await request.body())
+    await asyncio.to_thread(service.catalog.unload, task, asked.version)
+    return {"name": task, "unload": True}
+
+
+def _served(service: Service, engine: Engine) -> Served:
+    task, variant, version = engine.manifest.task, engine.manifest.variant, engine.manifest.version
+    return Served(task=task, variant=variant, version=version, pinned=(task, variant) in service.catalog.pins)
+
+
+def _read(body: bytes) -> RepositoryParameters:
+    # The protocol's clients do not say that it is JSON, and some send nothing.
+    try:
+        return _REPOSITORY.validate_json(body or b"{}").parameters
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise UnreadableRequest(f"the body is not JSON: {first['msg']}") from error
+        place = ".".join(map(str, first["loc"])) or "body"
+        raise InvalidRequest(f"{place}: {first['msg']}; a model is changed in the store only") from error

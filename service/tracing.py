@@ -1,0 +1,93 @@
+"""Traces by OpenTelemetry, imported only where an endpoint for them is set: FastAPI's span a request, and its stages.
+
+FastAPI makes the span of a request, by the http semantic conventions, and continues the client's W3C traceparent.
+"""
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from starlette.types import Scope
+
+from service.request_record import PROBES
+from service.version import VERSION
+
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+
+TRACES_PATH: Final = "/v1/traces"
+# Of one try to send, retries included; a collector that is gone keeps the service from stopping for as long.
+SENDING_SECONDS: Final = 3.0
+
+
+class RequestTracer:
+    """Sends the spans of requests to an exporter, from a thread of its own.
+
+    The sampler is OpenTelemetry's default, the decision of the client's traceparent, unless `OTEL_TRACES_SAMPLER` says
+    otherwise.
+    """
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        resource = Resource.create({"service.name": "sparserve", "service.version": VERSION})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(_WithoutQuery())
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("sparserve", VERSION)
+
+    @classmethod
+    def to(cls, endpoint: str) -> "RequestTracer":
+        """One that sends to an OTLP collector over HTTP, such as http://localhost:4318."""
+        base = endpoint.rstrip("/")
+        address = base if base.endswith(TRACES_PATH) else base + TRACES_PATH
+        return cls(OTLPSpanExporter(endpoint=address, timeout=SENDING_SECONDS))
+
+    def telemetry(self) -> "TelemetryConfig":
+        """What FastAPI needs to make the spans of requests; none for probes."""
+        return {
+            "tracer_provider": self._provider,
+            "tracing": True,
+            "metrics": False,
+            "logs": False,  # would carry the messages of exceptions, which may repeat a text
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": _is_probe,
+        }
+
+    def trace_id(self) -> str:
+        """The id of the current request's trace, 32 hexadecimal digits."""
+        return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
+
+    def describe(self, facts: dict[str, str | int]) -> None:
+        """Add facts to the current request's span."""
+        trace.get_current_span().set_attributes(_attributes(facts))
+
+    def stage(self, name: str, began: float, ended: float, facts: dict[str, str | int]) -> None:
+        """A child of the current request's span, from and to seconds on the performance counter."""
+        now, counter = time.time_ns(), time.perf_counter()
+        start, end = (now - int((counter - moment) * 1e9) for moment in (began, ended))
+        self._tracer.start_span(name, attributes=_attributes(facts), start_time=start).end(end)
+
+    def close(self) -> None:
+        """Send what is left and send no more; takes seconds where the collector does not answer."""
+        self._provider.shutdown()
+
+
+class _WithoutQuery(SpanProcessor):
+    """No parameter of ours holds a text, but a mistaken client's may."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if span.attributes and span.attributes.get("url.query"):
+            span.set_attribute("url.query", "REDACTED")
+
+
+def _is_probe(scope: Scope) -> bool:
+    return scope.get("path") in PROBES
+
+
+def _attributes(facts: dict[str, str | int]) -> dict[str, str | int]:
+    return {f"sparserve.{name}": value for name, value in facts.items()}

@@ -1,0 +1,107 @@
+"""The database of disagreements: bounded, and never in an answer's way."""
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from service.disagreements import WAITING, Disagreement, Disagreements
+from service.metrics import Metrics
+
+
+def row(position: int = 0, **changes: object) -> Disagreement:
+    fields = {
+        "at": datetime.now(UTC), "task": "t", "request_id": "r", "position": position, "reference": "dense",
+        "reference_version": "1" * 16, "candidate": "sparse90", "candidate_version": "2" * 16,
+        "reference_label": "good", "candidate_label": "bad", "difference": 0.5,
+    }  # fmt: skip
+    return Disagreement(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def lost(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("sparserve_disagreements_lost_total")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/rows.db"
+
+
+def kept(url: str, task: str = "t") -> list[int]:
+    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    found = [one.position for one in database.recent(task, 1000)]
+    database.close()
+    return found
+
+
+def test_rows_are_there_when_it_is_closed(url: str) -> None:
+    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    for position in range(250):
+        database.add(row(position, text="some text" if position else None))
+    database.add(row(7, task="other"))
+    database.close()
+    assert kept(url) == list(range(249, -1, -1))
+    assert kept(url, "other") == [7]
+    (newest,) = Disagreements(url, most=1000, days=1, metrics=Metrics()).recent("t", 1)
+    assert (newest.text, newest.reference_label, newest.difference) == ("some text", "good", 0.5)
+
+
+def test_the_oldest_rows_go(url: str) -> None:
+    for begin in (0, 10):
+        database = Disagreements(url, most=5, days=1, metrics=Metrics())
+        for position in range(begin, begin + 10):
+            database.add(row(position))
+        database.close()
+    assert kept(url) == [19, 18, 17, 16, 15]
+    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    database.add(row(1, at=datetime.now(UTC) - timedelta(days=2)))
+    database.close()
+    assert 1 not in kept(url)
+
+
+def test_without_a_row_there_is_no_database(url: str, tmp_path: Path) -> None:
+    Disagreements(url, most=5, days=1, metrics=Metrics()).close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_database_that_cannot_be_written_costs_rows_and_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics()
+    database = Disagreements(f"sqlite:///{tmp_path}/missing/rows.db", most=5, days=1, metrics=metrics)
+    for position in range(3):
+        database.add(row(position, text="a secret text"))
+    database.close()
+    assert lost(metrics) == 3
+    assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
+    assert "answers are not" in caplog.text
+    assert "secret" not in caplog.text
+    assert database.recent("t", 5) == []
+
+
+def test_a_database_that_comes_back_is_written_again(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    metrics = Metrics()
+    database = Disagreements(url, most=50, days=1, metrics=metrics)
+    database._insert([row(1)])
+    with create_engine(url).begin() as connection:
+        connection.execute(text("ALTER TABLE disagreements RENAME TO hidden"))
+    database._insert([row(2)])
+    with create_engine(url).begin() as connection:
+        connection.execute(text("ALTER TABLE hidden RENAME TO disagreements"))
+    database._insert([row(3)])
+    assert kept(url) == [3, 1]
+    assert lost(metrics) == 1
+    assert "written again" in caplog.text
+    database.close()
+
+
+def test_too_many_at_once_are_dropped_and_counted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics()
+    database = Disagreements(url, most=10_000, days=1, metrics=metrics)
+    monkeypatch.setattr(database, "_write", lambda: None)  # a writer that has stopped
+    for position in range(WAITING + 5):
+        database.add(row(position))
+    assert lost(metrics) == 5

@@ -1,0 +1,255 @@
+"""Candidates beside default variants on live traffic."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from tiny_bundles import TASK, graph, publish
+
+from models.store import Store
+from service.context import Service
+from service.experiments import _place
+
+URL = f"/v1/models/{TASK}/classify"
+COMPARE = f"/v1/compare/{TASK}"
+TEXTS = ["good film", "bad film", "the film was fun", "a dull film", "good good", "fun"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """`twin` answers as `dense` does, `rival` otherwise."""
+    store = Store(tmp_path / "store")
+    publish(store, variant="dense", model=graph(seed=1))
+    publish(store, variant="twin", model=graph(seed=1))
+    publish(store, variant="rival", model=graph(seed=2))
+    return store
+
+
+@pytest.fixture
+def experiment(serve, tmp_path: Path):
+    """Start the service with an experiment on the task."""
+
+    def start(mode: str, candidate: str, share: float = 1.0, **more: Any) -> TestClient:
+        guard = more.pop("guard", None)
+        policy = {"mode": mode, "candidate": candidate, "share": share, "guard": guard}
+        url = f"sqlite:///{tmp_path}/disagreements.db"
+        client: TestClient = serve(**{"experiments": {TASK: policy}, "disagreements_url": url, **more})
+        return client
+
+    return start
+
+
+def ask(client: TestClient, *texts: str, **headers: str) -> dict[str, Any]:
+    answer = client.post(URL, json={"inputs": list(texts)}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def settle(client: TestClient, service: Service) -> None:
+    assert client.portal
+    client.portal.call(service.experiments.settled)
+
+
+def written(client: TestClient, service: Service, count: int) -> list[dict[str, Any]]:
+    """The disagreements, once the thread that writes them has got so far."""
+    settle(client, service)
+    for _ in range(1000):
+        rows: list[dict[str, Any]] = client.get(f"{COMPARE}/disagreements").json()
+        if len(rows) >= count:
+            return rows
+    pytest.fail(f"{len(rows)} of {count} disagreements were written")
+
+
+def test_in_the_shadow_the_default_answers_and_the_candidate_is_compared(experiment, service_of) -> None:
+    client = experiment("shadow", "twin")
+    for text in TEXTS:
+        assert ask(client, text)["model"]["variant"] == "dense"
+    settle(client, service_of(client))
+    found = client.get(COMPARE).json()
+    assert found["inputs"] == len(TEXTS)
+    assert found["agreement"]["value"] == 1
+    assert 0.5 < found["agreement"]["low"] < found["agreement"]["high"] == 1
+    assert found["score_difference"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["candidate_seconds_per_input"]["value"] > 0
+    assert client.get(f"{COMPARE}/disagreements").json() == []
+    assert f'sparserve_experiment_inputs{{candidate="twin",task="{TASK}"}} 6.0' in client.get("/metrics").text
+
+
+def test_disagreements_are_kept_without_their_texts(experiment, service_of) -> None:
+    client = experiment("shadow", "rival")
+    answer = ask(client, *TEXTS, **{"X-Request-Id": "the-request"})
+    compared = client.post(f"/v1/models/{TASK}/compare", json={"inputs": TEXTS, "variants": ["dense", "rival"]}).json()
+    apart = [position for position, item in enumerate(compared["items"]) if not item["agree"]]
+    assert apart
+    rows = written(client, service_of(client), len(apart))
+    assert sorted(row["position"] for row in rows) == apart
+    for row in rows:
+        assert row["request_id"] == "the-request"
+        assert row["default_label"] == answer["predictions"][row["position"]][0]["label"] != row["candidate_label"]
+        assert row["text"] is None
+    found = client.get(COMPARE).json()
+    assert found["agreement"]["value"] == pytest.approx(1 - len(apart) / len(TEXTS))
+
+
+def test_texts_are_kept_only_when_switched_on(experiment, service_of) -> None:
+    client = experiment("shadow", "rival", disagreements_texts=True)
+    ask(client, *TEXTS)
+    rows = written(client, service_of(client), 1)
+    assert all(row["text"] == TEXTS[row["position"]] for row in rows)
+
+
+def test_a_split_is_sticky_by_its_key_and_near_its_share(experiment, service_of) -> None:
+    client = experiment("split", "twin", share=0.3)
+    answered = {key: ask(client, "good", **{"X-Routing-Key": key})["model"]["variant"] for key in map(str, range(60))}
+    for key, variant in answered.items():
+        assert ask(client, "bad", **{"X-Routing-Key": key})["model"]["variant"] == variant
+        assert variant == ("twin" if _place(TASK, key) < 0.3 else "dense")
+    assert 5 < list(answered.values()).count("twin") < 35
+    settle(client, service_of(client))
+    # Each answer of the candidate was compared with the default's, and no other.
+    assert client.get(COMPARE).json()["inputs"] == 2 * list(answered.values()).count("twin")
+
+
+def test_places_are_even() -> None:
+    places = [_place("t", str(key)) for key in range(2000)]
+    assert sum(place < 0.1 for place in places) == pytest.approx(200, abs=50)
+    assert all(0 <= _place("t", None) < 1 for _ in range(100))
+
+
+def test_requests_that_name_a_variant_take_no_part(experiment, service_of) -> None:
+    client = experiment("split", "twin")
+    answer = client.post(f"/v1/models/{TASK}/dense/classify", json={"inputs": "good"}).json()
+    assert answer["model"]["variant"] == "dense"
+    settle(client, service_of(client))
+    assert client.get(COMPARE).json()["inputs"] == 0
+
+
+def test_the_guard_takes_a_candidate_off_once_it_is_sure(experiment, service_of, caplog) -> None:
+    guard = {"agreement": 0.99, "confidence": 0.95, "inputs": 30}
+    client = experiment("split", "rival", guard=guard)
+    service = service_of(client)
+    for _ in range(5):
+        assert ask(client, *TEXTS)["model"]["variant"] == "rival"
+        settle(client, service)
+    # Thirty inputs have been seen: from now on the default answers.
+    assert ask(client, *TEXTS)["model"]["variant"] == "dense"
+    assert "agreement is under 0.99" in client.get(COMPARE).json()["stopped"]
+    assert "rival was taken off" in caplog.text
+    assert "sparserve_experiments_stopped_total" in client.get("/metrics").text
+
+
+def test_the_guard_leaves_a_good_candidate_alone(experiment, service_of) -> None:
+    client = experiment("split", "twin", guard={"agreement": 0.9, "inputs": 5})
+    for _ in range(5):
+        ask(client, *TEXTS)
+    settle(client, service_of(client))
+    assert ask(client, "good")["model"]["variant"] == "twin"
+
+
+def test_a_candidate_that_does_not_serve_changes_nothing(experiment) -> None:
+    client = experiment("split", "missing")
+    assert ask(client, "good")["model"]["variant"] == "dense"
+
+
+def test_a_task_without_experiment_says_so(experiment) -> None:
+    client = experiment("shadow", "twin")
+    answer = client.get("/v1/compare/other")
+    assert answer.status_code == 404
+    assert TASK in answer.json()["detail"]
+
+
+def test_a_database_that_is_gone_stops_no_answer(experiment, service_of, tmp_path: Path) -> None:
+    client = experiment("shadow", "rival", disagreements_url=f"sqlite:///{tmp_path}/missing/x.db")
+    ask(client, *TEXTS)
+    settle(client, service_of(client))
+    assert client.get(f"{COMPARE}/disagreements").json() == []
+    assert client.get(COMPARE).json()["inputs"] == len(TEXTS)
+
+
+def test_what_runs_aside_is_bounded(experiment, service_of) -> None:
+    client = experiment("shadow", "twin")
+    service = service_of(client)
+
+    async def crowd() -> None:
+        gate = asyncio.Event()
+        waiting = [asyncio.create_task(gate.wait()) for _ in range(64)]
+        service.experiments._running.update(waiting)  # type: ignore[arg-type]
+        for task in waiting:
+            task.add_done_callback(service.experiments._running.discard)  # type: ignore[arg-type]
+        service.crowd = gate  # type: ignore[attr-defined]
+
+    assert client.portal
+    client.portal.call(crowd)
+    ask(client, "good")
+    assert client.get(COMPARE).json()["not_compared"] == 1
+
+    async def disperse() -> None:
+        service.crowd.set()  # type: ignore[attr-defined]
+
+    client.portal.call(disperse)
+    settle(client, service)
+
+
+def test_experiments_begin_and_end_while_the_service_runs(serve, service_of) -> None:
+    client: TestClient = serve(admin_without_key=True)
+    assert client.get(COMPARE).status_code == 404
+    policy = {"mode": "split", "candidate": "rival", "share": 1}
+    begun = client.put(COMPARE, json=policy)
+    assert begun.status_code == 200
+    assert (begun.json()["policy"]["candidate"], begun.json()["inputs"]) == ("rival", 0)
+    assert ask(client, "good")["model"]["variant"] == "rival"
+    settle(client, service_of(client))
+    assert client.put(COMPARE, json={**policy, "candidate": "twin"}).json()["inputs"] == 0  # figures begin anew
+    assert ask(client, "good")["model"]["variant"] == "twin"
+    settle(client, service_of(client))
+    assert client.delete(COMPARE).json()["inputs"] == 1
+    assert ask(client, "good")["model"]["variant"] == "dense"
+    assert client.delete(COMPARE).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "message"),
+    [
+        ({"candidate": "dense"}, 422, "is the default variant"),
+        ({"candidate": "missing"}, 404, "no variant 'missing'"),
+        ({"share": 0}, 422, "share"),
+        ({"mode": "mirror"}, 422, "mode"),
+        ({"guard": {"agreement": 2}}, 422, "agreement"),
+        ({"more": 1}, 422, "more"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(serve, policy: dict[str, Any], status: int, message: str) -> None:
+    client: TestClient = serve(admin_without_key=True)
+    answer = client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5, **policy})
+    assert answer.status_code == status
+    assert message in answer.json()["detail"]
+    assert client.get(COMPARE).status_code == 404
+
+
+def test_a_candidate_with_other_labels_is_refused(serve, store: Store) -> None:
+    publish(store, variant="other", model=graph(seed=1), labels=("no", "yes"))
+    client: TestClient = serve(admin_without_key=True)
+    answer = client.put(COMPARE, json={"mode": "shadow", "candidate": "other", "share": 0.5})
+    assert answer.status_code == 422
+    assert "other labels" in answer.json()["detail"]
+
+
+def test_experiments_are_for_administrators(experiment) -> None:
+    client = experiment("shadow", "twin")
+    assert client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5}).status_code == 403
+    assert client.delete(COMPARE).status_code == 403
+
+
+def test_policies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    from service.settings import Settings
+
+    policy = {"mode": "shadow", "candidate": "twin", "share": 0.1, "guard": {"agreement": 0.95}}
+    monkeypatch.setenv("SPARSERVE_EXPERIMENTS", json.dumps({TASK: policy}))
+    assert Settings(store=store.root).experiments[TASK].guard.agreement == 0.95
+    monkeypatch.setenv("SPARSERVE_EXPERIMENTS", json.dumps({TASK: {**policy, "share": 2}}))
+    with pytest.raises(ValueError, match="share"):
+        Settings(store=store.root)

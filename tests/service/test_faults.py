@@ -1,0 +1,186 @@
+"""Engines that fail: found out, loaded anew and trusted again; and batches that memory is too short for."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from fastapi.testclient import TestClient
+from onnx import TensorProto, helper
+from tiny_bundles import TASK, graph, publish
+
+from models.runtime import Tokens
+from models.store import Store
+from service.faults import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory, run_within_memory
+
+URL = f"/v1/models/{TASK}/hungry/classify"
+LABELS = f'{{task="{TASK}",variant="hungry"}}'
+# More floats than an address space has room for: onnxruntime never gets them, whatever the machine lets it ask for.
+TOO_MANY = 2**46
+
+
+def hungry() -> bytes:
+    """The tiny graph, which wants `TOO_MANY` floats for every input of a batch but the first."""
+    model = onnx.load_from_string(graph(seed=3))
+    final = model.graph.node[-1]
+    final.output[0] = "modest"
+    constants = {"one": [1], "first": [0], "too_many": [TOO_MANY]}
+    model.graph.initializer.extend(
+        helper.make_tensor(name, TensorProto.INT64, [1], value) for name, value in constants.items()
+    )
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["input_ids"], ["shape"]),
+            helper.make_node("Gather", ["shape", "first"], ["batch"]),
+            helper.make_node("Sub", ["batch", "one"], ["others"]),
+            helper.make_node("Concat", ["others", "too_many"], ["wanted"], axis=0),
+            helper.make_node("ConstantOfShape", ["wanted"], ["zeros"]),
+            helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0),
+            helper.make_node("Add", ["modest", "zero"], ["logits"]),
+        ]
+    )
+    return model.SerializeToString()
+
+
+@pytest.fixture
+def client(store: Store, serve) -> TestClient:
+    """A service whose default variant takes two inputs at once with difficulty, and never three."""
+    publish(store, variant="hungry", model=hungry())
+    store.set_default_variant(TASK, "hungry")
+    started: TestClient = serve(watch_seconds=0)
+    return started
+
+
+def fail(client: TestClient) -> None:
+    answer = client.post(URL, json={"inputs": ["good", "bad", "film"]})
+    assert answer.status_code == 500, answer.text
+
+
+def test_a_batch_that_memory_is_too_short_for_runs_in_halves(client: TestClient) -> None:
+    both = client.post(URL, json={"inputs": ["good", "bad film"]})
+    assert both.status_code == 200, both.text
+    apart = [client.post(URL, json={"inputs": text}).json()["predictions"][0] for text in ("good", "bad film")]
+    assert both.json()["predictions"] == apart
+    metrics = client.get("/metrics").text
+    assert f"sparserve_batches_halved_total{LABELS} 1.0" in metrics
+    assert f"sparserve_batches_failed_total{LABELS}" not in metrics
+
+
+def test_halves_are_not_halved_again(client: TestClient) -> None:
+    fail(client)
+    metrics = client.get("/metrics").text
+    assert f"sparserve_batches_halved_total{LABELS} 1.0" in metrics
+    assert f"sparserve_batches_failed_total{LABELS} 1.0" in metrics
+
+
+def test_an_engine_that_fails_again_and_again_is_loaded_anew(client: TestClient, service_of) -> None:
+    before = service_of(client).catalog.engine(TASK)
+    probes = ("/readyz", f"/v2/models/{TASK}/ready", f"/tei/{TASK}/health", f"/tei/{TASK}/hungry/health")
+    for _ in range(FAILURES_IN_ROW - 1):
+        fail(client)
+    assert {client.get(path).status_code for path in probes} == {200}
+    fail(client)
+    assert {client.get(path).status_code for path in probes} == {503}
+    assert "hungry" in client.get("/readyz").json()["detail"]
+    assert client.get(f"/v2/models/{TASK}/versions/dense/ready").status_code == 200
+    service_of(client).catalog.refresh()
+    assert {client.get(path).status_code for path in probes} == {200}
+    after = service_of(client).catalog.engine(TASK)
+    assert after is not before and after.manifest == before.manifest
+    loads = f'sparserve_model_loads_total{{outcome="served",task="{TASK}",variant="hungry"}} 2.0'
+    assert loads in client.get("/metrics").text
+    service_of(client).catalog.refresh()
+    assert service_of(client).catalog.engine(TASK) is after
+
+
+def test_where_it_does_not_load_either_the_old_engine_may_recover(client: TestClient, store: Store, service_of) -> None:
+    for _ in range(FAILURES_IN_ROW):
+        fail(client)
+    path = store.folder(TASK, "hungry") / "model.onnx"
+    content = path.read_bytes()
+    os.truncate(path, 100)
+    catalog, before = service_of(client).catalog, service_of(client).catalog.engine(TASK)
+    catalog.refresh()
+    assert client.get("/readyz").status_code == 503
+    assert f'{{outcome="refused",task="{TASK}",variant="hungry"}} 1.0' in client.get("/metrics").text
+    assert client.post(URL, json={"inputs": "good"}).status_code == 200
+    assert client.get("/readyz").status_code == 200
+    for _ in range(FAILURES_IN_ROW):
+        fail(client)
+    path.write_bytes(content)  # and once its bundle is whole again, it is loaded though it was refused before
+    catalog.refresh()
+    assert catalog.engine(TASK) is not before
+    assert client.get("/readyz").status_code == 200
+    assert client.get("/v1/models").json()["refused"] == []
+
+
+def test_numbers_that_are_not_finite_are_no_failure_of_the_engine(store: Store, serve, service_of) -> None:
+    # A bundle that answers so does not get past its warm-up: only an engine that is there already can show it.
+    client = serve(watch_seconds=0)
+    engine = service_of(client).catalog.engine(TASK)
+    run = engine.loaded.classifier.run
+    engine.loaded.classifier.run = lambda inputs: run(inputs) * np.float32("nan")
+    for _ in range(FAILURES_IN_ROW):
+        assert client.post(f"/v1/models/{TASK}/classify", json={"inputs": "good"}).status_code == 500
+    assert engine.health.healthy
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_success_between_failures_makes_them_count_anew() -> None:
+    health = Health()
+    for _ in range(FAILURES_IN_ROW - 1):
+        health.failed()
+    health.succeeded()
+    health.failed()
+    assert health.healthy and not health.reload_due()
+
+
+def test_reloads_become_rarer_but_never_end() -> None:
+    health = Health()
+    for _ in range(FAILURES_IN_ROW):
+        health.failed()
+    due = [look for look in range(1, 4 * LONGEST_PAUSE + 1) if health.reload_due()]
+    assert due == [1, 2, 4, 8, 16, 32, 64, 96, 128]
+
+
+def tokens(*lengths: int) -> list[Tokens]:
+    return [Tokens([1] * length, [0] * length, False) for length in lengths]
+
+
+def test_halves_keep_their_order_and_other_errors_are_not_tried_again() -> None:
+    batches: list[int] = []
+
+    def run(batch: Sequence[Tokens]) -> np.ndarray:
+        batches.append(len(batch))
+        if len(batch) > 3:
+            raise MemoryError
+        return np.array([[len(item)] for item in batch], dtype=np.float32)
+
+    halved: list[None] = []
+    found = run_within_memory(run, tokens(1, 2, 3, 4, 5), lambda: halved.append(None))
+    assert found[:, 0].tolist() == [1, 2, 3, 4, 5]
+    assert (batches, len(halved)) == ([5, 2, 3], 1)
+
+    def wrong(batch: Sequence[Tokens]) -> np.ndarray:
+        batches.append(len(batch))
+        raise ValueError("wrong")
+
+    batches.clear()
+    with pytest.raises(ValueError, match="wrong"):
+        run_within_memory(wrong, tokens(1, 2), lambda: halved.append(None))
+    assert (batches, len(halved)) == ([2], 1)
+
+
+def test_one_input_has_no_halves() -> None:
+    def run(batch: Sequence[Tokens]) -> np.ndarray:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run_within_memory(run, tokens(1), lambda: pytest.fail("one input was halved"))
+
+
+@pytest.mark.parametrize("words", ["std::bad_alloc", "Failed to allocate memory for requested buffer of size 1"])
+def test_the_librarys_words_for_it_are_known(words: str) -> None:
+    assert out_of_memory(RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {words}"))
+    assert not out_of_memory(RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT"))

@@ -1,0 +1,87 @@
+"""Keys as operators and clients meet them: the warning of an open service, and the protocols' own clients."""
+
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tritonclient.http as httpclient
+import uvicorn
+from huggingface_hub import InferenceClient
+from tiny_bundles import TASK
+
+from models.store import Store
+from service.access import exposure
+from service.app import create_app
+from service.keys_command import create
+from service.settings import Settings
+from service.shutdown import Drain
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, None),
+        ({"host": "localhost"}, None),
+        ({"host": "::1"}, None),
+        ({"host": "127.0.0.2"}, None),
+        ({"host": "0.0.0.0"}, "may classify:"),
+        ({"host": "inner.example"}, "may classify:"),
+        ({"host": "::", "admin_without_key": True}, "may classify, and change what is served:"),
+    ],
+)
+def test_a_service_that_is_open_to_others_says_so(settings: dict[str, Any], told: str | None) -> None:
+    found = exposure(Settings(**settings))
+    assert found is None if told is None else told in str(found)
+
+
+def test_a_service_with_keys_is_not_open(tmp_path: Path) -> None:
+    create(tmp_path / "keys", "ci", frozenset({"classify"}))
+    assert exposure(Settings(host="0.0.0.0", keys_file=tmp_path / "keys")) is None
+
+
+def test_the_warning_is_in_the_log_of_the_process(store: Store) -> None:
+    with socket.socket() as taken:  # so that it ends at once
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "service", "--store", str(store.root), "--host", "0.0.0.0", "--port", port]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stderr.count("no keys_file is set") == 1
+
+
+def test_the_protocols_own_clients_send_keys(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    key = create(tmp_path / "keys", "ci", frozenset({"classify", "admin"}))
+    app = create_app(Settings(store=store.root, threads=1, keys_file=tmp_path / "keys"), Drain())
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started or app.state.service.reason_not_ready():
+        thread.join(0.01)
+    address = f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        found = InferenceClient(model=f"http://{address}/hf/{TASK}", token=key).text_classification("good")
+        assert len(found) == 2
+        with pytest.raises(Exception, match="401"):
+            InferenceClient(model=f"http://{address}/hf/{TASK}").text_classification("good")
+        triton = httpclient.InferenceServerClient(address)
+        assert triton.is_server_ready()
+        with pytest.raises(Exception, match="send an API key"):
+            triton.unload_model(TASK)
+        mine = {"X-Api-Key": key}
+        triton.unload_model(TASK, headers=mine)
+        assert not triton.is_model_ready(TASK, headers=mine)
+        triton.load_model(TASK, headers=mine)
+        assert triton.is_model_ready(TASK, headers=mine)
+        with pytest.raises(Exception, match="config"):
+            triton.load_model(TASK, headers=mine, config="{}")
+        triton.close()
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,188 @@
+"""API keys: the file that holds their digests, the command that writes it, and which key is valid."""
+
+import json
+import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.__main__ import main as sparserve
+from models.errors import InputError
+from service.keys import LOOK_SECONDS, Keyring, read_keys
+from service.keys_command import create, main, revoke
+
+CLASSIFY = frozenset({"classify"})
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def tick(self) -> None:
+        self.seconds += LOOK_SECONDS
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "secrets" / "keys"
+
+
+def test_a_key_is_known_again_and_is_not_in_the_file(path: Path) -> None:
+    sent = create(path, "ci", frozenset({"classify", "admin"}), rate=600)
+    found = Keyring(path).find(sent)
+    assert found is not None
+    assert (found.name, found.scopes, found.rate, found.expires) == ("ci", {"classify", "admin"}, 600, None)
+    assert sent not in path.read_text() and sent.rpartition("_")[2] not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_two_keys_are_never_the_same(path: Path) -> None:
+    one, other = create(path, "one", CLASSIFY), create(path, "other", CLASSIFY)
+    ring = Keyring(path)
+    assert [key.name for sent in (one, other) if (key := ring.find(sent))] == ["one", "other"]
+    assert len(one) == len(other) == len("sparserve_") + 8 + 1 + 43
+    swapped = one[:18] + other[18:]
+    assert ring.find(swapped) is None
+
+
+def test_what_is_nearly_a_key_is_none(path: Path) -> None:
+    sent = create(path, "ci", CLASSIFY)
+    digest = json.loads(path.read_text())["sha256"]
+    ring = Keyring(path)
+    last = "A" if sent[-1] != "A" else "B"
+    for wrong in ("", sent[:-1], sent + "A", sent[:-1] + last, sent.upper(), f" {sent}", f"{sent}\n", digest, "ci"):
+        assert ring.find(wrong) is None, wrong
+    assert ring.find(f"{sent[:19]}{digest[:43]}") is None
+
+
+@given(st.text(max_size=80))
+def test_no_text_is_a_key_or_an_error(tmp_path_factory: pytest.TempPathFactory, sent: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "given-keys"
+    if not path.exists():
+        create(path, "ci", CLASSIFY)
+    assert Keyring(path).find(sent) is None
+
+
+def test_an_expired_key_is_none(path: Path) -> None:
+    sent = create(path, "ci", CLASSIFY, days=1)
+    now = datetime.now(UTC)
+    assert Keyring(path, now=lambda: now + timedelta(hours=23)).find(sent)
+    assert Keyring(path, now=lambda: now + timedelta(hours=25)).find(sent) is None
+
+
+def test_a_key_that_is_revoked_or_made_meanwhile_is_noticed(path: Path) -> None:
+    clock = Clock()
+    first = create(path, "first", CLASSIFY)
+    ring = Keyring(path, clock=clock)
+    second = create(path, "second", CLASSIFY)
+    revoke(path, "first")
+    assert ring.find(first) and not ring.find(second)  # the file is looked at once a second
+    clock.tick()
+    assert ring.find(second) and not ring.find(first)
+
+
+def test_without_its_file_every_key_is_refused_until_it_is_back(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    sent = create(path, "ci", CLASSIFY)
+    ring = Keyring(path, clock=clock)
+    hidden = path.rename(path.with_name("hidden"))
+    for _ in range(3):
+        clock.tick()
+        assert ring.find(sent) is None
+    assert caplog.text.count("every key is refused") == 1
+    hidden.rename(path)
+    clock.tick()
+    assert ring.find(sent)
+
+
+def test_a_damaged_line_takes_nothing_from_the_others_and_is_not_logged(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = create(path, "ci", CLASSIFY)
+    line = path.read_text()
+    wrong = ["{", "secret", line.replace('"ci"', '"a b"').strip(), line.replace("classify", "all").strip(), "[]"]
+    path.write_text("\n".join(["# comment", "", *wrong, line]))
+    assert read_keys(path.read_text()).damaged == [3, 4, 5, 6, 7]
+    assert Keyring(path).find(sent)
+    assert "line 4 of" in caplog.text and "secret\n" not in caplog.text
+    assert json.loads(line)["sha256"] not in caplog.text
+    revoke(path, "ci")
+    assert path.read_text() == "\n".join(["# comment", "", *wrong, ""])
+
+
+def test_keys_made_at_once_are_all_there(path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        sent = list(pool.map(lambda number: create(path, f"key{number}", CLASSIFY), range(16)))
+    ring = Keyring(path)
+    assert all(ring.find(one) for one in sent)
+
+
+def test_whom_the_owner_lets_read_may_read_on(path: Path) -> None:
+    create(path, "one", CLASSIFY)
+    path.chmod(0o644)
+    create(path, "two", CLASSIFY)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "taken"}, "a key 'taken' already"),
+        ({"name": "a b"}, "'a b' cannot be a key's name"),
+        ({"name": "x\n"}, "cannot be a key's name"),
+        ({"rate": 0}, "at least 1 request a minute"),
+        ({"days": 0}, "a number above 0"),
+        ({"days": float("nan")}, "a number above 0"),
+        ({"days": 1e12}, "too many"),
+    ],
+)
+def test_what_cannot_be_a_key_is_said(path: Path, options: dict, message: str) -> None:
+    create(path, "taken", CLASSIFY)
+    before = path.read_text()
+    with pytest.raises(InputError, match=message):
+        create(path, **{"name": "new", "scopes": CLASSIFY, **options})
+    assert path.read_text() == before
+
+
+def test_the_command_makes_lists_and_revokes(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARSERVE_KEYS_FILE", str(path))
+    assert main(["create", "ci", "--scope", "admin", "--rate", "60", "--days", "2"]) == 0
+    sent = capsys.readouterr().out.strip()
+    key = Keyring(path).find(sent)
+    assert key and key.scopes == {"admin"} and key.rate == 60
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert "ci" in listed and "admin" in listed and "60/min" in listed
+    assert sent not in listed and key.sha256 not in listed
+    monkeypatch.setattr(sys, "argv", ["sparserve", "keys", "revoke", "ci"])
+    with pytest.raises(SystemExit) as stopped:
+        sparserve()
+    assert stopped.value.code == 0
+    assert Keyring(path).find(sent) is None
+
+
+def test_the_command_says_what_is_wrong(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPARSERVE_KEYS_FILE", raising=False)
+    assert main(["list"]) == 2
+    assert "--file" in capsys.readouterr().err
+    assert main(["list", "--file", str(path)]) == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert main(["revoke", "ci", "--file", str(path)]) == 2
+    assert "no key 'ci'" in capsys.readouterr().err
+    path.write_bytes(b"\xff")
+    assert main(["create", "ci", "--file", str(path)]) == 4
+    assert "cannot be read" in capsys.readouterr().err

@@ -1,0 +1,206 @@
+"""Log lines: what a request's says, one object a line, and nothing that a text could be in."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from tiny_bundles import TASK
+
+from models.store import Store
+from service.logs import FIELDS, JsonFormatter, TextFormatter, where
+
+ROOT = Path(__file__).parents[2]
+URL = f"/v1/models/{TASK}/classify"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+SECRET = "a secret text"
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The lines that requests have left, as they would be written."""
+    found = [JsonFormatter().format(record) for record in caplog.records if record.name == "service.requests"]
+    assert not any("\n" in line for line in found)
+    return [json.loads(line) for line in found]
+
+
+@pytest.fixture
+def line_of(serve: Callable[..., TestClient], caplog: pytest.LogCaptureFixture) -> Callable[..., dict[str, Any]]:
+    """Send a request and return its line."""
+
+    def ask(url: str = URL, settings: dict[str, object] | None = None, **request: Any) -> dict[str, Any]:
+        client = serve(**(settings or {}))
+        caplog.clear()
+        caplog.set_level(logging.INFO)
+        client.post(url, **request)
+        (line,) = lines_of(caplog)
+        return line
+
+    return ask
+
+
+def test_a_line_says_what_is_known_of_a_request(line_of, store: Store) -> None:
+    headers = {"X-Request-Id": "mine", "traceparent": PARENT}
+    line = line_of(json={"inputs": ["good", "bad film"]}, headers=headers)
+    assert line["time"].endswith("+00:00")
+    assert line["milliseconds"] >= line["batch_wait_milliseconds"] >= 0
+    assert line["bytes_in"] == len('{"inputs":["good","bad film"]}')
+    assert line["bytes_out"] > 100
+    known = {name: line[name] for name in line if name not in ("time", "milliseconds", "batch_wait_milliseconds")}
+    del known["bytes_in"], known["bytes_out"]
+    assert known == {
+        "level": "info",
+        "logger": "service.requests",
+        "request_id": "mine",
+        "trace_id": TRACE,
+        "method": "POST",
+        "route": "/v1/models/{task}/classify",
+        "status": 200,
+        "task": TASK,
+        "variant": "dense",
+        "version": store.current(TASK, "dense"),
+        "inputs": 2,
+        "tokens": 7,
+        "client": "testclient",
+    }
+
+
+def test_a_comparison_names_every_variant_that_ran(line_of) -> None:
+    line = line_of(f"/v1/models/{TASK}/compare", json={"inputs": "good"})
+    assert (line["task"], line["variant"]) == (TASK, "dense,sparse90")
+    assert (line["inputs"], line["tokens"]) == (2, 6)
+
+
+def test_what_was_not_reached_is_left_out(line_of) -> None:
+    line = line_of(json={"inputs": 5}, headers={"traceparent": "nonsense"})
+    assert line["status"] == 422
+    assert not {"trace_id", "task", "variant", "inputs", "tokens", "batch_wait_milliseconds"} & line.keys()
+
+
+def test_addresses_can_be_left_out(line_of) -> None:
+    assert "client" not in line_of(json={"inputs": "good"}, settings={"log_client_address": False})
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "00-" + "0" * 32 + "-00f067aa0ba902b7-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"ff-{TRACE}-00f067aa0ba902b7-01",
+        f"{PARENT}-more",
+        PARENT.upper(),
+        PARENT[:-1],
+    ],
+)
+def test_what_is_no_traceparent_gives_no_trace_id(module_client: TestClient, caplog, sent: str) -> None:
+    caplog.set_level(logging.INFO)
+    module_client.post(URL, json={"inputs": "good"}, headers={"traceparent": sent})
+    assert "trace_id" not in lines_of(caplog)[0]
+
+
+def test_a_later_version_of_traceparent_may_have_more_fields(module_client: TestClient, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    module_client.post(URL, json={"inputs": "good"}, headers={"traceparent": f"01{PARENT[2:]}-more"})
+    assert lines_of(caplog)[0]["trace_id"] == TRACE
+
+
+def test_probes_are_for_debugging_only(module_client: TestClient, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    module_client.get("/readyz")
+    assert not lines_of(caplog)
+
+
+def test_an_uncaught_exception_is_a_line_without_its_message(client: TestClient, service_of, caplog, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setattr(service_of(client).catalog, "engine", fail)
+    caplog.set_level(logging.INFO)
+    assert client.post(URL, json={"inputs": SECRET}, headers={"X-Request-Id": "mine"}).status_code == 500
+    failure, request = lines_of(caplog)
+    assert (failure["request_id"], failure["exception"], failure["level"]) == ("mine", "RuntimeError", "error")
+    assert "in fail" in failure["traceback"]
+    assert request["status"] == 500
+    assert SECRET not in json.dumps([failure, request])
+
+
+def record(message: str, *arguments: object, error: BaseException | None = None, **extra: Any) -> logging.LogRecord:
+    exc_info = (type(error), error, error.__traceback__) if error else None
+    found = logging.LogRecord("some.library", logging.WARNING, "file.py", 1, message, arguments, exc_info)
+    vars(found).update(extra)
+    return found
+
+
+def failed() -> Exception:
+    try:
+        try:
+            raise KeyError(SECRET)
+        except KeyError as error:
+            raise ValueError(SECRET) from error
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()], ids=["json", "text"])
+def test_other_loggers_records_keep_their_message_but_not_that_of_an_exception(formatter: logging.Formatter) -> None:
+    assert "3 of 4\\nmore" in formatter.format(record("%d of %d\nmore", 3, 4)).replace("\n", "\\n")
+    # As asyncio logs a task that nobody waited for.
+    line = formatter.format(record(f"never retrieved\nfuture: ValueError({SECRET})", error=failed()))
+    assert "never retrieved" in line and "ValueError" in line and "KeyError" in line and "in failed" in line
+    assert SECRET not in line
+
+
+def test_a_record_that_cannot_be_encoded_is_not_lost() -> None:
+    line = json.loads(JsonFormatter().format(record("", fields={"path": Path("x"), "odd": "\ud800"})))
+    assert (line["path"], line["odd"]) == ("x", "?")
+    assert FIELDS == "fields"
+
+
+def test_causes_that_go_round_end() -> None:
+    error = failed()
+    assert error.__cause__
+    error.__cause__.__cause__ = error
+    assert where(error).count("\nValueError") == 1
+
+
+SCRIPT = """
+import logging, sys, threading, warnings
+from service.logs import configure_logging
+configure_logging("info", {log_format})
+logging.getLogger("uvicorn.error").info("started")
+warnings.warn("take care")
+def fail(): raise RuntimeError("a secret text")
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+fail()
+"""
+
+
+def written(log_format: str | None) -> list[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    command = [sys.executable, "-W", "always", "-c", SCRIPT.format(log_format=repr(log_format))]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and not done.stdout
+    assert SECRET not in done.stderr
+    return done.stderr.splitlines()
+
+
+def test_everything_the_process_says_is_json_unless_on_a_terminal() -> None:
+    started, warned, in_thread, in_main = map(json.loads, written(None))
+    assert (started["logger"], started["message"]) == ("uvicorn.error", "started")
+    assert "UserWarning: take care" in warned["message"]
+    assert in_thread["exception"] == in_main["exception"] == "RuntimeError"
+    assert "in fail" in in_main["traceback"] and in_main["level"] == "critical"
+
+
+def test_text_when_asked_for() -> None:
+    lines = written("text")
+    assert lines[0].endswith("INFO uvicorn.error started")
+    assert lines[-1] == "RuntimeError"

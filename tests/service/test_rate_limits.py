@@ -1,0 +1,81 @@
+"""Token buckets: a minute's requests at once, then evenly, for each client by itself, in bounded memory."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.rate_limits import RateLimiter, network_of
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_minutes_requests_pass_at_once_and_then_one_at_a_time() -> None:
+    clock = Clock()
+    limiter = RateLimiter(clock=clock)
+    assert [limiter.wait_seconds("a", 3) for _ in range(3)] == [0, 0, 0]
+    assert limiter.wait_seconds("a", 3) == pytest.approx(20)
+    clock.seconds += 19
+    assert limiter.wait_seconds("a", 3) == pytest.approx(1)
+    clock.seconds += 1.001
+    assert limiter.wait_seconds("a", 3) == 0
+    assert limiter.wait_seconds("a", 3) > 0
+    clock.seconds += 3600
+    assert [limiter.wait_seconds("a", 3) > 0 for _ in range(4)] == [False, False, False, True]
+
+
+def test_one_client_takes_nothing_from_another() -> None:
+    limiter = RateLimiter(clock=Clock())
+    assert limiter.wait_seconds("a", 1) == 0
+    assert limiter.wait_seconds("b", 1) == 0
+    assert limiter.wait_seconds("a", 1) > 0
+
+
+def test_a_lower_rate_holds_at_once() -> None:
+    limiter = RateLimiter(clock=Clock())
+    limiter.wait_seconds("a", 100)
+    assert [limiter.wait_seconds("a", 2) > 0 for _ in range(3)] == [False, False, True]
+
+
+def test_only_those_seen_last_are_kept() -> None:
+    limiter = RateLimiter(clock=Clock(), max_buckets=3)
+    for name in "abcad":
+        limiter.wait_seconds(name, 1)
+    assert len(limiter) == 3
+    assert limiter.wait_seconds("a", 1) > 0  # seen again after b, which was forgotten
+    assert limiter.wait_seconds("b", 1) == 0
+
+
+@given(st.integers(1, 50), st.lists(st.floats(0, 30), max_size=100))
+def test_no_minute_has_more_than_twice_the_rate(rate: int, pauses: list[float]) -> None:
+    clock = Clock()
+    limiter = RateLimiter(clock=clock)
+    admitted = []
+    for pause in pauses:
+        clock.seconds += pause
+        if not limiter.wait_seconds("a", rate):
+            admitted.append(clock.seconds)
+    for start in admitted:
+        assert sum(start <= moment < start + 60 for moment in admitted) <= 2 * rate
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("testclient", "testclient"),
+        ("", ""),
+    ],
+)
+def test_an_ipv6_address_stands_for_its_network(address: str, network: str) -> None:
+    assert network_of(address) == network
