@@ -44,7 +44,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-recipes: $(INSTALLED)
-	$(BIN)/python -m pytest -m thorough
+	$(BIN)/python -m pytest -m thorough -n 2
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -134,7 +134,7 @@ def test_options_that_cannot_be_are_refused_with_their_names():
         ("soft-movement", "penalty", -1),
         ("platon", "beta1", 1.0),
         ("platon", "beta2", -0.1),
-        ("obert", "fisher_block", 2.5),
+        ("obert", "fisher_block", 0),
         ("obert", "gradients", 0),
         ("obert", "damping", 0),
         ("group-lasso", "penalty", -1),
