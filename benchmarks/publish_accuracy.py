@@ -47,12 +47,7 @@ def page(results: dict[str, list[Record]]) -> str:
 
 def described(runs: Sequence[Record]) -> str:
     """How the runs were made."""
-    machines = sorted(
-        {
-            f"{run['machine']['cpu']}, {run['threads']} thread{'s' if run['threads'] > 1 else ''}, {run['device']}"
-            for run in runs
-        }
-    )
+    machines = sorted({f"{run['machine']['cpu']}, {run['device']}, threads: {run['threads']}" for run in runs})
     days = sorted(run["finished_at"][:10] for run in runs)
     tasks = []
     for task in TASKS:
