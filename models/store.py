@@ -171,8 +171,18 @@ class Store:
         return self.root / _checked(task, "task") / _checked(variant, "variant")
 
 
+def is_name(name: str) -> bool:
+    """Whether a task or a variant can have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_version(name: str) -> bool:
+    """Whether this is how versions are named."""
+    return _VERSION.fullmatch(name) is not None
+
+
 def _checked(name: str, what: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise StoreError(
             f"{name!r} cannot be the name of a {what}: use 1 to 64 of a-z, 0-9, '.', '_' and '-', "
             "beginning with a letter or digit"

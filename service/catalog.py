@@ -8,27 +8,18 @@ nothing: the old one stays.
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from models.errors import BundleError, StoreError
-from models.store import Store
 from service.contents import Contents, Key, Refusal, files_of, listed
 from service.engine import Engine
 from service.errors import InvalidRequest
 from service.loading import load_engine
 from service.metrics import Metrics
 from service.settings import Settings
+from service.wanted import StoreReader, Wanted
 
 logger = logging.getLogger("service.catalog")
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What the store says should be served: the version of each variant, the tasks' defaults, and what is damaged."""
-
-    versions: dict[Key, str]
-    defaults: dict[str, str]
-    damaged: dict[Key, str]
 
 
 class Catalog:
@@ -37,7 +28,8 @@ class Catalog:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._store = Store(settings.store)
+        self._reader = StoreReader(settings, metrics)
+        self._store = self._reader.store
         self._closing = threading.Event()
         self._refreshing = threading.RLock()
         self._pins: dict[Key, str] = {}
@@ -57,11 +49,10 @@ class Catalog:
         """Make what is served what the store says; takes seconds, so run it off the event loop."""
         with self._refreshing:
             try:
-                wanted = self._read()
+                wanted = self._reader.look(self._pins)
             except (OSError, ValueError) as error:
                 self._unreadable(f"the store {self._settings.store} cannot be read: {error}")
                 return
-            self._metrics.store_readable.set(1)
             self._metrics.store_looked.set_to_current_time()
             before = self.contents
             todo = sorted(self._changed(wanted), key=lambda key: wanted.defaults[key[0]] != key[1])
@@ -194,22 +185,6 @@ class Catalog:
             for key in keys:
                 self.engine(*key)
 
-    def _read(self) -> _Wanted:
-        root, store = self._settings.store, self._store
-        if not root.is_dir():
-            raise OSError("it does not exist: publish a bundle there")
-        tasks = store.tasks()
-        if not tasks:
-            raise OSError("it holds no bundle: publish one")
-        wanted = _Wanted({}, {task: store.default_variant(task) for task in tasks}, {})
-        for key in ((task, variant) for task in tasks for variant in store.variants(task)):
-            try:
-                pinned = self._pins.get(key) or self._settings.pins.get("/".join(key))
-                wanted.versions[key] = pinned or store.current(*key)
-            except StoreError as error:
-                wanted.damaged[key] = str(error)
-        return wanted
-
     def _unreadable(self, fault: str) -> None:
         """What is served goes on without the store; with nothing to serve, the fault is what clients are told."""
         self._metrics.store_readable.set(0)
@@ -220,7 +195,7 @@ class Catalog:
         elif not self._closing.is_set():
             logger.error("%s; what is loaded is still served", fault)
 
-    def _changed(self, wanted: _Wanted) -> Iterator[Key]:
+    def _changed(self, wanted: Wanted) -> Iterator[Key]:
         """Variants of which another version is wanted than is served, but those that were refused as they are now.
 
         And those whose engine is not healthy.

@@ -25,6 +25,10 @@ class Settings(BaseSettings):
     )
 
     store: Path = Field(Path("store"), description="folder of bundles; read only")
+    store_url: str | None = Field(
+        None,
+        description="fsspec URL of a store, such as s3://bucket/store, that is mirrored into the folder `store`",
+    )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -1,0 +1,186 @@
+"""A store behind a URL, here in memory, mirrored into a folder and served from there."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fastapi.testclient import TestClient
+from tiny_bundles import TASK, graph, publish
+
+from models.bundle import Bundle
+from models.errors import StoreError
+from models.store import Store
+from service.mirror import KEPT_VERSIONS, Mirror
+
+URL = "memory://bucket/store"
+CLASSIFY = f"/v1/models/{TASK}/classify"
+
+
+@pytest.fixture
+def files() -> Iterator[Any]:
+    """The file system behind the URL, empty."""
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+    yield files
+    files.store.clear()
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Store:
+    """What is uploaded: a store with `dense` and `sparse90`."""
+    store = Store(tmp_path / "origin")
+    publish(store, variant="dense")
+    publish(store, variant="sparse90")
+    return store
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return Store(tmp_path / "local")
+
+
+def upload(files: Any, store: Store, *, only: str = "") -> None:
+    for path in sorted(store.root.rglob("*")):
+        name = path.relative_to(store.root).as_posix()
+        if path.is_file() and name.startswith(only):
+            files.pipe_file(f"/bucket/store/{name}", path.read_bytes())
+
+
+def content(store: Store) -> dict[str, bytes]:
+    return {str(p.relative_to(store.root)): p.read_bytes() for p in store.root.rglob("*") if p.is_file()}
+
+
+def newer(origin: Store, seed: int) -> Bundle:
+    return publish(origin, variant="dense", model=graph(seed=seed))
+
+
+def test_a_mirror_is_the_same_store(files, origin: Store, local: Store) -> None:
+    origin.set_default_variant(TASK, "sparse90")
+    (origin.root / TASK / "report.json").write_text("{}")
+    upload(files, origin)
+    Mirror(URL, local).sync({})
+    assert content(local) == content(origin)
+
+
+def test_only_what_is_new_is_fetched(files, origin: Store, local: Store, monkeypatch) -> None:
+    upload(files, origin)
+    mirror = Mirror(URL, local)
+    mirror.sync({})
+    fetched: list[str] = []
+    get_file = mirror._files.get_file
+
+    def counted(remote: str, target: str, **more: Any) -> None:
+        fetched.append(remote)
+        get_file(remote, target, **more)
+
+    monkeypatch.setattr(mirror._files, "get_file", counted)
+    mirror.sync({})
+    assert fetched == []
+    bundle = newer(origin, 7)
+    upload(files, origin)
+    mirror.sync({})
+    assert fetched and all(bundle.manifest.version in name for name in fetched)
+    assert local.current(TASK, "dense") == bundle.manifest.version
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "no manifest", "not json"])
+def test_a_bundle_that_is_not_whole_moves_no_pointer(files, origin: Store, local: Store, damage: str, caplog) -> None:
+    upload(files, origin)
+    mirror = Mirror(URL, local)
+    mirror.sync({})
+    before, bundle = local.current(TASK, "dense"), newer(origin, 7)
+    upload(files, origin)
+    folder = f"/bucket/store/{TASK}/dense/{bundle.manifest.version}"
+    model = (bundle.folder / "model.onnx").read_bytes()
+    match damage:
+        case "truncated":
+            files.pipe_file(f"{folder}/model.onnx", model[:100])
+        case "changed":
+            files.pipe_file(f"{folder}/model.onnx", bytes([model[0] ^ 1]) + model[1:])
+        case "missing":
+            files.rm_file(f"{folder}/model.onnx")
+        case "no manifest":
+            files.rm_file(f"{folder}/manifest.json")
+        case "not json":
+            files.pipe_file(f"{folder}/manifest.json", b"{")
+    mirror.sync({})
+    assert local.current(TASK, "dense") == before
+    assert "is not mirrored" in caplog.text
+    assert not list(local.root.rglob(".tmp-*"))
+    upload(files, origin)  # the upload is complete now
+    mirror.sync({})
+    assert local.current(TASK, "dense") == bundle.manifest.version
+
+
+def test_what_is_gone_there_is_served_no_more(files, origin: Store, local: Store) -> None:
+    upload(files, origin)
+    mirror = Mirror(URL, local)
+    mirror.sync({})
+    files.rm(f"/bucket/store/{TASK}/sparse90", recursive=True)
+    mirror.sync({})
+    assert local.variants(TASK) == ["dense"]
+
+
+def test_old_versions_are_deleted_but_pinned_ones(files, origin: Store, local: Store) -> None:
+    first = origin.current(TASK, "dense")
+    mirror = Mirror(URL, local)
+    for seed in range(5):
+        newer(origin, 10 + seed)
+        upload(files, origin)
+        mirror.sync({(TASK, "dense"): first})
+    versions = local.versions(TASK, "dense")
+    assert len(versions) == KEPT_VERSIONS
+    assert {first, local.current(TASK, "dense")} <= set(versions)
+
+
+def test_names_that_are_none_are_left_out(files, origin: Store, local: Store) -> None:
+    upload(files, origin)
+    files.pipe_file("/bucket/store/Not A Task/dense/current", b"0123456789abcdef")
+    files.pipe_file(f"/bucket/store/{TASK}/wrong/current", b"../../etc")
+    files.pipe_file(f"/bucket/store/{TASK}/huge/current", b"0" * 5000)
+    files.pipe_file(f"/bucket/store/{TASK}/default", b"../up")
+    Mirror(URL, local).sync({})
+    assert local.tasks() == [TASK]
+    assert local.variants(TASK) == ["dense", "sparse90"]
+    assert not local.has_default(TASK)
+
+
+def test_a_url_that_cannot_be_read_is_told_without_its_password(files, local: Store) -> None:
+    with pytest.raises(OSError, match="memory://bucket/none cannot be read"):
+        Mirror("memory://user:secret@bucket/none", local).sync({})
+    with pytest.raises(StoreError, match="store_url nothing://x"):
+        Mirror("nothing://me:secret@x", local)
+
+
+def test_the_service_follows_a_url(files, origin: Store, local: Store, serve, service_of, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    upload(files, origin)
+    client: TestClient = serve(store=local.root, store_url=URL, watch_seconds=0)
+    assert client.post(CLASSIFY, json={"inputs": "good"}).status_code == 200
+    bundle = newer(origin, 7)
+    upload(files, origin)
+    catalog = service_of(client).catalog
+    catalog.refresh()
+    answer = client.post(CLASSIFY, json={"inputs": "good"}).json()
+    assert answer["model"]["version"] == bundle.manifest.version
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+    catalog.refresh()
+    catalog.refresh()
+    assert client.post(CLASSIFY, json={"inputs": "good"}).status_code == 200
+    assert "sparserve_store_readable 0.0" in client.get("/metrics").text
+    assert caplog.text.count("what has been mirrored is served") == 1
+    # Another process starts while the URL cannot be reached: what has been mirrored is enough.
+    other: TestClient = serve(store=local.root, store_url=URL, watch_seconds=0)
+    assert other.get("/readyz").status_code == 200
+
+
+def test_a_url_that_was_never_reached_is_the_reason_not_to_be_ready(files, local: Store, serve) -> None:
+    client: TestClient = serve(store=local.root, store_url=URL, watch_seconds=0)
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert URL in ready.json()["detail"]
