@@ -50,7 +50,10 @@ WRITTEN_EVERY_SECONDS = 10
 
 
 class Stopwatch(PlainReporter):
-    """Minutes that the given steps took, over all tries of a run that was interrupted."""
+    """Minutes that the given steps took, over all tries of a run that was interrupted.
+
+    On a GPU by the clock; without one the processor's, which other programs of a shared machine do not make longer.
+    """
 
     def __init__(self, path: Path, steps: Sequence[str]) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class Stopwatch(PlainReporter):
     def begin(self, step: str) -> None:
         """Start, if the step counts."""
         super().begin(step)
-        self._began = time.monotonic() if step in self._steps else None
+        self._began = self._seconds() if step in self._steps else None
 
     def advance(self, done: int, total: int, note: str) -> None:
         """Keep what has been counted, every few seconds."""
@@ -82,8 +85,11 @@ class Stopwatch(PlainReporter):
         self._keep()
         self._began = None
 
+    def _seconds(self) -> float:
+        return time.monotonic() if torch.cuda.is_available() else time.process_time()
+
     def _keep(self) -> None:
-        now = self._written = time.monotonic()
+        self._written, now = time.monotonic(), self._seconds()
         if self._began is not None:
             self._before, self._began = self._before + now - self._began, now
             self._path.parent.mkdir(parents=True, exist_ok=True)
