@@ -59,8 +59,8 @@ def described(runs: Sequence[Record]) -> str:
         f"{len(runs)} runs, {days[0]} to {days[-1]}, on {'; '.join(machines)}. Training rows and epochs of every "
         f"student: {', '.join(tasks)}. A tenth of the training rows is held out for validation; scores are of GLUE's "
         "development set, which chose nothing. In brackets: points lost against the dense teacher, with the 95 % "
-        "interval of a paired bootstrap over rows; of several seeds the mean, with the interval over seeds. Minutes are "
-        "of the processor where there is no GPU."
+        "interval of a paired bootstrap over rows; of several seeds the mean, with the interval over seeds. Minutes "
+        "are of the processor where there is no GPU."
     )
 
 
