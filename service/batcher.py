@@ -147,10 +147,12 @@ class Batcher:
                 self._tell()
 
     def close(self) -> None:
-        """Take no more batches; those that run go on to their end."""
+        """Take no more batches, and wait for those that run: a thread inside a graph must not outlive the process."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _admit(self, ticket: Ticket) -> None:
         """Refuse what would wait behind too much. An empty queue takes any request, however large."""
@@ -182,7 +184,7 @@ class Batcher:
         """A thread's life: take a batch, run it, until the batcher is closed."""
         while True:
             with self._changed:
-                while (batch := self._queue.take(self._clock())) is None:
+                while (batch := None if self._closing else self._queue.take(self._clock())) is None:
                     if self._closing:
                         return
                     self._changed.wait()

@@ -63,7 +63,7 @@ class Service:
         """Stop loading and take no more work."""
         self.catalog.close()
         self.experiments.close()
-        self.batcher.close()
+        await asyncio.to_thread(self.batcher.close)
         await self.loaded()
         await asyncio.to_thread(self.disagreements.close)
 

@@ -24,7 +24,7 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
     )
 
-    store: Path = Field(Path("store"), description="folder of bundles; read only")
+    store: Path = Field(Path("store"), description="folder of bundles; only a mirror writes to it, see store_url")
     store_url: str | None = Field(
         None,
         description="fsspec URL of a store, such as s3://bucket/store, that is mirrored into the folder `store`",

@@ -1,6 +1,9 @@
 """`sparserve compress` with every recipe that ships, on a tiny model: slow, so only `make test-recipes` runs it."""
 
+import json
+
 import pytest
+from small_recipes import small_fields
 from typer.testing import CliRunner
 
 from models.bundle import SPARSE_MODEL
@@ -9,15 +12,7 @@ from models.recipe_files import load_recipe, shipped_recipes
 from models.store import Store
 
 pytestmark = pytest.mark.thorough
-SMALL = {
-    "max_length": 32,
-    "teacher.epochs": 1,
-    "teacher.batch_size": 16,
-    "teacher.learning_rate": 1e-3,
-    "teacher.freeze_embeddings": False,
-    "teacher.precision": "fp32",
-    "student.batch_size": 16,
-    "student.precision": "fp32",
+QUICKLY_MEASURED = {
     "evaluation.bootstrap_samples": 100,
     "measurement.seconds": 0.1,
     "measurement.batches": [1],
@@ -26,20 +21,9 @@ SMALL = {
 }
 
 
-def small(name):
-    recipe = load_recipe(name)
-    fields = dict(SMALL)
-    if recipe.student.epochs:
-        fields["student.epochs"] = 1
-    if recipe.student.layers:
-        fields["student.layers"] = 1
-    if recipe.student.hidden_size:
-        fields |= {"student.hidden_size": 16, "student.intermediate_size": 24}
-    if recipe.augmentation:
-        fields |= {"augmentation.variants": 2, "augmentation.candidates": 5}
-    if recipe.squeeze:
-        fields["squeeze.calibration"] = 96
-    return [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
+def settings(name):
+    fields = small_fields(load_recipe(name)) | QUICKLY_MEASURED
+    return [part for field, value in fields.items() for part in ("--set", f"{field}={json.dumps(value)}")]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +35,7 @@ def folder(tmp_path_factory):
 def test_a_shipped_recipe_is_one_command(name, folder, tiny_checkpoint, sentiment_csv):
     given = ["--model", str(tiny_checkpoint), "--data", str(sentiment_csv), "--task", "tiny", "--threads", "1"]
     result = CliRunner().invoke(
-        app, ["compress", name, *given, "--store", str(folder / "store"), *small(name)], catch_exceptions=False
+        app, ["compress", name, *given, "--store", str(folder / "store"), *settings(name)], catch_exceptions=False
     )
     assert result.exit_code == 0, result.output
     recipe, store = load_recipe(name), Store(folder / "store")

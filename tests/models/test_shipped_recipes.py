@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from small_recipes import small_fields
 
 from models.checkpoint import load_classifier, resolve_checkpoint
 from models.data_sources import load_dataset
@@ -15,31 +16,6 @@ from models.pruning.targets import encoder_linears
 from models.recipe_files import load_recipe, shipped_recipes
 from models.workspace import Workspace
 
-# What makes a recipe small, where it has the section at all.
-SMALL = {
-    "max_length": 32,
-    "teacher": {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "precision": "fp32"},
-    "student.batch_size": 16,
-    "student.precision": "fp32",
-}
-NARROW = {"student.hidden_size": 16, "student.intermediate_size": 24}
-
-
-def small(name):
-    recipe = load_recipe(name)
-    fields = dict(SMALL)
-    if recipe.student.epochs:
-        fields["student.epochs"] = 1
-    if recipe.student.layers:
-        fields["student.layers"] = 1
-    if recipe.student.hidden_size:
-        fields |= NARROW
-    if recipe.augmentation:
-        fields |= {"augmentation.variants": 2, "augmentation.candidates": 5}
-    if recipe.squeeze:
-        fields["squeeze.calibration"] = 96
-    return load_recipe(name, overrides=fields)
-
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
@@ -48,7 +24,7 @@ def workspace(tmp_path_factory):
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_shipped_recipe_makes_what_it_says(name, workspace, tiny_checkpoint, sentiment_csv):
-    recipe = small(name)
+    recipe = load_recipe(name, overrides=small_fields(load_recipe(name)))
     checkpoint = resolve_checkpoint(str(tiny_checkpoint))
     check_fit(checkpoint, None, recipe)
     dataset = load_dataset(sentiment_csv)

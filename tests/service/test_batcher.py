@@ -253,6 +253,26 @@ def test_as_many_batches_run_at_once_as_there_are_threads(scenario) -> None:
     scenario(steps, concurrency=2, max_tokens=1000)
 
 
+def test_closing_waits_for_what_runs_and_begins_nothing_more(metrics: Metrics) -> None:
+    async def main() -> None:
+        batcher, engine = Batcher(**LIMITS, metrics=metrics), FakeEngine()
+        first = await held_up(batcher, engine)
+        waiting = asyncio.create_task(batcher.run(engine, inputs(5), background=True))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        await asyncio.sleep(0)
+        assert not closing.done()
+        engine.gate.set()
+        await closing
+        assert not any(thread.is_alive() for thread in batcher._threads)
+        await first
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert engine.batches == [[3]]
+
+    asyncio.run(main())
+
+
 def test_a_full_queue_is_429_over_http_while_probes_answer(serve, service_of) -> None:
     client: TestClient = serve(max_waiting_inputs=0)
     batcher, engine = service_of(client).batcher, FakeEngine()
