@@ -8,6 +8,7 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from models.errors import StoreError
 from service.access import exposure
 from service.app import create_app
 from service.logs import configure_logging
@@ -38,8 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     # Read by the tokenizers library at its first use; it would take a thread for every core of the host.
     os.environ.setdefault("RAYON_NUM_THREADS", str(settings.total_threads))
     drain = Drain()
+    try:
+        app = create_app(settings, drain)
+    except StoreError as error:
+        print(f"sparserve: {error}", file=sys.stderr)
+        return EXIT_USAGE
     config = uvicorn.Config(
-        create_app(settings, drain),
+        app,
         host=settings.host,
         port=settings.port,
         ws="none",

@@ -24,6 +24,7 @@ from service.metrics import Metrics
 
 # How fast the measured drain rate follows: a batch counts as much as all before it would after ten.
 SMOOTHING: Final = 0.1
+CLOSE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,12 @@ class Batcher:
                 self._tell()
 
     def close(self) -> None:
-        """Take no more batches, and wait for those that run: a thread inside a graph must not outlive the process."""
+        """Take no more batches, and wait a while for those that run: a process that ends under a graph is aborted."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(CLOSE_SECONDS)
 
     def _admit(self, ticket: Ticket) -> None:
         """Refuse what would wait behind too much. An empty queue takes any request, however large."""

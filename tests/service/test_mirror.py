@@ -1,6 +1,8 @@
 """A store behind a URL, here in memory, mirrored into a folder and served from there."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,14 @@ def test_a_url_that_cannot_be_read_is_told_without_its_password(files, local: St
         Mirror("memory://user:secret@bucket/none", local).sync({})
     with pytest.raises(StoreError, match="store_url nothing://x"):
         Mirror("nothing://me:secret@x", local)
+
+
+def test_a_url_of_no_known_kind_is_told_at_the_start(local: Store) -> None:
+    command = [sys.executable, "-m", "service", "--store-url", "nothing://me:secret@x", "--store", str(local.root)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "store_url nothing://x" in ended.stderr
+    assert "secret" not in ended.stderr
 
 
 def test_the_service_follows_a_url(files, origin: Store, local: Store, serve, service_of, caplog) -> None:
