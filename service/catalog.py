@@ -220,7 +220,7 @@ class Catalog:
             self._check_memory(key, bundle.model_path.stat().st_size)
             engine = load_engine(
                 bundle,
-                threads=self._settings.threads_per_inference,
+                threads=self._settings.threads_per_session,
                 sample_tolerance=self._settings.sample_tolerance,
                 runtime=self._settings.runtime,
             )

@@ -24,7 +24,7 @@ class Service:
         self.metrics = Metrics()
         self.catalog = Catalog(settings, self.metrics)
         self.batcher = Batcher(
-            concurrency=settings.concurrency,
+            concurrency=settings.concurrent_batches,
             budget=settings.max_batch_tokens,
             window_seconds=settings.batch_window_seconds,
             max_items=settings.max_waiting_inputs,

@@ -220,6 +220,7 @@ class VariantFacts(BaseModel):
     )
     precision: str | None = None
     encoder_sparsity: float | None = Field(None, description="fraction of zeros in the encoder's linear layers")
+    encoder_nonzeros: int | None = Field(None, description="weights of those layers that are not zero")
     onnx_bytes: int | None = None
     onnx_zipped_bytes: int | None = None
     accuracy: float | None = None

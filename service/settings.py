@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from models.runtime import available_cpus
 from service.policy import Policy
 
+THREADS_A_BATCH = 4
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 
@@ -61,7 +62,9 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         None, ge=1, description="CPU threads for inference in all; by default the CPUs that this process may use"
     )
-    concurrency: int = Field(1, ge=1, description="batches that run at once; the threads are divided among them")
+    concurrency: int | None = Field(
+        None, ge=1, description="batches that run at once; by default one for every four threads, at least one"
+    )
     max_batch_tokens: int = Field(
         4096, ge=1, description="tokens, padding included, of one batch; larger requests take several"
     )
@@ -107,6 +110,16 @@ class Settings(BaseSettings):
     max_items: int = Field(256, ge=1, description="inputs of one request")
     max_characters: int = Field(100_000, ge=1, description="characters of one input, text and text_pair together")
 
+    receive_timeout_seconds: float = Field(
+        20,
+        gt=0,
+        description="seconds for a request's head to come, then for its body, else 408; a client that reads nothing of "
+        "a long answer for so long is given up, too",
+    )
+    keep_alive_seconds: int = Field(
+        75, ge=1, description="seconds that a connection may be idle; keep it above a load balancer's own"
+    )
+
     sample_tolerance: float = Field(
         0.02, ge=0, description="largest difference of a logit from the bundle's own sample before a warning is logged"
     )
@@ -127,7 +140,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _threads_are_enough(self) -> Self:
-        if self.concurrency > self.total_threads:
+        if self.concurrency is not None and self.concurrency > self.total_threads:
             raise ValueError(
                 f"concurrency {self.concurrency} is more than the {self.total_threads} threads there are to divide: "
                 "lower it or raise threads"
@@ -154,6 +167,15 @@ class Settings(BaseSettings):
         return self.threads or available_cpus()
 
     @property
-    def threads_per_inference(self) -> int:
-        """Threads of one onnxruntime session, so that concurrent inferences do not oversubscribe the CPUs."""
-        return max(self.total_threads // self.concurrency, 1)
+    def concurrent_batches(self) -> int:
+        """Batches that run at once: a small graph does not keep many threads busy, several of them do."""
+        return self.concurrency or max(self.total_threads // THREADS_A_BATCH, 1)
+
+    @property
+    def threads_per_session(self) -> int:
+        """Threads of one onnxruntime session, so that concurrent batches do not oversubscribe the CPUs.
+
+        Each batch brings the thread that runs it, the session's own threads help whoever asks: together they are
+        `total_threads`, and a batch that runs alone has almost all of them.
+        """
+        return self.total_threads - self.concurrent_batches + 1

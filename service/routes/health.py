@@ -52,8 +52,8 @@ async def info(service: ServiceDependency) -> Info:
         threads={
             "available_cpus": available_cpus(),
             "total": settings.total_threads,
-            "concurrent_inferences": settings.concurrency,
-            "per_inference": settings.threads_per_inference,
+            "concurrent_batches": settings.concurrent_batches,
+            "per_session": settings.threads_per_session,
         },
         limits={name: getattr(settings, name) for name in LIMITS},
         shutdown={"delay_seconds": settings.shutdown_delay_seconds, "grace_seconds": settings.grace_seconds},

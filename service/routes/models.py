@@ -86,6 +86,7 @@ def _variant_facts(contents: Contents, task: str, variant: str) -> VariantFacts:
         runtime=engine.runtime,
         precision=manifest.precision,
         encoder_sparsity=manifest.sparsity.encoder_linear.sparsity,
+        encoder_nonzeros=manifest.sparsity.encoder_linear.nonzero,
         onnx_bytes=manifest.sizes.onnx,
         onnx_zipped_bytes=manifest.sizes.onnx_zipped,
         accuracy=manifest.evaluation.accuracy.value if manifest.evaluation else None,

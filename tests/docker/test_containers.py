@@ -27,8 +27,9 @@ def test_dockerfiles_pass_the_linter(path):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_compose_file_passes_the_linter():
-    command = [tool("compose-lint"), "check", str(ROOT / "docker-compose.yml")]
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docker/keys.compose.yml"])
+def test_the_compose_files_pass_the_linter(name):
+    command = [tool("compose-lint"), "check", str(ROOT / name)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -57,7 +57,7 @@ def test_not_ready_once_it_shuts_down_and_clients_are_told_to_go(client: TestCli
 def test_info_tells_the_limits_in_effect(serve) -> None:
     info = serve(threads=4, concurrency=2, max_items=7).get("/info").json()
     assert info["limits"]["max_items"] == 7
-    assert info["threads"]["per_inference"] == 2
+    assert info["threads"]["per_session"] == 3
     assert info["libraries"]["onnxruntime"]
     assert info["ready"] is True
 

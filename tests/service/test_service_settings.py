@@ -16,8 +16,17 @@ def test_the_environment_sets_what_the_command_line_does_not(monkeypatch: pytest
     assert (settings.max_items, settings.port, settings.store, settings.max_body_bytes) == (5, 10, Path("here"), 99)
 
 
-def test_threads_are_divided_among_concurrent_inferences() -> None:
-    assert Settings(threads=8, concurrency=3).threads_per_inference == 2
+@pytest.mark.parametrize(
+    "threads, concurrency, batches, per_session", [(1, None, 1, 1), (7, None, 1, 7), (16, None, 4, 13), (8, 3, 3, 6)]
+)
+def test_batches_that_run_at_once_and_the_sessions_threads_are_all_the_threads(
+    threads: int, concurrency: int | None, batches: int, per_session: int
+) -> None:
+    settings = Settings(threads=threads, concurrency=concurrency)
+    assert (settings.concurrent_batches, settings.threads_per_session) == (batches, per_session)
+
+
+def test_more_batches_at_once_than_threads_are_refused() -> None:
     with pytest.raises(ValidationError, match="concurrency 3 is more than the 2 threads"):
         Settings(threads=2, concurrency=3)
 
