@@ -84,7 +84,7 @@ def _guess_labels(
     if len(few) > 1:
         raise DataError(f"{source}: both {few[0]!r} and {few[1]!r} could be the label; choose one with --label-column")
     raise DataError(
-        f"{source}: none of the columns {', '.join(table.columns)} looks like a label; name it with --label-column"
+        f"{source}: none of its columns ({', '.join(table.columns)}) looks like a label; name it with --label-column"
     )
 
 
@@ -98,7 +98,7 @@ def _guess_text(table: Table, source: str, taken: set[str]) -> str:
     if len(free) == 1 or len(wordy) == 1:
         return (wordy or free)[0]
     columns = ", ".join(table.columns)
-    raise DataError(f"{source}: which of the columns {columns} is the text? name it with --text-column")
+    raise DataError(f"{source}: which of its columns ({columns}) is the text? name it with --text-column")
 
 
 def _guess_pair(table: Table, taken: set[str]) -> str | None:
