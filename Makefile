@@ -1,12 +1,17 @@
 # make demo    compress the default checkpoint on the default data, print the report, serve it once and compare
 # make test    all the tests
-# make test-recipes   every recipe that ships, from command line to bundle, on a tiny model; minutes
+# make test-thorough   what takes minutes: every recipe that ships, from command line to bundle, on a tiny model; the service
+#                      against schemathesis
 # make check   linters and types
 # make bench   measure the store's bundles again, on this machine
 # make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/kernels.md
 #                      PEERS="openvino=PYTHON deepsparse=PYTHON" adds peers from environments of their own
 # make bench-accuracy   every compression method on GLUE tasks, then docs/results.md; DATA=FOLDER of JSON lines, and
 #                       TASK=mrpc METHOD=sparsebert-best LEVEL="95 %" for a part; hours on two cores, resumable
+# make bench-reliability   a soak of a million requests and every fault that is tried, then docs/reliability.md; REQUESTS=20000
+#                          for a part
+# make bench-serving   the service under load, and its sparse endpoints against dense ones, then docs/serving.md;
+#                      SERVING_PEERS="litserve=PYTHON mlserver=PYTHON ..." adds servers from environments of their own
 # make serve   serve the store
 # make audit   look up known vulnerabilities of every pinned version; needs pip-audit and the network
 # make sbom    write build/sbom.json (CycloneDX): all that the service image installs
@@ -21,13 +26,15 @@ INSTALLED := $(VENV)/.installed
 
 CYCLONEDX := cyclonedx-bom==7.5.0
 PEERS ?=
+SERVING_PEERS ?=
 DATA ?= ../shared/data
 SCALE ?= minilm-l6
 TASK ?=
 METHOD ?=
 LEVEL ?=
+REQUESTS ?= 1000000
 
-.PHONY: demo test test-recipes check bench bench-kernels bench-accuracy serve setup service-venv job-venv audit sbom clean
+.PHONY: demo test test-thorough check bench bench-kernels bench-accuracy bench-reliability bench-serving serve setup service-venv job-venv audit sbom clean
 
 setup: $(INSTALLED)
 
@@ -43,7 +50,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-recipes: $(INSTALLED)
+test-thorough: $(INSTALLED)
 	$(BIN)/python -m pytest -m thorough -n 2
 
 check: $(INSTALLED)
@@ -64,6 +71,15 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA) --scale $(SCALE) --latency \
 	    $(addprefix --task ,$(TASK)) $(addprefix --method ,$(METHOD)) $(if $(LEVEL),--level "$(LEVEL)")
 	$(BIN)/python -m benchmarks.publish_accuracy
+
+bench-reliability: $(INSTALLED)
+	$(BIN)/python -m benchmarks.reliability --requests $(REQUESTS)
+	$(BIN)/python -m benchmarks.publish_reliability
+
+bench-serving: $(INSTALLED) service-venv
+	$(BIN)/python -m benchmarks.serving --store $(STORE) --service build/service-venv/bin/python \
+	    $(addprefix --peer ,$(SERVING_PEERS))
+	$(BIN)/python -m benchmarks.publish_serving
 
 serve: $(INSTALLED)
 	$(BIN)/sparserve serve --store $(STORE) --port $(PORT)

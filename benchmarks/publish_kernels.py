@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.kernel_models import FP32, INT8
 from benchmarks.kernels import PEER_LENGTHS, PEERS, RESULTS
+from benchmarks.markdown_tables import table
 from models.files import write_atomically
 
 PAGE = Path(__file__).parent.parent / "docs" / "kernels.md"
@@ -46,11 +47,6 @@ def peers(results: dict[str, Any]) -> str:
 def title(cell: dict[str, Any]) -> str:
     threads = "" if cell["threads"] == 1 else f", {cell['threads']} threads"
     return f"{cell['batch']} x {cell['length']}{threads}"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def arms(shape: dict[str, Any]) -> list[str]:

@@ -1,17 +1,15 @@
 """Serve a store in a process of its own, ask it to compare dense with compressed, and stop it."""
 
 import argparse
-import contextlib
-import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.service_process import running
 
 SENTENCES = [
     "a gorgeous, witty, seductive movie",
@@ -22,33 +20,6 @@ SENTENCES = [
 ]
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
-
-
-@contextlib.contextmanager
-def service(store: str) -> Iterator[str]:
-    """Run the service on a free port; yields its address once it is ready, and stops it with SIGTERM."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--store", store, "--port", str(port), "--host", "127.0.0.1"]
-    command += ["--log-level", "warning"]
-    address = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command) as process:
-        try:
-            began = time.monotonic()
-            while time.monotonic() - began < START_SECONDS and process.poll() is None:
-                with contextlib.suppress(httpx.TransportError):
-                    if httpx.get(f"{address}/readyz").status_code == 200:
-                        break
-                time.sleep(POLL_SECONDS)
-            else:
-                raise SystemExit(f"the service was not ready after {START_SECONDS:.0f} s, or has ended")
-            yield address
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-    if process.returncode != 0:
-        raise SystemExit(f"the service ended with {process.returncode}")
 
 
 def compare(address: str, task: str) -> None:
@@ -78,8 +49,12 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
-    with service(arguments.store) as address:
-        compare(address, arguments.task)
+    with running(Path(arguments.store), "--log-level", "warning", warnings="default") as service:
+        compare(f"http://127.0.0.1:{service.port}", arguments.task)
+        status = service.stop()
+        print(service.logged(), end="", file=sys.stderr)
+    if status != 0:
+        raise SystemExit(f"the service ended with {status}")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,17 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import EnvironmentFault
 
 TEMPORARY_PREFIX = ".tmp-"
+# A folder is locked by its maker; where locks are not seen by other machines, an hour is long enough to finish one.
+ABANDONED_SECONDS = 3600
 
 
 def sha256(path: Path) -> str:
@@ -56,16 +60,50 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o644) -> 
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """A folder under `parent` to build something in; it is gone when the block ends, unless `settle` moved it.
 
+    What a process that was killed has left there is removed first.
+
     Raises:
         EnvironmentFault: the disk is full or the folder cannot be written.
     """
     with faults_explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(parent)
         stage = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+        lock = _locked(stage)
         try:
             yield stage
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):  # somebody else was faster
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+                lock = _locked(folder)
+                if lock is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a folder until it is closed, or its process ends; None if another has it.
+
+    None, too, where there are no such locks: then nothing is ever taken for abandoned.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def settle(stage: Path, target: Path) -> None:

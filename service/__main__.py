@@ -1,8 +1,11 @@
 """`python -m service --store store --port 8000`, and what `sparserve serve` calls."""
 
+import asyncio
+import functools
 import logging
 import os
 import sys
+from typing import cast
 
 import uvicorn
 from pydantic import ValidationError
@@ -11,6 +14,7 @@ from pydantic_settings import SettingsError
 from models.errors import StoreError
 from service.access import exposure
 from service.app import create_app
+from service.connections import Connection, allow_descriptors
 from service.logs import configure_logging
 from service.settings import Settings
 from service.shutdown import Drain, DrainingServer
@@ -44,14 +48,20 @@ def main(argv: list[str] | None = None) -> int:
     except StoreError as error:
         print(f"sparserve: {error}", file=sys.stderr)
         return EXIT_USAGE
+    allow_descriptors()
+    connection = functools.partial(
+        Connection, seconds=settings.receive_timeout_seconds, metrics=app.state.service.metrics
+    )
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=cast(type[asyncio.Protocol], connection),  # what uvicorn calls for every connection
         ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.grace_seconds,
     )
     server = DrainingServer(config, drain, delay_seconds=settings.shutdown_delay_seconds)

@@ -9,7 +9,9 @@ from fastapi import FastAPI
 
 from service.access import Access
 from service.context import Service
+from service.disconnects import Disconnects
 from service.errors import install_error_mapping
+from service.head_and_slash import HeadAndSlash
 from service.limits import BodyLimit
 from service.observation import RequestObserver
 from service.openapi import describe
@@ -34,6 +36,7 @@ from service.version import VERSION
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
+    from service.grpc_server import GrpcServer
     from service.tracing import RequestTracer
 
 # FastAPI would else follow variables of the environment, and send the messages of exceptions, which may repeat a text.
@@ -53,9 +56,12 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.start()
+        grpc_server = await _grpc_server(app, service)
         try:
             yield
         finally:
+            if grpc_server:
+                await grpc_server.stop()
             await service.stop()
             if tracer:
                 await asyncio.to_thread(tracer.close)
@@ -67,6 +73,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         telemetry=tracer.telemetry() if tracer else NO_TELEMETRY,
     )
     app.state.service = service
@@ -86,9 +93,13 @@ def create_app(
         app.include_router(routes.router)
     for routes_aside in (text_embeddings.probes, admin.router, admin.promotion):
         app.include_router(routes_aside)
-    app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)
+    app.add_middleware(Disconnects)
+    app.add_middleware(
+        BodyLimit, max_bytes=service.settings.max_body_bytes, seconds=service.settings.receive_timeout_seconds
+    )
     app.add_middleware(Access, settings=service.settings, metrics=service.metrics)
     allow_origins(app, service.settings.cors_origins)
+    app.add_middleware(HeadAndSlash)
     app.add_middleware(
         RequestObserver,
         metrics=service.metrics,
@@ -96,8 +107,18 @@ def create_app(
         addresses=service.settings.log_client_address,
         tracer=tracer,
     )
-    describe(app)
+    describe(app, service.settings)
     return app
+
+
+async def _grpc_server(app: FastAPI, service: Service) -> "GrpcServer | None":
+    if service.settings.grpc_port is None:
+        return None
+    from service.grpc_server import GrpcServer
+
+    server = app.state.grpc_server = GrpcServer(app, service.settings, service.drain)
+    await server.start()
+    return server
 
 
 def _tracer_to(settings: Settings) -> "RequestTracer | None":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Final, Self
 
 from fastapi import Depends, Header, Request
+from pydantic import WithJsonSchema
 
 from service.context import ServiceDependency
 from service.errors import InvalidRequest, request_id_of
@@ -31,11 +32,13 @@ class Caller:
         return replace(self, deadline=latest if self.deadline is None else min(self.deadline, latest))
 
 
-def caller_of(
+async def caller_of(
     request: Request,
     service: ServiceDependency,
     timeout: Annotated[
-        str | None, Header(alias=TIMEOUT, description="seconds, from the request's arrival, that the answer may take")
+        str | None,
+        Header(alias=TIMEOUT, description="seconds, from the request's arrival, that the answer may take"),
+        WithJsonSchema({"type": "number", "exclusiveMinimum": 0}),
     ] = None,
     routing_key: Annotated[
         str | None,

@@ -72,7 +72,7 @@ class Service:
         return "the service is shutting down" if self.drain.draining else self.catalog.reason_not_ready()
 
 
-def _service_of(request: Request) -> Service:
+async def _service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

@@ -4,9 +4,11 @@ Rows are written by a thread of their own. A database that is slow, full or gone
 never an answer.
 """
 
+import contextlib
 import logging
 import queue
 import threading
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -36,6 +38,9 @@ logger = logging.getLogger("service.disagreements")
 
 WAITING: Final = 1000
 BATCH: Final = 100
+CLOSE_SECONDS: Final = 5.0
+# A disk that is almost full takes some rows and not others: that is one fault, not many.
+SILENT_SECONDS: Final = 60.0
 
 _TABLES: Final = MetaData()
 _ROWS: Final = Table(
@@ -96,6 +101,7 @@ class Disagreements:
         self._engine: Engine | None = None
         self._opening = threading.Lock()
         self._broken = False
+        self._silent_until = 0.0
 
     def add(self, row: Disagreement) -> None:
         """Keep a row, some time soon; never waits, and drops it where too many are waiting."""
@@ -113,16 +119,20 @@ class Disagreements:
         try:
             with self._database().connect() as connection:
                 found = [dict(row) for row in connection.execute(query).mappings()]
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, ImportError) as error:
             self._tell(error)
             return []
         return [Disagreement(**{name: value for name, value in row.items() if name != "id"}) for row in found]
 
     def close(self) -> None:
-        """Write what waits, and close the database."""
+        """Write what waits, and close the database; what takes longer than `CLOSE_SECONDS` is lost."""
         if self._thread is not None:
-            self._waiting.put(None)
-            self._thread.join()
+            with contextlib.suppress(queue.Full):  # then the writer hangs, and there is no sense in waiting long
+                self._waiting.put(None, timeout=CLOSE_SECONDS / 2)
+            self._thread.join(CLOSE_SECONDS / 2)
+            if self._thread.is_alive():
+                logger.error("the database of disagreements does not answer: what waits for it is lost")
+                return
         if self._engine is not None:
             self._engine.dispose()
 
@@ -158,17 +168,18 @@ class Disagreements:
                 connection.execute(delete(_ROWS).where(_ROWS.c.at < datetime.now(UTC) - self._keep))
                 newest = connection.execute(select(func.max(_ROWS.c.id))).scalar() or 0
                 connection.execute(delete(_ROWS).where(_ROWS.c.id <= newest - self._most))
-        except SQLAlchemyError as error:
+        except Exception as error:  # a driver that is missing, or raises what SQLAlchemy does not know
             self._metrics.disagreements_lost.inc(len(rows))
             self._tell(error)
         else:
-            if self._broken:
+            if self._broken and time.monotonic() >= self._silent_until:
                 logger.info("the database of disagreements is written again")
-            self._broken = False
+                self._broken = False
 
-    def _tell(self, error: SQLAlchemyError) -> None:
+    def _tell(self, error: Exception) -> None:
         # The class alone: SQLAlchemy's message repeats the row, and so the text. Once, not for every row.
         if not self._broken:
             cause = type(error.__cause__ or error).__name__
             logger.error("the database of disagreements cannot be used (%s): rows are lost, answers are not", cause)
         self._broken = True
+        self._silent_until = time.monotonic() + SILENT_SECONDS

@@ -8,7 +8,9 @@
     ├── UnknownResource          404   a task, variant, report or path that does not exist
     ├── WrongMethod              405   with Allow
     ├── NotAcceptable            406   a representation that does not exist
+    ├── SlowRequest              408   a body that did not come in time
     ├── TooLarge                 413   bytes, items or characters over a limit
+    │   └── BodyTooLarge         413   a body of which a part was not read
     ├── UnsupportedContent       415   a body that does not say that it is JSON
     ├── InvalidRequest           422   JSON that does not say what is needed
     │   └── TooManyTokens        422   a text that is not to be truncated
@@ -31,6 +33,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+
+from service.head_and_slash import allowed_methods
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -106,10 +110,28 @@ class NotAcceptable(ServiceError):
     status = HTTPStatus.NOT_ACCEPTABLE
 
 
+class SlowRequest(ServiceError):
+    """The body did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+    def headers(self) -> dict[str, str]:
+        """What comes later on this connection would be taken for another request."""
+        return {"Connection": "close"}
+
+
 class TooLarge(ServiceError):
     """More bytes, items or characters than a limit."""
 
     status = HTTPStatus(413)
+
+
+class BodyTooLarge(TooLarge):
+    """More bytes than are read."""
+
+    def headers(self) -> dict[str, str]:
+        """What comes later on this connection would be taken for another request."""
+        return {"Connection": "close"}
 
 
 class UnsupportedContent(ServiceError):
@@ -263,4 +285,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not for {request.url.path}; the Allow header says what is",
     }
     detail = details.get(error.status_code, error.detail)
-    return problem_response(error.status_code, detail, request_id=request_id_of(request), headers=error.headers)
+    headers = error.headers
+    if error.status_code == 405:
+        headers = {"Allow": allowed_methods(request, (headers or {}).get("Allow", ""))}
+    return problem_response(error.status_code, detail, request_id=request_id_of(request), headers=headers)

@@ -1,5 +1,6 @@
 """Requests that are too large are refused early: by bytes before parsing, then by items and characters."""
 
+import asyncio
 import zlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -11,12 +12,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
+    BodyTooLarge,
     ServiceError,
+    SlowRequest,
     TooLarge,
     UnreadableRequest,
     UnsupportedContent,
     error_response,
-    problem_response,
 )
 from service.schemas import TextInput
 from service.settings import Settings
@@ -27,49 +29,34 @@ _WINDOW_BITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
 class BodyLimit:
-    """ASGI middleware that reads the whole body first and unpacks it: at most `max_bytes`, declared or not."""
+    """ASGI middleware that reads the whole body first and unpacks it: at most `max_bytes`, declared or not.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    It waits for `seconds` at most.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 413, or pass the body on in one message, as it was before the client packed it."""
+        """Answer 408 or 413, or pass the body on in one message, as it was before the client packed it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_bytes:
-            # A client that waits for "100 Continue" has sent nothing yet, so there is nothing to read away.
-            if headers.get("expect", "").lower() != "100-continue":
-                await self._discard(receive)
-            await self._refuse(scope, receive, send)
-            return
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
+        try:
+            content = await self._body(headers, receive)
+            if content is None:
                 return
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            more = message.get("more_body", False)
-            if size > self._max_bytes:
-                if more:
-                    await self._discard(receive)
-                await self._refuse(scope, receive, send)
-                return
-        content = b"".join(chunks)
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if content and encoding != "identity":
-            try:
+            encoding = headers.get("content-encoding", "identity").strip().lower()
+            if content and encoding != "identity":
                 content = unpacked(content, encoding, self._max_bytes)
-            except ServiceError as error:
-                await error_response(error, scope.get("state", {}).get("request_id"))(scope, receive, send)
-                return
-            kept = [item for item in scope["headers"] if item[0] not in (b"content-encoding", b"content-length")]
-            scope["headers"] = [*kept, (b"content-length", str(len(content)).encode())]
+                kept = [item for item in scope["headers"] if item[0] not in (b"content-encoding", b"content-length")]
+                scope["headers"] = [*kept, (b"content-length", str(len(content)).encode())]
+        except ServiceError as error:
+            await error_response(error, scope.get("state", {}).get("request_id"))(scope, receive, send)
+            return
         body: Message | None = {"type": "http.request", "body": content, "more_body": False}
 
         async def replay() -> Message:
@@ -81,6 +68,36 @@ class BodyLimit:
 
         await self._app(scope, replay, send)
 
+    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+        """What the client sends; None where it goes before that."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._read(headers, receive)
+        except TimeoutError as error:
+            raise SlowRequest(f"the body did not come within {self._seconds:g} s: send it at once") from error
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._max_bytes:
+            # A client that waits for "100 Continue" has sent nothing yet, so there is nothing to read away.
+            if headers.get("expect", "").lower() != "100-continue":
+                await self._discard(receive)
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            more = message.get("more_body", False)
+            if size > self._max_bytes:
+                if more:
+                    await self._discard(receive)
+                raise self._too_large()
+        return b"".join(chunks)
+
     async def _discard(self, receive: Receive) -> None:
         # A client that is still sending reads no answer: closing at once would show it a broken connection.
         discarded, more = 0, True
@@ -89,15 +106,8 @@ class BodyLimit:
             discarded += len(message.get("body", b""))
             more = message.get("more_body", False)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = f"the body has more than {self._max_bytes} bytes: send fewer inputs at a time"
-        response = problem_response(
-            TooLarge.status,
-            detail,
-            request_id=scope.get("state", {}).get("request_id"),
-            headers={"Connection": "close"},
-        )
-        await response(scope, receive, send)
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body has more than {self._max_bytes} bytes: send fewer inputs at a time")
 
 
 def unpacked(body: bytes, encoding: str, limit: int) -> bytes:

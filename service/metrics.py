@@ -44,6 +44,15 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.connections = Gauge("sparserve_connections", "Connections of clients now.", registry=registry)
+        self.connections_given_up = Counter(
+            "sparserve_connections_given_up_total",
+            "Connections ended by the service, by what their client did: slow_head, large_head or not_reading.",
+            ("reason",),
+            registry=registry,
+        )
+        for reason in ("slow_head", "large_head", "not_reading"):
+            self.connections_given_up.labels(reason)
         self.stage_seconds = Histogram(
             "sparserve_stage_duration_seconds",
             "Time of a request in one stage: queue, tokenize or inference.",

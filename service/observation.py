@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import problem_response
 from service.logs import FIELDS, where
 from service.metrics import Metrics
+from service.open_inference import name_media_type
 from service.request_record import PROBES, RequestRecord, Tracer, recording, trace_id_of
 from service.security_headers import protect
 from service.shutdown import Drain
@@ -61,6 +62,7 @@ class RequestObserver:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
+                name_media_type(scope["path"], headers)
                 protect(headers)
                 if self._drain.draining:
                     headers["Connection"] = "close"

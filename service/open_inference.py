@@ -7,15 +7,16 @@ that many bytes for each element, any other its numbers in little-endian order.
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import MutableHeaders
 
-from service.errors import InvalidRequest, UnreadableRequest
+from service.errors import PROBLEM_JSON, InvalidRequest, UnreadableRequest
 
 HEADER: Final = "Inference-Header-Content-Length"
 _LENGTH: Final = struct.Struct("<I")
@@ -60,6 +61,7 @@ class InferRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: str | None = None
+    model_name: str | None = Field(None, description="sent by KServe's client; the path says which model it is")
     parameters: Parameters = Parameters()
     inputs: list[InputTensor] = Field(min_length=1)
     outputs: list[RequestedOutput] = []
@@ -72,6 +74,17 @@ class Tensor(BaseModel):
     datatype: str
     shape: list[int]
     data: list[Any]
+
+
+def media_type_of_problems(path: str) -> str:
+    """What a problem is called in answers below a path: this protocol's clients read `error` of plain JSON only."""
+    return "application/json" if path == "/v2" or path.startswith("/v2/") else PROBLEM_JSON
+
+
+def name_media_type(path: str, headers: MutableHeaders) -> None:
+    """Call a problem what the path's clients do."""
+    if headers.get("content-type") == PROBLEM_JSON:
+        headers["Content-Type"] = media_type_of_problems(path)
 
 
 def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, list[str]]]:
@@ -129,6 +142,11 @@ def write_answer(
     return b"".join([head, *tail]), {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
 
 
+def packed(texts: Iterable[bytes]) -> bytes:
+    """The data of a BYTES tensor."""
+    return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
+
+
 def _texts(tensor: InputTensor, binary: bytes | None) -> list[str]:
     name, shape = tensor.name, tensor.shape
     if tensor.datatype != "BYTES":
@@ -171,7 +189,6 @@ def _split(data: bytes, name: str) -> list[str]:
 
 def _bytes(tensor: Tensor) -> bytes:
     if tensor.datatype == "BYTES":
-        encoded = [text.encode() for text in tensor.data]
-        return b"".join(part for text in encoded for part in (_LENGTH.pack(len(text)), text))
+        return packed(text.encode() for text in tensor.data)
     numbers: npt.NDArray[np.float32] = np.asarray(tensor.data, dtype="<f4")
     return numbers.tobytes()

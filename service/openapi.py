@@ -6,8 +6,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.access import scopes_for
-from service.errors import PROBLEM_JSON
+from service.access import METRICS, scopes_for
+from service.open_inference import media_type_of_problems
+from service.settings import Settings
 
 DESCRIPTION = (
     "Text classification over onnxruntime, dense and compressed models side by side. "
@@ -22,8 +23,8 @@ SECURITY_SCHEMES = {
 }
 
 
-def describe(app: FastAPI) -> None:
-    """Let the app answer with this document."""
+def describe(app: FastAPI, settings: Settings) -> None:
+    """Let the app answer with this document, which says where the settings ask for a key."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -31,31 +32,31 @@ def describe(app: FastAPI) -> None:
             schema["components"]["securitySchemes"] = SECURITY_SCHEMES
             for path, operations in schema["paths"].items():
                 for method, operation in operations.items():
-                    _declare_key(method.upper(), path, operation)
-                    _declare_problems(operation["responses"])
+                    _declare_key(method.upper(), path, operation, settings)
+                    _declare_problems(path, operation["responses"])
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _declare_key(method: str, path: str, operation: dict[str, Any]) -> None:
-    """Say that an operation may ask for a key, and what it answers without."""
+def _declare_key(method: str, path: str, operation: dict[str, Any], settings: Settings) -> None:
+    """Say that an operation asks for a key, and what it answers without."""
     if not scopes_for(method, path):
         return
-    # The empty one: a service without keys asks for none.
-    operation["security"] = [*({name: []} for name in SECURITY_SCHEMES), {}]
+    free = settings.keys_file is None or (path == METRICS and not settings.metrics_need_key)
+    operation["security"] = [*({name: []} for name in SECURITY_SCHEMES), *([{}] if free else [])]
     for status in (401, 403, 429):
         problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
         answer = {"description": HTTPStatus(status).phrase, "content": {"application/json": problem}}
         operation["responses"].setdefault(str(status), answer)
 
 
-def _declare_problems(responses: dict[str, Any]) -> None:
+def _declare_problems(path: str, responses: dict[str, Any]) -> None:
     for status, response in responses.items():
         content = response.get("content", {})
         if int(status) >= 400 and "application/json" in content:
-            content[PROBLEM_JSON] = content.pop("application/json")
+            content[media_type_of_problems(path)] = content.pop("application/json")
         if status == "429":
             seconds = {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}
             response["headers"] = {"Retry-After": seconds}

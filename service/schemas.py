@@ -109,12 +109,9 @@ class CompareRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": ["a warm, funny, engaging film"]}]})
 
     inputs: Inputs
-    variants: list[str] | None = Field(
-        None,
-        min_length=2,
-        max_length=16,
-        description="the first is the reference; by default dense and the task's default variant",
-    )
+    variants: (
+        Annotated[list[str], Field(min_length=2, max_length=16, json_schema_extra={"uniqueItems": True})] | None
+    ) = Field(None, description="the first is the reference; by default dense and the task's default variant")
     truncate: bool = Field(True, description="false refuses a text with more tokens than the model takes (422)")
 
 

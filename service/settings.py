@@ -1,6 +1,7 @@
 """Every limit and choice of the service, from the command line, then `SPARSERVE_*` variables, then these defaults."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
 
@@ -32,6 +33,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="port of the Open Inference Protocol over gRPC; needs the extra grpc"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level that is logged; texts are never logged"
     )
@@ -137,6 +141,13 @@ class Settings(BaseSettings):
             except ImportError as error:
                 raise ValueError(f'traces need {error.name}: pip install "sparserve[otel]"') from error
         return endpoint
+
+    @field_validator("grpc_port")
+    @classmethod
+    def _grpc_can_be_spoken(cls, port: int | None) -> int | None:
+        if port is not None and find_spec("grpc") is None:
+            raise ValueError('gRPC needs grpcio: pip install "sparserve[grpc]"')
+        return port
 
     @model_validator(mode="after")
     def _threads_are_enough(self) -> Self:

@@ -2,16 +2,25 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 
 SETTLE_SECONDS = 0.1
+_SO_ATTACH_FILTER: Final = 26  # of Linux; Python's socket module does not name it
+# The kernel's packet filter over a TCP header: what has the flag SYN is dropped, everything else passes.
+_NO_SYN: Final = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in ((0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+)
 
 
 class Drain:
@@ -55,6 +64,10 @@ class DrainingServer(uvicorn.Server):
         # Closing a listening socket resets the connections that clients have made and the loop has not accepted yet:
         # a second descriptor keeps it open until those are accepted too.
         listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        # One that is made after the last of them was accepted would be reset all the same: no more may be made.
+        for listener in listeners:
+            turn_away(listener)
+        await asyncio.sleep(SETTLE_SECONDS)  # connections that are half made are whole by then, and accepted
         for server in self.servers:
             server.close()
         await self._accept_the_rest(listeners)
@@ -84,3 +97,16 @@ class DrainingServer(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals.clear()
+
+
+def turn_away(listener: socket.socket) -> None:
+    """Let no more connections begin on a listening socket; those that have been begun go on. On Linux.
+
+    Clients that try meanwhile try again after a second, and are refused once the socket is closed.
+    """
+    if sys.platform != "linux":
+        return
+    code = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
+    program = struct.pack("HP", len(_NO_SYN) // struct.calcsize("HBBI"), ctypes.addressof(code))
+    with contextlib.suppress(OSError):  # a kernel without it: then the few that come last may be reset
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)

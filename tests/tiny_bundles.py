@@ -18,6 +18,8 @@ LABELS = ("negative", "positive")
 MAX_LENGTH = 16
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "the", "a", "was", "fun", "dull", "😀", "טוב"]
 HIDDEN = 8
+# More floats than an address space has room for: onnxruntime never gets them, whatever the machine lets it ask for.
+TOO_MANY = 2**46
 
 
 def tokenizer_json() -> bytes:
@@ -68,6 +70,29 @@ def graph(labels: int = len(LABELS), *, seed: int = 0, scale: float = 4.0, poiso
         ir_version=10,
     )
     onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def hungry() -> bytes:
+    """The tiny graph, which wants `TOO_MANY` floats for every input of a batch but the first."""
+    model = onnx.load_from_string(graph(seed=3))
+    final = model.graph.node[-1]
+    final.output[0] = "modest"
+    constants = {"one": [1], "first": [0], "too_many": [TOO_MANY]}
+    model.graph.initializer.extend(
+        helper.make_tensor(name, TensorProto.INT64, [1], value) for name, value in constants.items()
+    )
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["input_ids"], ["shape"]),
+            helper.make_node("Gather", ["shape", "first"], ["batch"]),
+            helper.make_node("Sub", ["batch", "one"], ["others"]),
+            helper.make_node("Concat", ["others", "too_many"], ["wanted"], axis=0),
+            helper.make_node("ConstantOfShape", ["wanted"], ["zeros"]),
+            helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0),
+            helper.make_node("Add", ["modest", "zero"], ["logits"]),
+        ]
+    )
     return model.SerializeToString()
 
 

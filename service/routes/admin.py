@@ -71,8 +71,19 @@ class RepositoryRequest(BaseModel):
 
 
 _REPOSITORY: TypeAdapter[RepositoryRequest] = TypeAdapter(RepositoryRequest)
+# Written out: a reference would lead nowhere from inside the document.
 REPOSITORY_BODY: dict[str, Any] = {
-    "requestBody": {"content": {"application/json": {"schema": RepositoryRequest.model_json_schema()}}}
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"parameters": RepositoryParameters.model_json_schema()},
+                    "additionalProperties": False,
+                }
+            }
+        }
+    }
 }
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from service.answers import ClassifyResult, answer
-from service.caller import CallerDependency
-from service.context import ServiceDependency
+from service.caller import Caller, CallerDependency
+from service.context import Service, ServiceDependency
 from service.engine import Engine
 from service.errors import InvalidRequest, Unavailable, problems
 from service.open_inference import HEADER, RequestedOutput, Tensor, read_request, write_answer
@@ -25,7 +25,7 @@ EXTENSIONS: Final = ("binary_tensor_data", "classification", "model_repository")
 OUTPUTS: Final = ("label", "score", "scores")
 _TENSOR: Final[dict[str, Any]] = {
     "type": "object",
-    "required": ["name", "shape", "datatype"],
+    "required": ["name", "shape", "datatype", "data"],
     "properties": {
         "name": {"enum": ["text", "text_pair"]},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 2},
@@ -46,6 +46,7 @@ _REQUEST: Final[dict[str, Any]] = {
     "required": ["inputs"],
     "properties": {
         "id": {"type": "string"},
+        "model_name": {"type": "string"},
         "parameters": {"type": "object"},
         "inputs": {"type": "array", "items": _TENSOR, "minItems": 1},
         "outputs": {"type": "array", "items": _OUTPUT},
@@ -61,7 +62,6 @@ INFER_BODY: Final[dict[str, Any]] = {
 
 
 @router.get("/v2")
-@router.get("/v2/", include_in_schema=False)
 async def server_metadata() -> dict[str, Any]:
     """Name, version and extensions."""
     return {"name": "sparserve", "version": VERSION, "extensions": list(EXTENSIONS)}
@@ -82,9 +82,30 @@ async def server_ready(service: ServiceDependency) -> dict[str, bool]:
 
 
 @router.get("/v2/models/{task}", responses=problems(404, 503))
-@router.get("/v2/models/{task}/versions/{variant}", responses=problems(404, 503))
-async def model_metadata(task: str, service: ServiceDependency, variant: str | None = None) -> dict[str, Any]:
+async def model_metadata(task: str, service: ServiceDependency) -> dict[str, Any]:
     """A model's inputs and outputs."""
+    return _metadata(service, task, None)
+
+
+@router.get("/v2/models/{task}/versions/{variant}", responses=problems(404, 503))
+async def version_metadata(task: str, variant: str, service: ServiceDependency) -> dict[str, Any]:
+    """A version's inputs and outputs, which are its model's."""
+    return _metadata(service, task, variant)
+
+
+@router.get("/v2/models/{task}/ready", responses=problems(404, 503))
+async def model_ready(task: str, service: ServiceDependency) -> dict[str, Any]:
+    """Whether a model can answer."""
+    return _ready(service, task, None)
+
+
+@router.get("/v2/models/{task}/versions/{variant}/ready", responses=problems(404, 503))
+async def version_ready(task: str, variant: str, service: ServiceDependency) -> dict[str, Any]:
+    """Whether a version can answer."""
+    return _ready(service, task, variant)
+
+
+def _metadata(service: Service, task: str, variant: str | None) -> dict[str, Any]:
     engine = service.catalog.engine(task, variant)
     labels = len(engine.manifest.labels)
     return {
@@ -100,10 +121,7 @@ async def model_metadata(task: str, service: ServiceDependency, variant: str | N
     }
 
 
-@router.get("/v2/models/{task}/ready", responses=problems(404, 503))
-@router.get("/v2/models/{task}/versions/{variant}/ready", responses=problems(404, 503))
-async def model_ready(task: str, service: ServiceDependency, variant: str | None = None) -> dict[str, Any]:
-    """Whether a model can answer."""
+def _ready(service: Service, task: str, variant: str | None) -> dict[str, Any]:
     engine = service.catalog.engine(task, variant)
     engine.check_health()
     return {"name": task, "version": engine.manifest.variant, "ready": True}
@@ -127,15 +145,20 @@ async def repository_index(service: ServiceDependency) -> list[dict[str, str]]:
 
 
 @router.post("/v2/models/{task}/infer", responses=RESPONSES, openapi_extra=INFER_BODY)
+async def infer(task: str, request: Request, service: ServiceDependency, caller: CallerDependency) -> Response:
+    """Classify texts with a task's default variant."""
+    return await _infer(service, task, None, request, caller)
+
+
 @router.post("/v2/models/{task}/versions/{variant}/infer", responses=RESPONSES, openapi_extra=INFER_BODY)
-async def infer(
-    task: str,
-    request: Request,
-    service: ServiceDependency,
-    caller: CallerDependency,
-    variant: str | None = None,
+async def infer_with_version(
+    task: str, variant: str, request: Request, service: ServiceDependency, caller: CallerDependency
 ) -> Response:
-    """Classify texts."""
+    """Classify texts with one variant of a task."""
+    return await _infer(service, task, variant, request, caller)
+
+
+async def _infer(service: Service, task: str, variant: str | None, request: Request, caller: Caller) -> Response:
     asked, texts = read_request(await request.body(), request.headers.get(HEADER))
     outputs = asked.outputs or [RequestedOutput(name=name) for name in OUTPUTS]
     for output in outputs:

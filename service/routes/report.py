@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import WithJsonSchema
 
 from models.errors import StoreError
 from models.store import REPORT_FORMATS, Store
@@ -37,9 +38,11 @@ async def show_report(
     task: str,
     service: ServiceDependency,
     report_format: Annotated[
-        str | None, Query(alias="format", description="json, markdown or html; goes before Accept")
+        str | None,
+        Query(alias="format", description="goes before Accept"),
+        WithJsonSchema({"enum": list(REPORT_FORMATS)}),
     ] = None,
-    accept: Annotated[str, Header()] = "*/*",
+    accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
 ) -> Response:
     """A task's report as JSON, Markdown or a self-contained HTML page."""
     chosen = report_format or accepted_format(accept)

@@ -1,4 +1,4 @@
-"""`sparserve compress` with every recipe that ships, on a tiny model: slow, so only `make test-recipes` runs it."""
+"""`sparserve compress` with every recipe that ships, on a tiny model: slow, so only `make test-thorough` runs it."""
 
 import json
 

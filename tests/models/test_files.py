@@ -4,7 +4,7 @@ import os
 import pytest
 
 from models.errors import EnvironmentFault
-from models.files import settle, temporary_folder, write_atomically
+from models.files import TEMPORARY_PREFIX, settle, temporary_folder, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
@@ -45,3 +45,17 @@ def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "store").write_text("a file")
     with pytest.raises(EnvironmentFault, match="store"):
         write_atomically(tmp_path / "store" / "task" / "current", "x")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_under_way_is_not(tmp_path):
+    def of_long_ago(folder):
+        os.utime(folder, (1, 1))
+        return folder.name
+
+    (tmp_path / f"{TEMPORARY_PREFIX}left").mkdir()
+    (tmp_path / f"{TEMPORARY_PREFIX}young").mkdir()
+    of_long_ago(tmp_path / f"{TEMPORARY_PREFIX}left")
+    with temporary_folder(tmp_path) as slow:
+        kept = {of_long_ago(slow), f"{TEMPORARY_PREFIX}young"}
+        with temporary_folder(tmp_path) as stage:
+            assert {folder.name for folder in tmp_path.iterdir()} == {*kept, stage.name}

@@ -20,6 +20,7 @@ from service.app import create_app
 from service.context import Service
 from service.keys_command import create
 from service.metrics import Metrics
+from service.open_inference import media_type_of_problems
 from service.routes import admin
 from service.settings import Settings
 
@@ -91,7 +92,7 @@ def test_without_a_key_it_is_401(keyed: tuple[TestClient, Keys], method: str, ur
     answer = client.request(method, url, json=body)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == 'Bearer realm="sparserve"'
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["content-type"] == media_type_of_problems(url)
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert "X-Api-Key" in answer.json()["error"]
     wrong = client.request(method, url, json=body, headers=bearer(keys["both"][:-1]))
@@ -122,7 +123,7 @@ def test_probes_metrics_and_pages_are_open(keyed: tuple[TestClient, Keys], url: 
     assert keyed[0].get(url).status_code == 200
 
 
-@pytest.mark.parametrize("url", ["/v3", "/livez/", "/x//livez", "/pages", "/v2/health/", "/metrics/", "/LIVEZ"])
+@pytest.mark.parametrize("url", ["/v3", "/livez//", "/x//livez", "/pages", "/v2/health/", "/metrics//", "/LIVEZ"])
 def test_what_is_not_known_is_not_open(keyed: tuple[TestClient, Keys], url: str) -> None:
     assert keyed[0].get(url, follow_redirects=False).status_code == 401
 

@@ -1,5 +1,7 @@
 """POST .../classify: the pipeline's semantics over HTTP."""
 
+import threading
+
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -137,3 +139,10 @@ def test_a_batch_answers_as_each_text_alone(serve) -> None:
         (alone,) = client.post(URL, json={"inputs": text, "top_k": None}).json()["predictions"]
         assert [item["label"] for item in labels] == [item["label"] for item in alone]
         assert [item["score"] for item in labels] == pytest.approx([item["score"] for item in alone], rel=1e-4)
+
+
+def test_a_short_request_and_a_probe_stay_on_the_event_loop(client: TestClient) -> None:
+    before = set(threading.enumerate())
+    assert client.post(URL, json={"inputs": "good film"}).status_code == 200
+    assert client.get("/readyz").status_code == 200
+    assert set(threading.enumerate()) <= before

@@ -1,13 +1,16 @@
 """The database of disagreements: bounded, and never in an answer's way."""
 
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
-from service.disagreements import WAITING, Disagreement, Disagreements
+from service import disagreements
+from service.disagreements import BATCH, WAITING, Disagreement, Disagreements
 from service.metrics import Metrics
 
 
@@ -81,8 +84,11 @@ def test_a_database_that_cannot_be_written_costs_rows_and_one_line(
     assert database.recent("t", 5) == []
 
 
-def test_a_database_that_comes_back_is_written_again(url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_database_that_comes_back_is_written_again(
+    url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(disagreements, "SILENT_SECONDS", 0.0)
     metrics = Metrics()
     database = Disagreements(url, most=50, days=1, metrics=metrics)
     database._insert([row(1)])
@@ -98,6 +104,18 @@ def test_a_database_that_comes_back_is_written_again(url: str, caplog: pytest.Lo
     database.close()
 
 
+def test_a_database_that_takes_some_rows_and_not_others_is_one_fault(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    database = Disagreements(url, most=50, days=1, metrics=Metrics())
+    for position in range(6):
+        database._insert([row(position, **({"task": None} if position % 2 else {}))])
+    assert kept(url) == [4, 2, 0]
+    assert len(caplog.records) == 1
+    database.close()
+
+
 def test_too_many_at_once_are_dropped_and_counted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics()
     database = Disagreements(url, most=10_000, days=1, metrics=metrics)
@@ -105,3 +123,54 @@ def test_too_many_at_once_are_dropped_and_counted(url: str, monkeypatch: pytest.
     for position in range(WAITING + 5):
         database.add(row(position))
     assert lost(metrics) == 5
+
+
+def test_a_full_disk_costs_rows_and_the_rows_before_stay(url: str) -> None:
+    metrics = Metrics()
+    database = Disagreements(url, most=10_000, days=1, metrics=metrics)
+    database._insert([row(1)])
+
+    @event.listens_for(database._database(), "connect")
+    def fill(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size: not a page more
+
+    database._database().dispose()
+    for _ in range(50):
+        database._insert([row(2, text="a long text " * 1000)])
+    assert lost(metrics) == 50
+    assert kept(url) == [1]
+    database.close()
+
+
+def test_a_driver_that_is_missing_ends_no_writer(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+    database = Disagreements("mysql+missing_driver://x/y", most=5, days=1, metrics=metrics)
+    database.add(row(1))
+    database.close()
+    other = Disagreements("oracle+oracledb://x/y", most=5, days=1, metrics=metrics)
+    other.add(row(1))
+    other.close()
+    assert other.recent("t", 5) == []
+    assert lost(metrics) == 2
+    assert "exception that nothing caught" not in caplog.text
+
+
+def test_a_database_that_hangs_is_not_waited_for(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(disagreements, "CLOSE_SECONDS", 0.1)
+    database = Disagreements(f"{url}?timeout=60", most=10_000, days=1, metrics=Metrics())
+    database._insert([row(0)])
+    other = create_engine(url)
+    with other.connect() as lock:
+        lock.exec_driver_sql("BEGIN EXCLUSIVE")
+        for position in range(WAITING + BATCH):
+            database.add(row(position))
+        began = time.monotonic()
+        database.close()
+        assert time.monotonic() - began < 30
+        assert "does not answer" in caplog.text
+    other.dispose()
+    assert database._thread
+    database._waiting.put(None)  # the lock is gone and the writer goes on: a process would have ended before
+    database._thread.join(30)

@@ -4,11 +4,9 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import pytest
 from fastapi.testclient import TestClient
-from onnx import TensorProto, helper
-from tiny_bundles import TASK, graph, publish
+from tiny_bundles import TASK, hungry, publish
 
 from models.runtime import Tokens
 from models.store import Store
@@ -16,31 +14,6 @@ from service.faults import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory
 
 URL = f"/v1/models/{TASK}/hungry/classify"
 LABELS = f'{{task="{TASK}",variant="hungry"}}'
-# More floats than an address space has room for: onnxruntime never gets them, whatever the machine lets it ask for.
-TOO_MANY = 2**46
-
-
-def hungry() -> bytes:
-    """The tiny graph, which wants `TOO_MANY` floats for every input of a batch but the first."""
-    model = onnx.load_from_string(graph(seed=3))
-    final = model.graph.node[-1]
-    final.output[0] = "modest"
-    constants = {"one": [1], "first": [0], "too_many": [TOO_MANY]}
-    model.graph.initializer.extend(
-        helper.make_tensor(name, TensorProto.INT64, [1], value) for name, value in constants.items()
-    )
-    model.graph.node.extend(
-        [
-            helper.make_node("Shape", ["input_ids"], ["shape"]),
-            helper.make_node("Gather", ["shape", "first"], ["batch"]),
-            helper.make_node("Sub", ["batch", "one"], ["others"]),
-            helper.make_node("Concat", ["others", "too_many"], ["wanted"], axis=0),
-            helper.make_node("ConstantOfShape", ["wanted"], ["zeros"]),
-            helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0),
-            helper.make_node("Add", ["modest", "zero"], ["logits"]),
-        ]
-    )
-    return model.SerializeToString()
 
 
 @pytest.fixture

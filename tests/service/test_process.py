@@ -1,76 +1,34 @@
 """The service as a process: it starts without the job's libraries, and stops without dropping a request."""
 
 import contextlib
-import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from tiny_bundles import TASK
 
+from benchmarks.service_process import DEADLINE_SECONDS, ROOT, ask, running
 from models.store import Store
 
-ROOT = Path(__file__).parents[2]
-DEADLINE_SECONDS = 30
 JOB_ONLY = ("torch", "transformers", "onnx", "yaml", "typer", "plotly", "pandas", "sklearn", "scipy")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def ask(port: int, path: str, method: str = "GET", body: object = None) -> tuple[int, dict[str, object]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
-    with contextlib.closing(connection):
-        content = None if body is None else json.dumps(body)
-        connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-
-
-@contextlib.contextmanager
-def running(store: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    port = free_port()
-    command = [sys.executable, "-W", "error", "-m", "service", "--store", str(store), "--port", str(port), *options]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError):
-                if ask(port, "/readyz")[0] == 200:
-                    break
-        else:
-            process.kill()
-            raise AssertionError(f"not ready: {process.communicate()[1]}")
-        yield process, port
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
 def test_it_classifies_and_stops_with_status_0(store: Store) -> None:
-    with running(store.root) as (process, port):
-        status, answer = ask(port, f"/v1/models/{TASK}/classify", "POST", {"inputs": "good film"})
+    with running(store.root) as service:
+        status, answer = service.ask(f"/v1/models/{TASK}/classify", "POST", {"inputs": "good film"})
         assert status == 200 and answer["predictions"]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE_SECONDS) == 0
+        assert service.stop() == 0
 
 
 def test_a_request_that_sigterm_meets_half_sent_is_answered(store: Store) -> None:
     """The body's second half goes out only when the probe has shown that the signal was obeyed."""
-    with running(store.root, "--shutdown-delay-seconds", "0.5") as (process, port):
+    with running(store.root, "--shutdown-delay-seconds", "0.5") as service:
+        process, port = service.process, service.port
         body = json.dumps({"inputs": ["good film"] * 100}).encode()
         head = f"POST /v1/models/{TASK}/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS) as client:
@@ -91,45 +49,25 @@ def test_a_request_that_sigterm_meets_half_sent_is_answered(store: Store) -> Non
         assert process.wait(DEADLINE_SECONDS) == 0
 
 
-def test_under_load_every_request_that_was_taken_is_answered(store: Store) -> None:
-    body = json.dumps({"inputs": ["good film"] * 20})
-    statuses: list[int] = []
-    enough = threading.Event()
-
-    def hammer(port: int) -> None:
-        while True:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
-            with contextlib.closing(connection):
-                try:
-                    connection.connect()
-                except ConnectionRefusedError:
-                    return
-                connection.request("POST", f"/v1/models/{TASK}/classify", body, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                answer.read()
-                statuses.append(answer.status)
-            if len(statuses) > 50:
-                enough.set()
-
-    with running(store.root, "--log-level", "error") as (process, port), ThreadPoolExecutor(4) as clients:
-        hammering = [clients.submit(hammer, port) for _ in range(4)]
-        assert enough.wait(DEADLINE_SECONDS)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE_SECONDS) == 0
-        for one in hammering:
-            one.result(timeout=DEADLINE_SECONDS)  # raises what the client met, such as a connection that was reset
-    assert set(statuses) == {200}
-
-
 def test_a_request_that_outlasts_the_grace_time_is_told_by_the_exit_status(store: Store) -> None:
     with (
-        running(store.root, "--grace-seconds", "1") as (process, port),
-        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS) as client,
+        running(store.root, "--grace-seconds", "1") as service,
+        socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE_SECONDS) as client,
     ):
         client.sendall(b"POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
-        assert ask(port, "/readyz")[0] == 200
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE_SECONDS) == 1
+        assert service.ask("/readyz")[0] == 200
+        assert service.stop() == 1
+
+
+def test_a_body_that_never_comes_whole_does_not_keep_the_service_from_stopping(store: Store) -> None:
+    with (
+        running(store.root, "--receive-timeout-seconds", "0.5") as service,
+        socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE_SECONDS) as client,
+    ):
+        client.sendall(b"POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        assert service.ask("/readyz")[0] == 200
+        assert service.stop() == 0
+        assert client.makefile("rb").read().startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_port_that_is_taken_is_an_error(store: Store) -> None:

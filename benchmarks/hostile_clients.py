@@ -1,0 +1,96 @@
+"""Clients that a service must survive: they send half a request, close half a connection, or go away."""
+
+import contextlib
+import json
+import select
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.service_process import DEADLINE_SECONDS
+
+HALF_HEAD = b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Half"
+HALF_BODY = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+
+
+@dataclass
+class Ended:
+    """How the connections of slow clients ended: with 408, or just closed; `seconds` until the last one."""
+
+    answered_408: int = 0
+    closed: int = 0
+    seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def half_sent(port: int, path: str, count: int) -> Iterator[list[socket.socket]]:
+    """So many connections, the half of them with half a head, the others with the beginning of a body."""
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for number in range(count):
+            with contextlib.suppress(ConnectionError):  # turned away by a service without descriptors
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS))
+                client.sendall(HALF_BODY % path.encode() if number % 2 else HALF_HEAD)
+                clients.append(client)
+        yield clients
+
+
+def wait_until_ended(clients: list[socket.socket]) -> Ended:
+    """Wait until the service has closed all of these connections.
+
+    Raises:
+        TimeoutError: saying how many it keeps.
+    """
+    ended, began = Ended(), time.monotonic()
+    poll = select.poll()  # select() itself knows no more than 1,024 descriptors
+    waiting = {client.fileno(): client for client in clients}
+    said: dict[int, bytes] = dict.fromkeys(waiting, b"")
+    for descriptor in waiting:
+        poll.register(descriptor, select.POLLIN)
+    while waiting:
+        if time.monotonic() - began > DEADLINE_SECONDS:
+            raise TimeoutError(f"{len(waiting)} connections are open after {DEADLINE_SECONDS:g} s")
+        for descriptor, _ in poll.poll(1000):
+            try:
+                content = waiting[descriptor].recv(65_536)
+            except ConnectionResetError:
+                content = b""
+            said[descriptor] += content
+            if not content:
+                poll.unregister(descriptor)
+                del waiting[descriptor]
+    ended.answered_408 = sum(content.startswith(b"HTTP/1.1 408 ") for content in said.values())
+    ended.closed = len(clients) - ended.answered_408
+    ended.seconds = time.monotonic() - began
+    return ended
+
+
+def request(path: str, inputs: list[str]) -> bytes:
+    """A whole request to classify, as bytes."""
+    body = json.dumps({"inputs": inputs}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"{head}\r\n\r\n".encode() + body
+
+
+def half_closed(port: int, path: str, count: int) -> tuple[int, int]:
+    """Send a request and close the sending side: how many were answered, and how many just ended."""
+    answered = 0
+    for _ in range(count):
+        with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as client:
+            client.sendall(request(path, ["good film"]))
+            client.shutdown(socket.SHUT_WR)
+            content = b""
+            with contextlib.suppress(ConnectionResetError):
+                while part := client.recv(65_536):
+                    content += part
+            answered += content.startswith(b"HTTP/1.1 200 ")
+    return answered, count - answered
+
+
+def gone(port: int, path: str, inputs: list[str], count: int) -> None:
+    """Send so many requests at once, and go away without an answer."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS))
+            client.sendall(request(path, inputs))

@@ -1,0 +1,221 @@
+"""Many requests of mixed lengths over a few connections, and what the service's process holds meanwhile."""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psutil
+import uvloop
+from scipy import stats
+
+from benchmarks.service_process import DEADLINE_SECONDS, RunningService
+
+SAMPLES = 200
+DISTINCT = 4096
+LONGEST_WORDS = 250
+CONFIDENCE = 0.95
+# Of a thousand requests: some are no JSON, some ask for what does not exist, some go away without an answer.
+UNREADABLE, UNKNOWN, ABANDONED = 10, 5, 1
+# Requests of a connection before it is made anew.
+LIFETIME = 1000
+HELD = ("rss_bytes", "pss_bytes", "private_bytes", "descriptors", "threads")
+SLOWEST_A_SECOND = 20
+WORDS = ("the", "a", "of", "film", "good", "bad", "fun", "dull", "was", "not", "7", "naïve", "😀", "cinématographie")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the process held after so many answers."""
+
+    requests: int
+    seconds: float
+    rss_bytes: int
+    pss_bytes: int
+    private_bytes: int
+    descriptors: int
+    threads: int
+
+
+@dataclass
+class Soak:
+    """How it went: `wrong` counts answers with another status or label than they must have."""
+
+    requests: int = 0
+    seconds: float = 0.0
+    statuses: Counter[int] = field(default_factory=Counter)
+    wrong: int = 0
+    lost: int = 0
+    abandoned: int = 0
+    samples: list[Sample] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Request:
+    content: bytes
+    status: int
+    body_has: bytes = b""
+    abandon: bool = False
+
+
+class _Client(asyncio.Protocol):
+    """A connection that sends the next request as soon as the last one is answered."""
+
+    def __init__(self, following: Callable[[], _Request | None], take: Callable[[_Request, int, bytes], None]) -> None:
+        self._following = following
+        self._take = take
+        self._received = bytearray()
+        self._request: _Request | None = None
+        self._left = LIFETIME
+        self.ended: asyncio.Future[_Request | None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, found, rest = bytes(self._received).partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        if len(rest) < length:
+            return
+        assert self._request
+        self._received.clear()
+        request, self._request = self._request, None
+        self._take(request, int(head[9:12]), rest)
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """`ended` is the request that had no answer by then."""
+        if not self.ended.done():
+            self.ended.set_result(self._request)
+
+    def _send(self) -> None:
+        self._left -= 1
+        self._request = self._following() if self._left >= 0 else None
+        if self._request is None:
+            self._transport.close()
+            return
+        self._transport.write(self._request.content)
+        if self._request.abandon:
+            self._transport.close()
+
+
+def soak(
+    service: RunningService, path: str, requests: int, *, connections: int = 32, distinct: int = DISTINCT, seed: int = 0
+) -> Soak:
+    """Send so many requests, and look at the process `SAMPLES` times while they are answered.
+
+    Raises:
+        TimeoutError: it takes far longer than it should.
+    """
+    found = Soak()
+    process = psutil.Process(service.process.pid)
+    choices = _requests(service, path, distinct, seed)
+    order = random.Random(seed)
+    every = max(requests // SAMPLES, 1)
+    sent, began = 0, time.monotonic()
+
+    def following() -> _Request | None:
+        nonlocal sent
+        if sent >= requests:
+            return None
+        sent += 1
+        return order.choice(choices)
+
+    def take(request: _Request, status: int, body: bytes) -> None:
+        found.requests += 1
+        found.statuses[status] += 1
+        found.wrong += status != request.status or request.body_has not in body
+        if found.requests % every == 0:
+            found.samples.append(_sample(process, found.requests, time.monotonic() - began))
+
+    async def connect_again_and_again() -> None:
+        loop = asyncio.get_running_loop()
+        while sent < requests:
+            _, client = await loop.create_connection(lambda: _Client(following, take), "127.0.0.1", service.port)
+            unanswered = await client.ended
+            found.abandoned += unanswered is not None and unanswered.abandon
+            found.lost += unanswered is not None and not unanswered.abandon
+
+    async def main() -> None:
+        async with asyncio.timeout(DEADLINE_SECONDS + requests / SLOWEST_A_SECOND), asyncio.TaskGroup() as group:
+            for _ in range(connections):
+                group.create_task(connect_again_and_again())
+
+    uvloop.run(main())
+    found.seconds = time.monotonic() - began
+    return found
+
+
+def slope(samples: list[Sample], name: str) -> dict[str, float]:
+    """How a figure of the samples' second half grows in 100,000 requests: a straight line, with its interval.
+
+    Samples that follow one another are alike, so the interval is a little too narrow.
+    """
+    half = samples[len(samples) // 2 :]
+    x, y = [sample.requests for sample in half], [getattr(sample, name) for sample in half]
+    if len(set(y)) == 1:
+        return {"value": 0.0, "low": 0.0, "high": 0.0}
+    line = stats.linregress(x, y)
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(half) - 2) * line.stderr)
+    value = float(line.slope)
+    return {"value": 1e5 * value, "low": 1e5 * (value - margin), "high": 1e5 * (value + margin)}
+
+
+def figures(found: Soak) -> dict[str, Any]:
+    """For a record."""
+    return {
+        "requests": found.requests,
+        "seconds": found.seconds,
+        "requests_per_second": found.requests / found.seconds,
+        "statuses": {str(status): count for status, count in sorted(found.statuses.items())},
+        "wrong": found.wrong,
+        "lost": found.lost,
+        "abandoned": found.abandoned,
+        "growth_per_100000": {name: slope(found.samples, name) for name in HELD},
+        "samples": [asdict(sample) for sample in found.samples],
+    }
+
+
+def _sample(process: psutil.Process, requests: int, seconds: float) -> Sample:
+    memory = process.memory_full_info()
+    pss = getattr(memory, "pss", memory.rss)  # where the system knows none
+    return Sample(requests, seconds, memory.rss, pss, memory.uss, process.num_fds(), process.num_threads())
+
+
+def _requests(service: RunningService, path: str, distinct: int, seed: int) -> list[_Request]:
+    """What is sent: texts of log-normal lengths, one a request or a few, each with the label that it must get."""
+    choice = random.Random(seed)
+    found = []
+    for _ in range(distinct):
+        count = 1 if choice.random() < 0.95 else choice.randint(2, 8)
+        inputs = [_text(choice) for _ in range(count)]
+        body = json.dumps({"inputs": inputs}).encode()
+        _, answer = service.ask(path, "POST", {"inputs": inputs})
+        label = answer["predictions"][0][0]["label"]
+        found.append(_Request(_post(path, body), 200, b'"predictions":[[{"label":"%s"' % label.encode()))
+        fate = choice.random() * 1000
+        if fate < UNREADABLE:
+            found.append(_Request(_post(path, body[:-2]), 400))
+        elif fate < UNREADABLE + UNKNOWN:
+            found.append(_Request(_post(f"/v1/models/missing-{choice.random()}/classify", body), 404))
+        elif fate < UNREADABLE + UNKNOWN + ABANDONED:
+            found.append(_Request(_post(path, body), 0, abandon=True))
+    return found
+
+
+def _text(choice: random.Random) -> str:
+    words = min(max(round(choice.lognormvariate(3, 1)), 1), LONGEST_WORDS)
+    return " ".join(choice.choice(WORDS) for _ in range(words))
+
+
+def _post(path: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

@@ -1,0 +1,43 @@
+"""What clients take for granted: HEAD wherever there is GET, all methods in Allow, a last slash that means nothing."""
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class HeadAndSlash:
+    """ASGI middleware; whatever decides by the path stands behind it, so that a slash leads around nothing."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on as GET, or under its path without the slash."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # A redirection would lose the body, or the key, of many a client.
+        if len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope["path"] = scope["path"][:-1]
+            scope["raw_path"] = scope["path"].encode()
+        if scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        # A copy: the server looks into its own to know that it must send no body.
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self._app(as_get, receive, without_body)
+        finally:
+            if "route" in as_get:
+                scope["route"] = as_get["route"]
+
+
+def allowed_methods(request: Request, first: str) -> str:
+    """The methods of a path as `Allow` lists them; `first` are those of its first route, all the framework names."""
+    template = getattr(request.scope.get("route"), "path", None)
+    methods = {one.strip() for one in first.split(",")}
+    methods |= {method.upper() for method in request.app.openapi()["paths"].get(template, {})}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))

@@ -1,0 +1,20 @@
+"""kill -9, of the service and of what publishes: what is left in the store is whole, and serves."""
+
+from pathlib import Path
+
+from benchmarks import fault_scenarios as faults
+from benchmarks.service_process import running
+from models.store import Store
+
+
+def test_a_service_that_is_killed_mid_swap_starts_anew_over_a_whole_store(tmp_path: Path) -> None:
+    figures = faults.killed_mid_swap(tmp_path)
+    assert figures["store_whole"]
+    assert figures["first_answer_by"] in ("old", "new")  # whichever: it was whole
+    assert figures["statuses"].keys() == {"200"}
+
+
+def test_a_publisher_that_is_killed_leaves_a_whole_store(store: Store) -> None:
+    with running(store.root, *faults.QUICK) as service:
+        figures = faults.publisher_killed(service, store)
+    assert figures["store_whole"] and figures["old_version_stays"] and figures["new_start_whole"]
