@@ -5,12 +5,15 @@ every input that was added leaves once or was given up; no batch is over the bud
 is in the next batch, so that none starves but those in the background.
 """
 
+import bisect
 import itertools
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
+
+from service.pace import Pace
 
 # Inputs that are looked at for one batch: far more than a batch holds, and sorted in well under a millisecond.
 LOOKAHEAD: Final = 1024
@@ -20,7 +23,7 @@ LOOKAHEAD: Final = 1024
 class Ticket:
     """A request's place in the queue: `lengths` are the tokens of its inputs, `model` says which can run together.
 
-    A `background` one runs only when no other waits.
+    A `background` one runs only when no other waits. `pace` says how long its inputs take, at least.
     """
 
     model: Hashable
@@ -28,15 +31,16 @@ class Ticket:
     arrived: float
     deadline: float | None = None
     background: bool = False
+    pace: Pace = field(default_factory=Pace)
     waiting: int = field(init=False)
     given_up: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.waiting = len(self.lengths)
 
-    def expired(self, now: float) -> bool:
-        """Whether its answer would come too late."""
-        return self.deadline is not None and now >= self.deadline
+    def too_late(self, now: float, tokens: int) -> bool:
+        """Whether a batch of so many tokens that begins now would end when nobody waits for it any more."""
+        return self.deadline is not None and now + tokens * self.pace.seconds_per_token >= self.deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,15 @@ class BatchQueue:
 
     Args:
         budget: tokens of a batch, padding included.
+        max_padding: the share of a batch that may be padding. On a CPU a batch of many short inputs takes as long as
+            several of them one after the other, so what padding costs is worth more than what a larger batch saves.
         window_seconds: an input may run before one of its model that arrived up to so much earlier, if its length
             suits the batch better, and before none that arrived earlier still.
     """
 
-    def __init__(self, *, budget: int, window_seconds: float) -> None:
+    def __init__(self, *, budget: int, window_seconds: float, max_padding: float = 1.0) -> None:
         self.budget = budget
+        self.max_padding = max_padding
         self.window_seconds = window_seconds
         self.items = 0
         self.tokens = 0
@@ -112,15 +119,15 @@ class BatchQueue:
             self._replace((ticket.background, ticket.model), kept)
 
     def take(self, now: float) -> Batch | None:
-        """The next batch, None if nothing waits; requests whose deadline has passed are given up first.
+        """The next batch, None if nothing waits; requests that it would be too late for are given up first.
 
         It is of the model whose input has waited longest, holds that input, and of the others in its window those
-        whose lengths are nearest and fill the budget with most tokens.
+        whose lengths are nearest and fill the budget with most tokens. It ends before anybody in it stops waiting.
         """
         while self._lanes:
             name = min(self._lanes, key=lambda name: (name[0], self._lanes[name][0].ticket.arrived))
             first = self._lanes[name][0]
-            if not first.ticket.expired(now):
+            if not first.ticket.too_late(now, first.length):
                 return self._batch(name, first, now)
             self.give_up(first.ticket)
         return None
@@ -128,19 +135,27 @@ class BatchQueue:
     def _batch(self, name: tuple[bool, Hashable], first: Item, now: float) -> Batch:
         lane = self._lanes[name]
         latest = first.ticket.arrived + self.window_seconds
+        budget = self._affordable(first, now)
         near = []
         for item in itertools.islice(lane, LOOKAHEAD):
             if item.ticket.arrived > latest:
                 break
-            if not item.ticket.expired(now):
+            if item is first or not item.ticket.too_late(now, budget):
                 near.append(item)
         near.sort(key=attrgetter("length"))
-        begin, end = _fullest([item.length for item in near], near.index(first), self.budget)
+        begin, end = _fullest([item.length for item in near], near.index(first), budget, self.max_padding)
         chosen = near[begin:end]
         taken = set(map(id, chosen))
         self._left(chosen)
         self._replace(name, deque(item for item in lane if id(item) not in taken))
         return Batch(first.ticket.model, chosen)
+
+    def _affordable(self, first: Item, now: float) -> int:
+        """The budget, or what can run before the client of the first input stops waiting."""
+        deadline, seconds = first.ticket.deadline, first.ticket.pace.seconds_per_token
+        if deadline is None or not seconds:
+            return self.budget
+        return min(self.budget, max(int((deadline - now) / seconds), first.length))
 
     def _left(self, items: Sequence[Item]) -> None:
         for item in items:
@@ -158,14 +173,21 @@ class BatchQueue:
             self._lanes.pop(name, None)
 
 
-def _fullest(lengths: Sequence[int], anchor: int, budget: int) -> tuple[int, int]:
-    """The run [begin, end) of sorted lengths that holds `anchor` and fits the budget with most tokens."""
+def _fullest(lengths: Sequence[int], anchor: int, budget: int, max_padding: float) -> tuple[int, int]:
+    """The run [begin, end) of sorted lengths that holds `anchor` and keeps within both limits with most tokens."""
     sums = [0, *itertools.accumulate(lengths)]
+
+    def padding(begin: int, end: int) -> float:
+        return 1 - (sums[end] - sums[begin]) / (lengths[end - 1] * (end - begin))
+
     best = (anchor, anchor + 1)
     for end in range(anchor + 1, len(lengths) + 1):
-        begin = max(end - budget // lengths[end - 1], 0)
-        if begin > anchor:
+        earliest = max(end - budget // lengths[end - 1], 0)
+        if earliest > anchor:
             break
-        if sums[end] - sums[begin] > sums[best[1]] - sums[best[0]]:
-            best = (begin, end)
+        # The later a run begins the less of it is padding, so the first that has little enough has most tokens.
+        begins = range(earliest, anchor + 1)
+        within = bisect.bisect_left(begins, -max_padding, key=lambda begin: -padding(begin, end))
+        if within < len(begins) and sums[end] - sums[begins[within]] > sums[best[1]] - sums[best[0]]:
+            best = (begins[within], end)
     return best

@@ -21,9 +21,8 @@ from service.engine import Engine, Logits
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from service.faults import run_within_memory
 from service.metrics import Metrics
+from service.pace import SMOOTHING
 
-# How fast the measured drain rate follows: a batch counts as much as all before it would after ten.
-SMOOTHING: Final = 0.1
 CLOSE_SECONDS: Final = 5.0
 
 
@@ -64,7 +63,7 @@ class Batcher:
     """Runs inputs on `concurrency` threads, off the event loop.
 
     Args:
-        budget: tokens of a batch, padding included.
+        budget, max_padding: tokens of a batch, padding included, and the share of them that may be padding.
         window_seconds: how much earlier than its turn an input may run because its length suits a batch.
         max_items, max_tokens: inputs, and tokens, that may wait; beyond that requests are refused.
         clock: seconds, monotonic.
@@ -76,6 +75,7 @@ class Batcher:
         concurrency: int,
         budget: int,
         window_seconds: float,
+        max_padding: float = 1.0,
         max_items: int,
         max_tokens: int,
         metrics: Metrics,
@@ -86,13 +86,16 @@ class Batcher:
         self.max_tokens = max_tokens
         self._metrics = metrics
         self._clock = clock
-        self._queue = BatchQueue(budget=budget, window_seconds=window_seconds)
+        self._queue = BatchQueue(budget=budget, window_seconds=window_seconds, max_padding=max_padding)
         self._requests: dict[Ticket, _Request] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._running = 0
         self._tokens_per_second = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
+        metrics.waiting.set_function(lambda: self._queue.items)
+        metrics.waiting_tokens.set_function(lambda: self._queue.tokens)
+        metrics.running.set_function(lambda: self._running)
         self._threads = [
             threading.Thread(target=self._work, name=f"inference-{number}", daemon=True)
             for number in range(concurrency)
@@ -123,16 +126,14 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         now = self._clock()
         # Requests keep their engine, so its id is no other engine's while they wait.
-        ticket = Ticket(
-            (id(engine), object() if alone else None), [len(item) for item in tokens], now, deadline, background
-        )
+        model = (id(engine), object() if alone else None)
+        ticket = Ticket(model, [len(item) for item in tokens], now, deadline, background, engine.pace)
         logits = np.empty((len(tokens), len(engine.manifest.labels)), dtype=np.float32)
         request = _Request(engine, tokens, self._loop.create_future(), logits, len(tokens))
         with self._changed:
             self._admit(ticket)
             self._requests[ticket] = request
             self._queue.add(ticket)
-            self._tell()
             self._changed.notify()
         try:
             async with asyncio.timeout(None if deadline is None else max(deadline - now, 0)):
@@ -145,7 +146,6 @@ class Batcher:
             with self._changed:
                 self._queue.give_up(ticket)
                 self._requests.pop(ticket, None)
-                self._tell()
 
     def close(self) -> None:
         """Take no more batches, and wait a while for those that run: a process that ends under a graph is aborted."""
@@ -174,6 +174,22 @@ class Batcher:
                 seconds,
             )
 
+        self._refuse_what_would_be_late(ticket)
+
+    def _refuse_what_would_be_late(self, ticket: Ticket) -> None:
+        """An answer that could only come after its deadline is told at once, so that the client can go elsewhere."""
+        if ticket.deadline is None or not self._queue.tokens or not self._tokens_per_second:
+            return
+        seconds = (self._queue.tokens + sum(ticket.lengths)) / self._tokens_per_second
+        if ticket.arrived + seconds > ticket.deadline:
+            self._metrics.shed.labels("deadline").inc()
+            wait = max(math.ceil(seconds - (ticket.deadline - ticket.arrived)), 1)
+            raise Overloaded(
+                f"{self._queue.tokens} tokens are waiting: the answer would come in about {seconds:.1f} s, which is "
+                f"after its deadline: try again in {wait} s",
+                wait,
+            )
+
     def _seconds_until_room(self, items: int, tokens: int) -> int:
         """When what is over the limits will have run at the present rate; at least a second, the header's unit."""
         if not self._tokens_per_second:
@@ -195,7 +211,6 @@ class Batcher:
                     if request.queue_seconds is None:
                         request.queue_seconds = now - item.ticket.arrived
                 self._running += 1
-                self._tell()
             self._run(batch, requests)
 
     def _run(self, batch: Batch, requests: Sequence[_Request]) -> None:
@@ -214,17 +229,12 @@ class Batcher:
             self._running -= 1
             rate = self.concurrency * batch.tokens / max(seconds, 1e-9)
             self._tokens_per_second += (rate - self._tokens_per_second) * (SMOOTHING if self._tokens_per_second else 1)
-            self._tell()
+            engine.pace.ran(batch.padded_tokens, seconds)
         longest = len(batch.items) * engine.manifest.max_length
         self._metrics.ran(engine.ref, len(batch.items), batch.tokens, batch.padded_tokens, longest)
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
             self._loop.call_soon_threadsafe(_deliver, batch, requests, found, seconds)
-
-    def _tell(self) -> None:
-        self._metrics.waiting.set(self._queue.items)
-        self._metrics.waiting_tokens.set(self._queue.tokens)
-        self._metrics.running.set(self._running)
 
 
 def _deliver(batch: Batch, requests: Sequence[_Request], found: Logits | Exception, seconds: float) -> None:

@@ -6,16 +6,32 @@ Nothing is computed that would come later than the client waits for.
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from fastapi import Depends, Header, Request
-from pydantic import WithJsonSchema
+from fastapi import Depends, Request
 
-from service.context import ServiceDependency
+from service.context import Service
 from service.errors import InvalidRequest, request_id_of
 
 TIMEOUT: Final = "X-Request-Timeout"
 ROUTING_KEY: Final = "X-Routing-Key"
+LONGEST_ROUTING_KEY: Final = 256
+HEADERS: Final[list[dict[str, Any]]] = [
+    {
+        "name": TIMEOUT,
+        "in": "header",
+        "required": False,
+        "description": "seconds, from the request's arrival, that the answer may take",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    {
+        "name": ROUTING_KEY,
+        "in": "header",
+        "required": False,
+        "description": "requests with the same key, such as a user's id, are answered by the same variant of a split",
+        "schema": {"type": "string", "maxLength": LONGEST_ROUTING_KEY},
+    },
+]
 
 
 @dataclass(frozen=True)
@@ -32,29 +48,20 @@ class Caller:
         return replace(self, deadline=latest if self.deadline is None else min(self.deadline, latest))
 
 
-async def caller_of(
-    request: Request,
-    service: ServiceDependency,
-    timeout: Annotated[
-        str | None,
-        Header(alias=TIMEOUT, description="seconds, from the request's arrival, that the answer may take"),
-        WithJsonSchema({"type": "number", "exclusiveMinimum": 0}),
-    ] = None,
-    routing_key: Annotated[
-        str | None,
-        Header(
-            alias=ROUTING_KEY,
-            max_length=256,
-            description="requests with the same key, such as a user's id, are answered by the same variant of a split",
-        ),
-    ] = None,
-) -> Caller:
+async def caller_of(request: Request) -> Caller:
     """Read the headers.
 
+    FastAPI would declare them to OpenAPI if they were arguments, and spend more time on each request than all that is
+    done here: `openapi` declares `HEADERS`.
+
     Raises:
-        InvalidRequest: the timeout is not a number of seconds above 0.
+        InvalidRequest: the timeout is not a number of seconds above 0, or the routing key is too long.
     """
+    routing_key, timeout = request.headers.get(ROUTING_KEY), request.headers.get(TIMEOUT)
+    if routing_key is not None and len(routing_key) > LONGEST_ROUTING_KEY:
+        raise InvalidRequest(f"{ROUTING_KEY}: give {LONGEST_ROUTING_KEY} characters at most")
     caller = Caller(routing_key=routing_key, request_id=request_id_of(request))
+    service: Service = request.app.state.service
     if service.settings.request_timeout_seconds is not None:
         caller = caller.within(service.settings.request_timeout_seconds)
     if timeout is None:

@@ -25,7 +25,8 @@ class Service:
         self.catalog = Catalog(settings, self.metrics)
         self.batcher = Batcher(
             concurrency=settings.concurrent_batches,
-            budget=settings.max_batch_tokens,
+            budget=settings.batch_tokens,
+            max_padding=settings.max_padding,
             window_seconds=settings.batch_window_seconds,
             max_items=settings.max_waiting_inputs,
             max_tokens=settings.max_waiting_tokens,

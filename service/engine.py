@@ -11,6 +11,7 @@ from models.manifest import Manifest
 from models.runtime import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
 from service.errors import InvalidRequest, TooManyTokens, Unavailable
 from service.faults import Health
+from service.pace import Pace
 from service.schemas import FunctionToApply, ModelRef, TextInput
 
 Logits = npt.NDArray[np.float32]
@@ -26,6 +27,7 @@ class Engine:
     loaded: LoadedBundle
     sample_difference: float | None = None
     health: Health = field(default_factory=Health, compare=False)
+    pace: Pace = field(default_factory=Pace, compare=False)
 
     @property
     def manifest(self) -> Manifest:

@@ -96,11 +96,11 @@ class Metrics:
         )
         self.shed = Counter(
             "sparserve_requests_shed_total",
-            "Requests answered 429 because the queue was full, by the limit they were over: inputs or tokens.",
+            "Requests answered 429 for what waits before them: too many inputs or tokens, or too long for their deadline.",
             ("reason",),
             registry=registry,
         )
-        for reason in ("inputs", "tokens"):
+        for reason in ("inputs", "tokens", "deadline"):
             self.shed.labels(reason)
         self.deadline_misses = Counter(
             "sparserve_deadline_misses_total",

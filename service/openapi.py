@@ -5,8 +5,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from service.access import METRICS, scopes_for
+from service.caller import HEADERS, caller_of
 from service.open_inference import media_type_of_problems
 from service.settings import Settings
 
@@ -30,6 +32,7 @@ def describe(app: FastAPI, settings: Settings) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
             schema["components"]["securitySchemes"] = SECURITY_SCHEMES
+            _declare_headers(app, schema["paths"])
             for path, operations in schema["paths"].items():
                 for method, operation in operations.items():
                     _declare_key(method.upper(), path, operation, settings)
@@ -38,6 +41,14 @@ def describe(app: FastAPI, settings: Settings) -> None:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _declare_headers(app: FastAPI, paths: dict[str, Any]) -> None:
+    """Say what `caller_of` reads."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and any(one.call is caller_of for one in route.dependant.dependencies):
+            for method in route.methods or ():
+                paths[route.path][method.lower()].setdefault("parameters", []).extend(HEADERS)
 
 
 def _declare_key(method: str, path: str, operation: dict[str, Any], settings: Settings) -> None:

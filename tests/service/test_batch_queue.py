@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.batch_queue import BatchQueue, Ticket
+from service.pace import Pace
 
 BUDGET = 64
 WINDOW = 3.0
+MAX_PADDING = 0.25
+PACES = {"a": Pace(), "b": Pace(seconds_per_token=0.05)}
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -16,7 +19,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = BatchQueue(budget=BUDGET, window_seconds=WINDOW)
+        self.queue = BatchQueue(budget=BUDGET, window_seconds=WINDOW, max_padding=MAX_PADDING)
         self.now = 0.0
         self.waiting: dict[Ticket, set[int]] = {}
 
@@ -31,7 +34,8 @@ class QueueMachine(RuleBasedStateMachine):
         background=st.booleans(),
     )
     def a_request_comes(self, model: str, lengths: list[int], patience: float | None, background: bool) -> None:
-        ticket = Ticket(model, lengths, self.now, None if patience is None else self.now + patience, background)
+        deadline = None if patience is None else self.now + patience
+        ticket = Ticket(model, lengths, self.now, deadline, background, PACES[model])
         self.queue.add(ticket)
         self.waiting[ticket] = set(range(len(lengths)))
 
@@ -45,7 +49,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def a_batch_leaves(self) -> None:
-        alive = {ticket: left for ticket, left in self.waiting.items() if not ticket.expired(self.now)}
+        alive = self.in_time()
         batch = self.queue.take(self.now)
         if batch is None:
             assert not alive
@@ -53,7 +57,11 @@ class QueueMachine(RuleBasedStateMachine):
             return
         longest = max(item.length for item in batch.items)
         assert batch.padded_tokens == longest * len(batch.items) <= BUDGET
-        assert batch.tokens == sum(item.length for item in batch.items)
+        assert (
+            batch.tokens == sum(item.length for item in batch.items) >= (1 - MAX_PADDING) * batch.padded_tokens - 1e-9
+        )
+        end = self.now + PACES[str(batch.model)].seconds_per_token * batch.padded_tokens
+        assert all(item.ticket.deadline is None or end <= item.ticket.deadline + 1e-9 for item in batch.items)
         behind = all(ticket.background for ticket in alive)
         assert all(item.ticket.background == behind for item in batch.items)
         oldest = min(ticket.arrived for ticket in alive if ticket.background == behind)
@@ -64,7 +72,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert item.ticket.model == batch.model
             assert item.length == item.ticket.lengths[item.position]
             self.waiting[item.ticket].remove(item.position)  # KeyError: it left before, or its request is gone
-        # Who is expired and was in the way has been given up; others may still wait to be.
+        # Who is too late and was in the way has been given up; others may still wait to be.
         self.waiting = {t: left for t, left in self.waiting.items() if left and not t.given_up}
 
     @invariant()
@@ -78,7 +86,12 @@ class QueueMachine(RuleBasedStateMachine):
         while (batch := self.queue.take(self.now)) is not None:
             for item in batch.items:
                 self.waiting[item.ticket].remove(item.position)
-        assert not any(left for t, left in self.waiting.items() if not t.expired(self.now))
+        self.waiting = {t: left for t, left in self.waiting.items() if left and not t.given_up}
+        assert not self.in_time()
+
+    def in_time(self) -> dict[Ticket, set[int]]:
+        """Requests whose next input would end before they stop waiting."""
+        return {t: left for t, left in self.waiting.items() if not t.too_late(self.now, t.lengths[min(left)])}
 
 
 QueueMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
@@ -133,3 +146,28 @@ def test_what_can_never_run_is_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="cannot run in batches of 30"):
         queue.add(Ticket("a", lengths, 0.0))
     assert queue.items == queue.tokens == 0
+
+
+def test_a_batch_has_little_padding() -> None:
+    queue = BatchQueue(budget=100, window_seconds=1.0, max_padding=0.125)
+    queue.add(Ticket("m", [8, 30, 9, 9, 28], arrived=0.0))
+    assert lengths_of(queue) == [8, 9, 9]
+    assert lengths_of(queue) == [28, 30]
+
+
+def test_a_batch_is_no_longer_than_its_first_input_has_time_for() -> None:
+    queue = BatchQueue(budget=100, window_seconds=1.0)
+    pace = Pace(seconds_per_token=0.01)
+    queue.add(Ticket("m", [10], arrived=0.0, deadline=0.25, pace=pace))
+    queue.add(Ticket("m", [10, 10, 10], arrived=0.0, pace=pace))
+    assert lengths_of(queue) == [10, 10]
+
+
+def test_what_could_not_end_in_time_is_not_begun() -> None:
+    queue = BatchQueue(budget=100, window_seconds=1.0)
+    pace = Pace(seconds_per_token=0.01)
+    late, other = Ticket("m", [30], arrived=0.0, deadline=0.25, pace=pace), Ticket("m", [20], arrived=0.1, pace=pace)
+    queue.add(late)
+    queue.add(other)
+    assert lengths_of(queue, now=0.1) == [20]
+    assert late.given_up

@@ -1,6 +1,7 @@
 """Requests as batches on threads: admitted by cost, answered in order, let go of when given up."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from service.batcher import Answer, Batcher
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from service.faults import Health
 from service.metrics import Metrics
+from service.pace import Pace
 from service.schemas import ModelRef
 
 URL = f"/v1/models/{TASK}/classify"
@@ -29,6 +31,7 @@ class FakeEngine:
         self.ref = ModelRef(task="t", variant=variant, version="1")
         self.manifest = SimpleNamespace(task="t", variant=variant, labels=("length", "first"), max_length=32)
         self.health = Health()
+        self.pace = Pace()
         self.batches: list[list[int]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -200,6 +203,24 @@ def test_nothing_is_computed_after_its_deadline(scenario, metrics) -> None:
     scenario(steps)
 
 
+def test_an_answer_that_would_come_after_its_deadline_is_refused_at_once(scenario, metrics) -> None:
+    seconds = itertools.count()
+
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        await batcher.run(engine, inputs(3))  # the clock goes on by a second with every look: 3 tokens took seconds
+        first = await held_up(batcher, engine)
+        waiting = asyncio.create_task(batcher.run(engine, inputs(30)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="after its deadline: try again in"):
+            await batcher.run(engine, inputs(2), deadline=next(seconds) + 5)
+        assert value(metrics, "requests_shed_total", reason="deadline") == 1
+        engine.gate.set()
+        await asyncio.gather(first, waiting)
+        assert engine.batches == [[3], [3], [30]]
+
+    scenario(steps, clock=lambda: float(next(seconds)))
+
+
 def test_one_inputs_fault_is_not_anothers(scenario) -> None:
     class Poisoned(FakeEngine):
         def logits(self, tokens: Sequence[Tokens]) -> Any:
@@ -260,7 +281,8 @@ def test_closing_waits_for_what_runs_and_begins_nothing_more(metrics: Metrics) -
         waiting = asyncio.create_task(batcher.run(engine, inputs(5), background=True))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
-        await asyncio.sleep(0)
+        while not batcher._closing:
+            await asyncio.sleep(0)
         assert not closing.done()
         engine.gate.set()
         await closing
