@@ -23,7 +23,6 @@ EXIT_USAGE = 2
 EXIT_NOT_STARTED = 3
 EXIT_DROPPED = 1
 
-
 # A thread that has a batch ready waits so long for a busy event loop to let it go on; Python's own 5 ms are as long as
 # many a batch.
 SWITCH_SECONDS = 0.0005

@@ -96,7 +96,7 @@ class Metrics:
         )
         self.shed = Counter(
             "sparserve_requests_shed_total",
-            "Requests answered 429 for what waits before them: too many inputs or tokens, or too long for their deadline.",
+            "Requests answered 429 for what waits before them: inputs or tokens over a limit, or past their deadline.",
             ("reason",),
             registry=registry,
         )

@@ -57,9 +57,8 @@ class QueueMachine(RuleBasedStateMachine):
             return
         longest = max(item.length for item in batch.items)
         assert batch.padded_tokens == longest * len(batch.items) <= BUDGET
-        assert (
-            batch.tokens == sum(item.length for item in batch.items) >= (1 - MAX_PADDING) * batch.padded_tokens - 1e-9
-        )
+        assert batch.tokens == sum(item.length for item in batch.items)
+        assert batch.tokens >= (1 - MAX_PADDING) * batch.padded_tokens - 1e-9
         end = self.now + PACES[str(batch.model)].seconds_per_token * batch.padded_tokens
         assert all(item.ticket.deadline is None or end <= item.ticket.deadline + 1e-9 for item in batch.items)
         behind = all(ticket.background for ticket in alive)
