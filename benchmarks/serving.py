@@ -27,7 +27,7 @@ from benchmarks.serving_texts import texts
 from models.files import write_atomically
 from models.machine import describe_machine
 from models.store import Store
-from service.settings import TOKENS_A_THREAD
+from service.settings import Settings
 
 RESULTS: Final = Path(__file__).parent / "results" / "serving.json"
 SEED: Final = 0
@@ -147,7 +147,7 @@ def main() -> None:
         result["minutes"] = (time.monotonic() - began) / 60
         write_atomically(arguments.output, json.dumps(result, indent=1) + "\n")
 
-    budget = int(options.get("max-batch-tokens", TOKENS_A_THREAD * THREADS))
+    budget = int(options.get("max-batch-tokens", Settings.model_fields["max_batch_tokens"].default))
     result["settings"]["budget"] = budget
     with tempfile.TemporaryDirectory() as folder:
         alone = store_of_one(bundle, Path(folder))

@@ -7,6 +7,7 @@ is in the next batch, so that none starves but those in the background.
 
 import bisect
 import itertools
+import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -75,14 +76,18 @@ class BatchQueue:
 
     Args:
         budget: tokens of a batch, padding included.
-        max_padding: the share of a batch that may be padding. On a CPU a batch of many short inputs takes as long as
-            several of them one after the other, so what padding costs is worth more than what a larger batch saves.
+        max_seconds: of a batch, as fast as its model has run so far; an input that takes longer runs alone.
+        max_padding: the share of a batch that may be padding. On a CPU a batch takes about as long as its inputs one
+            after the other: what padding costs, and waiting for a long batch, is soon more than what a batch saves.
         window_seconds: an input may run before one of its model that arrived up to so much earlier, if its length
             suits the batch better, and before none that arrived earlier still.
     """
 
-    def __init__(self, *, budget: int, window_seconds: float, max_padding: float = 1.0) -> None:
+    def __init__(
+        self, *, budget: int, window_seconds: float, max_seconds: float = math.inf, max_padding: float = 1.0
+    ) -> None:
         self.budget = budget
+        self.max_seconds = max_seconds
         self.max_padding = max_padding
         self.window_seconds = window_seconds
         self.items = 0
@@ -151,11 +156,12 @@ class BatchQueue:
         return Batch(first.ticket.model, chosen)
 
     def _affordable(self, first: Item, now: float) -> int:
-        """The budget, or what can run before the client of the first input stops waiting."""
-        deadline, seconds = first.ticket.deadline, first.ticket.pace.seconds_per_token
-        if deadline is None or not seconds:
+        """The budget, or less: what can run in time, and before the client of the first input stops waiting."""
+        deadline, pace = first.ticket.deadline, first.ticket.pace.seconds_per_token
+        seconds = self.max_seconds if deadline is None else min(self.max_seconds, deadline - now)
+        if seconds >= self.budget * pace:
             return self.budget
-        return min(self.budget, max(int((deadline - now) / seconds), first.length))
+        return max(int(seconds / pace), first.length)
 
     def _left(self, items: Sequence[Item]) -> None:
         for item in items:

@@ -63,7 +63,7 @@ class Batcher:
     """Runs inputs on `concurrency` threads, off the event loop.
 
     Args:
-        budget, max_padding: tokens of a batch, padding included, and the share of them that may be padding.
+        budget, max_seconds, max_padding: of a batch, as `BatchQueue` says.
         window_seconds: how much earlier than its turn an input may run because its length suits a batch.
         max_items, max_tokens: inputs, and tokens, that may wait; beyond that requests are refused.
         clock: seconds, monotonic.
@@ -75,6 +75,7 @@ class Batcher:
         concurrency: int,
         budget: int,
         window_seconds: float,
+        max_seconds: float = math.inf,
         max_padding: float = 1.0,
         max_items: int,
         max_tokens: int,
@@ -86,7 +87,9 @@ class Batcher:
         self.max_tokens = max_tokens
         self._metrics = metrics
         self._clock = clock
-        self._queue = BatchQueue(budget=budget, window_seconds=window_seconds, max_padding=max_padding)
+        self._queue = BatchQueue(
+            budget=budget, window_seconds=window_seconds, max_seconds=max_seconds, max_padding=max_padding
+        )
         self._requests: dict[Ticket, _Request] = {}
         self._changed = threading.Condition()
         self._closing = False

@@ -25,7 +25,8 @@ class Service:
         self.catalog = Catalog(settings, self.metrics)
         self.batcher = Batcher(
             concurrency=settings.concurrent_batches,
-            budget=settings.batch_tokens,
+            budget=settings.max_batch_tokens,
+            max_seconds=settings.max_batch_seconds,
             max_padding=settings.max_padding,
             window_seconds=settings.batch_window_seconds,
             max_items=settings.max_waiting_inputs,

@@ -12,7 +12,6 @@ from models.runtime import available_cpus
 from service.policy import Policy
 
 THREADS_A_BATCH = 4
-TOKENS_A_THREAD = 512
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 
@@ -70,11 +69,11 @@ class Settings(BaseSettings):
     concurrency: int | None = Field(
         None, ge=1, description="batches that run at once; by default one for every four threads, at least one"
     )
-    max_batch_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="tokens, padding included, of one batch; larger requests take several; by default 512 for each "
-        "thread that a batch may have",
+    max_batch_tokens: int = Field(
+        4096, ge=1, description="tokens, padding included, of one batch; larger requests take several"
+    )
+    max_batch_seconds: float = Field(
+        0.025, gt=0, description="time of one batch, as fast as its model has run so far; longer inputs run alone"
     )
     max_padding: float = Field(0.125, ge=0, lt=1, description="share of a batch's tokens that may be padding")
     batch_window_seconds: float = Field(
@@ -186,11 +185,6 @@ class Settings(BaseSettings):
     def concurrent_batches(self) -> int:
         """Batches that run at once: a small graph does not keep many threads busy, several of them do."""
         return self.concurrency or max(self.total_threads // THREADS_A_BATCH, 1)
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens of one batch: enough to keep its threads busy; more would only make the next wait longer."""
-        return self.max_batch_tokens or TOKENS_A_THREAD * self.threads_per_session
 
     @property
     def threads_per_session(self) -> int:

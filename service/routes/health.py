@@ -20,6 +20,7 @@ LIMITS = (
     "max_body_bytes",
     "max_items",
     "max_characters",
+    "max_batch_tokens",
     "max_waiting_inputs",
     "max_waiting_tokens",
 )
@@ -54,7 +55,7 @@ async def info(service: ServiceDependency) -> Info:
             "concurrent_batches": settings.concurrent_batches,
             "per_session": settings.threads_per_session,
         },
-        limits={name: getattr(settings, name) for name in LIMITS} | {"max_batch_tokens": settings.batch_tokens},
+        limits={name: getattr(settings, name) for name in LIMITS},
         shutdown={"delay_seconds": settings.shutdown_delay_seconds, "grace_seconds": settings.grace_seconds},
         sparse_runtime=_sparse_runtime(),
         ready=reason is None,

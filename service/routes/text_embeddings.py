@@ -160,7 +160,7 @@ def _info(service: Service, task: str, variant: str | None) -> dict[str, Any]:
         },
         "max_concurrent_requests": settings.max_waiting_inputs,
         "max_input_length": engine.manifest.max_length,
-        "max_batch_tokens": settings.batch_tokens,
+        "max_batch_tokens": settings.max_batch_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": settings.max_items,
         "auto_truncate": False,

@@ -10,6 +10,7 @@ from service.pace import Pace
 
 BUDGET = 64
 WINDOW = 3.0
+MAX_SECONDS = 2.0
 MAX_PADDING = 0.25
 PACES = {"a": Pace(), "b": Pace(seconds_per_token=0.05)}
 
@@ -19,7 +20,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = BatchQueue(budget=BUDGET, window_seconds=WINDOW, max_padding=MAX_PADDING)
+        self.queue = BatchQueue(budget=BUDGET, window_seconds=WINDOW, max_seconds=MAX_SECONDS, max_padding=MAX_PADDING)
         self.now = 0.0
         self.waiting: dict[Ticket, set[int]] = {}
 
@@ -59,7 +60,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert batch.padded_tokens == longest * len(batch.items) <= BUDGET
         assert batch.tokens == sum(item.length for item in batch.items)
         assert batch.tokens >= (1 - MAX_PADDING) * batch.padded_tokens - 1e-9
-        end = self.now + PACES[str(batch.model)].seconds_per_token * batch.padded_tokens
+        seconds = PACES[str(batch.model)].seconds_per_token * batch.padded_tokens
+        assert seconds <= MAX_SECONDS or len(batch.items) == 1
+        end = self.now + seconds
         assert all(item.ticket.deadline is None or end <= item.ticket.deadline + 1e-9 for item in batch.items)
         behind = all(ticket.background for ticket in alive)
         assert all(item.ticket.background == behind for item in batch.items)
