@@ -33,6 +33,7 @@ def main() -> None:
     ray.init(
         num_cpus=2, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.ERROR,
         log_to_driver=False,
+        _node_ip_address="127.0.0.1",  # else its processes talk over the machine's own address
     )  # fmt: skip
     serve.start(
         http_options={"host": "127.0.0.1", "port": options.port, "request_timeout_s": options.timeout},
