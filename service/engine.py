@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ class Engine:
         """What runs it: "onnx", stock onnxruntime, or "sparse", the sparse runtime inside it."""
         return self.loaded.runtime
 
-    @property
+    @cached_property
     def ref(self) -> ModelRef:
         """The exact bundle."""
         return ModelRef(task=self.manifest.task, variant=self.manifest.variant, version=self.manifest.version)
