@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from service.json_numbers import PositiveWhole
+
 FunctionToApply = Literal["softmax", "sigmoid", "none"]
 
 
@@ -96,7 +98,7 @@ class ClassifyRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film", "top_k": 2}]})
 
     inputs: Inputs
-    top_k: int | None = Field(1, ge=1, description="labels to answer with, best first; null for all")
+    top_k: PositiveWhole | None = Field(1, description="labels to answer with, best first; null for all")
     function_to_apply: FunctionToApply | None = Field(
         None, description="from logits to scores; by default what the task's problem type needs"
     )

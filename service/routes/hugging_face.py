@@ -12,6 +12,7 @@ from service.answers import answer
 from service.caller import Caller, CallerDependency
 from service.context import Service, ServiceDependency
 from service.errors import problems
+from service.json_numbers import PositiveWhole
 from service.limits import JsonRoute
 from service.schemas import FunctionToApply, Inputs, Prediction
 
@@ -24,7 +25,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    top_k: int | None = Field(None, ge=1, description="labels to answer with, best first; by default all")
+    top_k: PositiveWhole | None = Field(None, description="labels to answer with, best first; by default all")
     function_to_apply: FunctionToApply | None = Field(None, description="by default what the task needs")
     truncation: bool | None = Field(None, description="false refuses a text with more tokens than the model takes")
 

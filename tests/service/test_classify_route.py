@@ -146,3 +146,9 @@ def test_a_short_request_and_a_probe_stay_on_the_event_loop(client: TestClient) 
     assert client.post(URL, json={"inputs": "good film"}).status_code == 200
     assert client.get("/readyz").status_code == 200
     assert set(threading.enumerate()) <= before
+
+
+def test_a_whole_number_is_one_in_any_of_jsons_spellings(client: TestClient) -> None:
+    answers = [client.post(URL, json={"inputs": "good", "top_k": number}).json() for number in (2, 2.0)]
+    assert answers[0]["predictions"] == answers[1]["predictions"]
+    assert client.post(URL, json={"inputs": "good", "top_k": 2.5}).status_code == 422
