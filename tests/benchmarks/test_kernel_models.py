@@ -20,6 +20,7 @@ def test_sparsity_is_exact_and_in_whole_blocks(block):
     assert np.array_equal(with_zeros(weight, 0, 1), weight)
 
 
+@pytest.mark.thorough
 def test_arms_hold_what_their_names_say(sparse_runtime, tmp_path):
     network = random_classifier(TINY, 0)
     arms = dict(models(network, TINY, tmp_path))

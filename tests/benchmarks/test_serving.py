@@ -249,6 +249,7 @@ def test_the_page_has_a_place_for_the_tables(tmp_path, monkeypatch, capsys):
     assert "What was to be reached" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_the_real_service_is_measured_and_stopped(tmp_path):
     bundle = publish(Store(tmp_path / "store"))
     alone = store_of_one(bundle, tmp_path / "alone")

@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import fault_scenarios as faults
 from benchmarks.service_process import running
 from models.store import Store
+
+pytestmark = pytest.mark.thorough
 
 
 def test_a_service_that_is_killed_mid_swap_starts_anew_over_a_whole_store(tmp_path: Path) -> None:
