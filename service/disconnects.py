@@ -2,9 +2,10 @@
 
 import asyncio
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import CLASSIFY, scopes_for
+from service.limits import once_more
 
 
 class Disconnects:
@@ -22,20 +23,12 @@ class Disconnects:
         if scope["type"] != "http" or scopes_for(scope["method"], scope["path"]) != CLASSIFY:
             await self._app(scope, receive, send)
             return
-        body: Message | None = await receive()
-
-        async def replay() -> Message:
-            nonlocal body
-            if body is None:
-                return await receive()
-            message, body = body, None
-            return message
-
+        body = await receive()
         try:
             async with asyncio.timeout(None) as patience:
                 watch = asyncio.create_task(_end_when_gone(receive, patience))
                 try:
-                    await self._app(scope, replay, send)
+                    await self._app(scope, once_more(body, receive), send)
                 finally:
                     watch.cancel()
         except TimeoutError:

@@ -274,6 +274,8 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 def _message(item: Mapping[str, Any]) -> str:
+    if item["type"] in ("model_type", "model_attributes_type"):  # pydantic would speak of its own classes
+        return "expected a JSON object"
     return str(item["msg"]).removeprefix("Value error, ")
 
 

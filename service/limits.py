@@ -2,13 +2,10 @@
 
 import asyncio
 import zlib
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from fastapi import Request
-from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
@@ -57,16 +54,8 @@ class BodyLimit:
         except ServiceError as error:
             await error_response(error, scope.get("state", {}).get("request_id"))(scope, receive, send)
             return
-        body: Message | None = {"type": "http.request", "body": content, "more_body": False}
-
-        async def replay() -> Message:
-            nonlocal body
-            if body is None:
-                return await receive()
-            message, body = body, None
-            return message
-
-        await self._app(scope, replay, send)
+        body = {"type": "http.request", "body": content, "more_body": False}
+        await self._app(scope, once_more(body, receive), send)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         """What the client sends; None where it goes before that."""
@@ -110,6 +99,20 @@ class BodyLimit:
         return BodyTooLarge(f"the body has more than {self._max_bytes} bytes: send fewer inputs at a time")
 
 
+def once_more(message: Message, receive: Receive) -> Receive:
+    """A `receive` that gives first a message that was received already."""
+    read = False
+
+    async def replay() -> Message:
+        nonlocal read
+        if read:
+            return await receive()
+        read = True
+        return message
+
+    return replay
+
+
 def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     """A body as it was before it was packed as its Content-Encoding says; never more than `limit` bytes are made.
 
@@ -132,25 +135,6 @@ def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     if unpacker.unused_data:
         raise UnreadableRequest(f"the body goes on after the end of its {encoding}: send one stream")
     return found
-
-
-class JsonRoute(APIRoute):
-    """A route whose body, if its method has one, must say that it is JSON."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's own handler, after the check."""
-        handler = super().get_route_handler()
-
-        async def checked(request: Request) -> Response:
-            declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            has_body = request.method in ("POST", "PUT", "PATCH")
-            if has_body and not (
-                declared == "application/json" or (declared.startswith("application/") and "+json" in declared)
-            ):
-                raise UnsupportedContent("send the body as JSON, with the header Content-Type: application/json")
-            return await handler(request)
-
-        return checked
 
 
 def check_size(inputs: Sequence[TextInput], settings: Settings) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from service.context import Service, ServiceDependency
 from service.engine import Engine
 from service.errors import InvalidRequest, UnreadableRequest, problems
-from service.limits import JsonRoute
+from service.json_route import JsonRoute
 from service.routes.models import list_models
 from service.schemas import Body, ModelList
 

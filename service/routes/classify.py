@@ -8,10 +8,10 @@ from service.caller import Caller, CallerDependency
 from service.classification import server_timing
 from service.context import Service, ServiceDependency
 from service.errors import problems
-from service.limits import JsonRoute
+from service.json_route import DirectRoute
 from service.schemas import ClassifyAnswer, ClassifyRequest
 
-router = APIRouter(route_class=JsonRoute, tags=["classify"])
+router = APIRouter(route_class=DirectRoute, tags=["classify"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 

@@ -11,7 +11,8 @@ from service.comparison import compare
 from service.context import ServiceDependency
 from service.engine import Engine
 from service.errors import InvalidRequest, problems
-from service.limits import JsonRoute, check_size
+from service.json_route import JsonRoute
+from service.limits import check_size
 from service.schemas import CompareAnswer, CompareRequest
 
 router = APIRouter(route_class=JsonRoute, tags=["compare"])

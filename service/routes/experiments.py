@@ -12,7 +12,7 @@ from service.agreement import RunningMean
 from service.context import ServiceDependency
 from service.errors import UnknownResource, problems
 from service.experiments import Experiment
-from service.limits import JsonRoute
+from service.json_route import JsonRoute
 from service.policy import Policy
 
 router = APIRouter(route_class=JsonRoute, tags=["experiments"])

@@ -13,10 +13,10 @@ from service.caller import Caller, CallerDependency
 from service.context import Service, ServiceDependency
 from service.errors import problems
 from service.json_numbers import PositiveWhole
-from service.limits import JsonRoute
+from service.json_route import DirectRoute
 from service.schemas import FunctionToApply, Inputs, Prediction
 
-router = APIRouter(route_class=JsonRoute, tags=["hugging face"])
+router = APIRouter(route_class=DirectRoute, tags=["hugging face"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 

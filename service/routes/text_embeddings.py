@@ -14,11 +14,11 @@ from service.answers import answer
 from service.caller import Caller, CallerDependency
 from service.context import Service, ServiceDependency
 from service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable, problems
-from service.limits import JsonRoute
+from service.json_route import DirectRoute
 from service.schemas import Body, Prediction, TextInput
 from service.version import VERSION
 
-router = APIRouter(route_class=JsonRoute, tags=["text-embeddings-inference"])
+router = APIRouter(route_class=DirectRoute, tags=["text-embeddings-inference"])
 probes = APIRouter(tags=["text-embeddings-inference"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
