@@ -79,6 +79,8 @@ bench-reliability: $(INSTALLED)
 bench-serving: $(INSTALLED) service-venv
 	$(BIN)/python -m benchmarks.serving --store $(STORE) --service build/service-venv/bin/python \
 	    $(addprefix --peer ,$(SERVING_PEERS))
+	$(BIN)/python -m benchmarks.serving --store $(STORE) --service build/service-venv/bin/python \
+	    $(addprefix --peer ,$(SERVING_PEERS)) --shared --endpoints
 	$(BIN)/python -m benchmarks.publish_serving
 
 serve: $(INSTALLED)

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.service_process import DEADLINE_SECONDS, wait_until
+from benchmarks.loopback import http_connection
+from benchmarks.service_process import wait_until
 
 PROBE_SECONDS = 0.02
 
@@ -53,8 +54,7 @@ def counting_clients(port: int, path: str, inputs: list[str], *, clients: int) -
     def ask() -> None:
         while not ended.is_set():
             began = time.monotonic()
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
-            with contextlib.closing(connection):
+            with http_connection(port) as connection:
                 try:
                     connection.connect()
                 except ConnectionRefusedError:
@@ -107,8 +107,7 @@ def probing(port: int, path: str = "/livez") -> Iterator[Probed]:
     def probe() -> None:
         while not ended.wait(PROBE_SECONDS):
             began, found.asked = time.monotonic(), found.asked + 1
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
-            with contextlib.closing(connection):
+            with http_connection(port) as connection:
                 try:
                     connection.request("GET", path)
                     found.failed += connection.getresponse().status != 200

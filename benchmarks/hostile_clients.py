@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.service_process import DEADLINE_SECONDS
+from benchmarks.loopback import DEADLINE_SECONDS, connected, json_request
 
 HALF_HEAD = b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Half"
-HALF_BODY = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
 
 
 @dataclass
@@ -26,12 +25,13 @@ class Ended:
 @contextlib.contextmanager
 def half_sent(port: int, path: str, count: int) -> Iterator[list[socket.socket]]:
     """So many connections, the half of them with half a head, the others with the beginning of a body."""
+    half_body = json_request(path, b"{", announced=1000)
     with contextlib.ExitStack() as stack:
         clients = []
         for number in range(count):
             with contextlib.suppress(ConnectionError):  # turned away by a service without descriptors
-                client = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS))
-                client.sendall(HALF_BODY % path.encode() if number % 2 else HALF_HEAD)
+                client = stack.enter_context(connected(port))
+                client.sendall(half_body if number % 2 else HALF_HEAD)
                 clients.append(client)
         yield clients
 
@@ -66,31 +66,24 @@ def wait_until_ended(clients: list[socket.socket]) -> Ended:
     return ended
 
 
-def request(path: str, inputs: list[str]) -> bytes:
-    """A whole request to classify, as bytes."""
-    body = json.dumps({"inputs": inputs}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return f"{head}\r\n\r\n".encode() + body
-
-
 def half_closed(port: int, path: str, count: int) -> tuple[int, int]:
     """Send a request and close the sending side: how many were answered, and how many just ended."""
     answered = 0
     for _ in range(count):
-        with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as client:
-            client.sendall(request(path, ["good film"]))
+        with connected(port) as client:
+            client.sendall(json_request(path, b'{"inputs": ["good film"]}'))
             client.shutdown(socket.SHUT_WR)
-            content = b""
+            said = b""
             with contextlib.suppress(ConnectionResetError):
                 while part := client.recv(65_536):
-                    content += part
-            answered += content.startswith(b"HTTP/1.1 200 ")
+                    said += part
+            answered += said.startswith(b"HTTP/1.1 200 ")
     return answered, count - answered
 
 
 def gone(port: int, path: str, inputs: list[str], count: int) -> None:
     """Send so many requests at once, and go away without an answer."""
+    content = json_request(path, json.dumps({"inputs": inputs}).encode())
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS))
-            client.sendall(request(path, inputs))
+            stack.enter_context(connected(port)).sendall(content)

@@ -20,6 +20,7 @@ from benchmarks.dense_encoders import (
     quantize_fused,
     random_classifier,
 )
+from benchmarks.fused_graph import INPUT_NAMES
 from kernels.packing import PackOptions, Values
 from models.export import export_onnx
 from models.quantization import quantize_embeddings
@@ -92,7 +93,7 @@ def models(network: Any, shape: EncoderShape, folder: Path) -> Iterator[tuple[st
     export_onnx(
         network,
         source,
-        input_names=("input_ids", "attention_mask", "token_type_ids"),
+        input_names=INPUT_NAMES,
         max_length=512,
         vocabulary=shape.vocabulary,
         pad_token_id=0,

@@ -1,6 +1,5 @@
 """Write the tables of docs/results.md, and its plots, from benchmarks/results/accuracy.json: none is typed there."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ from benchmarks.accuracy_grid import BASE, CHOICES, SCALES, SMALL
 from benchmarks.accuracy_plots import accuracy_against_latency, accuracy_against_sparsity
 from benchmarks.accuracy_scores import mean_interval
 from benchmarks.glue import TASKS
-from models.files import write_atomically
+from benchmarks.markdown_tables import table, write_between
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
-PLACE = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
 METRICS = {"f1": "F1", "mcc": "MCC", "accuracy": "accuracy"}
 # BERT-base at 5 % of the encoder's weights, GLUE dev: Xu et al. 2021 (SparseBERT), table 1.
 PUBLISHED_DROP = {"mrpc": 88.6 - 88.5, "rte": 69.3 - 69.1, "cola": 56.3 - 52.1}
@@ -88,7 +86,7 @@ def accuracy(runs: Sequence[Record]) -> str:
                 f"{sum(timed) / len(timed):.1f}" if timed else "-",
             ]
         )
-    return _table([*head, "mean drop", "minutes a run"], rows)
+    return table([*head, "mean drop", "minutes a run"], rows, figures=False)
 
 
 def choices(runs: Sequence[Record]) -> str:
@@ -112,7 +110,7 @@ def choices(runs: Sequence[Record]) -> str:
         "recipes' are there so that none loses for want of tuning."
     )
     scored = [f"{task} validation {METRICS[TASKS[task].metric]}" for task in tasks]
-    return f"{text}\n\n{_table(['recipe', 'setting', *scored, 'minutes a run'], rows)}"
+    return f"{text}\n\n{table(['recipe', 'setting', *scored, 'minutes a run'], rows, figures=False)}"
 
 
 def _rank_by_validation(found: dict[str, Record], tasks: Sequence[str]) -> tuple[bool, float]:
@@ -129,7 +127,9 @@ def published(runs: Sequence[Record]) -> str:
             drop, _ = mean_interval([run["drop"]["points"] for run in found if run["method"] == method])
             rows.append([task, method, f"{drop:.1f}", f"{paper:.1f}"])
     title = "Points lost at 95 %, beside what SparseBERT's paper reports for BERT-base (Xu et al. 2021, table 1):"
-    return f"{title}\n\n{_table(['task', 'method', 'lost here', 'lost in the paper'], rows)}" if rows else ""
+    if not rows:
+        return ""
+    return f"{title}\n\n{table(['task', 'method', 'lost here', 'lost in the paper'], rows, figures=False)}"
 
 
 def conditions(latency: Sequence[Record]) -> str:
@@ -168,7 +168,7 @@ def speed(latency: Sequence[Record]) -> str:
                 ]
             )
     head = ["method", "batch x tokens", "ORT dense", "ORT dense int8", "ORT", "ORT int8", "sparse", "sparse int8"]
-    return _table([*head, "times faster (fp32 / int8)", "smallest file, MB", "its score"], rows)
+    return table([*head, "times faster (fp32 / int8)", "smallest file, MB", "its score"], rows, figures=False)
 
 
 def _fastest(one: Record, shape: str) -> float:
@@ -199,16 +199,9 @@ def _rank(
     return name[1], mean is None, mean if mean is not None else 0.0, name
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def main() -> None:
     results = read_results(RESULTS)
-    before = PAGE.read_text(encoding="utf-8")
-    after = PLACE.sub(lambda match: match[1] + page(results) + match[2], before)
-    write_atomically(PAGE, after)
+    write_between(PAGE, page(results))
     for name in (SMALL.name, BASE.name):
         runs = [run for run in results["runs"] if run["scale"] == name]
         latency = [one for one in results["latency"] if one["scale"] == name]

@@ -1,9 +1,9 @@
 """Write the demo's report into benchmarks/results/ and the README's tables from it: no figure is typed by hand."""
 
 import argparse
-import re
 from pathlib import Path
 
+from benchmarks.markdown_tables import table, write_between
 from models.files import write_atomically
 from models.report import build_report
 from models.report_schema import Report, VariantReport
@@ -14,21 +14,21 @@ RESULT = ROOT / "benchmarks" / "results" / "demo.json"
 CELLS = ((1, 16), (1, 64), (1, 128), (8, 64))
 
 
-def table(report: Report) -> str:
+def variants(report: Report) -> str:
     """The report's main figures as a Markdown table, and the machine that they were taken on."""
     cells = [f"ms {batch} x {length}" for batch, length in CELLS]
     header = ["variant", "accuracy [95 %]", "of dense", "encoder zeros", "MB (zipped)", *cells, "x fp32", "x int8"]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    rows = []
     for variant in report.variants:
-        rows = [_row(variant), _sparse_row(variant)] if variant.sparse else [_row(variant)]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
+        rows += [_row(variant), _sparse_row(variant)] if variant.sparse else [_row(variant)]
     machines = {
         f"{v.cost.machine.cpu}, {' '.join(v.cost.machine.isa)}; {v.cost.threads} threads"
         for v in report.variants
         if v.cost is not None
     }
-    (rows,) = {v.evaluation.rows for v in report.variants if v.evaluation is not None}
-    return "\n".join([*lines, "", f"{rows:,} test sentences. Measured on: {'; '.join(sorted(machines))}."])
+    (sentences,) = {v.evaluation.rows for v in report.variants if v.evaluation is not None}
+    measured = f"{sentences:,} test sentences. Measured on: {'; '.join(sorted(machines))}."
+    return f"{table(header, rows, figures=False)}\n\n{measured}\n"
 
 
 def _row(variant: VariantReport) -> list[str]:
@@ -74,13 +74,9 @@ def main() -> None:
     arguments = parser.parse_args()
     report = build_report(Store(arguments.store), arguments.task)
     write_atomically(RESULT, report.model_dump_json(indent=1) + "\n")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = f"<!-- demo table -->\n{table(report)}\n<!-- end -->"
-    readme, count = re.subn(r"<!-- demo table -->.*?<!-- end -->", lambda _: block, readme, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit("README.md has no `<!-- demo table -->` ... `<!-- end -->` to fill")
-    write_atomically(ROOT / "README.md", readme)
-    print(block)
+    content = variants(report)
+    write_between(ROOT / "README.md", content, begin="<!-- demo table -->", end="<!-- end -->")
+    print(content)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,14 @@
 """Write the tables of docs/kernels.md from benchmarks/results/kernels.json: no figure there is typed by hand."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from benchmarks.kernel_models import FP32, INT8
 from benchmarks.kernels import PEER_LENGTHS, PEERS, RESULTS
-from benchmarks.markdown_tables import table
-from models.files import write_atomically
+from benchmarks.markdown_tables import table, write_between
 
 PAGE = Path(__file__).parent.parent / "docs" / "kernels.md"
-PLACE = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
 STAGES = ("quantize", "projections", "attention", "attention_output", "norm", "intermediate", "output")
 
 
@@ -127,13 +124,7 @@ def files(shape: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    results = json.loads(RESULTS.read_bytes())
-    text = PAGE.read_text(encoding="utf-8")
-    content = page(results)
-    written, count = PLACE.subn(lambda found: f"{found[1]}{content}{found[2]}", text)
-    if count != 1:
-        raise SystemExit(f"{PAGE} has no place for the tables: <!-- measured --> ... <!-- /measured -->")
-    write_atomically(PAGE, written)
+    write_between(PAGE, page(json.loads(RESULTS.read_bytes())))
 
 
 if __name__ == "__main__":

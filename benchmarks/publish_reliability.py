@@ -1,15 +1,13 @@
 """Write the tables of docs/reliability.md from benchmarks/results/reliability.json: nothing there is typed by hand."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown_tables import table, write_between
 from benchmarks.reliability import RESULTS
-from models.files import write_atomically
 
 PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
-PLACE = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
 MB = 1e6
 HELD = {
     "rss_bytes": ("resident memory, MB", MB),
@@ -126,19 +124,8 @@ def number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def main() -> None:
-    results = json.loads(RESULTS.read_bytes())
-    text = PAGE.read_text(encoding="utf-8")
-    content = page(results)
-    written, count = PLACE.subn(lambda found: f"{found[1]}{content}{found[2]}", text)
-    if count != 1:
-        raise SystemExit(f"{PAGE} has no place for the tables: <!-- measured --> ... <!-- /measured -->")
-    write_atomically(PAGE, written)
+    write_between(PAGE, page(json.loads(RESULTS.read_bytes())))
 
 
 if __name__ == "__main__":

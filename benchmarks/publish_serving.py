@@ -1,4 +1,4 @@
-"""Write the tables of docs/serving.md from benchmarks/results/serving.json: no figure there is typed by hand."""
+"""Write the tables of docs/serving.md from benchmarks/results/serving*.json: no figure there is typed by hand."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.markdown_tables import table
-from benchmarks.serving import RESULTS
+from benchmarks.serving import RESULTS, SHARED
 from benchmarks.serving_arms import SPARSERVE
 from benchmarks.serving_measure import CLOSED_CLIENTS, OVERLOAD
 from models.files import write_atomically
@@ -19,8 +19,8 @@ MEGABYTE = 1e6
 DENSE = "dense"
 
 
-def page(results: dict[str, Any]) -> str:
-    """Everything between the page's markers.
+def section(results: dict[str, Any]) -> str:
+    """Everything about one run.
 
     Raises:
         SystemExit: the run was a quick one, whose figures mean nothing.
@@ -31,6 +31,7 @@ def page(results: dict[str, Any]) -> str:
     done = {name: arm for name, arm in arms.items() if "closed" in arm}
     parts = [introduction(results), "### What was to be reached", targets(results)]
     parts += ["### Servers: highest rate, and around it", rates(done, results["settings"])]
+    parts += ["### The same loads for all", same_loads(done)]
     parts += [f"### At {OVERLOAD:g} times the own highest rate", overload(done, results["settings"])]
     parts += ["### Start, memory, disk", footprint(done), "### How each was set", settings(arms)]
     if failures := {name: arm["error"] for name, arm in arms.items() if "error" in arm}:
@@ -41,16 +42,17 @@ def page(results: dict[str, Any]) -> str:
     parts += ["### onnxruntime alone", raw(results["raw"])]
     if found := results.get("endpoints"):
         parts += ["### Dense and sparse variants of one store", endpoints(found, results["settings"])]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def introduction(results: dict[str, Any]) -> str:
     machine, chosen, tokens = results["machine"], results["settings"], results["raw"][0]["tokens"]
-    pinned = (
-        "The server and all its processes ran on one CPU, the load generator on another"
-        if chosen["pinned"]
-        else ("Processes could not be pinned to CPUs of their own: server and load generator shared them")
-    )
+    if chosen["pinned"]:
+        pinned = "The server and all its processes ran on one CPU, the load generator on another"
+    elif chosen["shared"]:
+        pinned = "The server and the load generator shared all CPUs"
+    else:
+        pinned = "Processes could not be pinned to CPUs of their own: server and load generator shared them"
     loads = [load for arm in results["arms"].values() for load in loads_of(arm)]
     busiest = max((load["generator_cpu"] for load in loads), default=0.0)
     lags = [load["generator_lag_p99"] for load in loads if load["generator_lag_p99"] is not None]
@@ -67,7 +69,8 @@ def introduction(results: dict[str, Any]) -> str:
 
 
 def loads_of(arm: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*arm["points"], *(arm[name] for name in ("idle", "half", "closed", "overload") if name in arm)]
+    single = [arm[name] for name in ("idle", "half", "closed", "overload") if name in arm]
+    return [*arm["points"], *arm.get("same_loads", []), *single]
 
 
 def same_answers(arms: dict[str, Any]) -> str:
@@ -161,6 +164,17 @@ def rates(arms: dict[str, Any], chosen: dict[str, Any]) -> str:
     return table([*head, f"texts/s of {CLOSED_CLIENTS} clients"], rows)
 
 
+def same_loads(arms: dict[str, Any]) -> str:
+    """The latency of all servers at loads that do not depend on them."""
+    loads = max((arm["same_loads"] for arm in arms.values()), key=len)
+    columns = [f"p50 / p99, ms, at {load['rate']:.0f}/s ({100 * load['part']:.0f} %)" for load in loads]
+    rows = []
+    for name, arm in highest_first(arms):
+        found = [f"{milliseconds(load['p50'])} / {milliseconds(load['p99'])}" for load in arm["same_loads"]]
+        rows.append([title(name, arm), *found, *["-"] * (len(loads) - len(found))])
+    return "In parts of what onnxruntime alone does at best.\n\n" + table(["server", *columns], rows)
+
+
 def overload(arms: dict[str, Any], chosen: dict[str, Any]) -> str:
     rows = []
     for name, arm in highest_first(arms):
@@ -241,8 +255,9 @@ def endpoints(found: dict[str, Any], chosen: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    results = json.loads(RESULTS.read_bytes())
-    content = page(results)
+    runs = {"## On one CPU": RESULTS, "## On all CPUs": SHARED}
+    found = {head: json.loads(path.read_bytes()) for head, path in runs.items() if path.exists()}
+    content = "\n\n".join(f"{head}\n\n{section(results)}" for head, results in found.items()) + "\n"
     text = PAGE.read_text(encoding="utf-8")
     written, count = PLACE.subn(lambda place: f"{place[1]}{content}{place[2]}", text)
     if count != 1:

@@ -1,11 +1,8 @@
 """The service in a process of its own, on a free port: for tests and measurements of what a process does."""
 
 import contextlib
-import http.client
-import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.loopback import DEADLINE_SECONDS, ask, free_port
+
 ROOT = Path(__file__).parents[1]
-DEADLINE_SECONDS = 60.0
 POLL_SECONDS = 0.01
 
 
@@ -54,20 +52,6 @@ class RunningService:
         return self.process.wait(DEADLINE_SECONDS)
 
 
-def ask(port: int, path: str, method: str = "GET", body: object = None) -> tuple[int, Any]:
-    """Status and content of an answer, decoded where it is JSON, on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
-    with contextlib.closing(connection):
-        content = None if body is None else json.dumps(body)
-        try:
-            connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
-            answer = connection.getresponse()
-            text = answer.read().decode()
-        except http.client.HTTPException as error:
-            raise ConnectionError(f"no answer: {type(error).__name__}") from error
-        return answer.status, json.loads(text) if "json" in answer.headers.get("Content-Type", "") else text
-
-
 def wait_until(true: Any, what: str, seconds: float = DEADLINE_SECONDS) -> float:
     """Ask again and again until the answer is true; the seconds that this took.
 
@@ -80,13 +64,6 @@ def wait_until(true: Any, what: str, seconds: float = DEADLINE_SECONDS) -> float
             raise TimeoutError(f"{what}: not after {seconds:g} s")
         time.sleep(POLL_SECONDS)
     return time.monotonic() - began
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Measure the service against other servers of the same ONNX file, and its sparse endpoints against dense ones.
 
-One server runs at a time, with one thread on one CPU, and the load generator on another one; the servers take turns
-until each one's highest rate of Poisson arrivals with p99 within the limit is found. `--peer NAME=PYTHON` adds a server
-from an environment of its own, see `serving_arms.PEERS`. All goes to benchmarks/results/serving.json, turn by turn: an
-arm that fails is written down with its error, and the others go on. `publish_serving` makes the page of it.
+One server runs at a time, with one thread for inference on one CPU, and the load generator on another one, or, with
+`--shared`, both wherever the system puts them; the servers take turns until each one's highest rate of Poisson arrivals
+with p99 within the limit is found. `--peer NAME=PYTHON` adds a server from an environment of its own, see
+`serving_arms.PEERS`. All goes to benchmarks/results/, turn by turn: an arm that fails is written down with its error,
+and the others go on. `publish_serving` makes the page of it.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from models.store import Store
 from service.settings import Settings
 
 RESULTS: Final = Path(__file__).parent / "results" / "serving.json"
+SHARED: Final = RESULTS.with_name("serving-shared.json")
 SEED: Final = 0
 P99_LIMIT: Final = 0.1
 TIMEOUT: Final = 1.0
@@ -46,9 +48,9 @@ def measure_servers(
     print("onnxruntime alone", flush=True)
     budgets = [budget, *SMALLER_BUDGETS]
     raw = [bench.ceiling(budgets)]
-    start = max(raw[0]["texts_per_second"].values()) / 2
+    best = max(raw[0]["texts_per_second"].values())
     progress = {
-        arm.name: Progress(RateSearch(start, bench.plan.p99_limit, bench.plan.resolution, bench.plan.most_points))
+        arm.name: Progress(RateSearch(best / 2, bench.plan.p99_limit, bench.plan.resolution, bench.plan.most_points))
         for arm in arms
     }
     facts = {arm.name: facts_of(arm) for arm in arms}
@@ -75,7 +77,7 @@ def measure_servers(
             bench.search_turn(arm, one)
 
     def last(arm: Arm, one: Progress) -> None:
-        bench.last_turn(arm, one, beside_process=arm.name == SPARSERVE)
+        bench.last_turn(arm, one, best, beside_process=arm.name == SPARSERVE)
 
     def searching() -> bool:
         left = [one for one in progress.values() if one.search.rate is not None and "error" not in one.record]
@@ -87,7 +89,7 @@ def measure_servers(
         raw.append(bench.ceiling(budgets))
     print("around the highest rates", flush=True)
     turns(last)
-    return float(start)
+    return float(best / 2)
 
 
 def facts_of(arm: Arm) -> dict[str, Any]:
@@ -111,10 +113,11 @@ def main() -> None:
     parser.add_argument("--service", type=Path, default=default_python(), help="interpreter that runs the service")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the service")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--shared", action="store_true", help="let the server and the load share all CPUs")
     parser.add_argument("--seconds", type=float, default=8, help="of each load")
     parser.add_argument("--minutes", type=float, default=25, help="of the whole run, about")
     parser.add_argument("--quick", action="store_true", help="see that everything works: figures mean nothing")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, help=f"by default {RESULTS.name} or, with --shared, {SHARED.name}")
     arguments = parser.parse_args()
     store = Store(arguments.store.resolve())
     tasks = [arguments.task] if arguments.task else store.tasks()
@@ -130,22 +133,29 @@ def main() -> None:
         resolution=0.5 if arguments.quick else 0.05,
         most_points=2 if arguments.quick else 12,
     )
-    bench = Bench(plan, texts(32 if arguments.quick else 512, SEED, bundle.manifest.max_length), bundle.folder)
+    bench = Bench(
+        plan,
+        texts(32 if arguments.quick else 512, SEED, bundle.manifest.max_length),
+        bundle.folder,
+        pin=not arguments.shared,
+    )
+    output = arguments.output or (SHARED if arguments.shared else RESULTS)
     began = time.monotonic()
     result: dict[str, Any] = {
         "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": describe_machine().model_dump(mode="json"),
         "settings": {
             "seconds": plan.seconds, "p99_limit": plan.p99_limit, "timeout": plan.timeout, "threads": THREADS,
-            "pinned": bench.server_cpus is not None, "quick": arguments.quick, "task": task, "texts": len(bench.texts),
-            "variant": arguments.variant, "model_bytes": bundle.model_path.stat().st_size, "options": options,
+            "pinned": bench.server_cpus is not None, "shared": arguments.shared, "quick": arguments.quick,
+            "task": task, "texts": len(bench.texts), "variant": arguments.variant,
+            "model_bytes": bundle.model_path.stat().st_size, "options": options,
         },
     }  # fmt: skip
 
     def save(part: dict[str, Any]) -> None:
         result.update(part)
         result["minutes"] = (time.monotonic() - began) / 60
-        write_atomically(arguments.output, json.dumps(result, indent=1) + "\n")
+        write_atomically(output, json.dumps(result, indent=1) + "\n")
 
     budget = int(options.get("max-batch-tokens", Settings.model_fields["max_batch_tokens"].default))
     result["settings"]["budget"] = budget
@@ -173,7 +183,7 @@ def main() -> None:
         }
         save({"endpoints": measure_endpoints(bench, endpoints, start, began + 60 * arguments.minutes)})
     save({})
-    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes, written to {arguments.output}")
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes, written to {output}")
 
 
 if __name__ == "__main__":

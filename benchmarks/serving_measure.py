@@ -19,6 +19,8 @@ from benchmarks.serving_search import RateSearch, summary
 POINTS_A_TURN: Final = 4
 CLOSED_CLIENTS: Final = 32
 OVERLOAD: Final = 3.0
+# Of what onnxruntime alone does at best: loads that are the same for all servers.
+SAME_LOADS: Final = (0.25, 0.5, 0.75)
 # In the search a client of ten times the latency that is allowed tells nothing more by waiting on.
 SEARCH_PATIENCE: Final = 1.0
 OVERLOAD_PATIENCE: Final = 10.0
@@ -80,15 +82,15 @@ def ask(module: str, request: Mapping[str, Any], to: set[int] | None, seconds: f
 
 
 class Bench:
-    """Servers over the same texts, one at a time."""
+    """Servers over the same texts, one at a time; with `pin` on one CPU, and the load generator on another."""
 
-    def __init__(self, plan: Plan, texts: list[str], bundle: Path) -> None:
+    def __init__(self, plan: Plan, texts: list[str], bundle: Path, *, pin: bool = True) -> None:
         self.plan = plan
         self.texts = texts
         self.bundle = bundle
         self.server_cpus: set[int] | None = None
         self.own_cpus: set[int] | None = None
-        if (places := cpus()) is not None:
+        if pin and (places := cpus()) is not None:
             self.server_cpus, self.own_cpus = places
 
     @contextlib.contextmanager
@@ -148,8 +150,8 @@ class Bench:
         answer = httpx.post(url, content=arm.bodies(self.texts[:1])[0], headers={"Content-Type": "application/json"})
         progress.record["scores"] = arm.scores(answer.raise_for_status().json())
 
-    def last_turn(self, arm: Arm, progress: Progress, *, beside_process: bool) -> None:
-        """Memory, one client alone, half of the highest rate, as many as there is room for, and three times the rate.
+    def last_turn(self, arm: Arm, progress: Progress, best: float, *, beside_process: bool) -> None:
+        """Memory, one client alone, parts of `best` and of the own highest rate, many clients, three times the rate.
 
         With `beside_process` the single client's texts are computed in a process of their own in turn.
         """
@@ -159,6 +161,7 @@ class Bench:
             record["idle"] = self.load(arm, url, clients=1, seconds=plan.seconds / 2)
             if beside_process:
                 record["beside_process"] = self.beside_process(arm, url)
+            record["same_loads"] = self.same_loads(arm, url, best)
             if rate:
                 record["half"] = self.load(arm, url, rate=rate / 2, seed=1)
             record["closed"] = self.load(arm, url, clients=CLOSED_CLIENTS, limit=OVERLOAD_PATIENCE)
@@ -169,6 +172,16 @@ class Bench:
                 record["memory_bytes_after"] = server.memory_bytes()
                 server.check_running()
         print(f"  {arm.name:18}{rate:8.1f}/s at best, idle p50 {seconds_text(record['idle']['p50'])}", flush=True)
+
+    def same_loads(self, arm: Arm, url: str, best: float) -> list[dict[str, Any]]:
+        """The same loads for all servers, up to the first one that this one does not recover from in time."""
+        found: list[dict[str, Any]] = []
+        for part in SAME_LOADS:
+            if found and not self.settled(arm, url):
+                break
+            rate = part * best
+            found.append({"part": part, "rate": rate, **self.load(arm, url, rate=rate, seed=3)})
+        return found
 
     def beside_process(self, arm: Arm, url: str) -> dict[str, list[float]]:
         """Seconds of single texts by the server and in a process without one, in turn."""

@@ -13,7 +13,8 @@ import psutil
 import uvloop
 from scipy import stats
 
-from benchmarks.service_process import DEADLINE_SECONDS, RunningService
+from benchmarks.loopback import DEADLINE_SECONDS, json_request
+from benchmarks.service_process import RunningService
 
 SAMPLES = 200
 DISTINCT = 4096
@@ -200,22 +201,17 @@ def _requests(service: RunningService, path: str, distinct: int, seed: int) -> l
         body = json.dumps({"inputs": inputs}).encode()
         _, answer = service.ask(path, "POST", {"inputs": inputs})
         label = answer["predictions"][0][0]["label"]
-        found.append(_Request(_post(path, body), 200, b'"predictions":[[{"label":"%s"' % label.encode()))
+        found.append(_Request(json_request(path, body), 200, b'"predictions":[[{"label":"%s"' % label.encode()))
         fate = choice.random() * 1000
         if fate < UNREADABLE:
-            found.append(_Request(_post(path, body[:-2]), 400))
+            found.append(_Request(json_request(path, body[:-2]), 400))
         elif fate < UNREADABLE + UNKNOWN:
-            found.append(_Request(_post(f"/v1/models/missing-{choice.random()}/classify", body), 404))
+            found.append(_Request(json_request(f"/v1/models/missing-{choice.random()}/classify", body), 404))
         elif fate < UNREADABLE + UNKNOWN + ABANDONED:
-            found.append(_Request(_post(path, body), 0, abandon=True))
+            found.append(_Request(json_request(path, body), 0, abandon=True))
     return found
 
 
 def _text(choice: random.Random) -> str:
     words = min(max(round(choice.lognormvariate(3, 1)), 1), LONGEST_WORDS)
     return " ".join(choice.choice(WORDS) for _ in range(words))
-
-
-def _post(path: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

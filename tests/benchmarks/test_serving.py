@@ -8,7 +8,7 @@ import pytest
 from tiny_bundles import TASK, publish
 
 from benchmarks import publish_serving
-from benchmarks.publish_serving import page
+from benchmarks.publish_serving import section
 from benchmarks.serving_arms import PEERS, default_python, peer_arm, sparserve, store_of_one
 from benchmarks.serving_measure import Bench, Plan, Progress
 from benchmarks.serving_raw import ceiling, sorted_batches
@@ -154,6 +154,7 @@ def arm(rate, **changes):
         "points": [figures()], "starts": [2.0, 3.0, 4.0], "scores": {"negative": 0.25, "positive": 0.75},
         "memory_bytes": 240_000_000, "memory_bytes_after": 250_000_000, "idle": figures(p50=0.012),
         "half": figures(p50=0.015, p99=0.03), "closed": figures(goodput=97.0),
+        "same_loads": [{"part": 0.25, "rate": 25.0, **figures(p50=0.013, p99=0.0145)}],
         "overload": {"rate": 3 * rate, **figures(goodput=0.95 * rate, shed=0.5, failed=0.6, p99_answered=1.2)},
     }  # fmt: skip
     return found | changes
@@ -187,8 +188,9 @@ def record(**arms):
         "measured_at": "2026-11-21T12:00:00+00:00", "minutes": 21.0,
         "machine": {"cpu": "a processor", "isa": ["avx2"], "cores": 2, "onnxruntime": "1.31.1"},
         "settings": {
-            "seconds": 8.0, "p99_limit": 0.1, "timeout": 1.0, "threads": 1, "pinned": True, "quick": False,
-            "task": TASK, "texts": 512, "variant": "dense", "model_bytes": 100_000_000, "options": {}, "budget": 4096,
+            "seconds": 8.0, "p99_limit": 0.1, "timeout": 1.0, "threads": 1, "pinned": True, "shared": False,
+            "quick": False, "task": TASK, "texts": 512, "variant": "dense", "model_bytes": 100_000_000, "options": {},
+            "budget": 4096,
         },
         "raw": [raw], "arms": {"sparserve": arm(90.0, beside_process=beside), **arms},
         "endpoints": {"variants": variants, "error": None},
@@ -200,7 +202,7 @@ def rows_of(text, begins):
 
 
 def test_the_page_says_what_was_reached():
-    text = page(record(bentoml=arm(50.0), ray=arm(60.0, scores={"negative": 0.2501, "positive": 0.7499})))
+    text = section(record(bentoml=arm(50.0), ray=arm(60.0, scores={"negative": 0.2501, "positive": 0.7499})))
     met = {row.split("|")[1].strip(): row.split("|")[2:4] for row in text.split("###")[1].splitlines() if "| " in row}
     found = {what: (measured.strip(), yes.strip()) for what, (measured, yes) in met.items()}
     assert found["when idle, at most 1.0 ms (median) over tokenizer and session.run in a process"] == (
@@ -214,19 +216,20 @@ def test_the_page_says_what_was_reached():
     assert "differ by at most 0.0001" in text
     servers = [row.split("|")[1].strip() for row in rows_of(text, "") if "1.2" in row]
     assert servers[:3] == ["sparserve 1.2", "ray 1.2", "bentoml 1.2"]
+    assert "| sparserve 1.2 | 13.0 / 14.5 |" in text and "at 25/s (25 %)" in text
     (sparse,) = rows_of(text, "`sparse90`")
     assert sparse == "| `sparse90` | sparse | over 320 | 4.0 | 5.0 | 4.0 |"
 
 
 def test_the_page_names_what_failed_and_ranks_it_nowhere():
-    text = page(record(mlserver={**arm(0.0), "error": "ServerFailed: the server\nended with 1"}, bentoml=arm(50.0)))
+    text = section(record(mlserver={**arm(0.0), "error": "ServerFailed: the server\nended with 1"}, bentoml=arm(50.0)))
     assert "- mlserver: `ServerFailed: the server ended with 1`" in text
     assert "best other server (bentoml)" in text
 
 
 def test_the_page_of_one_that_failed_at_once_has_the_others():
     failed = {name: value for name, value in arm(0.0, error="gone").items() if name in ("settings", "version", "error")}
-    text = page(record(ray=failed | {"best_rate": 0.0, "points": [], "starts": []}))
+    text = section(record(ray=failed | {"best_rate": 0.0, "points": [], "starts": []}))
     assert not rows_of(text, "ray")
     assert "best other server" not in text
 
@@ -235,17 +238,21 @@ def test_a_quick_run_is_not_published():
     quick = record()
     quick["settings"]["quick"] = True
     with pytest.raises(SystemExit, match="quick"):
-        page(quick)
+        section(quick)
 
 
 def test_the_page_has_a_place_for_the_tables(tmp_path, monkeypatch, capsys):
     (tmp_path / "serving.json").write_text(json.dumps(record()))
+    (tmp_path / "serving-shared.json").write_text(json.dumps(record(bentoml=arm(50.0))))
     copy = tmp_path / "serving.md"
     copy.write_text(publish_serving.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(publish_serving, "RESULTS", tmp_path / "serving.json")
+    monkeypatch.setattr(publish_serving, "SHARED", tmp_path / "serving-shared.json")
     monkeypatch.setattr(publish_serving, "PAGE", copy)
     publish_serving.main()
-    assert "| sparserve 1.2 |" in copy.read_text(encoding="utf-8")
+    one, all_of_them = copy.read_text(encoding="utf-8").split("## On all CPUs")
+    assert "| sparserve 1.2 |" in one and "bentoml 1.2" not in one
+    assert "bentoml 1.2" in all_of_them
     assert "What was to be reached" in capsys.readouterr().out
 
 
@@ -257,10 +264,11 @@ def test_the_real_service_is_measured_and_stopped(tmp_path):
     bench = Bench(plan, texts(8, 0, longest=16), bundle.folder)
     service = sparserve(default_python(), alone, TASK, "dense", runtime="onnx", timeout=5.0, options={})
     progress = Progress(RateSearch(start=50, limit=5.0, passed=20))
-    bench.last_turn(service, progress, beside_process=True)
+    bench.last_turn(service, progress, 40.0, beside_process=True)
     found = progress.as_record()
     assert found["half"]["statuses"].keys() == found["closed"]["statuses"].keys() == {"200"}
     assert found["closed"]["goodput"] > 0
+    assert [load["rate"] for load in found["same_loads"]] == [10, 20, 30]
     assert found["overload"]["requests"] == pytest.approx(12, abs=12)
     assert 10_000_000 < found["memory_bytes"] < 1_000_000_000
     assert len(found["beside_process"]["server_seconds"]) == len(found["beside_process"]["process_seconds"]) > 0

@@ -52,6 +52,18 @@ ENCODERS = {
 }  # fmt: skip
 
 
+def assert_agrees(encoder, expected, *, rows=slice(None), threads=1, **inputs):
+    """What is computed of all tokens, and of the first alone, is what is expected of these rows."""
+    for first_token_only, wanted in ((False, expected), (True, expected[:, :1])):
+        session = encoder_session(
+            pack_encoder(encoder),
+            first_token_only=first_token_only,
+            position_bias="position_bias" in inputs,
+            threads=threads,
+        )
+        assert relative_error(run(session, **inputs)[rows], wanted) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_float_encoders_agree_with_float64(isa, name):
     encoder = random_encoder(**ENCODERS[name])
@@ -125,9 +137,7 @@ def test_float_encoders_of_extreme_magnitudes_agree_with_float64(isa, attention,
     states, mask = masked_batch(encoder.hidden)
     states *= np.float32(activations)
     expected = encoder_reference(encoder, states, mask)
-    for first_token_only, wanted in ((False, expected), (True, expected[:, :1])):
-        session = encoder_session(pack_encoder(encoder), first_token_only=first_token_only)
-        assert relative_error(run(session, states=states, mask=mask), wanted) < TOLERANCE
+    assert_agrees(encoder, expected, states=states, mask=mask)
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e6])
@@ -145,9 +155,7 @@ def test_float_encoders_agree_with_float64_at_any_length(isa, length):
     encoder = random_encoder(hidden=16, head_size=8, widths=(16,), intermediates=(24,), densities=(0.5,))
     states, mask = masked_batch(16, length)
     expected = encoder_reference(encoder, states, mask)
-    for first_token_only, wanted in ((False, expected), (True, expected[:, :1])):
-        session = encoder_session(pack_encoder(encoder), first_token_only=first_token_only, threads=2)
-        assert relative_error(run(session, states=states, mask=mask), wanted) < TOLERANCE
+    assert_agrees(encoder, expected, threads=2, states=states, mask=mask)
 
 
 @pytest.mark.parametrize(("batch", "length"), [(64, 512), (64, 1), (33, 40), (1, 1100)])
@@ -159,9 +167,7 @@ def test_batches_longer_than_a_chunk_agree_with_float64(isa, batch, length):
     mask[0] = 1
     checked = [0, batch // 2, batch - 1] if length > 256 else slice(None)
     expected = encoder_reference(encoder, states[checked], mask[checked])
-    for first_token_only, wanted in ((False, expected), (True, expected[:, :1])):
-        session = encoder_session(pack_encoder(encoder), first_token_only=first_token_only, threads=2)
-        assert relative_error(run(session, states=states, mask=mask)[checked], wanted) < TOLERANCE
+    assert_agrees(encoder, expected, rows=checked, threads=2, states=states, mask=mask)
 
 
 @pytest.mark.parametrize("begin", [0, 100])
@@ -172,9 +178,7 @@ def test_holes_longer_than_a_block_of_keys_agree_with_float64(isa, begin):
     mask[0, begin : begin + 300] = 0
     mask[1, begin:-1] = 0
     expected = encoder_reference(encoder, states, mask)
-    for first_token_only, wanted in ((False, expected), (True, expected[:, :1])):
-        session = encoder_session(pack_encoder(encoder), first_token_only=first_token_only)
-        assert relative_error(run(session, states=states, mask=mask), wanted) < TOLERANCE
+    assert_agrees(encoder, expected, states=states, mask=mask)
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
@@ -248,10 +252,7 @@ def test_position_bias_agrees_with_float64(isa, heads_batch, length):
     bias = np.random.default_rng(5).standard_normal((heads_batch, 4, length, length)).astype(np.float32) * 3
     expected = encoder_reference(encoder, states, mask, bias)
     assert relative_error(expected, encoder_reference(encoder, states, mask)) > 0.1, "the bias does something"
-    for first_token_only, wanted in ((False, expected), (True, expected[:, :1])):
-        session = encoder_session(pack_encoder(encoder), first_token_only=first_token_only, position_bias=True)
-        actual = run(session, states=states, mask=mask, position_bias=bias)
-        assert relative_error(actual, wanted) < TOLERANCE
+    assert_agrees(encoder, expected, states=states, mask=mask, position_bias=bias)
 
 
 def test_position_bias_of_a_row_stays_with_its_row_in_later_chunks(isa):
@@ -261,9 +262,7 @@ def test_position_bias_of_a_row_stays_with_its_row_in_later_chunks(isa):
     mask = random_mask(generator, 40, 37)
     bias = generator.standard_normal((40, 2, 37, 37)).astype(np.float32) * 3
     expected = encoder_reference(encoder, states, mask, bias)
-    for first_token_only, wanted in ((False, expected), (True, expected[:, :1])):
-        session = encoder_session(pack_encoder(encoder), first_token_only=first_token_only, position_bias=True)
-        assert relative_error(run(session, states=states, mask=mask, position_bias=bias), wanted) < TOLERANCE
+    assert_agrees(encoder, expected, states=states, mask=mask, position_bias=bias)
 
 
 def test_a_position_bias_of_minus_infinity_masks(isa):

@@ -6,6 +6,9 @@ import pytest
 import torch
 from exporting import classifier, export
 from shared_folders import made_once
+from transformers import AutoModelForSequenceClassification
+
+from models.checkpoint import resolve_checkpoint
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,22 @@ def exported_encoder(make_checkpoint, tmp_path_factory):
         return Exported(model, folder / "model.onnx", float((folder / "difference").read_text()))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def bert(exported_encoder):
+    """A random sparse BERT and its graph."""
+    return exported_encoder("bert")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_checkpoint):
+    """The tiny checkpoint, resolved."""
+    return resolve_checkpoint(str(tiny_checkpoint))
+
+
+@pytest.fixture(scope="module")
+def network(tiny_checkpoint):
+    """The tiny checkpoint as a classifier of two labels, with a random head."""
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=2)

@@ -35,11 +35,6 @@ def encoder(request, exported_encoder):
     return exported_encoder(request.param)
 
 
-@pytest.fixture(scope="module")
-def bert(exported_encoder):
-    return exported_encoder("bert")
-
-
 def texts(encoder, tokens):
     """Texts of several lengths of these tokens, after the first: inputs [4, 12]."""
     generator = np.random.default_rng(1)

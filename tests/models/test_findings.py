@@ -4,16 +4,15 @@ import re
 
 import pytest
 import tiny_bundles
-from rich.console import Console
+from reports import TASK, printed
 
 from models.card import model_card
 from models.findings import token_table_sentences
 from models.manifest import Density, Flops, Sizes, Sparsity, TensorSparsity, TokenTable
-from models.report import build_report, terminal_table, to_html, to_markdown
+from models.report import build_report, to_html, to_markdown
 from models.report_schema import EncoderKept, Report, token_bits
 from models.store import Store
 
-TASK = tiny_bundles.TASK
 TABLE = TokenTable(tokens=30_522, rows=8_123, rank=None, energy_kept=1.0)
 
 
@@ -69,13 +68,6 @@ def tile(page: str) -> str:
     """The headline's tile of the encoder: its title, figure and note."""
     (found,) = re.findall(r'<div class="tile">(?=<span class="what">(?:Encoder|Zeros))(.*?)</div>', plain(page))
     return re.sub(r"<[^>]+>", " ", found).strip()
-
-
-def printed(report: Report) -> str:
-    with open("/dev/null", "w") as nowhere:
-        console = Console(width=140, record=True, file=nowhere)
-        console.print(terminal_table(report))
-        return plain(console.export_text())
 
 
 def summary_row(report: Report, variant: str) -> list[str]:

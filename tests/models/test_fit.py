@@ -27,11 +27,6 @@ def recipe(tiny_recipe):
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_checkpoint):
-    return resolve_checkpoint(str(tiny_checkpoint))
-
-
-@pytest.fixture(scope="module")
 def squeezed(make_checkpoint, tmp_path_factory, whole):
     """A squeezed checkpoint of two layers of uneven width."""
     folder = tmp_path_factory.mktemp("squeezed")

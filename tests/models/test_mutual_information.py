@@ -1,33 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from calibration_rows import calibration, classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
-from models.checkpoint import load_classifier
 from models.encoder_layers import encoder_layers
 from models.errors import RecipeError
 from models.pruning.moments import JointMoments
 from models.pruning.mutual_information import MutualInformation, mutual_information
 from models.pruning.unit_methods import make_unit_method
 from models.recipe import Squeeze
-
-LABELS = ("negative", "neutral", "positive")
-
-
-def classifier(folder):
-    return load_classifier(folder, LABELS, "single_label_classification").eval()
-
-
-def calibration(model, rows=24, padding=0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(4, 13, (rows,), generator=generator)
-    mask = (torch.arange(12 + padding) < lengths[:, None]).long()
-    ids = torch.randint(5, 40, (rows, 12), generator=generator)
-    ids = torch.nn.functional.pad(ids, (0, padding)) * mask
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(rows) % 3, "row": torch.arange(rows)}
-    return [{name: value[part : part + 8] for name, value in batch.items()} for part in range(0, rows, 8)]
 
 
 def gaussian(seed, vectors=400, features=6):
@@ -125,7 +109,7 @@ def test_units_and_heads_that_never_vary_go_first(make_checkpoint, model_type):
             for linear, silent in ((layer.intermediate, slice(10, 22)), (layer.value, slice(8, 16))):
                 linear.weight[silent] = 0
                 linear.bias[silent] = 0
-    structure = MutualInformation().apply(model, calibration(model), Squeeze(heads=0.75, units=0.75))
+    structure = MutualInformation().apply(model, calibration(), Squeeze(heads=0.75, units=0.75))
     assert structure.heads == ((0, 2, 3),) * 2
     assert structure.units == (tuple(unit for unit in range(48) if not 10 <= unit < 22),) * 2
     assert [(layer.heads, layer.units) for layer in encoder_layers(model)] == [(3, 36)] * 2
@@ -135,7 +119,7 @@ def test_units_and_heads_that_never_vary_go_first(make_checkpoint, model_type):
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet"])
 def test_hidden_dimensions_are_one_set_and_the_network_still_answers(make_checkpoint, model_type):
     model = classifier(make_checkpoint(model_type))
-    batches = calibration(model)
+    batches = calibration()
     structure = MutualInformation().apply(model, batches, Squeeze(hidden=0.5, units=0.5))
     assert len(structure.hidden) == 16
     assert all(layer.query.in_features == 16 for layer in encoder_layers(model))
@@ -146,9 +130,9 @@ def test_hidden_dimensions_are_one_set_and_the_network_still_answers(make_checkp
 def test_a_refit_brings_the_answers_back(tiny_checkpoint):
     def change(tune):
         model = classifier(tiny_checkpoint)
-        inputs = {name: calibration(model)[0][name] for name in ("input_ids", "attention_mask")}
+        inputs = {name: calibration()[0][name] for name in ("input_ids", "attention_mask")}
         before = model(**inputs).logits
-        MutualInformation(tune=tune).apply(model, calibration(model, rows=64), Squeeze(units=0.5))
+        MutualInformation(tune=tune).apply(model, calibration(rows=64), Squeeze(units=0.5))
         return (model(**inputs).logits - before).square().mean()
 
     assert change(tune=True) < 0.5 * change(tune=False)
@@ -157,26 +141,26 @@ def test_a_refit_brings_the_answers_back(tiny_checkpoint):
 def test_no_refit_without_some_hidden_dimensions(tiny_checkpoint):
     model = classifier(tiny_checkpoint)
     with pytest.raises(RecipeError, match=r"squeeze\.options\.tune"):
-        MutualInformation(tune=True).apply(model, calibration(model), Squeeze(hidden=0.5))
+        MutualInformation(tune=True).apply(model, calibration(), Squeeze(hidden=0.5))
 
 
 def test_padding_changes_no_choice(tiny_checkpoint):
     model = classifier(tiny_checkpoint)
     squeeze = Squeeze(heads=0.5, units=0.5, hidden=0.5)
-    narrow = MutualInformation().choose(model, calibration(model), squeeze)
-    assert MutualInformation().choose(model, calibration(model, padding=9), squeeze) == narrow
+    narrow = MutualInformation().choose(model, calibration(), squeeze)
+    assert MutualInformation().choose(model, calibration(padding=9), squeeze) == narrow
 
 
 def test_a_budget_of_operations_is_kept_by_every_layer(tiny_checkpoint):
     model = classifier(tiny_checkpoint)
-    structure = MutualInformation().choose(model, calibration(model), Squeeze(flops=0.7))
+    structure = MutualInformation().choose(model, calibration(), Squeeze(flops=0.7))
     assert [len(heads) for heads in structure.heads] == [2, 2]
     assert [len(units) for units in structure.units] == [33, 33]
 
 
 def test_too_few_calibration_rows_are_refused_with_both_numbers(tiny_checkpoint):
     model = classifier(tiny_checkpoint)
-    batches = calibration(model, rows=5)
+    batches = calibration(rows=5)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     assert tokens < 48
     with pytest.raises(RecipeError, match=rf"squeeze.calibration: its rows give {tokens} vectors.* 48 units"):
@@ -187,7 +171,7 @@ def test_too_few_calibration_rows_are_refused_with_both_numbers(tiny_checkpoint)
 def test_a_fraction_that_leaves_no_head_is_refused(tiny_checkpoint, squeeze):
     model = classifier(tiny_checkpoint)
     with pytest.raises(RecipeError, match=r"zero heads.*smallest fraction is 0\.25"):
-        MutualInformation().apply(model, calibration(model), squeeze)
+        MutualInformation().apply(model, calibration(), squeeze)
 
 
 def test_its_options_come_from_the_recipe():

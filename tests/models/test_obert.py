@@ -4,24 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from observing import observed
 
 from models.errors import RecipeError
 from models.pruning.obert import OBert
-from models.recipe import Pruning
 
 SHAPE = (4, 5)
-
-
-def observed(method, weight, gradients):
-    """The method after these gradients of one matrix, masks changing after the last."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0]).double()
-    linear.weight.data = weight.clone()
-    method.prepare({"a": linear}, Pruning())
-    for left, gradient in reversed(list(enumerate(reversed(gradients)))):
-        linear.weight.grad = gradient.clone()
-        method.observe(0.0, left)
-    return linear
 
 
 def example(seed, count=12, masked=0):
@@ -45,7 +33,7 @@ def fisher(weight, gradients, damping):
 def test_saliency_is_the_exact_rise_of_the_quadratic(masked):
     weight, gradients = example(1, masked=masked)
     method = OBert(fisher_block=20, damping=0.01)
-    observed(method, weight, gradients)
+    observed(method, weight, *gradients)
     kept, matrix = fisher(weight, gradients, 0.01)
     expected = torch.zeros(20, dtype=torch.float64)
     expected[kept] = weight.flatten()[kept].square() / (2 * torch.linalg.inv(matrix).diagonal())
@@ -56,7 +44,7 @@ def test_saliency_is_the_exact_rise_of_the_quadratic(masked):
 def test_update_is_the_optimal_one_and_costs_what_was_predicted(masked):
     weight, gradients = example(2, masked=masked)
     method = OBert(fisher_block=20, damping=0.01)
-    linear = observed(method, weight, gradients)
+    linear = observed(method, weight, *gradients)
     kept, matrix = fisher(weight, gradients, 0.01)
     gone = torch.zeros(20, dtype=torch.bool)
     gone[kept[[1, 4, 5, 9]]] = True
@@ -78,7 +66,7 @@ def test_update_is_the_optimal_one_and_costs_what_was_predicted(masked):
 def test_a_single_weight_costs_its_saliency():
     weight, gradients = example(3)
     method = OBert(fisher_block=20)
-    linear = observed(method, weight, gradients)
+    linear = observed(method, weight, *gradients)
     scores = method.scores("a").flatten()
     _, matrix = fisher(weight, gradients, method.damping)
     gone = torch.zeros(20, dtype=torch.bool)
@@ -99,7 +87,7 @@ def test_a_single_weight_costs_its_saliency():
 def test_blocks_of_any_size_are_those_of_the_kept_weights(seed, block, count, masked, gone):
     weight, gradients = example(seed, count, masked)
     method = OBert(fisher_block=block, damping=0.1)
-    linear = observed(method, weight, gradients)
+    linear = observed(method, weight, *gradients)
     dropped = torch.tensor([bool(gone >> bit & 1) for bit in range(20)]) & (weight.flatten() != 0)
     scores = method.scores("a").flatten()
     method.removed("a", dropped.view(SHAPE))
@@ -120,8 +108,8 @@ def test_blocks_of_any_size_are_those_of_the_kept_weights(seed, block, count, ma
 def test_many_blocks_are_taken_part_by_part(monkeypatch):
     weight, gradients = example(4, masked=3)
     whole, parts = OBert(fisher_block=2), OBert(fisher_block=2)
-    observed(whole, weight, gradients)
-    observed(parts, weight, gradients)
+    observed(whole, weight, *gradients)
+    observed(parts, weight, *gradients)
     expected = whole.scores("a")
     monkeypatch.setattr("models.pruning.obert._BLOCKS_AT_A_TIME", 3)
     torch.testing.assert_close(parts.scores("a"), expected)
@@ -130,7 +118,7 @@ def test_many_blocks_are_taken_part_by_part(monkeypatch):
 def test_without_gradients_the_smallest_weights_go_and_nothing_else_changes():
     weight, _ = example(5)
     method = OBert(fisher_block=6)
-    linear = observed(method, weight, [])
+    linear = observed(method, weight)
     scores = method.scores("a").flatten()
     assert torch.equal(scores.argsort(), weight.abs().flatten().argsort())
     method.removed("a", weight.abs() < 0.5)
@@ -141,8 +129,8 @@ def test_only_the_last_gradients_count():
     weight, gradients = example(6, count=11)
     few, last = OBert(fisher_block=20, gradients=4), OBert(fisher_block=20, gradients=4)
     # The first seven steps are too far from the update; then the ring is overwritten by a nearer update's.
-    observed(few, weight, gradients)
-    observed(last, weight, gradients[-4:])
+    observed(few, weight, *gradients)
+    observed(last, weight, *gradients[-4:])
     assert torch.equal(few.scores("a"), last.scores("a"))
     for method in (few, last):
         for gradient in gradients[:6]:
@@ -157,7 +145,7 @@ def test_only_the_last_gradients_count():
 def test_gradients_are_let_go_while_no_update_is_near():
     weight, gradients = example(7)
     method = OBert(gradients=4)
-    linear = observed(method, weight, gradients)
+    linear = observed(method, weight, *gradients)
     linear.weight.grad = gradients[0].clone()
     method.observe(0.5, 4)
     assert method.state().keys() == {"seen"}
@@ -168,16 +156,16 @@ def test_gradients_are_let_go_while_no_update_is_near():
 def test_gradients_fit_into_the_memory_allowed():
     weight, gradients = example(8)
     method = OBert(memory_bytes=3 * 2 * 20 + 39)
-    observed(method, weight, gradients)
+    observed(method, weight, *gradients)
     assert method.state()["gradients/a"].shape == (3, 20)
     with pytest.raises(RecipeError, match=r"memory_bytes: 39 is less than the 40 bytes of one gradient"):
-        observed(OBert(memory_bytes=39), weight, gradients)
+        observed(OBert(memory_bytes=39), weight, *gradients)
 
 
 def test_what_the_optimiser_does_to_masked_weights_does_not_count():
     weight, gradients = example(9, masked=6)
     method = OBert(fisher_block=20)
-    linear = observed(method, weight, gradients)
+    linear = observed(method, weight, *gradients)
     expected = method.scores("a")
     linear.weight.data[weight == 0] = 3.0
     assert torch.equal(method.scores("a"), expected)
@@ -186,7 +174,7 @@ def test_what_the_optimiser_does_to_masked_weights_does_not_count():
 def test_weights_that_an_update_masked_are_out_of_the_next_ones():
     weight, gradients = example(10)
     method = OBert(fisher_block=20, gradients=12, damping=0.01)
-    linear = observed(method, weight, gradients)
+    linear = observed(method, weight, *gradients)
     linear.weight.data[0] = 0
     linear.weight.grad = gradients[0].clone()
     method.observe(0.5, 0)

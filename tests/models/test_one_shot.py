@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from models.data import Split
 from models.errors import TrainingError
@@ -15,12 +15,6 @@ from models.tokens import Collator, tokenize
 
 BATCHES = 6
 OBERT = {"method": "obert", "options": {"fisher_block": 16, "gradients": 4}}
-
-
-@pytest.fixture(scope="module")
-def network(tiny_checkpoint):
-    torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=2)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from calibration_rows import calibration, classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.checkpoint import load_classifier
 from models.encoder_layers import encoder_layers
 from models.errors import RecipeError, TrainingError
 from models.pruning.budget import Operations, most_important, operations, search
@@ -19,24 +19,7 @@ from models.recipe import Squeeze
 from models.squeezing import squeeze as squeeze_network
 from models.structure import Structure
 
-LABELS = ("negative", "neutral", "positive")
 HALF = Structure(heads=((0, 2), (1, 3)), units=(tuple(range(0, 48, 2)), tuple(range(24))))
-
-
-def classifier(folder, problem_type="single_label_classification"):
-    return load_classifier(folder, LABELS, problem_type).eval()
-
-
-def calibration(rows=24, problem_type="single_label_classification"):
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(4, 13, (rows,), generator=generator)
-    mask = (torch.arange(12) < lengths[:, None]).long()
-    ids = torch.randint(5, 40, (rows, 12), generator=generator) * mask
-    labels = torch.arange(rows) % 3
-    if problem_type == "multi_label_classification":
-        labels = torch.nn.functional.one_hot(labels, 3).float()
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "row": torch.arange(rows)}
-    return [{name: value[part : part + 8] for name, value in batch.items()} for part in range(0, rows, 8)]
 
 
 def logits(model, batches):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from observing import observed
 from torch import nn
 
 from models.errors import RecipeError
@@ -49,17 +50,6 @@ def train(network, pruner, steps, seed):
                 parameter -= 0.01 * parameter.grad
         pruner.after(step, STEPS)
         yield step
-
-
-def observed(method, weight, *gradients, pruning=None):
-    """The method after these gradients [out, in] of one matrix, masks changing after the last."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.weight.data = weight.clone()
-    method.prepare({"a": linear}, pruning or Pruning())
-    for left, gradient in reversed(list(enumerate(reversed(gradients)))):
-        linear.weight.grad = gradient.clone()
-        method.observe(0.0, left)
-    return linear
 
 
 @pytest.mark.parametrize("method", METHODS)

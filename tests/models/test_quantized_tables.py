@@ -1,6 +1,5 @@
 import numpy as np
 import onnx
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -10,11 +9,6 @@ from models.quantization import quantize_blocks, quantize_embeddings, quantize_w
 from models.runtime import OnnxClassifier
 
 TABLE = "bert.embeddings.word_embeddings.weight"
-
-
-@pytest.fixture(scope="module")
-def bert(exported_encoder):
-    return exported_encoder("bert")
 
 
 def logits(path):

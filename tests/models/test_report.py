@@ -1,111 +1,25 @@
+"""The report of a task: what its figures and findings are, and what is said of bundles that lack some."""
+
 import json
-import re
 import subprocess
 import sys
 
 import jsonschema
-import numpy as np
-import plotly.graph_objects as go
 import pytest
 import tiny_bundles
-from rich.console import Console
+from reports import LABELS, MACHINE, TASK, measurement, printed, publish_variants, sparsity
 
 from models.bundle import MANIFEST
 from models.errors import StoreError
-from models.evaluation import compare_with_reference, evaluate
-from models.manifest import Density, LatencyPoint, Machine, Measurement, Sparsity, TensorSparsity
-from models.plots import matrix_title, plots
-from models.report import build_report, terminal_table, to_html, to_markdown, write_report
+from models.plots import plots
+from models.report import build_report, to_html, to_markdown, write_report
 from models.report_schema import Report
 from models.store import Store
-from models.templates import markdown_text, milliseconds, quantity
-
-TASK = tiny_bundles.TASK
-ATTACK = "<script>alert('x')</script> | a\n\npipe & `code` </script>"
-LABELS = ("negative", "<b>posi|tive</b>")
-MACHINE = Machine(
-    cpu="A CPU",
-    isa=("avx2",),
-    cores=2,
-    memory_bytes=2**34,
-    system="Linux 6.1 x86_64",
-    python="3.11",
-    onnxruntime="1.31",
-)
-
-
-def measurement(seconds: float, measured_at: str = "2026-01-01T00:00:00+00:00") -> Measurement:
-    """As fast as `seconds` at batch 1, against 10 ms of fp32 dense and 5 ms of int8 dense."""
-    points = tuple(
-        LatencyPoint(
-            batch=batch,
-            length=length,
-            p50_seconds=seconds * batch,
-            p95_seconds=1.2 * seconds * batch,
-            items_per_second=1 / seconds,
-            dense_p50_seconds=0.010 * batch,
-            dense_int8_p50_seconds=0.005 * batch,
-        )
-        for batch in (1, 8)
-        for length in (16, 64)
-    )
-    return Measurement(
-        measured_at=measured_at, machine=MACHINE, threads=2, repeats=7, resident_bytes=10**8, latency=points
-    )
-
-
-def sparsity(zeros: float) -> Sparsity:
-    """Two layers of two matrices, of which `zeros` are zero."""
-    kept = round(100 * (1 - zeros))
-    tensors = tuple(
-        TensorSparsity(
-            name=f"bert.encoder.layer.{layer}.{name}.weight",
-            shape=(10, 10),
-            nonzero=kept,
-            pattern="unstructured" if zeros > 0.25 else "dense",
-            bits=32,
-            group="encoder_linear",
-        )
-        for layer in (0, 1)
-        for name in ("attention.self.query", "output.dense")
-    )
-    encoder = Density(parameters=400, nonzero=4 * kept)
-    whole = Density(parameters=800, nonzero=400 + 4 * kept)
-    return Sparsity(encoder_linear=encoder, all_linear=encoder, whole_model=whole, tensors=tensors)
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    """Four variants of a task; the pruned ones get every tenth row wrong, with texts and labels that attack."""
-    store = Store(tmp_path)
-    labels = np.arange(100) % 2
-    right = np.where(labels[:, None] == np.arange(2), 2, -2).astype(np.float32)
-    options = {"label_names": LABELS, "problem_type": "single_label_classification", "bootstrap_samples": 100}
-    dense = None
-    for variant, seconds in {"dense": 0.010, "dense-int8": 0.005, "sparse90": 0.010, "sparse90-int8": 0.005}.items():
-        logits = right.copy()
-        if "sparse" in variant:
-            logits[::10] *= -1
-        evaluation = evaluate(logits, labels, **options)
-        if dense is not None:
-            version = dense.manifest.version
-            texts = [ATTACK] * 100
-            evaluation = compare_with_reference(
-                evaluation, logits, right, labels, texts=texts, text_pairs=texts, reference_version=version, **options
-            )
-        bundle = tiny_bundles.publish(
-            store,
-            variant=variant,
-            labels=LABELS,
-            precision="int8" if variant.endswith("int8") else "fp32",
-            sparsity=sparsity(0.9 if "sparse" in variant else 0.0),
-            evaluation=evaluation,
-            measurement=measurement(seconds),
-            recipe={"name": ATTACK, "pruning": {"sparsity": 0.9}},
-        )
-        dense = dense or bundle
-    store.set_default_variant(TASK, "sparse90-int8")
-    return store
+    return publish_variants(tmp_path)
 
 
 @pytest.fixture
@@ -212,107 +126,6 @@ def test_without_any_bundle_there_is_no_report(store, tmp_path):
         (store.folder(TASK, variant) / MANIFEST).write_text("{")
     with pytest.raises(StoreError, match="can be read"):
         build_report(store, TASK)
-
-
-def test_the_page_escapes_texts_and_labels(report):
-    page = to_html(report)
-    assert "<script>alert" not in page
-    assert "<b>posi" not in page
-    assert "&lt;script&gt;alert" in page
-    assert page.count("<script>") == page.count("</script>") == 2
-
-
-def test_the_page_asks_the_network_for_nothing(report):
-    page = to_html(report)
-    assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", page)
-    assert "@import" not in page
-    # plotly.js would offer a button that sends the figures to a cloud.
-    assert 'showSendToCloud: false, plotlyServerURL: ""' in page
-
-
-def test_every_table_row_of_the_markdown_has_its_heading_s_columns(report):
-    text = to_markdown(report)
-    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    assert len(tables) >= 8
-    for table in tables:
-        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
-        assert len(columns) == 1, table
-    assert "<script>" not in text
-    assert not re.search(r"\n{4,}", text)
-
-
-@pytest.mark.parametrize(
-    ("text", "markdown"),
-    [
-        ("a|b", r"a\|b"),
-        ("a\r\n b\tc", "a b c"),
-        ("<i> & *x* [y](z) `c` ~~d~~", r"&lt;i&gt; &amp; \*x\* \[y\](z) \`c\` \~\~d\~\~"),
-        ("LABEL_0 _em_", r"LABEL_0 \_em\_"),
-        ("# no heading", r"\# no heading"),
-        ("1. no list", r"\1. no list"),
-        ("back\\|slash", r"back\\\|slash"),
-        ("5-star, 3 > 2 😀", "5-star, 3 &gt; 2 😀"),
-    ],
-)
-def test_texts_survive_markdown(text, markdown):
-    assert markdown_text(text) == markdown
-
-
-def test_the_plots_are_figures_that_plotly_takes(report):
-    found = plots(report)
-    assert list(found) == ["latency", "size", "sparsity"]
-    assert next(iter(found["latency"])) == "batch 1, 64 tokens"
-    assert list(found["size"]) == ["deflated", "as stored"]
-    assert next(iter(found["sparsity"])) == "sparse90"
-    for choices in found.values():
-        for figure in choices.values():
-            # The page resolves its own colour variables; plotly itself knows only colours.
-            go.Figure(json.loads(re.sub(r"var\(--[a-z0-9-]+\)", "#123456", json.dumps(figure))))
-    heat = found["sparsity"]["sparse90"]["data"][0]
-    assert heat["x"] == ["query", "FFN out"]
-    assert np.allclose(heat["z"], 90)
-
-
-def test_what_a_squeezed_matrix_lacks_of_denses_is_gone(report):
-    def halved(matrix):
-        half = matrix.parameters // 2
-        return matrix.model_copy(update={"parameters": half, "nonzero": half, "sparsity": 0.0})
-
-    rows = [
-        row.model_copy(update={"matrices": tuple(map(halved, row.matrices))}) if row.variant == "sparse90" else row
-        for row in report.variants
-    ]
-    found = plots(report.model_copy(update={"variants": tuple(rows)}))["sparsity"]
-    assert np.allclose(found["sparse90"]["data"][0]["z"], 50)
-    assert np.allclose(found["dense"]["data"][0]["z"], 0)
-
-
-def test_matrices_have_short_titles():
-    assert matrix_title("attention.q_lin") == "query"
-    assert matrix_title("mlp.Wi") == "mlp.Wi"
-
-
-def printed(report: Report) -> str:
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    with console.file:
-        console.print(terminal_table(report))
-        return console.export_text()
-
-
-def test_the_terminal_table_has_the_summary(report):
-    text = printed(report).replace("\u00a0", " ")
-    assert "sparse90-int8 *" in text
-    assert "90.0 [" in text
-    assert "2.00" in text
-    assert "1 x 64" in text
-
-
-def test_quantities_are_short():
-    assert quantity(2_869_200_384) == "2.87\u00a0G"
-    assert quantity(22_713_600) == "22.7\u00a0M"
-    assert quantity(423_086_592) == "423\u00a0M"
-    assert quantity(999) == "999"
-    assert [milliseconds(s) for s in (0.00457, 0.0137, 0.4364, 1.5)] == ["4.57", "13.7", "436", "1,500"]
 
 
 def test_reporting_needs_neither_torch_nor_transformers():

@@ -1,31 +1,21 @@
-"""The search over recipes and levels: its logic on figures that are made up, then once for real."""
+"""The search over recipes and levels: its logic, on figures that are made up."""
 
-import json
 import math
-import shutil
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from typer.testing import CliRunner
 
-from models.checkpoint import resolve_checkpoint
-from models.cli import app
-from models.errors import RecipeError
 from models.manifest import LatencyPoint
-from models.recipe import Embeddings, Pruning, Quantization, Recipe, Squeeze, Student
-from models.recipe_files import load_recipe, shipped_recipes
+from models.recipe import Recipe
 from models.search.bisection import Trial, search
-from models.search.bounds import least_bytes
 from models.search.choice import baseline_points, best, frontier, nearest, points
-from models.search.ladders import Ladder, make_ladder, with_shared
+from models.search.ladders import Ladder
 from models.search.outcomes import Outcome, Serving
 from models.search.presentation import as_record, frontier_table, trial_line
 from models.search.record import RecordedTrials
 from models.search.targets import Target, parse_target
-from models.store import Store
 
 SIZE, FAST, DROP = Target("size", 500.0), Target("latency", 0.5, (1, 64)), Target("accuracy_drop", 5.0)
 KINDS = (("fp32", "onnx"), ("fp32", "sparse"), ("int8", "onnx"), ("int8", "sparse"))
@@ -191,172 +181,6 @@ def test_the_dense_variants_are_chosen_where_they_meet_the_targets_best_and_do_n
     assert [point.serving.variant for point in found].count("dense") == 1, "once, however many trials measured it"
     assert best(found, [DROP]).serving.variant == "demo-sparsity25", "the smallest, where nothing else is asked for"
     assert baseline_points([Trial(ladder_of(1).candidate(0), Outcome(variant="demo", failure="the loss is nan"))]) == []
-
-
-def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
-    pruned = make_ladder(
-        "Demo 1", Recipe(name="Demo 1", pruning=Pruning(sparsity=0.75, initial_sparsity=0.6)), layers=6
-    )
-    assert pruned.levels[:3] == (0.6, 0.7, 0.75)
-    assert pruned.candidate(2).variant == "demo-1-sparsity75"
-    assert pruned.candidate(2).recipe.pruning.sparsity == 0.75
-    plain = {"pruning": None, "student": Student(epochs=0, start="teacher")}
-    flops = make_ladder("fisher", Recipe(name="fisher", squeeze=Squeeze(flops=0.55), **plain), layers=6)
-    assert (
-        flops.fields == ("squeeze.flops",) and 0.55 in flops.levels and list(flops.levels) == sorted(flops.levels)[::-1]
-    )
-    units = make_ladder("mi", Recipe(name="mi", squeeze=Squeeze(heads=0.5, units=0.25), **plain), layers=6)
-    squeezed = units.candidate(units.levels.index(0.3))
-    kept = squeezed.recipe.squeeze
-    assert (kept.heads, kept.units, kept.hidden) == (0.3, pytest.approx(0.15), 1.0)
-    assert squeezed.setting == "squeeze.heads=0.3, squeeze.units=0.15"
-    wide = make_ladder("wide", Recipe(name="wide", squeeze=Squeeze(heads=0.25, units=0.5), **plain), layers=6)
-    assert wide.values(wide.levels.index(0.9)) == {"squeeze.heads": 0.9, "squeeze.units": 1.0}
-    small = make_ladder("small", Recipe(name="small", pruning=None, student=Student(layers=3)), layers=6)
-    assert small.levels == (6, 5, 4, 3, 2, 1)
-    assert small.candidate(1).variant == "small-layers5" and small.candidate(1).recipe.student.layers == 5
-    fixed = make_ladder("int8 only", Recipe(name="int8 only", pruning=None), layers=6)
-    assert len(fixed) == 1 and fixed.candidate(0).variant == "int8-only"
-    with pytest.raises(RecipeError, match="has no level to search"):
-        make_ladder("int8 only", fixed.recipe, layers=6, levels=[0.5])
-    with pytest.raises(RecipeError, match=r"demo cannot have pruning.sparsity=1.5"):
-        make_ladder("demo", Recipe(name="demo"), layers=6, levels=[1.5]).candidate(0)
-
-
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_every_recipe_that_ships_is_a_rung_of_its_ladder_and_has_distinct_variants(name):
-    shared, other = with_shared(load_recipe(name), load_recipe("demo")), load_recipe("demo")
-    ladder = make_ladder(name, shared, layers=6)
-    candidates = [ladder.candidate(rung) for rung in range(len(ladder))]
-    assert len({candidate.variant for candidate in candidates}) == len(candidates) > 1
-    assert [c.recipe.model_copy(update={"variant": shared.variant}) for c in candidates].count(shared) == 1
-    assert all(c.recipe.max_length == other.max_length for c in candidates)
-
-
-def test_a_recipe_keeps_its_own_token_bits_in_a_search_that_another_one_begins():
-    first = Recipe(name="first", quantization=Quantization(reduce_range=False))
-    small = with_shared(load_recipe("smallest"), first).quantization
-    assert small == Quantization(reduce_range=False, embedding_bits=4)
-
-
-def test_the_token_table_bounds_the_bytes_where_a_recipe_leaves_it_as_it_is(make_checkpoint):
-    checkpoint = resolve_checkpoint(str(make_checkpoint("distilbert")))
-    rows = checkpoint.config.vocab_size
-
-    def least(**fields):
-        return least_bytes(checkpoint, None, Recipe(name="demo", **fields))
-
-    assert least() == rows * 32
-    assert least(quantization=Quantization(embedding_bits=4)) == rows * 16
-    assert least(quantization=Quantization(embeddings=False)) == least(quantization=Quantization(enabled=False))
-    assert least(quantization=Quantization(enabled=False)) == 4 * rows * 32
-    assert least(student=Student(hidden_size=16)) == rows * 16
-    start = Student(start="teacher")
-    assert least(squeeze=Squeeze(heads=0.5), student=start) == rows * 32
-    assert least(squeeze=Squeeze(hidden=0.5), student=start) == 0
-    assert least(embeddings=Embeddings(vocabulary="training")) == least(embeddings=Embeddings(rank=4)) == 0
-
-
-def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_its_record(
-    tiny_store, compress_tiny, sparse_runtime, tmp_path
-):
-    store = shutil.copytree(tiny_store, tmp_path / "store")  # its networks are trained already
-    opened, best_variant = Store(store), "tiny-sparsity60-int8"
-    options = ["--search-recipes", "", "--search-levels", "0.6", "--json"]
-
-    def events(*targets, code=0):
-        wanted = [word for target in ("latency<=10s@2x16", *targets) for word in ("--target", target)]
-        result = CliRunner().invoke(app, compress_tiny(store, *options, *wanted), catch_exceptions=False)
-        assert result.exit_code == code, result.output
-        return [json.loads(line) for line in result.stdout.splitlines()], " ".join(result.stderr.split())
-
-    def values(name, found):
-        return [event["value"] for event in found if event.get("name") == name]
-
-    def begun(found):
-        return {event["step"] for event in found if event["event"] == "begin"}
-
-    first, _ = events("size<=58KB")  # only one file is as small: dense-int8 has 61 KB
-    (made,) = values("best", first)
-    assert (made["variant"], made["setting"], made["meets"]) == (best_variant, "pruning.sparsity=0.6", True)
-    assert [(point["batch"], point["length"]) for point in made["latency"]] == [(2, 16)]
-    trial = {"tiny-sparsity60", best_variant}
-    assert set(opened.variants("tiny")) == {"dense", "dense-int8", "sparse60", "sparse60-int8"} | trial
-    assert opened.default_variant("tiny") == best_variant
-    assert json.loads(opened.report_path("tiny", "json").read_text())["default_variant"] == best_variant
-    (dense,) = (store / ".work" / "steps").glob("validate-dense-????????????????")
-    (on_test,) = (store / ".work" / "steps").glob("predict-dense-????????????????")
-    assert not np.array_equal(*(np.load(folder / "logits.npy") for folder in (dense, on_test))), "not the test split"
-    assert "export tiny-sparsity60" in begun(first) and not begun(first) & {"teacher", "student", "export dense"}
-
-    # Another search publishes bundles of the same names, such as with another seed, and makes its own the default.
-    versions = {variant: opened.current("tiny", variant) for variant in ("dense", *trial)}
-    others = {}
-    for variant in versions:
-        bundle = opened.open("tiny", variant)
-        lineage = bundle.manifest.lineage.model_copy(update={"seed": 1})
-        files = {name: bundle.folder / name for name in bundle.manifest.files}
-        others[variant] = opened.publish(
-            bundle.manifest.model_copy(update={"lineage": lineage}), files
-        ).manifest.version
-    assert others != versions
-    opened.set_default_variant("tiny", "dense-int8")
-    again, _ = events("size<=58KB")
-    assert not begun(again), "what is on record was begun again"
-    assert values("best", again) == [made] and opened.default_variant("tiny") == best_variant
-    assert {variant: opened.current("tiny", variant) for variant in versions} == versions, "not the bundles it judged"
-
-    opened.promote("tiny", best_variant, others[best_variant])
-    opened.remove("tiny", best_variant, versions[best_variant])
-    once_more, _ = events("size<=58KB")
-    assert any("bundle" in name for name in {event.get("name") for event in once_more}), "not made again"
-    assert opened.current("tiny", best_variant) == versions[best_variant]
-
-    opened.set_default_variant("tiny", "sparse60")
-    failed, stderr = events("size<=16KB", code=7)
-    (missed,) = values("trial", failed)
-    assert (missed["variant"], missed["meets"]) == ("tiny-sparsity60", False)
-    assert f"nearest is tiny at pruning.sparsity=0.6: {best_variant} in the sparse runtime" in stderr
-    assert opened.default_variant("tiny") == "sparse60", "a search that finds nothing changes what answers"
-    ruled_out, stderr = events("size<=1KB", code=7)
-    assert "the token embeddings alone take 0.00" in stderr and not begun(ruled_out)
-    assert not values("trial", ruled_out)
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (["--target", "size<=6"], "write latency<=3ms@1x64"),
-        (["--target", "size<=6MB", "--variant", "mine"], "leave --variant out"),
-        (["--target", "latency<=3ms@1x64"], "cannot be measured: the recipe cuts texts at max_length 32"),
-        (["--target", "size<=6MB", "--search-levels", "0.9;0.8"], "write numbers with commas"),
-        (["--target", "size<=6MB", "--search-levels", "1.2"], "cannot have pruning.sparsity=1.2"),
-        (["--target", "size<=6MB", "--search-recipes", "none-such"], "there is no recipe file none-such"),
-        (["--search-recipes", "demo"], "add --target"),
-    ],
-)
-def test_a_search_that_is_asked_for_wrongly_says_the_way_out_and_makes_nothing(compress_tiny, tmp_path, extra, message):
-    result = CliRunner().invoke(app, compress_tiny(tmp_path / "store", *extra), catch_exceptions=False)
-    assert result.exit_code == 2, result.output
-    assert message in " ".join(result.stderr.split())
-    assert not (tmp_path / "store" / "tiny").exists()
-
-
-def test_a_dry_run_of_a_search_says_its_ladders_and_makes_nothing(compress_tiny, tmp_path):
-    command = compress_tiny(tmp_path / "store", "--target", "size<=6MB", "--search-recipes", "distilbert", "--dry-run")
-    result = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert "distilbert: student.layers of 2, 1; about 2 trials" in result.output
-    assert "First trial: tiny at pruning.sparsity=0.85" in result.output
-    assert not (tmp_path / "store" / "tiny").exists()
-
-
-def test_a_recipe_whose_token_table_alone_is_too_large_is_left_out_and_the_others_are_searched(compress_tiny, tmp_path):
-    command = compress_tiny(tmp_path / "store", "--target", "size<=2KB", "--search-recipes", "smallest", "--dry-run")
-    result = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert "The recipe tiny is not searched: its token embeddings alone take" in result.output
-    assert "First trial: smallest at pruning.sparsity=0.85" in result.output
 
 
 def test_latency_targets_read_as_on_the_command_line_pick_the_fastest_file():

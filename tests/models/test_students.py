@@ -32,11 +32,6 @@ def dataset(sentiment_csv):
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_checkpoint):
-    return resolve_checkpoint(str(tiny_checkpoint))
-
-
-@pytest.fixture(scope="module")
 def squeezed(make_checkpoint, tmp_path_factory, whole):
     """A BERT with uneven layers and fewer hidden dimensions, one matrix of which was pruned."""
     folder = tmp_path_factory.mktemp("squeezed")

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import TrainerCallback
 
 from models.data import Split
 from models.distillation import NetworkOutputs
@@ -23,12 +23,6 @@ PRUNING = Pruning(sparsity=0.8, end=0.7, updates=10)
 
 class Killed(BaseException):
     """Stands for kill -9: nothing catches it."""
-
-
-@pytest.fixture(scope="module")
-def network(tiny_checkpoint):
-    torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=2)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,113 @@
+"""A report as a page, as Markdown, as plots and in a terminal: figures rounded, texts and labels harmless."""
+
+import json
+import re
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from reports import TASK, printed, publish_variants
+
+from models.plots import matrix_title, plots
+from models.report import build_report, to_html, to_markdown
+from models.report_schema import Report
+from models.templates import markdown_text, milliseconds, quantity
+
+
+@pytest.fixture
+def report(tmp_path) -> Report:
+    return build_report(publish_variants(tmp_path), TASK)
+
+
+def test_the_page_escapes_texts_and_labels(report):
+    page = to_html(report)
+    assert "<script>alert" not in page
+    assert "<b>posi" not in page
+    assert "&lt;script&gt;alert" in page
+    assert page.count("<script>") == page.count("</script>") == 2
+
+
+def test_the_page_asks_the_network_for_nothing(report):
+    page = to_html(report)
+    assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", page)
+    assert "@import" not in page
+    # plotly.js would offer a button that sends the figures to a cloud.
+    assert 'showSendToCloud: false, plotlyServerURL: ""' in page
+
+
+def test_every_table_row_of_the_markdown_has_its_heading_s_columns(report):
+    text = to_markdown(report)
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(tables) >= 8
+    for table in tables:
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(columns) == 1, table
+    assert "<script>" not in text
+    assert not re.search(r"\n{4,}", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("a|b", r"a\|b"),
+        ("a\r\n b\tc", "a b c"),
+        ("<i> & *x* [y](z) `c` ~~d~~", r"&lt;i&gt; &amp; \*x\* \[y\](z) \`c\` \~\~d\~\~"),
+        ("LABEL_0 _em_", r"LABEL_0 \_em\_"),
+        ("# no heading", r"\# no heading"),
+        ("1. no list", r"\1. no list"),
+        ("back\\|slash", r"back\\\|slash"),
+        ("5-star, 3 > 2 😀", "5-star, 3 &gt; 2 😀"),
+    ],
+)
+def test_texts_survive_markdown(text, markdown):
+    assert markdown_text(text) == markdown
+
+
+def test_the_plots_are_figures_that_plotly_takes(report):
+    found = plots(report)
+    assert list(found) == ["latency", "size", "sparsity"]
+    assert next(iter(found["latency"])) == "batch 1, 64 tokens"
+    assert list(found["size"]) == ["deflated", "as stored"]
+    assert next(iter(found["sparsity"])) == "sparse90"
+    for choices in found.values():
+        for figure in choices.values():
+            # The page resolves its own colour variables; plotly itself knows only colours.
+            go.Figure(json.loads(re.sub(r"var\(--[a-z0-9-]+\)", "#123456", json.dumps(figure))))
+    heat = found["sparsity"]["sparse90"]["data"][0]
+    assert heat["x"] == ["query", "FFN out"]
+    assert np.allclose(heat["z"], 90)
+
+
+def test_what_a_squeezed_matrix_lacks_of_denses_is_gone(report):
+    def halved(matrix):
+        half = matrix.parameters // 2
+        return matrix.model_copy(update={"parameters": half, "nonzero": half, "sparsity": 0.0})
+
+    rows = [
+        row.model_copy(update={"matrices": tuple(map(halved, row.matrices))}) if row.variant == "sparse90" else row
+        for row in report.variants
+    ]
+    found = plots(report.model_copy(update={"variants": tuple(rows)}))["sparsity"]
+    assert np.allclose(found["sparse90"]["data"][0]["z"], 50)
+    assert np.allclose(found["dense"]["data"][0]["z"], 0)
+
+
+def test_matrices_have_short_titles():
+    assert matrix_title("attention.q_lin") == "query"
+    assert matrix_title("mlp.Wi") == "mlp.Wi"
+
+
+def test_the_terminal_table_has_the_summary(report):
+    text = printed(report)
+    assert "sparse90-int8 *" in text
+    assert "90.0 [" in text
+    assert "2.00" in text
+    assert "1 x 64" in text
+
+
+def test_quantities_are_short():
+    assert quantity(2_869_200_384) == "2.87\u00a0G"
+    assert quantity(22_713_600) == "22.7\u00a0M"
+    assert quantity(423_086_592) == "423\u00a0M"
+    assert quantity(999) == "999"
+    assert [milliseconds(s) for s in (0.00457, 0.0137, 0.4364, 1.5)] == ["4.57", "13.7", "436", "1,500"]
