@@ -1,20 +1,17 @@
 """Write the tables of docs/serving.md from benchmarks/results/serving*.json: no figure there is typed by hand."""
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.markdown_tables import table
+from benchmarks.markdown_tables import table, write_between
 from benchmarks.serving import RESULTS, SHARED
 from benchmarks.serving_arms import SPARSERVE
 from benchmarks.serving_measure import CLOSED_CLIENTS, OVERLOAD
-from models.files import write_atomically
 
 PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
-PLACE = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
 MEGABYTE = 1e6
 DENSE = "dense"
 
@@ -258,11 +255,7 @@ def main() -> None:
     runs = {"## On one CPU": RESULTS, "## On all CPUs": SHARED}
     found = {head: json.loads(path.read_bytes()) for head, path in runs.items() if path.exists()}
     content = "\n\n".join(f"{head}\n\n{section(results)}" for head, results in found.items()) + "\n"
-    text = PAGE.read_text(encoding="utf-8")
-    written, count = PLACE.subn(lambda place: f"{place[1]}{content}{place[2]}", text)
-    if count != 1:
-        raise SystemExit(f"{PAGE} has no place for the tables: <!-- measured --> ... <!-- /measured -->")
-    write_atomically(PAGE, written)
+    write_between(PAGE, content)
     print(content)
 
 

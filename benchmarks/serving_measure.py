@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import httpx
 
+from benchmarks.loopback import free_port
 from benchmarks.serving_arms import THREADS, Arm
-from benchmarks.serving_process import ROOT, Server, cpus, free_port, pinned, running
+from benchmarks.serving_process import ROOT, Server, cpus, pinned, running
 from benchmarks.serving_search import RateSearch, summary
 
 POINTS_A_TURN: Final = 4
