@@ -20,7 +20,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     SPARSERVE_PORT=8000
 USER 10001:10001
 EXPOSE 8000
-# Healthy while it lives; readiness, which also asks for warm models, is /readyz.
+# Healthy while it lives; readiness, which also asks for warm models, is /readyz. The check reads SPARSERVE_PORT: it cannot
+# see a --port that is given as an argument.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 \
     CMD ["python", "-m", "service.healthcheck"]
 # SIGTERM turns readiness off, lets running requests end, then exits with 0.

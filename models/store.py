@@ -38,10 +38,15 @@ class Store:
         names = [folder.name for folder in folders if (folder / CURRENT).is_file()]
         return sorted(names, key=lambda name: (name != "dense", name))
 
-    def versions(self, task: str, variant: str) -> list[str]:
-        """Versions of a variant, oldest first."""
+    def versions(self, task: str, variant: str, elsewhere: Mapping[str, float] | None = None) -> list[str]:
+        """Versions of a variant, oldest first.
+
+        `elsewhere` has the Unix times at which versions were published in the store that this one mirrors: they count
+        before those that this one knows of.
+        """
         folders = [f for f in _folders(self._variant(task, variant)) if _VERSION.fullmatch(f.name)]
-        return [f.name for f in sorted(folders, key=lambda f: ((f / MANIFEST).stat().st_mtime_ns, f.name))]
+        published = {folder.name: _published(folder) for folder in folders} | dict(elsewhere or {})
+        return sorted(published, key=lambda version: (published[version], version))
 
     def current(self, task: str, variant: str) -> str:
         """The version that a variant answers with.
@@ -100,13 +105,15 @@ class Store:
             raise StoreError(f"{task}/{variant} has no version {version}; its versions: {known}")
         write_atomically(self._variant(task, variant) / CURRENT, version + "\n")
 
-    def version_before(self, task: str, variant: str, version: str) -> str:
-        """The version of a variant that was published before this one.
+    def version_before(
+        self, task: str, variant: str, version: str, elsewhere: Mapping[str, float] | None = None
+    ) -> str:
+        """The version of a variant that was published before this one; `elsewhere` as for `versions`.
 
         Raises:
             StoreError: there is none, or no such version.
         """
-        versions = self.versions(task, variant)
+        versions = self.versions(task, variant, elsewhere)
         place = versions.index(version) if version in versions else 0
         if place == 0:
             known = ", ".join(versions) or "none"
@@ -188,6 +195,14 @@ def _checked(name: str, what: str) -> str:
             "beginning with a letter or digit"
         )
     return name
+
+
+def _published(bundle: Path) -> float:
+    """When a bundle was published, in Unix time: its manifest is written last. One without a manifest is the oldest."""
+    try:
+        return (bundle / MANIFEST).stat().st_mtime
+    except OSError:
+        return 0
 
 
 def _folders(parent: Path) -> Iterator[Path]:

@@ -8,6 +8,7 @@ import sys
 from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
@@ -54,22 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_USAGE
     allow_descriptors()
     sys.setswitchinterval(SWITCH_SECONDS)
-    connection = functools.partial(
-        Connection, seconds=settings.receive_timeout_seconds, metrics=app.state.service.metrics
-    )
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http=cast(type[asyncio.Protocol], connection),  # what uvicorn calls for every connection
-        ws="none",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=settings.grace_seconds,
-    )
-    server = DrainingServer(config, drain, delay_seconds=settings.shutdown_delay_seconds)
+    server = DrainingServer(uvicorn_config(app, settings), drain, delay_seconds=settings.shutdown_delay_seconds)
     server.run()
     if not server.started:
         return EXIT_NOT_STARTED
@@ -79,6 +65,28 @@ def main(argv: list[str] | None = None) -> int:
         logging.shutdown()
         os._exit(EXIT_DROPPED)
     return 0
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the app."""
+    connection = functools.partial(
+        Connection, seconds=settings.receive_timeout_seconds, metrics=app.state.service.metrics
+    )
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=cast(type[asyncio.Protocol], connection),  # what uvicorn calls for every connection
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        # By default whoever connects from this machine could say that it is any other.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.grace_seconds,
+    )
 
 
 if __name__ == "__main__":

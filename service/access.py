@@ -23,6 +23,8 @@ METRICS: Final = "/metrics"
 ADMIN_FOLDERS: Final = ("/v1/admin/", "/v2/repository/models/")
 # Texts that other clients have sent may be among them.
 ADMIN_ENDING: Final = "/disagreements"
+# An administrator's only for its place: it names variants and versions, which /v1/models does, too.
+HARMLESS: Final = frozenset({"/v1/admin/overrides"})
 # Reading how an experiment does is for all; beginning and ending one is not.
 EXPERIMENTS: Final = "/v1/compare/"
 # The last part of a path that changes what is served. One that no route has is better in this list than missing.
@@ -86,7 +88,7 @@ class Access:
             return
         headers = Headers(scope=scope)
         if self._keyring is None:
-            if needed == ADMIN and scope["method"] not in READING:
+            if needed == ADMIN and not (path in HARMLESS and scope["method"] in READING):
                 self._check_keyless_admin(headers)
             if self._settings.anonymous_rate is not None:
                 client = scope.get("client") or ("",)
@@ -112,13 +114,14 @@ class Access:
     def _check_keyless_admin(self, headers: Headers) -> None:
         if not self._settings.admin_without_key:
             raise Forbidden(
-                "models are changed with a key only: make one with `sparserve keys create NAME --scope admin` and "
-                "serve with --keys-file; or serve with --admin-without-key true where every client is trusted"
+                "models are changed, and what variants disagree on is read, with a key only: make one with "
+                "`sparserve keys create NAME --scope admin` and serve with --keys-file; or serve with "
+                "--admin-without-key true where every client is trusted"
             )
         # Without a key to know them by, a page on any site could have its visitor's browser send this.
         origin = headers.get("origin")
         if origin is not None and origin not in self._settings.cors_origins:
-            raise Forbidden("a web page changes models with a key only, unless cors_origins names its origin")
+            raise Forbidden("a web page may do this with a key only, unless cors_origins names its origin")
 
     def _limit(self, who: str, per_minute: int) -> None:
         wait = self._limiter.wait_seconds(who, per_minute)

@@ -41,7 +41,10 @@ class RunningMean:
 
 @dataclass
 class Agreement:
-    """What has been seen of a candidate beside the variant that answers, input by input."""
+    """What has been seen of a candidate beside the variant that answers, input by input.
+
+    The intervals take the inputs for independent ones: `DistinctInputs` says which may be added.
+    """
 
     inputs: int = 0
     agreed: int = 0

@@ -2,17 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from service.access import Access
+from service.bodies import BodyBudget, BodyLimit
 from service.context import Service
 from service.disconnects import Disconnects
-from service.errors import install_error_mapping
+from service.error_mapping import install_error_mapping
 from service.head_and_slash import HeadAndSlash
-from service.limits import BodyLimit
 from service.observation import RequestObserver
 from service.openapi import describe
 from service.routes import (
@@ -55,16 +55,14 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.start()
-        grpc_server = await _grpc_server(app, service)
-        try:
-            yield
-        finally:
-            if grpc_server:
-                await grpc_server.stop()
-            await service.stop()
+        async with AsyncExitStack() as ending:  # each of these, whatever the others raise
             if tracer:
-                await asyncio.to_thread(tracer.close)
+                ending.push_async_callback(asyncio.to_thread, tracer.close)
+            service.start()
+            ending.push_async_callback(service.stop)
+            if grpc_server := await _grpc_server(app, service):
+                ending.push_async_callback(grpc_server.stop)
+            yield
 
     # FastAPI's own pages of documentation load scripts from elsewhere; `pages` has one that does not.
     app = FastAPI(
@@ -95,7 +93,10 @@ def create_app(
         app.include_router(routes_aside)
     app.add_middleware(Disconnects)
     app.add_middleware(
-        BodyLimit, max_bytes=service.settings.max_body_bytes, seconds=service.settings.receive_timeout_seconds
+        BodyLimit,
+        max_bytes=service.settings.max_body_bytes,
+        seconds=service.settings.receive_timeout_seconds,
+        budget=BodyBudget(service.settings.max_bodies_bytes, service.metrics),
     )
     app.add_middleware(Access, settings=service.settings, metrics=service.metrics)
     allow_origins(app, service.settings.cors_origins)

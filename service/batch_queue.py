@@ -39,9 +39,13 @@ class Ticket:
     def __post_init__(self) -> None:
         self.waiting = len(self.lengths)
 
+    def expired(self, now: float) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.deadline is not None and now >= self.deadline
+
     def too_late(self, now: float, tokens: int) -> bool:
         """Whether a batch of so many tokens that begins now would end when nobody waits for it any more."""
-        return self.deadline is not None and now + tokens * self.pace.seconds_per_token >= self.deadline
+        return self.deadline is not None and now + self.pace.seconds(tokens) >= self.deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class BatchQueue:
 
     Args:
         budget: tokens of a batch, padding included.
-        max_seconds: of a batch, as fast as its model has run so far; an input that takes longer runs alone.
+        max_seconds: of a batch's tokens, as fast as its model has run so far; an input that takes longer runs alone.
         max_padding: the share of a batch that may be padding. On a CPU a batch takes about as long as its inputs one
             after the other: what padding costs, and waiting for a long batch, is soon more than what a batch saves.
         window_seconds: an input may run before one of its model that arrived up to so much earlier, if its length
@@ -127,15 +131,21 @@ class BatchQueue:
         """The next batch, None if nothing waits; requests that it would be too late for are given up first.
 
         It is of the model whose input has waited longest, holds that input, and of the others in its window those
-        whose lengths are nearest and fill the budget with most tokens. It ends before anybody in it stops waiting.
+        whose lengths are nearest and fill the budget with most tokens. It ends before anybody in it stops waiting, as
+        far as the model's pace tells: the last request that waits is run in any case until its deadline, for a pace
+        that was wrong is put right by a batch, and by nothing else.
         """
         while self._lanes:
             name = min(self._lanes, key=lambda name: (name[0], self._lanes[name][0].ticket.arrived))
             first = self._lanes[name][0]
-            if not first.ticket.too_late(now, first.length):
+            ticket = first.ticket
+            if not ticket.too_late(now, first.length) or (self._alone(ticket) and not ticket.expired(now)):
                 return self._batch(name, first, now)
-            self.give_up(first.ticket)
+            self.give_up(ticket)
         return None
+
+    def _alone(self, ticket: Ticket) -> bool:
+        return ticket.waiting == self.items + self.background_items
 
     def _batch(self, name: tuple[bool, Hashable], first: Item, now: float) -> Batch:
         lane = self._lanes[name]
@@ -157,11 +167,13 @@ class BatchQueue:
 
     def _affordable(self, first: Item, now: float) -> int:
         """The budget, or less: what can run in time, and before the client of the first input stops waiting."""
-        deadline, pace = first.ticket.deadline, first.ticket.pace.seconds_per_token
-        seconds = self.max_seconds if deadline is None else min(self.max_seconds, deadline - now)
-        if seconds >= self.budget * pace:
+        deadline, pace = first.ticket.deadline, first.ticket.pace
+        seconds = self.max_seconds + pace.fixed
+        if deadline is not None:
+            seconds = min(seconds, deadline - now)
+        if seconds >= pace.seconds(self.budget):
             return self.budget
-        return max(int(seconds / pace), first.length)
+        return max(int(pace.tokens(seconds)), first.length)
 
     def _left(self, items: Sequence[Item]) -> None:
         for item in items:

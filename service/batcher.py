@@ -21,8 +21,11 @@ from service.engine import Engine, Logits
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from service.faults import run_within_memory
 from service.metrics import Metrics
-from service.pace import SMOOTHING
+from service.tokenizing import Tokenizing
 
+# How fast the rate at which the queue drains follows: a batch counts as much as all before it would after ten.
+SMOOTHING: Final = 0.1
+# Of a thread's last batch: one that takes longer is not waited for.
 CLOSE_SECONDS: Final = 5.0
 
 
@@ -31,12 +34,13 @@ class Answer:
     """Logits `[inputs, labels]` of a request, and where its time went.
 
     `queue_seconds` are from its arrival to its first batch, `inference_seconds` the sum of its batches', in which other
-    requests may have had a part.
+    requests may have had a part; `compute_seconds` are its own part of them, by tokens.
     """
 
     logits: Logits
     queue_seconds: float
     inference_seconds: float
+    compute_seconds: float
 
 
 @dataclass(eq=False)
@@ -50,13 +54,15 @@ class _Request:
     left: int
     queue_seconds: float | None = None
     inference_seconds: float = 0.0
+    compute_seconds: float = 0.0
 
     def take(self, position: int, row: Logits) -> None:
         """An input's logits have come."""
         self.logits[position] = row
         self.left -= 1
         if not self.left:
-            self.answered.set_result(Answer(self.logits, self.queue_seconds or 0.0, self.inference_seconds))
+            seconds = (self.queue_seconds or 0.0, self.inference_seconds, self.compute_seconds)
+            self.answered.set_result(Answer(self.logits, *seconds))
 
 
 class Batcher:
@@ -90,6 +96,7 @@ class Batcher:
         self._queue = BatchQueue(
             budget=budget, window_seconds=window_seconds, max_seconds=max_seconds, max_padding=max_padding
         )
+        self.tokenizing = Tokenizing()
         self._requests: dict[Ticket, _Request] = {}
         self._changed = threading.Condition()
         self._closing = False
@@ -155,11 +162,29 @@ class Batcher:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self.tokenizing.close()
         for thread in self._threads:
             thread.join(CLOSE_SECONDS)
 
+    def check_room(self, inputs: int, tokens: int) -> None:
+        """Refuse what would wait behind too much. An empty queue takes any request, however large.
+
+        Raises:
+            Overloaded: there is no room for so many more; says after how many seconds there should be.
+        """
+        with self._changed:
+            inputs, tokens = self._queue.items + inputs, self._queue.tokens + tokens
+            if not self._queue.items or (inputs <= self.max_items and tokens <= self.max_tokens):
+                return
+            self._metrics.shed.labels("inputs" if inputs > self.max_items else "tokens").inc()
+            seconds = self._seconds_until_room(inputs - self.max_items, tokens - self.max_tokens)
+            raise Overloaded(
+                f"{self._queue.items} inputs of {self._queue.tokens} tokens in all are waiting, and the limits are "
+                f"{self.max_items} and {self.max_tokens}: try again in {seconds} s",
+                seconds,
+            )
+
     def _admit(self, ticket: Ticket) -> None:
-        """Refuse what would wait behind too much. An empty queue takes any request, however large."""
         longest, budget = max(ticket.lengths), self._queue.budget
         if longest > budget:
             raise TooLarge(f"an input has {longest} tokens, a batch takes {budget}: shorten it")
@@ -167,16 +192,7 @@ class Batcher:
             if self._queue.background_items >= self.max_items:
                 raise Overloaded("too much waits in the background", 1)
             return
-        items, tokens = self._queue.items + len(ticket.lengths), self._queue.tokens + sum(ticket.lengths)
-        if self._queue.items and (items > self.max_items or tokens > self.max_tokens):
-            self._metrics.shed.labels("inputs" if items > self.max_items else "tokens").inc()
-            seconds = self._seconds_until_room(items - self.max_items, tokens - self.max_tokens)
-            raise Overloaded(
-                f"{self._queue.items} inputs of {self._queue.tokens} tokens in all are waiting, and the limits are "
-                f"{self.max_items} and {self.max_tokens}: try again in {seconds} s",
-                seconds,
-            )
-
+        self.check_room(len(ticket.lengths), sum(ticket.lengths))
         self._refuse_what_would_be_late(ticket)
 
     def _refuse_what_would_be_late(self, ticket: Ticket) -> None:
@@ -201,20 +217,28 @@ class Batcher:
         return max(math.ceil(max(tokens, items * mean_length) / self._tokens_per_second), 1)
 
     def _work(self) -> None:
-        """A thread's life: take a batch, run it, until the batcher is closed."""
-        while True:
-            with self._changed:
-                while (batch := None if self._closing else self._queue.take(self._clock())) is None:
-                    if self._closing:
-                        return
-                    self._changed.wait()
-                now = self._clock()
-                requests = [self._requests[item.ticket] for item in batch.items]
-                for item, request in zip(batch.items, requests, strict=True):
-                    if request.queue_seconds is None:
-                        request.queue_seconds = now - item.ticket.arrived
-                self._running += 1
-            self._run(batch, requests)
+        """A thread's life."""
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        """Wait for a batch and run it; False once the batcher is closed.
+
+        Nothing of a batch outlives its run here: a model that was unloaded must not wait for the next batch to be gone.
+        """
+        with self._changed:
+            while (batch := None if self._closing else self._queue.take(self._clock())) is None:
+                if self._closing:
+                    return False
+                self._changed.wait()
+            now = self._clock()
+            requests = [self._requests[item.ticket] for item in batch.items]
+            for item, request in zip(batch.items, requests, strict=True):
+                if request.queue_seconds is None:
+                    request.queue_seconds = now - item.ticket.arrived
+            self._running += 1
+        self._run(batch, requests)
+        return True
 
     def _run(self, batch: Batch, requests: Sequence[_Request]) -> None:
         engine, began = requests[0].engine, self._clock()
@@ -222,6 +246,8 @@ class Batcher:
         try:
             tokens = [request.tokens[item.position] for item, request in zip(batch.items, requests, strict=True)]
             found = run_within_memory(engine.logits, tokens, lambda: self._metrics.halved(engine.ref))
+            if found.shape != (len(tokens), len(engine.manifest.labels)):
+                raise ValueError(f"{found.shape} logits for {len(tokens)} inputs")
             engine.health.succeeded()
         except Exception as error:  # whatever it is, the requests must hear of it, and this thread serves on
             found = error
@@ -245,6 +271,8 @@ def _deliver(batch: Batch, requests: Sequence[_Request], found: Logits | Excepti
     name = f"{requests[0].engine.manifest.task}/{requests[0].engine.manifest.variant}"
     for request in dict.fromkeys(requests):
         request.inference_seconds += seconds
+    for item, request in zip(batch.items, requests, strict=True):
+        request.compute_seconds += seconds * item.length / batch.tokens
     for index, (item, request) in enumerate(zip(batch.items, requests, strict=True)):
         if request.answered.done():  # given up, or failed with another of its inputs
             continue

@@ -5,7 +5,7 @@ Nothing is computed that would come later than the client waits for.
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Self
 
 from fastapi import Depends, Request
@@ -36,15 +36,16 @@ HEADERS: Final[list[dict[str, Any]]] = [
 
 @dataclass(frozen=True)
 class Caller:
-    """A client's wishes: `deadline` is on the performance counter; None for no limit, or no key."""
+    """A client's wishes: `deadline` and `arrived` are on the performance counter; None for no limit, or no key."""
 
     deadline: float | None = None
     routing_key: str | None = None
     request_id: str | None = None
+    arrived: float = field(default_factory=time.perf_counter)
 
     def within(self, seconds: float) -> Self:
-        """The same, with the deadline so many seconds from now if that is sooner."""
-        latest = time.perf_counter() + seconds
+        """The same, with the deadline so many seconds after the request's arrival if that is sooner."""
+        latest = self.arrived + seconds
         return replace(self, deadline=latest if self.deadline is None else min(self.deadline, latest))
 
 
@@ -60,7 +61,9 @@ async def caller_of(request: Request) -> Caller:
     routing_key, timeout = request.headers.get(ROUTING_KEY), request.headers.get(TIMEOUT)
     if routing_key is not None and len(routing_key) > LONGEST_ROUTING_KEY:
         raise InvalidRequest(f"{ROUTING_KEY}: give {LONGEST_ROUTING_KEY} characters at most")
-    caller = Caller(routing_key=routing_key, request_id=request_id_of(request))
+    # The body may have been long in coming; its client has waited since the head.
+    arrived: float = request.state.arrived
+    caller = Caller(routing_key=routing_key, request_id=request_id_of(request), arrived=arrived)
     service: Service = request.app.state.service
     if service.settings.request_timeout_seconds is not None:
         caller = caller.within(service.settings.request_timeout_seconds)

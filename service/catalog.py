@@ -5,71 +5,128 @@ requests get it, while those that the old one has admitted are still answered by
 nothing: the old one stays.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-from models.errors import BundleError, StoreError
-from service.contents import Contents, Key, Refusal, files_of, listed
+from models.errors import StoreError
+from models.store import Store
+from service.acceptance import Acceptance
+from service.contents import Contents, Key, Refusal
 from service.engine import Engine
-from service.errors import InvalidRequest
-from service.loading import load_engine
+from service.following import Follower
 from service.metrics import Metrics
+from service.mirror import Mirror
 from service.settings import Settings
-from service.wanted import StoreReader, Wanted
+from service.wanted import Wanted, wanted_of
 
 logger = logging.getLogger("service.catalog")
 
+# Between two looks for engines that fail, where the store itself is looked at once only.
+MEND_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What was ordered while this process ran, and goes before what the store and the settings say."""
+
+    pins: Mapping[Key, str] = field(default_factory=dict)
+    unloaded: frozenset[Key] = frozenset()
+
 
 class Catalog:
-    """Serves the current version of every variant of a store, or the version that is pinned."""
+    """Serves the current version of every variant of a store, or the version that is pinned.
+
+    Raises:
+        StoreError: the settings name a URL that nothing here can read.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.store = Store(settings.store)
+        self.contents = Contents()
+        self.overrides = Overrides()
+        self.changing = threading.RLock()  # held by who changes what is served: it may take seconds
+        self.loaded: Future[None] = Future()  # done once every bundle has been served or refused
         self._settings = settings
         self._metrics = metrics
-        self._reader = StoreReader(settings, metrics)
-        self._store = self._reader.store
+        names = {name: name.partition("/") for name in settings.pins}
+        self._pins = {(task, variant): settings.pins[name] for name, (task, _, variant) in names.items()}
+        self._acceptance = Acceptance(settings, self.store, metrics)
         self._closing = threading.Event()
-        self._refreshing = threading.RLock()
-        self._pins: dict[Key, str] = {}
-        self._unloaded: set[Key] = set()
-        self.contents = Contents()
+        self._fault: str | None = None
+        self._failing: dict[str, type[Exception]] = {}
+        self.follower: Follower | None = None
+        if settings.store_url:
+            mirror = Mirror(settings.store_url, self.store)
+            seconds = settings.watch_seconds
+            self.follower = Follower(mirror, seconds=seconds, wanted=self._needed, synced=self._synced)
 
     def watch(self) -> None:
-        """Refresh every few seconds until the catalog is closed; for a thread of its own."""
-        while not self._closing.wait(self._settings.watch_seconds or None):
-            self.refresh()
+        """Look at the store now, then every few seconds, until the catalog is closed; for a thread of its own.
 
-    def close(self) -> None:
-        """Stop loading after the bundle that is being loaded."""
+        A mirror is looked at when it was brought up to date. Engines that fail are loaded anew in any case.
+        """
+        self._go_on(self.look)
+        if self.follower:
+            self.follower.begin()
+        else:
+            self.loaded.set_result(None)
+        while not self._closing.wait(self._settings.watch_seconds or MEND_SECONDS):
+            if self._settings.watch_seconds and not self.follower:
+                self._go_on(self.look)
+            self._go_on(self.mend)
+
+    def close(self, seconds: float) -> None:
+        """Load nothing more; wait at most so long for a bundle under way, since a process that ends under it aborts."""
         self._closing.set()
+        if self.follower:
+            self.follower.close()
+        if self.changing.acquire(timeout=seconds):
+            self.changing.release()
 
     def refresh(self) -> None:
-        """Make what is served what the store says; takes seconds, so run it off the event loop."""
-        with self._refreshing:
+        """Make what is served what the store says, or the URL that it mirrors if that answers in time.
+
+        Takes seconds, as the methods below do: run them off the event loop.
+        """
+        if self.follower:
+            with contextlib.suppress(TimeoutError):
+                self.follower.sync()
+        self.look()
+        self.mend()
+
+    def look(self, retried: Collection[Key] = ()) -> None:
+        """Make what is served what the folder of the store says; `retried` are tried though they were refused."""
+        with self.changing:
             try:
-                wanted = self._reader.look(self._pins)
-            except (OSError, ValueError) as error:
+                wanted = wanted_of(self.store, {**self._pins, **self.overrides.pins})
+            except (OSError, ValueError, StoreError) as error:
                 self._unreadable(f"the store {self._settings.store} cannot be read: {error}")
                 return
-            self._metrics.store_looked.set_to_current_time()
+            self._readable()
             before = self.contents
-            todo = sorted(self._changed(wanted), key=lambda key: wanted.defaults[key[0]] != key[1])
             every = wanted.versions.keys() | wanted.damaged.keys()
-            served = every - self._unloaded
+            served = every - self.overrides.unloaded
+            engines = {key: engine for key, engine in before.engines.items() if key in served}
+            changed = self._changed(wanted, engines, retried)
+            todo = sorted(changed, key=lambda key: wanted.defaults[key[0]] != key[1])
             self.contents = replace(
                 before,
                 defaults=before.next_defaults(wanted.defaults),
-                engines={key: engine for key, engine in before.engines.items() if key in served},
+                engines=engines,
                 # A refusal is of interest while that version is wanted.
                 refused={
                     key: refusal
                     for key, refusal in before.refused.items()
                     if key in served and key not in todo and refusal.version == wanted.versions.get(key)
                 },
-                loading=tuple(key for key in todo if key not in before.engines),
-                unloaded=frozenset(every & self._unloaded),
+                loading=tuple(key for key in todo if key not in engines),
+                unloaded=frozenset(every & self.overrides.unloaded),
                 fault=None,
             )
             for key in served & wanted.damaged.keys():
@@ -79,6 +136,29 @@ class Catalog:
                     return
                 self._load(key, wanted.versions[key])
             self.contents = replace(self.contents, defaults=self.contents.next_defaults(wanted.defaults))
+            self._describe()
+
+    def mend(self) -> None:
+        """Load anew the engines that fail again and again."""
+        with self.changing:
+            for key, engine in self.contents.engines.items():
+                if not self._closing.is_set() and engine.health.reload_due():
+                    self._load(key, engine.manifest.version)
+                    self._describe()
+
+    def override(self, overrides: Overrides) -> None:
+        """Have other versions served than the store says from the next look on; what is unloaded is served no more."""
+        with self.changing:
+            self.overrides, before = overrides, self.contents
+            kept = {key: engine for key, engine in before.engines.items() if key not in overrides.unloaded}
+            gone = overrides.unloaded & {*before.engines, *before.loading, *before.refused}
+            self.contents = replace(
+                before,
+                engines=kept,
+                loading=tuple(key for key in before.loading if key not in gone),
+                refused={key: refusal for key, refusal in before.refused.items() if key not in gone},
+                unloaded=before.unloaded | gone,
+            )
             self._describe()
 
     def engine(self, task: str, variant: str | None = None) -> Engine:
@@ -93,163 +173,75 @@ class Catalog:
         """Why not every task's default variant can answer; None when all have answered a warm-up request."""
         return self.contents.reason_not_ready()
 
-    @property
-    def pins(self) -> dict[Key, str]:
-        """The versions that were pinned while this process ran."""
-        return dict(self._pins)
+    def _go_on(self, step: Callable[[], None]) -> None:
+        """Do it, and go on whatever happens: a thread that ends would leave the store unwatched for good."""
+        try:
+            step()
+        except Exception as error:
+            if self._failing.get(step.__name__) is not type(error):  # once, not every few seconds
+                logger.exception("the store %s could not be followed", self._settings.store)
+            self._failing[step.__name__] = type(error)
+            self._metrics.store_readable.set(0)
+        else:
+            self._failing.pop(step.__name__, None)
 
-    def pin(self, task: str, variant: str, version: str) -> Engine:
-        """Serve this version of a variant until it is unpinned or the process ends, whatever the store says.
+    def _needed(self) -> dict[Key, set[str]]:
+        """Versions that a mirror has to have besides the current ones."""
+        needed: dict[Key, set[str]] = defaultdict(set)
+        served = {key: engine.manifest.version for key, engine in self.contents.engines.items()}
+        for versions in (self._pins, self.overrides.pins, served):
+            for key, version in versions.items():
+                needed[key].add(version)
+        return needed
 
-        Takes as long as loading does, as the methods below do: run them off the event loop.
+    def _synced(self) -> None:
+        """The URL was looked at, or could not be."""
+        if self.follower and self.follower.fault is None:
+            self._metrics.store_looked.set_to_current_time()
+        self._go_on(self.look)
+        if not self.loaded.done():
+            self.loaded.set_result(None)
 
-        Raises:
-            UnknownResource, Unavailable: as `Contents.keys` does.
-            InvalidRequest: there is no such version, or it is refused; what was served still is.
-        """
-        with self._refreshing:
-            (key,) = self.contents.keys(task, variant)
-            versions = self._store.versions(*key)
-            if version not in versions:
-                raise InvalidRequest(f"{task}/{variant} has no version {version!r}; its versions: {listed(versions)}")
-            before, unloaded = self._pins.copy(), self._unloaded.copy()
-            self._pins[key] = version
-            self._unloaded.discard(key)
-            self.refresh()
-            engine, refusal = self.contents.engines.get(key), self.contents.refused.get(key)
-            if engine and engine.manifest.version == version:
-                return engine
-            self._pins, self._unloaded = before, unloaded
-            self.refresh()
-        reason = refusal.reason if refusal else "the store cannot be read now"
-        raise InvalidRequest(f"{task}/{variant} version {version} is refused: {reason}; what was served still is")
-
-    def rollback(self, task: str, variant: str) -> Engine:
-        """Pin the version that was published before the one that is served.
-
-        Raises:
-            UnknownResource, Unavailable: as `Contents.engine` does.
-            InvalidRequest: there is none, or it is refused; what was served still is.
-        """
-        with self._refreshing:
-            served = self.contents.engine(task, variant).manifest.version
-            try:
-                return self.pin(task, variant, self._store.version_before(task, variant, served))
-            except StoreError as error:
-                raise InvalidRequest(str(error)) from error
-
-    def unpin(self, task: str, variant: str) -> Engine:
-        """Serve the version that the store or the settings say, again.
-
-        Raises:
-            UnknownResource, Unavailable: as `Contents.engine` does.
-        """
-        with self._refreshing:
-            (key,) = self.contents.keys(task, variant)
-            self._pins.pop(key, None)
-            self.refresh()
-            return self.engine(task, variant)
-
-    def unload(self, task: str, variant: str | None = None) -> None:
-        """Take a variant, or all that a task has now, out of service until it is loaded again.
-
-        Raises:
-            UnknownResource, Unavailable: as `Contents.keys` does.
-        """
-        with self._refreshing:
-            before = self.contents
-            keys = frozenset(before.keys(task, variant))
-            self._unloaded |= keys
-            self.contents = replace(
-                before,
-                engines={key: engine for key, engine in before.engines.items() if key not in keys},
-                loading=tuple(key for key in before.loading if key not in keys),
-                refused={key: refusal for key, refusal in before.refused.items() if key not in keys},
-                unloaded=before.unloaded | keys,
-            )
-            self._describe()
-
-    def load(self, task: str, variant: str | None = None) -> None:
-        """Take a variant, or all of a task, into service; what was refused is tried once more.
-
-        Raises:
-            UnknownResource, Unavailable: as `Contents.engine` does.
-        """
-        with self._refreshing:
-            self.refresh()
-            keys = self.contents.keys(task, variant)
-            self._unloaded.difference_update(keys)
-            refused = {key: refusal for key, refusal in self.contents.refused.items() if key not in keys}
-            self.contents = replace(self.contents, refused=refused)
-            self.refresh()
-            for key in keys:
-                self.engine(*key)
+    def _readable(self) -> None:
+        self._fault = None
+        self._metrics.store_readable.set(self.follower is None or self.follower.fault is None)
+        if not self.follower:
+            self._metrics.store_looked.set_to_current_time()
 
     def _unreadable(self, fault: str) -> None:
         """What is served goes on without the store; with nothing to serve, the fault is what clients are told."""
         self._metrics.store_readable.set(0)
+        if self.follower and self.follower.fault:  # which is in the log already
+            fault = self.follower.fault
+        elif fault != self._fault and not self._closing.is_set():  # once, not at every look
+            logger.error("%s%s", fault, "; what is loaded is still served" if self.contents.engines else "")
+        self._fault = fault
         if not self.contents.engines:
-            if fault != self.contents.fault:
-                logger.error("%s", fault)
             self.contents = Contents(fault=fault)
-        elif not self._closing.is_set():
-            logger.error("%s; what is loaded is still served", fault)
 
-    def _changed(self, wanted: Wanted) -> Iterator[Key]:
-        """Variants of which another version is wanted than is served, but those that were refused as they are now.
-
-        And those whose engine is not healthy.
-        """
+    def _changed(self, wanted: Wanted, engines: Mapping[Key, Engine], retried: Collection[Key]) -> Iterator[Key]:
+        """Variants of which another version is wanted than is served, but those whose refusal stands."""
         for key, version in wanted.versions.items():
-            if key in self._unloaded:
+            engine, refusal = engines.get(key), self.contents.refused.get(key)
+            if key in self.overrides.unloaded or (engine and engine.manifest.version == version):
                 continue
-            engine, refusal = self.contents.engines.get(key), self.contents.refused.get(key)
-            if engine and engine.manifest.version == version:
-                if engine.health.reload_due():
-                    yield key
-                continue
-            if refusal and refusal.version == version and refusal.seen == files_of(self._store.folder(*key, version)):
-                continue
-            yield key
+            refused = refusal and refusal.version == version and self._acceptance.stands(refusal, engines)
+            if not refused or key in retried:
+                yield key
 
     def _load(self, key: Key, version: str) -> None:
-        task, variant = key
-        seen = files_of(self._store.folder(*key, version))
-        try:
-            bundle = self._store.open(task, variant, version)
-            self._check_memory(key, bundle.model_path.stat().st_size)
-            engine = load_engine(
-                bundle,
-                threads=self._settings.threads_per_session,
-                sample_tolerance=self._settings.sample_tolerance,
-                runtime=self._settings.runtime,
-            )
-        except (BundleError, StoreError) as error:
-            self._metrics.loaded(task, variant, "refused")
-            self._refuse(Refusal(task, variant, version, str(error), seen))
-        except Exception as error:  # one bad bundle must not keep the others from serving
-            logger.exception("%s/%s cannot be loaded", task, variant)
-            self._metrics.loaded(task, variant, "refused")
-            reason = f"it cannot be loaded: {type(error).__name__}: {error}"
-            self._refuse(Refusal(task, variant, version, reason, seen))
-        else:
-            before = self.contents
-            refused = {other: refusal for other, refusal in before.refused.items() if other != key}
-            self.contents = replace(
-                before, engines={**before.engines, key: engine}, loading=_without(before.loading, key), refused=refused
-            )
-            self._metrics.loaded(task, variant, "served")
-            logger.info("serving %s/%s version %s, runtime %s", task, variant, version, engine.runtime)
-
-    def _check_memory(self, key: Key, size: int) -> None:
-        limit = self._settings.max_model_bytes
-        # The version that it takes the place of is in memory until its last request is answered.
-        used = sum(engine.loaded.bundle.model_path.stat().st_size for engine in self.contents.engines.values())
-        if limit is not None and used + size > limit:
-            raise StoreError(
-                f"its graph has {size:,} bytes, and {used:,} of the {limit:,} that all graphs may have are taken: "
-                "raise max_model_bytes, or remove variants from the store"
-            )
+        outcome = self._acceptance.load(key, version, self.contents.engines)
+        if isinstance(outcome, Refusal):
+            self._refuse(outcome)
+            return
+        before = self.contents
+        self.contents = replace(
+            before,
+            engines={**before.engines, key: outcome},
+            loading=_without(before.loading, key),
+            refused={other: refusal for other, refusal in before.refused.items() if other != key},
+        )
+        logger.info("serving %s/%s version %s, runtime %s", *key, version, outcome.runtime)
 
     def _refuse(self, refusal: Refusal) -> None:
         key = (refusal.task, refusal.variant)

@@ -1,10 +1,8 @@
 """From inputs to predictions with one engine: the work of a classify request."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -14,19 +12,17 @@ from service.engine import Engine, Logits, scores
 from service.request_record import RequestRecord, current_record
 from service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
 
-# Texts of so few characters are tokenised in less time than it takes to hand them to a thread and back.
-TOKENIZED_AT_ONCE: Final = 2_000
-
 
 @dataclass(frozen=True)
 class Classification:
-    """The answer to one request: `logits` is `[inputs, labels]`."""
+    """The answer to one request: `logits` is `[inputs, labels]`; the seconds are as in `batcher.Answer`."""
 
     tokens: list[Tokens]
     logits: Logits
     queue_seconds: float
     tokenize_seconds: float
     inference_seconds: float
+    compute_seconds: float
 
     def usage(self) -> list[Usage]:
         """Tokens and truncation of each input."""
@@ -52,17 +48,23 @@ async def classify(
     """
     started = time.perf_counter()
     if tokens is None:
-        if sum(item.characters for item in inputs) <= TOKENIZED_AT_ONCE:
-            tokens = engine.tokenize(inputs, truncate=truncate)
-        else:
-            tokens = await asyncio.to_thread(engine.tokenize, inputs, truncate=truncate)
+        if not background:
+            batcher.check_room(len(inputs), len(inputs))  # whatever they say, they have a token each
+        tokens = await batcher.tokenizing.tokens(engine, inputs, truncate=truncate, deadline=deadline)
     arrived = time.perf_counter()
     # What runs in the background may outlive the request that it was begun by.
     record = RequestRecord() if background else current_record()
     run = record.tokenized(engine.ref, [len(item) for item in tokens], started, arrived)
     answer = await batcher.run(engine, tokens, deadline=deadline, alone=alone, background=background)
     record.answered(run, arrived, answer.queue_seconds, time.perf_counter())
-    return Classification(tokens, answer.logits, answer.queue_seconds, arrived - started, answer.inference_seconds)
+    return Classification(
+        tokens,
+        answer.logits,
+        answer.queue_seconds,
+        arrived - started,
+        answer.inference_seconds,
+        answer.compute_seconds,
+    )
 
 
 def ranked(

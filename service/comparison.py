@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,17 @@ class Arm:
     engine: Engine
     answer: Classification
     scores: Logits
+
+    @classmethod
+    def of(cls, engine: Engine, answer: Classification, labels: Sequence[str]) -> Self:
+        """An answer with its scores, columns in the order of `labels`, which are the engine's own in any order."""
+        columns = [engine.manifest.labels.index(label) for label in labels]
+        return cls(engine, answer, scores(answer.logits, engine.manifest.problem_type)[:, columns])
+
+    @property
+    def seconds_per_input(self) -> float:
+        """Compute time of an input: of batches that other requests had a part in, its own part."""
+        return self.answer.compute_seconds / len(self.answer.tokens)
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,5 @@ async def compare(
         known = tokenized.get(engine.tokenization)
         answer = await classify(batcher, engine, inputs, truncate=truncate, deadline=deadline, tokens=known, alone=True)
         tokenized[engine.tokenization] = answer.tokens
-        columns = [engine.manifest.labels.index(label) for label in labels]
-        values = scores(answer.logits, engine.manifest.problem_type)[:, columns]
-        arms.append(Arm(engine, answer, values))
+        arms.append(Arm.of(engine, answer, labels))
     return Comparison(arms)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import problem_response
+from service.http_parser import Parser, offers_upgrade
 from service.metrics import Metrics
 from service.security_headers import protect
 
@@ -26,6 +27,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, seconds: float, metrics: Metrics, **more: Any) -> None:
         super().__init__(*arguments, **more)
+        self.parser = Parser(self)
         self._seconds = seconds
         self._metrics = metrics
         self._head_timer: asyncio.TimerHandle | None = None
@@ -68,8 +70,15 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The last byte of a head."""
+        if offers_upgrade(self):
+            return
         self._end_head()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        if not offers_upgrade(self):
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""

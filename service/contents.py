@@ -1,5 +1,6 @@
 """What is served at one moment, and what a client is told of a model that is not."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +12,17 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Refusal:
-    """A bundle that is not served, and why; `seen` is what its folder was like then."""
+    """A bundle that is not served, and why; `seen` is what its folder was like then.
+
+    `taken` are the bytes of all graphs that were loaded then, where the cause lies outside of the bundle.
+    """
 
     task: str
     variant: str
     version: str | None
     reason: str
     seen: tuple[tuple[str, int, int], ...] = ()
+    taken: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,14 @@ class Contents:
 def files_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of every file of a bundle: what was refused is tried again once these differ."""
     found = []
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        try:
+    try:
+        paths = sorted(folder.rglob("*"))
+    except OSError:  # it goes away meanwhile
+        return ()
+    for path in paths:
+        with contextlib.suppress(OSError):
             state = path.stat()
-        except OSError:
-            continue
-        found.append((str(path.relative_to(folder)), state.st_size, state.st_mtime_ns))
+            found.append((str(path.relative_to(folder)), state.st_size, state.st_mtime_ns))
     return tuple(found)
 
 

@@ -1,8 +1,11 @@
 """What a route works with: one object, made by `create_app` and kept on the app's state."""
 
 import asyncio
+import logging
 import threading
-from typing import Annotated
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Final, TypeVar
 
 from fastapi import Depends, Request
 
@@ -11,8 +14,17 @@ from service.catalog import Catalog
 from service.disagreements import Disagreements
 from service.experiments import Experiments
 from service.metrics import Metrics
+from service.orders import Orders
 from service.settings import Settings
 from service.shutdown import Drain
+
+logger = logging.getLogger("service.context")
+
+# Orders that may run at once. They wait for each other, or a while for a store's URL, and never for requests' texts.
+ORDERS: Final = 4
+# What a bundle that is being loaded, or a database, may take when the service stops.
+CLOSE_SECONDS: Final = 5.0
+_Result = TypeVar("_Result")
 
 
 class Service:
@@ -23,6 +35,7 @@ class Service:
         self.drain = drain
         self.metrics = Metrics()
         self.catalog = Catalog(settings, self.metrics)
+        self.orders = Orders(self.catalog)
         self.batcher = Batcher(
             concurrency=settings.concurrent_batches,
             budget=settings.max_batch_tokens,
@@ -48,26 +61,32 @@ class Service:
             metrics=self.metrics,
         )
         self.metrics.ready.set_function(lambda: self.reason_not_ready() is None)
-        self._loading: asyncio.Task[None] | None = None
+        self._ordering = ThreadPoolExecutor(ORDERS, thread_name_prefix="orders")
 
     def start(self) -> None:
         """Load the models aside, so that probes and pages answer meanwhile."""
-        self._loading = asyncio.create_task(asyncio.to_thread(self.catalog.refresh))
-        self._watching = threading.Thread(target=self.catalog.watch, name="store-watch", daemon=True)
-        self._loading.add_done_callback(lambda _: self._watching.start())
+        threading.Thread(target=self.catalog.watch, name="store-watch", daemon=True).start()
 
     async def loaded(self) -> None:
-        """Wait until every bundle is served or refused."""
-        if self._loading:
-            await self._loading
+        """Wait until every bundle is served or refused; where the store mirrors a URL, until that has answered."""
+        await asyncio.shield(asyncio.wrap_future(self.catalog.loaded))
+
+    async def order(self, work: Callable[[], _Result]) -> _Result:
+        """Let the catalog be changed, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._ordering, work)
 
     async def stop(self) -> None:
-        """Stop loading and take no more work."""
-        self.catalog.close()
+        """Stop loading and take no more work; whatever hangs, it takes some seconds at most."""
+        self._ordering.shutdown(wait=False, cancel_futures=True)
         self.experiments.close()
-        await asyncio.to_thread(self.batcher.close)
-        await self.loaded()
-        await asyncio.to_thread(self.disagreements.close)
+        closing = (
+            asyncio.to_thread(self.catalog.close, CLOSE_SECONDS),
+            asyncio.to_thread(self.batcher.close),
+            asyncio.to_thread(self.disagreements.close),
+        )
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                logger.error("the service did not stop as it should", exc_info=outcome)
 
     def reason_not_ready(self) -> str | None:
         """Why traffic should go elsewhere; None when every task's default variant can answer."""

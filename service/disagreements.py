@@ -1,7 +1,7 @@
 """Inputs on which two variants disagreed, in a small database: SQLite by default, any other by its SQLAlchemy URL.
 
-Rows are written by a thread of their own. A database that is slow, full or gone costs rows, which are counted, and
-never an answer.
+Rows are written by a thread of their own, which also deletes those that are too old, soon after the start and every
+hour. A database that is slow, full or gone costs rows, which are counted, and never an answer.
 """
 
 import contextlib
@@ -11,11 +11,14 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
     Column,
+    Connection,
     DateTime,
+    Dialect,
     Engine,
     Float,
     Integer,
@@ -23,11 +26,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     create_engine,
     delete,
     desc,
     func,
     insert,
+    make_url,
     select,
 )
 from sqlalchemy.exc import SQLAlchemyError
@@ -39,15 +44,33 @@ logger = logging.getLogger("service.disagreements")
 WAITING: Final = 1000
 BATCH: Final = 100
 CLOSE_SECONDS: Final = 5.0
+# Rows may be so much older than they should before they are deleted; they are not shown meanwhile.
+PURGE_SECONDS: Final = 3600.0
 # A disk that is almost full takes some rows and not others: that is one fault, not many.
 SILENT_SECONDS: Final = 60.0
+
+
+class _UtcTime(TypeDecorator[datetime]):
+    """A time in UTC, also where the database keeps no offsets, as SQLite does not."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
 
 _TABLES: Final = MetaData()
 _ROWS: Final = Table(
     "disagreements",
     _TABLES,
     Column("id", Integer, primary_key=True),
-    Column("at", DateTime(timezone=True), nullable=False, index=True),
+    Column("at", _UtcTime, nullable=False, index=True),
     Column("task", String(64), nullable=False, index=True),
     Column("request_id", String(128)),
     Column("position", Integer, nullable=False),
@@ -83,7 +106,7 @@ class Disagreement:
 
 
 class Disagreements:
-    """The database and the thread that writes to it; neither exists before the first row.
+    """The database and the thread that writes to it; neither exists before the first row, of this start or another.
 
     Args:
         url: SQLAlchemy's URL of the database.
@@ -102,12 +125,13 @@ class Disagreements:
         self._opening = threading.Lock()
         self._broken = False
         self._silent_until = 0.0
+        if _may_have_rows(url):
+            self._start()
 
     def add(self, row: Disagreement) -> None:
         """Keep a row, some time soon; never waits, and drops it where too many are waiting."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._write, name="disagreements", daemon=True)
-            self._thread.start()
+            self._start()
         try:
             self._waiting.put_nowait(row)
         except queue.Full:
@@ -115,7 +139,8 @@ class Disagreements:
 
     def recent(self, task: str, limit: int) -> list[Disagreement]:
         """The newest rows of a task; none where the database cannot be read. Waits for it: not for the event loop."""
-        query = select(_ROWS).where(_ROWS.c.task == task).order_by(desc(_ROWS.c.id)).limit(limit)
+        kept = (_ROWS.c.task == task) & (_ROWS.c.at >= self._oldest())
+        query = select(_ROWS).where(kept).order_by(desc(_ROWS.c.id)).limit(limit)
         try:
             with self._database().connect() as connection:
                 found = [dict(row) for row in connection.execute(query).mappings()]
@@ -136,6 +161,13 @@ class Disagreements:
         if self._engine is not None:
             self._engine.dispose()
 
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._write, name="disagreements", daemon=True)
+        self._thread.start()
+
+    def _oldest(self) -> datetime:
+        return datetime.now(UTC) - self._keep
+
     def _database(self) -> Engine:
         with self._opening:  # a reader and the writer may both be the first
             if self._engine is None:
@@ -145,9 +177,14 @@ class Disagreements:
             return self._engine
 
     def _write(self) -> None:
+        self._purge()
         ended = False
         while not ended:
-            row = self._waiting.get()
+            try:
+                row = self._waiting.get(timeout=PURGE_SECONDS)
+            except queue.Empty:
+                self._purge()
+                continue
             rows = [] if row is None else [row]
             ended = row is None
             while len(rows) < BATCH and not ended:
@@ -160,12 +197,22 @@ class Disagreements:
             if rows:
                 self._insert(rows)
 
+    def _purge(self) -> None:
+        try:
+            with self._database().begin() as connection:
+                self._delete_old(connection)
+        except Exception as error:  # a driver that is missing, or raises what SQLAlchemy does not know
+            self._tell(error)
+
+    def _delete_old(self, connection: Connection) -> None:
+        connection.execute(delete(_ROWS).where(_ROWS.c.at < self._oldest()))
+
     def _insert(self, rows: list[Disagreement]) -> None:
-        content: list[dict[str, Any]] = [asdict(row) for row in rows]
+        content = [_storable(row) for row in rows]
         try:
             with self._database().begin() as connection:
                 connection.execute(insert(_ROWS), content)
-                connection.execute(delete(_ROWS).where(_ROWS.c.at < datetime.now(UTC) - self._keep))
+                self._delete_old(connection)
                 newest = connection.execute(select(func.max(_ROWS.c.id))).scalar() or 0
                 connection.execute(delete(_ROWS).where(_ROWS.c.id <= newest - self._most))
         except Exception as error:  # a driver that is missing, or raises what SQLAlchemy does not know
@@ -183,3 +230,19 @@ class Disagreements:
             logger.error("the database of disagreements cannot be used (%s): rows are lost, answers are not", cause)
         self._broken = True
         self._silent_until = time.monotonic() + SILENT_SECONDS
+
+
+def _may_have_rows(url: str) -> bool:
+    """Whether an earlier start may have left rows: not where SQLite has no file yet."""
+    try:
+        place = make_url(url)
+    except SQLAlchemyError:  # told once there is a row to write
+        return False
+    return place.get_backend_name() != "sqlite" or (bool(place.database) and Path(str(place.database)).is_file())
+
+
+def _storable(row: Disagreement) -> dict[str, Any]:
+    """A row's columns; NUL, which is a character but none that PostgreSQL takes, is the replacement character."""
+    return {
+        name: value.replace("\0", "\ufffd") if isinstance(value, str) else value for name, value in asdict(row).items()
+    }

@@ -5,7 +5,7 @@ import asyncio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import CLASSIFY, scopes_for
-from service.limits import once_more
+from service.bodies import once_more
 
 
 class Disconnects:

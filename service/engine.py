@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from models.bundle import TOKENIZER
+from models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from models.manifest import Manifest
 from models.runtime import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
 from service.errors import InvalidRequest, TooManyTokens, Unavailable
@@ -39,6 +39,11 @@ class Engine:
     def runtime(self) -> Runtime:
         """What runs it: "onnx", stock onnxruntime, or "sparse", the sparse runtime inside it."""
         return self.loaded.runtime
+
+    @property
+    def graph_bytes(self) -> int:
+        """Size of the file of the graph that runs."""
+        return self.manifest.files[SPARSE_MODEL if self.runtime == "sparse" else MODEL].bytes
 
     @cached_property
     def ref(self) -> ModelRef:

@@ -1,4 +1,4 @@
-"""The exceptions of the service and their one mapping to HTTP: application/problem+json (RFC 9457).
+"""The exceptions of the service, and the one body that tells of them: application/problem+json (RFC 9457).
 
     ServiceError                 status
     ├── UnreadableRequest        400   not JSON, not UTF-8, nested too deeply
@@ -18,6 +18,7 @@
     │   └── RateLimited          429   more requests than a key or an address may send
     ├── InferenceFailed          500   a graph that answered with numbers that are not finite
     ├── Unavailable              503   models loading, refused, or the service shutting down
+    │   └── TooManyBodies        503   more bytes of all bodies together than may be held, with Retry-After
     └── DeadlineExceeded         504   the answer would have come after the client's own limit
 
 Every detail names the thing that is wrong and the way out; none repeats a text that was sent.
@@ -25,18 +26,15 @@ Every detail names the thing that is wrong and the way out; none repeats a text 
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import orjson
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import Request
 from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.head_and_slash import allowed_methods
-
 PROBLEM_JSON = "application/problem+json"
+MOST_FIELDS: Final = 20
 
 
 class ServiceError(Exception):
@@ -182,6 +180,16 @@ class Unavailable(ServiceError):
     error_type = "Unhealthy"
 
 
+class TooManyBodies(Unavailable):
+    """The bodies of all requests together have more bytes than are held at once."""
+
+    error_type = "Overloaded"
+
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in seconds; and what comes later on this connection would be taken for another request."""
+        return {"Retry-After": "1", "Connection": "close"}
+
+
 class DeadlineExceeded(ServiceError):
     """The time that the client gave for the answer is over."""
 
@@ -206,7 +214,7 @@ class Problem(BaseModel):
     error: str = Field(description="the same as detail, for clients that look for it here")
     error_type: str = Field("Validation", description="the kind of error, in text-embeddings-inference's words")
     request_id: str | None = Field(None, description="X-Request-Id of the request")
-    errors: list[FieldProblem] = Field([], description="every field that is wrong")
+    errors: list[FieldProblem] = Field([], description=f"the fields that are wrong, {MOST_FIELDS} at most")
 
 
 def problem_response(
@@ -243,51 +251,6 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
-def install_error_mapping(app: FastAPI) -> None:
-    """Map every exception that a route may raise to a problem; unexpected ones are `observation`'s to catch."""
-    app.add_exception_handler(ServiceError, _service_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_exception)
-
-
 def request_id_of(request: Request) -> str | None:
     """The request's X-Request-Id, once it has one."""
     return getattr(request.state, "request_id", None)
-
-
-async def _service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)
-    return error_response(error, request_id_of(request))
-
-
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    found = error.errors()
-    if any(item["type"] == "json_invalid" for item in found):
-        position = found[0]["loc"][-1]
-        detail = f"the body is not JSON: {found[0]['ctx']['error']} at character {position}"
-        return problem_response(400, detail, request_id=request_id_of(request))
-    # Only place and message: an item's `input` would repeat what was sent.
-    fields = [FieldProblem(location=".".join(map(str, item["loc"])), message=_message(item)) for item in found]
-    detail = "; ".join(f"{field.location}: {field.message}" for field in fields[:5])
-    return problem_response(422, detail, request_id=request_id_of(request), errors=fields)
-
-
-def _message(item: Mapping[str, Any]) -> str:
-    if item["type"] in ("model_type", "model_attributes_type"):  # pydantic would speak of its own classes
-        return "expected a JSON object"
-    return str(item["msg"]).removeprefix("Value error, ")
-
-
-async def _http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    details = {
-        400: "the body cannot be read as JSON: it is not UTF-8, or it is nested too deeply",
-        404: f"there is no {request.url.path}; / and /docs say what there is",
-        405: f"{request.method} is not for {request.url.path}; the Allow header says what is",
-    }
-    detail = details.get(error.status_code, error.detail)
-    headers = error.headers
-    if error.status_code == 405:
-        headers = {"Allow": allowed_methods(request, (headers or {}).get("Allow", ""))}
-    return problem_response(error.status_code, detail, request_id=request_id_of(request), headers=headers)

@@ -3,28 +3,33 @@
 `shadow`: the default answers, and for a share of the requests the candidate runs aside, in the background of the queue.
 `split`: the candidate answers a share of the requests, the same ones for the same routing key, and the default runs
 aside. Either way both variants' answers to the same inputs are compared. Requests that name a variant take no part.
+
+Figures are of two versions: they begin anew when another version of either variant is served, and what was asked of the
+ones before is not counted.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
 
 from models.runtime import Tokens
-from service.agreement import Agreement, agreeing
 from service.batcher import Batcher
 from service.catalog import Catalog
 from service.classification import Classification, classify
+from service.comparison import Arm
 from service.disagreements import Disagreement, Disagreements
-from service.engine import Engine, Logits, scores
+from service.engine import Engine
 from service.errors import InvalidRequest, ServiceError
+from service.experiment import Experiment
 from service.metrics import Metrics
 from service.policy import Policy
 from service.schemas import TextInput
@@ -37,23 +42,13 @@ ASIDE: Final = 64
 PATIENCE: Final = 10.0
 
 
-@dataclass
-class Experiment:
-    """A policy and what has been seen under it; `stopped` says why the guard has ended it."""
-
-    policy: Policy
-    since: datetime
-    agreement: Agreement = field(default_factory=Agreement)
-    not_compared: int = 0
-    stopped: str | None = None
-
-
 @dataclass(frozen=True)
 class Route:
-    """Who answers a request, and who runs aside."""
+    """Who answers a request, who runs aside, and the experiment that asks for it."""
 
     engine: Engine
     aside: Engine | None = None
+    experiment: Experiment | None = None
 
 
 class Experiments:
@@ -76,6 +71,15 @@ class Experiments:
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
         self.experiments = {task: Experiment(policy, datetime.now(UTC)) for task, policy in policies.items()}
+        for task, policy in policies.items():
+            _log_begin(task, policy)
+            if policy.guard:
+                logger.warning(
+                    "%s: a guard's decision ends with the process, so %s takes part even if it was taken off before: "
+                    "take a candidate that should stay off out of the settings",
+                    task,
+                    policy.candidate,
+                )
 
     def begin(self, task: str, policy: Policy) -> Experiment:
         """Begin an experiment in the place of the task's present one; its figures begin anew.
@@ -90,13 +94,25 @@ class Experiments:
             raise InvalidRequest(f"candidate: {policy.candidate} is the default variant of {task}: name another one")
         if set(candidate.manifest.labels) != set(reference.manifest.labels):
             raise InvalidRequest(f"candidate: {policy.candidate} has other labels than {reference.manifest.variant}")
-        found = self.experiments[task] = Experiment(policy, datetime.now(UTC))
-        logger.info("%s: %s of %s for %.4g of the requests", task, policy.mode, policy.candidate, policy.share)
-        return found
+        _log_begin(task, policy)
+        return self._begin(task, policy, reference, candidate)
 
     def end(self, task: str) -> Experiment | None:
         """End a task's experiment; None if there is none."""
-        return self.experiments.pop(task, None)
+        experiment = self.experiments.pop(task, None)
+        if experiment:
+            self._metrics.experiment_ended(task, experiment.policy.candidate)
+        return experiment
+
+    def find(self, task: str) -> Experiment | None:
+        """A task's experiment, of the versions that are served now; None if there is none."""
+        experiment = self.experiments.get(task)
+        if experiment:
+            with contextlib.suppress(ServiceError):  # nothing serves: the figures are those of what did
+                default = self._catalog.engine(task)
+                if candidate := self._candidate(experiment.policy, default):
+                    return self._of_versions(task, experiment, default, candidate)
+        return experiment
 
     def route(self, task: str, key: str | None) -> Route:
         """Who answers a request that names no variant; requests with the same `key` are answered by the same one.
@@ -106,22 +122,23 @@ class Experiments:
         """
         default = self._catalog.engine(task)
         experiment = self.experiments.get(task)
-        if experiment is None or experiment.stopped or _place(task, key) >= experiment.policy.share:
+        if experiment is None or _place(task, experiment.policy.candidate, key) >= experiment.policy.share:
             return Route(default)
-        try:
-            candidate = self._catalog.engine(task, experiment.policy.candidate)
-        except ServiceError:  # it has gone, or was never there: the default answers as if nothing was asked
+        candidate = self._candidate(experiment.policy, default)
+        if candidate is None:
             return Route(default)
-        if candidate is default or set(candidate.manifest.labels) != set(default.manifest.labels):
+        experiment = self._of_versions(task, experiment, default, candidate)
+        if experiment.stopped:
             return Route(default)
-        return Route(candidate, default) if experiment.policy.mode == "split" else Route(default, candidate)
+        split = experiment.policy.mode == "split"
+        return Route(candidate, default, experiment) if split else Route(default, candidate, experiment)
 
     def compare(
         self, task: str, route: Route, inputs: Sequence[TextInput], answered: Classification, request_id: str | None
     ) -> None:
         """Run the other variant aside, on the tokens of the answer that was given, and take both in."""
-        experiment = self.experiments.get(task)
-        if route.aside is None or experiment is None:
+        experiment = route.experiment
+        if experiment is None or self.experiments.get(task) is not experiment:
             return
         if len(self._running) >= ASIDE:
             self._not_compared(task, experiment)
@@ -140,6 +157,29 @@ class Experiments:
         """Give up what runs aside."""
         for running in self._running:
             running.cancel()
+
+    def _candidate(self, policy: Policy, default: Engine) -> Engine | None:
+        """The candidate, None where it cannot take part: the default answers as if nothing was asked."""
+        try:
+            candidate = self._catalog.engine(default.ref.task, policy.candidate)
+        except ServiceError:  # it has gone, or was never there
+            return None
+        same = candidate is default or set(candidate.manifest.labels) != set(default.manifest.labels)
+        return None if same else candidate
+
+    def _of_versions(self, task: str, experiment: Experiment, default: Engine, candidate: Engine) -> Experiment:
+        """The experiment, begun anew if what it has seen was of other versions."""
+        if experiment.models == (default.ref, candidate.ref):
+            return experiment
+        if experiment.models:
+            versions = default.ref.version, candidate.ref.version
+            logger.info("%s: another version of a variant, so figures begin anew: %s and %s", task, *versions)
+        return self._begin(task, experiment.policy, default, candidate)
+
+    def _begin(self, task: str, policy: Policy, default: Engine, candidate: Engine) -> Experiment:
+        self.end(task)
+        found = self.experiments[task] = Experiment(policy, datetime.now(UTC), (default.ref, candidate.ref))
+        return found
 
     async def _compare(
         self,
@@ -161,75 +201,60 @@ class Experiments:
         except ServiceError:
             self._not_compared(task, experiment)
             return
-        if route.engine.manifest.variant == experiment.policy.candidate:
-            reference, candidate, given, tried = route.aside, route.engine, other, answered
-        else:
-            reference, candidate, given, tried = route.engine, route.aside, answered, other
-        labels = reference.manifest.labels
-        columns = [candidate.manifest.labels.index(label) for label in labels]
-        of_reference = scores(given.logits, reference.manifest.problem_type)
-        of_candidate = scores(tried.logits, candidate.manifest.problem_type)[:, columns]
-        agree = agreeing(reference.manifest.problem_type, of_reference, of_candidate)
-        same_label = agree if agree is not None else np.ones(len(inputs), dtype=bool)
-        experiment.agreement.add(of_reference, of_candidate, same_label)
-        experiment.agreement.reference_seconds.add(given.inference_seconds / len(inputs))
-        experiment.agreement.candidate_seconds.add(tried.inference_seconds / len(inputs))
-        self._metrics.compared_aside(task, candidate.manifest.variant, experiment.agreement)
-        for position in np.flatnonzero(~same_label):
-            self._keep(task, request_id, int(position), reference, candidate, of_reference, of_candidate, inputs)
-        self._guard(task, experiment)
+        if self.experiments.get(task) is not experiment:
+            return
+        split = experiment.policy.mode == "split"
+        labels = (route.aside if split else route.engine).manifest.labels
+        one, two = Arm.of(route.engine, answered, labels), Arm.of(route.aside, other, labels)
+        reference, candidate = (two, one) if split else (one, two)
+        same_label = experiment.take_in(reference, candidate, inputs)
+        seconds = reference.seconds_per_input, candidate.seconds_per_input
+        self._metrics.compared_aside(task, experiment.policy.candidate, experiment.agreement, *seconds)
+        for position in map(int, np.flatnonzero(~same_label)):
+            self._keep(task, request_id, position, reference, candidate, inputs[position])
+        if experiment.guard():
+            name, reason = experiment.policy.candidate, experiment.stopped
+            self._metrics.experiments_stopped.labels(task, name).inc()
+            logger.error("%s: %s was taken off until a restart or another version, its %s", task, name, reason)
 
     def _keep(
-        self,
-        task: str,
-        request_id: str | None,
-        position: int,
-        reference: Engine,
-        candidate: Engine,
-        of_reference: Logits,
-        of_candidate: Logits,
-        inputs: Sequence[TextInput],
+        self, task: str, request_id: str | None, position: int, reference: Arm, candidate: Arm, item: TextInput
     ) -> None:
-        labels = reference.manifest.labels
-        one, other = of_reference[position], of_candidate[position]
+        labels = reference.engine.manifest.labels
+        one, other = reference.scores[position], candidate.scores[position]
         self._disagreements.add(
             Disagreement(
                 at=datetime.now(UTC),
                 task=task,
                 request_id=request_id,
                 position=position,
-                reference=reference.manifest.variant,
-                reference_version=reference.manifest.version,
-                candidate=candidate.manifest.variant,
-                candidate_version=candidate.manifest.version,
+                reference=reference.engine.ref.variant,
+                reference_version=reference.engine.ref.version,
+                candidate=candidate.engine.ref.variant,
+                candidate_version=candidate.engine.ref.version,
                 reference_label=labels[int(one.argmax())],
                 candidate_label=labels[int(other.argmax())],
                 difference=float(np.abs(one - other).max()),
-                text=inputs[position].text if self._keep_texts else None,
-                text_pair=inputs[position].text_pair if self._keep_texts else None,
+                text=item.text if self._keep_texts else None,
+                text_pair=item.text_pair if self._keep_texts else None,
             )
         )
-
-    def _guard(self, task: str, experiment: Experiment) -> None:
-        guard, seen = experiment.policy.guard, experiment.agreement
-        if guard is None or experiment.stopped or seen.inputs < guard.inputs:
-            return
-        if seen.is_below(guard.agreement, guard.confidence):
-            experiment.stopped = (
-                f"agreement is under {guard.agreement:.4g} with {100 * guard.confidence:.4g} % confidence: "
-                f"{seen.agreed} of {seen.inputs} inputs"
-            )
-            self._metrics.experiments_stopped.labels(task, experiment.policy.candidate).inc()
-            logger.error("%s: %s was taken off, its %s", task, experiment.policy.candidate, experiment.stopped)
 
     def _not_compared(self, task: str, experiment: Experiment) -> None:
         experiment.not_compared += 1
         self._metrics.not_compared.labels(task, experiment.policy.candidate).inc()
 
 
-def _place(task: str, key: str | None) -> float:
-    """A place in [0, 1): the same for the same key, anywhere for none."""
+def _log_begin(task: str, policy: Policy) -> None:
+    logger.info("%s: %s of %s for %.4g of the requests", task, policy.mode, policy.candidate, policy.share)
+
+
+def _place(task: str, candidate: str, key: str | None) -> float:
+    """A place in [0, 1): the same for the same key, anywhere for none.
+
+    Another one for every candidate, or the same clients would get all of them.
+    """
     if key is None:
         return random.random()
-    digest = hashlib.blake2b(f"{task}\n{key}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{task}\n{candidate}\n{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

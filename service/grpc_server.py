@@ -61,6 +61,8 @@ class GrpcServer:
     def __init__(self, app: ASGIApp, settings: Settings, drain: Drain) -> None:
         self._app, self._drain, self._grace_seconds = app, drain, settings.grace_seconds
         self._running = 0
+        self._stopping: asyncio.Task[None] | None = None
+        drain.on_close(self._begin_stopping)
         self._messages = messages()
         # By default a second process could listen on the same port unnoticed.
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", settings.max_body_bytes)]
@@ -84,7 +86,15 @@ class GrpcServer:
         logger.info("gRPC on port %d", self.port)
 
     async def stop(self) -> None:
-        """Take no more calls, and wait for those that run as long as the settings say."""
+        """Take no more calls, and wait for those that run; their time began when the drain closed, else it does now."""
+        await self._begin_stopping()
+
+    def _begin_stopping(self) -> asyncio.Task[None]:
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        return self._stopping
+
+    async def _stop(self) -> None:
         stopping = asyncio.ensure_future(self._server.stop(self._grace_seconds + 1))
         await asyncio.wait([stopping], timeout=self._grace_seconds)
         self._drain.dropped += self._running

@@ -4,6 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
+import orjson
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -11,7 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.context import Service
 from service.errors import UnsupportedContent
+from service.json_parsing import parsed
 
 _Dependency = Callable[[Request], Awaitable[Any]]
 
@@ -35,7 +38,8 @@ class DirectRoute(JsonRoute):
 
     FastAPI would solve the tree of dependencies anew for every request and check its own service's answers: a fifth of
     the time that a short text takes besides its model. Its document of the route is the same. Dependencies take the
-    request alone; an endpoint answers with a `Response`, or with what its response model is for.
+    request alone; an endpoint answers with a `Response`, or with what its response model is for. Bodies are validated
+    with the settings' `max_items` as context, so that too many inputs are refused before anything is made of them.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -58,7 +62,8 @@ class DirectRoute(JsonRoute):
             check_content_type(request)
             values: dict[str, Any] = dict(request.path_params)
             if body is not None:
-                values[body_name] = read_body(await request.body(), body)
+                service: Service = request.app.state.service
+                values[body_name] = read_body(await request.body(), body, service.settings.max_items)
             if known.request_param_name:
                 values[known.request_param_name] = request
             for name, call in dependencies:
@@ -84,23 +89,32 @@ def check_content_type(request: Request) -> None:
         raise UnsupportedContent("send the body as JSON, with the header Content-Type: application/json")
 
 
-def read_body(content: bytes, expected: TypeAdapter[Any]) -> Any:
-    """What a JSON body says.
+def read_body(content: bytes, expected: TypeAdapter[Any], max_items: int) -> Any:
+    """What a JSON body of `max_items` inputs at most says.
 
     Raises:
         RequestValidationError, HTTPException: as FastAPI raises them, so that `errors` maps one kind.
+        TooLarge: it has more inputs.
     """
     if not content:
         raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "Field required"}])
     try:
-        value = json.loads(content)
+        value = _loaded(content)
     except json.JSONDecodeError as error:
         fault = {"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}
         raise RequestValidationError([fault]) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, a number too long, too deep
         raise HTTPException(400) from error
     try:
-        return expected.validate_python(value)
+        return expected.validate_python(value, context={"max_items": max_items})
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from error
+
+
+def _loaded(content: bytes) -> Any:
+    try:
+        return parsed(content, orjson.loads)
+    except orjson.JSONDecodeError:
+        # What it refuses is FastAPI's parser's to judge: that takes lone surrogates, NaN and UTF-16, and is slower.
+        return parsed(content, json.loads)

@@ -10,6 +10,7 @@ from models.errors import BundleError
 from models.manifest import Manifest
 from models.runtime import Runtime, load_bundle
 from service.engine import Engine, Logits
+from service.faults import run_within_memory
 from service.schemas import TextInput
 
 logger = logging.getLogger("service.loading")
@@ -33,7 +34,7 @@ def load_engine(bundle: Bundle, *, threads: int, sample_tolerance: float, runtim
     Raises:
         BundleError: the graph or the tokenizer cannot be read, or the graph does not answer for its labels.
     """
-    if _wants_sparse(bundle.manifest, runtime):
+    if expected_runtime(bundle.manifest, runtime) == "sparse":
         try:
             return _load_sparse(bundle, threads, sample_tolerance)
         except BundleError as error:
@@ -54,11 +55,12 @@ def load_engine(bundle: Bundle, *, threads: int, sample_tolerance: float, runtim
     return engine
 
 
-def _wants_sparse(manifest: Manifest, runtime: RuntimeChoice) -> bool:
+def expected_runtime(manifest: Manifest, runtime: RuntimeChoice) -> Runtime:
+    """What runs a bundle, where it runs here."""
     if manifest.packed is None or runtime == "onnx":
-        return False
+        return "onnx"
     measured = manifest.measurement.sparse if manifest.measurement else None
-    return runtime == "sparse" or bool(measured and measured.preferred)
+    return "sparse" if runtime == "sparse" or (measured and measured.preferred) else "onnx"
 
 
 def _load_sparse(bundle: Bundle, threads: int, sample_tolerance: float) -> Engine:
@@ -84,6 +86,10 @@ def _answer_sample(bundle: Bundle, threads: int, runtime: Runtime) -> tuple[Engi
             raise BundleError(f"{logits.shape[-1]} logits for {len(manifest.labels)} labels")
         if not np.isfinite(logits).all():
             raise BundleError("numbers that are not finite")
+        pair = engine.tokenize([TextInput(text=WARM_UP_TEXT), TextInput(text=f"{WARM_UP_TEXT} both")])
+        together = run_within_memory(engine.logits, pair, lambda: None)
+        if together.shape != (2, len(manifest.labels)):
+            raise BundleError(f"{together.shape} logits for a batch of two")
     except Exception as error:  # onnxruntime raises its own classes without a public common base
         raise BundleError(f"{bundle.model_path} does not answer a warm-up request: {error}") from error
     if not manifest.sample:

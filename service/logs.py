@@ -1,4 +1,4 @@
-"""How log records are written, the service's and its libraries': a line of text each, or a JSON object a line.
+"""What log records look like, the service's and its libraries': a line of text each, or a JSON object a line.
 
 A traceback says where and of which class an exception was, but not its message, which might repeat a text.
 """
@@ -14,6 +14,8 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from service.log_output import Background, Descriptor
+
 LogFormat = Literal["text", "json"]
 # The attribute of a record, given by `extra`, that holds its fields; the JSON object has them in place of the message.
 FIELDS: Final = "fields"
@@ -26,9 +28,9 @@ def configure_logging(level: str, log_format: LogFormat | None) -> None:
     Exceptions that nothing catches, in any thread, and Python's warnings become records too.
     """
     chosen = log_format or ("text" if sys.stderr.isatty() else "json")
-    output = logging.StreamHandler()
+    output = Descriptor(sys.stderr.fileno())
     output.setFormatter(JsonFormatter() if chosen == "json" else TextFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[output], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[Background(output)], force=True)
     logging.captureWarnings(True)
     # A warning's default form adds the source line that caused it: a second line, and noise.
     warnings.formatwarning = _warning_line

@@ -22,6 +22,7 @@ from service.version import VERSION
 
 STAGES = ("queue", "tokenize", "inference")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+ARMS = ("default", "candidate")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -96,11 +97,12 @@ class Metrics:
         )
         self.shed = Counter(
             "sparserve_requests_shed_total",
-            "Requests answered 429 for what waits before them: inputs or tokens over a limit, or past their deadline.",
+            "Requests answered 429 for what waits before them: inputs or tokens over a limit, or past their deadline; "
+            "or 503 for the bytes of all bodies.",
             ("reason",),
             registry=registry,
         )
-        for reason in ("inputs", "tokens", "deadline"):
+        for reason in ("inputs", "tokens", "deadline", "bodies"):
             self.shed.labels(reason)
         self.deadline_misses = Counter(
             "sparserve_deadline_misses_total",
@@ -126,7 +128,7 @@ class Metrics:
         compared = ("task", "candidate")
         self.agreement = Gauge(
             "sparserve_experiment_agreement_ratio",
-            "Fraction of compared inputs on which the candidate says the same as the default variant.",
+            "Fraction of distinct inputs on which the candidate says the same as the default variant.",
             compared,
             registry=registry,
         )
@@ -137,7 +139,17 @@ class Metrics:
             registry=registry,
         )
         self.compared = Gauge(
-            "sparserve_experiment_inputs", "Inputs compared in the running experiment.", compared, registry=registry
+            "sparserve_experiment_inputs",
+            "Distinct inputs compared in the running experiment.",
+            compared,
+            registry=registry,
+        )
+        self.compared_seconds = Histogram(
+            "sparserve_experiment_input_duration_seconds",
+            "Compute time of an input of a compared request, its part of shared batches; arm is default or candidate.",
+            (*compared, "arm"),
+            buckets=(0.0001, 0.00025, 0.0005, *SECONDS),
+            registry=registry,
         )
         self.not_compared = Counter(
             "sparserve_experiment_not_compared_total", "Requests that were not compared.", compared, registry=registry
@@ -204,11 +216,22 @@ class Metrics:
         for stage in STAGES:
             self.stage_seconds.labels(*names, stage).observe(getattr(timings, f"{stage}_seconds"))
 
-    def compared_aside(self, task: str, candidate: str, agreement: Agreement) -> None:
-        """Tell how an experiment stands."""
+    def compared_aside(
+        self, task: str, candidate: str, agreement: Agreement, default_seconds: float, candidate_seconds: float
+    ) -> None:
+        """Tell how an experiment stands, and the compute time of an input of the request that was compared last."""
         self.agreement.labels(task, candidate).set(agreement.rate or 0.0)
         self.drift.labels(task, candidate).set(agreement.drift.mean)
         self.compared.labels(task, candidate).set(agreement.inputs)
+        for arm, seconds in zip(ARMS, (default_seconds, candidate_seconds), strict=True):
+            self.compared_seconds.labels(task, candidate, arm).observe(seconds)
+
+    def experiment_ended(self, task: str, candidate: str) -> None:
+        """Tell nothing more of how an experiment stood; what is counted of its candidate stays."""
+        for gauge in (self.agreement, self.drift, self.compared):
+            gauge.remove(task, candidate)
+        for arm in ARMS:
+            self.compared_seconds.remove(task, candidate, arm)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

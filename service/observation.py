@@ -44,7 +44,9 @@ class RequestObserver:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = scope.setdefault("state", {})["request_id"] = _request_id(scope)
+        state = scope.setdefault("state", {})
+        state["arrived"] = started
+        request_id = state["request_id"] = _request_id(scope)
         record = self._new_record(scope)
         status: int | None = None
         bytes_in = bytes_out = 0

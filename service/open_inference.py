@@ -8,18 +8,26 @@ that many bytes for each element, any other its numbers in little-endian order.
 import math
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.datastructures import MutableHeaders
 
+from service.closed_model import ClosedModel
 from service.errors import PROBLEM_JSON, InvalidRequest, UnreadableRequest
+from service.json_parsing import parsed
+from service.limits import check_count
 
 HEADER: Final = "Inference-Header-Content-Length"
+# More tensors than any model here has; each that is wrong makes an error of its own.
+MOST_TENSORS: Final = 8
 _LENGTH: Final = struct.Struct("<I")
+
+
+Name = Annotated[str, StringConstraints(max_length=100)]
 
 
 class Parameters(BaseModel):
@@ -34,37 +42,31 @@ class Parameters(BaseModel):
     timeout: int | None = Field(None, ge=1, description="microseconds that the answer may take")
 
 
-class InputTensor(BaseModel):
+class InputTensor(ClosedModel):
     """Texts: shape [n] or [n, 1]."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    shape: list[int]
-    datatype: str
+    name: Name
+    shape: list[int] = Field(max_length=MOST_TENSORS)
+    datatype: Name
     parameters: Parameters = Parameters()
     data: list[Any] | None = None
 
 
-class RequestedOutput(BaseModel):
+class RequestedOutput(ClosedModel):
     """An output that the client wants."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
+    name: Name
     parameters: Parameters = Parameters()
 
 
-class InferRequest(BaseModel):
+class InferRequest(ClosedModel):
     """The JSON of an inference request."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str | None = None
     model_name: str | None = Field(None, description="sent by KServe's client; the path says which model it is")
     parameters: Parameters = Parameters()
-    inputs: list[InputTensor] = Field(min_length=1)
-    outputs: list[RequestedOutput] = []
+    inputs: list[InputTensor] = Field(min_length=1, max_length=MOST_TENSORS)
+    outputs: list[RequestedOutput] = Field([], max_length=MOST_TENSORS)
 
 
 class Tensor(BaseModel):
@@ -87,12 +89,13 @@ def name_media_type(path: str, headers: MutableHeaders) -> None:
         headers["Content-Type"] = media_type_of_problems(path)
 
 
-def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, list[str]]]:
+def read_request(body: bytes, header_length: str | None, max_items: int) -> tuple[InferRequest, dict[str, list[str]]]:
     """A request and the texts of its inputs by name.
 
     Raises:
         UnreadableRequest: the body is not what the headers say.
-        InvalidRequest: an input is not a list of texts.
+        InvalidRequest: an input is not a list of texts, or an input or output is named twice.
+        TooLarge: an input has more than `max_items` texts.
     """
     length = len(body)
     if header_length is not None:
@@ -100,12 +103,13 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
             raise UnreadableRequest(f"{HEADER} must be the bytes of the JSON, at most the body's {len(body)}")
         length = int(header_length)
     try:
-        request = InferRequest.model_validate(orjson.loads(body[:length]))
+        request = InferRequest.model_validate(parsed(body[:length], orjson.loads))
     except orjson.JSONDecodeError as error:
         raise UnreadableRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise InvalidRequest(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error
+        place, message = ".".join(map(str, first["loc"])) or "body", first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{place}: {message}") from error
     rest = memoryview(body)[length:]
     texts: dict[str, list[str]] = {}
     for tensor in request.inputs:
@@ -116,10 +120,15 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
             raise UnreadableRequest(f"input {tensor.name} has {size} bytes, but {len(rest)} are left of the body")
         if tensor.name in texts:
             raise InvalidRequest(f"input {tensor.name} is there twice")
-        texts[tensor.name] = _texts(tensor, None if size is None else bytes(rest[:size]))
+        texts[tensor.name] = _texts(tensor, None if size is None else bytes(rest[:size]), max_items)
         rest = rest[size or 0 :]
     if len(rest):
         raise UnreadableRequest(f"{len(rest)} bytes are left after the last input")
+    # Each is as long as the inputs are many: the answer to a short request would have no limit.
+    asked = [output.name for output in request.outputs]
+    for position, name in enumerate(asked):
+        if name in asked[:position]:
+            raise InvalidRequest(f"output {name} is there twice")
     return request, texts
 
 
@@ -147,7 +156,7 @@ def packed(texts: Iterable[bytes]) -> bytes:
     return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
 
 
-def _texts(tensor: InputTensor, binary: bytes | None) -> list[str]:
+def _texts(tensor: InputTensor, binary: bytes | None, max_items: int) -> list[str]:
     name, shape = tensor.name, tensor.shape
     if tensor.datatype != "BYTES":
         raise InvalidRequest(f"input {name} has datatype {tensor.datatype}: texts are BYTES")
@@ -155,7 +164,8 @@ def _texts(tensor: InputTensor, binary: bytes | None) -> list[str]:
         raise InvalidRequest(f"input {name} has shape {shape}: give [n] or [n, 1] with n texts")
     if binary is None and tensor.data is None:
         raise InvalidRequest(f"input {name} has no data")
-    texts = _split(binary, name) if binary is not None else _flat(tensor.data or [])
+    check_count(max(shape[0], len(tensor.data or [])), max_items)
+    texts = _split(binary, name, shape[0]) if binary is not None else _flat(tensor.data or [])
     if len(texts) != math.prod(shape):
         raise InvalidRequest(f"input {name} has {len(texts)} texts, but the shape {shape}")
     for position, text in enumerate(texts):
@@ -169,10 +179,12 @@ def _flat(data: list[Any]) -> list[Any]:
     return [row[0] if isinstance(row, list) and len(row) == 1 else row for row in data]
 
 
-def _split(data: bytes, name: str) -> list[str]:
+def _split(data: bytes, name: str, expected: int) -> list[str]:
     texts: list[str] = []
     place = 0
     while place < len(data):
+        if len(texts) == expected:
+            raise InvalidRequest(f"input {name} has more than the {expected} texts of its shape")
         if place + _LENGTH.size > len(data):
             raise UnreadableRequest(f"input {name}: {len(data) - place} bytes are left, too few for a length")
         (length,) = _LENGTH.unpack_from(data, place)

@@ -1,7 +1,7 @@
 """The OpenAPI document, with errors declared as what they are: application/problem+json."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -12,6 +12,8 @@ from service.caller import HEADERS, caller_of
 from service.open_inference import media_type_of_problems
 from service.settings import Settings
 
+# What `bodies` may answer wherever a body is sent.
+BODY_STATUSES: Final = (408, 413, 503)
 DESCRIPTION = (
     "Text classification over onnxruntime, dense and compressed models side by side. "
     "Every error has one body, RFC 9457's problem document, with an extra member `error`. "
@@ -36,6 +38,8 @@ def describe(app: FastAPI, settings: Settings) -> None:
             for path, operations in schema["paths"].items():
                 for method, operation in operations.items():
                     _declare_key(method.upper(), path, operation, settings)
+                    if method in ("post", "put", "patch"):
+                        _add_problems(operation, BODY_STATUSES)
                     _declare_problems(path, operation["responses"])
             app.openapi_schema = schema
         return app.openapi_schema
@@ -57,7 +61,11 @@ def _declare_key(method: str, path: str, operation: dict[str, Any], settings: Se
         return
     free = settings.keys_file is None or (path == METRICS and not settings.metrics_need_key)
     operation["security"] = [*({name: []} for name in SECURITY_SCHEMES), *([{}] if free else [])]
-    for status in (401, 403, 429):
+    _add_problems(operation, (401, 403, 429))
+
+
+def _add_problems(operation: dict[str, Any], statuses: tuple[int, ...]) -> None:
+    for status in statuses:
         problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
         answer = {"description": HTTPStatus(status).phrase, "content": {"application/json": problem}}
         operation["responses"].setdefault(str(status), answer)

@@ -2,13 +2,15 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from service.closed_model import ClosedModel
 
 
-class Guard(BaseModel):
+class Guard(ClosedModel):
     """When a candidate is taken off: once its agreement is under a level, beyond doubt."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     agreement: float = Field(gt=0, le=1, description="least fraction of inputs with the same labels")
     confidence: float = Field(
@@ -17,10 +19,10 @@ class Guard(BaseModel):
     inputs: int = Field(200, ge=1, description="inputs to see before anything is decided")
 
 
-class Policy(BaseModel):
+class Policy(ClosedModel):
     """What share of a task's traffic a candidate gets, and how."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     mode: Literal["shadow", "split"]
     candidate: str = Field(description="the variant beside the task's default")

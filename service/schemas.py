@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
+from service.closed_model import ClosedModel
 from service.json_numbers import PositiveWhole
+from service.limits import check_count_here
 
 FunctionToApply = Literal["softmax", "sigmoid", "none"]
 
@@ -23,7 +25,7 @@ class TextInput(BaseModel):
         return len(self.text) + len(self.text_pair or "")
 
 
-def _as_list(inputs: Any) -> Any:
+def _as_list(inputs: Any, info: ValidationInfo) -> Any:
     """Let one text, a list of texts, an object or a list of objects all become a list of objects."""
     if isinstance(inputs, (str, dict)):
         inputs = [inputs]
@@ -31,6 +33,7 @@ def _as_list(inputs: Any) -> Any:
         raise ValueError(f"expected a text, a list of texts or objects with text and text_pair, not {_kind(inputs)}")
     if not inputs:
         raise ValueError("the list is empty: send at least one text")
+    check_count_here(inputs, info)
     # The first fault is enough: 10,000 wrong items must not make 10,000 messages.
     return [_as_object(item, position) for position, item in enumerate(inputs)]
 
@@ -49,9 +52,7 @@ def _as_object(item: Any, position: int) -> dict[str, str | None]:
         if not isinstance(value, str):
             raise ValueError(f"{name} of item {position} is {_kind(value)}, not a text")
         if not _is_unicode(value):
-            raise ValueError(
-                f"{name} of item {position} has a lone surrogate, which is no character: send valid Unicode"
-            )
+            raise ValueError(f"{name} of item {position} has a lone surrogate: send valid Unicode")
     return fields
 
 
@@ -86,10 +87,10 @@ _INPUTS_SCHEMA: dict[str, Any] = {
 Inputs = Annotated[list[TextInput], BeforeValidator(_as_list), WithJsonSchema(_INPUTS_SCHEMA)]
 
 
-class Body(BaseModel):
-    """A request body: unknown fields are refused, nothing is converted."""
+class Body(ClosedModel):
+    """A request body, of which nothing is converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
 
 class ClassifyRequest(Body):

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AnyHttpUrl, Field, field_validator, model_validator
+from pydantic import AnyHttpUrl, Field, IPvAnyNetwork, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.runtime import available_cpus
@@ -26,7 +26,11 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
     )
 
-    store: Path = Field(Path("store"), description="folder of bundles; only a mirror writes to it, see store_url")
+    store: Path = Field(
+        Path("store"),
+        description="folder of bundles; written to by a mirror, see store_url, and where a client makes a variant the "
+        "default of its task",
+    )
     store_url: str | None = Field(
         None,
         description="fsspec URL of a store, such as s3://bucket/store, that is mirrored into the folder `store`",
@@ -61,7 +65,10 @@ class Settings(BaseSettings):
         {}, description='versions to serve in place of the current ones, as {"task/variant": "version"}'
     )
     max_model_bytes: int | None = Field(
-        None, ge=1, description="bytes of all loaded graphs together; a bundle beyond that is refused"
+        None,
+        ge=1,
+        description="bytes of all loaded graphs together, a new version counted beside the one that it replaces; a "
+        "bundle beyond that is refused until there is room",
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads for inference in all; by default the CPUs that this process may use"
@@ -110,11 +117,19 @@ class Settings(BaseSettings):
     anonymous_rate: int | None = Field(
         None, ge=1, description="requests a minute of one client address where there are no keys; more are answered 429"
     )
+    trusted_proxies: list[IPvAnyNetwork] = Field(
+        [],
+        description='addresses or networks of reverse proxies, such as ["10.0.0.0/8"], whose X-Forwarded-For says who '
+        "the client is, for anonymous_rate and the log; by default nobody's does",
+    )
     cors_origins: list[str] = Field(
         [], description='web pages\' origins that may call the service, such as ["https://app.example"]; ["*"]: all'
     )
 
     max_body_bytes: int = Field(2 * 2**20, ge=1, description="bytes of a request body")
+    max_bodies_bytes: int = Field(
+        256 * 2**20, ge=1, description="bytes of all requests' bodies together; what comes on top is answered 503"
+    )
     max_items: int = Field(256, ge=1, description="inputs of one request")
     max_characters: int = Field(100_000, ge=1, description="characters of one input, text and text_pair together")
 
@@ -163,6 +178,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _bodies_have_room(self) -> Self:
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_bodies_bytes {self.max_bodies_bytes} is less than the {self.max_body_bytes} of max_body_bytes, "
+                "the limit of one body: raise it or lower that"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keys_are_there(self) -> Self:
         if self.keys_file is not None and not self.keys_file.is_file():
             raise ValueError(f"keys_file {self.keys_file} does not exist: make a key with `sparserve keys create`")
@@ -188,9 +212,10 @@ class Settings(BaseSettings):
 
     @property
     def threads_per_session(self) -> int:
-        """Threads of one onnxruntime session, so that concurrent batches do not oversubscribe the CPUs.
+        """Threads of one onnxruntime session, so that batches of one model that run at once do not oversubscribe CPUs.
 
         Each batch brings the thread that runs it, the session's own threads help whoever asks: together they are
-        `total_threads`, and a batch that runs alone has almost all of them.
+        `total_threads`, and a batch that runs alone has almost all of them. Batches of two models that run at once ask
+        for more threads than there are CPUs: they share them.
         """
         return self.total_threads - self.concurrent_batches + 1

@@ -8,7 +8,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -29,10 +29,20 @@ class Drain:
     def __init__(self) -> None:
         self.draining = False
         self.dropped = 0  # requests that the grace time was too short for
+        self._closers: list[Callable[[], object]] = []
 
     def begin(self) -> None:
         """Take no new clients from now on."""
         self.draining = True
+
+    def on_close(self, close: Callable[[], object]) -> None:
+        """Have something else that listens closed together with the HTTP socket; called on the event loop."""
+        self._closers.append(close)
+
+    def close(self) -> None:
+        """The sockets close now, and the grace time of what has been accepted begins."""
+        for close in self._closers:
+            close()
 
 
 class DrainingServer(uvicorn.Server):
@@ -61,6 +71,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listening socket, then the connections as they fall idle."""
+        self._drain.close()
         # Closing a listening socket resets the connections that clients have made and the loop has not accepted yet:
         # a second descriptor keeps it open until those are accepted too.
         listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]

@@ -73,6 +73,18 @@ def graph(labels: int = len(LABELS), *, seed: int = 0, scale: float = 4.0, poiso
     return model.SerializeToString()
 
 
+def forgetful() -> bytes:
+    """The tiny graph, which answers the first input of a batch alone."""
+    model = onnx.load_from_string(graph(seed=3))
+    model.graph.node[-1].output[0] = "all"
+    bounds = {"begin": [0], "end": [1], "axis": [0]}
+    model.graph.initializer.extend(
+        helper.make_tensor(name, TensorProto.INT64, [1], value) for name, value in bounds.items()
+    )
+    model.graph.node.append(helper.make_node("Slice", ["all", *bounds], ["logits"]))
+    return model.SerializeToString()
+
+
 def hungry() -> bytes:
     """The tiny graph, which wants `TOO_MANY` floats for every input of a batch but the first."""
     model = onnx.load_from_string(graph(seed=3))

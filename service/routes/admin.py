@@ -1,10 +1,11 @@
-"""What is served, changed while it runs: in the memory of this process, until it ends. The store is not written to.
+"""What is served, changed while it runs: in the memory of this process until it ends, but for a task's default variant.
 
-A version is pinned, or taken back; a variant is unloaded, or loaded again, in the Open Inference Protocol's words.
+A version is pinned, or taken back; a variant is unloaded, or loaded again, in the Open Inference Protocol's words; or
+it becomes the task's default variant, in the store.
 Every route here needs a key with the scope `admin`, which `service.access` sees to.
 """
 
-import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,8 +15,8 @@ from service.context import Service, ServiceDependency
 from service.engine import Engine
 from service.errors import InvalidRequest, UnreadableRequest, problems
 from service.json_route import JsonRoute
-from service.routes.models import list_models
-from service.schemas import Body, ModelList
+from service.routes.models import list_models, show_task
+from service.schemas import Body, ModelList, TaskFacts
 
 router = APIRouter(tags=["admin"])
 promotion = APIRouter(route_class=JsonRoute, tags=["admin"])
@@ -90,43 +91,53 @@ REPOSITORY_BODY: dict[str, Any] = {
 @router.get("/v1/admin/overrides")
 async def show_overrides(service: ServiceDependency) -> Overrides:
     """The versions that are pinned and the variants that are unloaded."""
-    catalog = service.catalog
+    pins, unloaded = service.catalog.overrides.pins, service.catalog.contents.unloaded
     return Overrides(
-        pinned=[Served(task=key[0], variant=key[1], version=catalog.pins[key], pinned=True) for key in catalog.pins],
-        unloaded=[VariantName(task=key[0], variant=key[1]) for key in sorted(catalog.contents.unloaded)],
+        pinned=[Served(task=key[0], variant=key[1], version=pins[key], pinned=True) for key in pins],
+        unloaded=[VariantName(task=key[0], variant=key[1]) for key in sorted(unloaded)],
     )
 
 
 @router.post("/v1/admin/refresh", responses=RESPONSES)
 async def refresh(service: ServiceDependency) -> ModelList:
-    """Look at the store now; answers once every new version is served or refused."""
-    await asyncio.to_thread(service.catalog.refresh)
+    """Look at the store now; answers once every new version is served or refused.
+
+    A URL that the store mirrors is waited for ten seconds at most; what comes later is served when it is there.
+    """
+    await service.order(service.catalog.refresh)
     return await list_models(service)
+
+
+@router.post("/v1/admin/models/{task}/{variant}/default", responses=RESPONSES)
+async def make_default(task: str, variant: str, service: ServiceDependency) -> TaskFacts:
+    """Let the task answer with this variant: in the store, so for every process that serves it, and after a restart."""
+    await service.order(partial(service.orders.make_default, task, variant))
+    return await show_task(task, service)
 
 
 @promotion.post("/v1/models/{task}/{variant}/promote", responses=RESPONSES)
 async def promote(task: str, variant: str, body: Promotion, service: ServiceDependency) -> Served:
     """Serve this version; answers once it is served, and changes nothing where it is refused."""
-    return _served(service, await asyncio.to_thread(service.catalog.pin, task, variant, body.version))
+    return _served(service, await service.order(partial(service.orders.pin, task, variant, body.version)))
 
 
 @router.post("/v1/models/{task}/{variant}/rollback", responses=RESPONSES)
 async def rollback(task: str, variant: str, service: ServiceDependency) -> Served:
     """Serve the version that was published before the one that is served."""
-    return _served(service, await asyncio.to_thread(service.catalog.rollback, task, variant))
+    return _served(service, await service.order(partial(service.orders.rollback, task, variant)))
 
 
 @router.post("/v1/models/{task}/{variant}/unpin", responses=RESPONSES)
 async def unpin(task: str, variant: str, service: ServiceDependency) -> Served:
     """Serve the version that the store says, again."""
-    return _served(service, await asyncio.to_thread(service.catalog.unpin, task, variant))
+    return _served(service, await service.order(partial(service.orders.unpin, task, variant)))
 
 
 @router.post("/v2/repository/models/{task}/load", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
 async def load(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
     """Take a task, or one variant of it, into service; answers once it is served."""
     asked = _read(await request.body())
-    await asyncio.to_thread(service.catalog.load, task, asked.version)
+    await service.order(partial(service.orders.load, task, asked.version))
     return {"name": task, "load": True}
 
 
@@ -134,13 +145,13 @@ async def load(task: str, request: Request, service: ServiceDependency) -> dict[
 async def unload(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
     """Take a task, or one variant of it, out of service; requests that it has admitted are still answered."""
     asked = _read(await request.body())
-    await asyncio.to_thread(service.catalog.unload, task, asked.version)
+    await service.order(partial(service.orders.unload, task, asked.version))
     return {"name": task, "unload": True}
 
 
 def _served(service: Service, engine: Engine) -> Served:
     task, variant, version = engine.manifest.task, engine.manifest.variant, engine.manifest.version
-    return Served(task=task, variant=variant, version=version, pinned=(task, variant) in service.catalog.pins)
+    return Served(task=task, variant=variant, version=version, pinned=(task, variant) in service.catalog.overrides.pins)
 
 
 def _read(body: bytes) -> RepositoryParameters:

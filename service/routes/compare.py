@@ -2,7 +2,8 @@
 
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
+from starlette.responses import Response
 
 from service.caller import CallerDependency
 from service.catalog import Catalog
@@ -11,18 +12,19 @@ from service.comparison import compare
 from service.context import ServiceDependency
 from service.engine import Engine
 from service.errors import InvalidRequest, problems
-from service.json_route import JsonRoute
+from service.json_route import DirectRoute
 from service.limits import check_size
 from service.schemas import CompareAnswer, CompareRequest
 
-router = APIRouter(route_class=JsonRoute, tags=["compare"])
+router = APIRouter(route_class=DirectRoute, tags=["compare"])
+RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 REFERENCE = "dense"
 
 
-@router.post("/v1/models/{task}/compare", responses=problems(400, 404, 413, 415, 422, 429, 500, 503, 504))
+@router.post("/v1/models/{task}/compare", response_model=CompareAnswer, responses=RESPONSES)
 async def compare_variants(
-    task: str, body: CompareRequest, service: ServiceDependency, caller: CallerDependency, response: Response
-) -> CompareAnswer:
+    task: str, body: CompareRequest, service: ServiceDependency, caller: CallerDependency
+) -> Response:
     """Run texts through several variants: predictions, agreement, differences and latency of each."""
     arrived = time.perf_counter()
     engines = chosen_engines(service.catalog, task, body.variants)
@@ -39,14 +41,16 @@ async def compare_variants(
         own = arm.answer
         seconds = timings(arrived, own.queue_seconds, own.tokenize_seconds, own.inference_seconds)
         service.metrics.classified(arm.engine.ref, arm.answer.usage(), seconds)
-    response.headers["Server-Timing"] = server_timing(stages)
-    return CompareAnswer(
+    found = CompareAnswer(
         task=task,
         reference=comparison.reference.engine.manifest.variant,
         summary=comparison.summary(),
         variants=comparison.variants(),
         items=comparison.items(),
         timings=stages,
+    )
+    return Response(
+        found.model_dump_json(), media_type="application/json", headers={"Server-Timing": server_timing(stages)}
     )
 
 

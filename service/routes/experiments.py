@@ -11,9 +11,10 @@ from pydantic import BaseModel, Field
 from service.agreement import RunningMean
 from service.context import ServiceDependency
 from service.errors import UnknownResource, problems
-from service.experiments import Experiment
+from service.experiment import Experiment
 from service.json_route import JsonRoute
 from service.policy import Policy
+from service.schemas import ModelRef
 
 router = APIRouter(route_class=JsonRoute, tags=["experiments"])
 MOST = 1000
@@ -32,12 +33,19 @@ class ExperimentStatus(BaseModel):
 
     task: str
     policy: Policy
+    default: ModelRef | None = Field(description="the default variant that the figures are of; null before any")
+    candidate: ModelRef | None = Field(
+        description="the candidate that they are of; with another version they begin anew"
+    )
     since: datetime
-    inputs: int = Field(description="inputs that both variants have answered")
+    inputs: int = Field(description="inputs that both variants have answered, each text counted once")
+    repeated_inputs: int = Field(description="inputs that were not counted because the same had been before")
     not_compared: int = Field(description="requests that were answered, but not compared: too much to do")
     agreement: Estimate = Field(description="fraction of inputs with the same labels; interval by Wilson")
     score_difference: Estimate = Field(description="mean of the largest difference of a score")
-    default_seconds_per_input: Estimate
+    default_seconds_per_input: Estimate = Field(
+        description="compute time, its part of shared batches; mean of requests"
+    )
     candidate_seconds_per_input: Estimate
     stopped: str | None = Field(description="why the guard has taken the candidate off")
 
@@ -109,11 +117,15 @@ def status(task: str, experiment: Experiment) -> ExperimentStatus:
     """An experiment as clients see it."""
     seen = experiment.agreement
     low, high = seen.interval()
+    default, candidate = experiment.models or (None, None)
     return ExperimentStatus(
         task=task,
         policy=experiment.policy,
+        default=default,
+        candidate=candidate,
         since=experiment.since,
         inputs=seen.inputs,
+        repeated_inputs=experiment.repeated,
         not_compared=experiment.not_compared,
         agreement=Estimate(value=seen.rate, low=low, high=high) if seen.inputs else Estimate(value=None),
         score_difference=_estimate(seen.drift),
@@ -129,7 +141,7 @@ def _estimate(running: RunningMean) -> Estimate:
 
 
 def _known(service: ServiceDependency, task: str) -> Experiment:
-    experiment = service.experiments.experiments.get(task)
+    experiment = service.experiments.find(task)
     if experiment is None:
         running = ", ".join(sorted(service.experiments.experiments)) or "none"
         raise UnknownResource(f"task {task!r} has no experiment; those that have one: {running}")

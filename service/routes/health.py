@@ -18,6 +18,7 @@ router = APIRouter(tags=["operations"])
 LIBRARIES = ("onnxruntime", "tokenizers", "numpy", "fastapi", "uvicorn", "pydantic")
 LIMITS = (
     "max_body_bytes",
+    "max_bodies_bytes",
     "max_items",
     "max_characters",
     "max_batch_tokens",

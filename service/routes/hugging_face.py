@@ -6,7 +6,7 @@ Its answer is nested, a list of labels for each input, also for one: the client 
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from service.answers import answer
 from service.caller import Caller, CallerDependency
@@ -14,28 +14,24 @@ from service.context import Service, ServiceDependency
 from service.errors import problems
 from service.json_numbers import PositiveWhole
 from service.json_route import DirectRoute
-from service.schemas import FunctionToApply, Inputs, Prediction
+from service.schemas import Body, FunctionToApply, Inputs, Prediction
 
 router = APIRouter(route_class=DirectRoute, tags=["hugging face"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
-class Parameters(BaseModel):
+class Parameters(Body):
     """What the client's keyword arguments become; null is as good as absent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     top_k: PositiveWhole | None = Field(None, description="labels to answer with, best first; by default all")
     function_to_apply: FunctionToApply | None = Field(None, description="by default what the task needs")
     truncation: bool | None = Field(None, description="false refuses a text with more tokens than the model takes")
 
 
-class InferenceRequest(BaseModel):
+class InferenceRequest(Body):
     """One text, or several; `options` are for the client's own server and mean nothing here."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film"}]})
 
     inputs: Inputs
     parameters: Parameters | None = None

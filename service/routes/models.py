@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from service.contents import Contents
 from service.context import ServiceDependency
 from service.engine import Engine
-from service.errors import UnknownResource, WrongMethod, problems
+from service.errors import WrongMethod, problems
 from service.schemas import ModelList, RefusedBundle, TaskFacts, VariantDetail, VariantFacts
 
 router = APIRouter(tags=["models"])
@@ -28,18 +28,19 @@ async def list_models(service: ServiceDependency) -> ModelList:
 @router.get("/v1/models/{task}", responses=problems(404, 503))
 async def show_task(task: str, service: ServiceDependency) -> TaskFacts:
     """One task with its variants."""
-    return _task_facts(_known(service.catalog.contents, task), task)
+    contents = service.catalog.contents
+    contents.keys(task)
+    return _task_facts(contents, task)
 
 
-@router.get("/v1/models/{task}/{variant}", responses=problems(404, 405, 422))
+@router.get("/v1/models/{task}/{variant}", responses=problems(404, 405, 422, 503))
 async def show_variant(task: str, variant: str, service: ServiceDependency, tensors: bool = False) -> VariantDetail:
     """One variant with its manifest; with `tensors`, also the zeros of every tensor."""
-    contents = _known(service.catalog.contents, task)
-    if variant not in contents.variants(task):
-        if variant in _POSTED:
-            raise WrongMethod(f"/v1/models/{task}/{variant} is for POST", "POST")
-        known = ", ".join(contents.variants(task))
-        raise UnknownResource(f"task {task!r} has no variant {variant!r}; its variants are: {known}")
+    contents = service.catalog.contents
+    if variant in _POSTED and variant not in contents.variants(task):
+        contents.keys(task)
+        raise WrongMethod(f"/v1/models/{task}/{variant} is for POST", "POST")
+    contents.keys(task, variant)
     engine = contents.engines.get((task, variant))
     return VariantDetail(
         **dict(_variant_facts(contents, task, variant)),
@@ -47,13 +48,6 @@ async def show_variant(task: str, variant: str, service: ServiceDependency, tens
         default=contents.defaults.get(task) == variant,
         manifest=_manifest(engine, tensors) if engine else None,
     )
-
-
-def _known(contents: Contents, task: str) -> Contents:
-    if task not in contents.tasks():
-        known = ", ".join(contents.tasks()) or "none"
-        raise UnknownResource(f"there is no task {task!r}; the tasks are: {known}")
-    return contents
 
 
 def _task_facts(contents: Contents, task: str) -> TaskFacts:

@@ -159,7 +159,7 @@ async def infer_with_version(
 
 
 async def _infer(service: Service, task: str, variant: str | None, request: Request, caller: Caller) -> Response:
-    asked, texts = read_request(await request.body(), request.headers.get(HEADER))
+    asked, texts = read_request(await request.body(), request.headers.get(HEADER), service.settings.max_items)
     outputs = asked.outputs or [RequestedOutput(name=name) for name in OUTPUTS]
     for output in outputs:
         if output.name not in OUTPUTS:

@@ -7,7 +7,7 @@ them; a batch is told from a pair by its nesting: ["a", "b"] is one pair, [["a"]
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from starlette.responses import Response
 
 from service.answers import answer
@@ -15,6 +15,7 @@ from service.caller import Caller, CallerDependency
 from service.context import Service, ServiceDependency
 from service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable, problems
 from service.json_route import DirectRoute
+from service.limits import check_count_here
 from service.schemas import Body, Prediction, TextInput
 from service.version import VERSION
 
@@ -29,9 +30,10 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def _known(value: Any) -> Any:
+def _known(value: Any, info: ValidationInfo) -> Any:
     """Refuse what is no input at all; what is empty is told apart later, by another status."""
     rows = value if isinstance(value, list) and any(isinstance(row, list) for row in value) else [value]
+    check_count_here(rows, info)
     for position, row in enumerate(rows):
         texts = [row] if isinstance(row, str) else row
         if not isinstance(texts, list) or len(texts) > 2 or not all(isinstance(text, str) for text in texts):

@@ -1,13 +1,15 @@
 """The service over a tiny store, in this process."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from tiny_bundles import publish
+from tiny_bundles import TASK, graph, publish
 
+from models.bundle import Bundle
 from models.store import Store
 from service.app import create_app
 from service.context import Service
@@ -17,10 +19,30 @@ from service.settings import Settings
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A store with `dense` and `sparse90` of one task; `dense` answers for the task."""
-    store = Store(tmp_path / "store")
+    return _two_variants(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The same for all the tests of a module, which leave it as it is."""
+    return _two_variants(tmp_path_factory.mktemp("module"))
+
+
+def _two_variants(folder: Path) -> Store:
+    store = Store(folder / "store")
     publish(store, variant="dense")
     publish(store, variant="sparse90")
     return store
+
+
+@pytest.fixture
+def newer(store: Store) -> Bundle:
+    """Another version of `dense`, published after the one that is current."""
+    old = store.current(TASK, "dense")
+    os.utime(store.folder(TASK, "dense") / "manifest.json", (1000, 1000))
+    bundle = publish(store, variant="dense", model=graph(seed=99))
+    store.promote(TASK, "dense", old)
+    return bundle
 
 
 Serve = Callable[..., TestClient]
@@ -52,12 +74,9 @@ def client(serve: Serve) -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def module_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def module_client(module_store: Store) -> Iterator[TestClient]:
     """One service for all the tests of a module that leave no trace in it."""
-    store = Store(tmp_path_factory.mktemp("module") / "store")
-    publish(store, variant="dense")
-    publish(store, variant="sparse90")
-    with TestClient(create_app(Settings(store=store.root, threads=1)), raise_server_exceptions=False) as client:
+    with TestClient(create_app(Settings(store=module_store.root, threads=1)), raise_server_exceptions=False) as client:
         assert client.portal
         client.portal.call(_service_of(client).loaded)
         yield client

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_bundles import TASK, publish
+from tiny_bundles import TASK
 
 from models.store import Store
 from service.access import ADMIN, ANY, CLASSIFY, Access, scopes_for
 from service.app import create_app
-from service.context import Service
 from service.keys_command import create
 from service.metrics import Metrics
 from service.open_inference import media_type_of_problems
@@ -61,25 +60,16 @@ Keys = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Keys]]:
+def keyed(module_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Keys]]:
     """A service that asks for keys, and a key of each scope."""
     folder = tmp_path_factory.mktemp("keyed")
-    publish(Store(folder / "store"), variant="dense")
-    publish(Store(folder / "store"), variant="sparse90")
     scopes = {"classify": {"classify"}, "admin": {"admin"}, "both": {"classify", "admin"}}
     keys = {name: create(folder / "keys", name, frozenset(found)) for name, found in scopes.items()}
-    app = create_app(Settings(store=folder / "store", threads=1, keys_file=folder / "keys"))
+    app = create_app(Settings(store=module_store.root, threads=1, keys_file=folder / "keys"))
     with TestClient(app, raise_server_exceptions=False) as client:
         assert client.portal
-        client.portal.call(service_behind(client).loaded)
+        client.portal.call(app.state.service.loaded)
         yield client, keys
-
-
-def service_behind(client: TestClient) -> Service:
-    assert isinstance(client.app, FastAPI)
-    service = client.app.state.service
-    assert isinstance(service, Service)
-    return service
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -260,6 +250,14 @@ def test_without_keys_nobody_changes_models(client: TestClient, method: str, url
     answer = client.request(method, url, json=body)
     assert answer.status_code == 403
     assert "sparserve keys create" in answer.json()["error"]
+
+
+def test_without_keys_nobody_reads_what_others_have_sent(serve: Any) -> None:
+    url = f"/v1/compare/{TASK}/disagreements"
+    for found in (url, f"{url}/"):
+        assert [serve().request(method, found).status_code for method in ("GET", "HEAD")] == [403, 403]
+    assert serve(admin_without_key=True).get(url).status_code == 404  # there is no experiment
+    assert serve().get("/v1/admin/overrides").status_code == 200  # versions and names
 
 
 def test_admin_without_key_is_for_trusted_clients_and_no_web_page(serve: Any) -> None:

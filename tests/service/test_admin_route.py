@@ -1,6 +1,6 @@
 """Changing what is served while it runs: pinned, rolled back, unloaded and loaded, in memory, by a key's owner."""
 
-import os
+import asyncio
 import shutil
 import threading
 from collections.abc import Iterator
@@ -9,26 +9,20 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, graph, publish
+from tiny_bundles import TASK, publish
 
 from models.bundle import Bundle
 from models.store import Store
 from service.app import create_app
+from service.context import Service
+from service.routes import admin
 from service.settings import Settings
 
 URL = f"/v1/models/{TASK}/classify"
 DENSE = f"/v1/models/{TASK}/dense"
+MODELS = f"/v1/admin/models/{TASK}"
+DEFAULT_POOL = 32  # threads of asyncio's own pool, at most
 REPOSITORY = f"/v2/repository/models/{TASK}"
-
-
-@pytest.fixture
-def newer(store: Store) -> Bundle:
-    """Another version of `dense`, published after the one that is current."""
-    old = store.current(TASK, "dense")
-    os.utime(store.folder(TASK, "dense") / "manifest.json", (1000, 1000))
-    bundle = publish(store, variant="dense", model=graph(seed=99))
-    store.promote(TASK, "dense", old)
-    return bundle
 
 
 @pytest.fixture
@@ -40,12 +34,9 @@ def client(serve: Any, newer: Bundle) -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def lasting_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def lasting_client(module_store: Store) -> Iterator[TestClient]:
     """One service for the requests that change nothing."""
-    store = Store(tmp_path_factory.mktemp("admin") / "store")
-    publish(store, variant="dense")
-    publish(store, variant="sparse90")
-    app = create_app(Settings(store=store.root, threads=1, watch_seconds=0, admin_without_key=True))
+    app = create_app(Settings(store=module_store.root, threads=1, watch_seconds=0, admin_without_key=True))
     with TestClient(app, raise_server_exceptions=False) as client:
         assert client.portal
         client.portal.call(app.state.service.loaded)
@@ -216,6 +207,54 @@ def test_a_bundle_that_has_left_the_store_is_not_told_of_as_unloaded(client: Tes
     shutil.rmtree(store.root / TASK / "sparse90")
     client.post("/v1/admin/refresh")
     assert states(client) == {"dense": "ready"}
+
+
+def test_a_variant_becomes_the_default_in_the_store(client: TestClient, store: Store) -> None:
+    answer = client.post(f"{MODELS}/sparse90/default")
+    assert answer.status_code == 200
+    assert answer.json()["default_variant"] == "sparse90"
+    assert store.default_variant(TASK) == "sparse90"
+    assert client.post(URL, json={"inputs": "good"}).json()["model"]["variant"] == "sparse90"
+
+
+def test_the_candidate_of_an_experiment_becomes_the_default(client: TestClient) -> None:
+    policy = {"mode": "split", "candidate": "sparse90", "share": 1}
+    assert client.put(f"/v1/compare/{TASK}", json=policy).status_code == 200
+    assert client.post(f"{MODELS}/sparse90/default").status_code == 200
+    assert client.post(URL, json={"inputs": "good"}).json()["model"]["variant"] == "sparse90"
+    assert client.get(f"/v1/compare/{TASK}").json()["inputs"] == 0
+    assert client.delete(f"/v1/compare/{TASK}").status_code == 200
+
+
+def test_a_variant_that_cannot_answer_does_not_become_the_default(client: TestClient, store: Store) -> None:
+    client.post(f"{REPOSITORY}/unload", json={"parameters": {"version": "sparse90"}})
+    assert client.post(f"{MODELS}/sparse90/default").status_code == 503
+    assert client.post(f"{MODELS}/none/default").status_code == 404
+    assert not store.has_default(TASK)
+
+
+def test_a_store_that_cannot_be_written_is_said(client: TestClient, store: Store) -> None:
+    (store.root / TASK / "default").mkdir()
+    answer = client.post(f"{MODELS}/sparse90/default")
+    assert answer.status_code == 422
+    assert f"run `sparserve bundles default {TASK} sparse90` where it can" in answer.json()["error"]
+    assert client.post(URL, json={"inputs": "good"}).json()["model"]["variant"] == "dense"
+
+
+def test_orders_that_wait_take_no_thread_from_others(client: TestClient, service_of: Any) -> None:
+    service: Service = service_of(client)
+    waiting: list[asyncio.Task[Any]] = []
+
+    async def order_and_ask() -> str:
+        waiting.extend(asyncio.create_task(admin.refresh(service)) for _ in range(DEFAULT_POOL))
+        await asyncio.sleep(0)  # they are on their way
+        return await asyncio.wait_for(asyncio.to_thread(lambda: "here"), timeout=10)
+
+    assert client.portal
+    with service.catalog.changing:
+        assert client.portal.call(order_and_ask) == "here"
+        assert not any(order.done() for order in waiting)
+    assert len(client.portal.call(asyncio.wait, waiting)[0]) == DEFAULT_POOL
 
 
 def test_requests_go_on_while_models_change(client: TestClient, store: Store, newer: Bundle) -> None:

@@ -1,51 +1,23 @@
 """Requests as batches on threads: admitted by cost, answered in order, let go of when given up."""
 
 import asyncio
+import gc
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
-from tiny_bundles import TASK
+from fake_engine import FakeEngine, inputs
 
 from models.runtime import Tokens
 from service.batcher import Answer, Batcher
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from service.faults import Health
 from service.metrics import Metrics
-from service.pace import Pace
-from service.schemas import ModelRef
 
-URL = f"/v1/models/{TASK}/classify"
 LIMITS = {"concurrency": 1, "budget": 32, "window_seconds": 1.0, "max_items": 8, "max_tokens": 64}
-
-
-class FakeEngine:
-    """Answers each input with its length and first token; a closed gate holds it up."""
-
-    def __init__(self, variant: str = "dense") -> None:
-        self.ref = ModelRef(task="t", variant=variant, version="1")
-        self.manifest = SimpleNamespace(task="t", variant=variant, labels=("length", "first"), max_length=32)
-        self.health = Health()
-        self.pace = Pace()
-        self.batches: list[list[int]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.begun = threading.Semaphore(0)
-
-    def logits(self, tokens: Sequence[Tokens]) -> Any:
-        self.batches.append([len(item) for item in tokens])
-        self.begun.release()
-        self.gate.wait(timeout=10)
-        return np.array([[len(item), item.ids[0]] for item in tokens], dtype=np.float32)
-
-
-def inputs(*lengths: int, first: int = 1) -> list[Tokens]:
-    return [Tokens([first] * length, [0] * length, False) for length in lengths]
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -78,6 +50,8 @@ def scenario(metrics: Metrics) -> Callable[..., Any]:
 async def held_up(batcher: Batcher, engine: FakeEngine) -> asyncio.Task[Answer]:
     """A request that runs until the engine's gate opens."""
     engine.gate.clear()
+    while engine.begun.acquire(blocking=False):  # batches before this one
+        pass
     task = asyncio.create_task(batcher.run(engine, inputs(3)))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     await asyncio.to_thread(engine.begun.acquire)
@@ -258,6 +232,50 @@ def test_a_graph_that_fails_fails_its_batch_and_not_the_service(scenario) -> Non
     scenario(steps)
 
 
+def test_a_graph_that_forgets_inputs_fails_its_batch(scenario) -> None:
+    class Forgetful(FakeEngine):
+        def logits(self, tokens: Sequence[Tokens]) -> Any:
+            return super().logits(tokens)[:1]
+
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        forgetful = Forgetful("forgetful")
+        with pytest.raises(InferenceFailed, match=r"t/forgetful failed: ValueError$"):
+            await batcher.run(forgetful, inputs(4, 4))
+        assert (await batcher.run(forgetful, inputs(4))).logits.tolist() == [[4, 1]]
+
+    scenario(steps)
+
+
+def test_requests_share_the_seconds_of_their_batches_by_tokens(scenario) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        first = await held_up(batcher, engine)
+        small = asyncio.create_task(batcher.run(engine, inputs(4)))
+        large = asyncio.create_task(batcher.run(engine, inputs(4, 8)))
+        await asyncio.sleep(0)
+        engine.gate.set()
+        alone, one, other = await asyncio.gather(first, small, large)
+        assert engine.batches == [[3], [4, 4, 8]]
+        assert alone.compute_seconds == alone.inference_seconds > 0
+        assert one.inference_seconds == other.inference_seconds
+        assert one.compute_seconds == pytest.approx(one.inference_seconds / 4)
+        assert other.compute_seconds == pytest.approx(other.inference_seconds * 3 / 4)
+
+    scenario(steps)
+
+
+def test_an_engine_is_let_go_of_with_its_last_answer(scenario) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        gone = FakeEngine("gone")
+        watch = weakref.ref(gone)
+        await batcher.run(gone, inputs(4))
+        del gone
+        while watch() is not None:  # its thread is about to wait for the next batch
+            gc.collect()
+            await asyncio.sleep(0)
+
+    scenario(steps)
+
+
 def test_as_many_batches_run_at_once_as_there_are_threads(scenario) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         both = threading.Barrier(2)
@@ -293,65 +311,3 @@ def test_closing_waits_for_what_runs_and_begins_nothing_more(metrics: Metrics) -
         assert engine.batches == [[3]]
 
     asyncio.run(main())
-
-
-def test_a_full_queue_is_429_over_http_while_probes_answer(serve, service_of) -> None:
-    client: TestClient = serve(max_waiting_inputs=0)
-    batcher, engine = service_of(client).batcher, FakeEngine()
-    engine.gate.clear()
-    assert client.portal
-    running = client.portal.start_task_soon(batcher.run, engine, inputs(3))
-    engine.begun.acquire(timeout=10)
-    waiting = client.portal.start_task_soon(batcher.run, engine, inputs(3))
-    while client.portal.call(_waiting, batcher) == 0:
-        pass
-    answer = client.post(URL, json={"inputs": "good"})
-    assert answer.status_code == 429
-    assert int(answer.headers["retry-after"]) >= 1
-    assert answer.headers["content-type"] == "application/problem+json"
-    late = client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "0.01"})
-    assert late.status_code == 429
-    assert client.get("/readyz").status_code == 200
-    assert 'sparserve_requests_shed_total{reason="inputs"} 2.0' in client.get("/metrics").text
-    engine.gate.set()
-    running.result(timeout=10)
-    waiting.result(timeout=10)
-    assert client.post(URL, json={"inputs": "good"}).status_code == 200
-
-
-async def _waiting(batcher: Batcher) -> int:
-    return batcher._queue.items
-
-
-def test_a_client_says_how_long_it_waits(serve, service_of) -> None:
-    client: TestClient = serve()
-    batcher, engine = service_of(client).batcher, FakeEngine()
-    engine.gate.clear()
-    assert client.portal
-    running = client.portal.start_task_soon(batcher.run, engine, inputs(3))
-    engine.begun.acquire(timeout=10)
-    late = client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "0.02"})
-    assert late.status_code == 504
-    assert "did not come in time" in late.json()["detail"]
-    engine.gate.set()
-    running.result(timeout=10)
-    assert client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "30"}).status_code == 200
-
-
-@pytest.mark.parametrize("sent", ["0", "-1", "soon", "nan", "inf", ""])
-def test_a_wait_that_is_none_is_refused(module_client: TestClient, sent: str) -> None:
-    answer = module_client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": sent})
-    assert answer.status_code == 422
-    assert "X-Request-Timeout" in answer.json()["detail"]
-
-
-def test_the_services_own_limit_counts_too(serve, service_of) -> None:
-    client: TestClient = serve(request_timeout_seconds=0.02)
-    batcher, engine = service_of(client).batcher, FakeEngine()
-    engine.gate.clear()
-    assert client.portal
-    running = client.portal.start_task_soon(batcher.run, engine, inputs(3))
-    engine.begun.acquire(timeout=10)
-    assert client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "60"}).status_code == 504
-    engine.gate.set()
-    running.result(timeout=10)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, graph, publish, sample_of
+from tiny_bundles import TASK, forgetful, graph, publish, sample_of
 
 from models.runtime import load_bundle
 from models.store import Store
@@ -97,7 +97,9 @@ def test_every_version_of_a_graph_that_cannot_run_is_refused(store: Store, serve
     publish(store, variant="noise", model=b"not a graph")
     publish(store, variant="three", model=graph(3))
     publish(store, variant="nan", model=graph(poison=True))
+    publish(store, variant="one", model=forgetful())
     refused = {item["variant"]: item["reason"] for item in serve().get("/v1/models").json()["refused"]}
+    assert "(1, 2) logits for a batch of two" in refused["one"]
     assert "model.onnx is not a graph" in refused["noise"]
     assert "does not answer a warm-up request" in refused["three"]
     assert "numbers that are not finite" in refused["nan"]

@@ -4,20 +4,18 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import partial
-from typing import Any, cast
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
-import uvicorn
 from prometheus_client import CollectorRegistry
+from raw_connections import DEADLINE_SECONDS, exchange, serving
 from starlette.types import Receive, Scope, Send
 
-from service.connections import MAX_HEAD_BYTES, Connection, allow_descriptors
+from service.connections import MAX_HEAD_BYTES, allow_descriptors
 from service.metrics import Metrics
 
 SECONDS = 0.3
-DEADLINE_SECONDS = 20
 LONG = 8 * 2**20  # bytes that no socket's buffers hold
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -30,35 +28,11 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": content})
 
 
-@contextlib.asynccontextmanager
-async def serving(metrics: Metrics, seconds: float = SECONDS) -> AsyncIterator[int]:
-    connection = cast(type[asyncio.Protocol], partial(Connection, seconds=seconds, metrics=metrics))
-    config = uvicorn.Config(app, port=0, http=connection, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        running = asyncio.create_task(server._serve([listener]))
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        await running
-
-
-async def exchange(port: int, *parts: bytes) -> bytes:
-    """Send the parts, and read until the service closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for part in parts:
-        writer.write(part)
-        await writer.drain()
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        content = await reader.read()
-    writer.close()
-    return content
-
-
 def run(test: Callable[[int, Metrics], Coroutine[Any, Any, None]], seconds: float = SECONDS) -> Metrics:
     metrics = Metrics()
 
     async def main() -> None:
-        async with serving(metrics, seconds) as port:
+        async with serving(app, metrics, seconds) as port:
             await test(port, metrics)
 
     asyncio.run(main())

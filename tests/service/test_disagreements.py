@@ -2,7 +2,7 @@
 
 import logging
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import create_engine, event, text
 
 from service import disagreements
-from service.disagreements import BATCH, WAITING, Disagreement, Disagreements
+from service.disagreements import BATCH, WAITING, Disagreement, Disagreements, _storable
 from service.metrics import Metrics
 
 
@@ -39,6 +39,15 @@ def kept(url: str, task: str = "t") -> list[int]:
     return found
 
 
+def positions(url: str) -> list[int]:
+    """Of all rows that the database holds, shown or not."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = [int(each) for each in connection.execute(text("SELECT position FROM disagreements")).scalars()]
+    engine.dispose()
+    return found
+
+
 def test_rows_are_there_when_it_is_closed(url: str) -> None:
     database = Disagreements(url, most=1000, days=1, metrics=Metrics())
     for position in range(250):
@@ -61,7 +70,63 @@ def test_the_oldest_rows_go(url: str) -> None:
     database = Disagreements(url, most=1000, days=1, metrics=Metrics())
     database.add(row(1, at=datetime.now(UTC) - timedelta(days=2)))
     database.close()
-    assert 1 not in kept(url)
+    assert 1 not in positions(url)
+
+
+def test_expired_rows_are_not_shown(url: str) -> None:
+    writer = Disagreements(url, most=1000, days=3, metrics=Metrics())
+    writer._insert([row(1, at=datetime.now(UTC) - timedelta(days=2)), row(2)])
+    reader = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    assert [one.position for one in reader.recent("t", 10)] == [2]
+    reader.close()
+    writer.close()
+
+
+def test_expired_rows_go_at_the_start_without_a_new_one(url: str) -> None:
+    before = Disagreements(url, most=1000, days=3, metrics=Metrics())
+    before._insert([row(1, at=datetime.now(UTC) - timedelta(days=2), text="a text"), row(2)])
+    before.close()
+    Disagreements(url, most=1000, days=1, metrics=Metrics()).close()
+    assert positions(url) == [2]
+
+
+def test_expired_rows_go_while_nothing_is_added(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disagreements, "PURGE_SECONDS", 0.01)
+    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    database._insert([row(1), row(2)])
+    database._start()
+    for left in ([2], []):  # the first may go at the start of the thread, the second only later
+        with create_engine(url).begin() as connection:
+            connection.execute(
+                text(f"UPDATE disagreements SET at = '2001-01-01 00:00:00.000000' WHERE id = {2 - len(left)}")
+            )
+        until = time.monotonic() + 10
+        while positions(url) != left and time.monotonic() < until:
+            pass
+        assert positions(url) == left
+    database.close()
+
+
+def test_times_are_in_utc(url: str) -> None:
+    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    at = datetime.now(timezone(timedelta(hours=5)))
+    database._insert([row(at=at)])
+    (found,) = database.recent("t", 1)
+    assert found.at == at and found.at.utcoffset() == timedelta(0)
+    database.close()
+
+
+def test_a_text_with_nul_can_be_stored_anywhere() -> None:
+    kept = _storable(row(text="a\0b", text_pair="\0", reference_label="l\0", task="t"))
+    assert (kept["text"], kept["text_pair"], kept["reference_label"]) == ("a\ufffdb", "\ufffd", "l\ufffd")
+    assert (kept["task"], kept["difference"]) == ("t", 0.5)
+
+
+def test_a_row_goes_into_the_database_as_it_can_be_stored(url: str) -> None:
+    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    database._insert([row(text="a\0b")])
+    assert [one.text for one in database.recent("t", 1)] == ["a\ufffdb"]
+    database.close()
 
 
 def test_without_a_row_there_is_no_database(url: str, tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ async def until(true: Any) -> None:
 
 
 def test_a_client_that_goes_leaves_the_queue_and_others_are_answered(store: Store, caplog) -> None:
-    app = create_app(Settings(store=store.root, threads=1, watch_seconds=0))
+    # Held up as they are, batches seem slow: no limit of time shall part them.
+    app = create_app(Settings(store=store.root, threads=1, watch_seconds=0, max_batch_seconds=100))
     service = app.state.service
     caplog.set_level("INFO", "service.requests")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ from fastapi.testclient import TestClient
 from tiny_bundles import TASK, graph, publish
 
 from models.store import Store
+from service.answers import answer
+from service.caller import Caller
+from service.classification import classify
 from service.context import Service
 from service.experiments import _place
+from service.policy import Guard, Policy
+from service.schemas import TextInput
 
 URL = f"/v1/models/{TASK}/classify"
 COMPARE = f"/v1/compare/{TASK}"
 TEXTS = ["good film", "bad film", "the film was fun", "a dull film", "good good", "fun"]
+MANY = [" ".join(words) for words in product(["good", "bad", "film", "fun", "dull"], repeat=3)]
 
 
 @pytest.fixture
@@ -36,7 +43,8 @@ def experiment(serve, tmp_path: Path):
         guard = more.pop("guard", None)
         policy = {"mode": mode, "candidate": candidate, "share": share, "guard": guard}
         url = f"sqlite:///{tmp_path}/disagreements.db"
-        client: TestClient = serve(**{"experiments": {TASK: policy}, "disagreements_url": url, **more})
+        settings = {"experiments": {TASK: policy}, "disagreements_url": url, "admin_without_key": True}
+        client: TestClient = serve(**{**settings, **more})
         return client
 
     return start
@@ -46,6 +54,14 @@ def ask(client: TestClient, *texts: str, **headers: str) -> dict[str, Any]:
     answer = client.post(URL, json={"inputs": list(texts)}, headers=headers)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
+    return found
+
+
+def differing(client: TestClient) -> list[str]:
+    """Those of `MANY` that `dense` and `rival` give different labels."""
+    compared = client.post(f"/v1/models/{TASK}/compare", json={"inputs": MANY, "variants": ["dense", "rival"]}).json()
+    found = [text for text, item in zip(MANY, compared["items"], strict=True) if not item["agree"]]
+    assert len(found) > 30
     return found
 
 
@@ -79,6 +95,21 @@ def test_in_the_shadow_the_default_answers_and_the_candidate_is_compared(experim
     assert f'sparserve_experiment_inputs{{candidate="twin",task="{TASK}"}} 6.0' in client.get("/metrics").text
 
 
+def test_the_latency_of_both_has_intervals_and_histograms(experiment, service_of) -> None:
+    client = experiment("shadow", "twin")
+    for text in TEXTS:
+        ask(client, text, text)
+    settle(client, service_of(client))
+    found = client.get(COMPARE).json()
+    for name in ("default_seconds_per_input", "candidate_seconds_per_input"):
+        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
+        assert 0 < found[name]["value"] < 1
+    metrics = client.get("/metrics").text
+    for arm in ("default", "candidate"):
+        labels = f'{{arm="{arm}",candidate="twin",task="{TASK}"}}'
+        assert f"sparserve_experiment_input_duration_seconds_count{labels} 6.0" in metrics
+
+
 def test_disagreements_are_kept_without_their_texts(experiment, service_of) -> None:
     client = experiment("shadow", "rival")
     answer = ask(client, *TEXTS, **{"X-Request-Id": "the-request"})
@@ -107,17 +138,25 @@ def test_a_split_is_sticky_by_its_key_and_near_its_share(experiment, service_of)
     answered = {key: ask(client, "good", **{"X-Routing-Key": key})["model"]["variant"] for key in map(str, range(60))}
     for key, variant in answered.items():
         assert ask(client, "bad", **{"X-Routing-Key": key})["model"]["variant"] == variant
-        assert variant == ("twin" if _place(TASK, key) < 0.3 else "dense")
+        assert variant == ("twin" if _place(TASK, "twin", key) < 0.3 else "dense")
     assert 5 < list(answered.values()).count("twin") < 35
     settle(client, service_of(client))
     # Each answer of the candidate was compared with the default's, and no other.
-    assert client.get(COMPARE).json()["inputs"] == 2 * list(answered.values()).count("twin")
+    found = client.get(COMPARE).json()
+    assert found["inputs"] == 2
+    assert found["inputs"] + found["repeated_inputs"] == 2 * list(answered.values()).count("twin")
 
 
 def test_places_are_even() -> None:
-    places = [_place("t", str(key)) for key in range(2000)]
+    places = [_place("t", "one", str(key)) for key in range(2000)]
     assert sum(place < 0.1 for place in places) == pytest.approx(200, abs=50)
-    assert all(0 <= _place("t", None) < 1 for _ in range(100))
+    assert all(0 <= _place("t", "one", None) < 1 for _ in range(100))
+
+
+def test_the_next_candidate_is_for_other_clients() -> None:
+    first = {key for key in map(str, range(2000)) if _place("t", "one", key) < 0.1}
+    second = {key for key in map(str, range(2000)) if _place("t", "two", key) < 0.1}
+    assert len(first & second) == pytest.approx(20, abs=15)
 
 
 def test_requests_that_name_a_variant_take_no_part(experiment, service_of) -> None:
@@ -132,14 +171,83 @@ def test_the_guard_takes_a_candidate_off_once_it_is_sure(experiment, service_of,
     guard = {"agreement": 0.99, "confidence": 0.95, "inputs": 30}
     client = experiment("split", "rival", guard=guard)
     service = service_of(client)
-    for _ in range(5):
-        assert ask(client, *TEXTS)["model"]["variant"] == "rival"
+    texts = differing(client)[:30]
+    for begin in range(0, 30, 6):
+        assert ask(client, *texts[begin : begin + 6])["model"]["variant"] == "rival"
         settle(client, service)
-    # Thirty inputs have been seen: from now on the default answers.
+    # Thirty texts have been seen: from now on the default answers.
     assert ask(client, *TEXTS)["model"]["variant"] == "dense"
     assert "agreement is under 0.99" in client.get(COMPARE).json()["stopped"]
     assert "rival was taken off" in caplog.text
     assert "sparserve_experiments_stopped_total" in client.get("/metrics").text
+
+
+def test_one_text_takes_no_candidate_off_however_often_it_is_sent(experiment, service_of) -> None:
+    client = experiment("split", "rival", guard={"agreement": 0.9, "confidence": 0.95, "inputs": 2})
+    text = differing(client)[0]
+    for copies in (256, 1, 1):
+        ask(client, *[text] * copies)
+        settle(client, service_of(client))
+    found = client.get(COMPARE).json()
+    assert (found["inputs"], found["repeated_inputs"], found["stopped"]) == (1, 257, None)
+    assert ask(client, text)["model"]["variant"] == "rival"
+
+
+def test_a_version_that_takes_the_place_of_one_that_was_taken_off_is_tried(
+    experiment, service_of, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    guard = {"agreement": 0.9, "confidence": 0.95, "inputs": 10}
+    client = experiment("split", "rival", guard=guard, watch_seconds=0)
+    ask(client, *differing(client))
+    settle(client, service_of(client))
+    before = client.get(COMPARE).json()
+    assert before["stopped"]
+    corrected = publish(store, variant="rival", model=graph(seed=1)).manifest.version
+    assert client.post("/v1/admin/refresh").status_code == 200
+    found = client.get(COMPARE).json()
+    assert (found["inputs"], found["stopped"], found["candidate"]["version"]) == (0, None, corrected)
+    assert found["default"] == before["default"]
+    assert ask(client, *TEXTS)["model"] == {"task": TASK, "variant": "rival", "version": corrected}
+    settle(client, service_of(client))
+    assert client.get(COMPARE).json()["agreement"]["value"] == 1
+    assert caplog.text.count("figures begin anew") == 1
+
+
+def test_what_was_asked_of_one_candidate_does_not_count_for_the_next(serve, service_of) -> None:
+    client: TestClient = serve()
+    service: Service = service_of(client)
+    rival = Policy(mode="split", candidate="rival", share=1)
+    twin = Policy(mode="split", candidate="twin", share=1, guard=Guard(agreement=0.99, confidence=0.6, inputs=1))
+    inputs = [TextInput(text=text) for text in differing(client)]
+
+    async def replaced_meanwhile() -> None:
+        service.experiments.begin(TASK, rival)
+        asked = asyncio.create_task(answer(service, TASK, None, inputs, Caller(), truncate=True))
+        await asyncio.sleep(0)  # it has its route, and no answer before the loop goes on
+        service.experiments.begin(TASK, twin)
+        assert (await asked).engine.ref.variant == "rival"
+        await service.experiments.settled()
+
+    async def replaced_while_the_default_runs_aside() -> None:
+        service.experiments.begin(TASK, rival)
+        route = service.experiments.route(TASK, None)
+        answered = await classify(service.batcher, route.engine, inputs, truncate=True)
+        service.experiments.compare(TASK, route, inputs, answered, None)
+        service.experiments.begin(TASK, twin)
+        await service.experiments.settled()
+
+    assert client.portal
+    for scenario in (replaced_meanwhile, replaced_while_the_default_runs_aside):
+        client.portal.call(scenario)
+        found = client.get(COMPARE).json()
+        assert (found["inputs"], found["not_compared"], found["stopped"]) == (0, 0, None)
+        assert "sparserve_experiment_inputs{" not in client.get("/metrics").text
+
+
+def test_a_start_tells_that_what_was_taken_off_before_takes_part(experiment, caplog: pytest.LogCaptureFixture) -> None:
+    experiment("split", "twin", guard={"agreement": 0.9})
+    assert "twin takes part even if it was taken off before" in caplog.text
 
 
 def test_the_guard_leaves_a_good_candidate_alone(experiment, service_of) -> None:
@@ -206,7 +314,12 @@ def test_experiments_begin_and_end_while_the_service_runs(serve, service_of) -> 
     assert client.put(COMPARE, json={**policy, "candidate": "twin"}).json()["inputs"] == 0  # figures begin anew
     assert ask(client, "good")["model"]["variant"] == "twin"
     settle(client, service_of(client))
+    metrics = client.get("/metrics").text
+    assert 'candidate="rival"' not in metrics and 'sparserve_experiment_inputs{candidate="twin"' in metrics
     assert client.delete(COMPARE).json()["inputs"] == 1
+    assert "sparserve_experiment_input" not in "".join(
+        line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
+    )
     assert ask(client, "good")["model"]["variant"] == "dense"
     assert client.delete(COMPARE).status_code == 404
 
@@ -239,9 +352,10 @@ def test_a_candidate_with_other_labels_is_refused(serve, store: Store) -> None:
 
 
 def test_experiments_are_for_administrators(experiment) -> None:
-    client = experiment("shadow", "twin")
+    client = experiment("shadow", "twin", admin_without_key=False)
     assert client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5}).status_code == 403
     assert client.delete(COMPARE).status_code == 403
+    assert client.get(f"{COMPARE}/disagreements").status_code == 403
 
 
 def test_policies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:

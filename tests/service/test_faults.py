@@ -8,8 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK, hungry, publish
 
+from benchmarks.service_process import wait_until
 from models.runtime import Tokens
 from models.store import Store
+from service import catalog
 from service.faults import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory, run_within_memory
 
 URL = f"/v1/models/{TASK}/hungry/classify"
@@ -65,6 +67,30 @@ def test_an_engine_that_fails_again_and_again_is_loaded_anew(client: TestClient,
     assert loads in client.get("/metrics").text
     service_of(client).catalog.refresh()
     assert service_of(client).catalog.engine(TASK) is after
+
+
+def test_an_engine_that_fails_is_loaded_anew_where_memory_is_tight(store: Store, serve, service_of) -> None:
+    publish(store, variant="hungry", model=hungry())
+    store.set_default_variant(TASK, "hungry")
+    sizes = [(store.folder(TASK, name) / "model.onnx").stat().st_size for name in store.variants(TASK)]
+    client = serve(watch_seconds=0, max_model_bytes=sum(sizes))
+    for _ in range(FAILURES_IN_ROW):
+        fail(client)
+    service_of(client).catalog.refresh()
+    assert client.get("/readyz").status_code == 200
+
+
+def test_an_engine_that_fails_is_loaded_anew_without_looks_at_the_store(
+    store: Store, serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "MEND_SECONDS", 0.01)
+    publish(store, variant="hungry", model=hungry())
+    client = serve(watch_seconds=0)
+    for _ in range(FAILURES_IN_ROW):
+        fail(client)
+    loads = f'sparserve_model_loads_total{{outcome="served",task="{TASK}",variant="hungry"}} 2.0'
+    wait_until(lambda: loads in client.get("/metrics").text, "a second load")
+    assert client.get(f"/tei/{TASK}/hungry/health").status_code == 200
 
 
 def test_where_it_does_not_load_either_the_old_engine_may_recover(client: TestClient, store: Store, service_of) -> None:

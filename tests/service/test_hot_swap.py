@@ -11,17 +11,12 @@ from tiny_bundles import TASK, graph, publish
 
 from models.bundle import Bundle
 from models.store import Store
+from service import catalog as catalog_module
+from service.app import create_app
+from service.settings import Settings
+from service.wanted import wanted_of
 
 URL = f"/v1/models/{TASK}/classify"
-
-
-@pytest.fixture
-def newer(store: Store) -> Bundle:
-    """Another version of `dense`, which is published but not the current one."""
-    old = store.current(TASK, "dense")
-    bundle = publish(store, variant="dense", model=graph(seed=99))
-    store.promote(TASK, "dense", old)
-    return bundle
 
 
 def version(client: TestClient) -> str:
@@ -153,3 +148,88 @@ def test_graphs_beyond_the_memory_allowed_are_refused(store: Store, serve) -> No
     (refused,) = client.get("/v1/models").json()["refused"]
     assert refused["variant"] == "sparse90"
     assert "raise max_model_bytes" in refused["reason"]
+
+
+def test_what_is_served_does_not_need_its_folder(store: Store, serve, service_of) -> None:
+    limit = 10 * (store.folder(TASK, "dense") / "model.onnx").stat().st_size
+    client = serve(watch_seconds=0, max_model_bytes=limit)
+    shutil.rmtree(store.folder(TASK, "dense"))
+    publish(store, variant="dense", model=graph(seed=9))
+    publish(store, variant="sparse95")
+    service_of(client).catalog.refresh()
+    assert version(client) == store.current(TASK, "dense")
+    assert client.get("/v1/models").json()["refused"] == []
+
+
+def test_what_was_refused_for_want_of_memory_is_served_once_there_is_room(store: Store, serve, service_of) -> None:
+    size = (store.folder(TASK, "dense") / "model.onnx").stat().st_size
+    client = serve(watch_seconds=0, max_model_bytes=size + 10)
+    catalog = service_of(client).catalog
+    (refused,) = client.get("/v1/models").json()["refused"]
+    catalog.refresh()  # which tries it no more than before
+    assert 'outcome="refused",task="movie-sentiment",variant="sparse90"} 1.0' in client.get("/metrics").text
+    shutil.rmtree(store.root / TASK / "dense")
+    catalog.refresh()
+    assert client.get("/v1/models").json()["refused"] == []
+    assert client.post(URL, json={"inputs": "good"}).json()["model"]["variant"] == refused["variant"]
+
+
+def test_a_store_that_stays_away_is_told_once(store: Store, serve, service_of, caplog) -> None:
+    catalog = service_of(serve(watch_seconds=0)).catalog
+    store.root.rename(store.root.with_name("hidden"))
+    for _ in range(3):
+        catalog.refresh()
+    assert caplog.text.count("what is loaded is still served") == 1
+
+
+def test_a_pin_that_is_no_version_is_refused_while_the_others_serve(store: Store, serve) -> None:
+    client = serve(pins={f"{TASK}/dense": "newest"})
+    (refused,) = client.get("/v1/models").json()["refused"]
+    assert "'newest' is no version" in refused["reason"]
+    assert client.post(f"/v1/models/{TASK}/sparse90/classify", json={"inputs": "good"}).status_code == 200
+
+
+class Vanishing(Store):
+    """A store of which a task goes away between two looks of one and the same reader."""
+
+    def tasks(self) -> list[str]:
+        return ["gone", *super().tasks()]
+
+
+def test_a_task_that_goes_away_meanwhile_is_no_fault(store: Store) -> None:
+    assert wanted_of(Vanishing(store.root), {}).defaults == {TASK: "dense"}
+
+
+def test_the_store_is_watched_whatever_a_look_ends_with(
+    store: Store, newer: Bundle, serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, looks = serve(watch_seconds=0.01), threading.Semaphore(0)
+
+    def fail(*_: object) -> None:
+        looks.release()
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog_module, "wanted_of", fail)
+        for _ in range(3):
+            assert looks.acquire(timeout=10)
+    store.promote(TASK, "dense", newer.manifest.version)
+    while version(client) != newer.manifest.version:
+        pass
+    assert caplog.text.count("could not be followed") == 1
+
+
+def test_a_first_look_that_fails_keeps_nothing_from_being_closed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, closed = threading.Event(), threading.Event()
+
+    def fail(*_: object) -> None:
+        looked.set()
+        raise RuntimeError
+
+    monkeypatch.setattr(catalog_module, "wanted_of", fail)
+    app = create_app(Settings(store=store.root, threads=1))
+    monkeypatch.setattr(app.state.service.disagreements, "close", closed.set)
+    with TestClient(app) as client:
+        assert looked.wait(10)
+        assert client.get("/readyz").status_code == 503
+    assert closed.is_set()

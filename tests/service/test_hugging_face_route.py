@@ -1,14 +1,12 @@
 """Hugging Face's own client against the running service."""
 
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from huggingface_hub import InferenceClient
-from tiny_bundles import TASK, publish
+from listening import listening
+from tiny_bundles import TASK
 
 from models.store import Store
 from service.app import create_app
@@ -16,23 +14,10 @@ from service.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(module_store: Store) -> Iterator[str]:
     """Where the service listens."""
-    root: Path = tmp_path_factory.mktemp("hf") / "store"
-    publish(Store(root), variant="dense")
-    publish(Store(root), variant="sparse90")
-    app = create_app(Settings(store=root, threads=1))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    while app.state.service.reason_not_ready():
-        thread.join(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with listening(create_app(Settings(store=module_store.root, threads=1))) as found:
+        yield f"http://{found}"
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,6 +13,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
+from benchmarks.loopback import free_port
 
 ROOT = Path(__file__).parents[2]
 VENV = ROOT / "build" / "service-venv"
@@ -76,13 +77,6 @@ def test_it_serves_a_store_that_the_job_made(tiny_store, tmp_path):
         assert process.wait(30) == 0
     check = [str(VENV / "bin" / "python"), "-m", "service.healthcheck"]
     assert subprocess.run(check, cwd=tmp_path, env=health, check=False).returncode == 1
-
-
-def free_port():
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until_ready(address, process):

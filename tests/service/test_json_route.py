@@ -6,9 +6,13 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 from starlette.responses import Response
 
-from service.errors import InvalidRequest, install_error_mapping
+from service.context import Service
+from service.error_mapping import install_error_mapping
+from service.errors import InvalidRequest
 from service.json_route import DirectRoute, JsonRoute
 from service.schemas import ClassifyRequest, Prediction
+from service.settings import Settings
+from service.shutdown import Drain
 
 JSON = {"Content-Type": "application/json"}
 BODIES = [
@@ -29,6 +33,7 @@ Name = Annotated[str, Depends(_name)]
 
 def client(route_class):
     app, router = FastAPI(), APIRouter(route_class=route_class)
+    app.state.service = Service(Settings(threads=1, max_items=3), Drain())
 
     @router.post("/{task}/of/{variant}")
     async def classify(task: str, variant: str, body: ClassifyRequest, name: Name) -> list[Prediction]:
@@ -63,6 +68,17 @@ def test_it_answers_as_the_framework_does(both, body, headers):
         assert direct.status_code == 422
         return
     assert (direct.status_code, direct.json()) == (slow.status_code, slow.json())
+
+
+def test_too_many_inputs_are_told_before_any_is_looked_at(both):
+    direct, _ = both
+    for inputs in (["a"] * 4, [1] * 4, [{}] * 4):
+        answer = direct.post("/a/of/b", json={"inputs": inputs})
+        assert (answer.status_code, answer.json()["detail"][:44]) == (
+            413,
+            "the request has 4 inputs, the limit is 3: se",
+        )
+    assert direct.post("/a/of/b", json={"inputs": ["a"] * 3}).status_code == 200
 
 
 def test_it_has_paths_requests_and_ready_answers(both):

@@ -3,14 +3,13 @@
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tritonclient.http as httpclient
-import uvicorn
 from huggingface_hub import InferenceClient
+from listening import listening
 from tiny_bundles import TASK
 
 from models.store import Store
@@ -59,13 +58,7 @@ def test_the_protocols_own_clients_send_keys(store: Store, tmp_path: Path, monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     key = create(tmp_path / "keys", "ci", frozenset({"classify", "admin"}))
     app = create_app(Settings(store=store.root, threads=1, keys_file=tmp_path / "keys"), Drain())
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started or app.state.service.reason_not_ready():
-        thread.join(0.01)
-    address = f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    try:
+    with listening(app) as address:
         found = InferenceClient(model=f"http://{address}/hf/{TASK}", token=key).text_classification("good")
         assert len(found) == 2
         with pytest.raises(Exception, match="401"):
@@ -82,6 +75,3 @@ def test_the_protocols_own_clients_send_keys(store: Store, tmp_path: Path, monke
         with pytest.raises(Exception, match="config"):
             triton.load_model(TASK, headers=mine, config="{}")
         triton.close()
-    finally:
-        server.should_exit = True
-        thread.join()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stopped_clock import StoppedClock
 
 from models.__main__ import main as sparserve
 from models.errors import InputError
@@ -17,19 +18,6 @@ from service.keys import LOOK_SECONDS, Keyring, read_keys
 from service.keys_command import create, main, revoke
 
 CLASSIFY = frozenset({"classify"})
-
-
-class Clock:
-    """Seconds that pass only when a test says so."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def tick(self) -> None:
-        self.seconds += LOOK_SECONDS
 
 
 @pytest.fixture
@@ -81,27 +69,27 @@ def test_an_expired_key_is_none(path: Path) -> None:
 
 
 def test_a_key_that_is_revoked_or_made_meanwhile_is_noticed(path: Path) -> None:
-    clock = Clock()
+    clock = StoppedClock()
     first = create(path, "first", CLASSIFY)
     ring = Keyring(path, clock=clock)
     second = create(path, "second", CLASSIFY)
     revoke(path, "first")
     assert ring.find(first) and not ring.find(second)  # the file is looked at once a second
-    clock.tick()
+    clock.seconds += LOOK_SECONDS
     assert ring.find(second) and not ring.find(first)
 
 
 def test_without_its_file_every_key_is_refused_until_it_is_back(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
+    clock = StoppedClock()
     sent = create(path, "ci", CLASSIFY)
     ring = Keyring(path, clock=clock)
     hidden = path.rename(path.with_name("hidden"))
     for _ in range(3):
-        clock.tick()
+        clock.seconds += LOOK_SECONDS
         assert ring.find(sent) is None
     assert caplog.text.count("every key is refused") == 1
     hidden.rename(path)
-    clock.tick()
+    clock.seconds += LOOK_SECONDS
     assert ring.find(sent)
 
 

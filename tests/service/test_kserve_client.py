@@ -1,7 +1,6 @@
 """KServe's own clients, REST and gRPC, against the running service."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
+from listening import listening
 from tiny_bundles import TASK, publish
 
 from models.store import Store
@@ -36,15 +35,8 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     root = tmp_path_factory.mktemp("kserve") / "store"
     publish(Store(root), variant="dense")
     app = create_app(Settings(store=root, threads=1, grpc_port=0))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started or app.state.service.reason_not_ready():
-        thread.join(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Addresses(f"http://127.0.0.1:{port}", f"127.0.0.1:{app.state.grpc_server.port}")
-    server.should_exit = True
-    thread.join()
+    with listening(app) as address:
+        yield Addresses(f"http://{address}", f"127.0.0.1:{app.state.grpc_server.port}")
 
 
 def request(binary: bool, columns: bool = False) -> Any:

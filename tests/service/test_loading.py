@@ -69,6 +69,12 @@ def test_a_choice_is_kept(publish):
     assert load_engine(publish(), runtime="onnx", **OPTIONS).runtime == "onnx"
 
 
+def test_the_graph_that_runs_is_what_memory_is_counted_by(publish):
+    bundle = publish()
+    assert load_engine(bundle, **OPTIONS).graph_bytes == bundle.sparse_model_path.stat().st_size
+    assert load_engine(bundle, runtime="onnx", **OPTIONS).graph_bytes == bundle.model_path.stat().st_size
+
+
 def test_int8_answers_its_sample_in_the_sparse_runtime(publish):
     engine = load_engine(publish(variant="sparse60-int8"), **OPTIONS)
     assert engine.runtime == "sparse"

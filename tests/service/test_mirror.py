@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tiny_bundles import TASK, graph, publish
 
 from models.bundle import Bundle
 from models.errors import StoreError
+from models.manifest import Machine, Measurement
 from models.store import Store
 from service.mirror import KEPT_VERSIONS, Mirror
 
@@ -32,11 +34,8 @@ def files() -> Iterator[Any]:
 
 
 @pytest.fixture
-def origin(tmp_path: Path) -> Store:
-    """What is uploaded: a store with `dense` and `sparse90`."""
-    store = Store(tmp_path / "origin")
-    publish(store, variant="dense")
-    publish(store, variant="sparse90")
+def origin(store: Store) -> Store:
+    """What is uploaded."""
     return store
 
 
@@ -127,16 +126,58 @@ def test_what_is_gone_there_is_served_no_more(files, origin: Store, local: Store
     assert local.variants(TASK) == ["dense"]
 
 
-def test_old_versions_are_deleted_but_pinned_ones(files, origin: Store, local: Store) -> None:
+def test_old_versions_are_deleted_but_those_that_are_wanted(files, origin: Store, local: Store) -> None:
     first = origin.current(TASK, "dense")
     mirror = Mirror(URL, local)
     for seed in range(5):
         newer(origin, 10 + seed)
         upload(files, origin)
-        mirror.sync({(TASK, "dense"): first})
+        mirror.sync({(TASK, "dense"): {first}})
     versions = local.versions(TASK, "dense")
     assert len(versions) == KEPT_VERSIONS
     assert {first, local.current(TASK, "dense")} <= set(versions)
+
+
+def test_versions_are_in_the_order_of_their_publication(files, origin: Store, local: Store) -> None:
+    versions = [origin.current(TASK, "dense"), newer(origin, 7).manifest.version, newer(origin, 8).manifest.version]
+    upload(files, origin)
+    manifests = [f"/bucket/store/{TASK}/dense/{version}/manifest.json" for version in versions]
+    for place, manifest in enumerate(manifests):
+        files.store[manifest].modified = datetime.fromtimestamp(1000 * (place + 1), tz=UTC)
+    mirror = Mirror(URL, local)
+    files.rm_file(manifests[1])  # an upload that is under way
+    assert mirror.published(TASK, "dense") == {versions[0]: 1000, versions[2]: 3000}
+    mirror.fetch(TASK, "dense", versions[2])
+    mirror.fetch(TASK, "dense", versions[0])
+    assert local.versions(TASK, "dense") == [versions[0], versions[2]]
+    assert local.version_before(TASK, "dense", versions[2], {versions[1]: 2000}) == versions[1]
+
+
+def test_where_the_files_have_no_time_the_measurement_has(
+    files, origin: Store, local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(path: str) -> None:
+        raise NotImplementedError
+
+    machine = Machine(cpu="", isa=(), cores=1, memory_bytes=1, system="", python="", onnxruntime="")
+    measured = Measurement(
+        measured_at="2026-01-02T03:04:05+00:00", machine=machine, threads=1, repeats=1, resident_bytes=1, latency=()
+    )
+    version = publish(origin, variant="measured", measurement=measured).manifest.version
+    upload(files, origin)
+    mirror = Mirror(URL, local)
+    monkeypatch.setattr(mirror._files, "modified", none)
+    assert mirror.published(TASK, "measured") == {version: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()}
+    mirror.sync({})
+    assert local.tasks() == [TASK]
+
+
+def test_what_stays_damaged_is_told_once(files, origin: Store, local: Store, caplog) -> None:
+    files.pipe_file(f"/bucket/store/{TASK}/dense/current", b"0123456789abcdef")
+    mirror = Mirror(URL, local)
+    for _ in range(3):
+        mirror.sync({})
+    assert caplog.text.count("is not mirrored") == 1
 
 
 def test_names_that_are_none_are_left_out(files, origin: Store, local: Store) -> None:

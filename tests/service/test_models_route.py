@@ -1,9 +1,12 @@
 """GET /v1/models: what is served."""
 
+import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import LABELS, TASK
 
 from models.store import Store
+from service.app import create_app
+from service.settings import Settings
 
 
 def test_the_list_tells_enough_to_choose(client: TestClient, store: Store) -> None:
@@ -34,3 +37,12 @@ def test_unknown_names_are_404_with_those_that_exist(client: TestClient) -> None
 
 def test_a_flag_that_is_no_flag_is_422(client: TestClient) -> None:
     assert client.get(f"/v1/models/{TASK}/dense?tensors=perhaps").status_code == 422
+
+
+@pytest.mark.parametrize("path", [TASK, f"{TASK}/dense", f"{TASK}/classify", "none"])
+def test_before_the_store_was_read_nobody_is_told_that_a_model_does_not_exist(store: Store, path: str) -> None:
+    client = TestClient(create_app(Settings(store=store.root, threads=1)))  # never started, so nothing is ever read
+    answer = client.get(f"/v1/models/{path}")
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert "has not been read yet" in answer.json()["detail"]
+    assert "503" in client.get("/openapi.json").json()["paths"]["/v1/models/{task}/{variant}"]["get"]["responses"]

@@ -3,18 +3,17 @@
 import contextlib
 import gzip
 import struct
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as httpclient
-import uvicorn
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_bundles import TASK, publish
+from listening import listening
+from tiny_bundles import TASK
 
 from models.store import Store
 from service.app import create_app
@@ -23,26 +22,21 @@ from service.open_inference import read_request
 from service.settings import Settings
 
 INFER = f"/v2/models/{TASK}/infer"
+# Two texts announced, five hundred thousand empty ones sent.
+MORE_THAN_SAID = (
+    b'{"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 2000000}}]}'
+    + bytes(2_000_000)
+)
 TEXTS = ["a good movie", "bad", "ünïcödé 🎬"]
 
 
 @pytest.fixture(scope="module")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def triton(module_store: Store) -> Iterator[Any]:
     """Triton's client, connected to the service."""
-    root = tmp_path_factory.mktemp("oip") / "store"
-    publish(Store(root), variant="dense")
-    publish(Store(root), variant="sparse90")
-    app = create_app(Settings(store=root, threads=1))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started or app.state.service.reason_not_ready():
-        thread.join(0.01)
-    client = httpclient.InferenceServerClient(f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
-    yield client
-    client.close()
-    server.should_exit = True
-    thread.join()
+    with listening(create_app(Settings(store=module_store.root, threads=1))) as address:
+        client = httpclient.InferenceServerClient(address)
+        yield client
+        client.close()
 
 
 def tensor(texts: list[str], *, binary: bool, columns: bool = False) -> Any:
@@ -136,7 +130,19 @@ def one(*texts: str, **changes: Any) -> dict[str, Any]:
         ({"inputs": [one("a", parameters={"binary_data_size": 4})]}, 422, "both data and binary_data_size"),
         ({"inputs": [one("a", data=None, parameters={"binary_data_size": 9})]}, 400, "has 9 bytes, but 0 are left"),
         ({"inputs": [one("a")], "outputs": [{"name": "logits"}]}, 422, "no output 'logits'"),
-        ({"inputs": [one("a")], "more": 1}, 422, "more"),
+        (
+            {"inputs": [one("a")], "outputs": [{"name": "score"}, {"name": "label"}, {"name": "score"}]},
+            422,
+            "score is there",
+        ),
+        ({"inputs": [one("a")], "outputs": [{"name": "score"}] * 100_000}, 422, "outputs: List should have at most 8"),
+        ({"inputs": [{}] * 100_000}, 422, "inputs: List should have at most 8 items"),
+        ({"inputs": [one("a", shape=["1"] * 100_000)]}, 422, "shape: List should have at most 8 items"),
+        ({"inputs": [one("a", name="a" * 100_000)]}, 422, "inputs.0.name: String should have at most 100"),
+        ({"inputs": [one("a")], "more": 1}, 422, "body: unknown fields, such as 'more'; the fields are id, "),
+        ({"inputs": [one("a")], **dict.fromkeys(map(str, range(1000)), 1)}, 422, "such as '0', '1', '2'; the fields"),
+        ({"inputs": [one(5, *["a"] * 300)]}, 413, "301 inputs"),
+        ({"inputs": [one("a", shape=[300])]}, 413, "300 inputs"),
         ({"inputs": [one(*["a"] * 300)]}, 413, "300 inputs"),
     ],
 )
@@ -144,12 +150,14 @@ def test_a_wrong_request_is_refused(module_client: TestClient, body: dict[str, A
     answer = module_client.post(INFER, json=body)
     assert answer.status_code == status
     assert message in answer.json()["error"]
+    assert len(answer.content) < 1000
 
 
 @pytest.mark.parametrize(
     ("content", "headers", "status", "message"),
     [
         (b"{", {}, 400, "not JSON"),
+        (MORE_THAN_SAID, {"Inference-Header-Content-Length": str(MORE_THAN_SAID.index(b"\0"))}, 422, "more than the 2"),
         (b"{}", {"Inference-Header-Content-Length": "9"}, 400, "at most the body's 2"),
         (b"{}", {"Inference-Header-Content-Length": "x"}, 400, "at most the body's 2"),
         (b"{}", {"Content-Encoding": "gzip"}, 400, "not gzip"),
@@ -184,7 +192,7 @@ def test_binary_texts_are_read_as_they_were_written(texts: list[str]) -> None:
         f'{{"inputs": [{{"name": "text", "shape": [{len(texts)}], "datatype": "BYTES", '
         f'"parameters": {{"binary_data_size": {len(data)}}}}}]}}'
     ).encode()
-    _, found = read_request(head + data, str(len(head)))
+    _, found = read_request(head + data, str(len(head)), 256)
     assert found == {"text": texts}
 
 
@@ -196,4 +204,4 @@ def test_no_bytes_raise_anything_but_a_refusal(data: bytes, size: int) -> None:
         f'"parameters": {{"binary_data_size": {size}}}}}]}}'
     ).encode()
     with contextlib.suppress(ServiceError):
-        read_request(head + data, str(len(head)))
+        read_request(head + data, str(len(head)), 256)

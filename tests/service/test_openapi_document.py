@@ -52,6 +52,15 @@ def test_every_error_is_declared_as_a_problem(client: TestClient) -> None:
                     assert list(response["content"]) == [declared]
 
 
+def test_wherever_a_body_is_sent_what_can_go_wrong_with_it_is_declared(client: TestClient) -> None:
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method, operation in methods.items():
+            if method in ("post", "put"):
+                assert {"408", "413", "503"} <= set(operation["responses"]), path
+            else:
+                assert "408" not in operation["responses"], path
+
+
 @pytest.mark.parametrize("inputs", ["a", ["a"], {"text": "a"}, [{"text": "a", "text_pair": "b"}, "c"], [{"text": "a"}]])
 def test_every_form_of_inputs_fits_the_declared_schema(client: TestClient, inputs: object) -> None:
     schemas = client.get("/openapi.json").json()["components"]

@@ -12,7 +12,8 @@ import time
 import pytest
 from tiny_bundles import TASK
 
-from benchmarks.service_process import DEADLINE_SECONDS, ROOT, ask, running
+from benchmarks.loopback import DEADLINE_SECONDS, ask, connected, json_request
+from benchmarks.service_process import ROOT, running
 from models.store import Store
 
 JOB_ONLY = ("torch", "transformers", "onnx", "yaml", "typer", "plotly", "pandas", "sklearn", "scipy")
@@ -30,9 +31,8 @@ def test_a_request_that_sigterm_meets_half_sent_is_answered(store: Store) -> Non
     with running(store.root, "--shutdown-delay-seconds", "0.5") as service:
         process, port = service.process, service.port
         body = json.dumps({"inputs": ["good film"] * 100}).encode()
-        head = f"POST /v1/models/{TASK}/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS) as client:
-            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:10])
+        with connected(port) as client:
+            client.sendall(json_request(f"/v1/models/{TASK}/classify", body[:10], announced=len(body)))
             assert ask(port, "/readyz")[0] == 200  # the half request has been read by now: bytes are handled in turn
             process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + DEADLINE_SECONDS
@@ -52,9 +52,9 @@ def test_a_request_that_sigterm_meets_half_sent_is_answered(store: Store) -> Non
 def test_a_request_that_outlasts_the_grace_time_is_told_by_the_exit_status(store: Store) -> None:
     with (
         running(store.root, "--grace-seconds", "1") as service,
-        socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE_SECONDS) as client,
+        connected(service.port) as client,
     ):
-        client.sendall(b"POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        client.sendall(json_request("/v1/models", b"", announced=10))
         assert service.ask("/readyz")[0] == 200
         assert service.stop() == 1
 
@@ -62,9 +62,9 @@ def test_a_request_that_outlasts_the_grace_time_is_told_by_the_exit_status(store
 def test_a_body_that_never_comes_whole_does_not_keep_the_service_from_stopping(store: Store) -> None:
     with (
         running(store.root, "--receive-timeout-seconds", "0.5") as service,
-        socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE_SECONDS) as client,
+        connected(service.port) as client,
     ):
-        client.sendall(b"POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        client.sendall(json_request("/v1/models", b"", announced=10))
         assert service.ask("/readyz")[0] == 200
         assert service.stop() == 0
         assert client.makefile("rb").read().startswith(b"HTTP/1.1 408 ")

@@ -3,22 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stopped_clock import StoppedClock
 
 from service.rate_limits import RateLimiter, network_of
 
 
-class Clock:
-    """Seconds that pass only when a test says so."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
 def test_a_minutes_requests_pass_at_once_and_then_one_at_a_time() -> None:
-    clock = Clock()
+    clock = StoppedClock(1000.0)
     limiter = RateLimiter(clock=clock)
     assert [limiter.wait_seconds("a", 3) for _ in range(3)] == [0, 0, 0]
     assert limiter.wait_seconds("a", 3) == pytest.approx(20)
@@ -32,20 +23,20 @@ def test_a_minutes_requests_pass_at_once_and_then_one_at_a_time() -> None:
 
 
 def test_one_client_takes_nothing_from_another() -> None:
-    limiter = RateLimiter(clock=Clock())
+    limiter = RateLimiter(clock=StoppedClock(1000.0))
     assert limiter.wait_seconds("a", 1) == 0
     assert limiter.wait_seconds("b", 1) == 0
     assert limiter.wait_seconds("a", 1) > 0
 
 
 def test_a_lower_rate_holds_at_once() -> None:
-    limiter = RateLimiter(clock=Clock())
+    limiter = RateLimiter(clock=StoppedClock(1000.0))
     limiter.wait_seconds("a", 100)
     assert [limiter.wait_seconds("a", 2) > 0 for _ in range(3)] == [False, False, True]
 
 
 def test_only_those_seen_last_are_kept() -> None:
-    limiter = RateLimiter(clock=Clock(), max_buckets=3)
+    limiter = RateLimiter(clock=StoppedClock(1000.0), max_buckets=3)
     for name in "abcad":
         limiter.wait_seconds(name, 1)
     assert len(limiter) == 3
@@ -55,7 +46,7 @@ def test_only_those_seen_last_are_kept() -> None:
 
 @given(st.integers(1, 50), st.lists(st.floats(0, 30), max_size=100))
 def test_no_minute_has_more_than_twice_the_rate(rate: int, pauses: list[float]) -> None:
-    clock = Clock()
+    clock = StoppedClock(1000.0)
     limiter = RateLimiter(clock=clock)
     admitted = []
     for pause in pauses:

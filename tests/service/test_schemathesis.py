@@ -3,15 +3,15 @@
 Slow, so only `make test-thorough` runs it.
 """
 
+import contextlib
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from listening import listening
 from tiny_bundles import publish
 
 from models.store import Store
@@ -25,34 +25,17 @@ Start = Callable[..., str]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(store: Store, tmp_path: Path) -> Iterator[Start]:
     """Start a service of two tasks; returns where it listens."""
-    store = Store(tmp_path / "store")
-    publish(store, variant="dense")
-    publish(store, variant="sparse90")
     publish(store, task="other")
-    ends: list[Callable[[], None]] = []
+    with contextlib.ExitStack() as stack:
 
-    def make(**settings: Any) -> str:
-        disagreements = f"sqlite:///{tmp_path / 'disagreements.db'}"
-        kept = {"store": store.root, "threads": 1, "watch_seconds": 0, "disagreements_url": disagreements}
-        app = create_app(Settings(**kept, **settings))
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
-        thread = threading.Thread(target=server.run)
-        thread.start()
+        def make(**settings: Any) -> str:
+            disagreements = f"sqlite:///{tmp_path / 'disagreements.db'}"
+            kept = {"store": store.root, "threads": 1, "watch_seconds": 0, "disagreements_url": disagreements}
+            return "http://" + stack.enter_context(listening(create_app(Settings(**kept, **settings)), "critical"))
 
-        def end() -> None:
-            server.should_exit = True
-            thread.join()
-
-        ends.append(end)
-        while not server.started or app.state.service.reason_not_ready():
-            thread.join(0.01)
-        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-
-    yield make
-    for end in ends:
-        end()
+        yield make
 
 
 def check(cwd: Path, *arguments: str) -> None:

@@ -37,6 +37,11 @@ def test_more_batches_at_once_than_threads_are_refused() -> None:
         (["--port", "70000"], "--port (SPARSERVE_PORT)"),
         (["--max-items", "0"], "--max-items (SPARSERVE_MAX_ITEMS)"),
         (["--threads", "1", "--concurrency", "2"], "concurrency 2 is more than"),
+        (
+            ["--max-body-bytes", "9", "--max-bodies-bytes", "8"],
+            "max_bodies_bytes 8 is less than the 9 of",
+        ),
+        (["--trusted-proxies", "10.0.0.1/8"], "--trusted-proxies-0 (SPARSERVE_TRUSTED_PROXIES_0)"),
     ],
 )
 def test_a_wrong_setting_is_named_and_the_exit_status_is_2(

@@ -1,0 +1,37 @@
+"""An engine that computes nothing, for tests of what goes on around one, and inputs for it."""
+
+import threading
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from models.runtime import Tokens
+from service.faults import Health
+from service.pace import Pace
+from service.schemas import ModelRef
+
+
+class FakeEngine:
+    """Answers each input with its length and first token; a closed gate holds it up."""
+
+    def __init__(self, variant: str = "dense") -> None:
+        self.ref = ModelRef(task="t", variant=variant, version="1")
+        self.manifest = SimpleNamespace(task="t", variant=variant, labels=("length", "first"), max_length=32)
+        self.health = Health()
+        self.pace = Pace()
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Semaphore(0)
+
+    def logits(self, tokens: Sequence[Tokens]) -> Any:
+        self.batches.append([len(item) for item in tokens])
+        self.begun.release()
+        self.gate.wait(timeout=10)
+        return np.array([[len(item), item.ids[0]] for item in tokens], dtype=np.float32)
+
+
+def inputs(*lengths: int, first: int = 1) -> list[Tokens]:
+    return [Tokens([first] * length, [0] * length, False) for length in lengths]

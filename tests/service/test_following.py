@@ -1,0 +1,147 @@
+"""A mirror and what is ordered of it: versions that only the URL has, their order, and a URL that does not answer."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from tiny_bundles import TASK, graph, publish
+
+from benchmarks.service_process import running, wait_until
+from models.store import Store
+from service import following
+from service.app import create_app
+from service.catalog import Catalog
+from service.errors import InvalidRequest
+from service.metrics import Metrics
+from service.orders import Orders
+from service.settings import Settings
+
+DENSE = f"/v1/models/{TASK}/dense"
+
+
+@pytest.fixture
+def published(store: Store) -> list[str]:
+    """Versions of `dense` in the store, each a thousand seconds after the one before, in the order of their names."""
+    names = [store.current(TASK, "dense")]
+    names += [publish(store, variant="dense", model=graph(seed=seed)).manifest.version for seed in (50, 51, 52)]
+    names.sort()
+    for place, name in enumerate(names):
+        os.utime(store.folder(TASK, "dense", name) / "manifest.json", (1000 * place, 1000 * place))
+    store.promote(TASK, "dense", names[-1])
+    return names
+
+
+Follow = Callable[..., tuple[Catalog, Orders]]
+
+
+@pytest.fixture
+def follow(store: Store, tmp_path: Path) -> Iterator[Follow]:
+    """A catalog of a mirror of the store, and its orders."""
+    catalogs: list[Catalog] = []
+
+    def start(**settings: Any) -> tuple[Catalog, Orders]:
+        url = store.root.as_uri()
+        catalog = Catalog(
+            Settings(**{"store": tmp_path / "local", "store_url": url, "threads": 1, **settings}), Metrics()
+        )
+        catalogs.append(catalog)
+        catalog.refresh()
+        return catalog, Orders(catalog)
+
+    yield start
+    for catalog in catalogs:
+        catalog.close(10)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[str]:
+    """A URL that takes a reader in and does not answer."""
+    pipe = tmp_path / "hanging" / TASK / "dense" / "current"
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
+    yield (tmp_path / "hanging").as_uri()
+    os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # whoever reads has read the end
+
+
+def test_a_version_that_only_the_url_has_can_be_promoted_and_rolled_back(published: list[str], follow: Follow) -> None:
+    catalog, orders = follow()
+    assert catalog.store.versions(TASK, "dense") == [published[3]]
+    assert orders.pin(TASK, "dense", published[1]).manifest.version == published[1]
+    assert orders.rollback(TASK, "dense").manifest.version == published[0]
+    with pytest.raises(InvalidRequest, match=f"no version before {published[0]}"):
+        orders.rollback(TASK, "dense")
+    assert orders.unpin(TASK, "dense").manifest.version == published[3]
+    assert orders.rollback(TASK, "dense").manifest.version == published[2]
+
+
+def test_a_version_is_rolled_back_to_the_one_that_was_published_before(published: list[str], follow: Follow) -> None:
+    _, orders = follow(pins={f"{TASK}/dense": published[1]})
+    assert orders.rollback(TASK, "dense").manifest.version == published[0]
+
+
+def test_without_the_url_what_was_mirrored_is_rolled_back_to(
+    published: list[str], store: Store, follow: Follow, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog, orders = follow(pins={f"{TASK}/dense": published[1]})
+    assert set(catalog.store.versions(TASK, "dense")) == {published[1], published[3]}
+    orders.pin(TASK, "dense", published[3])
+    shutil.rmtree(store.root)
+    assert orders.rollback(TASK, "dense").manifest.version == published[1]
+    assert "what has been mirrored can be rolled back to" in caplog.text
+
+
+@pytest.mark.parametrize("version", ["0" * 16, "../../etc"])
+def test_a_version_that_nobody_has_is_refused(follow: Follow, version: str) -> None:
+    _, orders = follow()
+    with pytest.raises(InvalidRequest, match=r"has no version|it has no manifest\.json at file://"):
+        orders.pin(TASK, "dense", version)
+
+
+def test_the_default_variant_is_not_changed_in_a_mirror(store: Store, follow: Follow) -> None:
+    catalog, orders = follow()
+    with pytest.raises(InvalidRequest, match=r"the store mirrors file://.*sparserve bundles default"):
+        orders.make_default(TASK, "sparse90")
+    assert not catalog.store.has_default(TASK)
+
+
+def test_a_version_that_is_served_is_not_deleted(published: list[str], store: Store, follow: Follow) -> None:
+    """The newer ones are refused: of no use for going back to."""
+    for version in published[1:]:
+        folder = store.folder(TASK, "dense", version)
+        shutil.rmtree(folder)
+    store.promote(TASK, "dense", published[0])
+    catalog, _ = follow()
+    for seed in range(5):
+        publish(store, variant="dense", model=f"no graph {seed}".encode())
+        catalog.refresh()
+    assert catalog.engine(TASK, "dense").manifest.version == published[0]
+    assert published[0] in catalog.store.versions(TASK, "dense")
+
+
+def test_a_url_that_hangs_keeps_nobody_waiting(store: Store, newer: Any, hanging: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.05)
+    settings = Settings(store=store.root, store_url=hanging, threads=1, watch_seconds=0, admin_without_key=True)
+    with TestClient(create_app(settings)) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200, "what has been mirrored is served")
+        assert client.post("/v1/admin/refresh").status_code == 200
+        promoted = client.post(f"{DENSE}/promote", json={"version": newer.manifest.version})
+        assert promoted.json()["version"] == newer.manifest.version
+        assert client.post(f"{DENSE}/rollback").json()["version"] != newer.manifest.version
+        elsewhere = client.post(f"{DENSE}/promote", json={"version": "0" * 16})
+        assert elsewhere.status_code == 503
+        assert "takes long to answer: try again" in elsewhere.json()["error"]
+
+
+def test_a_url_that_hangs_at_the_first_start_is_the_reason_not_to_be_ready(tmp_path: Path, hanging: str) -> None:
+    with TestClient(create_app(Settings(store=tmp_path / "none", store_url=hanging, threads=1))) as client:
+        wait_until(lambda: "being read for the first time" in client.get("/readyz").json()["detail"], "the reason")
+
+
+def test_a_process_whose_url_hangs_starts_and_stops(store: Store, hanging: str) -> None:
+    with running(store.root, "--store-url", hanging) as service:
+        assert service.ask(f"{DENSE}/classify", "POST", {"inputs": "good film"})[0] == 200
+        assert service.stop() == 0

@@ -1,0 +1,34 @@
+"""The container's health check asks the port that the service listens on."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from listening import listening
+
+from models.store import Store
+from service.app import create_app
+from service.healthcheck import main
+from service.settings import Settings
+
+
+def test_it_asks_the_settings_port_or_the_one_it_is_given(
+    module_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        closed = str(free.getsockname()[1])
+    with listening(create_app(Settings(store=module_store.root, threads=1))) as address:
+        port = address.rpartition(":")[2]
+        monkeypatch.setenv("SPARSERVE_PORT", port)
+        assert main([]) == 0
+        monkeypatch.setenv("SPARSERVE_PORT", closed)
+        assert main(["--port", port]) == 0
+        assert capsys.readouterr().err == ""
+        assert main([]) == 1
+    assert f"nothing answers on port {closed}" in capsys.readouterr().err
+    assert main(["--port", port]) == 1
+
+
+def test_the_image_sets_the_port_by_the_environment() -> None:
+    image = (Path(__file__).parents[2] / "docker" / "service.Dockerfile").read_text()
+    assert "SPARSERVE_PORT=8000" in image and "service.healthcheck" in image

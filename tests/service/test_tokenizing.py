@@ -1,0 +1,98 @@
+"""Where texts are tokenised, and what becomes of those that are not in time."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from fake_engine import inputs
+
+from models.runtime import Tokens
+from service.errors import DeadlineExceeded, Overloaded
+from service.schemas import TextInput
+from service.tokenizing import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing
+
+SHORT = [TextInput(text="a" * (AT_ONCE - 1), text_pair="b")]
+LONG = [TextInput(text="a" * AT_ONCE, text_pair="b")]
+
+
+class Counting:
+    """Tokenises nothing, but knows on which threads; a closed gate holds it up."""
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def tokenize(self, texts: Sequence[TextInput], *, truncate: bool) -> list[Tokens]:
+        self.threads.append(threading.current_thread().name)
+        self.gate.wait(timeout=10)
+        return inputs(*[3 + truncate] * len(texts))
+
+
+def scenario(steps: Any) -> None:
+    async def main() -> None:
+        tokenizing, engine = Tokenizing(), Counting()
+        try:
+            await steps(tokenizing, engine)
+        finally:
+            engine.gate.set()
+            tokenizing.close()
+
+    asyncio.run(main())
+
+
+def test_only_long_texts_change_threads() -> None:
+    async def steps(tokenizing: Tokenizing, engine: Any) -> None:
+        assert await tokenizing.tokens(engine, SHORT, truncate=True) == inputs(4)
+        assert await tokenizing.tokens(engine, LONG * 2, truncate=False) == inputs(3, 3)
+        first, second = engine.threads
+        assert first == threading.current_thread().name
+        assert second.startswith("tokenize")
+
+    scenario(steps)
+
+
+def test_a_deadline_is_kept_while_others_are_tokenised() -> None:
+    async def steps(tokenizing: Tokenizing, engine: Any) -> None:
+        engine.gate.clear()
+        before = [asyncio.ensure_future(tokenizing.tokens(engine, LONG, truncate=True)) for _ in range(THREADS)]
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded, match="took too long"):
+            await tokenizing.tokens(engine, LONG, truncate=True, deadline=time.perf_counter() + 0.01)
+        engine.gate.set()
+        await asyncio.gather(*before)
+        assert await tokenizing.tokens(engine, LONG, truncate=True) == inputs(4)
+        assert len(engine.threads) == THREADS + 1  # what was given up never began
+
+    scenario(steps)
+
+
+def test_too_much_that_waits_is_refused_and_short_texts_are_not() -> None:
+    async def steps(tokenizing: Tokenizing, engine: Any) -> None:
+        engine.gate.clear()
+        huge = [TextInput(text="a" * (WAITING_CHARACTERS + 1))]
+        first = asyncio.ensure_future(tokenizing.tokens(engine, huge, truncate=True))  # alone it may be of any size
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match=f"{WAITING_CHARACTERS + 1} characters are waiting"):
+            await tokenizing.tokens(engine, LONG, truncate=True)
+        engine.gate.set()
+        await first
+        assert await tokenizing.tokens(engine, LONG, truncate=True) == inputs(4)
+
+    scenario(steps)
+
+
+def test_an_error_of_the_tokenizer_is_the_requests() -> None:
+    class Broken(Counting):
+        def tokenize(self, texts: Sequence[TextInput], *, truncate: bool) -> list[Tokens]:
+            raise ValueError("item 0 has no tokens")
+
+    async def steps(tokenizing: Tokenizing, engine: Any) -> None:
+        for texts in (SHORT, LONG):
+            with pytest.raises(ValueError, match="no tokens"):
+                await tokenizing.tokens(Broken(), texts, truncate=True)  # type: ignore[arg-type]
+
+    scenario(steps)

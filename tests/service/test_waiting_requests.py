@@ -1,0 +1,74 @@
+"""What clients meet while all threads are busy: a full queue, and answers that do not come in time."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from fake_engine import FakeEngine, inputs
+from fastapi.testclient import TestClient
+from tiny_bundles import TASK
+
+from service.batcher import Batcher
+
+URL = f"/v1/models/{TASK}/classify"
+
+
+@contextlib.contextmanager
+def busy(client: TestClient, batcher: Batcher) -> Iterator[FakeEngine]:
+    """While the block runs, the service's only thread runs a batch of this engine."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    assert client.portal
+    running = client.portal.start_task_soon(batcher.run, engine, inputs(3))
+    engine.begun.acquire(timeout=10)
+    try:
+        yield engine
+    finally:
+        engine.gate.set()
+    running.result(timeout=10)
+
+
+async def _waiting(batcher: Batcher) -> int:
+    return batcher._queue.items
+
+
+def test_a_full_queue_is_429_over_http_while_probes_answer(serve, service_of) -> None:
+    client: TestClient = serve(max_waiting_inputs=0)
+    batcher = service_of(client).batcher
+    with busy(client, batcher) as engine:
+        assert client.portal
+        waiting = client.portal.start_task_soon(batcher.run, engine, inputs(3))
+        while client.portal.call(_waiting, batcher) == 0:
+            pass
+        answer = client.post(URL, json={"inputs": "good"})
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.headers["content-type"] == "application/problem+json"
+        late = client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "0.01"})
+        assert late.status_code == 429
+        assert client.get("/readyz").status_code == 200
+        assert 'sparserve_requests_shed_total{reason="inputs"} 2.0' in client.get("/metrics").text
+    waiting.result(timeout=10)
+    assert client.post(URL, json={"inputs": "good"}).status_code == 200
+
+
+def test_a_client_says_how_long_it_waits(serve, service_of) -> None:
+    client: TestClient = serve()
+    with busy(client, service_of(client).batcher):
+        late = client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "0.02"})
+        assert late.status_code == 504
+        assert "did not come in time" in late.json()["detail"]
+    assert client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "30"}).status_code == 200
+
+
+@pytest.mark.parametrize("sent", ["0", "-1", "soon", "nan", "inf", ""])
+def test_a_wait_that_is_none_is_refused(module_client: TestClient, sent: str) -> None:
+    answer = module_client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": sent})
+    assert answer.status_code == 422
+    assert "X-Request-Timeout" in answer.json()["detail"]
+
+
+def test_the_services_own_limit_counts_too(serve, service_of) -> None:
+    client: TestClient = serve(request_timeout_seconds=0.02)
+    with busy(client, service_of(client).batcher):
+        assert client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "60"}).status_code == 504
