@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -32,6 +33,16 @@ def _two_variants(folder: Path) -> Store:
     store = Store(folder / "store")
     publish(store, variant="dense")
     publish(store, variant="sparse90")
+    return store
+
+
+@pytest.fixture
+def rivals(tmp_path: Path) -> Store:
+    """`twin` answers as `dense` does, `rival` otherwise."""
+    store = Store(tmp_path / "store")
+    publish(store, variant="dense", model=graph(seed=1))
+    publish(store, variant="twin", model=graph(seed=1))
+    publish(store, variant="rival", model=graph(seed=2))
     return store
 
 
@@ -94,3 +105,18 @@ def _service_of(client: TestClient) -> Service:
     service = app.state.service
     assert isinstance(service, Service)
     return service
+
+
+@pytest.fixture
+def experiment(serve, tmp_path: Path):
+    """Start the service with an experiment on the task."""
+
+    def start(mode: str, candidate: str, share: float = 1.0, **more: Any) -> TestClient:
+        guard = more.pop("guard", None)
+        policy = {"mode": mode, "candidate": candidate, "share": share, "guard": guard}
+        url = f"sqlite:///{tmp_path}/disagreements.db"
+        settings = {"experiments": {TASK: policy}, "disagreements_url": url, "admin_without_key": True}
+        client: TestClient = serve(**{**settings, **more})
+        return client
+
+    return start

@@ -1,13 +1,11 @@
 """Candidates beside default variants on live traffic."""
 
 import asyncio
-import json
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from live_traffic import COMPARE, TEXTS, ask, differing, settle, written
 from tiny_bundles import TASK, graph, publish
 
 from models.store import Store
@@ -19,65 +17,10 @@ from service.experiments import _place
 from service.policy import Guard, Policy
 from service.schemas import TextInput
 
-URL = f"/v1/models/{TASK}/classify"
-COMPARE = f"/v1/compare/{TASK}"
-TEXTS = ["good film", "bad film", "the film was fun", "a dull film", "good good", "fun"]
-MANY = [" ".join(words) for words in product(["good", "bad", "film", "fun", "dull"], repeat=3)]
-
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """`twin` answers as `dense` does, `rival` otherwise."""
-    store = Store(tmp_path / "store")
-    publish(store, variant="dense", model=graph(seed=1))
-    publish(store, variant="twin", model=graph(seed=1))
-    publish(store, variant="rival", model=graph(seed=2))
-    return store
-
-
-@pytest.fixture
-def experiment(serve, tmp_path: Path):
-    """Start the service with an experiment on the task."""
-
-    def start(mode: str, candidate: str, share: float = 1.0, **more: Any) -> TestClient:
-        guard = more.pop("guard", None)
-        policy = {"mode": mode, "candidate": candidate, "share": share, "guard": guard}
-        url = f"sqlite:///{tmp_path}/disagreements.db"
-        settings = {"experiments": {TASK: policy}, "disagreements_url": url, "admin_without_key": True}
-        client: TestClient = serve(**{**settings, **more})
-        return client
-
-    return start
-
-
-def ask(client: TestClient, *texts: str, **headers: str) -> dict[str, Any]:
-    answer = client.post(URL, json={"inputs": list(texts)}, headers=headers)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def differing(client: TestClient) -> list[str]:
-    """Those of `MANY` that `dense` and `rival` give different labels."""
-    compared = client.post(f"/v1/models/{TASK}/compare", json={"inputs": MANY, "variants": ["dense", "rival"]}).json()
-    found = [text for text, item in zip(MANY, compared["items"], strict=True) if not item["agree"]]
-    assert len(found) > 30
-    return found
-
-
-def settle(client: TestClient, service: Service) -> None:
-    assert client.portal
-    client.portal.call(service.experiments.settled)
-
-
-def written(client: TestClient, service: Service, count: int) -> list[dict[str, Any]]:
-    """The disagreements, once the thread that writes them has got so far."""
-    settle(client, service)
-    for _ in range(1000):
-        rows: list[dict[str, Any]] = client.get(f"{COMPARE}/disagreements").json()
-        if len(rows) >= count:
-            return rows
-    pytest.fail(f"{len(rows)} of {count} disagreements were written")
+def store(rivals: Store) -> Store:
+    return rivals
 
 
 def test_in_the_shadow_the_default_answers_and_the_candidate_is_compared(experiment, service_of) -> None:
@@ -300,70 +243,3 @@ def test_what_runs_aside_is_bounded(experiment, service_of) -> None:
 
     client.portal.call(disperse)
     settle(client, service)
-
-
-def test_experiments_begin_and_end_while_the_service_runs(serve, service_of) -> None:
-    client: TestClient = serve(admin_without_key=True)
-    assert client.get(COMPARE).status_code == 404
-    policy = {"mode": "split", "candidate": "rival", "share": 1}
-    begun = client.put(COMPARE, json=policy)
-    assert begun.status_code == 200
-    assert (begun.json()["policy"]["candidate"], begun.json()["inputs"]) == ("rival", 0)
-    assert ask(client, "good")["model"]["variant"] == "rival"
-    settle(client, service_of(client))
-    assert client.put(COMPARE, json={**policy, "candidate": "twin"}).json()["inputs"] == 0  # figures begin anew
-    assert ask(client, "good")["model"]["variant"] == "twin"
-    settle(client, service_of(client))
-    metrics = client.get("/metrics").text
-    assert 'candidate="rival"' not in metrics and 'sparserve_experiment_inputs{candidate="twin"' in metrics
-    assert client.delete(COMPARE).json()["inputs"] == 1
-    assert "sparserve_experiment_input" not in "".join(
-        line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
-    )
-    assert ask(client, "good")["model"]["variant"] == "dense"
-    assert client.delete(COMPARE).status_code == 404
-
-
-@pytest.mark.parametrize(
-    ("policy", "status", "message"),
-    [
-        ({"candidate": "dense"}, 422, "is the default variant"),
-        ({"candidate": "missing"}, 404, "no variant 'missing'"),
-        ({"share": 0}, 422, "share"),
-        ({"mode": "mirror"}, 422, "mode"),
-        ({"guard": {"agreement": 2}}, 422, "agreement"),
-        ({"more": 1}, 422, "more"),
-    ],
-)
-def test_a_policy_that_cannot_be_is_refused(serve, policy: dict[str, Any], status: int, message: str) -> None:
-    client: TestClient = serve(admin_without_key=True)
-    answer = client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5, **policy})
-    assert answer.status_code == status
-    assert message in answer.json()["detail"]
-    assert client.get(COMPARE).status_code == 404
-
-
-def test_a_candidate_with_other_labels_is_refused(serve, store: Store) -> None:
-    publish(store, variant="other", model=graph(seed=1), labels=("no", "yes"))
-    client: TestClient = serve(admin_without_key=True)
-    answer = client.put(COMPARE, json={"mode": "shadow", "candidate": "other", "share": 0.5})
-    assert answer.status_code == 422
-    assert "other labels" in answer.json()["detail"]
-
-
-def test_experiments_are_for_administrators(experiment) -> None:
-    client = experiment("shadow", "twin", admin_without_key=False)
-    assert client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5}).status_code == 403
-    assert client.delete(COMPARE).status_code == 403
-    assert client.get(f"{COMPARE}/disagreements").status_code == 403
-
-
-def test_policies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
-    from service.settings import Settings
-
-    policy = {"mode": "shadow", "candidate": "twin", "share": 0.1, "guard": {"agreement": 0.95}}
-    monkeypatch.setenv("SPARSERVE_EXPERIMENTS", json.dumps({TASK: policy}))
-    assert Settings(store=store.root).experiments[TASK].guard.agreement == 0.95
-    monkeypatch.setenv("SPARSERVE_EXPERIMENTS", json.dumps({TASK: {**policy, "share": 2}}))
-    with pytest.raises(ValueError, match="share"):
-        Settings(store=store.root)

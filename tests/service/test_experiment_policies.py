@@ -1,0 +1,83 @@
+"""What an experiment may be, and who begins and ends one."""
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from live_traffic import COMPARE, ask, settle
+from tiny_bundles import TASK, graph, publish
+
+from models.store import Store
+
+
+@pytest.fixture
+def store(rivals: Store) -> Store:
+    return rivals
+
+
+def test_experiments_begin_and_end_while_the_service_runs(serve, service_of) -> None:
+    client: TestClient = serve(admin_without_key=True)
+    assert client.get(COMPARE).status_code == 404
+    policy = {"mode": "split", "candidate": "rival", "share": 1}
+    begun = client.put(COMPARE, json=policy)
+    assert begun.status_code == 200
+    assert (begun.json()["policy"]["candidate"], begun.json()["inputs"]) == ("rival", 0)
+    assert ask(client, "good")["model"]["variant"] == "rival"
+    settle(client, service_of(client))
+    assert client.put(COMPARE, json={**policy, "candidate": "twin"}).json()["inputs"] == 0  # figures begin anew
+    assert ask(client, "good")["model"]["variant"] == "twin"
+    settle(client, service_of(client))
+    metrics = client.get("/metrics").text
+    assert 'candidate="rival"' not in metrics and 'sparserve_experiment_inputs{candidate="twin"' in metrics
+    assert client.delete(COMPARE).json()["inputs"] == 1
+    assert "sparserve_experiment_input" not in "".join(
+        line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
+    )
+    assert ask(client, "good")["model"]["variant"] == "dense"
+    assert client.delete(COMPARE).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "message"),
+    [
+        ({"candidate": "dense"}, 422, "is the default variant"),
+        ({"candidate": "missing"}, 404, "no variant 'missing'"),
+        ({"share": 0}, 422, "share"),
+        ({"mode": "mirror"}, 422, "mode"),
+        ({"guard": {"agreement": 2}}, 422, "agreement"),
+        ({"more": 1}, 422, "more"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(serve, policy: dict[str, Any], status: int, message: str) -> None:
+    client: TestClient = serve(admin_without_key=True)
+    answer = client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5, **policy})
+    assert answer.status_code == status
+    assert message in answer.json()["detail"]
+    assert client.get(COMPARE).status_code == 404
+
+
+def test_a_candidate_with_other_labels_is_refused(serve, store: Store) -> None:
+    publish(store, variant="other", model=graph(seed=1), labels=("no", "yes"))
+    client: TestClient = serve(admin_without_key=True)
+    answer = client.put(COMPARE, json={"mode": "shadow", "candidate": "other", "share": 0.5})
+    assert answer.status_code == 422
+    assert "other labels" in answer.json()["detail"]
+
+
+def test_experiments_are_for_administrators(experiment) -> None:
+    client = experiment("shadow", "twin", admin_without_key=False)
+    assert client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5}).status_code == 403
+    assert client.delete(COMPARE).status_code == 403
+    assert client.get(f"{COMPARE}/disagreements").status_code == 403
+
+
+def test_policies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    from service.settings import Settings
+
+    policy = {"mode": "shadow", "candidate": "twin", "share": 0.1, "guard": {"agreement": 0.95}}
+    monkeypatch.setenv("SPARSERVE_EXPERIMENTS", json.dumps({TASK: policy}))
+    assert Settings(store=store.root).experiments[TASK].guard.agreement == 0.95
+    monkeypatch.setenv("SPARSERVE_EXPERIMENTS", json.dumps({TASK: {**policy, "share": 2}}))
+    with pytest.raises(ValueError, match="share"):
+        Settings(store=store.root)
