@@ -7,6 +7,8 @@ from typing import Literal, Self
 
 from pydantic import AnyHttpUrl, Field, IPvAnyNetwork, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from models.runtime import available_cpus
 from service.policy import Policy
@@ -150,6 +152,17 @@ class Settings(BaseSettings):
         0, ge=0, description="seconds between SIGTERM, when /readyz turns 503, and the closing of the listening socket"
     )
     grace_seconds: int = Field(30, ge=1, description="seconds that running requests have to finish after that")
+
+    @field_validator("disagreements_url")
+    @classmethod
+    def _database_has_a_driver(cls, url: str) -> str:
+        try:
+            make_url(url).get_dialect().import_dbapi()
+        except ImportError as error:
+            raise ValueError(f'its driver is missing, {error.name}: pip install "sparserve[postgresql]"') from error
+        except SQLAlchemyError as error:
+            raise ValueError("write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE") from error
+        return url
 
     @field_validator("otlp_endpoint")
     @classmethod

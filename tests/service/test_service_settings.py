@@ -64,3 +64,17 @@ def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as stopped:
         main(["--stroe", "x"])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("rows.db", "write sqlite:///FILE"),
+        ("nothing://host/rows", "write sqlite:///FILE"),
+        ("oracle+cx_oracle://host/rows", "its driver is missing, cx_Oracle"),
+    ],
+)
+def test_a_database_without_a_driver_is_refused(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(disagreements_url=url)
+    assert Settings(disagreements_url="sqlite:///rows.db").disagreements_url == "sqlite:///rows.db"
