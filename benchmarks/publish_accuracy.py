@@ -53,8 +53,10 @@ def described(runs: Sequence[Record]) -> str:
         if of_task:
             epochs = "/".join(f"{value:g}" for value in sorted({run["epochs"] for run in of_task if run["epochs"]}))
             tasks.append(f"{task} ({of_task[0]['train_rows']:,} rows, {epochs or 'no'} epochs)")
+    count = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
+    when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
     return (
-        f"{len(runs)} runs, {days[0]} to {days[-1]}, on {'; '.join(machines)}. Training rows and epochs of every "
+        f"{count}, {when}, on {'; '.join(machines)}. Training rows and epochs of every "
         f"student: {', '.join(tasks)}. A tenth of the training rows is held out for validation; scores are of GLUE's "
         "development set, which chose nothing. In brackets: points lost against the dense teacher, with the 95 % "
         "interval of a paired bootstrap over rows; of several seeds the mean, with the interval over seeds. Minutes "
