@@ -36,8 +36,8 @@ class JsonRoute(APIRoute):
 class DirectRoute(JsonRoute):
     """A route that finds its endpoint's arguments by itself: the path's parameters, the body, dependencies.
 
-    FastAPI would solve the tree of dependencies anew for every request and check its own service's answers: a fifth of
-    the time that a short text takes besides its model. Its document of the route is the same. Dependencies take the
+    FastAPI would solve the tree of dependencies anew for every request and check its own service's answers, which is
+    much of what a short text takes besides its model. Its document of the route is the same. Dependencies take the
     request alone; an endpoint answers with a `Response`, or with what its response model is for. Bodies are validated
     with the settings' `max_items` as context, so that too many inputs are refused before anything is made of them.
     """
