@@ -13,6 +13,7 @@
 # make bench-serving   the service under load, and its sparse endpoints against dense ones, then docs/serving.md;
 #                      SERVING_PEERS="litserve=PYTHON mlserver=PYTHON ..." adds servers from environments of their own
 # make serve   serve the store
+# make kserve-venv   an environment with KServe's clients, without which their test is skipped
 # make audit   look up known vulnerabilities of every pinned version; needs pip-audit and the network
 # make sbom    write build/sbom.json (CycloneDX): all that the service image installs
 PYTHON ?= python3
@@ -34,7 +35,7 @@ METHOD ?=
 LEVEL ?=
 REQUESTS ?= 1000000
 
-.PHONY: demo test test-thorough check bench bench-kernels bench-accuracy bench-reliability bench-serving serve setup service-venv job-venv audit sbom clean
+.PHONY: demo test test-thorough check bench bench-kernels bench-accuracy bench-reliability bench-serving serve setup service-venv job-venv kserve-venv audit sbom clean
 
 setup: $(INSTALLED)
 
@@ -92,6 +93,12 @@ service-venv:
 
 job-venv:
 	sh docker/install-job.sh build/job-venv
+
+# KServe's clients, which the tests call: what they ask for does not go with what the service is tested with.
+kserve-venv:
+	$(PYTHON) -m venv build/kserve-venv
+	build/kserve-venv/bin/pip install --disable-pip-version-check --quiet --no-compile \
+	    -r tests/service/kserve-requirements.txt
 
 audit:
 	@command -v pip-audit > /dev/null || { echo "pip-audit is not installed: pip install pip-audit" >&2; exit 1; }
