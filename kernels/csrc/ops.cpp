@@ -4,19 +4,16 @@
 // uint8 (an initializer) and optionally a position bias [1 or batch, heads, key, query]; gives the last layer's states
 // [batch, length, hidden], or of the first token alone, [batch, 1, hidden], with the attribute first_token_only = 1.
 // SparseLinear: activations [..., columns], packed weights; gives [..., rows].
-#include <algorithm>
-#include <atomic>
-#include <bit>
-#include <chrono>
-#include <memory>
-#include <mutex>
+#include <exception>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "abi.h"
 #include "cpu.h"
 #include "encoder.h"
+#include "runtime.h"
+#include "thread_count.h"
 
 #define SPARSERVE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -24,145 +21,6 @@ namespace sparserve {
 namespace {
 
 using namespace ort;
-
-struct OpError {
-  ErrorCode code;
-  std::string message;
-};
-
-// ONNX Runtime's functions as methods that throw. A failed call's status becomes an OpError.
-class Runtime {
- public:
-  explicit Runtime(const Api* api) : api_(api) {}
-
-  template <class Function, class... Arguments>
-  void call(Index index, const char* what, Arguments... arguments) const {
-    if (Status* status = function<Function>(api_, index)(arguments...)) {
-      function<ReleaseStatus>(api_, kReleaseStatus)(status);
-      throw OpError{kFail, std::string("onnxruntime's ") + what + " failed"};
-    }
-  }
-
-  Status* status(const OpError& error) const {
-    return function<CreateStatus>(api_, kCreateStatus)(error.code, error.message.c_str());
-  }
-
-  std::vector<std::int64_t> shape(const Value* value) const {
-    TensorTypeAndShapeInfo* info = nullptr;
-    call<GetTensorTypeAndShape>(kGetTensorTypeAndShape, "GetTensorTypeAndShape", value, &info);
-    const std::unique_ptr<TensorTypeAndShapeInfo, ReleaseTensorTypeAndShapeInfo> owned(
-        info, function<ReleaseTensorTypeAndShapeInfo>(api_, kReleaseTensorTypeAndShapeInfo));
-    std::size_t rank = 0;
-    call<GetDimensionsCount>(kGetDimensionsCount, "GetDimensionsCount", info, &rank);
-    std::vector<std::int64_t> dimensions(rank);
-    call<GetDimensions>(kGetDimensions, "GetDimensions", info, dimensions.data(), rank);
-    return dimensions;
-  }
-
-  template <class T>
-  T* data(const Value* value) const {
-    void* pointer = nullptr;
-    call<GetTensorMutableData>(kGetTensorMutableData, "GetTensorMutableData", const_cast<Value*>(value), &pointer);
-    return static_cast<T*>(pointer);
-  }
-
-  const Value* input(const KernelContext* context, std::size_t index) const {
-    const Value* value = nullptr;
-    call<KernelContextGetInput>(kKernelContextGetInput, "KernelContext_GetInput", context, index, &value);
-    return value;
-  }
-
-  std::size_t input_count(const KernelContext* context) const {
-    std::size_t count = 0;
-    call<KernelContextGetInputCount>(kKernelContextGetInputCount, "KernelContext_GetInputCount", context, &count);
-    return count;
-  }
-
-  float* output(KernelContext* context, const std::vector<std::int64_t>& shape) const {
-    Value* value = nullptr;
-    call<KernelContextGetOutput>(kKernelContextGetOutput, "KernelContext_GetOutput", context, std::size_t{0},
-                                 shape.data(), shape.size(), &value);
-    return data<float>(value);
-  }
-
-  std::int64_t attribute(const KernelInfo* info, const char* name, std::int64_t fallback) const {
-    std::int64_t value = fallback;
-    if (Status* status = function<KernelInfoGetAttributeInt64>(api_, kKernelInfoGetAttributeInt64)(info, name, &value)) {
-      function<ReleaseStatus>(api_, kReleaseStatus)(status);  // it is not there
-      return fallback;
-    }
-    return value;
-  }
-
-  // The packed weights: input `index` must be an initializer of bytes.
-  Blob blob(const KernelInfo* info, std::size_t index, Kind kind) const {
-    int constant = 0;
-    const Value* value = nullptr;
-    call<KernelInfoGetConstantInputTensor>(kKernelInfoGetConstantInputTensor, "KernelInfoGetConstantInput_tensor", info,
-                                           index, &constant, &value);
-    if (constant == 0 || value == nullptr)
-      throw OpError{kInvalidGraph, "sparserve: the packed weights must be an initializer of the graph"};
-    std::size_t count = 1;
-    for (const std::int64_t dimension : shape(value)) count *= static_cast<std::size_t>(dimension);
-    Blob blob = parse({data<const std::uint8_t>(value), count});
-    if (blob.kind != kind) throw OpError{kInvalidGraph, "sparserve: these packed weights belong to the other operator"};
-    return blob;
-  }
-
-  void parallel_for(const KernelContext* context, void (*task)(void*, std::size_t), std::size_t count,
-                    void* task_data) const {
-    call<KernelContextParallelFor>(kKernelContextParallelFor, "KernelContext_ParallelFor", context, task, count, count,
-                                   task_data);
-  }
-
- private:
-  const Api* api_;
-};
-
-// The size of the session's own pool, which the ABI does not tell: the most distinct threads that took part in a short
-// burst of small tasks. On a busy machine a thread may wake too late to be seen, so it is asked again after 1, 3, 7, ...
-// 255 runs. Only the cutting of tiles depends on it.
-class ThreadCount {
- public:
-  std::uint32_t get(const Runtime& runtime, const KernelContext* context) {
-    const std::uint64_t run = runs_.fetch_add(1, std::memory_order_relaxed);
-    if (run <= kLastProbe && std::has_single_bit(run + 1)) {
-      const std::uint32_t seen = probe(runtime, context);
-      std::uint32_t known = count_.load(std::memory_order_relaxed);
-      while (known < seen && !count_.compare_exchange_weak(known, seen, std::memory_order_relaxed)) {
-      }
-    }
-    return std::max<std::uint32_t>(count_.load(std::memory_order_relaxed), 1);
-  }
-
- private:
-  static constexpr std::uint64_t kLastProbe = 256;
-  static constexpr std::size_t kTasks = 64;
-
-  static std::uint32_t probe(const Runtime& runtime, const KernelContext* context) {
-    struct Seen {
-      std::mutex mutex;
-      std::vector<std::thread::id> threads;
-    } seen;
-    const auto task = [](void* data, std::size_t) {
-      auto& mine = *static_cast<Seen*>(data);
-      {
-        const std::lock_guard lock(mine.mutex);
-        const auto id = std::this_thread::get_id();
-        if (std::find(mine.threads.begin(), mine.threads.end(), id) == mine.threads.end()) mine.threads.push_back(id);
-      }
-      const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(20);
-      while (std::chrono::steady_clock::now() < until) {
-      }
-    };
-    seen.threads.reserve(kTasks);  // nothing may throw in a task: the pool it runs on is not ours
-    runtime.parallel_for(context, task, kTasks, &seen);
-    return static_cast<std::uint32_t>(seen.threads.size());
-  }
-
-  std::atomic<std::uint64_t> runs_{0};
-  std::atomic<std::uint32_t> count_{0};
-};
 
 struct Call {
   const Runtime& runtime;
