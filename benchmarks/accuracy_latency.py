@@ -12,7 +12,7 @@ from models.checkpoint import Checkpoint
 from models.errors import SparserveError
 from models.measurement import Arm, measure
 from models.pipeline import build_graphs
-from models.plan import DENSE, INT8, Plan
+from models.plan import DENSE, Plan
 from models.progress import Reporter
 from models.runtime import sparse_library
 from models.sparse_measurement import SPARSE_ARM

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from models.errors import BundleError
-from models.files import settle, sha256, temporary_folder
+from models.files import settle, sha256, temporary_folder, write_atomically
 from models.manifest import SCHEMA_VERSION, FileRecord, Manifest
 
 MANIFEST = "manifest.json"
@@ -51,7 +51,8 @@ class Bundle:
         """Compare every file with its record.
 
         Raises:
-            BundleError: naming the first file that is missing, unlisted, a link, cut short or changed.
+            BundleError: naming the first file that is missing, unlisted, a link, cut short or changed. README.md may
+                be changed: nothing reads it but people.
         """
         for name, record in sorted(self.manifest.files.items()):
             path = self.folder / name
@@ -62,6 +63,8 @@ class Bundle:
                 raise BundleError(f"{self.folder}: {name} is missing; publish the bundle again") from error
             if not stat.S_ISREG(status.st_mode):
                 raise BundleError(f"{self.folder}: {name} is not a regular file; publish the bundle again")
+            if name == CARD:
+                continue  # for people; it repeats the manifest, and is replaced after it
             if status.st_size != record.bytes:
                 raise BundleError(
                     f"{self.folder}: {name} has {status.st_size} bytes, its manifest says {record.bytes}; "
@@ -74,7 +77,7 @@ class Bundle:
         listed = {MANIFEST, *self.manifest.files}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            if not path.is_dir() and name not in listed:
+            if (path.is_symlink() or not path.is_dir()) and name not in listed:
                 raise BundleError(f"{self.folder}: {name} is not in the manifest; remove it")
 
 
@@ -135,7 +138,8 @@ def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | by
     """Write `parent/<version>` with these files, whole or not at all.
 
     `manifest.files` and `manifest.version` are computed here; a bundle of that version that is already there is kept,
-    unless it was damaged.
+    unless it was damaged. It gets this manifest's measurement if that is newer, but none without the sparse runtime
+    in place of one with it.
     A `files` value is the content itself or a file to copy.
 
     Raises:
@@ -156,7 +160,22 @@ def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | by
         target = parent / sealed.version
         _remove_damaged(target)
         settle(stage, target)
-    return Bundle(target, sealed)
+        if not stage.exists():
+            return Bundle(target, sealed)
+        kept = open_bundle(target, verify=False)
+        if not _measured_anew(kept.manifest, sealed):
+            return kept
+        for name in (MANIFEST, CARD):
+            if (stage / name).exists():
+                write_atomically(target / name, (stage / name).read_bytes())
+        return Bundle(target, sealed)
+
+
+def _measured_anew(kept: Manifest, new: Manifest) -> bool:
+    before, after = kept.measurement, new.measurement
+    if before is None or after is None:
+        return after is not None
+    return (after.sparse is not None, after.measured_at) > (before.sparse is not None, before.measured_at)
 
 
 def _remove_damaged(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: where a network's weights come from, checked before anything is built on them."""
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ ENCODERS = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "x
 PRUNED = "pruning.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 WEIGHTS = "model.safetensors"
+NETWORK = ("config.json", STRUCTURE, PRUNED, "*.safetensors", "*.safetensors.index.json")
+# All that decides how texts become tokens: `tokenizer_config.json` overrides what `tokenizer.json` says.
+TOKENISATION = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -103,9 +107,8 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
         why = "only pickled weights, which can run code when loaded" if pickled else "no weights"
         raise CheckpointError(f"{folder} has {why}: save it with `save_pretrained`, which writes {WEIGHTS}")
     load_structure(folder)  # one that is forged is refused before any work
-    others = [path for pattern in (STRUCTURE, PRUNED, "tokenizer.json", "vocab.*") for path in folder.glob(pattern)]
     digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *weights, *others]):
+    for path in _files(folder, (*NETWORK, *TOKENISATION)):
         digest.update(f"{path.name} {sha256(path)}\n".encode())
     # A folder's name says more to a reader of the model card than a path of the machine it was made on.
     return Checkpoint(
@@ -114,6 +117,26 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
         config.model_type,
         digest.hexdigest(),
     )
+
+
+def adopt(folder: Path, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint into `folder`: the network's files, and its tokenizer written anew.
+
+    So that `tokenizer.json` is there, and alone says what the tokenizer does; nothing else of the folder comes along.
+
+    Raises:
+        CheckpointError: it has no tokenizer.
+        EnvironmentFault: the disk is full or the folder cannot be written.
+    """
+    tokenizer = checkpoint.tokenizer()
+    with faults_explained(folder):
+        for path in _files(checkpoint.folder, NETWORK):
+            shutil.copyfile(path, folder / path.name)
+        tokenizer.save_pretrained(folder)
+
+
+def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
 def load_classifier(
@@ -207,19 +230,8 @@ def _from_hub(source: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    wanted = [
-        "config.json",
-        STRUCTURE,
-        PRUNED,
-        "*.safetensors",
-        "tokenizer*",
-        "vocab*",
-        "merges.txt",
-        "special_tokens_map.json",
-        "*.model",
-    ]
     try:
-        return Path(snapshot_download(source, allow_patterns=wanted))
+        return Path(snapshot_download(source, allow_patterns=[*NETWORK, *TOKENISATION]))
     except HFValidationError as error:
         raise CheckpointError(f"{source} is neither a folder nor a Hub id of the form owner/name") from error
     except Exception as error:  # no network, no such repository, no access: one way out

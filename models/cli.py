@@ -72,8 +72,10 @@ def compress(
     header: Annotated[bool | None, typer.Option(help="Whether the file's first row names its columns.")] = None,
     validation: Annotated[Path | None, typer.Option(help="File of the validation split.")] = None,
     test: Annotated[Path | None, typer.Option(help="File of the test split.")] = None,
-    seed: Annotated[int, typer.Option(help="Of splits, training and intervals.", min=0)] = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all that this process may use.")] = None,
+    seed: Annotated[int, typer.Option(help="Of splits, training and intervals.", min=0, max=2**32 - 1)] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. Default: all that this process may use.", min=1)
+    ] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of cached steps. Default: STORE/.work.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, for machines.")] = False,

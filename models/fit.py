@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from models.augmentation import check_augmentation
 from models.checkpoint import Checkpoint
 from models.data import Dataset
+from models.embeddings import count_tokens
 from models.encoder_layers import encoder_layers
 from models.errors import CheckpointError, RecipeError
 from models.layer_mapping import uniform_choice
@@ -37,8 +38,11 @@ def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
     """
     names = teacher.label_names
     if len(names) == len(dataset.label_names):
-        if {name.casefold() for name in names} == {name.casefold() for name in dataset.label_names}:
-            by_folded = {name.casefold(): name for name in dataset.label_names}
+        if set(names) == set(dataset.label_names):
+            return names
+        by_folded = {name.casefold(): name for name in dataset.label_names}
+        # Where the data tells "us" from "US", no other spelling says which of them is meant.
+        if len(by_folded) == len(names) and {name.casefold() for name in names} == by_folded.keys():
             return tuple(by_folded[name.casefold()] for name in names)
         if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
             return dataset.label_names
@@ -73,34 +77,45 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
     elif recipe.pruning is not None:
         # Which matrices the squeeze leaves is not known yet, nor so whether a block divides them.
         make_method(recipe.pruning).prepare(encoder_linears(student), recipe.pruning)
-    rank, width = recipe.embeddings.rank, getattr(config, "embedding_size", config.hidden_size)
-    if rank is not None and rank > min(config.vocab_size, width):
-        raise RecipeError(
-            f"embeddings.rank is {rank}, but the token table has {config.vocab_size} rows and {width} columns: "
-            "give a smaller rank or none"
-        )
+    _check_rank(recipe, int(config.vocab_size), config)
     if recipe.augmentation is not None:
         check_augmentation(checkpoint, recipe.augmentation)
-    if recipe.distillation is None:
-        return
     if teacher is not None and teacher.tokenizer().get_vocab() != checkpoint.tokenizer().get_vocab():
         raise CheckpointError(
-            f"the teacher {teacher.name} and the student {checkpoint.name} have different vocabularies: "
-            "the student cannot imitate it; give a teacher that was fine-tuned from the same checkpoint"
+            f"the teacher {teacher.name} and the student {checkpoint.name} have different vocabularies: it can neither "
+            "be imitated nor compared; give a teacher that was fine-tuned from the same checkpoint"
         )
+    if recipe.distillation is None:
+        return
     _check_losses(student, outline(teacher or checkpoint, Student()), recipe)
 
 
-def check_calibration(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, seed: int) -> None:
-    """See that the calibration rows are enough for the units that are to be told apart by them.
+def _check_rank(recipe: Recipe, rows: int, config: Any) -> None:
+    rank, width = recipe.embeddings.rank, getattr(config, "embedding_size", config.hidden_size)
+    if rank is not None and rank > min(rows, width):
+        raise RecipeError(
+            f"embeddings.rank is {rank}, but the token table has {rows} rows and {width} columns: "
+            "give a smaller rank or none"
+        )
+
+
+def check_rows(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, seed: int) -> None:
+    """See that the training rows are enough for what is to be told from them.
 
     Raises:
-        RecipeError: they are too few.
+        RecipeError: there are fewer calibration rows than units, or fewer tokens than the rank of their embeddings.
     """
+    tokenizer = checkpoint.tokenizer()
+    if recipe.embeddings.rank is not None and recipe.embeddings.vocabulary == "training":
+        tokens = tokenize(dataset.train, tokenizer, recipe.max_length, multi_label=dataset.multi_label)
+        config: Any = checkpoint.config
+        counts = count_tokens(tokens, int(config.vocab_size))
+        kept = {*counts.nonzero()[0].tolist(), *tokenizer.all_special_ids}
+        _check_rank(recipe, len(kept), config)
     if recipe.squeeze is None:
         return
     rows = dataset.train.take(calibration_rows(len(dataset.train), recipe.squeeze.calibration, seed))
-    tokens = tokenize(rows, checkpoint.tokenizer(), recipe.max_length, multi_label=dataset.multi_label)
+    tokens = tokenize(rows, tokenizer, recipe.max_length, multi_label=dataset.multi_label)
     student = outline(checkpoint, recipe.student)
     make_unit_method(recipe.squeeze).check(student, recipe.squeeze, sum(tokens.lengths))
 

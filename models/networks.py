@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models import steps, students
 from models.augmentation import augment, read_split, write_split
-from models.checkpoint import Checkpoint, resolve_checkpoint
+from models.checkpoint import Checkpoint, adopt, resolve_checkpoint
 from models.plan import SHAPE, Plan
 from models.processes import everywhere, rows_each
 from models.progress import Reporter
@@ -32,10 +32,10 @@ def train_networks(plan: Plan, workspace: Workspace, reporter: Reporter) -> tupl
 
 def fine_tune(plan: Plan, workspace: Workspace, reporter: Reporter) -> Checkpoint:
     """The dense teacher: the one that the job was given, or the checkpoint fine-tuned on its rows."""
-    job = plan.job
-    if plan.teacher is None:
-        assert job.teacher is not None
-        return job.teacher
+    job, given = plan.job, plan.job.teacher
+    if given is not None:
+        folder = workspace.run(plan.teacher, lambda f: adopt(f, given), reporter)
+        return resolve_checkpoint(str(folder), name=given.name)
     folder = workspace.run(
         plan.teacher,
         lambda f: everywhere(

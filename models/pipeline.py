@@ -15,11 +15,11 @@ from models.checkpoint import Checkpoint
 from models.manifest import Measurement
 from models.measurement import Arm, measure
 from models.networks import train_networks
-from models.plan import DENSE, INT8, Job, Plan
+from models.plan import DENSE, Job, Plan
 from models.progress import Reporter
 from models.publishing import publish
 from models.quantization import quantize
-from models.recipe import Embeddings
+from models.recipe import INT8, Embeddings
 from models.report import write_report
 from models.report_schema import Report
 from models.runtime import sparse_library

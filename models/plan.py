@@ -13,7 +13,7 @@ from models.files import sha256
 from models.machine import describe_machine
 from models.pruning.protocol import make_method
 from models.pruning.unit_methods import make_unit_method
-from models.recipe import Distillation, Embeddings, Recipe
+from models.recipe import INT8, Distillation, Embeddings, Recipe
 from models.runtime import available_cpus
 from models.sparse_graph import IR_VERSION, OPSET
 from models.students import outputs_wanted
@@ -21,7 +21,7 @@ from models.teacher_outputs import cache_bytes
 from models.tokens import tokenize
 from models.workspace import Step
 
-DENSE, INT8 = "dense", "-int8"
+DENSE = "dense"
 SHAPE = ("layers", "hidden_size", "intermediate_size", "heads")
 # Raised when a change of the code makes another result of the same inputs: what earlier code made is then made again.
 REVISIONS = {"teacher": 1, "augmentation": 1, "teacher outputs": 1, "squeeze": 1, "student": 1, "export": 1}
@@ -54,13 +54,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a job, each depending on those before it; absent are those that the recipe does not ask for.
-
-    `teacher` is absent where a fine-tuned one is given.
-    """
+    """The steps of a job, each depending on those before it; absent are those that the recipe does not ask for."""
 
     job: Job
-    teacher: Step | None
+    teacher: Step
     augmentation: Step | None
     teacher_outputs: Step | None
     squeeze: Step | None
@@ -90,13 +87,13 @@ def make_plan(job: Job) -> Plan:
     recipe, seed = job.recipe, job.seed
     libraries = library_versions()
     common = {"data": job.dataset.digest, "max_length": recipe.max_length, "seed": seed, "libraries": libraries}
-    teacher: Step | None = None
-    teacher_key = job.teacher.digest if job.teacher else ""
     if job.teacher is None:
         training = recipe.teacher.model_dump(mode="json", exclude={"save_steps"})
         inputs = {**common, "checkpoint": job.checkpoint.digest, "training": training}
         teacher = _network_step("teacher", inputs)
-        teacher_key = teacher.key
+    else:
+        given = {"given": job.teacher.digest, "name": job.teacher.name, "libraries": libraries}
+        teacher = Step("given teacher", given)
 
     augmentation: Step | None = None
     rows = common
@@ -112,10 +109,10 @@ def make_plan(job: Job) -> Plan:
     if learns and recipe.distillation is not None and _cache_fits(job, recipe.distillation):
         wanted = outputs_wanted(recipe.distillation)
         needed = {"hidden": wanted.hidden, "attention": wanted.attention}
-        outputs = _network_step("teacher outputs", {**rows, "teacher": teacher_key, "wanted": needed})
+        outputs = _network_step("teacher outputs", {**rows, "teacher": teacher.key, "wanted": needed})
 
     shape = {name: getattr(recipe.student, name) for name in SHAPE}
-    start = teacher_key if recipe.student.start == "teacher" else job.checkpoint.digest
+    start = teacher.key if recipe.student.start == "teacher" else job.checkpoint.digest
     squeeze: Step | None = None
     if recipe.squeeze is not None:
         inputs = {**common, "start": start, "shape": shape, "squeeze": recipe.squeeze}
@@ -123,10 +120,10 @@ def make_plan(job: Job) -> Plan:
         start = squeeze.key
     student = _network_step(
         "student",
-        {**rows, "start": start, "teacher": teacher_key if learns else None, **_trained_by(recipe)},
+        {**rows, "start": start, "teacher": teacher.key if learns else None, **_trained_by(recipe)},
         make_method(recipe.pruning).revision if recipe.pruning else 0,
     )
-    sources = {DENSE: teacher_key, recipe.variant_name: student.key}
+    sources = {DENSE: teacher.key, recipe.variant_name: student.key}
     exports = {}
     for variant, source in sources.items():
         inputs = {"source": source, "variant": variant, "export": recipe.export, **common}

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from models.errors import SparserveError
+from models.errors import SparserveError, StoreError
 from models.store import Store
 
 
@@ -14,17 +14,24 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     store, task, variant = Store(arguments.store), arguments.task, arguments.variant
     try:
-        before = store.current(task, variant)
         if arguments.command == "rollback":
+            before = store.current(task, variant)
             version = store.rollback(task, variant)
         else:
-            version = arguments.version
+            before, version = _current(store, task, variant), arguments.version
             store.promote(task, variant, version)
     except SparserveError as error:
         print(f"sparserve: {error}", file=sys.stderr)
         return error.exit_code
     print(f"{task}/{variant}: {version} in place of {before}")
     return 0
+
+
+def _current(store: Store, task: str, variant: str) -> str:
+    try:
+        return store.current(task, variant)
+    except StoreError:  # a damaged pointer: a promotion is what mends it
+        return "no version"
 
 
 def _parser() -> argparse.ArgumentParser:

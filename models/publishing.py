@@ -13,8 +13,9 @@ from models.embeddings import EMBEDDINGS
 from models.evaluation import compare_with_reference, evaluate
 from models.graph_statistics import flops, sizes, sparsity
 from models.manifest import Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
-from models.plan import DENSE, INT8, Job, library_versions
+from models.plan import DENSE, Job, library_versions
 from models.progress import Reporter
+from models.recipe import INT8
 from models.steps import PACKED, sample_answers
 from models.store import Store
 
@@ -54,7 +55,7 @@ def publish(
         if record is not None:
             files[SPARSE_MODEL] = packed[variant] / SPARSE_MODEL
         if not variant.endswith(INT8):
-            # Of a fine-tuned teacher that was given, only what training or export can go on from.
+            # What training or export can go on from.
             kept = [p for p in sorted(source.folder.iterdir()) if p.suffix in {".json", ".safetensors", ".txt"}]
             files |= {f"checkpoint/{path.name}": path for path in kept if path.is_file()}
         bundles[variant] = store.publish(manifest, files)

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+INT8 = "-int8"  # ends the name of a variant's quantised twin
+NAME_LENGTH = 64
 
 
 class Section(BaseModel):
@@ -184,8 +186,8 @@ class Assessment(Section):
 class Measuring(Section):
     """Latency and memory."""
 
-    batches: tuple[int, ...] = (1, 8)
-    lengths: tuple[int, ...] = Field((16, 64, 128), description="tokens")
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 8), min_length=1, description="texts")
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 64, 128), min_length=1, description="tokens")
     seconds: float = Field(60.0, gt=0, description="time for the whole latency grid")
     threads: int | None = Field(None, ge=1, description="intra-op threads of every arm; None takes all CPUs")
 
@@ -241,8 +243,15 @@ class Recipe(Section):
     def _variant_can_be_formatted(self) -> Self:
         try:
             name = self.variant_name
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"variant {self.variant!r} may hold only the field {{sparsity}}") from error
-        if name in {"dense", "dense-int8"}:
+        if name == "dense":
             raise ValueError(f"variant {name!r} is the name of the baseline: choose another one")
+        if name.endswith(INT8):
+            raise ValueError(f"variant {name!r} ends in {INT8}, as the int8 twin of a variant does: choose another one")
+        if len(name) > NAME_LENGTH - len(INT8):
+            raise ValueError(
+                f"variant {name!r} has {len(name)} characters; its int8 twin has {len(INT8)} more, and may have "
+                f"{NAME_LENGTH}: choose a shorter one"
+            )
         return self

@@ -17,7 +17,7 @@ from models.data_sources import load_dataset
 from models.default_data import default_checkpoint
 from models.errors import InputError
 from models.files import write_atomically
-from models.fit import check_calibration, check_fit, check_teacher
+from models.fit import check_fit, check_rows, check_teacher
 from models.manifest import Name
 from models.pipeline import run_plan
 from models.plan import Job, Plan, make_plan
@@ -35,6 +35,7 @@ DEFAULT_CHECKPOINT_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_TASKS = {"movie-sentences": "movie-sentiment"}
 # Of the matrix-multiplication rate, what a training step reaches: measured at 0.75-0.9 on two cores.
 TRAINING_EFFICIENCY = 0.75
+COPY_SECONDS = 1.0
 EXPORT_SECONDS = 15.0
 PACK_SECONDS = 5.0
 SQUEEZE_SECONDS = 90.0
@@ -131,7 +132,7 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         if options.model is None and recipe.student.start == "pretrained":
             reporter.say("No --model: the student starts from the teacher's weights.")
     start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
-    check_calibration(start, recipe, dataset, options.seed)
+    check_rows(start, recipe, dataset, options.seed)
     source = options.data if not Path(options.data).exists() else Path(options.data).name
     job = Job(task, recipe, checkpoint, teacher, dataset, source, options.seed, threads)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")
@@ -179,7 +180,7 @@ def estimate_seconds(plan: Plan) -> dict[str, float]:
 
     recipe = job.recipe
     live = recipe.distillation is not None and plan.teacher_outputs is None
-    seconds = {"teacher": training(recipe.teacher.epochs, 3)}
+    seconds = {"teacher": training(recipe.teacher.epochs, 3), "given teacher": COPY_SECONDS}
     copies = 1 + (recipe.augmentation.variants if recipe.augmentation else 0)
     by_model = recipe.augmentation is not None and recipe.augmentation.source != "embeddings"
     by_model = by_model and has_masked_lm_head(job.checkpoint)

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from models.errors import InputError, TargetError
+from models.errors import InputError, RecipeError, TargetError
 from models.fit import check_fit
 from models.progress import Reporter
 from models.recipe import Recipe
@@ -133,14 +133,14 @@ def prepare_search(options: CompressOptions, wanted: SearchOptions, reporter: Re
     config: Any = job.checkpoint.config
     layers = int(config.num_hidden_layers)
     first = _measured_at(job.recipe, targets)
-    ladders = [make_ladder(first.name, first, layers=layers, levels=levels)]
-    _check(ladders[0], prepared)
+    own = make_ladder(first.name, first, layers=layers, levels=levels)
+    ladders = [_fitting(own, prepared, reporter) if levels is None else _checked(own, prepared)]
     for recipe in others:
         try:
             if slug(recipe.name) in {slug(ladder.name) for ladder in ladders}:
                 raise InputError(f"two recipes of the search are both named {recipe.name}: rename one of them")
-            ladder = make_ladder(recipe.name, with_shared(recipe, first), layers=layers)
-            _check(ladder, prepared)
+            usual = make_ladder(recipe.name, with_shared(recipe, first), layers=layers)
+            ladder = _fitting(usual, prepared, reporter)
         except InputError as error:
             if wanted.recipes is not None:
                 raise
@@ -180,11 +180,32 @@ def run_search(search: Search, reporter: Reporter, console: Console | None) -> N
     reporter.say(f"Report: {search.prepared.store.report_path(task, 'html')}")
 
 
-def _check(ladder: Ladder, prepared: Run) -> None:
-    """See that every level of a recipe fits the job's networks, before any is tried."""
+def _checked(ladder: Ladder, prepared: Run) -> Ladder:
+    """The ladder, once every level is seen to fit the job's networks."""
     job = prepared.plan.job
     for rung in range(len(ladder)):
         check_fit(job.checkpoint, job.teacher, ladder.candidate(rung).recipe)
+    return ladder
+
+
+def _fitting(ladder: Ladder, prepared: Run, reporter: Reporter) -> Ladder:
+    """The ladder without those usual levels that do not fit the job's networks; they are said.
+
+    Raises:
+        RecipeError: none fits; what is wrong with the first.
+    """
+    refused: dict[float, RecipeError] = {}
+    for rung, level in enumerate(ladder.levels):
+        try:
+            _checked(replace(ladder, levels=ladder.levels[rung : rung + 1]), prepared)
+        except RecipeError as error:
+            refused[level] = error
+    kept = tuple(level for level in ladder.levels if level not in refused)
+    if not kept:
+        return _checked(ladder, prepared)
+    for level, error in refused.items():
+        reporter.say(f"The recipe {ladder.name} is not searched at {level:g}: {error}")
+    return replace(ladder, levels=kept)
 
 
 def _small_enough(

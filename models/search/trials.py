@@ -12,9 +12,9 @@ from models.bundle import MODEL, SPARSE_MODEL, Bundle
 from models.errors import RecipeError, TrainingError
 from models.evaluation import evaluate
 from models.manifest import LatencyPoint, Measurement
-from models.plan import DENSE, INT8, Plan, make_plan
+from models.plan import DENSE, Plan, make_plan
 from models.progress import Reporter
-from models.recipe import Recipe
+from models.recipe import INT8, Recipe
 from models.run import Run
 from models.runtime import sparse_library
 from models.search.ladders import Candidate

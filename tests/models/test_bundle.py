@@ -10,7 +10,7 @@ from tiny_bundles import graph, manifest, tokenizer_json
 
 from models.bundle import MAX_MANIFEST_BYTES, Bundle, open_bundle, write_bundle
 from models.errors import BundleError, EnvironmentFault
-from models.manifest import Machine, Measurement, Sizes, TokenTable
+from models.manifest import Machine, Measurement, Sizes, SparseMeasurement, TokenTable
 
 ATTACKS = Path(__file__).parents[1] / "attacks" / "manifests"
 REASONS = {
@@ -84,12 +84,32 @@ def test_files_may_be_given_as_paths(tmp_path: Path, bundle: Bundle) -> None:
     assert other.manifest.version == bundle.manifest.version
 
 
-def test_the_same_content_has_the_same_version_whatever_machine_measured_it(tmp_path: Path, bundle: Bundle) -> None:
+def measured(day: int, *, sparse: bool = False) -> Measurement:
     machine = Machine(cpu="x", isa=(), cores=1, memory_bytes=1, system="x", python="3", onnxruntime="1")
-    measurement = Measurement(
-        measured_at="2026-01-01T00:00:00Z", machine=machine, threads=1, repeats=1, resident_bytes=1, latency=()
+    found = SparseMeasurement(
+        isa="avx2",
+        rows=1,
+        accuracy=1.0,
+        same_labels=1.0,
+        largest_difference=0.0,
+        resident_bytes=1,
+        latency=(),
+        faster_at=(),
+        preferred=True,
     )
-    again = manifest(measurement=measurement, sizes=Sizes(onnx=1, onnx_zipped=1))
+    return Measurement(
+        measured_at=f"2026-01-0{day}T00:00:00+00:00",
+        machine=machine,
+        threads=1,
+        repeats=1,
+        resident_bytes=1,
+        latency=(),
+        sparse=found if sparse else None,
+    )
+
+
+def test_the_same_content_has_the_same_version_whatever_machine_measured_it(tmp_path: Path, bundle: Bundle) -> None:
+    again = manifest(measurement=measured(1), sizes=Sizes(onnx=1, onnx_zipped=1))
     other = write_bundle(tmp_path / "other", again, {**FILES, "README.md": b"another card"})
     assert other.manifest.version == bundle.manifest.version
 
@@ -125,11 +145,39 @@ def test_writing_the_same_content_again_keeps_the_bundle(tmp_path: Path, bundle:
     assert entries(tmp_path) == [bundle.manifest.version]
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "kept"),
+    [
+        (measured(1), measured(2), measured(2)),
+        (measured(2), measured(1), measured(2)),
+        (measured(2), measured(1, sparse=True), measured(1, sparse=True)),
+        (measured(1, sparse=True), measured(2), measured(1, sparse=True)),
+        (None, measured(1), measured(1)),
+        (measured(1), None, measured(1)),
+    ],
+)
+def test_a_newer_measurement_takes_its_place(
+    tmp_path: Path, first: Measurement | None, then: Measurement | None, kept: Measurement
+) -> None:
+    before = write_bundle(tmp_path, manifest(measurement=first), {**FILES, "README.md": b"first"})
+    after = write_bundle(tmp_path, manifest(measurement=then), {**FILES, "README.md": b"then"})
+    assert after == open_bundle(before.folder)
+    assert after.manifest.measurement == kept
+    assert (before.folder / "README.md").read_bytes() == (b"first" if kept == first else b"then")
+    assert entries(tmp_path) == [before.folder.name]
+
+
 def test_writing_the_same_content_again_mends_a_damaged_bundle(tmp_path: Path, bundle: Bundle) -> None:
     os.truncate(bundle.folder / "model.onnx", 10)
     assert write_bundle(tmp_path, manifest(), FILES).folder == bundle.folder
     open_bundle(bundle.folder)
     assert entries(tmp_path) == [bundle.manifest.version]
+
+
+def test_a_link_to_a_folder_that_is_not_listed_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+    (bundle.folder / "extra").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(BundleError, match="extra is not in the manifest"):
+        open_bundle(bundle.folder)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -154,7 +202,7 @@ def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
         write_bundle(tmp_path / "file", manifest(), FILES)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if name != "README.md"])
 def test_a_file_that_was_cut_changed_or_removed_is_named(bundle: Bundle, name: str) -> None:
     path = bundle.folder / name
     content = path.read_bytes()
@@ -166,6 +214,14 @@ def test_a_file_that_was_cut_changed_or_removed_is_named(bundle: Bundle, name: s
         open_bundle(bundle.folder)
     path.unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
+        open_bundle(bundle.folder)
+
+
+def test_the_card_may_change_but_not_go(bundle: Bundle) -> None:
+    (bundle.folder / "README.md").write_text("a new measurement's, its manifest not there yet")
+    open_bundle(bundle.folder)
+    (bundle.folder / "README.md").unlink()
+    with pytest.raises(BundleError, match=r"README\.md is missing"):
         open_bundle(bundle.folder)
 
 

@@ -3,9 +3,11 @@ import shutil
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
-from models.checkpoint import load_classifier, resolve_checkpoint
+from models.checkpoint import adopt, load_classifier, resolve_checkpoint
 from models.errors import CheckpointError
+from models.files import sha256
 
 
 @pytest.fixture
@@ -19,6 +21,37 @@ def test_a_checkpoint_is_known_by_its_content(tiny_checkpoint, copy):
     assert first.digest == second.digest
     (copy / "config.json").write_text((copy / "config.json").read_text().replace("0.2", "0.3"))
     assert resolve_checkpoint(str(copy)).digest != first.digest
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "merges.txt", "spiece.model"])
+def test_what_decides_the_tokens_is_part_of_the_content(copy, name):
+    before = resolve_checkpoint(str(copy)).digest
+    (copy / name).write_text('{"do_lower_case": false}')
+    assert resolve_checkpoint(str(copy)).digest != before
+    before = resolve_checkpoint(str(copy)).digest
+    (copy / "notes.txt").write_text("decides nothing")
+    assert resolve_checkpoint(str(copy)).digest == before
+
+
+def test_an_adopted_checkpoint_has_a_whole_tokenizer_and_nothing_that_is_not_a_models(copy, tmp_path):
+    whole = resolve_checkpoint(str(copy)).tokenizer()
+    vocabulary = sorted(whole.get_vocab(), key=whole.get_vocab().get)
+    (copy / "vocab.txt").write_text("".join(f"{word}\n" for word in vocabulary))
+    (copy / "tokenizer.json").unlink()
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    (copy / "api_key.txt").write_text("secret")
+    (copy / "rows.json").write_text("[]")
+    given = resolve_checkpoint(str(copy))
+    (tmp_path / "adopted").mkdir()
+    adopt(tmp_path / "adopted", given)
+    adopted = resolve_checkpoint(str(tmp_path / "adopted"))
+    texts = ["the Good movie", "a bad plot 7"]
+    served = Tokenizer.from_file(str(adopted.folder / "tokenizer.json"))
+    assert [served.encode(text).ids for text in texts] == given.tokenizer()(texts)["input_ids"]
+    assert served.encode("Good").ids != served.encode("good").ids, "the configuration counts"
+    assert sha256(adopted.folder / "model.safetensors") == sha256(copy / "model.safetensors")
+    assert not {"api_key.txt", "rows.json"} & {path.name for path in adopted.folder.iterdir()}
 
 
 def test_a_decoder_is_refused_by_name(copy):

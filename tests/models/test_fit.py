@@ -1,5 +1,7 @@
 """`models.fit`: recipes that cannot work are refused before anything is trained."""
 
+from dataclasses import replace
+
 import pytest
 from squeezed import UNEVEN, network_of
 from transformers import AutoModelForSequenceClassification
@@ -7,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from models.checkpoint import resolve_checkpoint, save_classifier
 from models.data_sources import load_dataset
 from models.errors import CheckpointError, RecipeError
-from models.fit import check_calibration, check_fit, outline
+from models.fit import check_fit, check_rows, outline
 from models.recipe import Student
 from models.recipe_files import load_recipe
 from models.squeezing import squeeze, structure_of
@@ -71,10 +73,19 @@ def test_predictions_of_a_masked_lm_that_is_not_there(recipe, whole):
 def test_calibration_rows_have_to_be_more_than_units(recipe, whole, sentiment_csv):
     dataset = load_dataset(sentiment_csv)
     squeezed = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__heads": 0.5}
-    check_calibration(whole, recipe(**squeezed, squeeze__calibration=64), dataset, 0)
-    check_calibration(whole, recipe(), dataset, 0)
+    check_rows(whole, recipe(**squeezed, squeeze__calibration=64), dataset, 0)
+    check_rows(whole, recipe(), dataset, 0)
     with pytest.raises(RecipeError, match="its rows give"):
-        check_calibration(whole, recipe(**squeezed, squeeze__calibration=4), dataset, 0)
+        check_rows(whole, recipe(**squeezed, squeeze__calibration=4), dataset, 0)
+
+
+def test_a_rank_of_the_tokens_that_the_training_rows_have(recipe, whole, sentiment_csv):
+    dataset = load_dataset(sentiment_csv)
+    few = replace(dataset, train=dataset.train.take([0, 1]))
+    ranked = {"embeddings.rank": 32, "embeddings.vocabulary": "training"}
+    check_rows(whole, recipe(**ranked), dataset, 0)
+    with pytest.raises(RecipeError, match=r"embeddings\.rank is 32, but the token table has \d+ rows"):
+        check_rows(whole, recipe(**ranked), few, 0)
 
 
 def test_what_can_work_is_let_through(recipe, whole, squeezed):

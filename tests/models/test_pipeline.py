@@ -182,4 +182,5 @@ def test_text_pairs_with_several_labels_and_a_given_teacher(tiny_checkpoint, tin
     command = ["compress", str(tiny_recipe), "--teacher", str(teacher), *common, *short, "--dry-run"]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "teacher  " not in result.output, "a teacher that was given is not trained"
+    assert "given teacher  " in result.output
+    assert "\n  teacher  " not in result.output, "a teacher that was given is not trained"

@@ -51,6 +51,15 @@ def test_the_commands_move_the_pointer(
     assert store.current(TASK, "dense") == first
 
 
+def test_a_damaged_pointer_is_mended_by_a_promotion(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    last = store.versions(TASK, "dense")[-1]
+    (store.root / TASK / "dense" / "current").write_text("what?")
+    assert main(["rollback", TASK, "dense", "--store", str(store.root)]) == 3
+    assert last in capsys.readouterr().err
+    assert main(["promote", TASK, "dense", last, "--store", str(store.root)]) == 0
+    assert capsys.readouterr().out == f"{TASK}/dense: {last} in place of no version\n"
+
+
 def test_they_need_none_of_the_jobs_libraries(store: Store) -> None:
     code = (
         "import sys; from models.base_commands import base_command; "

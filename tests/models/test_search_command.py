@@ -105,6 +105,21 @@ def test_a_dry_run_of_a_search_says_its_ladders_and_makes_nothing(compress_tiny,
     assert not (tmp_path / "store" / "tiny").exists()
 
 
+def test_levels_that_the_network_cannot_have_are_left_out_unless_they_were_asked_for(compress_tiny, tmp_path):
+    store, target = tmp_path / "store", ["--target", "size<=6MB", "--dry-run"]
+    command = compress_tiny(store, *target, "--search-recipes", "mutual-information")
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "mutual-information is not searched at 0.1: " in result.output
+    assert "mutual-information: squeeze.heads" in result.output
+    command[1] = "mutual-information"
+    result = CliRunner().invoke(
+        app, [*command[:-1], "demo", "--search-levels", "0.9,0.1", "--set", "max_length=32"], catch_exceptions=False
+    )
+    assert result.exit_code == 2, result.output
+    assert "zero heads" in result.stderr
+
+
 def test_a_recipe_whose_token_table_alone_is_too_large_is_left_out_and_the_others_are_searched(compress_tiny, tmp_path):
     command = compress_tiny(tmp_path / "store", "--target", "size<=2KB", "--search-recipes", "smallest", "--dry-run")
     result = CliRunner().invoke(app, command, catch_exceptions=False)
