@@ -14,6 +14,7 @@ from models.measurement import Arm, measure
 from models.pipeline import build_graphs
 from models.plan import DENSE, Plan
 from models.progress import Reporter
+from models.recipe import INT8
 from models.runtime import sparse_library
 from models.sparse_measurement import SPARSE_ARM
 from models.workspace import Workspace

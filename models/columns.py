@@ -16,7 +16,10 @@ LABEL_NAMES = (
     "label", "labels", "sentiment", "category", "class", "target", "intent", "topic", "tags", "gold_label", "y",
     "emotion", "stars", "rating",
 )  # fmt: skip
+# Columns whose names make a pair although the second is a text of its own where it stands alone (QNLI).
+PAIRS = (("question", "sentence"),)
 MOST_LABELS = 200
+INDICATORS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,15 @@ def choose_columns(
         notes.append(f"the text is column {text!r} (guessed; --text-column names another)")
     taken.add(text)
     if text_pair is None:
-        text_pair = _guess_pair(table, taken)
+        text_pair = _guess_pair(table, text, taken)
         if text_pair is not None:
             notes.append(f"the second text is column {text_pair!r} (guessed; --text-pair-column names another)")
     return Columns(text, text_pair, labels, tuple(notes))
+
+
+def indicator(value: Any) -> bool | None:
+    """Whether a cell of a column of its own label says that the row has it; None if it is no 0 or 1 in any spelling."""
+    return INDICATORS.get(_plain(value).casefold())
 
 
 def _guess_labels(
@@ -73,7 +81,7 @@ def _guess_labels(
     if known:
         notes.append(f"the label is column {known[0]!r} (guessed; --label-column names another)")
         return (known[0],)
-    binary = [name for name in free if set(map(_plain, table.columns[name])) <= {"0", "1", "True", "False"}]
+    binary = [name for name in free if all(indicator(value) is not None for value in table.columns[name])]
     if len(binary) > 1 and multi_label is not False and table.named:
         notes.append(f"multi-label: {', '.join(binary)} hold 0 or 1 for one label each (guessed)")
         return tuple(binary)
@@ -91,6 +99,9 @@ def _guess_labels(
 def _guess_text(table: Table, source: str, taken: set[str]) -> str:
     free = [name for name in table.columns if name not in taken]
     by_name = {name.strip().casefold(): name for name in free}
+    for first, second in PAIRS:
+        if first in by_name and second in by_name:
+            return by_name[first]
     for candidate in TEXT_NAMES:
         if candidate in by_name:
             return by_name[candidate]
@@ -101,9 +112,10 @@ def _guess_text(table: Table, source: str, taken: set[str]) -> str:
     raise DataError(f"{source}: which of its columns ({columns}) is the text? name it with --text-column")
 
 
-def _guess_pair(table: Table, taken: set[str]) -> str | None:
+def _guess_pair(table: Table, text: str, taken: set[str]) -> str | None:
+    known = (*PAIR_NAMES, *(second for first, second in PAIRS if first == text.strip().casefold()))
     for name in table.columns:
-        if name not in taken and name.strip().casefold() in PAIR_NAMES:
+        if name not in taken and name.strip().casefold() in known:
             return name
     if not table.named:
         wordy = [name for name in table.columns if name not in taken and _mean_length(table.columns[name]) >= 8]

@@ -34,6 +34,13 @@ class Split:
         for text, pair, label in zip(self.texts, pairs, self.labels, strict=True):
             yield {"text": text, **({"text_pair": pair} if pair is not None else {}), "label": label}
 
+    def duplicate_keys(self) -> list[tuple[str, str]]:
+        """What makes each row the same as another: its texts but for case and surrounding space."""
+        pairs = self.text_pairs if self.text_pairs is not None else [""] * len(self)
+        return [
+            (text.strip().casefold(), pair.strip().casefold()) for text, pair in zip(self.texts, pairs, strict=True)
+        ]
+
     def take(self, rows: Sequence[int]) -> "Split":
         """These rows, in this order."""
         return Split(
@@ -45,7 +52,11 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What a user should know of the data before waiting for a model of it."""
+    """What a user should know of the data before waiting for a model of it.
+
+    `duplicates` counts the rows whose text came before, in the order of the splits, and `shared` those of them whose
+    text came in an earlier split.
+    """
 
     source: str
     columns: dict[str, str]
@@ -54,6 +65,7 @@ class DataSummary:
     characters: dict[str, int]
     words: dict[str, int]
     duplicates: int
+    shared: int
     dropped: dict[str, int]
     notes: tuple[str, ...] = ()
 
@@ -68,7 +80,8 @@ class DataSummary:
         lines.append(f"  labels: {shares}")
         for unit, figures in (("characters", self.characters), ("words", self.words)):
             lines.append(f"  {unit} a row: median {figures['p50']}, 95 % {figures['p95']}, longest {figures['max']:,}")
-        lines.append(f"  duplicate rows: {self.duplicates:,} (kept on one side of the split)")
+        where = f"{self.shared:,} of them across splits" if self.shared else "none across splits"
+        lines.append(f"  duplicate rows: {self.duplicates:,}" + (f" ({where})" if self.duplicates else ""))
         for reason, count in self.dropped.items():
             lines.append(f"  dropped: {count:,} rows ({reason})")
         return lines
@@ -104,6 +117,12 @@ class Dataset:
 def describe(dataset: Dataset) -> Dataset:
     """The same data with the counted parts of its summary filled in."""
     every = [row for name in SPLITS for row in getattr(dataset, name).rows()]
+    seen: set[tuple[str, str]] = set()
+    shared = 0
+    for name in SPLITS:
+        keys = getattr(dataset, name).duplicate_keys()
+        shared += sum(key in seen for key in keys)
+        seen.update(keys)
     texts = [row["text"] + (" " + row["text_pair"] if "text_pair" in row else "") for row in every]
     multi_label = dataset.problem_type == "multi_label_classification"
     if multi_label:
@@ -117,14 +136,10 @@ def describe(dataset: Dataset) -> Dataset:
         labels={name: int(count) for name, count in zip(dataset.label_names, counts, strict=True)},
         characters=_spread([len(text) for text in texts]),
         words=_spread([len(text.split()) for text in texts]),
-        duplicates=len(every) - len({duplicate_key(row["text"], row.get("text_pair")) for row in every}),
+        duplicates=len(every) - len(seen),
+        shared=shared,
     )
     return replace(dataset, summary=summary)
-
-
-def duplicate_key(text: str, text_pair: str | None) -> tuple[str, str]:
-    """What makes two rows the same: their texts but for case and surrounding space."""
-    return text.strip().casefold(), (text_pair or "").strip().casefold()
 
 
 def _spread(values: list[int]) -> dict[str, int]:

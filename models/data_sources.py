@@ -1,9 +1,11 @@
 """Where labelled text comes from: files, folders of splits, Hub data sets, and the built-in default."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from models.columns import Columns, choose_columns
 from models.data import DataProblem, Dataset, DataSummary, Split, describe
@@ -117,7 +119,7 @@ def _build(tables: dict[str, Table], source: str, options: _Options, notes: list
     conflicting = _conflicts(final)
     if conflicting:
         notes.append(f"{conflicting:,} texts come with different labels")
-    summary = DataSummary(source, columns.roles(), {}, {}, {}, {}, 0, dropped, tuple(notes))
+    summary = DataSummary(source, columns.roles(), {}, {}, {}, {}, 0, 0, dropped, tuple(notes))
     return describe(Dataset(final["train"], final["validation"], final["test"], names, problem, summary))
 
 
@@ -177,24 +179,39 @@ def _complete(given: dict[str, Split], notes: list[str], seed: int) -> dict[str,
     if "validation" in given and "test" not in given:
         given["test"] = given.pop("validation")
         notes.append("no test split: the validation split is the test, and a tenth of train validates")
+    notes.extend(_leaks(given))
     missing = [name for name in ("validation", "test") if name not in given]
     if missing:
         given |= carve(given["train"], missing, seed=seed)
     return given
 
 
+def _leaks(given: Mapping[str, Split]) -> Iterator[str]:
+    """What given splits have in common. They stay as they are: published figures are of the whole of them."""
+    for name, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        if name in given and earlier in given:
+            known = set(given[earlier].duplicate_keys())
+            found = sum(key in known for key in given[name].duplicate_keys())
+            total = len(given[name])
+            if found:
+                yield (
+                    f"{found:,} of {total:,} {name} rows ({100 * found / total:.3g} %) have a text that is also in "
+                    f"{earlier}, so the {name} figures are too good: remove those texts from {earlier}"
+                )
+
+
 def _check_train_labels(train: Split, names: tuple[str, ...], source: str, several: bool) -> None:
-    for index, name in enumerate(names):
-        if not any(row[index] if several else row == index for row in train.labels):
+    present = np.any(train.labels, axis=0) if several else np.isin(np.arange(len(names)), train.labels)
+    for name, found in zip(names, present, strict=True):
+        if not found:
             raise DataError(f"{source}: the label {name!r} does not occur in the train split: it cannot be learned")
 
 
 def _conflicts(splits: Mapping[str, Split]) -> int:
     labels: dict[tuple[str, str], set[str]] = {}
     for split in splits.values():
-        for row in split.rows():
-            key = (row["text"].casefold(), row.get("text_pair", "").casefold())
-            labels.setdefault(key, set()).add(str(row["label"]))
+        for key, label in zip(split.duplicate_keys(), split.labels, strict=True):
+            labels.setdefault(key, set()).add(str(label))
     return sum(len(found) > 1 for found in labels.values())
 
 
@@ -234,7 +251,8 @@ def _from_hub(name: str) -> dict[str, Table]:
         raise DataError(f"the Hub data set {name!r} has no train split; it has {', '.join(loaded)}")
     # Some benchmarks publish their test split without labels, as -1.
     for split in ("test", "validation"):
-        if split in tables and any(set(values) == {-1} for values in tables[split].columns.values()):
+        columns = tables[split].columns.values() if split in tables else ()
+        if any(values and all(value == -1 for value in values) for values in columns):
             del tables[split]
     return tables
 
@@ -243,6 +261,14 @@ def _with_label_names(rows: Any) -> dict[str, list[Any]]:
     columns = {}
     for name, feature in rows.features.items():
         values = list(rows[name])
-        known = getattr(feature, "names", None)
-        columns[name] = [known[v] if isinstance(v, int) and v >= 0 else v for v in values] if known else values
+        # A list of classes is a List or Sequence of their feature or, as it was once written, a list with it.
+        one = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+        known = getattr(one, "names", None)
+        columns[name] = [_named(value, known) for value in values] if known else values
     return columns
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return names[value] if isinstance(value, int) and value >= 0 else value

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import nn
 
 from models.errors import CheckpointError, ParityError
+from models.initializers import name_initializers, told_apart
 from models.runtime import OnnxClassifier
 
 # batch x length, of which the last rows are partly padding: batch 1, odd lengths, one token, the longest
@@ -50,7 +50,7 @@ def export_onnx(
     """Write `model` as ONNX and return the largest difference of a logit between torch and onnxruntime.
 
     The graph takes int64 inputs [batch, length] of these names and gives `logits` [batch, labels]. Initializers have
-    the names of torch's parameters; a linear's weight is stored transposed, [in, out].
+    the names of torch's parameters, also of those that are equal; a linear's weight is stored transposed, [in, out].
 
     Raises:
         CheckpointError: the model cannot be traced.
@@ -61,23 +61,25 @@ def export_onnx(
     example = tuple(_random_inputs(2, min(16, max_length), vocabulary, pad_token_id, input_names, seed=0).values())
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     length = torch.export.Dim("length", min=1, max=max_length)
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                wrapper,
-                example,
-                dynamo=True,
-                opset_version=opset,
-                input_names=list(input_names),
-                output_names=["logits"],
-                dynamic_shapes=(tuple({0: batch, 1: length} for _ in input_names),),
-                verbose=False,
-            )
-    except Exception as error:  # the exporter raises many kinds
-        raise CheckpointError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
-    assert program is not None
-    graph = program.model_proto
-    tidy(graph, wrapper.model.state_dict())
+    with told_apart(model) as held:
+        try:
+            with _quiet():
+                program = torch.onnx.export(
+                    wrapper,
+                    example,
+                    dynamo=True,
+                    opset_version=opset,
+                    input_names=list(input_names),
+                    output_names=["logits"],
+                    dynamic_shapes=(tuple({0: batch, 1: length} for _ in input_names),),
+                    verbose=False,
+                )
+        except Exception as error:  # the exporter raises many kinds
+            raise CheckpointError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
+        assert program is not None
+        graph = program.model_proto
+        tidy(graph)
+        name_initializers(graph, model.state_dict(), held, prefix="model.")
     onnx.save(graph, str(path))
     difference = parity(wrapper, path, max_length=max_length, vocabulary=vocabulary, pad_token_id=pad_token_id)
     if not difference <= tolerance:
@@ -103,8 +105,8 @@ def parity(wrapper: _Logits, path: Path, *, max_length: int, vocabulary: int, pa
     return worst
 
 
-def tidy(graph: onnx.ModelProto, parameters: Mapping[str, torch.Tensor]) -> None:
-    """Make a graph reproducible and readable: torch's parameter names, and no trace of the exporting machine."""
+def tidy(graph: onnx.ModelProto) -> None:
+    """Make a graph reproducible and readable: no trace of the exporting machine."""
     for node in graph.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -114,7 +116,6 @@ def tidy(graph: onnx.ModelProto, parameters: Mapping[str, torch.Tensor]) -> None
     # Shapes inferred while tracing break onnxruntime's quantiser, and every runtime infers its own.
     del graph.graph.value_info[:]
     del graph.metadata_props[:]
-    _rename_initializers(graph, parameters)
 
 
 def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
@@ -123,31 +124,6 @@ def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     del graph.metadata_props[:]
     graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata, sort_keys=True))
     onnx.save(graph, str(path))
-
-
-def _rename_initializers(graph: onnx.ModelProto, parameters: Mapping[str, torch.Tensor]) -> None:
-    """Give every initializer the name of the parameter whose values it holds, as they are or transposed."""
-    by_content: dict[tuple[tuple[int, ...], bytes], str] = {}
-    for name, parameter in parameters.items():
-        array = parameter.detach().cpu().numpy()
-        by_content.setdefault((array.shape, array.tobytes()), name)
-        if array.ndim == 2:
-            by_content.setdefault((array.T.shape, np.ascontiguousarray(array.T).tobytes()), name)
-    names: dict[str, str] = {}
-    for tensor in graph.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or not tensor.dims:
-            continue
-        array = numpy_helper.to_array(tensor)
-        # The exporter's own name is right but for the wrapper's prefix; a folded transpose has lost it.
-        own = tensor.name.removeprefix("model.")
-        found = own if own in parameters else by_content.get((array.shape, array.tobytes()))
-        if found is not None and found not in names.values():
-            names[tensor.name] = found
-    for tensor in graph.graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
-    for node in graph.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
 
 
 def _random_inputs(

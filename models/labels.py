@@ -1,10 +1,11 @@
 """Raw label values -> label names and indexes: strings, numbers, booleans, separated lists, and 0/1 columns."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from models.columns import MOST_LABELS, Columns
+from models.columns import MOST_LABELS, Columns, indicator
 from models.errors import DataError
 from models.tables import Table
 
@@ -14,10 +15,13 @@ FEWEST_ROWS_A_LABEL = 2
 def label_sets(
     table: Table, columns: Columns, source: str, *, separator: str | None, multi_label: bool | None
 ) -> tuple[list[tuple[str, ...] | None], bool]:
-    """Labels of each row as names, None where the row has none; and whether rows may have several."""
+    """Labels of each row as names, None where the row has none; and whether rows may have several.
+
+    Raises:
+        DataError: a label is no text, number or true/false, or a column of 0 and 1 holds something else.
+    """
     if len(columns.labels) > 1:
-        flags = [table.columns[name] for name in columns.labels]
-        rows = zip(*([str(value).strip() in ("1", "True") for value in column] for column in flags), strict=True)
+        rows = zip(*(_indicators(table.columns[name], name, source) for name in columns.labels), strict=True)
         return [tuple(n for n, on in zip(columns.labels, row, strict=True) if on) for row in rows], True
     values = table.columns[columns.labels[0]]
     several = multi_label is True or separator is not None or any(isinstance(value, list) for value in values)
@@ -61,6 +65,19 @@ def encode(row: tuple[str, ...], names: tuple[str, ...], *, multi_label: bool) -
     return names.index(row[0])
 
 
+def _indicators(values: Sequence[Any], column: str, source: str) -> list[bool]:
+    flags = []
+    for row, value in enumerate(values, 1):
+        flag = indicator(value)
+        if flag is None:
+            raise DataError(
+                f"{source}: column {column!r} holds {value!r} in row {row}, but 0 or 1 (or false or true) is needed "
+                "to say whether the row has that label: write 0 or 1 there, or remove the row"
+            )
+        flags.append(flag)
+    return flags
+
+
 def _several(value: Any, separator: str, source: str) -> tuple[str, ...] | None:
     if value is None:
         return None
@@ -75,13 +92,17 @@ def _missing(value: Any) -> bool:
 def _name(value: Any, source: str) -> str:
     if isinstance(value, dict | list | bytes):
         raise DataError(f"{source}: a label is a {type(value).__name__}; text, a number or true/false is needed")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"{source}: the number {value} is no label; remove its rows, or write the label as text")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()
 
 
 def _number(name: str) -> float | None:
+    """The finite number that a name spells; "nan" and "Infinity" are words like any other."""
     try:
-        return float(name)
+        number = float(name)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

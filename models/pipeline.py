@@ -175,7 +175,7 @@ def _measurement_builder(
             max_length=job.recipe.max_length,
             threads=job.measured_threads,
             budget_seconds=settings.seconds,
-            vocabulary=int(job.checkpoint.config.vocab_size),
+            vocabulary=min(int(network.config.vocab_size) for network in (job.checkpoint, job.teacher) if network),
             progress=progress,
         )
         content = {variant: record.model_dump(mode="json") for variant, record in measured.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -190,19 +191,26 @@ class _Encoder:
         )
 
     def _linear(self, name: str) -> LinearWeights:
-        weight = np.ascontiguousarray(numpy_helper.to_array(self.tensors[f"{name}.weight"]).T)
+        weight = np.ascontiguousarray(self._stored(f"{name}.weight").T)
         bias = self.tensors.get(f"{name}.bias") or self._added_to(f"{name}.weight")
         return LinearWeights(weight, None if bias is None else numpy_helper.to_array(bias))
 
     def _added_to(self, weight: str) -> onnx.TensorProto | None:
-        """What is added to the product with `weight`: the exporter keeps one tensor for biases that are equal."""
+        """What is added to the product with `weight`: a graph may have one tensor for biases that are equal."""
         product = _reader(self.graph.node, weight).output[0]
         sums = [node for node in self.graph.node if node.op_type == "Add" and product in node.input]
         return next((self.tensors[name] for node in sums for name in node.input if name in self.tensors), None)
 
     def _norm(self, name: str) -> NormWeights:
-        weight, bias = (numpy_helper.to_array(self.tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
-        return NormWeights(weight, bias)
+        return NormWeights(self._stored(f"{name}.weight"), self._stored(f"{name}.bias"))
+
+    def _stored(self, name: str) -> npt.NDArray[np.float32]:
+        if name not in self.tensors:
+            raise CheckpointError(
+                f"the graph has no tensor {name}: another that is equal stands for it; export the network again"
+            )
+        values: npt.NDArray[np.float32] = numpy_helper.to_array(self.tensors[name])
+        return values
 
     def _activation(self) -> Activation:
         """What follows the first layer's intermediate linear."""

@@ -16,6 +16,7 @@ from models.data import Dataset, Split
 from models.embeddings import EMBEDDINGS, count_tokens, shrink_embeddings
 from models.errors import CheckpointError
 from models.export import export_onnx, set_metadata
+from models.files import sync, write_atomically
 from models.graph_statistics import sparsity
 from models.manifest import SampleAnswer
 from models.processes import is_main, uses_gpu
@@ -28,6 +29,8 @@ from models.training import Progress, TrainingResult, train
 
 PACKED = "packed.json"
 NOT_PACKED = "not-packed.txt"
+TRAINED = "training.json"
+TRAINING = "training"  # the states that an unfinished training goes on from
 SAMPLE_TEXTS = (
     "A wonderful surprise from beginning to end.",
     "It was a waste of time and money, and I want both back.",
@@ -46,6 +49,8 @@ def train_teacher(
     progress: Progress,
 ) -> None:
     """Fine-tune the pre-trained checkpoint; the best epoch on validation becomes the checkpoint in `folder`."""
+    if is_trained(folder):
+        return
     model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type, seed=seed)
     rows, validation = tokenized(checkpoint, dataset, max_length)
     result = train(
@@ -56,7 +61,7 @@ def train_teacher(
         pad_token_id=pad_token_id(checkpoint),
         multi_label=dataset.multi_label,
         seed=seed,
-        folder=folder / "training",
+        folder=folder / TRAINING,
         progress=progress,
     )
     finish(folder, model, checkpoint, result)
@@ -191,10 +196,19 @@ def tokenized(checkpoint: Checkpoint, dataset: Dataset, max_length: int) -> tupl
     )
 
 
+def is_trained(folder: Path) -> bool:
+    """Whether an earlier try has trained the network in `folder` to its end, and written it there."""
+    if not (folder / TRAINED).is_file():
+        return False
+    if is_main():
+        shutil.rmtree(folder / TRAINING, ignore_errors=True)
+    return True
+
+
 def finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: TrainingResult | None = None) -> None:
     """Write a network as a checkpoint of its own, and drop the states that its training resumed from.
 
-    Only the main process does.
+    Only the main process does. A kill at any point leaves those states whole, or a folder that `is_trained`.
     """
     if not is_main():
         return
@@ -203,9 +217,12 @@ def finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: Train
     save_classifier(model, folder)
     checkpoint.tokenizer().save_pretrained(folder)
     if result is not None:
+        # The record must not outlive a power cut that the weights do not.
+        for path in folder.iterdir():
+            sync(path)
         scores = {"steps": result.steps, "best_step": result.best_step, "scores": result.scores}
-        (folder / "training.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder / "training", ignore_errors=True)
+        write_atomically(folder / TRAINED, json.dumps(scores, indent=1) + "\n")
+    shutil.rmtree(folder / TRAINING, ignore_errors=True)
 
 
 def pad_token_id(checkpoint: Checkpoint) -> int:

@@ -21,7 +21,7 @@ from models.pruning.targets import encoder_linears
 from models.pruning.unit_methods import make_unit_method
 from models.recipe import Distillation, Pruning, Recipe, Squeeze
 from models.small_students import kept_dimensions, shrink
-from models.steps import finish, on_device, pad_token_id, tokenized
+from models.steps import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
 from models.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network
 from models.tokens import Collator, TokenizedSplit, tokenize
 from models.training import Loss, Progress, train
@@ -68,6 +68,8 @@ def train_student(
     ones are less sparse. Without epochs, weights are pruned in one shot, if at all. A start that was pruned keeps its
     zeros.
     """
+    if is_trained(folder):
+        return
     model = start_network(recipe, start, dataset, seed)
     rows, validation = tokenized(start, dataset, recipe.max_length)
     loss: Loss | None = None
@@ -98,7 +100,7 @@ def train_student(
             pad_token_id=pad_token_id(start),
             multi_label=dataset.multi_label,
             seed=seed,
-            folder=folder / "training",
+            folder=folder / TRAINING,
             progress=progress,
             loss=loss,
             callbacks=[callback] if pruning else [],

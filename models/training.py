@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 from safetensors.torch import load_model, save_model
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from models.errors import TrainingError
 from models.files import write_atomically
@@ -129,7 +130,7 @@ def train(
         train_dataset=rows,
         eval_dataset=validation,
         data_collator=Collator(pad_token_id),
-        compute_metrics=_score_multi_label if multi_label else _score_single_label,
+        compute_metrics=lambda found: {"score": score(found.predictions, found.label_ids, multi_label=multi_label)},
         callbacks=[
             _SeedCallback(seed),
             _FiniteCallback(folder, checkpoint_files),
@@ -151,6 +152,21 @@ def train(
     wait()  # from here on `folder` may be removed
     model.eval()
     return TrainingResult(steps, best.best_step if keep_best else steps, best.scores)
+
+
+def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], *, multi_label: bool) -> float:
+    """What epochs and searches are compared by: accuracy, or macro F1 where a row may have several labels.
+
+    `logits` are [rows, labels]; `labels` [rows], or for multi-label tasks [rows, labels] of 0 and 1. As reports have it
+    (`evaluation.evaluate`), a label that is neither in the truth nor predicted does not count.
+    """
+    if not multi_label:
+        return float(accuracy_score(labels, np.argmax(logits, axis=-1)))
+    truth, predicted = labels.astype(np.bool_), logits > 0
+    counted = np.flatnonzero((truth | predicted).any(axis=0))
+    if not len(counted):
+        return 0.0
+    return float(f1_score(truth, predicted, labels=counted, average="macro", zero_division=0))
 
 
 def last_complete_checkpoint(folder: Path, required: Sequence[str] = ()) -> Path | None:
@@ -180,15 +196,6 @@ def _schedule(training: Training, steps: int) -> dict[str, Any]:
         return {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": warmup, "lr_scheduler_kwargs": decay}
     kind = {"constant": "constant_with_warmup", "linear": "linear"}[training.schedule]
     return {"lr_scheduler_type": kind, "warmup_steps": warmup}
-
-
-def _score_single_label(prediction: EvalPrediction) -> dict[str, float]:
-    return {"score": float(accuracy_score(prediction.label_ids, np.argmax(prediction.predictions, axis=-1)))}
-
-
-def _score_multi_label(prediction: EvalPrediction) -> dict[str, float]:
-    score = f1_score(prediction.label_ids, prediction.predictions > 0, average="macro", zero_division=0)
-    return {"score": float(score)}
 
 
 class _ClassifierTrainer(Trainer):  # type: ignore[misc]

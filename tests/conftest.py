@@ -168,7 +168,7 @@ def _write_checkpoint(folder: Path, model_type: str) -> Path:
     model = AutoModel.from_config(AutoConfig.for_model(model_type, **sizes, **shape, initializer_range=0.2))
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:  # equal biases would be stored as one
+            if parameter.ndim == 1:  # biases and LayerNorms that do something
                 parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     fast.save_pretrained(folder)

@@ -47,8 +47,9 @@ def refit(model: nn.Module, dense: nn.Module, batches: Sequence[Batch], *, dampi
     From the lowest layer up, for each of the two sums z = x + W c + b that a layer's LayerNorms read (x: the residual
     stream; c: context of the kept heads or activations of the kept units; all as the squeezed and so far refitted
     network computes them): the change of W and b that minimises, over calibration tokens, the mean of |z_dense - z|^2
-    plus lambda |change of W|^2, where lambda is `damping` times the mean variance of c. To change nothing is among
-    what is minimised over, so the difference never grows on these tokens. The hidden size must be the dense network's.
+    plus lambda |change of W|^2, where lambda is `damping` times the mean variance of c. Weights that are zero stay so:
+    a network that was pruned is not regrown. To change nothing is among what is minimised over, so the difference
+    never grows on these tokens. The hidden size must be the dense network's.
 
     Returns:
         Two results a layer, the lowest first: attention output, FFN output.
@@ -67,7 +68,7 @@ def refit(model: nn.Module, dense: nn.Module, batches: Sequence[Batch], *, dampi
                 passed = _pass(small, run, run.squeezed)
                 difference = target[part] - passed.sums[part]
                 moments.add(difference[run.tokens], passed.read[part][run.tokens])
-            fits.append(_solve(linear, moments, damping))
+            fits.append(solve(linear, moments, damping))
         for run in runs:
             run.squeezed = _pass(small, run, run.squeezed).output
     return fits
@@ -139,17 +140,34 @@ def _pass(layer: EncoderLayer, run: _Run, hidden: Tensor) -> _Pass:
     )
 
 
-def _solve(linear: nn.Linear, moments: JointMoments, damping: float) -> Fit:
+@torch.no_grad()
+def solve(linear: nn.Linear, moments: JointMoments, damping: float) -> Fit:
+    """Change the nonzero weights and the bias of `linear`, in place, by the least squares that `refit` describes.
+
+    `moments` are of what its output lacks, X [outputs], with its inputs, Y [inputs]. A row has a Cholesky factor of
+    its own unless another has the same zeros.
+    """
     spread, bias = float(moments.xx.sum()), moments.x_mean
     before = spread + float(bias.square().sum())
     covariance, cross = moments.yy, moments.xy
-    ridge = (
-        damping * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype, device=bias.device)
-    )
-    factor, failed = torch.linalg.cholesky_ex(covariance + ridge)
-    # Where nothing that stays varies, only the bias can make up for what went.
-    change = torch.zeros_like(cross) if int(failed) else torch.cholesky_solve(cross.T, factor).T
+    change = _least_squares(covariance, cross, damping * covariance.diagonal().mean(), linear.weight != 0)
     after = spread - 2 * float((change * cross).sum()) + float(((change @ covariance) * change).sum())
     linear.weight.add_(change)
     linear.bias.add_(bias - change @ moments.y_mean)
     return Fit(before, after)
+
+
+def _least_squares(covariance: Tensor, cross: Tensor, ridge: Tensor, free: Tensor) -> Tensor:
+    """The change [outputs, inputs] of the weights that are `free`; of equal rows of these one factor serves all."""
+    change = torch.zeros_like(cross)
+    patterns, pattern_of = torch.unique(free, dim=0, return_inverse=True)
+    for index, inputs in enumerate(patterns):
+        rows = (pattern_of == index).nonzero()
+        columns = inputs.nonzero().flatten()
+        among = covariance[columns[:, None], columns]
+        noise = ridge * torch.eye(len(columns), dtype=covariance.dtype, device=covariance.device)
+        factor, failed = torch.linalg.cholesky_ex(among + noise)
+        # Where nothing that stays varies, only the bias can make up for what went.
+        if len(columns) and not int(failed):
+            change[rows, columns] = torch.cholesky_solve(cross[rows, columns].T, factor).T
+    return change

@@ -203,8 +203,8 @@ def _fitting(ladder: Ladder, prepared: Run, reporter: Reporter) -> Ladder:
     kept = tuple(level for level in ladder.levels if level not in refused)
     if not kept:
         return _checked(ladder, prepared)
-    for level, error in refused.items():
-        reporter.say(f"The recipe {ladder.name} is not searched at {level:g}: {error}")
+    for level, reason in refused.items():
+        reporter.say(f"The recipe {ladder.name} is not searched at {level:g}: {reason}")
     return replace(ladder, levels=kept)
 
 

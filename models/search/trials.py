@@ -9,8 +9,8 @@ import numpy as np
 
 from models import steps
 from models.bundle import MODEL, SPARSE_MODEL, Bundle
-from models.errors import RecipeError, TrainingError
-from models.evaluation import evaluate
+from models.errors import CheckpointError, ParityError, RecipeError, TrainingError
+from models.evaluation import DECIMALS
 from models.manifest import LatencyPoint, Measurement
 from models.plan import DENSE, Plan, make_plan
 from models.progress import Reporter
@@ -20,6 +20,7 @@ from models.runtime import sparse_library
 from models.search.ladders import Candidate
 from models.search.outcomes import Outcome, Serving
 from models.sparse_measurement import SPARSE_ARM
+from models.training import score
 from models.workspace import Step
 
 
@@ -33,12 +34,15 @@ class RunTrials:
     def __call__(self, candidate: Candidate) -> Outcome:
         """Make the candidate's variants, publish them, and score them on validation.
 
-        A level at which training diverges, or that leaves too little of the network, is an outcome: the failed one.
+        A level at which training diverges, that leaves too little of the network, or whose graph cannot be made or
+        computes something else, is an outcome: the failed one. What fails of the dense baseline fails for all.
         """
         run = with_recipe(self.prepared, candidate.recipe)
         try:
             run.execute(self.reporter)
-        except (TrainingError, RecipeError) as error:
+        except (TrainingError, RecipeError, CheckpointError, ParityError) as error:
+            if not _reached_its_own(run):
+                raise
             return Outcome(variant=candidate.variant, failure=str(error))
         found = self._servings(run)
         baseline = tuple(serving for serving in found if serving.variant.removesuffix(INT8) == DENSE)
@@ -84,14 +88,8 @@ class RunTrials:
         title = f"validate {variant}{' sparse' if sparse else ''}"
         step = Step(title, {**predicted.inputs, "split": "validation"})
         folder = run.workspace.run(step, self._validation_builder(run, bundle, sparse=sparse), self.reporter)
-        figures = evaluate(
-            np.load(folder / "logits.npy"),
-            np.asarray(job.dataset.validation.labels),
-            label_names=job.dataset.label_names,
-            problem_type=job.dataset.problem_type,
-            bootstrap_samples=1,
-        )
-        return (figures.macro_f1 if job.multi_label else figures.accuracy).value
+        labels = np.asarray(job.dataset.validation.labels)
+        return round(score(np.load(folder / "logits.npy"), labels, multi_label=job.multi_label), DECIMALS)
 
     def _validation_builder(self, run: Run, bundle: Bundle, *, sparse: bool) -> Callable[[Path], None]:
         def build(folder: Path) -> None:
@@ -113,6 +111,14 @@ class RunTrials:
 def with_recipe(run: Run, recipe: Recipe) -> Run:
     """The same data, checkpoint and store with another recipe."""
     return replace(run, plan=make_plan(replace(run.plan.job, recipe=recipe)))
+
+
+def _reached_its_own(run: Run) -> bool:
+    """Whether what a run ended at is the candidate's own, not the dense baseline that all candidates share."""
+    plan = run.plan
+    shared = [plan.teacher, *(step for variant, step in plan.exports.items() if variant.removesuffix(INT8) == DENSE)]
+    in_order = (plan.teacher, plan.student, *plan.exports.values())
+    return next((step for step in in_order if not run.workspace.has(step)), None) not in shared
 
 
 def _latency(stored: dict[str, object], arm: str) -> tuple[LatencyPoint, ...]:

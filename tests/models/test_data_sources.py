@@ -2,17 +2,15 @@
 
 import json
 import random
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from models.data import Split, duplicate_key
 from models.data_sources import load_dataset
 from models.errors import DataError, EnvironmentFault
-from models.splitting import carve
 
 
 def rows(count=40):
@@ -103,37 +101,6 @@ def test_several_labels_a_row(tmp_path, form):
     assert dataset.train.labels[row] == [int(number % 3 == 0), int(number % 7 == 0), int(number % 2 == 0)]
 
 
-@settings(deadline=None, max_examples=30)
-@given(
-    labels=st.lists(st.integers(0, 4), min_size=20, max_size=200),
-    copies=st.integers(1, 40),
-    seed=st.integers(0, 100),
-)
-def test_every_row_is_in_one_split_duplicates_together_and_train_has_every_label(labels, copies, seed):
-    texts = [f"Text {i % max(len(labels) - copies, 15)}" + " " * (i % 3) for i in range(len(labels))]
-    split = Split(texts, None, labels)
-    parts = carve(split, ["validation", "test"], seed=seed)
-    found = sorted(
-        (text, label) for part in parts.values() for text, label in zip(part.texts, part.labels, strict=True)
-    )
-    assert found == sorted(zip(texts, labels, strict=True))
-    owners = {}
-    for name, part in parts.items():
-        for text in part.texts:
-            assert owners.setdefault(duplicate_key(text, None), name) == name
-    assert set(parts["train"].labels) == set(labels)
-    again = carve(split, ["validation", "test"], seed=seed)
-    assert {name: part.texts for name, part in again.items()} == {name: part.texts for name, part in parts.items()}
-
-
-def test_splits_are_stratified(tmp_path):
-    items = [{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "common"} for i in range(1000)]
-    dataset = load_dataset(write(tmp_path / "a.csv", csv_of(items)))
-    rare = dataset.label_names.index("rare")
-    for split in (dataset.train, dataset.validation, dataset.test):
-        assert split.labels.count(rare) / len(split) == pytest.approx(0.1, abs=0.02)
-
-
 def test_what_was_dropped_is_counted(tmp_path):
     items = [*rows(), {"text": " ", "label": "yes"}, {"text": "unlabelled", "label": ""}]
     summary = load_dataset(write(tmp_path / "a.csv", csv_of(items))).summary
@@ -211,3 +178,78 @@ def test_a_label_that_train_lacks(tmp_path):
     test = write(tmp_path / "other.csv", "text,label\nnew,maybe\nnewer,maybe\n")
     with pytest.raises(DataError, match="'maybe' does not occur in the train split"):
         load_dataset(train, splits={"test": test})
+    lines = [json.dumps({"text": f"t {i}", "labels": ["yes", "no"][: i % 3]}) for i in range(40)]
+    several = write(tmp_path / "train.jsonl", "\n".join(lines))
+    other = write(tmp_path / "other.jsonl", '{"text": "new", "labels": ["yes", "maybe"]}\n' * 2)
+    with pytest.raises(DataError, match="'maybe' does not occur in the train split"):
+        load_dataset(several, splits={"test": other})
+
+
+def test_duplicates_within_a_file_are_kept_together_and_counted(tmp_path):
+    items = [*rows(), *rows()[:4]]
+    summary = load_dataset(write(tmp_path / "a.csv", csv_of(items))).summary
+    assert (summary.duplicates, summary.shared) == (4, 0)
+    assert "  duplicate rows: 4 (none across splits)" in summary.lines()
+    assert not [note for note in summary.notes if "too good" in note]
+
+
+def test_given_splits_that_share_texts_are_left_whole_and_said_loudly(tmp_path):
+    items = rows(60)
+    train = write(tmp_path / "train.csv", csv_of(items))
+    shouted = [{**item, "text": item["text"].upper()} for item in items[:30]]
+    dataset = load_dataset(train, splits={"test": write(tmp_path / "test.csv", csv_of(shouted))})
+    assert dataset.test.texts == [item["text"] for item in shouted]
+    assert len(dataset.train) + len(dataset.validation) == 60
+    assert (dataset.summary.duplicates, dataset.summary.shared) == (30, 30)
+    assert "  duplicate rows: 30 (30 of them across splits)" in dataset.summary.lines()
+    assert "30 of 30 test rows (100 %) have a text that is also in train" in notes(dataset)
+    fresh = [{**item, "text": f"new {item['text']}"} for item in items]
+    validation = write(tmp_path / "validation.csv", csv_of(items[:1] + fresh[:7]))
+    test = write(tmp_path / "test.csv", csv_of(items[:1] + fresh[8:10]))
+    three = load_dataset(train, splits={"validation": validation, "test": test})
+    assert "1 of 8 validation rows (12.5 %) have a text that is also in train" in notes(three)
+    assert "1 of 3 test rows (33.3 %) have a text that is also in validation" in notes(three)
+    assert three.summary.lines()[-1] == "  duplicate rows: 2 (2 of them across splits)"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Return a way to say what the Hub has, with each column's feature."""
+
+    def publish(features, splits):
+        package = ModuleType("datasets")
+        loaded = {name: HubRows(features, columns) for name, columns in splits.items()}
+        package.load_dataset = lambda name: loaded
+        monkeypatch.setitem(sys.modules, "datasets", package)
+
+    return publish
+
+
+class HubRows(dict):
+    def __init__(self, features, columns):
+        super().__init__(columns)
+        self.features = features
+
+
+CLASSES = SimpleNamespace(names=["joy", "anger", "calm"])
+
+
+def hub_columns(split, labels, count=60):
+    return {"text": [f"{split} text {i}" for i in range(count)], "labels": [labels(i) for i in range(count)]}
+
+
+@pytest.mark.parametrize("feature", [SimpleNamespace(feature=CLASSES), [CLASSES]])
+def test_lists_of_classes_on_the_hub_have_their_names(hub, feature):
+    splits = {name: hub_columns(name, lambda i: [i % 3, 2] if i % 4 else []) for name in ("train", "test")}
+    hub({"text": SimpleNamespace(), "labels": feature}, splits)
+    dataset = load_dataset("hub:owner/name")
+    assert dataset.label_names == ("anger", "calm", "joy")
+    assert dataset.test.labels[:4] == [[0, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1]]
+
+
+def test_a_test_split_without_labels_on_the_hub_is_none(hub):
+    splits = {"train": hub_columns("train", lambda i: i % 3), "test": hub_columns("test", lambda i: -1)}
+    hub({"text": SimpleNamespace(), "labels": CLASSES}, splits)
+    dataset = load_dataset("hub:owner/name")
+    assert dataset.label_names == ("anger", "calm", "joy")
+    assert dataset.test.texts[0].startswith("train")

@@ -68,3 +68,10 @@ def test_memory_of_a_graph_that_does_not_load_names_the_graph(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"broken")
     with pytest.raises(BundleError, match=r"broken\.onnx"):
         resident_bytes(Arm(tmp_path / "broken.onnx"), vocabulary=VOCABULARY, length=4, threads=1)
+
+
+def test_a_graph_with_fewer_tokens_than_the_vocabulary_is_named_with_both_numbers(make_arms):
+    arms = make_arms(DENSE)
+    expected = rf"dense\.onnx .* token ids below {VOCABULARY + 1}: .*idx={VOCABULARY} .*,{VOCABULARY - 1}\]"
+    with pytest.raises(BundleError, match=expected):
+        measure(arms, vocabulary=VOCABULARY + 1, batches=(1,), lengths=(2,), budget_seconds=0.0, threads=1)

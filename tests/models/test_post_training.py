@@ -7,13 +7,18 @@ import torch
 from calibration_rows import calibration, classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression
 
 from models.encoder_layers import encoder_layers
 from models.errors import RecipeError, TrainingError
 from models.pruning.budget import Operations, most_important, operations, search
 from models.pruning.mask_gradients import mask_gradients, rearrange
+from models.pruning.masks import Masks
+from models.pruning.moments import JointMoments
+from models.pruning.mutual_information import MutualInformation
 from models.pruning.post_training import PostTraining
-from models.pruning.reconstruction import refit
+from models.pruning.reconstruction import refit, solve
+from models.pruning.targets import encoder_linears
 from models.pruning.unit_methods import make_unit_method
 from models.recipe import Squeeze
 from models.squeezing import squeeze as squeeze_network
@@ -129,6 +134,64 @@ def test_the_refit_never_moves_a_layer_away_from_the_dense_one(make_checkpoint, 
     wanted = logits(dense, batches)
     assert (logits(model, batches) - wanted).square().mean() < (before - wanted).square().mean()
     assert refit(model, dense, batches, damping=0.01)[0].before == pytest.approx(fits[0].after, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [(PostTraining, {"flops": 0.6}), (MutualInformation, {"heads": 0.75, "units": 0.75})]
+)
+def test_the_refit_of_a_pruned_network_fits_better_and_regrows_nothing(tiny_checkpoint, method, options):
+    dense = classifier(tiny_checkpoint)
+    linears = encoder_linears(dense)
+    masks = Masks(linears)
+    masks.raise_sparsity({name: linear.weight.detach().abs() for name, linear in linears.items()}, 0.7, "uniform")
+    masks.apply()
+    batches = calibration(64)
+    wanted, apart = logits(dense, batches), {}
+    networks = {tune: copy.deepcopy(dense) for tune in (False, True)}
+    for tune, model in networks.items():
+        method(tune=tune).apply(model, batches, Squeeze(**options))
+        apart[tune] = (logits(model, batches) - wanted).square().mean()
+    assert apart[True] < apart[False]
+    changed = {}
+    for name, linear in encoder_linears(networks[True]).items():
+        as_squeezed = encoder_linears(networks[False])[name].weight
+        assert torch.equal(linear.weight == 0, as_squeezed == 0), name
+        changed[name] = not torch.equal(linear.weight, as_squeezed)
+    assert {name for name, did in changed.items() if did} == {name for name in linears if "output.dense" in name}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_each_row_is_refitted_by_the_least_squares_of_its_own_weights(same):
+    generator = torch.Generator().manual_seed(0)
+    inputs, wanted = (torch.randn(500, width, generator=generator, dtype=torch.float64) for width in (6, 4))
+    wanted = wanted + inputs @ torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    linear = torch.nn.Linear(6, 4, dtype=torch.float64)
+    with torch.no_grad():
+        linear.weight *= torch.tensor([[1, 0, 1, 1, 0, 1]] * 4) if same else torch.eye(6)[:4] + torch.eye(6)[2:]
+    free = linear.weight != 0
+    moments = JointMoments()
+    with torch.no_grad():
+        moments.add(wanted - linear(inputs), inputs)
+    fit = solve(linear, moments, damping=1e-9)
+    for row in range(4):
+        expected = LinearRegression().fit(inputs[:, free[row]], wanted[:, row])
+        np.testing.assert_allclose(linear.weight[row, free[row]].detach(), expected.coef_, rtol=1e-4)
+        assert linear.bias[row].item() == pytest.approx(expected.intercept_, abs=1e-4)
+    assert torch.equal(linear.weight != 0, free)
+    assert fit.after == pytest.approx((wanted - linear(inputs)).square().mean(0).sum().item(), rel=1e-4)
+
+
+def test_a_matrix_of_zeros_alone_is_left_to_its_bias():
+    linear = torch.nn.Linear(3, 2)
+    torch.nn.init.zeros_(linear.weight)
+    torch.nn.init.zeros_(linear.bias)
+    moments = JointMoments()
+    generator = torch.Generator().manual_seed(0)
+    inputs, wanted = torch.randn(50, 3, generator=generator), torch.randn(50, 2, generator=generator) + 3
+    moments.add(wanted, inputs)
+    solve(linear, moments, damping=0.01)
+    assert not linear.weight.any()
+    torch.testing.assert_close(linear.bias.detach(), wanted.mean(0))
 
 
 @pytest.mark.parametrize("model_type", ["bert", "mpnet"])

@@ -111,7 +111,7 @@ def test_an_activation_that_the_runtime_does_not_know_is_refused(bert, tmp_path)
 
 
 def test_a_bias_that_several_linears_share_is_in_all_of_them(library, bert, tmp_path):
-    """The exporter keeps one tensor for biases that are equal, under one of their names."""
+    """A graph may have one tensor for biases that are equal, under one of their names."""
     model, folder = bert
     graph = onnx.load(folder / "model.onnx")
     own, shared = (f"bert.encoder.layer.{index}.attention.self.query.bias" for index in (1, 0))
@@ -124,6 +124,19 @@ def test_a_bias_that_several_linears_share_is_in_all_of_them(library, bert, tmp_
     assert np.array_equal(first, second)
     expected = answers(tmp_path / "model.onnx", model)
     assert np.abs(answers(target, model, library) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["intermediate.dense.weight", "output.LayerNorm.bias"])
+def test_a_graph_in_which_another_tensor_stands_for_a_weight_is_refused(bert, tmp_path, name):
+    model, folder = bert
+    graph = onnx.load(folder / "model.onnx")
+    tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == f"bert.encoder.layer.1.{name}")
+    for node in graph.graph.node:
+        node.input[:] = ["val_126" if read == tensor.name else read for read in node.input]
+    tensor.name = "val_126"
+    onnx.save(graph, tmp_path / "model.onnx")
+    with pytest.raises(CheckpointError, match=rf"no tensor bert\.encoder\.layer\.1\.{name}: another.*export"):
+        pack(model, tmp_path)
 
 
 def test_the_oldest_runtime_that_the_library_works_in_reads_the_file(bert):

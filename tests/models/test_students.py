@@ -105,3 +105,10 @@ def test_a_killed_narrow_student_ends_with_the_same_weights(squeezed, whole, dat
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert not any("projection" in name for name in first)
+
+    # Killed once more, while the states that it resumed from were being removed.
+    (tmp_path / "killed" / "training" / "best").mkdir(parents=True)
+    heard = []
+    train_student(tmp_path / "killed", progress=lambda *step: heard.append(step), **fixed)
+    assert not heard, "trained again"
+    assert not (tmp_path / "killed" / "training").exists()

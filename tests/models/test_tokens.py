@@ -1,8 +1,11 @@
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.tokens import Collator, LengthBucketSampler
+from models.data import Split
+from models.tokens import ROWS_AT_ONCE, Collator, LengthBucketSampler, RaggedRows, tokenize
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
@@ -37,3 +40,37 @@ def test_rows_are_padded_to_the_longest():
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["row"].tolist() == [8, 2]
     assert batch["labels"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_tokens_are_what_the_tokenizer_gives_for_all_rows_at_once(whole, pairs):
+    tokenizer = whole.tokenizer()
+    texts = ["the good film was bright " * (1 + row % 5) + "x" * (row % 3) for row in range(ROWS_AT_ONCE + 7)]
+    split = Split(texts, texts[::-1] if pairs else None, [row % 2 for row in range(len(texts))])
+    rows = tokenize(split, tokenizer, 16, multi_label=False)
+    expected = tokenizer(texts, split.text_pairs, truncation="longest_first", max_length=16)
+    assert set(rows.encodings) == {"input_ids", "token_type_ids", "attention_mask"}
+    for name, found in rows.encodings.items():
+        assert [row.tolist() for row in found] == expected[name]
+    assert rows.lengths == [len(ids) for ids in expected["input_ids"]]
+    picked = [len(texts) - 1, 3, 19]
+    lists = [
+        {**{n: expected[n][row] for n in rows.encodings}, "labels": rows.labels[row], "row": row} for row in picked
+    ]
+    batch, same = Collator(0)([rows[row] for row in picked]), Collator(0)(lists)
+    assert batch.keys() == same.keys()
+    assert all(torch.equal(batch[name], same[name]) and batch[name].dtype == torch.int64 for name in batch)
+
+
+def test_a_token_takes_four_bytes_an_input(whole):
+    rows = tokenize(Split(["the good film"] * 50, None, [0] * 50), whole.tokenizer(), 16, multi_label=False)
+    assert {found.values.nbytes for found in rows.encodings.values()} == {4 * sum(rows.lengths)}
+
+
+def test_rows_are_counted_from_both_ends():
+    rows = RaggedRows(np.arange(5, dtype=np.int32), np.asarray([0, 2, 2, 5]))
+    assert [row.tolist() for row in rows] == [[0, 1], [], [2, 3, 4]]
+    assert rows[-1].tolist() == [2, 3, 4]
+    for outside in (3, -4):
+        with pytest.raises(IndexError):
+            rows[outside]

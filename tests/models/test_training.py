@@ -2,21 +2,25 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from models.data import Split
 from models.distillation import NetworkOutputs
 from models.errors import TrainingError
+from models.evaluation import evaluate
 from models.pruning.callback import MASKS, Pruner, PruningCallback
 from models.pruning.targets import encoder_linears
 from models.recipe import Distillation, Pruning, Student, Training
 from models.students import student_loss
 from models.teacher_outputs import CachedTeacher, LiveTeacher, Wanted, cache_bytes, run_network, write_cache
 from models.tokens import Collator, tokenize
-from models.training import last_complete_checkpoint, train
+from models.training import last_complete_checkpoint, score, train
 
 PRUNING = Pruning(sparsity=0.8, end=0.7, updates=10)
 
@@ -99,6 +103,31 @@ def test_a_killed_run_ends_with_the_same_weights_by_every_method(network, rows, 
     assert zeros == pytest.approx(
         0.8 * sum(linear.weight.numel() for linear in encoder_linears(whole).values()), abs=12
     )
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 6), labels=st.integers(2, 5), multi_label=st.booleans())
+def test_epochs_are_compared_by_the_figure_that_reports_have(seed, rows, labels, multi_label):
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(-0.5, 1, (rows, labels)).astype(np.float32)
+    truth = generator.random((rows, labels)) < 0.3 if multi_label else generator.integers(0, labels, rows)
+    problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+    names = [str(label) for label in range(labels)]
+    reported = evaluate(
+        logits, truth.astype(np.int64), label_names=names, problem_type=problem_type, bootstrap_samples=1
+    )
+    expected = (reported.macro_f1 if multi_label else reported.accuracy).value
+    # The Trainer gathers the labels of a multi-label task as floats.
+    given_labels = truth.astype(np.float32) if multi_label else truth
+    assert score(logits, given_labels, multi_label=multi_label) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_label_that_nothing_is_about_does_not_lower_the_score():
+    truth = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]])
+    right = np.where(truth == 1, 2, -2).astype(np.float32)
+    assert score(right, truth, multi_label=True) == 1
+    assert score(np.abs(right), truth, multi_label=True) < 0.6, "it counts where it is predicted"
+    assert score(-np.abs(right), np.zeros_like(truth), multi_label=True) == 0
 
 
 def test_a_killed_run_keeps_the_same_best_epoch(network, rows, tmp_path):

@@ -1,0 +1,82 @@
+"""`models.steps`: a teacher's training that is killed at its end, when the network has been written."""
+
+import json
+import shutil
+
+import pytest
+
+from models import steps
+from models.checkpoint import WEIGHTS
+from models.data_sources import load_dataset
+from models.files import sha256
+from models.recipe import Training
+
+# So high a learning rate that an epoch before the last one is the best.
+RESTLESS = Training(
+    epochs=6, batch_size=8, learning_rate=2e-2, save_steps=7, precision="fp32", schedule="constant", dropout=0.3
+)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def train(whole, sentiment_csv):
+    """Return a maker of teachers in a folder; the progress that it makes is returned."""
+    dataset = load_dataset(sentiment_csv)
+
+    def make(folder):
+        heard = []
+        steps.train_teacher(
+            folder, checkpoint=whole, dataset=dataset, training=RESTLESS, max_length=32, seed=3,
+            progress=lambda *step: heard.append(step),
+        )  # fmt: skip
+        return heard
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def killed(train, tmp_path_factory):
+    """What a teacher's training leaves that was killed before it removed the first of its states."""
+    folder, rmtree = tmp_path_factory.mktemp("killed"), shutil.rmtree
+
+    def kill(path, *options, **more):
+        if path == folder / steps.TRAINING:
+            raise Killed
+        rmtree(path, *options, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", kill)
+        with pytest.raises(Killed):
+            train(folder)
+    record = json.loads((folder / steps.TRAINED).read_bytes())
+    assert record["best_step"] < record["steps"], "nothing tells the best epoch from the last"
+    return folder
+
+
+@pytest.mark.parametrize("gone", [None, "scores.json", "best", "checkpoint-*", "*"])
+def test_what_is_left_of_the_states_of_a_network_that_was_written_changes_nothing(train, killed, tmp_path, gone):
+    folder = shutil.copytree(killed, tmp_path / "folder")
+    for path in (folder / steps.TRAINING).glob(gone) if gone else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert not train(folder), "trained again"
+    for name in (WEIGHTS, steps.TRAINED):
+        assert sha256(folder / name) == sha256(killed / name)
+    assert not (folder / steps.TRAINING).exists()
+
+
+@pytest.mark.parametrize("written", ["nothing", "half of the weights", "all but the record"])
+def test_a_network_that_was_not_written_to_its_end_is_written_again_from_the_states(train, killed, tmp_path, written):
+    folder = shutil.copytree(killed, tmp_path / "folder")
+    (folder / steps.TRAINED).unlink()
+    if written != "all but the record":
+        weights = (folder / WEIGHTS).read_bytes()
+        (folder / WEIGHTS).write_bytes(weights[: len(weights) // 2])
+    if written == "nothing":
+        (folder / WEIGHTS).unlink()
+    train(folder)
+    for name in (WEIGHTS, steps.TRAINED):
+        assert sha256(folder / name) == sha256(killed / name)
+    assert not (folder / steps.TRAINING).exists()

@@ -1,0 +1,93 @@
+"""`models.search.trials`: which failures are a candidate's own, and which end the search."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from models.data_sources import load_dataset
+from models.errors import (
+    BundleError,
+    CheckpointError,
+    EnvironmentFault,
+    ParityError,
+    RecipeError,
+    TrainingError,
+)
+from models.plan import Job, make_plan
+from models.progress import PlainReporter
+from models.recipe_files import load_recipe
+from models.run import Run
+from models.search.bisection import search
+from models.search.ladders import make_ladder
+from models.search.presentation import trial_line
+from models.search.targets import parse_target
+from models.search.trials import RunTrials
+from models.store import Store
+from models.workspace import Workspace
+
+TARGETS = [parse_target("size<=58KB")]
+
+
+@dataclass(frozen=True)
+class Failing(Run):
+    """A run whose steps make nothing, up to one that fails: the first whose title begins with `title`."""
+
+    error: BaseException
+    title: str
+
+    def execute(self, reporter):
+        for step in self.plan.steps:
+            if step.title.startswith(self.title):
+                raise self.error
+            self.workspace.path(step).mkdir(parents=True, exist_ok=True)
+        raise self.error
+
+
+@pytest.fixture
+def prepared(whole, sentiment_csv, tiny_recipe, tmp_path):
+    job = Job("tiny", load_recipe(tiny_recipe), whole, None, load_dataset(sentiment_csv), "reviews", 0, 1)
+    return Failing(make_plan(job), Store(tmp_path), Workspace(tmp_path / "work"), RuntimeError(), "")
+
+
+def tried(prepared, error, title):
+    """The trials of a search over three levels, each of which fails so."""
+    recipe = prepared.plan.job.recipe
+    ladder = make_ladder(recipe.name, recipe, layers=2, levels=[0.5, 0.6, 0.7])
+    run = replace(prepared, error=error, title=title)
+    return search([ladder], TARGETS, RunTrials(run, PlainReporter()))
+
+
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [
+        (TrainingError("the loss is nan"), "student"),
+        (CheckpointError("no such operator"), "student"),
+        (CheckpointError("it cannot be exported"), "export tiny"),
+        (ParityError("the logits differ by 0.3"), "export tiny"),
+        (RecipeError("a rank of 40"), "export tiny"),
+        (TrainingError("the logits are not finite"), "none of them"),
+    ],
+)
+def test_what_a_candidate_fails_with_is_shown_and_the_search_goes_on(prepared, error, title):
+    trials = tried(prepared, error, title)
+    assert len(trials) > 1
+    for trial in trials:
+        assert trial.outcome.failure == str(error)
+        assert trial_line(trial, TARGETS) == f"{trial.candidate.title}: failed: {error}"
+
+
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [
+        (EnvironmentFault("the disk is full"), "student"),
+        (BundleError("another bundle is damaged"), "export tiny"),
+        (KeyboardInterrupt(), "student"),
+        (TrainingError("the loss is nan"), "teacher"),
+        (ParityError("the logits differ by 0.3"), "export dense"),
+        (CheckpointError("it cannot be quantised"), "export dense-int8"),
+    ],
+)
+def test_what_no_candidate_can_help_ends_the_search(prepared, error, title):
+    with pytest.raises(type(error)) as raised:
+        tried(prepared, error, title)
+    assert raised.value is error
