@@ -72,7 +72,7 @@ def same(first, second):
     )
 
 
-@pytest.mark.parametrize("stop_after", [3, 5, 8, 9, 16, 23])
+@pytest.mark.parametrize("stop_after", [3, 8, 9, 23])
 def test_a_killed_run_ends_with_the_same_weights(network, rows, tmp_path, stop_after):
     whole, expected = run(network, rows, tmp_path / "whole", pruning=PRUNING)
     with pytest.raises(Killed):

@@ -20,7 +20,10 @@ from service.settings import Settings
 INTERPRETER = Path(__file__).parents[2] / "build" / "kserve-venv" / "bin" / "python"
 TEXTS = ["a good movie", "ünïcödé 🎬"]
 
-pytestmark = pytest.mark.skipif(not INTERPRETER.exists(), reason="`make kserve-venv` makes its environment")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(not INTERPRETER.exists(), reason="`make kserve-venv` makes its environment"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Which runtime serves a bundle: measured, checked on the bundle's own sample, with a fallback that says why."""
 
 import logging
+import shutil
 
 import numpy as np
 import onnx
@@ -35,6 +36,7 @@ def publish(tiny_store, tmp_path):
         files = {name: source.folder / name for name in (MODEL, SPARSE_MODEL, TOKENIZER)}
         if sparse_model is not None:
             files[SPARSE_MODEL] = sparse_model
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)  # what is there is kept, but for a newer measurement
         return Store(tmp_path / "store").publish(source.manifest.model_copy(update=changes), files)
 
     return make
