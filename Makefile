@@ -1,7 +1,7 @@
 # make demo    compress the default checkpoint on the default data, print the report, serve it once and compare
 # make test    all the tests
-# make test-thorough   what takes minutes: every recipe that ships, from command line to bundle, on a tiny model; the service
-#                      against schemathesis and kill -9
+# make test-thorough   what takes minutes: every recipe that ships, from command line to bundle, on a tiny model, also killed
+#                      at random; the service against schemathesis, KServe's clients and kill -9
 # make check   linters and types
 # make bench   measure the store's bundles again, on this machine
 # make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/kernels.md

@@ -100,6 +100,7 @@ def test_another_sparsity_does_not_retrain_the_teacher(tiny_store, compress_tiny
     assert Store(tiny_store).variants("tiny") == VARIANTS, "a dry run published something"
 
 
+@pytest.mark.thorough
 def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bundles(tiny_store, compress_tiny, tmp_path):
     store = tmp_path / "store"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
