@@ -6,7 +6,9 @@
     python -m benchmarks.accuracy --data FOLDER --plan                 what would run, and how long it may take
 
 Every run is cached in --work: the same command goes on where it was, and does again only what has changed. A run's
-figures are in benchmarks/results/accuracy.json as soon as it ends; what this command does not make stays there.
+figures are in benchmarks/results/accuracy.json as soon as it ends; what this command does not make stays there. A run
+whose figures are there is not made again, also not on another machine, unless its recipe, data or code has changed
+since, or with --again.
 """
 
 import argparse
@@ -37,9 +39,11 @@ from models.networks import fine_tune, train_networks
 from models.plan import Job, Plan, make_plan
 from models.progress import PlainReporter, Reporter
 from models.pruning.targets import encoder_linears
+from models.recipe import Training
 from models.recipe_files import load_recipe
 from models.run import estimate_seconds
 from models.runtime import available_cpus
+from models.training import trains_in_bf16
 from models.workspace import Workspace
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
@@ -122,6 +126,14 @@ class Benchmark:
         dataset = self.datasets[cell.task]
         return Job(cell.task, recipe, self.checkpoint, teacher, dataset, cell.task, seed, self.threads)
 
+    def key(self, cell: Cell) -> str:
+        """Digest of all that decides a run's result but the machine; the same before its teacher is fine-tuned."""
+        return make_plan(self.job(cell)).student.key + f"-{cell.seed}"
+
+    def is_recorded(self, cell: Cell) -> bool:
+        """Whether the results have the figures of exactly this run."""
+        return self.key(cell) in {record.get("key") for record in read_results(self.results)["runs"]}
+
     def plan(self, cell: Cell, reporter: Reporter) -> Plan:
         """The steps of a run; its teacher is fine-tuned first, if it is not there."""
         return make_plan(self.job(cell, fine_tune(make_plan(self.job(cell)), self.workspace, reporter)))
@@ -135,7 +147,7 @@ class Benchmark:
 
     def seconds(self, cell: Cell) -> float:
         """What is left to train of a run: about as long as this task's first, whose estimate is kept."""
-        if cell.method.recipe in WITHOUT_TRAINING or self.has(cell):
+        if cell.method.recipe in WITHOUT_TRAINING or self.is_recorded(cell) or self.has(cell):
             return 0.0
         if cell.task not in self.estimates:
             self.estimates[cell.task] = estimate_seconds(make_plan(self.job(cell)))["student"]
@@ -173,6 +185,7 @@ class Benchmark:
 
         kept, whole = _encoder_weights(student, dataset), _encoder_weights(teacher, dataset)
         return {
+            "key": self.key(cell),
             "scale": self.scale.name,
             "task": cell.task,
             "metric": task.metric,
@@ -190,6 +203,7 @@ class Benchmark:
             "encoder_kept": kept / whole,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": self.threads,
+            "precision": _precision(recipe.student),
             "machine": describe_machine().model_dump(mode="json"),
             "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
@@ -207,6 +221,11 @@ def read_results(path: Path) -> dict[str, Any]:
     """What earlier runs have found."""
     content: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {"runs": [], "latency": []}
     return content
+
+
+def _precision(training: Training) -> str:
+    """What the network was trained in."""
+    return "bf16" if trains_in_bf16(training) else "fp32"
 
 
 def _encoder_weights(checkpoint: Checkpoint, dataset: Dataset) -> int:
@@ -227,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=available_cpus())
     parser.add_argument("--latency", action="store_true", help="measure latency of runs that are there; train nothing")
+    parser.add_argument("--again", action="store_true", help="also make what the results have")
     parser.add_argument("--plan", action="store_true")
     given = parser.parse_args(arguments)
     scale = SCALES[given.scale]
@@ -253,7 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for cell in grid:
         try:
             if not given.latency:
-                benchmark.run(cell, reporter)
+                if given.again or not benchmark.is_recorded(cell):
+                    benchmark.run(cell, reporter)
             elif benchmark.has(cell) and cell.seed == 0 and cell.task in (given.task or [LATENCY_TASK]):
                 benchmark.measure(cell, reporter)
         except SparserveError as error:

@@ -96,6 +96,7 @@ SMALL = Scale(
         _weights("soft-movement", *LEVELS),
         _weights("platon", *LEVELS),
         _weights("obert", *LEVELS),
+        _weights("layerwise-obs", *LEVELS),
         _weights("group-lasso", *LEVELS),
         Method(
             "mutual-information",
@@ -133,7 +134,7 @@ BASE = Scale(
     "mpnet-base",
     "sentence-transformers/all-mpnet-base-v2",
     3e-5,
-    {"cola": (3, 4), "mrpc": (4, 6), "rte": (5, 8)},
+    {"cola": (3, 4), "mrpc": (3, 5), "rte": (5, 8)},
     (
         # The recipes' learning rate is of a network half as wide.
         _weights("sparsebert-best", 0.95, 0.9, student__learning_rate=1e-3),
@@ -141,6 +142,7 @@ BASE = Scale(
         _weights("magnitude", 0.95, 0.9),
         _weights("movement", 0.95, 0.9, student__learning_rate=1e-3),
         _weights("obert", 0.95, 0.9, student__learning_rate=1e-3),
+        _weights("layerwise-obs", 0.95, 0.9, student__learning_rate=1e-3),
         # 31 times the steps of the others: for a GPU.
         Method(
             "sparsebert-augmented",

@@ -45,7 +45,9 @@ def page(results: dict[str, list[Record]]) -> str:
 
 def described(runs: Sequence[Record]) -> str:
     """How the runs were made."""
-    machines = sorted({f"{run['machine']['cpu']}, {run['device']}, threads: {run['threads']}" for run in runs})
+    machines = sorted(
+        {f"{run['machine']['cpu']}, {run['device']}, {run['precision']}, threads: {run['threads']}" for run in runs}
+    )
     days = sorted(run["finished_at"][:10] for run in runs)
     tasks = []
     for task in TASKS:

@@ -50,6 +50,11 @@ def has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def trains_in_bf16(training: Training) -> bool:
+    """Whether the forward and backward passes of a run are in bf16 on this machine."""
+    return training.precision == "bf16" or (training.precision == "auto" and has_bf16())
+
+
 def set_dropout(model: nn.Module, probability: float) -> None:
     """Give every dropout layer this probability."""
     for module in model.modules():
@@ -98,7 +103,7 @@ def train(
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_gradient_norm,
-        bf16=training.precision == "bf16" or (training.precision == "auto" and has_bf16()),
+        bf16=trains_in_bf16(training),
         eval_strategy="steps",
         eval_steps=steps_an_epoch,
         save_strategy="steps",

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.errors import RecipeError
 from models.pruning.group_lasso import GroupLasso
+from models.pruning.layerwise_obs import LayerwiseObs
 from models.pruning.magnitude import Magnitude
 from models.pruning.method import PruningMethod
 from models.pruning.movement import Movement, SoftMovement
@@ -24,6 +25,7 @@ METHODS: Mapping[str, type[PruningMethod]] = {
     "soft-movement": SoftMovement,
     "platon": Platon,
     "obert": OBert,
+    "layerwise-obs": LayerwiseObs,
     "group-lasso": GroupLasso,
 }
 

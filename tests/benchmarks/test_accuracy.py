@@ -84,6 +84,7 @@ def run(**changes):
         "scale": "minilm-l6", "task": "mrpc", "metric": "f1", "method": "magnitude", "kind": "weights", "level": "95 %",
         "seed": 0, "train_rows": 3300, "test_rows": 408, "epochs": 3.0, "dense": 88.0, "score": 80.0,
         "drop": {"points": 8.0, "low": 5.0, "high": 11.0}, "encoder_kept": 0.05, "device": "cpu", "threads": 2,
+        "precision": "fp32",
         "machine": {"cpu": "a processor", "onnxruntime": "1.31"}, "minutes": 4.0,
         "finished_at": "2026-11-21T12:00:00+00:00",
     }  # fmt: skip

@@ -1,0 +1,163 @@
+"""Layer-wise Optimal Brain Surgeon: a weight matters as much as its layer's output changes without it.
+
+Hassibi & Stork 1993, applied to each layer's least-squares problem as in Frantar & Alistarh 2022 (Optimal Brain
+Compression, arXiv 2208.11580, section 3).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.processes import mean
+from models.pruning.method import PruningMethod
+from models.recipe import Pruning
+
+
+class LayerwiseObs(PruningMethod):
+    """Second-order pruning that looks at a layer's inputs and needs no gradients.
+
+    For inputs x [in] of a matrix W [out, in] another matrix V changes its output by tr (V - W) H (V - W)', in the mean
+    over tokens, with H = E[x x'] + lambda I. Score: W_ij^2 / [H^-1]_jj, the rise without one weight when the others of
+    its row make up for it. Update, for a mask that is decided: each row of V is the least-squares solution with zeros
+    where the mask has them, from the masked W by `iterations` steps of conjugate gradients, all rows at once (Meng et
+    al. 2024, ALPS, arXiv 2406.07831, section 3.3).
+
+    The inputs are those of the last `batches` steps before an update of the masks, in the network that is being pruned;
+    padding counts, of which length buckets leave little. lambda is `damping` times the mean of x^2, so that a scale of
+    the inputs changes nothing. Where no inputs were seen, the ranking is that of |W|, and nothing is made up for.
+    """
+
+    _moments: dict[str, torch.Tensor]  # sums over batches of E[x x'], by the first matrix that has these inputs
+    _owner: dict[str, str]  # that first matrix, by matrix
+    _seen: int  # batches
+    _updated: bool  # whether masks have been updated after the last of them
+
+    def __init__(self, batches: int = 4, damping: float = 0.01, iterations: int = 10) -> None:
+        for name, value in (("batches", batches), ("iterations", iterations)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if not damping > 0:
+            raise ValueError(f"damping is {damping}; it must be above 0")
+        self.batches = batches
+        self.damping = damping
+        self.iterations = iterations
+
+    def prepare(self, targets: Mapping[str, nn.Linear], pruning: Pruning) -> None:
+        """Begin to look at what the matrices [out, in] are given."""
+        super().prepare(targets, pruning)
+        self._inputs: dict[str, torch.Tensor] = {}  # of the last forward pass
+        self._kept = {name: linear.weight.detach() != 0 for name, linear in targets.items()}
+        self._handles = [linear.register_forward_pre_hook(self._see(name)) for name, linear in targets.items()]
+        self._forget()
+
+    @torch.no_grad()
+    def observe(self, progress: float, next_update: int | None) -> None:
+        """Count the step's inputs if the next update of the masks is close enough to use them."""
+        if next_update is None:
+            for handle in self._handles:
+                handle.remove()
+        if next_update is None or next_update >= self.batches:
+            self._inputs = {}
+            self._forget()
+            return
+        if self._updated:
+            self._forget()
+        owners: dict[int, str] = {}
+        for name, inputs in self._inputs.items():
+            # Query, key and value are given the same tensor: one sum serves all three.
+            self._owner[name] = owner = owners.setdefault(id(inputs), name)
+            if owner == name:
+                rows = inputs.reshape(-1, inputs.shape[-1]).float()
+                self._moments[name] = self._moments.get(name, 0) + mean(rows.T @ rows / len(rows))
+        self._inputs = {}
+        self._seen += 1
+        self._updated = next_update == 0
+        if self._updated:
+            # The optimiser moves masked weights, too, until masks are applied again: only now are they all zero.
+            self._kept = {name: linear.weight != 0 for name, linear in self.targets.items()}
+
+    @torch.no_grad()
+    def scores(self, name: str) -> torch.Tensor:
+        """Rise of the error without each weight, the others of its row updated, [out, in]; 0 for masked ones."""
+        moments = self._damped(name)
+        squares = (self.targets[name].weight * self._kept[name]).square()
+        if moments is None:
+            return squares
+        return squares / torch.cholesky_inverse(torch.linalg.cholesky(moments)).diagonal()
+
+    @torch.no_grad()
+    def removed(self, name: str, gone: torch.Tensor) -> None:
+        """Move the weights that stay to where the layer's output is closest to what it was."""
+        moments, weight = self._damped(name), self.targets[name].weight
+        if moments is None:
+            return
+        before = (weight * self._kept[name]).to(moments.dtype)
+        weight.copy_(least_squares(before, moments, self._kept[name] & ~gone, iterations=self.iterations))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Sums of products of the inputs seen since the last update [in, in], and whose inputs they are."""
+        names = list(self.targets)
+        owners = [names.index(self._owner[name]) if name in self._owner else -1 for name in names]
+        return {f"moments/{name}": sums for name, sums in self._moments.items()} | {
+            "owners": torch.tensor(owners),
+            "seen": torch.tensor([self._seen, self._updated]),
+        }
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up the sums."""
+        names = list(self.targets)
+        self._owner = {
+            name: names[owner] for name, owner in zip(names, state["owners"].tolist(), strict=True) if owner >= 0
+        }
+        self._moments = {
+            name: state[f"moments/{name}"].to(linear.weight.device)
+            for name, linear in self.targets.items()
+            if f"moments/{name}" in state
+        }
+        self._seen, updated = state["seen"].tolist()
+        self._updated = bool(updated)
+
+    def _see(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def see(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            self._inputs[name] = arguments[0]
+
+        return see
+
+    def _forget(self) -> None:
+        self._moments, self._owner, self._seen, self._updated = {}, {}, 0, False
+
+    def _damped(self, name: str) -> torch.Tensor | None:
+        """H of a matrix's inputs [in, in]; None where there were none."""
+        if name not in self._owner:
+            return None
+        moments = self._moments[self._owner[name]] / self._seen
+        damping = self.damping * moments.diagonal().mean() + torch.finfo(moments.dtype).tiny
+        damped: torch.Tensor = moments + damping * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
+        return damped
+
+
+def least_squares(wanted: torch.Tensor, moments: torch.Tensor, free: torch.Tensor, *, iterations: int) -> torch.Tensor:
+    """The V [out, in], zero but where `free`, that comes close to the least tr (V - W) H (V - W)'.
+
+    W is `wanted` [out, in], H `moments` [in, in], positive definite. Conjugate gradients for each row, preconditioned
+    by H's diagonal, from W with zeros where it is not free; no step raises a row's error. After as many iterations as
+    a row has free entries its V is exact.
+    """
+    found = wanted * free
+    residual = (wanted - found) @ moments * free
+    scale = 1 / moments.diagonal()
+    direction = residual * scale
+    size = (residual * direction).sum(1, keepdim=True)
+    # A row that is solved has nothing left to go by.
+    least = torch.finfo(wanted.dtype).tiny
+    for _ in range(iterations):
+        curved = direction @ moments * free
+        length = size / (direction * curved).sum(1, keepdim=True).clamp(min=least)
+        found = found + length * direction
+        residual = residual - length * curved
+        preconditioned = residual * scale
+        size, before = (residual * preconditioned).sum(1, keepdim=True), size
+        direction = preconditioned + size / before.clamp(min=least) * direction
+    return found
