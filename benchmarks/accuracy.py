@@ -127,8 +127,9 @@ class Benchmark:
         return Job(cell.task, recipe, self.checkpoint, teacher, dataset, cell.task, seed, self.threads)
 
     def key(self, cell: Cell) -> str:
-        """Digest of all that decides a run's result but the machine; the same before its teacher is fine-tuned."""
-        return make_plan(self.job(cell)).student.key + f"-{cell.seed}"
+        """Names all that decides a run's figures but the machine; the same before its teacher is fine-tuned."""
+        plan = make_plan(self.job(cell))
+        return f"{plan.teacher.key}-{plan.student.key}-{cell.seed}"
 
     def is_recorded(self, cell: Cell) -> bool:
         """Whether the results have the figures of exactly this run."""

@@ -187,6 +187,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "T = 4": {"distillation.temperature": 4.0},
     "gold labels, too": {"distillation.labels": 0.5},
     "from the pre-trained checkpoint": {"student.start": "pretrained"},
+    "learning rate 2e-3, batches of 16": {"student.learning_rate": 2e-3, "student.batch_size": 16},
     "global, 70 % at first, hidden states 80": {
         "pruning.allocation": "global",
         "pruning.initial_sparsity": 0.7,
@@ -209,6 +210,17 @@ CHOICES = Scale(
             "sparsebert-best",
             "weights",
             {name: {**FIRST_SETTINGS, **change} for name, change in CHANGES.items()} | {"as shipped": {}},
+        ),
+        Method(
+            "layerwise-obs",
+            "layerwise-obs",
+            "weights",
+            {
+                "as shipped": {},
+                "learning rate 1e-3": {"student.learning_rate": 1e-3},
+                "learning rate 5e-4": {"student.learning_rate": 5e-4},
+                "batches of 16": {"student.batch_size": 16},
+            },
         ),
         # Rivals at other learning rates than their recipes', so that none loses for want of tuning.
         Method(

@@ -1,0 +1,40 @@
+"""Which runs of the accuracy benchmark need not be made: told without their teachers, from the results alone."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.accuracy import Benchmark
+from benchmarks.accuracy_grid import SMALL, cells
+from models.checkpoint import resolve_checkpoint
+
+
+@pytest.fixture
+def benchmark(tmp_path, tiny_checkpoint):
+    folder = tmp_path / "data" / "mrpc"
+    folder.mkdir(parents=True)
+    for name, count in (("train", 60), ("validation", 12)):
+        rows = [
+            {"text": f"{row} of {name}", "text_pair": "another", "label": ("different", "equivalent")[row % 2]}
+            for row in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checkpoint = resolve_checkpoint(str(tiny_checkpoint))
+    return Benchmark(SMALL, checkpoint, folder.parent, tmp_path / "here", tmp_path / "accuracy.json", threads=1)
+
+
+def test_a_run_in_the_results_is_known_on_another_machine_until_something_changes(benchmark, tmp_path):
+    first, second = (next(cells(SMALL, ["mrpc"], ["magnitude"], [level], seeds=1)) for level in ("95 %", "90 %"))
+    assert not benchmark.is_recorded(first)
+    (tmp_path / "accuracy.json").write_text(json.dumps({"runs": [{"key": benchmark.key(first)}, {}], "latency": []}))
+    elsewhere = replace(benchmark, work=tmp_path / "there", threads=2, datasets={})
+    assert elsewhere.is_recorded(first)
+    assert not elsewhere.is_recorded(second)
+    assert not elsewhere.is_recorded(replace(first, seed=1))
+    changed = replace(SMALL, teacher_rate=2 * SMALL.teacher_rate)
+    assert not elsewhere.is_recorded(replace(first, scale=changed))
+    (tmp_path / "data" / "mrpc" / "train.jsonl").open("a").write(
+        '{"text": "a", "text_pair": "b", "label": "different"}\n'
+    )
+    assert not replace(elsewhere, datasets={}).is_recorded(first)
