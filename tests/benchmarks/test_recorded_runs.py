@@ -34,7 +34,6 @@ def test_a_run_in_the_results_is_known_on_another_machine_until_something_change
     assert not elsewhere.is_recorded(replace(first, seed=1))
     changed = replace(SMALL, teacher_rate=2 * SMALL.teacher_rate)
     assert not elsewhere.is_recorded(replace(first, scale=changed))
-    (tmp_path / "data" / "mrpc" / "train.jsonl").open("a").write(
-        '{"text": "a", "text_pair": "b", "label": "different"}\n'
-    )
+    rows = tmp_path / "data" / "mrpc" / "train.jsonl"
+    rows.write_text(rows.read_text() + '{"text": "a", "text_pair": "b", "label": "different"}\n')
     assert not replace(elsewhere, datasets={}).is_recorded(first)
