@@ -37,13 +37,13 @@ from models.files import write_atomically
 from models.machine import describe_machine
 from models.networks import fine_tune, train_networks
 from models.plan import Job, Plan, make_plan
+from models.precision import trains_in_bf16
 from models.progress import PlainReporter, Reporter
 from models.pruning.targets import encoder_linears
 from models.recipe import Training
 from models.recipe_files import load_recipe
 from models.run import estimate_seconds
 from models.runtime import available_cpus
-from models.training import trains_in_bf16
 from models.workspace import Workspace
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"

@@ -21,13 +21,13 @@ from models.fit import check_fit, check_rows, check_teacher
 from models.manifest import Name
 from models.pipeline import run_plan
 from models.plan import Job, Plan, make_plan
+from models.precision import has_bf16
 from models.progress import Reporter
 from models.recipe_files import load_recipe
 from models.report_schema import Report
 from models.runtime import available_cpus
 from models.store import Store
 from models.tokens import tokenize
-from models.training import has_bf16
 from models.word_candidates import has_masked_lm_head
 from models.workspace import Workspace
 

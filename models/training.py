@@ -25,6 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from models.errors import TrainingError
 from models.files import write_atomically
+from models.precision import fast_attention, trains_in_bf16
 from models.processes import count, is_main, mean, rows_each, uses_gpu, wait
 from models.recipe import Student, Training
 from models.tokens import Collator, LengthBucketSampler, TokenizedSplit
@@ -40,19 +41,6 @@ class TrainingResult:
     steps: int
     best_step: int
     scores: dict[int, float]
-
-
-def has_bf16() -> bool:
-    """Whether this machine computes in bf16; where it is only emulated, bf16 is slower than fp32."""
-    if uses_gpu():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def trains_in_bf16(training: Training) -> bool:
-    """Whether the forward and backward passes of a run are in bf16 on this machine."""
-    return training.precision == "bf16" or (training.precision == "auto" and has_bf16())
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
@@ -148,9 +136,10 @@ def train(
     trainer.checkpoint_files = tuple(checkpoint_files)
     trainer.remove_callback(PrinterCallback)
     transformers.logging.disable_progress_bar()  # the Trainer switches it on
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if steps not in best.scores:
-        trainer.evaluate()
+    with fast_attention(model, bf16=arguments.bf16):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if steps not in best.scores:
+            trainer.evaluate()
     if keep_best:
         wait()
         load_model(model, folder / "best" / "model.safetensors")

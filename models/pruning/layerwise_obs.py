@@ -34,7 +34,7 @@ class LayerwiseObs(PruningMethod):
     _seen: int  # batches
     _updated: bool  # whether masks have been updated after the last of them
 
-    def __init__(self, batches: int = 4, damping: float = 0.01, iterations: int = 10) -> None:
+    def __init__(self, batches: int = 8, damping: float = 0.01, iterations: int = 10) -> None:
         for name, value in (("batches", batches), ("iterations", iterations)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")

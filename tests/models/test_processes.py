@@ -152,15 +152,17 @@ def test_two_processes_train_as_one_does(tiny_checkpoint, tmp_path):
 def test_in_bf16_weights_and_losses_are_fp32(tiny_checkpoint, tmp_path):
     checkpoint = resolve_checkpoint(str(tiny_checkpoint))
     wanted = outputs_wanted(Distillation())
-    seen = set()
+    seen, attention = set(), set()
 
     def loss(model, inputs, rows):
         outputs = run_network(model, inputs, wanted)
         seen.update(tensor.dtype for tensor in (outputs.logits, *outputs.hidden))
+        attention.add(model.config._attn_implementation)
         return outputs.logits.square().mean()
 
     model = train_one(checkpoint, tmp_path, loss=loss, precision="bf16", progress=silent)
     assert seen == {torch.float32}
+    assert attention == {"eager"} and model.config._attn_implementation == "sdpa"
     for linear in encoder_linears(model).values():
         assert linear.weight.dtype == torch.float32
         assert int((linear.weight == 0).sum()) == round(0.6 * linear.weight.numel())
