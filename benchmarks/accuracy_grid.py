@@ -228,7 +228,7 @@ CHOICES = Scale(
     "choices",
     SMALL.checkpoint,
     SMALL.teacher_rate,
-    {task: SMALL.epochs[task] for task in ("sst2", "cola")},
+    {task: SMALL.epochs[task] for task in ("sst2", "cola", "mrpc")},
     (
         Method(
             "sparsebert-best",
