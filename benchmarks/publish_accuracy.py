@@ -111,8 +111,8 @@ def choices(runs: Sequence[Record]) -> str:
         "what it names of the first settings (weights go by magnitude, as many in every matrix, half of them at the "
         "first update and the last after half of the steps, learning rate 1e-3 falling in the last 60 %, hidden states "
         "with weight 20, T = 2, from the fine-tuned teacher), or of the recipe as shipped, which is these with "
-        "layer-wise Optimal Brain Surgeon, 12 updates and learning rate 2e-3. The rivals at other learning rates than their "
-        "recipes' are there so that none loses for want of tuning."
+        "layer-wise Optimal Brain Surgeon, 12 updates and learning rate 2e-3. The rivals at other learning rates than "
+        "their recipes' are there so that none loses for want of tuning."
     )
     scored = [f"{task} validation {METRICS[TASKS[task].metric]}" for task in tasks]
     return f"{text}\n\n{table(['recipe', 'setting', *scored, 'minutes a run'], rows, figures=False)}"
