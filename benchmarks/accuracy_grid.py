@@ -223,6 +223,8 @@ CHANGES_OF_SHIPPED: Mapping[str, Mapping[str, Any]] = {
     ", global allocation": {"pruning.allocation": "global"},
     ", 24 updates": {"pruning.updates": 24},
     ", batches of 16": {"student.batch_size": 16},
+    ", recovery of 70 %": {"pruning.end": 0.3},
+    ", recovery of 30 %": {"pruning.end": 0.7},
 }
 CHOICES = Scale(
     "choices",
