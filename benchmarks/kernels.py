@@ -1,10 +1,11 @@
 """Measure the sparse runtime against ONNX Runtime's best dense graphs: interleaved arms, one process, equal threads.
 
 Every round of a cell (batch x length) runs all arms once in a new random order; medians and ratios of medians are
-written to benchmarks/results/kernels.json, with a profile by stage, the bytes and multiply-adds of each arm, and the
-machine's peak as measured in the same run. `--peer openvino=PYTHON` and `--peer deepsparse=PYTHON` add runtimes that
-live in environments of their own; those run in their own process, right after each cell: OpenVINO with the dense
-weights, DeepSparse with 95 % zeros. The file holds one run: all shapes, with the same settings.
+written to benchmarks/results/kernels-ISA.json, by the instruction set of the kernels, with a profile by stage, the
+bytes and multiply-adds of each arm, and the machine's peak as measured in the same run. `--peer openvino=PYTHON` and
+`--peer deepsparse=PYTHON` add runtimes that live in environments of their own; those run in their own process, right
+after each cell: OpenVINO with the dense weights, DeepSparse with 95 % zeros. The file holds one run: all shapes, with
+the same settings.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from models.files import write_atomically
 from models.machine import describe_machine
 from models.runtime import OnnxClassifier
 
-RESULTS = Path(__file__).parent / "results" / "kernels.json"
+RESULTS = Path(__file__).parent / "results"
 SHAPES = {"bert-base": BERT_BASE, "minilm-l6": MINILM_L6}
 PEERS = {"openvino": "OpenVINO fp32 dense", "deepsparse": "DeepSparse 95 % fp32"}
 # Below, DeepSparse 1.8 was four times slower than dense ONNX Runtime here (why is not known): no rival there.
@@ -184,10 +185,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="for a cell; at least five rounds are run")
     parser.add_argument("--full", action="store_true", help="batches 1, 8, 32 x lengths 16 to 384 (over an hour)")
     parser.add_argument("--peer", action="append", default=[], metavar="KIND=PYTHON")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()
     peers = dict(peer.split("=", 1) for peer in arguments.peer)
     library = find_library()
+    output: Path = arguments.output or RESULTS / f"kernels-{library.isa}.json"
     grid = FULL_GRID if arguments.full else BASE_GRID
     cells = [(*cell, 1) for cell in grid] + [(*cell, 2) for cell in (grid if arguments.full else TWO_THREADS)]
     result: dict[str, Any] = {
@@ -200,8 +202,8 @@ def main() -> None:
     }
     for name in arguments.shapes:
         result["shapes"][name] = measure_shape(SHAPES[name], cells, arguments.seconds, peers)
-        write_atomically(arguments.output, json.dumps(result, indent=1) + "\n")
-    print(f"\nwritten to {arguments.output}")
+        write_atomically(output, json.dumps(result, indent=1) + "\n")
+    print(f"\nwritten to {output}")
 
 
 if __name__ == "__main__":

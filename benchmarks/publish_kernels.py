@@ -1,4 +1,7 @@
-"""Write the tables of docs/kernels.md from benchmarks/results/kernels.json: no figure there is typed by hand."""
+"""Write the tables of docs/kernels.md from benchmarks/results/kernels-*.json: no figure there is typed by hand.
+
+There is one file for each instruction set that has been measured, and a section for each file.
+"""
 
 import json
 from pathlib import Path
@@ -12,23 +15,29 @@ PAGE = Path(__file__).parent.parent / "docs" / "kernels.md"
 STAGES = ("quantize", "projections", "attention", "attention_output", "norm", "intermediate", "output")
 
 
-def page(results: dict[str, Any]) -> str:
-    """Everything between the page's markers."""
+NAMES = {"avx2": "AVX2", "avx2-vnni": "AVX-VNNI", "avx512": "AVX-512", "avx512-vnni": "AVX-512 VNNI", "neon": "NEON"}
+
+
+def section(results: dict[str, Any]) -> str:
+    """What one run measured."""
+    isa = NAMES.get(results["isa"], results["isa"])
     machine = results["machine"]
     parts = [
+        f"### {isa}",
         f"`make bench-kernels`, {results['measured_at']}: {machine['cpu']} ({', '.join(machine['isa'])}), "
         f"{machine['cores']} cores, onnxruntime {machine['onnxruntime']}, {results['isa']} kernels. Random weights; "
         'all arms of a cell interleaved in one process, medians. "ORT fp32 dense" is a graph with fused Attention and '
         'GELU, "ORT int8 dense" its dynamic quantisation. The arms without ORT are this runtime: "dense" has no '
         "zeros and shows what fusion, and computing the last layer for the first token only, are worth without any. "
         '"55 %" is near where the packer changes over from scattered nonzeros to dense matrices, and scattered here. '
-        f"A cell took {results['settings']['seconds_a_cell']:g} seconds, at least five rounds." + peers(results)
+        f"A cell took {results['settings']['seconds_a_cell']:g} seconds, at least five rounds." + peers(results),
     ]
     for name, shape in results["shapes"].items():
-        parts += [f"### {name}: milliseconds", milliseconds(shape), f"### {name}: times faster", ratios(shape)]
+        heading = f"#### {name}, {isa}"
+        parts += [f"{heading}: milliseconds", milliseconds(shape), f"{heading}: times faster", ratios(shape)]
         if shape["profiles"]:
-            parts += [f"### {name}: where the time goes, one thread, ms", profiles(shape), limits(shape)]
-        parts += [f"### {name}: files", files(shape)]
+            parts += [f"{heading}: where the time goes, one thread, ms", profiles(shape), limits(shape)]
+        parts += [f"{heading}: files", files(shape)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -124,7 +133,8 @@ def files(shape: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    write_between(PAGE, page(json.loads(RESULTS.read_bytes())))
+    runs = [json.loads(path.read_bytes()) for path in sorted(RESULTS.glob("kernels-*.json"))]
+    write_between(PAGE, "\n".join(section(run) for run in runs))
 
 
 if __name__ == "__main__":
