@@ -133,7 +133,8 @@ class Benchmark:
 
     def is_recorded(self, cell: Cell) -> bool:
         """Whether the results have the figures of exactly this run."""
-        return self.key(cell) in {record.get("key") for record in read_results(self.results)["runs"]}
+        named = {"key": self.key(cell), "scale": cell.scale.name, "method": cell.method.name, "level": cell.level}
+        return any(named.items() <= record.items() for record in read_results(self.results)["runs"])
 
     def plan(self, cell: Cell, reporter: Reporter) -> Plan:
         """The steps of a run; its teacher is fine-tuned first, if it is not there."""

@@ -27,11 +27,13 @@ def benchmark(tmp_path, tiny_checkpoint):
 def test_a_run_in_the_results_is_known_on_another_machine_until_something_changes(benchmark, tmp_path):
     first, second = (next(cells(SMALL, ["mrpc"], ["magnitude"], [level], seeds=1)) for level in ("95 %", "90 %"))
     assert not benchmark.is_recorded(first)
-    (tmp_path / "accuracy.json").write_text(json.dumps({"runs": [{"key": benchmark.key(first)}, {}], "latency": []}))
+    record = {"key": benchmark.key(first), "scale": "minilm-l6", "method": "magnitude", "level": "95 %", "drop": {}}
+    (tmp_path / "accuracy.json").write_text(json.dumps({"runs": [record, {}], "latency": []}))
     elsewhere = replace(benchmark, work=tmp_path / "there", threads=2, datasets={})
     assert elsewhere.is_recorded(first)
     assert not elsewhere.is_recorded(second)
     assert not elsewhere.is_recorded(replace(first, seed=1))
+    assert not elsewhere.is_recorded(replace(first, scale=replace(SMALL, name="choices")))  # another table
     changed = replace(SMALL, teacher_rate=2 * SMALL.teacher_rate)
     assert not elsewhere.is_recorded(replace(first, scale=changed))
     rows = tmp_path / "data" / "mrpc" / "train.jsonl"
