@@ -60,8 +60,8 @@ def _shared_tasks(runs: Sequence[Record]) -> list[str]:
     methods: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         methods[run["task"]].add(run["method"])
-    most = max(len(found) for found in methods.values())
-    return sorted(task for task, found in methods.items() if len(found) == most)
+    widest = max(sorted(methods), key=lambda task: len(methods[task]))
+    return sorted(task for task, found in methods.items() if found >= methods[widest])
 
 
 def _by_level(runs: Sequence[Record], tasks: Sequence[str]) -> dict[tuple[str, str], list[Record]]:

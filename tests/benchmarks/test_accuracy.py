@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.accuracy import Stopwatch, read_results
 from benchmarks.accuracy_grid import BASE, SCALES, SMALL, cells
+from benchmarks.accuracy_plots import accuracy_against_sparsity
 from benchmarks.accuracy_scores import mean_interval, paired_drop
 from benchmarks.glue import TASKS
 from benchmarks.publish_accuracy import accuracy, page
@@ -141,3 +142,17 @@ def test_a_row_without_all_tasks_has_no_mean():
     table = accuracy([run(), run(task="cola", metric="mcc"), run(method="obert")])
     (obert,) = [line for line in table.splitlines() if line.startswith("| obert")]
     assert obert.split("|")[6].strip() == "-"
+
+
+def test_a_plot_is_of_the_tasks_that_its_methods_share(tmp_path):
+    none_in_common = [run(method="magnitude"), run(method="obert", task="cola", metric="mcc")]
+    accuracy_against_sparsity(none_in_common, tmp_path / "one.svg")
+    assert "obert" in (tmp_path / "one.svg").read_text() and "of cola" in (tmp_path / "one.svg").read_text()
+    every = [
+        *none_in_common,
+        run(method="obert"),
+        run(method="magnitude", task="cola"),
+        run(task="rte", method="obert"),
+    ]
+    accuracy_against_sparsity(every, tmp_path / "two.svg")
+    assert "of cola, mrpc" in (tmp_path / "two.svg").read_text()
