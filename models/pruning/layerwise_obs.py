@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.errors import RecipeError
 from models.processes import mean
 from models.pruning.method import PruningMethod
 from models.recipe import Pruning
@@ -27,6 +28,7 @@ class LayerwiseObs(PruningMethod):
     The inputs are those of the last `batches` steps before an update of the masks, in the network that is being pruned;
     padding counts, of which length buckets leave little. lambda is `damping` times the mean of x^2, so that a scale of
     the inputs changes nothing. Where no inputs were seen, the ranking is that of |W|, and nothing is made up for.
+    Blocks of `pruning.block` go by the mean of their weights' scores, as if they left one by one; the update is theirs.
     """
 
     _moments: dict[str, torch.Tensor]  # sums over batches of E[x x'], by the first matrix that has these inputs
@@ -56,8 +58,8 @@ class LayerwiseObs(PruningMethod):
     def observe(self, progress: float, next_update: int | None) -> None:
         """Count the step's inputs if the next update of the masks is close enough to use them."""
         if next_update is None:
-            for handle in self._handles:
-                handle.remove()
+            while self._handles:
+                self._handles.pop().remove()
         if next_update is None or next_update >= self.batches:
             self._inputs = {}
             self._forget()
@@ -80,12 +82,22 @@ class LayerwiseObs(PruningMethod):
 
     @torch.no_grad()
     def scores(self, name: str) -> torch.Tensor:
-        """Rise of the error without each weight, the others of its row updated, [out, in]; 0 for masked ones."""
+        """Rise of the error without each weight, the others of its row updated, [out, in]; 0 for masked ones.
+
+        Raises:
+            RecipeError: the damping is too small for these inputs: H is not positive definite in 32-bit numbers.
+        """
         moments = self._damped(name)
         squares = (self.targets[name].weight * self._kept[name]).square()
         if moments is None:
             return squares
-        return squares / torch.cholesky_inverse(torch.linalg.cholesky(moments)).diagonal()
+        factor, failed = torch.linalg.cholesky_ex(moments)
+        if int(failed):
+            raise RecipeError(
+                f"pruning.options.damping {self.damping:g} is too small for the inputs of {name}: "
+                "raise it, 0.01 is usual"
+            )
+        return squares / torch.cholesky_inverse(factor).diagonal()
 
     @torch.no_grad()
     def removed(self, name: str, gone: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from models.errors import RecipeError
 from models.pruning.callback import Pruner
 from models.pruning.layerwise_obs import LayerwiseObs, least_squares
 from models.recipe import Pruning
@@ -85,6 +86,13 @@ def test_what_stays_makes_up_for_what_goes(seed, free, iterations):
     assert bool((after <= before + slack).all()) and bool((after >= best - slack).all())
     if iterations >= 6:  # as many as a row has entries
         torch.testing.assert_close(after, best, rtol=1e-5, atol=1e-7)
+
+
+def test_damping_that_is_too_small_is_named():
+    linear, inputs = example(5, rows=2)
+    method = seen(LayerwiseObs(damping=1e-30), linear, 1e3 * inputs)
+    with pytest.raises(RecipeError, match=r"damping 1e-30 is too small for the inputs of a"):
+        method.scores("a")
 
 
 def test_only_the_last_batches_before_an_update_count():
