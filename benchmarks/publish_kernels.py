@@ -26,7 +26,8 @@ def section(results: dict[str, Any]) -> str:
         f"### {isa}",
         f"`python -m benchmarks.kernels --shapes {' '.join(results['shapes'])} --seconds "
         f"{results['settings']['seconds_a_cell']:g}`, {results['measured_at']}: {machine['cpu']} "
-        f"({', '.join(machine['isa'])}), {machine['cores']} cores, onnxruntime {machine['onnxruntime']}, {results['isa']} kernels. Random weights; "
+        f"({', '.join(machine['isa'])}), {machine['cores']} cores, onnxruntime {machine['onnxruntime']}, "
+        f"{results['isa']} kernels. Random weights; "
         'all arms of a cell interleaved in one process, medians. "ORT fp32 dense" is a graph with fused Attention and '
         'GELU, "ORT int8 dense" its dynamic quantisation. The arms without ORT are this runtime: "dense" has no '
         "zeros and shows what fusion, and computing the last layer for the first token only, are worth without any. "
