@@ -107,6 +107,11 @@ def test_the_page_shows_what_there_is(tmp_path):
     assert "Nothing has been measured" in text  # at the other scale
 
 
+def test_teachers_of_two_machines_are_both_shown():
+    text = accuracy([run(), run(method="obert", dense=87.5), run(method="platon")])
+    assert "| dense teacher |  | 100 % | 88.0 or 87.5 |" in text
+
+
 def test_settings_are_chosen_by_validation_rows(tmp_path):
     first = run(scale="choices", task="sst2", method="sparsebert-best", level="first settings", validation=85.0)
     better = {"level": "T = 4", "validation": 86.5, "score": 70.0, "minutes": None}
