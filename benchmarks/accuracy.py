@@ -198,6 +198,7 @@ class Benchmark:
             "train_rows": len(dataset.train),
             "test_rows": len(dataset.test),
             "epochs": recipe.student.epochs,
+            "majority": score(np.full_like(labels, np.bincount(dataset.train.labels).argmax()), labels),
             "dense": score(dense, labels),
             "score": score(chosen, labels),
             "validation": score(held_out, np.asarray(dataset.validation.labels)),

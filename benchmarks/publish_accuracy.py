@@ -76,6 +76,9 @@ def accuracy(runs: Sequence[Record]) -> str:
     # One figure a task, unless machines have trained teachers of their own: each row's loss is against its own.
     dense = {task: dict.fromkeys(f"{run['dense']:.1f}" for run in runs if run["task"] == task) for task in tasks}
     rows = [["dense teacher", "", "100 %", *(" or ".join(dense[task]) for task in tasks), "", ""]]
+    majority = {run["task"]: f"{run['majority']:.1f}" for run in runs if "majority" in run}
+    if majority:
+        rows.append(["always the most frequent label", "", "", *(majority.get(task, "-") for task in tasks), "", ""])
     for (method, level), by_task in sorted(cells.items(), key=lambda one: _rank(one[0], one[1], tasks)):
         every = [run for found in by_task.values() for run in found]
         kept = 100 * sum(run["encoder_kept"] for run in every) / len(every)

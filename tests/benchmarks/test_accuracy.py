@@ -112,6 +112,11 @@ def test_teachers_of_two_machines_are_both_shown():
     assert "| dense teacher |  | 100 % | 88.0 or 87.5 |" in text
 
 
+def test_what_needs_no_network_is_beside_the_scores():
+    text = accuracy([run(), run(method="obert", majority=81.2), run(task="rte", metric="accuracy")])
+    assert "| always the most frequent label |  |  | 81.2 | - |" in text
+
+
 def test_settings_are_chosen_by_validation_rows(tmp_path):
     first = run(scale="choices", task="sst2", method="sparsebert-best", level="first settings", validation=85.0)
     better = {"level": "T = 4", "validation": 86.5, "score": 70.0, "minutes": None}
