@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from benchmarks.accuracy_grid import BASE, SCALES, SEEDS, SMALL, WITHOUT_TRAINING, Cell, Scale, cells
 from benchmarks.accuracy_latency import measured
-from benchmarks.accuracy_scores import paired_drop, predictions
+from benchmarks.accuracy_scores import divergence, logits, paired_drop
 from benchmarks.base_checkpoint import mpnet_base
 from benchmarks.glue import TASKS
 from models.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
@@ -179,8 +179,10 @@ class Benchmark:
     def _scored(self, cell: Cell, plan: Plan, teacher: Checkpoint, student: Checkpoint) -> dict[str, Any]:
         dataset, task, recipe = plan.job.dataset, TASKS[cell.task], plan.job.recipe
         labels = np.asarray(dataset.test.labels)
-        dense, chosen = (predictions(network, dataset, recipe.max_length) for network in (teacher, student))
-        held_out = predictions(student, dataset, recipe.max_length, split="validation")
+        dense, chosen = (
+            logits(network, dataset, recipe.max_length, "test").argmax(-1) for network in (teacher, student)
+        )
+        held_out = [logits(network, dataset, recipe.max_length, "validation") for network in (teacher, student)]
 
         def score(predicted: Any, truth: Any) -> float:
             return task.score(predicted, truth, dataset.label_names)
@@ -201,7 +203,9 @@ class Benchmark:
             "majority": score(np.full_like(labels, np.bincount(dataset.train.labels).argmax()), labels),
             "dense": score(dense, labels),
             "score": score(chosen, labels),
-            "validation": score(held_out, np.asarray(dataset.validation.labels)),
+            "validation": score(held_out[1].argmax(-1), np.asarray(dataset.validation.labels)),
+            "divergence": divergence(*held_out),
+            "agreement": 100 * float((dense == chosen).mean()),
             "drop": paired_drop(score, dense, chosen, labels),
             "encoder_kept": kept / whole,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

@@ -1,4 +1,4 @@
-"""How good a network is on a task's test rows, and what it lost against its teacher on the same rows."""
+"""How good a network is on a task's rows, what it lost against its teacher on the same rows, how far it is from it."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from models.checkpoint import Checkpoint, load_classifier
 from models.data import Dataset
@@ -19,22 +19,28 @@ BATCH = 64
 
 
 @torch.no_grad()
-def predictions(
-    checkpoint: Checkpoint, dataset: Dataset, max_length: int, *, split: Literal["validation", "test"] = "test"
-) -> npt.NDArray[np.int64]:
-    """The label index of every row of a split [rows], by torch."""
+def logits(
+    checkpoint: Checkpoint, dataset: Dataset, max_length: int, split: Literal["validation", "test"]
+) -> npt.NDArray[np.float32]:
+    """What a network says of every row of a split [rows, labels], by torch."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type).to(device).eval()
     rows = tokenize(getattr(dataset, split), checkpoint.tokenizer(), max_length, multi_label=False)
     order = sorted(range(len(rows)), key=lambda row: rows.lengths[row])
     collate = Collator(pad_token_id(checkpoint))
-    found = np.zeros(len(rows), dtype=np.int64)
+    found = np.zeros((len(rows), len(dataset.label_names)), dtype=np.float32)
     for begin in range(0, len(order), BATCH):
         numbers = order[begin : begin + BATCH]
         batch = collate([rows[row] for row in numbers])
         inputs = {name: value.to(device) for name, value in batch.items() if name not in ("row", "labels")}
-        found[numbers] = model(**inputs).logits.argmax(-1).cpu().numpy()
+        found[numbers] = model(**inputs).logits.cpu().numpy()
     return found
+
+
+def divergence(teacher: npt.NDArray[np.float32], student: npt.NDArray[np.float32]) -> float:
+    """KL(teacher || student) in nats, the mean over rows, of logits [rows, labels]."""
+    before, after = special.softmax(teacher, axis=-1), special.softmax(student, axis=-1)
+    return float(special.rel_entr(before, after).sum(axis=-1).mean())
 
 
 def paired_drop(

@@ -1,7 +1,8 @@
 """Write the tables of docs/results.md, and its plots, from benchmarks/results/accuracy.json: none is typed there."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,17 @@ def accuracy(runs: Sequence[Record]) -> str:
     head = ["method", "level", "encoder weights kept", *(f"{task} {METRICS[TASKS[task].metric]}" for task in tasks)]
     # One figure a task, unless machines have trained teachers of their own: each row's loss is against its own.
     dense = {task: dict.fromkeys(f"{run['dense']:.1f}" for run in runs if run["task"] == task) for task in tasks}
-    rows = [["dense teacher", "", "100 %", *(" or ".join(dense[task]) for task in tasks), "", ""]]
+    rows = [["dense teacher", "", "100 %", *(" or ".join(dense[task]) for task in tasks), "", "", ""]]
     majority = {run["task"]: f"{run['majority']:.1f}" for run in runs if "majority" in run}
     if majority:
-        rows.append(["always the most frequent label", "", "", *(majority.get(task, "-") for task in tasks), "", ""])
+        rows.append(
+            ["always the most frequent label", "", "", *(majority.get(task, "-") for task in tasks), "", "", ""]
+        )
     for (method, level), by_task in sorted(cells.items(), key=lambda one: _rank(one[0], one[1], tasks)):
         every = [run for found in by_task.values() for run in found]
         kept = 100 * sum(run["encoder_kept"] for run in every) / len(every)
         mean = _mean_drop(by_task, tasks)
-        timed = [run["minutes"] for run in every if run["minutes"] is not None]
+        same = [_known(found, "agreement") for found in by_task.values()]
         rows.append(
             [
                 method,
@@ -91,10 +94,11 @@ def accuracy(runs: Sequence[Record]) -> str:
                 f"{kept:.1f} %",
                 *(_score(by_task[task]) if task in by_task else "-" for task in tasks),
                 f"{mean:.1f}" if mean is not None else "-",
-                f"{sum(timed) / len(timed):.1f}" if timed else "-",
+                _mean(chain.from_iterable(same), "{:.1f} %") if len(tasks) == len(same) and all(same) else "-",
+                _mean(_known(every, "minutes"), "{:.1f}"),
             ]
         )
-    return table([*head, "mean drop", "minutes a run"], rows, figures=False)
+    return table([*head, "mean drop", "answers as the teacher", "minutes a run"], rows, figures=False)
 
 
 def choices(runs: Sequence[Record]) -> str:
@@ -106,20 +110,35 @@ def choices(runs: Sequence[Record]) -> str:
     counts = ", ".join(f"{task} ({next(run for run in runs if run['task'] == task)['train_rows']:,})" for task in tasks)
     rows = []
     for (method, level), found in sorted(by_level.items(), key=lambda one: _rank_by_validation(one[1], tasks)):
-        scores = [f"{found[task]['validation']:.1f}" if task in found else "-" for task in tasks]
-        minutes = [run["minutes"] for run in found.values() if run["minutes"] is not None]
-        rows.append([method, level, *scores, f"{sum(minutes) / len(minutes):.1f}" if minutes else "-"])
+        cells = [_validated(found[task]) if task in found else "-" for task in tasks]
+        rows.append([method, level, *cells, _mean(_known(list(found.values()), "minutes"), "{:.1f}")])
     text = (
         f"{SMALL.checkpoint}, 95 % of the encoder's linears (distilbert: 3 of 6 layers), one seed; training rows: "
-        f"{counts}. Scores are of the held-out tenth of the training rows, never of the development set. A row changes "
+        f"{counts}. Scores are of the held-out tenth of the training rows, never of the development set; in brackets "
+        "the divergence KL(teacher || student) of the answers to these rows, in nats, which tells settings apart where "
+        "scores of so few rows cannot. A row changes "
         "what it names of the first settings (weights go by magnitude, as many in every matrix, half of them at the "
         "first update and the last after half of the steps, learning rate 1e-3 falling in the last 60 %, hidden states "
         "with weight 20, T = 2, from the fine-tuned teacher), or of the recipe as shipped, which is these with "
         "layer-wise Optimal Brain Surgeon, 12 updates and learning rate 2e-3. The rivals at other learning rates than "
         "their recipes' are there so that none loses for want of tuning."
     )
-    scored = [f"{task} validation {METRICS[TASKS[task].metric]}" for task in tasks]
+    scored = [f"{task} validation {METRICS[TASKS[task].metric]} (KL)" for task in tasks]
     return f"{text}\n\n{table(['recipe', 'setting', *scored, 'minutes a run'], rows, figures=False)}"
+
+
+def _validated(run: Record) -> str:
+    return f"{run['validation']:.1f}" + (f" ({run['divergence']:.3f})" if "divergence" in run else "")
+
+
+def _known(runs: Sequence[Record], name: str) -> list[float]:
+    """A figure of the runs that have it."""
+    return [run[name] for run in runs if run.get(name) is not None]
+
+
+def _mean(values: Iterable[float], form: str) -> str:
+    found = list(values)
+    return form.format(sum(found) / len(found)) if found else "-"
 
 
 def _rank_by_validation(found: dict[str, Record], tasks: Sequence[str]) -> tuple[bool, float]:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.accuracy import Stopwatch, read_results
 from benchmarks.accuracy_grid import BASE, SCALES, SMALL, cells
 from benchmarks.accuracy_plots import accuracy_against_sparsity
-from benchmarks.accuracy_scores import mean_interval, paired_drop
+from benchmarks.accuracy_scores import divergence, mean_interval, paired_drop
 from benchmarks.glue import TASKS
 from benchmarks.publish_accuracy import accuracy, page
 from models.recipe_files import load_recipe, shipped_recipes
@@ -112,6 +112,21 @@ def test_teachers_of_two_machines_are_both_shown():
     assert "| dense teacher |  | 100 % | 88.0 or 87.5 |" in text
 
 
+def test_agreement_is_a_mean_over_all_tasks_or_none():
+    both = {"mrpc": run(agreement=90.0), "rte": run(task="rte", metric="accuracy", agreement=80.0)}
+    *_, row = accuracy(list(both.values())).splitlines()
+    assert row.endswith("| 85.0 % | 4.0 |")
+    del both["rte"]["agreement"]
+    *_, row = accuracy(list(both.values())).splitlines()
+    assert row.endswith("| - | 4.0 |")
+
+
+def test_the_divergence_is_kullback_and_leiblers():
+    teacher, student = np.log([[0.5, 0.5], [0.9, 0.1]]), np.log([[0.25, 0.75], [0.9, 0.1]])
+    assert divergence(teacher + 3, student) == pytest.approx(0.5 * (0.5 * np.log(2) + 0.5 * np.log(2 / 3)))
+    assert divergence(teacher, teacher) == 0
+
+
 def test_what_needs_no_network_is_beside_the_scores():
     text = accuracy([run(), run(method="obert", majority=81.2), run(task="rte", metric="accuracy")])
     assert "| always the most frequent label |  |  | 81.2 | - |" in text
@@ -119,11 +134,11 @@ def test_what_needs_no_network_is_beside_the_scores():
 
 def test_settings_are_chosen_by_validation_rows(tmp_path):
     first = run(scale="choices", task="sst2", method="sparsebert-best", level="first settings", validation=85.0)
-    better = {"level": "T = 4", "validation": 86.5, "score": 70.0, "minutes": None}
+    better = {"level": "T = 4", "validation": 86.5, "score": 70.0, "minutes": None, "divergence": 0.1234}
     text = page({"runs": [first, first | better], "latency": []})
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:] == [
-        "| sparsebert-best | T = 4 | 86.5 | - |",
+        "| sparsebert-best | T = 4 | 86.5 (0.123) | - |",
         "| sparsebert-best | first settings | 85.0 | 4.0 |",
     ]
     assert "70.0" not in text
