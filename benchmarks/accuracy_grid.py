@@ -141,7 +141,7 @@ SMALL = Scale(
             {"50 %": {"pruning.sparsity": 0.5, "pruning.method": "layerwise-obs", "pruning.allocation": "uniform"}},
         ),
     ),
-    seeded=("sparsebert-best", "obert", "group-lasso", "movement"),
+    seeded=("sparsebert-best", "platon", "obert", "soft-movement"),
 )
 BASE = Scale(
     "mpnet-base",
