@@ -5,7 +5,7 @@ encoder's linears, or for methods that leave smaller dense matrices a share of i
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from models.recipe import Training
@@ -143,6 +143,11 @@ SMALL = Scale(
     ),
     seeded=("sparsebert-best", "platon", "obert", "soft-movement"),
 )
+OF_BASE: Mapping[str, Any] = {"student__learning_rate": 5e-4, "pruning__options": {"batches": 4}}
+CHANGES_OF_BASE: Mapping[str, Mapping[str, Any]] = {
+    "learning rate 1e-3": {"student__learning_rate": 1e-3},
+    "recovery of 70 %": {"pruning__end": 0.3},
+}
 BASE = Scale(
     "mpnet-base",
     "sentence-transformers/all-mpnet-base-v2",
@@ -150,7 +155,7 @@ BASE = Scale(
     {"cola": (3, 4), "mrpc": (3, 5), "rte": (5, 8)},
     (
         # The recipes' learning rate is of a network half as wide.
-        _weights("sparsebert-best", 0.95, 0.9, student__learning_rate=5e-4, pruning__options={"batches": 4}),
+        _weights("sparsebert-best", 0.95, 0.9, **OF_BASE),
         _weights("sparsebert", 0.95, 0.9),
         _weights("magnitude", 0.95, 0.9),
         _weights("movement", 0.95, 0.9, student__learning_rate=1e-3),
@@ -161,6 +166,14 @@ BASE = Scale(
             "weights",
             {"95 %": {**BY_MAGNITUDE, "student.learning_rate": 1e-3}},
             only_if_named=True,
+        ),
+        *(
+            replace(
+                _weights("sparsebert-best", 0.95, **OF_BASE | change),
+                name=f"sparsebert-best, {name}",
+                only_if_named=True,
+            )
+            for name, change in CHANGES_OF_BASE.items()
         ),
         # 31 times the steps of the others: for a GPU.
         Method(
