@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from benchmarks.accuracy_grid import BASE, SCALES, SEEDS, SMALL, WITHOUT_TRAINING, Cell, Scale, cells
+from benchmarks.accuracy_grid import SEEDS, WITHOUT_TRAINING, Cell, Scale, cells
 from benchmarks.accuracy_latency import measured
+from benchmarks.accuracy_scales import BASE, SCALES, SMALL
 from benchmarks.accuracy_scores import divergence, logits, paired_drop
 from benchmarks.base_checkpoint import mpnet_base
 from benchmarks.glue import TASKS

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import RESULTS, read_results
-from benchmarks.accuracy_grid import BASE, CHOICES, SCALES, SMALL
 from benchmarks.accuracy_plots import accuracy_against_latency, accuracy_against_sparsity
+from benchmarks.accuracy_scales import BASE, CHOICES, SCALES, SMALL
 from benchmarks.accuracy_scores import mean_interval
 from benchmarks.glue import TASKS
 from benchmarks.markdown_tables import table, write_between

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import Stopwatch, read_results
-from benchmarks.accuracy_grid import BASE, SCALES, SMALL, cells
+from benchmarks.accuracy_grid import cells
 from benchmarks.accuracy_plots import accuracy_against_sparsity
+from benchmarks.accuracy_scales import BASE, SCALES, SMALL
 from benchmarks.accuracy_scores import divergence, mean_interval, paired_drop
 from benchmarks.glue import TASKS
 from benchmarks.publish_accuracy import accuracy, page

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.accuracy import Benchmark
-from benchmarks.accuracy_grid import SMALL, cells
+from benchmarks.accuracy_grid import cells
+from benchmarks.accuracy_scales import SMALL
 from models.checkpoint import resolve_checkpoint
 
 

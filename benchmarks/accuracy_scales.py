@@ -1,0 +1,210 @@
+"""What the accuracy benchmark compares: two scales, their methods with their levels, and the settings tried."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.accuracy_grid import AS_IN_RECIPE, Method, Scale
+
+
+def _sparsities(*levels: float) -> dict[str, dict[str, Any]]:
+    return {f"{100 * level:g} %": {"pruning.sparsity": level} for level in levels}
+
+
+def _weights(name: str, *levels: float, **changes: Any) -> Method:
+    fields = {field.replace("__", "."): value for field, value in changes.items()}
+    return Method(name, name, "weights", {level: {**own, **fields} for level, own in _sparsities(*levels).items()})
+
+
+LEVELS = (0.95, 0.9, 0.8)
+# What layer-wise Optimal Brain Surgeon is worth: the same recipe with SparseBERT's own score.
+BY_MAGNITUDE: Mapping[str, Any] = {
+    "pruning.sparsity": 0.95,
+    "pruning.method": "magnitude",
+    "pruning.begin": 0.0,
+    "pruning.updates": 30,
+}
+SMALL = Scale(
+    "minilm-l6",
+    "sentence-transformers/all-MiniLM-L6-v2",
+    1e-4,
+    {"sst2": (2, 2), "mrpc": (4, 3), "cola": (4, 3), "rte": (5, 3)},
+    (
+        _weights("sparsebert-best", *LEVELS),
+        _weights("magnitude", *LEVELS),
+        _weights("sparsebert", *LEVELS),
+        _weights("movement", *LEVELS),
+        _weights("soft-movement", *LEVELS),
+        _weights("platon", *LEVELS),
+        _weights("obert", *LEVELS),
+        Method("sparsebert-best, by magnitude", "sparsebert-best", "weights", {"95 %": BY_MAGNITUDE}),
+        _weights("group-lasso", *LEVELS),
+        Method(
+            "mutual-information",
+            "mutual-information",
+            "units",
+            {
+                "operations 1/2": {"squeeze.heads": 0.5, "squeeze.units": 0.5},
+                "operations 1/4": {"squeeze.heads": 0.25, "squeeze.units": 0.25},
+            },
+        ),
+        Method(
+            "post-training",
+            "post-training",
+            "units",
+            {
+                "operations 1/2": {"squeeze.flops": 0.5},
+                "operations 1/2, rearranged": {"squeeze.flops": 0.5, "squeeze.options": {"rearrange": True}},
+            },
+        ),
+        Method(
+            "distilbert",
+            "distilbert",
+            "layers",
+            {"3 layers": {"student.layers": 3}, "2 layers": {"student.layers": 2}, "1 layer": {"student.layers": 1}},
+        ),
+        Method("tinybert", "tinybert", "layers", {"4 x 192": {}}),
+        Method(
+            "squeeze-sparsify", "squeeze-sparsify", "units", {"half, 80 %": {}, "half, 90 %": {"pruning.sparsity": 0.9}}
+        ),
+        Method("obert-one-shot", "obert-one-shot", "weights", _sparsities(0.5)),
+        Method(
+            "layerwise-obs-one-shot",
+            "obert-one-shot",
+            "weights",
+            {"50 %": {"pruning.sparsity": 0.5, "pruning.method": "layerwise-obs", "pruning.allocation": "uniform"}},
+        ),
+    ),
+    seeded=("sparsebert-best", "platon", "obert", "soft-movement"),
+)
+OF_BASE: Mapping[str, Any] = {"student__learning_rate": 5e-4, "pruning__options": {"batches": 4}}
+CHANGES_OF_BASE: Mapping[str, Mapping[str, Any]] = {
+    "learning rate 1e-3": {"student__learning_rate": 1e-3},
+    "recovery of 70 %": {"pruning__end": 0.3},
+}
+BASE = Scale(
+    "mpnet-base",
+    "sentence-transformers/all-mpnet-base-v2",
+    3e-5,
+    {"cola": (3, 4), "mrpc": (3, 5), "rte": (5, 8)},
+    (
+        # The recipes' learning rate is of a network half as wide.
+        _weights("sparsebert-best", 0.95, 0.9, **OF_BASE),
+        _weights("sparsebert", 0.95, 0.9),
+        _weights("magnitude", 0.95, 0.9),
+        _weights("movement", 0.95, 0.9, student__learning_rate=1e-3),
+        _weights("obert", 0.95, 0.9, student__learning_rate=1e-3),
+        Method(
+            "sparsebert-best, by magnitude",
+            "sparsebert-best",
+            "weights",
+            {"95 %": {**BY_MAGNITUDE, "student.learning_rate": 1e-3}},
+            only_if_named=True,
+        ),
+        *(
+            replace(
+                _weights("sparsebert-best", 0.95, **OF_BASE | change),
+                name=f"sparsebert-best, {name}",
+                only_if_named=True,
+            )
+            for name, change in CHANGES_OF_BASE.items()
+        ),
+        # 31 times the steps of the others: for a GPU.
+        Method(
+            "sparsebert-augmented",
+            "sparsebert",
+            "weights",
+            {name: {**level, "augmentation": AS_IN_RECIPE} for name, level in _sparsities(0.95, 0.9).items()},
+            only_if_named=True,
+        ),
+    ),
+)
+# What sparsebert-best was chosen from, by validation rows: each level changes one setting of the first.
+FIRST_SETTINGS: Mapping[str, Any] = {
+    **BY_MAGNITUDE,
+    "pruning.allocation": "uniform",
+    "pruning.initial_sparsity": 0.5,
+    "pruning.end": 0.5,
+    "student.start": "teacher",
+    "student.learning_rate": 1e-3,
+    "student.schedule": "decay_last",
+    "student.decay": 0.6,
+    "distillation.hidden": 20.0,
+    "distillation.logits": 1.0,
+    "distillation.labels": 0.0,
+    "distillation.temperature": 2.0,
+}
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "first settings": {},
+    "global allocation": {"pruning.allocation": "global"},
+    "first update to 70 %": {"pruning.initial_sparsity": 0.7},
+    "first update to 95 %": {"pruning.initial_sparsity": 0.95},
+    "learning rate 2e-3": {"student.learning_rate": 2e-3},
+    "learning rate 4e-3": {"student.learning_rate": 4e-3},
+    "learning rate 5e-4": {"student.learning_rate": 5e-4},
+    "hidden states weigh 80": {"distillation.hidden": 80.0},
+    "hidden states weigh 5": {"distillation.hidden": 5.0},
+    "3 rewinds of the learning rate": {"student.schedule": "cosine_restarts", "student.cycles": 3},
+    "recovery of 70 %": {"pruning.end": 0.3},
+    "recovery of 30 %": {"pruning.end": 0.7},
+    "T = 1": {"distillation.temperature": 1.0},
+    "T = 4": {"distillation.temperature": 4.0},
+    "gold labels, too": {"distillation.labels": 0.5},
+    "from the pre-trained checkpoint": {"student.start": "pretrained"},
+    "global, 70 % at first, hidden states 80": {
+        "pruning.allocation": "global",
+        "pruning.initial_sparsity": 0.7,
+        "distillation.hidden": 80.0,
+    },
+    "learning rate 2e-3, 70 % at first, hidden states 80": {
+        "student.learning_rate": 2e-3,
+        "pruning.initial_sparsity": 0.7,
+        "distillation.hidden": 80.0,
+    },
+}
+CHANGES_OF_SHIPPED: Mapping[str, Mapping[str, Any]] = {
+    "": {},
+    ", learning rate 1e-3": {"student.learning_rate": 1e-3},
+    ", learning rate 3e-3": {"student.learning_rate": 3e-3},
+    ", by magnitude": BY_MAGNITUDE,
+    ", global allocation": {"pruning.allocation": "global"},
+    ", 24 updates": {"pruning.updates": 24},
+    ", batches of 16": {"student.batch_size": 16},
+    ", recovery of 70 %": {"pruning.end": 0.3},
+    ", recovery of 30 %": {"pruning.end": 0.7},
+}
+CHOICES = Scale(
+    "choices",
+    SMALL.checkpoint,
+    SMALL.teacher_rate,
+    {task: SMALL.epochs[task] for task in ("sst2", "cola", "mrpc")},
+    (
+        Method(
+            "sparsebert-best",
+            "sparsebert-best",
+            "weights",
+            {name: {**FIRST_SETTINGS, **change} for name, change in CHANGES.items()}
+            | {f"as shipped{name}": change for name, change in CHANGES_OF_SHIPPED.items()},
+        ),
+        # Rivals at other learning rates than their recipes', so that none loses for want of tuning.
+        Method(
+            "magnitude",
+            "magnitude",
+            "weights",
+            {
+                "as shipped": {"pruning.sparsity": 0.95},
+                "learning rate 1e-3": {"pruning.sparsity": 0.95, "student.learning_rate": 1e-3},
+            },
+        ),
+        Method(
+            "distilbert",
+            "distilbert",
+            "layers",
+            {
+                "as shipped": {"student.layers": 3},
+                "learning rate 1e-3": {"student.layers": 3, "student.learning_rate": 1e-3},
+            },
+        ),
+    ),
+)
+SCALES = {scale.name: scale for scale in (SMALL, BASE, CHOICES)}
