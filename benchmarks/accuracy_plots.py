@@ -8,6 +8,8 @@ from typing import Any
 import matplotlib
 from matplotlib import pyplot
 
+from benchmarks.accuracy_scores import mean_over_tasks, shared_tasks
+
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "sparserve"  # the same figures give the same file
 
@@ -17,11 +19,11 @@ SHAPE = "1x64"
 
 def accuracy_against_sparsity(runs: Sequence[Record], path: Path) -> None:
     """Points lost, the mean over the tasks that most methods have, by the share of encoder weights that is gone."""
-    tasks = _shared_tasks(runs)
+    tasks = shared_tasks(runs)
     figure, axes = pyplot.subplots(figsize=(8, 5))
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for (method, _level), found in _by_level(runs, tasks).items():
-        lines[method].append((100 * (1 - _mean(found, "encoder_kept")), _mean_drop(found)))
+        lines[method].append((100 * (1 - _mean(found, "encoder_kept")), mean_over_tasks(found, _drop)))
     for method, points in sorted(lines.items()):
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=method)
     axes.axhline(0, color="grey", linewidth=0.8)
@@ -33,9 +35,9 @@ def accuracy_against_sparsity(runs: Sequence[Record], path: Path) -> None:
 
 def accuracy_against_latency(runs: Sequence[Record], latency: Sequence[Record], path: Path) -> None:
     """Points lost by milliseconds of each method's fastest file at one sequence of 64 tokens."""
-    tasks = _shared_tasks(runs)
+    tasks = shared_tasks(runs)
     figure, axes = pyplot.subplots(figsize=(8, 5))
-    lost = {key: _mean_drop(found) for key, found in _by_level(runs, tasks).items()}
+    lost = {key: mean_over_tasks(found, _drop) for key, found in _by_level(runs, tasks).items()}
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for one in latency:
         key = (one["method"], one["level"])
@@ -55,15 +57,6 @@ def accuracy_against_latency(runs: Sequence[Record], latency: Sequence[Record], 
     _save(figure, axes, path)
 
 
-def _shared_tasks(runs: Sequence[Record]) -> list[str]:
-    """The tasks that most methods were run on, so that means compare like with like."""
-    methods: dict[str, set[str]] = defaultdict(set)
-    for run in runs:
-        methods[run["task"]].add(run["method"])
-    widest = max(sorted(methods), key=lambda task: len(methods[task]))
-    return sorted(task for task, found in methods.items() if found >= methods[widest])
-
-
 def _by_level(runs: Sequence[Record], tasks: Sequence[str]) -> dict[tuple[str, str], list[Record]]:
     """Runs by method and level, of those that have every task."""
     found: dict[tuple[str, str], list[Record]] = defaultdict(list)
@@ -73,16 +66,12 @@ def _by_level(runs: Sequence[Record], tasks: Sequence[str]) -> dict[tuple[str, s
     return {key: some for key, some in found.items() if {run["task"] for run in some} == set(tasks)}
 
 
+def _drop(run: Record) -> float:
+    return float(run["drop"]["points"])
+
+
 def _mean(runs: Sequence[Record], name: str) -> float:
     return sum(float(run[name]) for run in runs) / len(runs)
-
-
-def _mean_drop(runs: Sequence[Record]) -> float:
-    """Mean over tasks of the mean over seeds."""
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        by_task[run["task"]].append(run["drop"]["points"])
-    return sum(sum(values) / len(values) for values in by_task.values()) / len(by_task)
 
 
 def _save(figure: Any, axes: Any, path: Path) -> None:

@@ -1,7 +1,8 @@
 """How good a network is on a task's rows, what it lost against its teacher on the same rows, how far it is from it."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -61,3 +62,20 @@ def mean_interval(values: list[float]) -> tuple[float, float | None]:
     if len(values) < 2:
         return float(np.mean(values)), None
     return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def shared_tasks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The tasks that most methods were run on, so that means compare like with like."""
+    methods: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        methods[run["task"]].add(run["method"])
+    widest = max(sorted(methods), key=lambda task: len(methods[task]))
+    return sorted(task for task, found in methods.items() if found >= methods[widest])
+
+
+def mean_over_tasks(runs: Sequence[Mapping[str, Any]], figure: Callable[[Mapping[str, Any]], float]) -> float:
+    """Mean over tasks of the mean over seeds: a task with more seeds counts as much as another."""
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        by_task[run["task"]].append(figure(run))
+    return float(np.mean([np.mean(values) for values in by_task.values()]))

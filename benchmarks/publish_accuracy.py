@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import RESULTS, read_results
 from benchmarks.accuracy_plots import accuracy_against_latency, accuracy_against_sparsity
 from benchmarks.accuracy_scales import BASE, CHOICES, SCALES, SMALL
-from benchmarks.accuracy_scores import mean_interval
+from benchmarks.accuracy_scores import mean_interval, mean_over_tasks, shared_tasks
 from benchmarks.glue import TASKS
 from benchmarks.markdown_tables import table, write_between
 
@@ -82,11 +81,13 @@ def accuracy(runs: Sequence[Record]) -> str:
         rows.append(
             ["always the most frequent label", "", "", *(majority.get(task, "-") for task in tasks), "", "", ""]
         )
-    for (method, level), by_task in sorted(cells.items(), key=lambda one: _rank(one[0], one[1], tasks)):
+    shared = shared_tasks(runs)
+    for (method, level), by_task in sorted(cells.items(), key=lambda one: _rank(one[0], one[1], shared)):
         every = [run for found in by_task.values() for run in found]
         kept = 100 * sum(run["encoder_kept"] for run in every) / len(every)
-        mean = _mean_drop(by_task, tasks)
-        same = [_known(found, "agreement") for found in by_task.values()]
+        mean = _mean_drop(by_task, shared)
+        compared = [run for task in shared for run in by_task.get(task, [])]
+        known = mean is not None and all("agreement" in run for run in compared)
         rows.append(
             [
                 method,
@@ -94,11 +95,12 @@ def accuracy(runs: Sequence[Record]) -> str:
                 f"{kept:.1f} %",
                 *(_score(by_task[task]) if task in by_task else "-" for task in tasks),
                 f"{mean:.1f}" if mean is not None else "-",
-                _mean(chain.from_iterable(same), "{:.1f} %") if len(tasks) == len(same) and all(same) else "-",
+                f"{mean_over_tasks(compared, lambda run: run['agreement']):.1f} %" if known else "-",
                 _mean(_known(every, "minutes"), "{:.1f}"),
             ]
         )
-    return table([*head, "mean drop", "answers as the teacher", "minutes a run"], rows, figures=False)
+    of = ", ".join(shared)
+    return table([*head, f"mean drop ({of})", f"answers as the teacher ({of})", "minutes a run"], rows, figures=False)
 
 
 def choices(runs: Sequence[Record]) -> str:
@@ -216,7 +218,8 @@ def _mean_drop(by_task: dict[str, list[Record]], tasks: Sequence[str]) -> float 
     """Mean over tasks of the points lost; None where a task is missing."""
     if any(task not in by_task for task in tasks):
         return None
-    return sum(mean_interval([run["drop"]["points"] for run in by_task[task]])[0] for task in tasks) / len(tasks)
+    runs = [run for task in tasks for run in by_task[task]]
+    return mean_over_tasks(runs, lambda run: run["drop"]["points"])
 
 
 def _rank(
