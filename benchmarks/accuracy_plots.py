@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 from matplotlib import pyplot
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.accuracy_scores import mean_over_tasks, shared_tasks
 
@@ -15,17 +17,20 @@ matplotlib.rcParams["svg.hashsalt"] = "sparserve"  # the same figures give the s
 
 Record = Mapping[str, Any]
 SHAPE = "1x64"
+# A colour and a mark together are one method's alone: there are more methods than colours that can be told apart.
+LOOKS = cycler(marker=["o", "s", "^"]) * cycler(color=matplotlib.colormaps["tab10"].colors)
 
 
 def accuracy_against_sparsity(runs: Sequence[Record], path: Path) -> None:
     """Points lost, the mean over the tasks that most methods have, by the share of encoder weights that is gone."""
     tasks = shared_tasks(runs)
     figure, axes = pyplot.subplots(figsize=(8, 5))
+    axes.set_prop_cycle(LOOKS)
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for (method, _level), found in _by_level(runs, tasks).items():
         lines[method].append((100 * (1 - _mean(found, "encoder_kept")), mean_over_tasks(found, _drop)))
     for method, points in sorted(lines.items()):
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=method)
+        axes.plot(*zip(*sorted(points), strict=True), label=method)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.invert_yaxis()
     axes.set_xlabel("encoder weights that are gone (%)")
@@ -37,6 +42,7 @@ def accuracy_against_latency(runs: Sequence[Record], latency: Sequence[Record], 
     """Points lost by milliseconds of each method's fastest file at one sequence of 64 tokens."""
     tasks = shared_tasks(runs)
     figure, axes = pyplot.subplots(figsize=(8, 5))
+    axes.set_prop_cycle(LOOKS)
     lost = {key: mean_over_tasks(found, _drop) for key, found in _by_level(runs, tasks).items()}
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for one in latency:
@@ -45,13 +51,16 @@ def accuracy_against_latency(runs: Sequence[Record], latency: Sequence[Record], 
             files = [arm for name, arm in one["arms"].items() if not name.startswith("dense")]
             lines[one["method"]].append((min(arm["milliseconds"][SHAPE] for arm in files), lost[key]))
     for method, points in sorted(lines.items()):
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=method)
+        axes.plot(*zip(*sorted(points), strict=True), label=method)
     for name, style in (("dense", "--"), ("dense-int8", ":")):
         times = sorted(one["arms"][name]["milliseconds"][SHAPE] for one in latency)
         axes.axvline(times[len(times) // 2], color="grey", linestyle=style, linewidth=1, label=f"onnxruntime {name}")
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("milliseconds, 1 x 64 tokens, one thread, the fastest of a method's files")
     axes.set_ylabel(f"points lost against the dense teacher (mean of {', '.join(tasks)})")
     _save(figure, axes, path)
