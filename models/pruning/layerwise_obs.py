@@ -1,7 +1,9 @@
 """Layer-wise Optimal Brain Surgeon: a weight matters as much as its layer's output changes without it.
 
 Hassibi & Stork 1993, applied to each layer's least-squares problem as in Frantar & Alistarh 2022 (Optimal Brain
-Compression, arXiv 2208.11580, section 3).
+Compression, arXiv 2208.11580, section 3). With `output_fisher` the outputs are weighed by what the loss makes of them:
+the Kronecker-factored Fisher matrix of Martens & Grosse 2015 (K-FAC, arXiv 1503.05671, section 3) with a diagonal
+factor of the outputs, as van der Ouderaa et al. 2023 prune language models by the whole one (arXiv 2312.17244).
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ from models.recipe import Pruning
 
 
 class LayerwiseObs(PruningMethod):
-    """Second-order pruning that looks at a layer's inputs and needs no gradients.
+    """Second-order pruning that looks at a layer's inputs, and at gradients only to compare layers.
 
     For inputs x [in] of a matrix W [out, in] another matrix V changes its output by tr (V - W) H (V - W)', in the mean
     over tokens, with H = E[x x'] + lambda I. Score: W_ij^2 / [H^-1]_jj, the rise without one weight when the others of
@@ -28,15 +30,24 @@ class LayerwiseObs(PruningMethod):
     The inputs are those of the last `batches` steps before an update of the masks, in the network that is being pruned;
     padding counts, of which length buckets leave little. lambda is `damping` times the mean of x^2, so that a scale of
     the inputs changes nothing. Where no inputs were seen, the ranking is that of |W|, and nothing is made up for.
+
+    `output_fisher`: with g [out] the loss's gradient at the outputs of a token, and g independent of x, the loss rises
+    by half of sum_i E[g_i^2] (V_i - W_i) H (V_i - W_i)'. Scores are multiplied by E[g_i^2] of the same batches, which
+    makes them comparable among the rows of a matrix and among matrices: what `pruning.allocation` `global` needs. The
+    update of a row is the same. While the loss is at its least there are no gradients to go by: begin later.
+
     Blocks of `pruning.block` go by the mean of their weights' scores, as if they left one by one; the update is theirs.
     """
 
     _moments: dict[str, torch.Tensor]  # sums over batches of E[x x'], by the first matrix that has these inputs
     _owner: dict[str, str]  # that first matrix, by matrix
+    _fisher: dict[str, torch.Tensor]  # sums over batches and tokens of g^2 [out], by matrix
     _seen: int  # batches
     _updated: bool  # whether masks have been updated after the last of them
 
-    def __init__(self, batches: int = 8, damping: float = 0.01, iterations: int = 10) -> None:
+    def __init__(
+        self, batches: int = 8, damping: float = 0.01, iterations: int = 10, output_fisher: bool = False
+    ) -> None:
         for name, value in (("batches", batches), ("iterations", iterations)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -45,6 +56,7 @@ class LayerwiseObs(PruningMethod):
         self.batches = batches
         self.damping = damping
         self.iterations = iterations
+        self.output_fisher = output_fisher
 
     def prepare(self, targets: Mapping[str, nn.Linear], pruning: Pruning) -> None:
         """Begin to look at what the matrices [out, in] are given."""
@@ -52,6 +64,10 @@ class LayerwiseObs(PruningMethod):
         self._inputs: dict[str, torch.Tensor] = {}  # of the last forward pass
         self._kept = {name: linear.weight.detach() != 0 for name, linear in targets.items()}
         self._handles = [linear.register_forward_pre_hook(self._see(name)) for name, linear in targets.items()]
+        self._squares: dict[str, torch.Tensor] = {}  # of the last backward pass
+        self._looks = True  # whether the next step's gradients may be of use
+        if self.output_fisher:
+            self._handles += [linear.register_forward_hook(self._see_output(name)) for name, linear in targets.items()]
         self._forget()
 
     @torch.no_grad()
@@ -60,8 +76,9 @@ class LayerwiseObs(PruningMethod):
         if next_update is None:
             while self._handles:
                 self._handles.pop().remove()
+        self._looks = next_update is not None and next_update <= self.batches
         if next_update is None or next_update >= self.batches:
-            self._inputs = {}
+            self._inputs, self._squares = {}, {}
             self._forget()
             return
         if self._updated:
@@ -73,7 +90,10 @@ class LayerwiseObs(PruningMethod):
             if owner == name:
                 rows = inputs.reshape(-1, inputs.shape[-1]).float()
                 self._moments[name] = self._moments.get(name, 0) + mean(rows.T @ rows / len(rows))
-        self._inputs = {}
+        for name in self.targets:  # in this order in every process, whatever the order of the backward pass
+            if name in self._squares:
+                self._fisher[name] = self._fisher.get(name, 0) + mean(self._squares[name])
+        self._inputs, self._squares = {}, {}
         self._seen += 1
         self._updated = next_update == 0
         if self._updated:
@@ -97,7 +117,8 @@ class LayerwiseObs(PruningMethod):
                 f"pruning.options.damping {self.damping:g} is too small for the inputs of {name}: "
                 "raise it, 0.01 is usual"
             )
-        return squares / torch.cholesky_inverse(factor).diagonal()
+        rise = squares / torch.cholesky_inverse(factor).diagonal()
+        return rise * self._fisher[name][:, None] if name in self._fisher else rise
 
     @torch.no_grad()
     def removed(self, name: str, gone: torch.Tensor) -> None:
@@ -109,10 +130,12 @@ class LayerwiseObs(PruningMethod):
         weight.copy_(least_squares(before, moments, self._kept[name] & ~gone, iterations=self.iterations))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Sums of products of the inputs seen since the last update [in, in], and whose inputs they are."""
+        """Sums of g^2 [out] and of products of inputs [in, in] since the last update, and whose inputs they are."""
         names = list(self.targets)
         owners = [names.index(self._owner[name]) if name in self._owner else -1 for name in names]
-        return {f"moments/{name}": sums for name, sums in self._moments.items()} | {
+        sums = {f"moments/{name}": moments for name, moments in self._moments.items()}
+        sums |= {f"fisher/{name}": squares for name, squares in self._fisher.items()}
+        return sums | {
             "owners": torch.tensor(owners),
             "seen": torch.tensor([self._seen, self._updated]),
         }
@@ -123,11 +146,14 @@ class LayerwiseObs(PruningMethod):
         self._owner = {
             name: names[owner] for name, owner in zip(names, state["owners"].tolist(), strict=True) if owner >= 0
         }
-        self._moments = {
-            name: state[f"moments/{name}"].to(linear.weight.device)
-            for name, linear in self.targets.items()
-            if f"moments/{name}" in state
-        }
+        self._moments, self._fisher = (
+            {
+                name: state[f"{kind}/{name}"].to(linear.weight.device)
+                for name, linear in self.targets.items()
+                if f"{kind}/{name}" in state
+            }
+            for kind in ("moments", "fisher")
+        )
         self._seen, updated = state["seen"].tolist()
         self._updated = bool(updated)
 
@@ -137,8 +163,19 @@ class LayerwiseObs(PruningMethod):
 
         return see
 
+    def _see_output(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], None]:
+        def count(gradient: torch.Tensor) -> None:
+            # Summed at once: the gradients of all layers' outputs together would fill gigabytes.
+            self._squares[name] = gradient.reshape(-1, gradient.shape[-1]).float().square().sum(0)
+
+        def see(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
+            if self._looks and output.requires_grad:
+                output.register_hook(count)  # type: ignore[no-untyped-call]
+
+        return see
+
     def _forget(self) -> None:
-        self._moments, self._owner, self._seen, self._updated = {}, {}, 0, False
+        self._moments, self._fisher, self._owner, self._seen, self._updated = {}, {}, {}, 0, False
 
     def _damped(self, name: str) -> torch.Tensor | None:
         """H of a matrix's inputs [in, in]; None where there were none."""

@@ -14,11 +14,16 @@ from models.recipe import Pruning
 DOUBLE = {"dtype": torch.float64}
 
 
-def seen(method, linear, *batches):
-    """The method, prepared for one matrix, after these inputs [rows, in]; masks change after the last."""
+def seen(method, linear, *batches, gradients=None):
+    """The method, prepared for one matrix, after these inputs [rows, in]; masks change after the last.
+
+    `gradients` [rows, out] are the loss's, at the outputs of each batch.
+    """
     method.prepare({"a": linear}, Pruning())
     for left, batch in reversed(list(enumerate(reversed(batches)))):
-        linear(batch)
+        outputs = linear(batch)
+        if gradients is not None:
+            outputs.backward(gradients[: len(batch)])
         method.observe(0.0, left)
     return method
 
@@ -95,6 +100,18 @@ def test_damping_that_is_too_small_is_named():
         method.scores("a")
 
 
+def test_outputs_are_weighed_by_the_squares_of_the_gradients_of_the_batches_that_count():
+    linear, inputs = example(6)
+    gradients = torch.randn(len(inputs), 4, generator=torch.Generator().manual_seed(0), **DOUBLE) * torch.arange(4)
+    plain = seen(LayerwiseObs(batches=2), linear, inputs, inputs).scores("a")
+    method = seen(LayerwiseObs(batches=2, output_fisher=True), linear, 3 * inputs, inputs, inputs, gradients=gradients)
+    weighed = plain.double() * 2 * gradients.square().sum(0)[:, None]
+    torch.testing.assert_close(method.scores("a").double(), weighed, rtol=1e-4, atol=1e-6)
+    linear(inputs)  # an evaluation between two steps has no gradients
+    method.observe(0.5, 0)
+    torch.testing.assert_close(method.scores("a"), plain, rtol=1e-4, atol=1e-6)
+
+
 def test_only_the_last_batches_before_an_update_count():
     linear, inputs = example(3)
     others = torch.full_like(inputs, 7.0)
@@ -139,9 +156,13 @@ def steps(network, pruner, numbers):
         pruner.after(step, 8)
 
 
+@pytest.mark.parametrize("output_fisher", [False, True])
 @pytest.mark.parametrize("stop_after", range(1, 8))
-def test_an_interruption_between_the_batches_of_an_update_changes_nothing(tmp_path, stop_after):
-    pruning = Pruning(method="layerwise-obs", sparsity=0.7, begin=0.3, end=0.9, updates=2)
+def test_an_interruption_between_the_batches_of_an_update_changes_nothing(tmp_path, stop_after, output_fisher):
+    options = {"output_fisher": output_fisher, "batches": 2}
+    pruning = Pruning(
+        method="layerwise-obs", sparsity=0.7, allocation="global", begin=0.3, end=0.9, updates=2, options=options
+    )
     network, fresh = Attention(0), Attention(1)
     pruner, resumed = Pruner(network, pruning), Pruner(fresh, pruning)
     steps(network, pruner, range(1, stop_after + 1))
@@ -157,12 +178,13 @@ def test_an_interruption_between_the_batches_of_an_update_changes_nothing(tmp_pa
 
 def test_equal_inputs_are_summed_once_and_nothing_is_looked_at_after_the_last_update():
     network = Attention(0)
-    pruner = Pruner(network, Pruning(method="layerwise-obs", sparsity=0.5, end=0.5, updates=1))
+    options = {"output_fisher": True}
+    pruner = Pruner(network, Pruning(method="layerwise-obs", sparsity=0.5, end=0.5, updates=1, options=options))
     steps(network, pruner, range(1, 5))
     sums = [name for name in pruner.method.state() if name.startswith("moments/")]
     assert sums == ["moments/layers.0.query", "moments/layers.0.output"]
     steps(network, pruner, range(5, 9))
-    assert not any(module._forward_pre_hooks for module in network.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
 
 
 def test_layers_answer_closer_to_what_they_did_than_by_magnitude():
