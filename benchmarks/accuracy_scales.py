@@ -171,7 +171,6 @@ CHANGES_OF_SHIPPED: Mapping[str, Mapping[str, Any]] = {
     "as shipped, recovery of 70 %": {"pruning.end": 0.3},
     "as shipped, recovery of 30 %": {"pruning.end": 0.7},
     "layer by layer": LAYER_BY_LAYER,
-    "layer by layer, by magnitude": BY_MAGNITUDE,
     "layer by layer, learning rate 1e-3": {**LAYER_BY_LAYER, "student.learning_rate": 1e-3},
     "layer by layer, learning rate 3e-3": {**LAYER_BY_LAYER, "student.learning_rate": 3e-3},
     "layer by layer, batches of 16": {**LAYER_BY_LAYER, "student.batch_size": 16},
