@@ -61,8 +61,9 @@ def described(runs: Sequence[Record]) -> str:
         f"{count}, {when}, on {'; '.join(machines)}. Training rows and epochs of every "
         f"student: {', '.join(tasks)}. A tenth of the training rows is held out for validation; scores are of GLUE's "
         "development set, which chose nothing. In brackets: points lost against the dense teacher, with the 95 % "
-        "interval of a paired bootstrap over rows; of several seeds the mean, with the interval over seeds. Minutes "
-        "are of the processor where there is no GPU."
+        "interval of a paired bootstrap over rows; of several seeds the mean, with the interval over seeds. KL is "
+        "KL(teacher || student) of the answers to the held-out rows, in nats. Minutes are of the processor where there "
+        "is no GPU."
     )
 
 
@@ -75,19 +76,18 @@ def accuracy(runs: Sequence[Record]) -> str:
     head = ["method", "level", "encoder weights kept", *(f"{task} {METRICS[TASKS[task].metric]}" for task in tasks)]
     # One figure a task, unless machines have trained teachers of their own: each row's loss is against its own.
     dense = {task: dict.fromkeys(f"{run['dense']:.1f}" for run in runs if run["task"] == task) for task in tasks}
-    rows = [["dense teacher", "", "100 %", *(" or ".join(dense[task]) for task in tasks), "", "", ""]]
+    rows = [["dense teacher", "", "100 %", *(" or ".join(dense[task]) for task in tasks), "", "", "", ""]]
     majority = {run["task"]: f"{run['majority']:.1f}" for run in runs if "majority" in run}
     if majority:
         rows.append(
-            ["always the most frequent label", "", "", *(majority.get(task, "-") for task in tasks), "", "", ""]
+            ["always the most frequent label", "", "", *(majority.get(task, "-") for task in tasks), "", "", "", ""]
         )
     shared = shared_tasks(runs)
     for (method, level), by_task in sorted(cells.items(), key=lambda one: _rank(one[0], one[1], shared)):
         every = [run for found in by_task.values() for run in found]
         kept = 100 * sum(run["encoder_kept"] for run in every) / len(every)
         mean = _mean_drop(by_task, shared)
-        compared = [run for task in shared for run in by_task.get(task, [])]
-        known = mean is not None and all("agreement" in run for run in compared)
+        compared = [run for task in shared for run in by_task.get(task, [])] if mean is not None else []
         rows.append(
             [
                 method,
@@ -95,12 +95,20 @@ def accuracy(runs: Sequence[Record]) -> str:
                 f"{kept:.1f} %",
                 *(_score(by_task[task]) if task in by_task else "-" for task in tasks),
                 f"{mean:.1f}" if mean is not None else "-",
-                f"{mean_over_tasks(compared, lambda run: run['agreement']):.1f} %" if known else "-",
+                _mean_if_known(compared, "agreement", "{:.1f} %"),
+                _mean_if_known(compared, "divergence", "{:.3f}"),
                 _mean(_known(every, "minutes"), "{:.1f}"),
             ]
         )
     of = ", ".join(shared)
-    return table([*head, f"mean drop ({of})", f"answers as the teacher ({of})", "minutes a run"], rows, figures=False)
+    means = [f"{name} ({of})" for name in ("mean drop", "answers as the teacher", "KL")]
+    return table([*head, *means, "minutes a run"], rows, figures=False)
+
+
+def _mean_if_known(runs: Sequence[Record], name: str, form: str) -> str:
+    """The mean over tasks of a figure that every run has; older ones lack some."""
+    known = runs and all(name in run for run in runs)
+    return form.format(mean_over_tasks(runs, lambda run: run[name])) if known else "-"
 
 
 def choices(runs: Sequence[Record]) -> str:
@@ -121,7 +129,7 @@ def choices(runs: Sequence[Record]) -> str:
         "scores of so few rows cannot. A row changes "
         "what it names of the first settings (weights go by magnitude, as many in every matrix, half of them at the "
         "first update and the last after half of the steps, learning rate 1e-3 falling in the last 60 %, hidden states "
-        "with weight 20, T = 2, from the fine-tuned teacher); or of \"layer by layer\", which is these with layer-wise "
+        'with weight 20, T = 2, from the fine-tuned teacher); or of "layer by layer", which is these with layer-wise '
         "Optimal Brain Surgeon, 12 updates and learning rate 2e-3; or of the recipe as shipped, which is that with "
         "outputs weighed by the loss's gradients, one ranking over all matrices and the first update after a tenth of "
         "the steps. The rivals at other learning rates than their recipes' are there so that none loses for want of "

@@ -115,14 +115,18 @@ def test_teachers_of_two_machines_are_both_shown():
 
 def test_means_are_over_the_tasks_that_most_methods_share_whatever_their_seeds():
     rte = {"task": "rte", "metric": "accuracy", "agreement": 80.0, "drop": {"points": 2.0, "low": 0.0, "high": 4.0}}
-    both = [run(agreement=90.0), run(agreement=88.0, seed=1), run(**rte)]
+    both = [
+        run(agreement=90.0, divergence=0.1),
+        run(agreement=88.0, divergence=0.3, seed=1),
+        run(divergence=0.4, **rte),
+    ]
     other = [run(method="obert", agreement=70.0), run(method="obert", **rte), run(method="obert", task="cola")]
     head, _, _, row, second = accuracy([*both, *other]).splitlines()
     assert "mean drop (mrpc, rte)" in head
-    assert row.startswith("| magnitude") and row.endswith("| 5.0 | 84.5 % | 4.0 |")
-    assert second.startswith("| obert") and second.endswith("| 5.0 | 75.0 % | 4.0 |")
+    assert row.startswith("| magnitude") and row.endswith("| 5.0 | 84.5 % | 0.300 | 4.0 |")
+    assert second.startswith("| obert") and second.endswith("| 5.0 | 75.0 % | - | 4.0 |")
     del both[-1]["agreement"]
-    assert "| 5.0 | - | 4.0 |" in accuracy([*both, *other])
+    assert "| 5.0 | - | 0.300 | 4.0 |" in accuracy([*both, *other])
 
 
 def test_the_divergence_is_kullback_and_leiblers():
