@@ -83,7 +83,7 @@ SMALL = Scale(
             {"50 %": {"pruning.sparsity": 0.5, "pruning.method": "layerwise-obs", "pruning.allocation": "uniform"}},
         ),
     ),
-    seeded=("sparsebert-best", "platon", "obert", "soft-movement"),
+    seeded=("sparsebert-best", "sparsebert-best, layer by layer", "platon", "obert", "soft-movement"),
 )
 OF_BASE: Mapping[str, Any] = {
     "student.learning_rate": 5e-4,
