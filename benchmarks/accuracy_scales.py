@@ -170,9 +170,6 @@ CHANGES_OF_SHIPPED: Mapping[str, Mapping[str, Any]] = {
     "as shipped, first update to 70 %": {"pruning.initial_sparsity": 0.7},
     "as shipped, recovery of 70 %": {"pruning.end": 0.3},
     "as shipped, recovery of 30 %": {"pruning.end": 0.7},
-    # What more steps are worth, of the same rows or of new ones: all other rows have the same number.
-    "as shipped, three times the epochs": {"student.epochs": 9},
-    "as shipped, three times the rows by augmentation": {"augmentation": {"variants": 2}},
     "layer by layer": LAYER_BY_LAYER,
     "layer by layer, learning rate 1e-3": {**LAYER_BY_LAYER, "student.learning_rate": 1e-3},
     "layer by layer, learning rate 3e-3": {**LAYER_BY_LAYER, "student.learning_rate": 3e-3},
@@ -190,6 +187,17 @@ CHOICES = Scale(
             "sparsebert-best",
             "weights",
             {name: {**FIRST_SETTINGS, **change} for name, change in CHANGES.items()} | CHANGES_OF_SHIPPED,
+        ),
+        # What more steps are worth, of the same rows or of new ones.
+        Method(
+            "sparsebert-best, three times the steps",
+            "sparsebert-best",
+            "weights",
+            {
+                "three times the epochs": {"student.epochs": 9},
+                "two augmented rows of each": {"augmentation": {"variants": 2}},
+            },
+            only_if_named=True,
         ),
         # Rivals at other learning rates than their recipes', so that none loses for want of tuning.
         Method(
