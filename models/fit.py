@@ -117,7 +117,7 @@ def check_rows(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, seed: i
     rows = dataset.train.take(calibration_rows(len(dataset.train), recipe.squeeze.calibration, seed))
     tokens = tokenize(rows, tokenizer, recipe.max_length, multi_label=dataset.multi_label)
     student = outline(checkpoint, recipe.student)
-    make_unit_method(recipe.squeeze).check(student, recipe.squeeze, sum(tokens.lengths))
+    make_unit_method(recipe.squeeze).check(student, recipe.squeeze, tokens.lengths)
 
 
 def outline(checkpoint: Checkpoint, student: Student) -> nn.Module:

@@ -113,9 +113,6 @@ def _student(plan: Plan, teacher: Checkpoint, workspace: Workspace, reporter: Re
             dataset=dataset,
             seed=job.seed,
         )
-        if recipe.student.epochs:
-            everywhere(work, advance)
-        else:
-            work(progress=advance)
+        everywhere(work, advance)
 
     return workspace.run(plan.student, build, reporter)

@@ -110,6 +110,8 @@ def make_plan(job: Job) -> Plan:
         wanted = outputs_wanted(recipe.distillation)
         needed = {"hidden": wanted.hidden, "attention": wanted.attention}
         outputs = _network_step("teacher outputs", {**rows, "teacher": teacher.key, "wanted": needed})
+    # Stored outputs are rounded to 16 bits; those of a teacher that runs beside its student are not.
+    imitated = {"teacher outputs": "live"} if learns and outputs is None else {}
 
     shape = {name: getattr(recipe.student, name) for name in SHAPE}
     start = teacher.key if recipe.student.start == "teacher" else job.checkpoint.digest
@@ -120,7 +122,7 @@ def make_plan(job: Job) -> Plan:
         start = squeeze.key
     student = _network_step(
         "student",
-        {**rows, "start": start, "teacher": teacher.key if learns else None, **_trained_by(recipe)},
+        {**rows, **imitated, "start": start, "teacher": teacher.key if learns else None, **_trained_by(recipe)},
         make_method(recipe.pruning).revision if recipe.pruning else 0,
     )
     sources = {DENSE: teacher.key, recipe.variant_name: student.key}

@@ -92,6 +92,11 @@ class Squeeze(Section):
     )
     calibration: int = Field(2048, ge=1, description="training rows that the choice is made on")
 
+    @property
+    def removes(self) -> bool:
+        """Whether anything is to leave."""
+        return (self.flops or 1.0, self.heads, self.units, self.hidden) != (1.0,) * 4
+
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         if self.flops is not None and (self.heads, self.units, self.hidden) != (1.0, 1.0, 1.0):
@@ -228,9 +233,17 @@ class Recipe(Section):
         if student.start == "pretrained" and (self.squeeze is not None or not student.epochs):
             raise ValueError("squeeze, and student.epochs 0, need a fine-tuned network: set student.start to teacher")
         if student.epochs:
+            distillation = self.distillation
+            if student.start == "pretrained" and distillation and not (distillation.logits or distillation.labels):
+                raise ValueError(
+                    "distillation: nothing would train the classifier's head: give logits or labels a weight, "
+                    "or set student.start to teacher"
+                )
             return self
         smaller = (student.layers, student.hidden_size, student.intermediate_size, student.heads) != (None,) * 4
-        if self.squeeze is None and self.pruning is None and not smaller and self.embeddings == Embeddings():
+        removes = self.squeeze is not None and self.squeeze.removes
+        prunes = self.pruning is not None and self.pruning.sparsity > 0
+        if not (removes or prunes or smaller) and self.embeddings == Embeddings():
             raise ValueError(
                 "student.epochs is 0, and nothing else is asked for: no squeeze, no pruning, no embeddings"
             )

@@ -137,7 +137,12 @@ def train(
     trainer.remove_callback(PrinterCallback)
     transformers.logging.disable_progress_bar()  # the Trainer switches it on
     with fast_attention(model, bf16=arguments.bf16):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if resume is not None and _step(resume) >= steps:
+            # Killed after its last step: the Trainer would begin the epoch again, and take one more.
+            trainer._load_from_checkpoint(str(resume))
+            trainer.state.global_step = trainer.state.max_steps = steps
+        else:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if steps not in best.scores:
             trainer.evaluate()
     if keep_best:
@@ -165,7 +170,7 @@ def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], *, multi_la
 
 def last_complete_checkpoint(folder: Path, required: Sequence[str] = ()) -> Path | None:
     """The newest checkpoint that was written to its end; newer ones that a kill cut short are removed."""
-    found = {int(path.name.rpartition("-")[2]): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    found = {_step(path): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
     for step, path in sorted(found.items(), reverse=True):
         try:
             # The Trainer writes this file last but for what callbacks add.
@@ -177,6 +182,10 @@ def last_complete_checkpoint(folder: Path, required: Sequence[str] = ()) -> Path
             return path
         shutil.rmtree(path, ignore_errors=True)  # other processes do the same
     return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _schedule(training: Training, steps: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Words that can stand in another word's place: neighbours in the input embeddings, and masked-LM predictions."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,10 @@ from models.training import Progress
 Span = tuple[int, int]  # where a word begins and ends in its text, in characters
 Words = tuple[str, ...]
 
-_WORD: Final = re.compile(r"(?<!\w)[^\W\d_]+(?:['’][^\W\d_]+)*(?!\w)")
+# What `\w` leaves out of a word: accents that are characters of their own, vowel signs.
+_MARKS: Final = "".join(chr(code) for code in range(0x10000) if unicodedata.category(chr(code))[0] == "M")
+_LETTER: Final = rf"[^\W\d_][{_MARKS}]*"
+_WORD: Final = re.compile(rf"(?<![\w{_MARKS}])(?:{_LETTER})+(?:['’](?:{_LETTER})+)*(?![\w{_MARKS}])")
 _TOKEN_TABLE: Final = "embeddings.word_embeddings.weight"
 # One parameter of each architecture's masked-LM head; its largest matrix is tied to the embeddings and not stored.
 _HEADS: Final = frozenset(
@@ -38,11 +42,11 @@ _WORDS_A_BLOCK: Final = 512
 
 
 def find_words(text: str) -> list[Span]:
-    """Where the words of a text are: runs of letters, with apostrophes inside.
+    """Where the words of a text are: runs of letters with their accents and vowel signs, with apostrophes inside.
 
     Single letters are not among them: they are mostly rests of words, such as the s of "Bob 's".
     """
-    return [match.span() for match in _WORD.finditer(text) if match.end() - match.start() > 1]
+    return [match.span() for match in _WORD.finditer(text) if sum(map(str.isalpha, match.group())) > 1]
 
 
 def has_masked_lm_head(checkpoint: Checkpoint) -> bool:

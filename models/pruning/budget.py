@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from models.encoder_layers import EncoderLayer
 from models.errors import RecipeError
-from models.pruning.unit_method import Batch
 
 Importance = Sequence[npt.NDArray[np.float64]]  # of each layer's heads or units, the lowest layer first
 Masks = list[npt.NDArray[np.bool_]]  # True: stays
@@ -28,16 +26,30 @@ class Operations:
         return heads * self.head + units * self.unit
 
 
-def operations(layer: EncoderLayer, batches: Sequence[Batch]) -> Operations:
-    """Cost of one head and of one unit of a layer.
+def operations(layer: EncoderLayer, lengths: Sequence[int]) -> Operations:
+    """Cost of one head and of one unit of a layer, for rows of these numbers of tokens.
 
     A row of n tokens costs 4 n d h + 2 n^2 h and 2 n d, where d is the hidden size and h a head's features; biases,
     softmax and LayerNorm are not counted.
     """
-    lengths = torch.cat([batch["attention_mask"].sum(-1) for batch in batches])
-    tokens, pairs = int(lengths.sum()), int(lengths.square().sum())
+    tokens, pairs = sum(lengths), sum(length**2 for length in lengths)
     hidden, features = layer.query.in_features, layer.head_size
     return Operations(head=4 * tokens * hidden * features + 2 * pairs * features, unit=2 * tokens * hidden)
+
+
+def affordable(layers: int, heads: int, units: int, cost: Operations, fraction: float) -> int:
+    """Operations that stay at this fraction of those of so many heads and units, all layers together.
+
+    Raises:
+        RecipeError: they cannot pay for one head and one unit in every layer.
+    """
+    whole, least = cost.of(heads, units), cost.of(layers, layers)
+    if fraction * whole < least:
+        raise RecipeError(
+            f"squeeze.flops {fraction:g} cannot pay for one head and one unit in each of {layers} layers: "
+            f"the smallest fraction is {math.ceil(1e4 * least / whole) / 1e4:g}"
+        )
+    return max(int(fraction * whole), least)
 
 
 def search(heads: Importance, units: Importance, cost: Operations, fraction: float) -> tuple[int, int]:
@@ -50,15 +62,7 @@ def search(heads: Importance, units: Importance, cost: Operations, fraction: flo
         RecipeError: the budget cannot pay for one head and one unit in every layer.
     """
     layers, all_heads, all_units = len(heads), sum(map(len, heads)), sum(map(len, units))
-    whole = cost.of(all_heads, all_units)
-    least = cost.of(layers, layers)
-    smallest = math.ceil(1e4 * least / whole) / 1e4
-    if fraction * whole < least:
-        raise RecipeError(
-            f"squeeze.flops {fraction:g} cannot pay for one head and one unit in each of {layers} layers: "
-            f"the smallest fraction is {smallest:g}"
-        )
-    budget = max(int(fraction * whole), least)
+    budget = affordable(layers, all_heads, all_units, cost, fraction)
     # Entry n: the importance of the first n.
     of_heads = np.concatenate([[0.0], np.concatenate(heads)[_order(heads)].cumsum()])
     of_units = np.concatenate([[0.0], np.concatenate(units)[_order(units)].cumsum()])

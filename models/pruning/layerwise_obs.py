@@ -34,7 +34,8 @@ class LayerwiseObs(PruningMethod):
     `output_fisher`: with g [out] the loss's gradient at the outputs of a token, and g independent of x, the loss rises
     by half of sum_i E[g_i^2] (V_i - W_i) H (V_i - W_i)'. Scores are multiplied by E[g_i^2] of the same batches, which
     makes them comparable among the rows of a matrix and among matrices: what `pruning.allocation` `global` needs. The
-    update of a row is the same. While the loss is at its least there are no gradients to go by: begin later.
+    update of a row is the same. While the loss is at its least there are no gradients to go by: begin later. Where
+    there were none at all, all outputs weigh the same; where only a matrix had none, its weights do not matter.
 
     Blocks of `pruning.block` go by the mean of their weights' scores, as if they left one by one; the update is theirs.
     """
@@ -118,7 +119,9 @@ class LayerwiseObs(PruningMethod):
                 "raise it, 0.01 is usual"
             )
         rise = squares / torch.cholesky_inverse(factor).diagonal()
-        return rise * self._fisher[name][:, None] if name in self._fisher else rise
+        if not any(squares.any() for squares in self._fisher.values()):
+            return rise
+        return rise * self._fisher[name][:, None] if name in self._fisher else rise * 0
 
     @torch.no_grad()
     def removed(self, name: str, gone: torch.Tensor) -> None:

@@ -15,6 +15,7 @@ class Masks:
     """One boolean mask [out, in] a target matrix; True is kept. Blocks of `block` entries are masked as one.
 
     With `keep_zeros` the blocks that are all zeros are masked from the beginning: those of a network pruned earlier.
+    Its zeros in other blocks are held at zero, too.
     """
 
     def __init__(self, targets: Mapping[str, nn.Linear], block: Block = (1, 1), *, keep_zeros: bool = False) -> None:
@@ -28,10 +29,13 @@ class Masks:
                     "give a block whose sides divide every matrix's"
                 )
         self.kept = {name: torch.ones_like(linear.weight, dtype=torch.bool) for name, linear in targets.items()}
+        self._held: dict[str, torch.Tensor] = {}  # False where an entry is held at zero, whatever becomes of its block
         if keep_zeros:
             for name, linear in targets.items():
-                filled = pool((linear.weight.detach() != 0).float(), block) > 0
-                self.kept[name] = expand(filled, block)
+                filled = linear.weight.detach() != 0
+                self.kept[name] = expand(pool(filled.float(), block) > 0, block)
+                if not torch.equal(self.kept[name], filled):
+                    self._held[name] = filled
 
     @torch.no_grad()
     def raise_sparsity(
@@ -62,9 +66,9 @@ class Masks:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Set the masked weights to zero."""
+        """Set the masked weights to zero, and those held at zero."""
         for name, mask in self.kept.items():
-            self._targets[name].weight.mul_(mask)
+            self._targets[name].weight.mul_(mask & self._held[name] if name in self._held else mask)
 
     def sparsity(self) -> float:
         """Fraction of masked entries over all targets."""

@@ -84,8 +84,8 @@ class MutualInformation(UnitMethod):
         self.shrinkage = shrinkage
         self.tune = tune
 
-    def check(self, model: nn.Module, squeeze: Squeeze, tokens: int | None = None) -> None:
-        """See that something stays of every layer, that tokens are many, and that no refit goes with a narrowing."""
+    def check(self, model: nn.Module, squeeze: Squeeze, lengths: Sequence[int] | None = None) -> None:
+        """See that something stays of every layer, that rows are many, and that no refit goes with a narrowing."""
         if self.tune and squeeze.hidden < 1:
             raise RecipeError(
                 "squeeze.options.tune: layers without some hidden dimensions cannot be refitted to the dense ones: "
@@ -94,8 +94,11 @@ class MutualInformation(UnitMethod):
         layers = encoder_layers(model)
         _counts(layers, squeeze)
         kept_count(squeeze.hidden, layers[0].query.in_features, "hidden dimensions")
-        if tokens is not None:
-            _enough(tokens, _widest(layers))
+        if lengths is not None:
+            _enough(sum(lengths), _widest(layers))
+            config: Any = model.config
+            # The last layer's heads are compared with the logits, at the first token alone.
+            _enough(len(lengths), config.num_labels + layers[-1].head_size)
 
     def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
         """Choose units, squeeze `model` in place, and return what was kept; a fine-tuning should follow."""

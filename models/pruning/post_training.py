@@ -13,7 +13,7 @@ from torch import nn
 from models import squeezing
 from models.encoder_layers import EncoderLayer, encoder_layers
 from models.errors import RecipeError
-from models.pruning.budget import Importance, most_important, operations, search
+from models.pruning.budget import Importance, affordable, most_important, operations, search
 from models.pruning.mask_gradients import mask_gradients, rearrange
 from models.pruning.reconstruction import DAMPING, squeeze_and_refit
 from models.pruning.unit_method import Batch, UnitMethod, kept_count
@@ -43,8 +43,8 @@ class PostTraining(UnitMethod):
         self.tune = tune
         self.damping = damping
 
-    def check(self, model: nn.Module, squeeze: Squeeze, tokens: int | None = None) -> None:
-        """See that no hidden dimensions are to go, and that every layer keeps a head and a unit."""
+    def check(self, model: nn.Module, squeeze: Squeeze, lengths: Sequence[int] | None = None) -> None:
+        """See that no hidden dimensions are to go, and that a head and a unit can stay in every layer."""
         if squeeze.hidden < 1:
             raise RecipeError(
                 "squeeze.hidden: post-training removes no hidden dimensions: set it to 1, or squeeze.method to "
@@ -53,6 +53,9 @@ class PostTraining(UnitMethod):
         layers = encoder_layers(model)
         if squeeze.flops is None:
             _counts(layers, squeeze)
+        elif lengths is not None:
+            heads, units = sum(layer.heads for layer in layers), sum(layer.units for layer in layers)
+            affordable(len(layers), heads, units, operations(layers[0], lengths), squeeze.flops)
 
     def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
         """Choose heads and units, squeeze `model` in place, refit it, and return what was kept."""
@@ -76,7 +79,8 @@ class PostTraining(UnitMethod):
         heads = [_importance(layer.heads) for layer in gradients]
         units = [_importance(layer.units) for layer in gradients]
         if squeeze.flops is not None:
-            kept = search(heads, units, operations(layers[0], batches), squeeze.flops)
+            lengths = torch.cat([batch["attention_mask"].sum(-1) for batch in batches]).tolist()
+            kept = search(heads, units, operations(layers[0], lengths), squeeze.flops)
         else:
             kept = _counts(layers, squeeze)
         return Structure(

@@ -23,10 +23,10 @@ class UnitMethod(ABC):
     revision: ClassVar[int] = 1  # raised when the same recipe gives another network than before
 
     @abstractmethod
-    def check(self, model: nn.Module, squeeze: Squeeze, tokens: int | None = None) -> None:
+    def check(self, model: nn.Module, squeeze: Squeeze, lengths: Sequence[int] | None = None) -> None:
         """See what can be seen before anything is run; `model` may be on the device `meta`, without weights.
 
-        `tokens` are those of the calibration rows, None while they have not been read.
+        `lengths` are the tokens of each calibration row, None while they have not been read.
 
         Raises:
             RecipeError: the recipe asks for what the method cannot do, would leave a layer without heads or units, or

@@ -50,9 +50,14 @@ class Search:
     @property
     def digest(self) -> str:
         """Of all that the candidates' outcomes depend on; the recorded trials are kept under it."""
-        job, measurement = self.prepared.plan.job, self.prepared.plan.measurement.key
         recipes = {ladder.name: ladder.recipe for ladder in self.ladders}
-        return Step("search", {"task": job.task, "measurement": measurement, "recipes": recipes}).key
+        # A measurement depends on every step before it, and so on their data, networks, methods and code.
+        measurements = {
+            ladder.name: with_recipe(self.prepared, ladder.candidate(0).recipe).plan.measurement.key
+            for ladder in self.ladders
+        }
+        task = self.prepared.plan.job.task
+        return Step("search", {"task": task, "measurements": measurements, "recipes": recipes}).key
 
     def print_plan(self, reporter: Reporter) -> None:
         """Say every ladder, and the steps of the first trial."""

@@ -84,6 +84,11 @@ def test_words_are_letters_only_and_more_than_one():
     ]  # fmt: skip
 
 
+def test_accents_and_vowel_signs_are_part_of_a_word():
+    text = "cafe\u0301 nai\u0308ve e\u0301 यह बहुत"
+    assert [text[slice(*span)] for span in find_words(text)] == ["cafe\u0301", "nai\u0308ve", "यह", "बहुत"]
+
+
 def test_originals_come_first_and_then_variants_row_by_row(checkpoint):
     made = augment(ROWS, checkpoint, asked(), seed=0, progress=silent)
     rows = list(made.rows())

@@ -7,6 +7,7 @@ from squeezed import UNEVEN, network_of
 from transformers import AutoModelForSequenceClassification
 
 from models.checkpoint import resolve_checkpoint, save_classifier
+from models.data import Split
 from models.data_sources import load_dataset
 from models.errors import CheckpointError, RecipeError
 from models.fit import check_fit, check_rows, outline
@@ -77,6 +78,19 @@ def test_calibration_rows_have_to_be_more_than_units(recipe, whole, sentiment_cs
     check_rows(whole, recipe(), dataset, 0)
     with pytest.raises(RecipeError, match="its rows give"):
         check_rows(whole, recipe(**squeezed, squeeze__calibration=4), dataset, 0)
+
+
+def test_what_the_calibration_rows_tell_is_seen_before_anything_is_trained(recipe, whole, sentiment_csv):
+    dataset = load_dataset(sentiment_csv)
+    squeezed = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__heads": 0.5}
+    # Tokens enough, but the last layer's heads of 8 features and 2 labels are told apart by rows.
+    texts = " ".join(["the movie was good"] * 8)
+    few = replace(dataset, train=Split([texts] * 10, None, [0, 1] * 5))
+    with pytest.raises(RecipeError, match="give 10 vectors, too few to tell 10 units apart"):
+        check_rows(whole, recipe(**squeezed), few, 0)
+    poor = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__method": "post-training", "squeeze__flops": 0.001}
+    with pytest.raises(RecipeError, match="cannot pay for one head and one unit in each of 2 layers"):
+        check_rows(whole, recipe(**poor), dataset, 0)
 
 
 def test_a_rank_of_the_tokens_that_the_training_rows_have(recipe, whole, sentiment_csv):

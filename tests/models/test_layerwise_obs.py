@@ -112,6 +112,22 @@ def test_outputs_are_weighed_by_the_squares_of_the_gradients_of_the_batches_that
     torch.testing.assert_close(method.scores("a"), plain, rtol=1e-4, atol=1e-6)
 
 
+def test_without_any_gradient_outputs_weigh_the_same_and_one_without_does_not_matter():
+    (first, inputs), (second, _) = example(6), example(7)
+    plain, weighed = LayerwiseObs(), LayerwiseObs(output_fisher=True)
+    for gradients in ((0, 0), (0, 1), (None, 1)):
+        for method in (plain, weighed):
+            method.prepare({"a": first, "b": second}, Pruning())
+            outputs = first(inputs), second(inputs)
+            sum(
+                (size * found.sum() for size, found in zip(gradients, outputs, strict=True) if size is not None)
+            ).backward()
+            method.observe(0.0, 0)
+        for name, size in zip("ab", gradients, strict=True):
+            factor = 1 if gradients == (0, 0) else len(inputs) * (size or 0)
+            torch.testing.assert_close(weighed.scores(name), plain.scores(name) * factor)
+
+
 def test_only_the_last_batches_before_an_update_count():
     linear, inputs = example(3)
     others = torch.full_like(inputs, 7.0)

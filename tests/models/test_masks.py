@@ -117,6 +117,18 @@ def test_the_block_with_the_smallest_mean_goes_first():
     assert masks.kept["a"].tolist() == [[True, True, True, True], [True, True, False, False]]
 
 
+def test_zeros_of_an_earlier_pruning_stay_in_blocks_that_are_kept():
+    linear = nn.Linear(4, 2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]]))
+    masks = Masks({"a": linear}, (1, 2), keep_zeros=True)
+    assert masks.kept["a"].tolist() == [[True, True, False, False], [True] * 4]
+    with torch.no_grad():
+        linear.weight.add_(1)
+    masks.apply()
+    assert linear.weight.tolist() == [[2.0, 0.0, 0.0, 0.0], [2.0, 3.0, 4.0, 5.0]]
+
+
 def test_pool_is_the_mean_of_every_block():
     values = torch.arange(8.0).view(2, 4)
     assert pool(values, (1, 2)).tolist() == [[0.5, 2.5], [4.5, 6.5]]

@@ -34,6 +34,10 @@ def test_what_only_says_how_a_run_is_interrupted_makes_nothing_again(keys):
     assert not changed(keys(), keys(distillation__cache_bytes=5e8))
 
 
+def test_outputs_that_are_stored_are_rounded_and_make_another_student(keys):
+    assert "student" in changed(keys(), keys(distillation__cache_bytes=0))
+
+
 def test_a_student_is_made_again_when_its_recipe_changes_and_the_baseline_is_not(keys):
     found = changed(keys(), keys(pruning__updates=11))
     assert "student" in found

@@ -198,7 +198,8 @@ def test_a_matrix_of_zeros_alone_is_left_to_its_bias():
 def test_the_result_keeps_to_the_budget(make_checkpoint, model_type):
     model = classifier(make_checkpoint(model_type))
     batches = calibration()
-    cost = operations(encoder_layers(model)[0], batches)
+    lengths = [int(length) for batch in batches for length in batch["attention_mask"].sum(-1)]
+    cost = operations(encoder_layers(model)[0], lengths)
     structure = PostTraining(rearrange=True).apply(model, batches, Squeeze(method="post-training", flops=0.5))
     layers = encoder_layers(model)
     assert [len(heads) for heads in structure.heads] == [layer.heads for layer in layers]

@@ -44,14 +44,22 @@ def silent(done: int, total: int, note: str) -> None:
     """Tell of no progress."""
 
 
-def train_both(checkpoint, folder):
+# What is pruned without training looks at means over processes, too.
+ONE_SHOT = {
+    "student": {"epochs": 0, "start": "teacher"},
+    "pruning": {"method": "layerwise-obs", "sparsity": 0.5, "updates": 2, "calibration": 16},
+    "distillation": None,
+}
+
+
+def train_both(checkpoint, folder, overrides=None):
     options = CompressOptions(
         recipe=str(folder.parent / "recipe.yaml"),
         model=str(checkpoint),
         data=str(folder.parent / "rows.csv"),
         task="tiny",
         teacher=None,
-        overrides={},
+        overrides=overrides or {},
         columns={},
         label_separator=None,
         multi_label=None,
@@ -120,6 +128,7 @@ def main(path: str, target: str) -> None:
             everywhere(partial(diverge_in_one, checkpoint, folder / "diverged"), silent)
         everywhere(partial(tell_digests, checkpoint, folder / "digests"), silent)
         train_both(path, folder / "two")
+        train_both(path, folder / "two", ONE_SHOT)
         (folder / "done").touch()
     (folder / "left").touch()
 
@@ -138,8 +147,13 @@ def test_two_processes_train_as_one_does(tiny_checkpoint, tmp_path):
     assert len(digests) == 2 and len(set(digests)) == 1
 
     _, one = train_both(tiny_checkpoint, tmp_path / "one")
-    two = resolve_checkpoint(str(next((tmp_path / "two" / "work" / "steps").glob("student-*"))))
-    assert two.folder.name == one.folder.name
+    _, one_shot = train_both(tiny_checkpoint, tmp_path / "one", ONE_SHOT)
+    made = {path.name: path for path in (tmp_path / "two" / "work" / "steps").glob("student-*")}
+    assert made.keys() == {one.folder.name, one_shot.folder.name}
+    for name in encoder_linears(load_classifier(one.folder, LABELS, "single_label_classification")):
+        weight = load_file(made[one_shot.folder.name] / "model.safetensors")[f"{name}.weight"]
+        assert int((weight == 0).sum()) == round(0.5 * weight.numel())
+    two = resolve_checkpoint(str(made[one.folder.name]))
     expected, found = (load_file(student.folder / "model.safetensors") for student in (one, two))
     off = torch.cat([(expected[name] - weight).abs().flatten() for name, weight in found.items()])
     # A weight at the border may fall to the other side of it.

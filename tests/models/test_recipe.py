@@ -47,6 +47,14 @@ def write(tmp_path, text):
         ("name: a\nstudent: {epochs: 0, start: teacher}\ndistillation: {}", "distillation would do nothing"),
         ("name: a\nstudent: {epochs: 0}", "set student.start to teacher"),
         ("name: a\nsqueeze: {heads: 0.5}", "set student.start to teacher"),
+        ("name: a\ndistillation: {logits: 0}", "nothing would train the classifier's head"),
+        *(
+            (
+                f"name: a\nstudent: {{epochs: 0, start: teacher}}\ndistillation: null\n{rest}",
+                "nothing else is asked for",
+            )
+            for rest in ("squeeze: {}\npruning: null", "pruning: {sparsity: 0}", "squeeze: {flops: 1}\npruning: null")
+        ),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_its_field(tmp_path, text, message):

@@ -82,6 +82,18 @@ def test_a_killed_run_ends_with_the_same_weights(network, rows, tmp_path, stop_a
     assert same(whole, resumed)
 
 
+def test_a_run_killed_after_its_last_step_takes_no_further_one(network, rows, tmp_path):
+    asked = {"epochs": 2.25, "schedule": "constant", "pruning": PRUNING}
+    whole, expected = run(network, rows, tmp_path / "killed", **asked)
+    assert (tmp_path / "killed" / "checkpoint-18").is_dir()
+    for scores in (True, False):
+        if not scores:
+            (tmp_path / "killed" / "scores.json").unlink()
+        resumed, result = run(network, rows, tmp_path / "killed", **asked)
+        assert same(whole, resumed) and result.steps == max(result.scores) == 18
+        assert result.scores[18] == expected.scores[18]
+
+
 @pytest.mark.parametrize(
     ("method", "changes"),
     [

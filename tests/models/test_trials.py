@@ -1,9 +1,11 @@
 """`models.search.trials`: which failures are a candidate's own, and which end the search."""
 
+import shutil
 from dataclasses import dataclass, replace
 
 import pytest
 
+from models.checkpoint import resolve_checkpoint
 from models.data_sources import load_dataset
 from models.errors import (
     BundleError,
@@ -15,11 +17,13 @@ from models.errors import (
 )
 from models.plan import Job, make_plan
 from models.progress import PlainReporter
+from models.pruning.magnitude import Magnitude
 from models.recipe_files import load_recipe
 from models.run import Run
 from models.search.bisection import search
 from models.search.ladders import make_ladder
 from models.search.presentation import trial_line
+from models.search.session import Search
 from models.search.targets import parse_target
 from models.search.trials import RunTrials
 from models.store import Store
@@ -55,6 +59,24 @@ def tried(prepared, error, title):
     ladder = make_ladder(recipe.name, recipe, layers=2, levels=[0.5, 0.6, 0.7])
     run = replace(prepared, error=error, title=title)
     return search([ladder], TARGETS, RunTrials(run, PlainReporter()))
+
+
+def test_a_record_is_of_the_checkpoint_and_the_code_of_every_recipe(prepared, whole, tmp_path, monkeypatch):
+    first, recipe = load_recipe("post-training"), prepared.plan.job.recipe
+    ladders = tuple(make_ladder(one.name, one, layers=2) for one in (first, recipe))
+    folder = shutil.copytree(whole.folder, tmp_path / "other")
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+
+    def digest(checkpoint):
+        # The first recipe starts from the teacher that is given, the other from the checkpoint.
+        job = replace(prepared.plan.job, recipe=first, checkpoint=checkpoint, teacher=whole)
+        return Search(tuple(TARGETS), ladders, replace(prepared, plan=make_plan(job)), tmp_path).digest
+
+    before = digest(whole)
+    assert digest(whole) == before
+    assert digest(resolve_checkpoint(str(folder))) != before
+    monkeypatch.setattr(Magnitude, "revision", 2)
+    assert digest(whole) != before
 
 
 @pytest.mark.parametrize(
