@@ -261,11 +261,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = set(given.task or ()) - set(scale.epochs) | set(given.method or ()) - {m.name for m in scale.methods}
     if unknown:
         parser.error(f"{scale.name} has no {', '.join(sorted(unknown))}")
+    tasks = given.task or list(scale.epochs)
+    missing = [str(path) for task in tasks for path in TASKS[task].files(given.data) if not path.is_file()]
+    if missing:
+        parser.error(f"there is no {missing[0]}: docs/results.md says what --data holds")
     torch.set_num_threads(given.threads)
     fetch = mpnet_base if scale is BASE else default_checkpoint
     checkpoint = resolve_checkpoint(str(fetch(given.work / "downloads")), name=scale.checkpoint)
     benchmark = Benchmark(scale, checkpoint, given.data, given.work, given.results, given.threads)
-    grid = list(cells(scale, given.task or list(scale.epochs), given.method, given.level, seeds=given.seeds))
+    grid = list(cells(scale, tasks, given.method, given.level, seeds=given.seeds))
     if not grid:
         levels = sorted({level for method in scale.methods for level in method.levels})
         parser.error(f"there is no such run; the levels are {', '.join(levels)}, not all of every method")

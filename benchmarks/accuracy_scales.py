@@ -94,7 +94,7 @@ CHANGES_OF_BASE: Mapping[str, Mapping[str, Any]] = {
     "layer by layer": BASE_LAYER_BY_LAYER,
     "layer by layer, learning rate 1e-3": {**BASE_LAYER_BY_LAYER, "student.learning_rate": 1e-3},
     "recovery of 70 %": {**OF_BASE, "pruning.sparsity": 0.95, "pruning.end": 0.3},
-    "by magnitude": {**BY_MAGNITUDE, "student.learning_rate": 1e-3},
+    "by magnitude, learning rate 1e-3": {**BY_MAGNITUDE, "student.learning_rate": 1e-3},
 }
 BASE = Scale(
     "mpnet-base",

@@ -31,16 +31,20 @@ class Task:
     positive: str
     rows: int | None = None
 
+    def files(self, data: Path) -> tuple[Path, Path]:
+        """Where the rows lie: GLUE's training and development set."""
+        return data / self.name / "train.jsonl", data / self.name / "validation.jsonl"
+
     def load(self, data: Path, work: Path) -> Dataset:
         """The task's rows; of a large training split a fixed random subset, written into `work`.
 
         Raises:
             DataError: the files are not there or cannot be read.
         """
-        train = data / self.name / "train.jsonl"
+        train, development = self.files(data)
         if self.rows is not None:
             train = _subset(train, self.rows, work / f"{self.name}-{self.rows}.jsonl")
-        return load_dataset(train, splits={"test": data / self.name / "validation.jsonl"})
+        return load_dataset(train, splits={"test": development})
 
     def score(self, predicted: Sequence[int], labels: Sequence[int], label_names: Sequence[str]) -> float:
         """GLUE's figure for the task, in points (0-100; MCC -100 to 100)."""

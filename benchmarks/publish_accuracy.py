@@ -86,15 +86,15 @@ def accuracy(runs: Sequence[Record]) -> str:
     for (method, level), by_task in sorted(cells.items(), key=lambda one: _rank(one[0], one[1], shared)):
         every = [run for found in by_task.values() for run in found]
         kept = 100 * sum(run["encoder_kept"] for run in every) / len(every)
-        mean = _mean_drop(by_task, shared)
-        compared = [run for task in shared for run in by_task.get(task, [])] if mean is not None else []
+        compared = [run for task in shared for run in by_task.get(task, [])]
+        without = f" ({', '.join(task for task in shared if task in by_task)})" if _lacks(by_task, shared) else ""
         rows.append(
             [
                 method,
                 level,
                 f"{kept:.1f} %",
                 *(_score(by_task[task]) if task in by_task else "-" for task in tasks),
-                f"{mean:.1f}" if mean is not None else "-",
+                f"{_mean_drop(by_task, shared):.1f}{without}" if compared else "-",
                 _mean_if_known(compared, "agreement", "{:.1f} %"),
                 _mean_if_known(compared, "divergence", "{:.3f}"),
                 _mean(_known(every, "minutes"), "{:.1f}"),
@@ -123,18 +123,19 @@ def choices(runs: Sequence[Record]) -> str:
         cells = [_validated(found[task]) if task in found else "-" for task in tasks]
         rows.append([method, level, *cells, _mean(_known(list(found.values()), "minutes"), "{:.1f}")])
     text = (
-        f"{SMALL.checkpoint}, 95 % of the encoder's linears (distilbert: 3 of 6 layers), one seed; training rows: "
-        f"{counts}. Scores are of the held-out tenth of the training rows, never of the development set; in brackets "
-        "the divergence KL(teacher || student) of the answers to these rows, in nats, which tells settings apart where "
-        "scores of so few rows cannot. A row changes "
-        "what it names of the first settings (weights go by magnitude, as many in every matrix, half of them at the "
+        f"{SMALL.checkpoint}, 95 % of the encoder's linears, one seed (`make bench-accuracy SCALE=choices`); training "
+        f"rows: {counts}. Scores are of the held-out tenth of the training rows, never of the development set; in "
+        "brackets the divergence KL(teacher || student) of the answers to these rows, in nats, which tells settings "
+        "apart where scores of so few rows cannot. A row changes what it names of the first "
+        "settings (weights go by magnitude, as many in every matrix, half of them at the "
         "first update and the last after half of the steps, learning rate 1e-3 falling in the last 60 %, hidden states "
         'with weight 20, T = 2, from the fine-tuned teacher); or of "layer by layer", which is these with layer-wise '
         "Optimal Brain Surgeon, 12 updates and learning rate 2e-3; or of the recipe as shipped, which is that with "
         "outputs weighed by the loss's gradients, one ranking over all matrices and the first update after a tenth of "
-        "the steps. The rivals at other learning rates than their recipes' are there so that none loses for want of "
-        "tuning."
+        "the steps."
     )
+    if len({run["method"] for run in runs}) > 1:
+        text += " Rows of other recipes are there so that none loses for want of tuning."
     scored = [f"{task} validation {METRICS[TASKS[task].metric]} (KL)" for task in tasks]
     return f"{text}\n\n{table(['recipe', 'setting', *scored, 'minutes a run'], rows, figures=False)}"
 
@@ -224,20 +225,21 @@ def _score(runs: Sequence[Record]) -> str:
     return f"{score:.1f} ({drop:+.1f}, {only['low']:+.1f} to {only['high']:+.1f})"
 
 
-def _mean_drop(by_task: dict[str, list[Record]], tasks: Sequence[str]) -> float | None:
-    """Mean over tasks of the points lost; None where a task is missing."""
-    if any(task not in by_task for task in tasks):
-        return None
-    runs = [run for task in tasks for run in by_task[task]]
-    return mean_over_tasks(runs, lambda run: run["drop"]["points"])
+def _lacks(by_task: dict[str, list[Record]], tasks: Sequence[str]) -> bool:
+    return any(task not in by_task for task in tasks)
+
+
+def _mean_drop(by_task: dict[str, list[Record]], tasks: Sequence[str]) -> float:
+    """Mean of the points lost over those of the tasks that there are."""
+    runs = [run for task in tasks for run in by_task.get(task, [])]
+    return mean_over_tasks(runs, lambda run: run["drop"]["points"]) if runs else 0.0
 
 
 def _rank(
     name: tuple[str, str], by_task: dict[str, list[Record]], tasks: Sequence[str]
 ) -> tuple[str, bool, float, tuple[str, str]]:
     """By level, the least mean drop first, incomplete rows last."""
-    mean = _mean_drop(by_task, tasks)
-    return name[1], mean is None, mean if mean is not None else 0.0, name
+    return name[1], _lacks(by_task, tasks), _mean_drop(by_task, tasks), name
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Write the tables of docs/serving.md from benchmarks/results/serving*.json: no figure there is typed by hand."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
@@ -142,6 +143,25 @@ def highest_rate(one: dict[str, Any]) -> str:
     return f"{one['best_rate']:.0f}" if one["searched"] else f"over {one['best_rate']:.0f}"
 
 
+def times_as_many(one: dict[str, Any], first: dict[str, Any]) -> str:
+    """How many times the rate of the first; where a search did not end, what that may be by the rates that failed."""
+    if not one["best_rate"] or not first["best_rate"]:
+        return "-"
+    if one is first or (one["searched"] and first["searched"]):
+        return f"{one['best_rate'] / first['best_rate']:.1f}"
+    (least, most), (fewest, highest) = bounds(one), bounds(first)
+    if math.inf in (most, highest):
+        return f"over {least / highest:.1f}" if highest < math.inf else "-"
+    return f"{least / highest:.1f} to {most / fewest:.1f}"
+
+
+def bounds(one: dict[str, Any]) -> tuple[float, float]:
+    """The highest rate that passed, and the lowest above it that failed; the same where the search came to its end."""
+    passed = one["best_rate"]
+    failed = [point["rate"] for point in one["points"] if not point["within"] and point["rate"] > passed]
+    return passed, passed if one["searched"] else min(failed, default=math.inf)
+
+
 def rates(arms: dict[str, Any], chosen: dict[str, Any]) -> str:
     rows = []
     for name, arm in highest_first(arms):
@@ -233,14 +253,13 @@ def endpoints(found: dict[str, Any], chosen: dict[str, Any]) -> str:
         if "idle" not in one:
             continue
         idle = one["idle"]["p50"]
-        times = one["best_rate"] / first["best_rate"] if first["best_rate"] else None
         faster = first["idle"]["p50"] / idle if idle and first["idle"]["p50"] else None
         rows.append(
             [
                 f"`{name}`",
                 one["runtime"],
                 highest_rate(one),
-                f"{times:.1f}" if times else "-",
+                times_as_many(one, first),
                 milliseconds(idle),
                 f"{faster:.1f}" if faster else "-",
             ]

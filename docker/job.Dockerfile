@@ -20,6 +20,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     HF_HOME=/cache/huggingface \
     HOME=/cache \
     SPARSERVE_STORE=/store
+# Whoever runs it: a named volume takes these modes over, a mounted folder keeps its own.
+RUN install -d -m 1777 /store /cache
 USER 10001:10001
 VOLUME ["/store", "/cache"]
 ENTRYPOINT ["sparserve"]

@@ -1,14 +1,18 @@
 """`sparserve bundles`: what a store holds, whether it is whole, and what it serves."""
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from models.command_line import DEFAULT_STORE, StoreOption, explained
-from models.errors import SparserveError
+from models.errors import SparserveError, StoreError
+
+if TYPE_CHECKING:
+    from models.store import Store
 
 bundles_app = typer.Typer(help="Look at and switch what a store serves.", no_args_is_help=True)
 
@@ -17,9 +21,7 @@ bundles_app = typer.Typer(help="Look at and switch what a store serves.", no_arg
 def list_bundles(store: StoreOption = DEFAULT_STORE) -> None:
     """List tasks, variants and versions."""
     with explained():
-        from models.store import Store
-
-        opened = Store(store)
+        opened = _existing(store)
         table = Table("task", "variant", "version", "")
         for task in opened.tasks():
             default = opened.default_variant(task)
@@ -36,9 +38,7 @@ def list_bundles(store: StoreOption = DEFAULT_STORE) -> None:
 def verify(store: StoreOption = DEFAULT_STORE) -> None:
     """Check every bundle's digests; exit with 3 if one is wrong."""
     with explained():
-        from models.store import Store
-
-        opened = Store(store)
+        opened = _existing(store)
         wrong = 0
         for task in opened.tasks():
             for variant in opened.variants(task):
@@ -78,3 +78,12 @@ def default(
         from models.store import Store
 
         Store(store).set_default_variant(task, variant)
+
+
+def _existing(root: Path) -> "Store":
+    """The store at a folder, which an empty table or no complaint would otherwise stand for where there is none."""
+    from models.store import Store
+
+    if not root.is_dir():
+        raise StoreError(f"there is no store {root}: name its folder with --store")
+    return Store(root)

@@ -82,6 +82,8 @@ def load_dataset(
 
 
 def _build(tables: dict[str, Table], source: str, options: _Options, notes: list[str], seed: int) -> Dataset:
+    if not tables["train"].named and len(tables["train"]) == 1:
+        raise DataError(f"{source} has a single row, a header perhaps: it needs rows with texts and labels")
     columns = choose_columns(
         tables["train"],
         source,

@@ -71,6 +71,8 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
     if not store.has_default(job.task):
         # The first compressed variant answers for its task; what answers later on is for people to change.
         store.set_default_variant(job.task, recipe.variant_name)
+    answering = store.default_variant(job.task)
+    reporter.say(f"{job.task} answers with {answering}: `sparserve bundles default {job.task} VARIANT` changes that")
     for variant, bundle in bundles.items():
         reporter.say(f"bundle {job.task}/{variant}/{bundle.manifest.version}")
     return write_report(store, job.task)

@@ -1,6 +1,6 @@
 """Recipes as YAML files: those that ship and those of users, read with changes and checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,17 @@ def load_recipe(source: str | Path, *, overrides: Mapping[str, Any] | None = Non
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {'; '.join(map(_explain, error.errors()))}") from error
+        problems = error.errors()
+        changed = [(field, value) for field, value in (overrides or {}).items() if _is_of(problems[0]["loc"], field)]
+        where = f"{path.stem} with {', '.join(f'{field}={value}' for field, value in changed)}" if changed else path
+        # Each type that an option may have complains on its own.
+        explained = dict.fromkeys(map(_explain, problems))
+        raise RecipeError(f"{where}: {'; '.join(explained)}") from error
+
+
+def _is_of(place: Sequence[int | str], field: str) -> bool:
+    """Whether a problem at a place, () for the whole recipe, may be of a field."""
+    return not place or list(map(str, place))[: len(field.split("."))] == field.split(".")
 
 
 def _put(content: dict[str, Any], path: list[str], value: Any) -> None:
@@ -72,4 +82,11 @@ def _explain(problem: Mapping[str, Any]) -> str:
                 (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), Recipe
             )
         return f"unknown field {field!r}; the fields there are {', '.join(parent.model_fields)}"
-    return f"{field}: {problem['msg']} (given: {problem['input']!r})" if field != "recipe" else str(problem["msg"])
+    if field == "recipe":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    given, message = problem["input"], problem["msg"]
+    if "options" in problem["loc"][:-1]:
+        field, message = ".".join(map(str, problem["loc"][:3])), "Input should be a number, or true or false"
+    limit = {**problem.get("ctx", {})}.get("lt", {**problem.get("ctx", {})}.get("le"))
+    hint = f"; it is a fraction, such as {given / 100:g}" if limit == 1 and isinstance(given, int | float) else ""
+    return f"{field}: {message} (given: {given!r}{hint})"

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 import os
+import re
 import sys
 from typing import cast
 
@@ -35,12 +36,19 @@ def main(argv: list[str] | None = None) -> int:
         settings = Settings(_cli_parse_args=sys.argv[1:] if argv is None else argv)
     except ValidationError as error:
         for item in error.errors():
-            place = "_".join(map(str, item["loc"]))
-            name = f"--{place.replace('_', '-')} (SPARSERVE_{place.upper()}): " if place else ""
-            print(f"{name}{str(item['msg']).removeprefix('Value error, ')}", file=sys.stderr)
+            setting, *within = map(str, item["loc"]) if item["loc"] else ("",)
+            name = f"{_spellings(setting)}: " if setting else ""
+            inside = f"{'.'.join(within)}: " if within else ""
+            print(f"{name}{inside}{str(item['msg']).removeprefix('Value error, ')}", file=sys.stderr)
         return EXIT_USAGE
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        found = re.search(r'field "(\w+)"|encountered for (\w+)', str(error))
+        setting = (found[1] or found[2]) if found else ""
+        if setting in Settings.model_fields:
+            what = Settings.model_fields[setting].description
+            print(f"{_spellings(setting)}: it is not the JSON that is needed here: {what}", file=sys.stderr)
+        else:
+            print(error, file=sys.stderr)
         return EXIT_USAGE
     configure_logging(settings.log_level, settings.log_format)
     if warning := exposure(settings):
@@ -65,6 +73,11 @@ def main(argv: list[str] | None = None) -> int:
         logging.shutdown()
         os._exit(EXIT_DROPPED)
     return 0
+
+
+def _spellings(setting: str) -> str:
+    """A setting as the command line has it, and as the environment does."""
+    return f"--{setting.replace('_', '-')} (SPARSERVE_{setting.upper()})"
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

@@ -218,7 +218,7 @@ def test_the_page_says_what_was_reached():
     assert servers[:3] == ["sparserve 1.2", "ray 1.2", "bentoml 1.2"]
     assert "| sparserve 1.2 | 13.0 / 14.5 |" in text and "at 25/s (25 %)" in text
     (sparse,) = rows_of(text, "`sparse90`")
-    assert sparse == "| `sparse90` | sparse | over 320 | 4.0 | 5.0 | 4.0 |"
+    assert sparse == "| `sparse90` | sparse | over 320 | over 4.0 | 5.0 | 4.0 |"
 
 
 def test_the_page_names_what_failed_and_ranks_it_nowhere():
@@ -232,6 +232,21 @@ def test_the_page_of_one_that_failed_at_once_has_the_others():
     text = section(record(ray=failed | {"best_rate": 0.0, "points": [], "starts": []}))
     assert not rows_of(text, "ray")
     assert "best other server" not in text
+
+
+def test_a_search_that_did_not_end_gives_no_more_than_what_the_ratio_may_be():
+    def found(best, *failed, searched=False):
+        points = [{"rate": best, "within": True}, *({"rate": rate, "within": False} for rate in failed)]
+        return {"best_rate": best, "searched": searched, "points": points}
+
+    dense, ended = found(20.0, 40.0, 30.0, 10.0), found(25.0, 26.0, searched=True)
+    assert publish_serving.times_as_many(dense, dense) == "1.0"
+    assert publish_serving.times_as_many(found(50.0, 51.0, searched=True), ended) == "2.0"
+    assert publish_serving.times_as_many(found(120.0, 180.0), dense) == "4.0 to 9.0"
+    assert publish_serving.times_as_many(found(120.0, 180.0), ended) == "4.8 to 7.2"
+    assert publish_serving.times_as_many(found(120.0), dense) == "over 4.0"
+    assert publish_serving.times_as_many(ended, found(20.0)) == "-"
+    assert publish_serving.times_as_many(found(0.0, 10.0), dense) == "-"
 
 
 def test_a_quick_run_is_not_published():

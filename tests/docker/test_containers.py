@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -34,11 +35,16 @@ def test_the_compose_files_pass_the_linter(name):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_every_run_line_is_a_line_that_the_makefile_executes():
+def test_every_run_line_is_a_line_that_the_makefile_executes_or_makes_folders(tmp_path):
     executed = re.findall(r"^\t(sh docker/\S+) build/", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for path in DOCKERFILES:
         for line in re.findall(r"^RUN (.*)$", path.read_text(), re.MULTILINE):
-            assert line.removesuffix(" /opt/venv") in executed, f"{path.name}: {line}"
+            if line.startswith("install -d "):
+                made = line.replace(" /", f" {tmp_path}/")
+                subprocess.run(made.split(), check=True)
+                assert all(stat.S_IMODE(folder.stat().st_mode) == 0o1777 for folder in tmp_path.iterdir())
+            else:
+                assert line.removesuffix(" /opt/venv") in executed, f"{path.name}: {line}"
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

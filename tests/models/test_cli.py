@@ -144,6 +144,13 @@ def test_bundles_are_listed_verified_and_switched(tiny_store, tmp_path):
     assert "model.onnx has" in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_a_store_that_is_not_there_is_not_a_good_one(command, tmp_path):
+    result = run("bundles", command, "--store", tmp_path / "stroe")
+    assert result.exit_code == 3
+    assert "there is no store" in result.stderr
+
+
 def test_recipes_are_listed():
     result = run("recipes")
     assert result.exit_code == 0

@@ -153,6 +153,12 @@ def test_wrong_data_is_refused_with_the_place_and_the_way_out(tmp_path, name, co
         load_dataset(write(tmp_path / name, content))
 
 
+def test_a_single_row_is_not_taken_for_data(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match="has a single row, a header perhaps"):
+        load_dataset(tmp_path / "rows.csv")
+
+
 def test_columns_that_are_not_there_and_files_that_are_not_there(tmp_path):
     path = write(tmp_path / "a.csv", csv_of(rows()))
     for option in ("text_column", "text_pair_column", "label_column"):

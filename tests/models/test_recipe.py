@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from models.errors import RecipeError
@@ -62,6 +65,13 @@ def test_a_wrong_recipe_is_refused_with_its_field(tmp_path, text, message):
         load_recipe(write(tmp_path, text))
 
 
+def test_the_recipe_in_the_readme_is_the_one_that_ships(tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    ships = load_recipe("sparsebert-best")
+    assert load_recipe(write(tmp_path, shown)) == ships.model_copy(update={"description": ""})
+
+
 def test_an_unknown_name_lists_those_that_ship():
     with pytest.raises(RecipeError, match="sparsebert-best"):
         load_recipe("no-such-recipe")
@@ -72,6 +82,23 @@ def test_overrides_replace_fields_and_name_the_variant(tmp_path):
     recipe = load_recipe(path, overrides={"pruning.sparsity": 0.975, "student.epochs": 2})
     assert recipe.variant_name == "sparse97.5"
     assert recipe.student.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "pruning.sparsity",
+            95.0,
+            r"^magnitude with pruning.sparsity=95.0: .*given: 95.0; .* a fraction, such as 0.95",
+        ),
+        ("variant", "dense", "^magnitude with .*variant=dense: variant 'dense' is the name of the baseline"),
+        ("pruning.options.a", "maybe", r"a: Input should be a number, or true or false \(given: 'maybe'\)$"),
+    ],
+)
+def test_a_change_that_cannot_be_is_told_from_what_the_file_has(field, value, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("magnitude", overrides={"student.epochs": 2, field: value})
 
 
 def test_a_change_within_a_value_is_refused(tmp_path):

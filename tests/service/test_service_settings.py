@@ -41,7 +41,12 @@ def test_more_batches_at_once_than_threads_are_refused() -> None:
             ["--max-body-bytes", "9", "--max-bodies-bytes", "8"],
             "max_bodies_bytes 8 is less than the 9 of",
         ),
-        (["--trusted-proxies", "10.0.0.1/8"], "--trusted-proxies-0 (SPARSERVE_TRUSTED_PROXIES_0)"),
+        (["--trusted-proxies", "10.0.0.1/8"], "--trusted-proxies (SPARSERVE_TRUSTED_PROXIES): 0: "),
+        (
+            ["--experiments", '{"a": {"mode": "shadow", "candidate": "x"}}'],
+            "--experiments (SPARSERVE_EXPERIMENTS): a.share: Field required",
+        ),
+        (["--pins", "foo"], "--pins (SPARSERVE_PINS): it is not the JSON that is needed here: versions to serve"),
     ],
 )
 def test_a_wrong_setting_is_named_and_the_exit_status_is_2(
@@ -49,6 +54,15 @@ def test_a_wrong_setting_is_named_and_the_exit_status_is_2(
 ) -> None:
     assert main(argv) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_variable_that_is_not_the_json_it_should_be_is_named_with_an_example(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARSERVE_TRUSTED_PROXIES", "10.0.0.0/8")
+    assert main([]) == 2
+    told = capsys.readouterr().err
+    assert "(SPARSERVE_TRUSTED_PROXIES): it is not the JSON" in told and '["10.0.0.0/8"]' in told
 
 
 def test_help_tells_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
