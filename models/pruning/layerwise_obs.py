@@ -22,10 +22,12 @@ class LayerwiseObs(PruningMethod):
     """Second-order pruning that looks at a layer's inputs, and at gradients only to compare layers.
 
     For inputs x [in] of a matrix W [out, in] another matrix V changes its output by tr (V - W) H (V - W)', in the mean
-    over tokens, with H = E[x x'] + lambda I. Score: W_ij^2 / [H^-1]_jj, the rise without one weight when the others of
-    its row make up for it. Update, for a mask that is decided: each row of V is the least-squares solution with zeros
-    where the mask has them, from the masked W by `iterations` steps of conjugate gradients, all rows at once (Meng et
-    al. 2024, ALPS, arXiv 2406.07831, section 3.3).
+    over tokens, with H = E[x x'] + lambda I. Score: W_ij^2 / [H^-1]_jj, the rise without one weight when all others of
+    its row can make up for it. Once some are masked they cannot, and the rise is larger: the exact one needs, for each
+    row, the inverse of H without their columns, which takes longer than all else and ranks weights much alike. Update,
+    for a mask that is decided: each row of V is the least-squares solution with zeros where the mask has them, from the
+    masked W by `iterations` steps of conjugate gradients, all rows at once (Meng et al. 2024, ALPS, arXiv 2406.07831,
+    section 3.3).
 
     The inputs are those of the last `batches` steps before an update of the masks, in the network that is being pruned;
     padding counts, of which length buckets leave little. lambda is `damping` times the mean of x^2, so that a scale of
@@ -103,7 +105,7 @@ class LayerwiseObs(PruningMethod):
 
     @torch.no_grad()
     def scores(self, name: str) -> torch.Tensor:
-        """Rise of the error without each weight, the others of its row updated, [out, in]; 0 for masked ones.
+        """Rise of the error without each weight, all others of its row updated, [out, in]; 0 for masked ones.
 
         Raises:
             RecipeError: the damping is too small for these inputs: H is not positive definite in 32-bit numbers.
