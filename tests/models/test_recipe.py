@@ -116,6 +116,12 @@ def test_a_sparsity_for_what_is_not_pruned_is_refused():
     assert load_recipe("distilbert", overrides=both).pruning.sparsity == 0.9
 
 
+def test_the_smallest_is_pruned_and_distilled_as_the_best_is():
+    smallest, best = load_recipe("smallest"), load_recipe("sparsebert-best")
+    for section in ("student", "pruning", "distillation"):
+        assert getattr(smallest, section) == getattr(best, section)
+
+
 def test_the_baseline_is_the_same_whatever_makes_the_student_smaller():
     assert load_recipe("smallest").quantization.embedding_bits == 4
     assert load_recipe("smallest").baseline_quantization == load_recipe("demo").baseline_quantization
