@@ -22,8 +22,8 @@ LOOKS = cycler(marker=["o", "s", "^"]) * cycler(color=matplotlib.colormaps["tab1
 
 
 def accuracy_against_sparsity(runs: Sequence[Record], path: Path) -> None:
-    """Points lost, the mean over the tasks that most levels have, by the share of encoder weights that is gone."""
-    tasks = shared_tasks(runs, ("method", "level"))
+    """Points lost, the mean over the tasks that most methods have, by the share of encoder weights that is gone."""
+    tasks = shared_tasks(runs)
     figure, axes = pyplot.subplots(figsize=(8, 5))
     axes.set_prop_cycle(LOOKS)
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)

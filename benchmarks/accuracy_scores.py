@@ -64,13 +64,13 @@ def mean_interval(values: list[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
-def shared_tasks(runs: Sequence[Mapping[str, Any]], by: Sequence[str] = ("method",)) -> list[str]:
-    """The tasks that most methods, or methods at a level, were run on, so that means compare like with like."""
-    run_on: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+def shared_tasks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The tasks that most methods were run on, so that means compare like with like."""
+    methods: dict[str, set[str]] = defaultdict(set)
     for run in runs:
-        run_on[run["task"]].add(tuple(run[name] for name in by))
-    widest = max(sorted(run_on), key=lambda task: len(run_on[task]))
-    return sorted(task for task, found in run_on.items() if found >= run_on[widest])
+        methods[run["task"]].add(run["method"])
+    widest = max(sorted(methods), key=lambda task: len(methods[task]))
+    return sorted(task for task, found in methods.items() if found >= methods[widest])
 
 
 def mean_over_tasks(runs: Sequence[Mapping[str, Any]], figure: Callable[[Mapping[str, Any]], float]) -> float:
