@@ -87,6 +87,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
     given, message = problem["input"], problem["msg"]
     if "options" in problem["loc"][:-1]:
         field, message = ".".join(map(str, problem["loc"][:3])), "Input should be a number, or true or false"
-    limit = {**problem.get("ctx", {})}.get("lt", {**problem.get("ctx", {})}.get("le"))
-    hint = f"; it is a fraction, such as {given / 100:g}" if limit == 1 and isinstance(given, int | float) else ""
+    limits = problem.get("ctx", {})
+    is_percentage = 1 in (limits.get("lt"), limits.get("le")) and isinstance(given, int | float) and given > 1
+    hint = f"; it is a fraction, such as {given / 100:g}" if is_percentage else ""
     return f"{field}: {message} (given: {given!r}{hint})"
