@@ -31,7 +31,7 @@ class Pruner:
         self.method.prepare(targets, pruning)
         for name, linear in targets.items():
             # What is masked does not move: its gradient must not count in the norm that all gradients are clipped by.
-            linear.weight.register_hook(partial(torch.mul, self.masks.kept[name]))  # type: ignore[no-untyped-call]
+            linear.weight.register_hook(partial(self.masks.masked, name))  # type: ignore[no-untyped-call]
 
     def observe(self, step: int, total_steps: int) -> None:
         """Let the method look at the gradients of optimiser step `step` (1 to `total_steps`), before it is taken."""

@@ -67,8 +67,13 @@ class Masks:
     @torch.no_grad()
     def apply(self) -> None:
         """Set the masked weights to zero, and those held at zero."""
-        for name, mask in self.kept.items():
-            self._targets[name].weight.mul_(mask & self._held[name] if name in self._held else mask)
+        for name, linear in self._targets.items():
+            linear.weight.copy_(self.masked(name, linear.weight))
+
+    def masked(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Values [out, in] of a matrix's entries, such as gradients, with zeros where weights are to be zero."""
+        values = values * self.kept[name]
+        return values * self._held[name] if name in self._held else values
 
     def sparsity(self) -> float:
         """Fraction of masked entries over all targets."""

@@ -127,6 +127,7 @@ def test_zeros_of_an_earlier_pruning_stay_in_blocks_that_are_kept():
         linear.weight.add_(1)
     masks.apply()
     assert linear.weight.tolist() == [[2.0, 0.0, 0.0, 0.0], [2.0, 3.0, 4.0, 5.0]]
+    assert masks.masked("a", torch.ones(2, 4)).tolist() == [[1.0, 0.0, 0.0, 0.0], [1.0] * 4]
 
 
 def test_pool_is_the_mean_of_every_block():
