@@ -2,25 +2,30 @@
 
 from pathlib import Path
 
-from torch import nn
+import onnx
+import torch
+from transformers import PreTrainedModel
 
 from models.bundle import open_bundle
 from models.checkpoint import load_classifier, resolve_checkpoint
+from models.embeddings import restored_table
 from models.errors import CheckpointError
 
 CHECKPOINT = "checkpoint"
 
 
-def load_bundle_model(bundle_folder: Path) -> nn.Module:
+def load_bundle_model(bundle_folder: Path) -> PreTrainedModel:
     """The classifier of a bundle whose every file was verified, squeezed or not, in eval mode; nothing is unpickled.
 
-    Its label names and problem type are the manifest's.
+    Its label names and problem type are the manifest's. Where the bundle's graph has fewer token embeddings or such of
+    a lower rank, the network's are these, with the whole vocabulary: it answers as the graph does.
 
     Raises:
         BundleError: the folder is no bundle, or was changed.
         CheckpointError: the bundle has no checkpoint (int8 variants have none), or one that does not fit its manifest.
     """
-    manifest = open_bundle(bundle_folder).manifest
+    bundle = open_bundle(bundle_folder)
+    manifest = bundle.manifest
     folder = bundle_folder / CHECKPOINT
     if not folder.is_dir():
         raise CheckpointError(
@@ -32,4 +37,10 @@ def load_bundle_model(bundle_folder: Path) -> nn.Module:
             f"{folder} predicts {len(checkpoint.label_names)} labels, its manifest has {len(manifest.labels)}: "
             "publish the bundle again"
         )
-    return load_classifier(folder, manifest.labels, manifest.problem_type).eval()
+    model = load_classifier(folder, manifest.labels, manifest.problem_type).eval()
+    assert isinstance(model, PreTrainedModel)
+    if manifest.token_table is not None:
+        table = torch.tensor(restored_table(onnx.load(str(bundle.model_path)).graph))
+        with torch.no_grad():
+            model.get_input_embeddings().weight.copy_(table)
+    return model

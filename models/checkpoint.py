@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from models.errors import CheckpointError
-from models.files import faults_explained, sha256
+from models.files import faults_explained, machine_fault, sha256
 from models.squeezing import squeeze, structure_of
 from models.structure import STRUCTURE, Structure, load_structure
 
@@ -59,8 +60,23 @@ class Checkpoint:
         names = self.config.id2label
         return tuple(str(names[index]) for index in sorted(names))
 
+    def saved_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight by its name; only the headers of the files are read.
+
+        Raises:
+            CheckpointError: a file is damaged.
+        """
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="pt") as weights:
+                    shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{path} holds no weights that can be read: {error}") from error
+        return shapes
+
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        """The checkpoint's fast tokenizer.
+        """The checkpoint's fast tokenizer, which pads and cuts texts at their end, as the service does.
 
         Raises:
             CheckpointError: it has none.
@@ -76,6 +92,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.folder} has no fast tokenizer with a padding token: save one, with tokenizer.json, beside it"
             )
+        tokenizer.truncation_side = tokenizer.padding_side = "right"
         return tokenizer
 
 
@@ -164,6 +181,8 @@ def load_classifier(
     except CheckpointError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds
+        if machine_fault(error, folder):
+            raise
         raise CheckpointError(f"{folder} cannot be loaded as a classifier: {error}") from error
 
 

@@ -129,6 +129,22 @@ def token_lookup(graph: onnx.GraphProto) -> onnx.NodeProto:
     raise CheckpointError("the graph looks up no table of float embeddings by input_ids")
 
 
+def restored_table(graph: onnx.GraphProto) -> npt.NDArray[np.float32]:
+    """The token embeddings [vocabulary, width] that a graph computes with, whatever it stores of them.
+
+    Raises:
+        CheckpointError: the graph looks up no table of float embeddings by input_ids.
+    """
+    lookup = token_lookup(graph)
+    tables = {tensor.name: tensor for tensor in graph.initializer}
+    name = lookup.input[0]
+    table: npt.NDArray[np.float32] = numpy_helper.to_array(tables[name])
+    whole = name.removesuffix(FACTOR)
+    if whole + REMAP in tables:
+        table = table[numpy_helper.to_array(tables[whole + REMAP])]
+    return table @ numpy_helper.to_array(tables[whole + BASIS]) if name.endswith(FACTOR) else table
+
+
 def nearest_kept(table: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """For every row of `table` [n, width], the position in `kept` [m] of the row with the largest cosine to it.
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from models.errors import CheckpointError, ParityError
+from models.files import machine_fault
 from models.initializers import name_initializers, told_apart
 from models.runtime import OnnxClassifier
 
@@ -75,6 +76,8 @@ def export_onnx(
                     verbose=False,
                 )
         except Exception as error:  # the exporter raises many kinds
+            if machine_fault(error, path.parent):
+                raise
             raise CheckpointError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
         assert program is not None
         graph = program.model_proto

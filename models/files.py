@@ -11,11 +11,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.errors import EnvironmentFault
+from models.errors import EnvironmentFault, SparserveError
 
 TEMPORARY_PREFIX = ".tmp-"
 # A folder is locked by its maker; where locks are not seen by other machines, an hour is long enough to finish one.
 ABANDONED_SECONDS = 3600
+# What safetensors and torch.save say of a full disk, and torch's allocators where there is no memory.
+_FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")
+_NO_MEMORY = ("can't allocate memory", "bad allocation", "std::bad_alloc", "CUDA out of memory")
 
 
 def sha256(path: Path) -> str:
@@ -122,18 +125,34 @@ def settle(stage: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def faults_explained(folder: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into an error that names the folder and the way out."""
+    """Turn what the machine refuses, disk or memory, into an error that names the folder and the way out."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentFault(
-                f"the disk is full under {folder}: free some space and run the same command again"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise EnvironmentFault(
-                f"{folder} cannot be written ({error.strerror}): choose another folder or change its permissions"
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise EnvironmentFault(f"{error.filename or folder} is in the way: a folder is needed there") from error
-        raise
+    except Exception as error:
+        fault = machine_fault(error, folder)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def machine_fault(error: BaseException, folder: Path) -> EnvironmentFault | None:
+    """What to tell the user where an error, or what it came from, is the machine's; None where it is another kind.
+
+    torch and safetensors raise errors of their own for a full disk and for want of memory, known by their text only.
+    """
+    if isinstance(error, SparserveError):
+        return None
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in _FULL):
+        return EnvironmentFault(f"the disk is full under {folder}: free some space and run the same command again")
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
+        return EnvironmentFault(
+            "there is not enough memory: end other programs, or take smaller batches or a machine with more, and run "
+            "the same command again"
+        )
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        why = os.strerror(code)
+        return EnvironmentFault(f"{folder} cannot be written ({why}): choose another folder or change its permissions")
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        return EnvironmentFault(f"{getattr(error, 'filename', None) or folder} is in the way: a folder is needed there")
+    return machine_fault(error.__cause__, folder) if error.__cause__ else None

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from models.augmentation import check_augmentation
 from models.checkpoint import Checkpoint
@@ -16,6 +16,7 @@ from models.layer_mapping import uniform_choice
 from models.pruning.callback import Pruner
 from models.pruning.protocol import make_method
 from models.pruning.targets import encoder_linears
+from models.pruning.unit_method import kept_count
 from models.pruning.unit_methods import make_unit_method
 from models.recipe import Recipe, Student
 from models.small_students import SQUEEZED_START, check_shape
@@ -25,6 +26,8 @@ from models.students import calibration_rows, outputs_wanted
 from models.tokens import tokenize
 
 POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
+# One ONNX file is one protobuf message of less than 2 GiB; what is not weights takes far less than this.
+LARGEST_GRAPH = (1 << 31) - (1 << 24)
 NO_SCORES = (
     "there are no attention scores to compare: set distillation.attention to 0, or keep all heads of all networks"
 )
@@ -56,18 +59,17 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
     """See that the recipe can be carried out on these networks, before anything is run.
 
     Raises:
-        RecipeError: texts are longer than the checkpoint's positions, or a method, option or loss does not fit.
-        CheckpointError: the teacher cannot teach this student: another tokenizer, or too few layers to imitate.
+        RecipeError: texts are longer than a network's positions, or a method, option or loss does not fit.
+        CheckpointError: a network is too large for one ONNX file, or the teacher cannot teach this student: no saved
+            head, another tokenizer, or too few layers to imitate.
     """
-    config: Any = checkpoint.config
-    # RoBERTa and MPNet count positions from the padding id on.
-    offset = config.pad_token_id + 1 if checkpoint.model_type in POSITIONS_AFTER_PADDING else 0
-    longest = config.max_position_embeddings - offset
-    if recipe.max_length > longest:
-        raise RecipeError(
-            f"max_length is {recipe.max_length} tokens, but {checkpoint.name} has positions for {longest}: "
-            f"add --set max_length={longest}, or less"
-        )
+    for network in (checkpoint, teacher):
+        if network is not None:
+            _check_positions(network, recipe)
+    dense = outline(teacher or checkpoint, Student())
+    _check_size(teacher or checkpoint, dense)
+    if teacher is not None:
+        _check_head(teacher, dense)
     start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
     student = outline(start, recipe.student)
     if recipe.squeeze is not None:
@@ -77,7 +79,7 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
     elif recipe.pruning is not None:
         # Which matrices the squeeze leaves is not known yet, nor so whether a block divides them.
         make_method(recipe.pruning).prepare(encoder_linears(student), recipe.pruning)
-    _check_rank(recipe, int(config.vocab_size), config)
+    _check_rank(recipe, *_token_table(student, recipe))
     if recipe.augmentation is not None:
         check_augmentation(checkpoint, recipe.augmentation)
     if teacher is not None and teacher.tokenizer().get_vocab() != checkpoint.tokenizer().get_vocab():
@@ -87,11 +89,53 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
         )
     if recipe.distillation is None:
         return
-    _check_losses(student, outline(teacher or checkpoint, Student()), recipe)
+    _check_losses(student, dense, recipe)
 
 
-def _check_rank(recipe: Recipe, rows: int, config: Any) -> None:
-    rank, width = recipe.embeddings.rank, getattr(config, "embedding_size", config.hidden_size)
+def _check_positions(network: Checkpoint, recipe: Recipe) -> None:
+    config: Any = network.config
+    # RoBERTa and MPNet count positions from the padding id on.
+    offset = config.pad_token_id + 1 if network.model_type in POSITIONS_AFTER_PADDING else 0
+    longest = config.max_position_embeddings - offset
+    if recipe.max_length > longest:
+        raise RecipeError(
+            f"max_length is {recipe.max_length} tokens, but {network.name} has positions for {longest}: "
+            f"add --set max_length={longest}, or less"
+        )
+
+
+def _check_size(network: Checkpoint, model: nn.Module) -> None:
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    if size > LARGEST_GRAPH:
+        raise CheckpointError(
+            f"{network.name} has weights of {size / 2**30:.2f} GiB in float32, but one ONNX file holds less than 2 "
+            "GiB: take a smaller checkpoint, such as the base size of the same family"
+        )
+
+
+def _check_head(teacher: Checkpoint, model: nn.Module) -> None:
+    # transformers draws at random what is not saved, and that head would teach and be the baseline.
+    saved, encoder = teacher.saved_shapes(), f"{getattr(model, 'base_model_prefix', '')}."
+    for name, weight in model.state_dict().items():
+        if not name.startswith(encoder) and saved.get(name) != tuple(weight.shape):
+            raise CheckpointError(
+                f"the teacher {teacher.name} has no saved weights {list(weight.shape)} of {name}, so it is not "
+                "fine-tuned on labels yet: give it as --model, and a teacher is fine-tuned from it"
+            )
+
+
+def _token_table(student: nn.Module, recipe: Recipe) -> tuple[int, int]:
+    """Rows and columns of the table that is exported, with its whole vocabulary."""
+    assert isinstance(student, PreTrainedModel)
+    rows, width = student.get_input_embeddings().weight.shape
+    # Embeddings that are projected to the hidden width keep their own when that is squeezed.
+    if recipe.squeeze is not None and getattr(student.base_model, "embeddings_project", None) is None:
+        width = kept_count(recipe.squeeze.hidden, width, "hidden dimensions")
+    return int(rows), int(width)
+
+
+def _check_rank(recipe: Recipe, rows: int, width: int) -> None:
+    rank = recipe.embeddings.rank
     if rank is not None and rank > min(rows, width):
         raise RecipeError(
             f"embeddings.rank is {rank}, but the token table has {rows} rows and {width} columns: "
@@ -105,18 +149,16 @@ def check_rows(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, seed: i
     Raises:
         RecipeError: there are fewer calibration rows than units, or fewer tokens than the rank of their embeddings.
     """
-    tokenizer = checkpoint.tokenizer()
+    tokenizer, student = checkpoint.tokenizer(), outline(checkpoint, recipe.student)
     if recipe.embeddings.rank is not None and recipe.embeddings.vocabulary == "training":
         tokens = tokenize(dataset.train, tokenizer, recipe.max_length, multi_label=dataset.multi_label)
-        config: Any = checkpoint.config
-        counts = count_tokens(tokens, int(config.vocab_size))
-        kept = {*counts.nonzero()[0].tolist(), *tokenizer.all_special_ids}
-        _check_rank(recipe, len(kept), config)
+        vocabulary, width = _token_table(student, recipe)
+        kept = {*count_tokens(tokens, vocabulary).nonzero()[0].tolist(), *tokenizer.all_special_ids}
+        _check_rank(recipe, len(kept), width)
     if recipe.squeeze is None:
         return
     rows = dataset.train.take(calibration_rows(len(dataset.train), recipe.squeeze.calibration, seed))
     tokens = tokenize(rows, tokenizer, recipe.max_length, multi_label=dataset.multi_label)
-    student = outline(checkpoint, recipe.student)
     make_unit_method(recipe.squeeze).check(student, recipe.squeeze, tokens.lengths)
 
 

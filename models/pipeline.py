@@ -29,8 +29,13 @@ from models.training import Progress
 from models.workspace import Workspace
 
 
-def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter) -> Report:
-    """Carry out a plan: every step that is not done yet, then publish the bundles and the task's report."""
+def run_plan(
+    plan: Plan, store: Store, workspace: Workspace, reporter: Reporter, *, answering: str | None = None
+) -> Report:
+    """Carry out a plan: every step that is not done yet, then publish the bundles and the task's report.
+
+    Where nobody has chosen the variant that answers for the task, it is `answering`, by default the recipe's own.
+    """
     job, recipe = plan.job, plan.job.recipe
     advance = reporter.advance
 
@@ -70,7 +75,7 @@ def run_plan(plan: Plan, store: Store, workspace: Workspace, reporter: Reporter)
     bundles = publish(job, store, sources, graphs, packed, logits, measured, reporter)
     if not store.has_default(job.task):
         # The first compressed variant answers for its task; what answers later on is for people to change.
-        store.set_default_variant(job.task, recipe.variant_name)
+        store.set_default_variant(job.task, answering or recipe.variant_name)
     answering = store.default_variant(job.task)
     reporter.say(f"{job.task} answers with {answering}: `sparserve bundles default {job.task} VARIANT` changes that")
     for variant, bundle in bundles.items():

@@ -72,9 +72,9 @@ class Run:
     store: Store
     workspace: Workspace
 
-    def execute(self, reporter: Reporter) -> Report:
-        """Carry the job out."""
-        return run_plan(self.plan, self.store, self.workspace, reporter)
+    def execute(self, reporter: Reporter, *, answering: str | None = None) -> Report:
+        """Carry the job out; `answering` is the variant that answers where none was chosen, None the recipe's own."""
+        return run_plan(self.plan, self.store, self.workspace, reporter, answering=answering)
 
     def print_plan(self, reporter: Reporter) -> None:
         """Say every step: cached or how long it may take, and the recipe that it follows."""

@@ -1,4 +1,4 @@
-"""The fewest bytes that a recipe's smallest file can have, seen before anything is trained.
+"""The fewest bytes that a file can have, a recipe's smallest or the dense baseline's: seen before anything is trained.
 
 No level of a ladder makes the token table smaller, and in a small model it is most of the bytes.
 """
@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from models.checkpoint import Checkpoint
 from models.fit import outline
-from models.recipe import Embeddings, Recipe
+from models.recipe import Embeddings, Quantization, Recipe, Student
 
 FLOAT_BITS = 32
 
@@ -25,9 +25,17 @@ def least_bytes(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Reci
     if narrowed or recipe.embeddings != Embeddings():
         return 0
     start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
-    network = outline(start, recipe.student)
+    return _table_bytes(start, recipe.student, recipe.quantization)
+
+
+def least_dense_bytes(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> int:
+    """Bytes of the token table alone in the int8 file of the dense baseline, which every run makes."""
+    return _table_bytes(teacher or checkpoint, Student(), recipe.baseline_quantization)
+
+
+def _table_bytes(start: Checkpoint, student: Student, quantization: Quantization) -> int:
+    network = outline(start, student)
     assert isinstance(network, PreTrainedModel)
     rows, width = network.get_input_embeddings().weight.shape
-    quantization = recipe.quantization
     bits = quantization.embedding_bits if quantization.enabled and quantization.embeddings else FLOAT_BITS
     return int(rows * width * bits // 8)

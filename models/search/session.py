@@ -16,7 +16,7 @@ from models.recipe_files import load_recipe, shipped_recipes
 from models.report import write_report
 from models.run import CompressOptions, Run, prepare
 from models.search.bisection import Trial, search
-from models.search.bounds import least_bytes
+from models.search.bounds import least_bytes, least_dense_bytes
 from models.search.choice import SIZE, Point, baseline_points, best, frontier, nearest, points
 from models.search.ladders import Candidate, Ladder, make_ladder, slug, with_shared
 from models.search.outcomes import Outcome
@@ -66,7 +66,9 @@ class Search:
             rungs = [ladder.values(rung) for rung in range(len(ladder.levels))]
             what = [f"{field} of {', '.join(f'{values[field]:g}' for values in rungs)}" for field in ladder.fields]
             trials = math.ceil(math.log2(len(ladder))) + 1
-            reporter.say(f"  {ladder.name}: {' and '.join(what) or 'as it is'}; about {trials} trials")
+            reporter.say(
+                f"  {ladder.name}: {' and '.join(what) or 'as it is'}; about {trials} trial{'s' * (trials > 1)}"
+            )
             record = {"recipe": ladder.name, "fields": ladder.fields, "levels": ladder.levels, "rungs": rungs}
             reporter.result("ladder", record)
         first = self.ladders[0]
@@ -170,7 +172,8 @@ def run_search(search: Search, reporter: Reporter, console: Console | None) -> N
         close = nearest(shown, targets)
         if close is None:
             raise TargetError(
-                f"no trial of the search for {phrase(targets)} could be made: try other recipes with --search-recipes"
+                f"no trial of the search for {phrase(targets)} could be made, so the dense variants were not measured "
+                "either: try other recipes with --search-recipes"
             )
         raise TargetError(
             f"nothing meets {phrase(targets)}; nearest is {close.title}: {figures(close.serving, targets)}. "
@@ -227,6 +230,9 @@ def _small_enough(
             reporter.say(f"The recipe {ladder.name} is not searched: its token embeddings alone take {size}")
     fitting = [ladder for ladder in ladders if least[ladder.name] <= limit]
     if not fitting:
+        if least_dense_bytes(job.checkpoint, job.teacher, job.recipe) <= limit:
+            reporter.say("Only the dense int8 baseline may be as small: one trial is made, which measures it")
+            return [replace(ladders[0], levels=ladders[0].levels[:1])]
         raise TargetError(
             f"nothing can meet {phrase(targets)}: the token embeddings alone take {SIZE.spell(min(least.values()))}; "
             "loosen the target, or add a recipe that cuts them with --search-recipes, such as smallest"

@@ -39,7 +39,7 @@ class RunTrials:
         """
         run = with_recipe(self.prepared, candidate.recipe)
         try:
-            run.execute(self.reporter)
+            run.execute(self.reporter, answering=DENSE)  # until the search has judged
         except (TrainingError, RecipeError, CheckpointError, ParityError) as error:
             if not _reached_its_own(run):
                 raise

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from exporting import LABELS, classifier
@@ -6,7 +7,10 @@ from tiny_bundles import graph, manifest, tokenizer_json
 from models.bundle import write_bundle
 from models.bundle_model import load_bundle_model
 from models.checkpoint import save_classifier
+from models.embeddings import shrink_embeddings
 from models.errors import BundleError, CheckpointError
+from models.recipe import Embeddings
+from models.runtime import OnnxClassifier
 from models.squeezing import squeeze
 from models.structure import STRUCTURE, Structure
 
@@ -20,8 +24,8 @@ def squeezed(make_checkpoint, tmp_path_factory):
     return model, folder
 
 
-def bundle(parent, folder, **changes):
-    files = {"model.onnx": graph(), "tokenizer.json": tokenizer_json()}
+def bundle(parent, folder, *, model=None, **changes):
+    files = {"model.onnx": model or graph(), "tokenizer.json": tokenizer_json()}
     checkpoint = {f"checkpoint/{path.name}": path for path in folder.iterdir()} if folder else {}
     return write_bundle(parent, manifest(**{"labels": LABELS, **changes}), files | checkpoint).folder
 
@@ -34,6 +38,24 @@ def test_a_bundle_gives_back_its_network(squeezed, tmp_path):
     assert not found.training
     assert found.config.problem_type == "multi_label_classification"
     assert tuple(found.config.id2label.values()) == LABELS
+
+
+@pytest.mark.parametrize(
+    "settings", [{"vocabulary": "training"}, {"rank": 8}, {"vocabulary": "training", "rank": 8}], ids=str
+)
+def test_the_network_answers_as_a_graph_whose_token_table_is_smaller(bert, tmp_path, settings):
+    save_classifier(bert.model, tmp_path / "checkpoint")
+    counts = np.zeros(bert.model.config.vocab_size, np.int64)
+    counts[5:45:2] = 1
+    target = tmp_path / "model.onnx"
+    table = shrink_embeddings(bert.path, target, Embeddings(**settings), counts=counts, always_keep=(0, 2, 3))
+    found = load_bundle_model(bundle(tmp_path, tmp_path / "checkpoint", model=target, token_table=table))
+    ids = torch.arange(5, 45).reshape(4, 10)
+    graphs = OnnxClassifier(target, pad_token_id=0, threads=1)
+    inputs = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": torch.ones_like(ids)}
+    logits = torch.from_numpy(graphs.run({name: values.numpy() for name, values in inputs.items()}))
+    torch.testing.assert_close(found(**inputs).logits.detach(), logits, atol=1e-5, rtol=0)
+    assert (bert.model(**inputs).logits.detach() - logits).abs().max() > 1e-3
 
 
 def test_a_bundle_without_a_checkpoint_names_the_way_out(tmp_path):

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from models.checkpoint import adopt, load_classifier, resolve_checkpoint
 from models.errors import CheckpointError
 from models.files import sha256
+from models.runtime import TextTokenizer
 
 
 @pytest.fixture
@@ -52,6 +53,23 @@ def test_an_adopted_checkpoint_has_a_whole_tokenizer_and_nothing_that_is_not_a_m
     assert served.encode("Good").ids != served.encode("good").ids, "the configuration counts"
     assert sha256(adopted.folder / "model.safetensors") == sha256(copy / "model.safetensors")
     assert not {"api_key.txt", "rows.json"} & {path.name for path in adopted.folder.iterdir()}
+
+
+def test_texts_are_cut_where_the_service_cuts_them(copy, tmp_path):
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings |= {"truncation_side": "left", "padding_side": "left"}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    given = resolve_checkpoint(str(copy))
+    (tmp_path / "adopted").mkdir()
+    adopt(tmp_path / "adopted", given)
+    texts = ["the good movie was not bad", "a plot"]
+    options = {"truncation": True, "max_length": 5, "padding": True}
+    for checkpoint in (given, resolve_checkpoint(str(tmp_path / "adopted"))):
+        trained = checkpoint.tokenizer()(texts, **options)
+        served = TextTokenizer(tmp_path / "adopted" / "tokenizer.json", 5).encode(texts)
+        cut, padded = trained["input_ids"]
+        assert cut == served[0].ids
+        assert padded[: len(served[1])] == served[1].ids and not any(trained["attention_mask"][1][len(served[1]) :])
 
 
 def test_a_decoder_is_refused_by_name(copy):

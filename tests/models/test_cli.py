@@ -50,17 +50,22 @@ def test_data_that_is_wrong(wrong, tmp_path):
     wrong("--label-column", "labels", code=2, message="has no column 'labels'")
 
 
-def test_a_teacher_of_other_labels(wrong, tiny_store, tmp_path):
-    teacher = (
-        tiny_store / "tiny" / "dense" / (tiny_store / "tiny" / "dense" / "current").read_text().strip() / "checkpoint"
-    )
+@pytest.fixture
+def teacher(tiny_store):
+    """A checkpoint that was fine-tuned on the tiny task."""
+    dense = tiny_store / "tiny" / "dense"
+    return dense / (dense / "current").read_text().strip() / "checkpoint"
+
+
+def test_a_teacher_of_other_labels(wrong, teacher, tmp_path):
     path = tmp_path / "other.csv"
     path.write_text("text,label\n" + "".join(f"text {i},{'spam' if i % 2 else 'ham'}\n" for i in range(40)))
     wrong("--teacher", teacher, "--data", path, code=2, message="negative, positive, but the data has ham, spam")
 
 
-def test_a_teacher_that_the_student_cannot_imitate(wrong, make_checkpoint, tiny_checkpoint, tmp_path):
-    copy = shutil.copytree(tiny_checkpoint, tmp_path / "other")
+def test_a_teacher_that_the_student_cannot_imitate(wrong, teacher, tiny_checkpoint, tmp_path):
+    wrong("--teacher", tiny_checkpoint, code=2, message="give it as --model, and a teacher is fine-tuned from it")
+    copy = shutil.copytree(teacher, tmp_path / "other")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
     wrong("--teacher", copy, code=2, message="the student has 2 layers and its teacher 1")

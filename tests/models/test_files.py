@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from models.errors import EnvironmentFault
-from models.files import TEMPORARY_PREFIX, settle, temporary_folder, write_atomically
+from models.errors import CheckpointError, EnvironmentFault
+from models.files import TEMPORARY_PREFIX, faults_explained, settle, temporary_folder, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
@@ -39,6 +39,33 @@ def test_a_folder_that_is_there_already_is_kept(tmp_path):
         (stage / "second").write_text("y")
         settle(stage, tmp_path / "done")
     assert [p.name for p in (tmp_path / "done").iterdir()] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk is full"),
+        (ValueError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk is full"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 49152 vs 49040"), "disk is full"),
+        (MemoryError(), "not enough memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+            "not enough memory",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be written"),
+    ],
+)
+def test_what_the_machine_refuses_is_told_from_faults_of_the_input(tmp_path, error, message):
+    with pytest.raises(EnvironmentFault, match=message), faults_explained(tmp_path):
+        raise error
+    with pytest.raises(EnvironmentFault, match=message), faults_explained(tmp_path):
+        raise ValueError("the exporter failed") from error
+    with pytest.raises(CheckpointError), faults_explained(tmp_path):
+        raise CheckpointError("it was explained already") from error
+    for other in (ValueError("a wrong value"), FileNotFoundError(errno.ENOENT, "gone")):
+        with pytest.raises(type(other)) as raised, faults_explained(tmp_path):
+            raise other
+        assert raised.value is other
 
 
 def test_a_file_in_the_way_is_named(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from squeezed import UNEVEN, network_of
 from transformers import AutoModelForSequenceClassification
 
+import models.fit
 from models.checkpoint import resolve_checkpoint, save_classifier
 from models.data import Split
 from models.data_sources import load_dataset
@@ -27,6 +28,20 @@ def recipe(tiny_recipe):
         return load_recipe(tiny_recipe, overrides={name.replace("__", "."): value for name, value in fields.items()})
 
     return changed
+
+
+@pytest.fixture
+def saved(tmp_path, whole):
+    """A maker of checkpoints that have a head of two labels, and some fields of the configuration changed."""
+
+    def make(**fields):
+        config = whole.config
+        config.update(fields)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+        whole.tokenizer().save_pretrained(tmp_path)
+        return resolve_checkpoint(str(tmp_path))
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +72,8 @@ def squeezed(make_checkpoint, tmp_path_factory, whole):
         ({**FROM_TEACHER, "squeeze.heads": 0.5}, "fewer heads than its teacher"),
         ({"student.heads": 2}, "fewer heads than its teacher's"),
         ({"embeddings.rank": 33}, "embeddings.rank is 33"),
+        ({"embeddings.rank": 17, "student.hidden_size": 16}, "rows and 16 columns"),
+        ({"embeddings.rank": 17, **FROM_TEACHER, **NO_ATTENTION, "squeeze.hidden": 0.5}, "rows and 16 columns"),
         ({"augmentation.candidates": 5000}, "augmentation.candidates is 5000"),
         ({"student.layers": 3}, "student.layers is 3, but the network to start from has 2"),
     ],
@@ -102,13 +119,43 @@ def test_a_rank_of_the_tokens_that_the_training_rows_have(recipe, whole, sentime
         check_rows(whole, recipe(**ranked), few, 0)
 
 
-def test_what_can_work_is_let_through(recipe, whole, squeezed):
+def test_what_can_work_is_let_through(recipe, whole, squeezed, saved):
     check_fit(whole, None, recipe())
     check_fit(whole, None, recipe(**FROM_TEACHER, **NO_ATTENTION, squeeze__heads=0.5, squeeze__units=0.5))
     check_fit(whole, None, recipe(student__layers=1, student__hidden_size=16))
     check_fit(squeezed, None, recipe(**NO_ATTENTION))
     check_fit(whole, squeezed, recipe(**NO_ATTENTION))
-    check_fit(squeezed, whole, recipe(**NO_ATTENTION))
+    check_fit(squeezed, saved(), recipe(**NO_ATTENTION))
+    check_fit(whole, None, recipe(embeddings__rank=16, student__hidden_size=16))
+
+
+def test_a_teacher_without_a_head_of_its_labels_is_none(recipe, whole, saved):
+    with pytest.raises(CheckpointError, match=r"tiny-bert has no saved weights \[2, 32\] of classifier\.weight"):
+        check_fit(whole, whole, recipe())
+    teacher = saved()
+    check_fit(whole, teacher, recipe())
+    config = teacher.config
+    config.num_labels = 3
+    config.save_pretrained(teacher.folder)
+    with pytest.raises(CheckpointError, match=r"no saved weights \[3, 32\] of classifier\.weight"):
+        check_fit(whole, teacher, recipe())
+    (teacher.folder / "model.safetensors").write_bytes(b"{")
+    with pytest.raises(CheckpointError, match="holds no weights that can be read"):
+        check_fit(whole, teacher, recipe())
+
+
+def test_texts_fit_the_teachers_positions_too(recipe, whole, saved):
+    with pytest.raises(RecipeError, match="has positions for 9: add --set max_length=9"):
+        check_fit(whole, saved(max_position_embeddings=9), recipe(**NO_ATTENTION))
+
+
+def test_a_network_that_no_onnx_file_holds_is_refused(recipe, whole, monkeypatch):
+    size = sum(parameter.numel() * 4 for parameter in outline(whole, Student()).parameters())
+    monkeypatch.setattr(models.fit, "LARGEST_GRAPH", size)
+    check_fit(whole, None, recipe())
+    monkeypatch.setattr(models.fit, "LARGEST_GRAPH", size - 1)
+    with pytest.raises(CheckpointError, match=r"tiny-bert has weights of 0\.00 GiB in float32"):
+        check_fit(whole, None, recipe())
 
 
 def test_a_squeezed_network_gets_no_other_shape(recipe, squeezed):
@@ -121,12 +168,8 @@ def test_attention_of_a_squeezed_teacher_is_not_imitated(recipe, whole, squeezed
         check_fit(whole, squeezed, recipe())
 
 
-def test_a_teacher_of_fewer_layers_is_no_guide_for_hidden_states(recipe, whole, tmp_path):
-    config = whole.config
-    config.num_hidden_layers = 1
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    whole.tokenizer().save_pretrained(tmp_path)
-    shallow = resolve_checkpoint(str(tmp_path))
+def test_a_teacher_of_fewer_layers_is_no_guide_for_hidden_states(recipe, whole, saved):
+    shallow = saved(num_hidden_layers=1)
     with pytest.raises(CheckpointError, match="the student has 2 layers and its teacher 1"):
         check_fit(whole, shallow, recipe())
     check_fit(whole, shallow, recipe(distillation__hidden=0, distillation__attention=0))

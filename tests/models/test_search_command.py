@@ -63,7 +63,7 @@ def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_it
     opened.promote("tiny", best_variant, others[best_variant])
     opened.remove("tiny", best_variant, versions[best_variant])
     once_more, _ = events("size<=58KB")
-    assert any("bundle" in name for name in {event.get("name") for event in once_more}), "not made again"
+    assert values("bundle", once_more), "not made again"
     assert opened.current("tiny", best_variant) == versions[best_variant]
 
     opened.set_default_variant("tiny", "sparse60")
@@ -72,6 +72,9 @@ def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_it
     assert (missed["variant"], missed["meets"]) == ("tiny-sparsity60", False)
     assert f"nearest is tiny at pruning.sparsity=0.6: {best_variant} in the sparse runtime" in stderr
     assert opened.default_variant("tiny") == "sparse60", "a search that finds nothing changes what answers"
+    shutil.rmtree(store / "tiny")  # nobody has chosen what answers: not a trial that was never judged
+    events("size<=16KB", code=7)
+    assert opened.default_variant("tiny") == "dense" and opened.has_default("tiny")
     ruled_out, stderr = events("size<=1KB", code=7)
     assert "the token embeddings alone take 0.00" in stderr and not begun(ruled_out)
     assert not values("trial", ruled_out)
@@ -126,3 +129,12 @@ def test_a_recipe_whose_token_table_alone_is_too_large_is_left_out_and_the_other
     assert result.exit_code == 0, result.output
     assert "The recipe tiny is not searched: its token embeddings alone take" in result.output
     assert "First trial: smallest at pruning.sparsity=0.85" in result.output
+
+
+def test_a_target_that_only_the_dense_int8_file_may_meet_is_searched(compress_tiny, tmp_path):
+    options = ["--search-recipes", "", "--set", "quantization.enabled=false", "--dry-run"]
+    command = compress_tiny(tmp_path / "store", "--target", "size<=8KB", *options)
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "Only the dense int8 baseline may be as small: one trial is made" in result.output
+    assert "tiny: pruning.sparsity of 0.5; about 1 trial\n" in result.output
