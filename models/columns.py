@@ -5,17 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.errors import DataError
-from models.tables import Table
+from models.tables import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES, Table
 
-TEXT_NAMES = (
-    "text", "sentence", "review", "content", "sentence1", "premise", "question1", "question", "body", "comment",
-    "comment_text", "message", "tweet", "title", "document", "utterance", "query", "description",
-)  # fmt: skip
-PAIR_NAMES = ("text_pair", "sentence2", "hypothesis", "question2", "text2", "pair", "passage", "answer")
-LABEL_NAMES = (
-    "label", "labels", "sentiment", "category", "class", "target", "intent", "topic", "tags", "gold_label", "y",
-    "emotion", "stars", "rating",
-)  # fmt: skip
 # Columns whose names make a pair although the second is a text of its own where it stands alone (QNLI).
 PAIRS = (("question", "sentence"),)
 MOST_LABELS = 200
@@ -48,7 +39,8 @@ def choose_columns(
     names = list(table.columns)
     for option, name in (("--text-column", text), ("--text-pair-column", text_pair), ("--label-column", label)):
         if name is not None and name not in names:
-            raise DataError(f"{source} has no column {name!r} ({option}); its columns: {', '.join(names)}")
+            guessed = "" if table.named else " (it was taken to have no header; --header says that it has)"
+            raise DataError(f"{source} has no column {name!r} ({option}); its columns: {', '.join(names)}{guessed}")
     notes: list[str] = []
     taken = {name for name in (text, text_pair, label) if name is not None}
     labels = (label,) if label is not None else _guess_labels(table, source, taken, multi_label, notes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,18 @@ def load_dataset(
     """
     notes: list[str] = []
     name = str(source)
+    named = [column for column in (text_column, text_pair_column, label_column) if column is not None]
+    read = partial(read_table, header=header, expected=named)
     if name == MOVIE_SENTENCES:
         tables = {"train": read_table(movie_sentences(cache or Path(".cache")))}
     elif Path(source).is_dir():
-        tables = {key: read_table(path, header=header) for key, path in _split_files(Path(source)).items()}
+        tables = {key: read(path) for key, path in _split_files(Path(source)).items()}
     elif Path(source).suffix.lower() in READERS or Path(source).exists() or name.count("/") > 1:
-        tables = {"train": read_table(Path(source), header=header)}
+        tables = {"train": read(Path(source))}
     else:
         tables = _from_hub(name.removeprefix("hub:"))
     for key, path in (splits or {}).items():
-        tables[key] = read_table(path, header=header)
+        tables[key] = read(path)
     options = _Options(text_column, text_pair_column, label_column, label_separator, multi_label)
     return _build(tables, Path(name).name if Path(name).exists() else name, options, notes, seed)
 
@@ -113,7 +116,7 @@ def _build(tables: dict[str, Table], source: str, options: _Options, notes: list
     for name, split in final.items():
         if not len(split):
             raise DataError(f"{source}: the {name} split is empty; give more rows or the split's own file")
-    _check_train_labels(final["train"], names, source, several)
+    _check_train_labels(final, names, source, several)
     dropped: dict[str, int] = {}
     for rows in parts.values():
         for reason, count in rows.dropped.items():
@@ -202,11 +205,18 @@ def _leaks(given: Mapping[str, Split]) -> Iterator[str]:
                 )
 
 
-def _check_train_labels(train: Split, names: tuple[str, ...], source: str, several: bool) -> None:
-    present = np.any(train.labels, axis=0) if several else np.isin(np.arange(len(names)), train.labels)
-    for name, found in zip(names, present, strict=True):
-        if not found:
-            raise DataError(f"{source}: the label {name!r} does not occur in the train split: it cannot be learned")
+def _check_train_labels(splits: Mapping[str, Split], names: tuple[str, ...], source: str, several: bool) -> None:
+    rows = {
+        split: np.sum(part.labels, axis=0) if several else np.bincount(part.labels, minlength=len(names))
+        for split, part in splits.items()
+    }
+    for index, name in enumerate(names):
+        if not rows["train"][index]:
+            where = " and ".join(f"{found[index]:,} of {split}" for split, found in rows.items() if found[index])
+            raise DataError(
+                f"{source}: the label {name!r} does not occur in the train split, but in {where}, so it cannot be "
+                "learned: add rows of it to train, or remove those"
+            )
 
 
 def _conflicts(splits: Mapping[str, Split]) -> int:

@@ -96,7 +96,10 @@ def _name(value: Any, source: str) -> str:
         raise DataError(f"{source}: the number {value} is no label; remove its rows, or write the label as text")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip()
+    name = str(value).strip()
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise DataError(f"{source}: the label {name!a} holds half of a character: write it as whole text")
+    return name
 
 
 def _number(name: str) -> float | None:

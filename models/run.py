@@ -128,7 +128,12 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         reporter.say(line)
     reporter.result("data", {"digest": dataset.digest, "labels": list(dataset.label_names)})
     if teacher is not None:
-        dataset = with_label_order(dataset, check_teacher(teacher, dataset))
+        names = check_teacher(teacher, dataset)
+        dataset = with_label_order(dataset, names)
+        pairs = list(zip(teacher.label_names, names, strict=True))
+        if any(given.casefold() != name.casefold() for given, name in pairs):
+            guess = ", ".join(f"{given} for {name}" for given, name in pairs)
+            reporter.say(f"  note: the teacher's labels have no names: {guess} (guessed; id2label in config.json says)")
         if options.model is None and recipe.student.start == "pretrained":
             reporter.say("No --model: the student starts from the teacher's weights.")
     start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint

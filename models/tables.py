@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,17 @@ from models.errors import DataError
 
 # A text of 100,000 characters is no mistake: the tokenizer truncates it. Python's own limit is 131,072.
 csv.field_size_limit(2**30)
+# What such columns are usually called, the likeliest first.
+TEXT_NAMES = (
+    "text", "sentence", "review", "content", "sentence1", "premise", "question1", "question", "body", "comment",
+    "comment_text", "message", "tweet", "title", "document", "utterance", "query", "description",
+)  # fmt: skip
+PAIR_NAMES = ("text_pair", "sentence2", "hypothesis", "question2", "text2", "pair", "passage", "answer")
+LABEL_NAMES = (
+    "label", "labels", "sentiment", "category", "class", "target", "intent", "topic", "tags", "gold_label", "y",
+    "emotion", "stars", "rating",
+)  # fmt: skip
+_KNOWN_NAMES = frozenset({*TEXT_NAMES, *PAIR_NAMES, *LABEL_NAMES})
 
 
 @dataclass(frozen=True)
@@ -25,8 +37,10 @@ class Table:
         return len(next(iter(self.columns.values()), []))
 
 
-def read_table(path: Path, *, header: bool | None = None) -> Table:
+def read_table(path: Path, *, header: bool | None = None, expected: Collection[str] = ()) -> Table:
     """Read a file by its extension; `header` says whether a CSV's first row names its columns (None: guessed).
+
+    `expected` are names that some of them should have.
 
     Raises:
         DataError: the file is missing, of an unknown kind, not UTF-8, or malformed.
@@ -36,7 +50,7 @@ def read_table(path: Path, *, header: bool | None = None) -> Table:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} has none of the extensions that can be read: {', '.join(READERS)}")
-    table = reader(path, header)
+    table = reader(path, header, expected)
     if not len(table):
         raise DataError(f"{path} has no rows")
     return table
@@ -54,23 +68,33 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _read_csv(path: Path, header: bool | None) -> Table:
-    return _read_delimited(path, header, None)
-
-
-def _read_tsv(path: Path, header: bool | None) -> Table:
-    return _read_delimited(path, header, "\t")
-
-
-def _read_delimited(path: Path, header: bool | None, delimiter: str | None) -> Table:
+def _read_csv(path: Path, header: bool | None, expected: Collection[str]) -> Table:
     text = _text(path)
-    if delimiter is None:
-        first = text.split("\n", 1)[0]
-        delimiter = ";" if first.count(";") > first.count(",") else ","
+    first, _, rest = text.partition("\n")
+    # Excel's own way to say it, in a line that is no data.
+    said = re.fullmatch(r"sep=([,;|\t])\r?", first)
+    if said:
+        return _read_delimited(path, f"\n{rest}", header, expected, said[1])
+    usual = ";" if first.count(";") > first.count(",") else ","
+    delimiter = usual if usual in first else max("|\t,", key=first.count)
+    return _read_delimited(path, text, header, expected, delimiter)
+
+
+def _read_tsv(path: Path, header: bool | None, expected: Collection[str]) -> Table:
+    return _read_delimited(path, _text(path), header, expected, "\t")
+
+
+def _read_delimited(path: Path, text: str, header: bool | None, expected: Collection[str], delimiter: str) -> Table:
     # A quote inside a TSV's field is almost always just a quote: TSV files quote nothing, CSV files do.
     plain = delimiter == "\t" and not _quoted(text)
     quoting: Literal[0, 3] = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=quoting,
+        skipinitialspace=delimiter != "\t",  # of `text, "label"`: fields are stripped anyway, but their quotes are not
+        strict=True,
+    )
     rows: list[list[str]] = []
     try:
         for row in reader:
@@ -87,8 +111,9 @@ def _read_delimited(path: Path, header: bool | None, delimiter: str | None) -> T
     if not rows:
         return Table({})
     if header is None:
-        header = _looks_like_header(rows)
-    names = [name.strip() for name in rows[0]] if header else [f"column {i + 1}" for i in range(len(rows[0]))]
+        header = _looks_like_header(rows, expected)
+    # A table that was saved with its index has a column without a name.
+    names = [(name.strip() if header else "") or f"column {i}" for i, name in enumerate(rows[0], 1)]
     if len(set(names)) != len(names):
         raise DataError(f"{path}: two columns have the same name in {names}")
     body = rows[1:] if header else rows
@@ -101,18 +126,22 @@ def _quoted(text: str) -> bool:
     return any(len(field) > 1 and field.startswith('"') and field.endswith('"') for field in fields)
 
 
-def _looks_like_header(rows: list[list[str]]) -> bool:
-    """Names are short and not data: none of them comes again in its column, and none is a number."""
-    first, body = rows[0], rows[1:]
+def _looks_like_header(rows: list[list[str]], expected: Collection[str]) -> bool:
+    """Names are short and not data: none of them comes again in its column, and none is a number.
+
+    One that such a column is known or expected by is enough.
+    """
+    first, body = [name.strip() for name in rows[0]], rows[1:2001]
     if not body:
         return False
-    for index, name in enumerate(first):
-        name = name.strip()
-        if not name or len(name) > 40 or len(name.split()) > 4 or _is_number(name):
-            return False
-        if any(row[index].strip() == name for row in body[:2000]):
-            return False
-    return True
+    new = [all(row[index].strip() != name for row in body) for index, name in enumerate(first)]
+    if any(
+        found and (name in expected or name.casefold() in _KNOWN_NAMES) for name, found in zip(first, new, strict=True)
+    ):
+        return True
+    return all(new) and all(
+        name and len(name) <= 40 and len(name.split()) <= 4 and not _is_number(name) for name in first
+    )
 
 
 def _is_number(value: str) -> bool:
@@ -123,7 +152,7 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _read_json_lines(path: Path, header: bool | None) -> Table:
+def _read_json_lines(path: Path, header: bool | None, expected: Collection[str]) -> Table:
     columns: dict[str, list[Any]] = {}
     count = 0
     # Not splitlines(): a JSON string may hold U+2028, which is no line's end in JSON lines.
@@ -145,7 +174,7 @@ def _read_json_lines(path: Path, header: bool | None) -> Table:
     return Table(columns)
 
 
-def _read_parquet(path: Path, header: bool | None) -> Table:
+def _read_parquet(path: Path, header: bool | None, expected: Collection[str]) -> Table:
     import pyarrow
     import pyarrow.parquet
 
@@ -156,7 +185,7 @@ def _read_parquet(path: Path, header: bool | None) -> Table:
     return Table({name: table.column(name).to_pylist() for name in table.column_names})
 
 
-READERS: Mapping[str, Callable[[Path, bool | None], Table]] = {
+READERS: Mapping[str, Callable[[Path, bool | None, Collection[str]], Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".tab": _read_tsv,

@@ -75,6 +75,19 @@ def test_a_teacher_that_the_student_cannot_imitate(wrong, teacher, tiny_checkpoi
     wrong("--teacher", copy, code=2, message="different vocabularies")
 
 
+def test_what_a_teachers_labels_without_names_are_taken_for_is_said(compress_tiny, teacher, tmp_path):
+    def said(folder):
+        result = run(*compress_tiny(tmp_path / "store", "--teacher", folder, "--dry-run"))
+        assert result.exit_code == 0, result.output
+        return "have no names: LABEL_0 for negative, LABEL_1 for positive (guessed" in " ".join(result.output.split())
+
+    copy = shutil.copytree(teacher, tmp_path / "unnamed")
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert said(copy) and not said(teacher)
+
+
 def test_texts_longer_than_the_model_has_positions(wrong, make_checkpoint):
     wrong("--set", "max_length=128", code=2, message="positions for 72: add --set max_length=72")
     wrong("--model", make_checkpoint("roberta"), "--set", "max_length=72", code=2, message="positions for 71")

@@ -38,6 +38,10 @@ def test_every_format_gives_the_same_data(tmp_path):
         write(tmp_path / "a.csv", csv_of(items)),
         write(tmp_path / "b.tsv", csv_of(items, "\t")),
         write(tmp_path / "c.csv", csv_of(items, ";")),
+        write(tmp_path / "tabs.csv", csv_of(items, "\t")),
+        write(tmp_path / "bars.csv", csv_of(items, "|")),
+        write(tmp_path / "said.csv", "sep=;\r\n" + csv_of(items, ";").replace("\n", "\r\n")),
+        write(tmp_path / "spaces.csv", csv_of([{k: f' "{v}"' for k, v in item.items()} for item in items])),
         write(tmp_path / "d.csv", "\ufeff" + csv_of(items).replace("\n", "\r\n")),
         write(tmp_path / "e.jsonl", "".join(json.dumps(item) + "\n" for item in items)),
     ]
@@ -54,6 +58,23 @@ def test_columns_are_guessed_and_said(tmp_path):
     named = load_dataset(tmp_path / "a.csv", text_column="Review", label_column="Sentiment")
     assert named.summary.notes == ()
     assert named.digest == dataset.digest
+
+
+@pytest.mark.parametrize("names", [",text,label", "text,label,", "what they said about it all,label,text"])
+def test_a_header_is_known_by_one_of_its_names(tmp_path, names):
+    first = names.split(",").index("label")
+    lines = [",".join("yn"[i % 2] if at == first else f"some text {i}" for at in range(3)) for i in range(40)]
+    dataset = load_dataset(write(tmp_path / "a.csv", "\n".join([names, *lines])))
+    assert (sum(dataset.summary.rows.values()), dataset.label_names) == (40, ("n", "y"))
+
+
+def test_a_header_is_known_by_a_name_that_was_given(tmp_path):
+    lines = [f"{i},some text {i},{'yn'[i % 2]}" for i in range(40)]
+    path = write(tmp_path / "a.csv", "\n".join([",words,verdict", *lines]))
+    dataset = load_dataset(path, text_column="words", label_column="verdict")
+    assert (sum(dataset.summary.rows.values()), dataset.label_names) == (40, ("n", "y"))
+    with pytest.raises(DataError, match="was taken to have no header; --header says that it has"):
+        load_dataset(path, text_column="wurds")
 
 
 def test_six_unbalanced_classes_without_a_header(tmp_path):
@@ -139,6 +160,8 @@ def two_labels(count):
         ("a.csv", "text,score\n" + "".join(f"text {i},{i / 7}\n" for i in range(60)), "label"),
         ("a.csv", "text,label\n" + "".join(f"text {i},{i / 7}\n" for i in range(300)), "regression"),
         ("a.csv", "text,text,label\na,b,1\n", "same name"),
+        ("a.csv", "sep=;\ntext;label\na;b;c\n", "line 3: 3 fields"),
+        ("a.jsonl", '{"text": "a", "label": "x\\ud800"}\n' * 30, r"the label 'x\\ud800' holds half of a character"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2: not JSON"),
         ("a.jsonl", "[1, 2]\n", "line 1: an object"),
         ("a.jsonl", "[" * 100_000, "not JSON"),
@@ -182,7 +205,7 @@ def test_a_parquet_whose_text_is_no_text(tmp_path):
 def test_a_label_that_train_lacks(tmp_path):
     train = write(tmp_path / "train.csv", csv_of(rows()))
     test = write(tmp_path / "other.csv", "text,label\nnew,maybe\nnewer,maybe\n")
-    with pytest.raises(DataError, match="'maybe' does not occur in the train split"):
+    with pytest.raises(DataError, match="'maybe' does not occur in the train split, but in 2 of test"):
         load_dataset(train, splits={"test": test})
     lines = [json.dumps({"text": f"t {i}", "labels": ["yes", "no"][: i % 3]}) for i in range(40)]
     several = write(tmp_path / "train.jsonl", "\n".join(lines))
