@@ -115,8 +115,10 @@ BASE = Scale(
         _weights("sparsebert-best", 0.95, 0.9, changes=OF_BASE),
         _weights("sparsebert", 0.95, 0.9),
         _weights("magnitude", 0.95, 0.9),
-        _weights("movement", 0.95, 0.9, changes={"student.learning_rate": 1e-3}),
-        _weights("obert", 0.95, 0.9, changes={"student.learning_rate": 1e-3}),
+        *(
+            _weights(name, 0.95, 0.9, changes={"student.learning_rate": 1e-3})
+            for name in ("movement", "obert", "platon", "soft-movement")
+        ),
         *(
             Method(f"sparsebert-best, {name}", "sparsebert-best", "weights", {"95 %": change}, only_if_named=True)
             for name, change in CHANGES_OF_BASE.items()

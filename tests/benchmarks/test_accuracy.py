@@ -28,7 +28,7 @@ def test_every_cell_is_a_recipe_that_loads_with_the_same_teacher_and_epochs(scal
             for cell, recipe in zip(grid, recipes, strict=True)
             if recipe.augmentation or recipe.student.epochs not in (0, epochs)
         }
-        assert dearer <= {"sparsebert-augmented", "sparsebert-best, three times the steps"}
+        assert all(name == "sparsebert-augmented" or name.endswith(", three times the steps") for name in dearer)
         assert not {cell.method.name for cell in cells(scale, [task])} & dearer
 
 
