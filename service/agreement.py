@@ -79,6 +79,13 @@ class Agreement:
         return self.inputs > 0 and self.interval(2 * confidence - 1)[1] < level
 
 
+def said(problem_type: str, labels: Sequence[str], scores: Logits) -> str:
+    """The label, or all those, that an input's scores `[labels]` say it has, as `agreeing` compares them."""
+    if problem_type == "multi_label_classification" or len(labels) == 1:
+        return ", ".join(label for label, score in zip(labels, scores, strict=True) if score >= MULTI_LABEL_THRESHOLD)
+    return labels[int(scores.argmax())]
+
+
 def agreeing(problem_type: str, one: Logits, other: Logits) -> npt.NDArray[np.bool_] | None:
     """Whether scores `[inputs, labels]` say the same of each input; None for a regression, which says numbers."""
     if problem_type == "regression":

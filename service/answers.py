@@ -8,6 +8,7 @@ from service.caller import Caller
 from service.classification import classify, ranked, timings
 from service.context import Service
 from service.engine import Engine
+from service.errors import InferenceFailed
 from service.experiments import Route
 from service.limits import check_size
 from service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
@@ -49,8 +50,15 @@ async def answer(
         route = Route(service.catalog.engine(task, variant))
     engine = route.engine
     check_size(inputs, service.settings)
-    done = await classify(service.batcher, engine, inputs, truncate=truncate, deadline=caller.deadline)
-    service.experiments.compare(task, route, inputs, done, caller.request_id)
+    try:
+        done = await classify(service.batcher, engine, inputs, truncate=truncate, deadline=caller.deadline)
+        service.experiments.compare(task, route, inputs, done, caller.request_id)
+    except InferenceFailed:
+        default = service.experiments.not_answered(task, route)
+        if default is None:
+            raise
+        engine = default
+        done = await classify(service.batcher, engine, inputs, truncate=truncate, deadline=caller.deadline)
     manifest = engine.manifest
     predictions = ranked(
         done.logits, manifest.labels, manifest.problem_type, top_k=top_k, function_to_apply=function_to_apply

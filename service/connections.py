@@ -33,6 +33,9 @@ class Connection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_begun = False
         self._head_bytes = 0
+        self._in_body = False
+        self._body_came = False
+        self._other_bytes = 0  # since the body's last ones: sizes of chunks, and what comes after the last of them
         self._reading_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
 
@@ -54,12 +57,18 @@ class Connection(HttpToolsProtocol):
         # uvicorn stops its own timer at the first byte after an answer.
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._await_head()
+        self._body_came = False
         super().data_received(data)
         if self._head_begun and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._metrics.connections_given_up.labels("large_head").inc()
                 self._refuse(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes: send shorter headers")
+        elif self._in_body and not self.transport.is_closing():
+            self._other_bytes = 0 if self._body_came else self._other_bytes + len(data)
+            if self._other_bytes > MAX_HEAD_BYTES:
+                self._metrics.connections_given_up.labels("large_trailers").inc()
+                self.transport.abort()  # the app may have begun to answer
 
     def on_message_begin(self) -> None:
         """The first byte of a head."""
@@ -68,15 +77,27 @@ class Connection(HttpToolsProtocol):
         self._head_begun = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head; those that follow a body are for nobody."""
+        if self._head_begun:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The last byte of a head."""
         if offers_upgrade(self):
             return
         self._end_head()
+        self._in_body, self._other_bytes = True, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of a body."""
+        self._body_came = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
+        self._in_body = False
         if not offers_upgrade(self):
             super().on_message_complete()
 

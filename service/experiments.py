@@ -22,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from models.runtime import Tokens
+from service.agreement import said
 from service.batcher import Batcher
 from service.catalog import Catalog
 from service.classification import Classification, classify
@@ -73,6 +74,7 @@ class Experiments:
         self.experiments = {task: Experiment(policy, datetime.now(UTC)) for task, policy in policies.items()}
         for task, policy in policies.items():
             _log_begin(task, policy)
+            metrics.experiment_begun(task, policy.candidate)
             if policy.guard:
                 logger.warning(
                     "%s: a guard's decision ends with the process, so %s takes part even if it was taken off before: "
@@ -148,6 +150,15 @@ class Experiments:
         self._running.add(running)
         running.add_done_callback(self._running.discard)
 
+    def not_answered(self, task: str, route: Route) -> Engine | None:
+        """Count a request that a candidate failed to answer; who is to answer it instead, None where nobody can."""
+        experiment = route.experiment
+        if experiment is None or experiment.policy.mode != "split":
+            return None
+        if self.experiments.get(task) is experiment:
+            self._not_compared(task, experiment)
+        return route.aside
+
     async def settled(self) -> None:
         """Wait until nothing runs aside."""
         while self._running:
@@ -164,6 +175,8 @@ class Experiments:
             candidate = self._catalog.engine(default.ref.task, policy.candidate)
         except ServiceError:  # it has gone, or was never there
             return None
+        if not candidate.health.healthy:  # what fails again and again is loaded anew, and then takes part again
+            return None
         same = candidate is default or set(candidate.manifest.labels) != set(default.manifest.labels)
         return None if same else candidate
 
@@ -178,6 +191,7 @@ class Experiments:
 
     def _begin(self, task: str, policy: Policy, default: Engine, candidate: Engine) -> Experiment:
         self.end(task)
+        self._metrics.experiment_begun(task, policy.candidate)
         found = self.experiments[task] = Experiment(policy, datetime.now(UTC), (default.ref, candidate.ref))
         return found
 
@@ -220,7 +234,7 @@ class Experiments:
     def _keep(
         self, task: str, request_id: str | None, position: int, reference: Arm, candidate: Arm, item: TextInput
     ) -> None:
-        labels = reference.engine.manifest.labels
+        labels, problem_type = reference.engine.manifest.labels, reference.engine.manifest.problem_type
         one, other = reference.scores[position], candidate.scores[position]
         self._disagreements.add(
             Disagreement(
@@ -232,8 +246,8 @@ class Experiments:
                 reference_version=reference.engine.ref.version,
                 candidate=candidate.engine.ref.variant,
                 candidate_version=candidate.engine.ref.version,
-                reference_label=labels[int(one.argmax())],
-                candidate_label=labels[int(other.argmax())],
+                reference_label=said(problem_type, labels, one),
+                candidate_label=said(problem_type, labels, other),
                 difference=float(np.abs(one - other).max()),
                 text=item.text if self._keep_texts else None,
                 text_pair=item.text_pair if self._keep_texts else None,

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message
 
 from service.caller import ROUTING_KEY, TIMEOUT
 from service.grpc_messages import CHOICE, SERVICE, messages
-from service.open_inference import HEADER, packed
+from service.open_inference import HEADER, MOST_TENSORS, packed
 from service.settings import Settings
 from service.shutdown import Drain
 
@@ -42,6 +42,7 @@ CODES: Final = {
 }
 # What says how data travel; over gRPC that is settled.
 _TRANSPORT: Final = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
+MOST_PARAMETERS: Final = 64
 _SHORTEST_SECONDS: Final = 1e-6
 
 
@@ -63,6 +64,7 @@ class GrpcServer:
         self._running = 0
         self._stopping: asyncio.Task[None] | None = None
         drain.on_close(self._begin_stopping)
+        self._max_items = settings.max_items
         self._messages = messages()
         # By default a second process could listen on the same port unnoticed.
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", settings.max_body_bytes)]
@@ -135,10 +137,11 @@ class GrpcServer:
         return self._messages["ModelMetadataResponse"](**(await self._ask(context, "GET", path)).json())
 
     async def _model_infer(self, request: Any, context: Any) -> Any:
+        # Before anything is made of what a client without a key may have sent.
+        refusal = _refusal(request, self._max_items)
+        if refusal is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, refusal)
         raw = list(request.raw_input_contents)
-        if raw and len(raw) != len(request.inputs):
-            detail = f"{len(request.inputs)} inputs have {len(raw)} raw contents: send one each, or contents only"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, detail)
         tensors = raw or [packed(tensor.contents.bytes_contents) for tensor in request.inputs]
         head = orjson.dumps(_asked(request, tensors))
         path = await _path(context, request.model_name, request.model_version)
@@ -235,6 +238,23 @@ def _client(peer: str) -> tuple[str, int] | None:
     kind, _, address = unquote(peer).partition(":")
     host, _, port = address.rpartition(":")
     return (host.strip("[]"), int(port)) if kind in ("ipv4", "ipv6") and port.isdecimal() else None
+
+
+def _refusal(request: Any, max_items: int) -> str | None:
+    """Why a request has more parts than the HTTP protocol's would be read with; None if it has not."""
+    inputs, outputs, raw = len(request.inputs), len(request.outputs), len(request.raw_input_contents)
+    if max(inputs, outputs) > MOST_TENSORS:
+        return f"there are {inputs} inputs and {outputs} outputs, more than the {MOST_TENSORS} allowed"
+    if raw and raw != inputs:
+        return f"{inputs} inputs have {raw} raw contents: send one each, or contents only"
+    for tensor in request.inputs:
+        if len(tensor.shape) > MOST_TENSORS:
+            return f"input {tensor.name[:99]} has {len(tensor.shape)} dimensions: 1 is needed"
+        if len(tensor.contents.bytes_contents) > max_items:
+            return f"input {tensor.name[:99]} has {len(tensor.contents.bytes_contents)} texts, more than {max_items}"
+    if any(len(part.parameters) > MOST_PARAMETERS for part in (request, *request.inputs, *request.outputs)):
+        return f"there are more than {MOST_PARAMETERS} parameters"
+    return None
 
 
 def _asked(request: Any, tensors: list[bytes]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import UnknownResource, error_response
+
 
 class HeadAndSlash:
     """ASGI middleware; whatever decides by the path stands behind it, so that a slash leads around nothing."""
@@ -14,6 +16,12 @@ class HeadAndSlash:
         """Pass the request on as GET, or under its path without the slash."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        # No resource has one in its name, and a route's pattern ends before a last line's end: what decides by the path
+        # would see another one than the router does.
+        if not scope["path"].isprintable():
+            error = UnknownResource("there is nothing under a path with control characters")
+            await error_response(error, scope.get("state", {}).get("request_id"))(scope, receive, send)
             return
         # A redirection would lose the body, or the key, of many a client.
         if len(scope["path"]) > 1 and scope["path"].endswith("/"):

@@ -48,11 +48,12 @@ class Metrics:
         self.connections = Gauge("sparserve_connections", "Connections of clients now.", registry=registry)
         self.connections_given_up = Counter(
             "sparserve_connections_given_up_total",
-            "Connections ended by the service, by what their client did: slow_head, large_head or not_reading.",
+            "Connections ended by the service, by what their client did: slow_head, large_head, large_trailers, "
+            "not_reading.",
             ("reason",),
             registry=registry,
         )
-        for reason in ("slow_head", "large_head", "not_reading"):
+        for reason in ("slow_head", "large_head", "large_trailers", "not_reading"):
             self.connections_given_up.labels(reason)
         self.stage_seconds = Histogram(
             "sparserve_stage_duration_seconds",
@@ -206,6 +207,7 @@ class Metrics:
     def loaded(self, task: str, variant: str, outcome: Literal["served", "refused"]) -> None:
         """Count a bundle that was loaded, or refused when it was to be."""
         self.loads.labels(task, variant, outcome).inc()
+        self.batches_failed.labels(task, variant)  # 0, so that the first failure is an increase
 
     def classified(self, model: ModelRef, usage: Sequence[Usage], timings: Timings) -> None:
         """Count an answered request."""
@@ -225,6 +227,11 @@ class Metrics:
         self.compared.labels(task, candidate).set(agreement.inputs)
         for arm, seconds in zip(ARMS, (default_seconds, candidate_seconds), strict=True):
             self.compared_seconds.labels(task, candidate, arm).observe(seconds)
+
+    def experiment_begun(self, task: str, candidate: str) -> None:
+        """Count its candidate from 0 on: an increase of a series that is not there yet is none to Prometheus."""
+        self.experiments_stopped.labels(task, candidate)
+        self.not_compared.labels(task, candidate)
 
     def experiment_ended(self, task: str, candidate: str) -> None:
         """Tell nothing more of how an experiment stood; what is counted of its candidate stays."""

@@ -45,4 +45,6 @@ def network_of(address: str) -> str:
         return address
     if isinstance(found, ipaddress.IPv4Address):
         return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
     return str(ipaddress.ip_network((int(found), IPV6_NETWORK_BITS), strict=False))

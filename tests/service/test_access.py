@@ -126,13 +126,28 @@ def test_what_is_not_known_is_not_open(keyed: tuple[TestClient, Keys], url: str)
         "/v1/admin%2frefresh",
         "/V1/admin/refresh",
         f"/v2/repository/models/{TASK}%0a/load",
+        f"/v1/models/{TASK}/dense/rollback%0a",
+        f"/v1/models/{TASK}/dense/unpin%0a",
+        f"/v1/models/{TASK}/dense/promote%0a",
+        f"/v1/models/{TASK}/dense/unpin%0a/",
+        f"/v1/models/{TASK}/dense/unpin%0d%0a",
+        f"/v1/compare/{TASK}/disagreements%0a",
         f"/v2/repository/models/{TASK}/load?x=/livez",
         f"/v2/repository/models/{TASK}/load;/livez",
     ],
 )
 def test_no_spelling_of_a_path_leads_round_the_scope(keyed: tuple[TestClient, Keys], url: str) -> None:
     client, keys = keyed
-    assert client.post(url, headers=bearer(keys["classify"])).status_code in (403, 404)
+    for method in ("POST", "GET"):
+        answer = client.request(method, url, headers=bearer(keys["classify"]))
+        assert answer.status_code in (403, 404) or (method, answer.status_code) == ("GET", 405)
+        assert answer.headers["content-type"] in ("application/problem+json", "application/json")
+
+
+@pytest.mark.parametrize("path", ["/v1/models/a/b/unpin", "/v1/compare/a/disagreements", "/v1/admin/refresh"])
+def test_a_last_lines_end_changes_no_scope(path: str) -> None:
+    # Routes' patterns end before it.
+    assert scopes_for("POST", f"{path}\n") == scopes_for("POST", path) == ADMIN
 
 
 @pytest.mark.parametrize("attack", sorted(CREDENTIALS.iterdir()), ids=lambda path: path.stem)
