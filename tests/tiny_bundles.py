@@ -85,6 +85,27 @@ def forgetful() -> bytes:
     return model.SerializeToString()
 
 
+def short_sighted(longest: int = 6) -> bytes:
+    """The tiny graph, which fails at texts of more tokens."""
+    model = onnx.load_from_string(graph(seed=3))
+    model.graph.node[-1].output[0] = "unchecked"
+    model.graph.initializer.extend(
+        [
+            helper.make_tensor("second", TensorProto.INT64, [], [1]),
+            helper.make_tensor("places", TensorProto.FLOAT, [longest + 1], [0.0] * (longest + 1)),
+        ]
+    )
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["input_ids"], ["shape"]),
+            helper.make_node("Gather", ["shape", "second"], ["length"]),
+            helper.make_node("Gather", ["places", "length"], ["zero"]),  # out of its bounds for more
+            helper.make_node("Add", ["unchecked", "zero"], ["logits"]),
+        ]
+    )
+    return model.SerializeToString()
+
+
 def hungry() -> bytes:
     """The tiny graph, which wants `TOO_MANY` floats for every input of a batch but the first."""
     model = onnx.load_from_string(graph(seed=3))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.agreement import Agreement, RunningMean, agreeing
+from service.agreement import Agreement, RunningMean, agreeing, said
 
 
 @settings(deadline=None)
@@ -61,3 +61,11 @@ def test_what_agreeing_means_depends_on_the_task() -> None:
     assert agreeing("multi_label_classification", one, other).tolist() == [False]
     assert agreeing("multi_label_classification", one, one + 0.1).tolist() == [True]
     assert agreeing("single_label_classification", one, other).tolist() == [False]
+
+
+def test_what_is_said_of_an_input_is_what_is_compared() -> None:
+    labels, scores = ("toxic", "rude", "spam"), np.array([0.7, 0.2, 0.5])
+    assert said("single_label_classification", labels, scores) == "toxic"
+    assert said("multi_label_classification", labels, scores) == "toxic, spam"
+    assert said("multi_label_classification", labels, scores / 2) == ""
+    assert [said("single_label_classification", ("toxic",), np.array([score])) for score in (0.4, 0.6)] == ["", "toxic"]

@@ -42,7 +42,7 @@ def run(test: Callable[[int, Metrics], Coroutine[Any, Any, None]], seconds: floa
 def given_up(metrics: Metrics) -> dict[str, float]:
     registry: CollectorRegistry = metrics.registry
     name = "sparserve_connections_given_up_total"
-    reasons = ("slow_head", "large_head", "not_reading")
+    reasons = ("slow_head", "large_head", "large_trailers", "not_reading")
     found = {reason: registry.get_sample_value(name, {"reason": reason}) or 0 for reason in reasons}
     return {reason: count for reason, count in found.items() if count}
 
@@ -105,6 +105,69 @@ def test_a_head_that_trickles_in_is_late_all_the_same() -> None:
         writer.close()
 
     assert given_up(run(test)) == {"slow_head": 1}
+
+
+CHUNKED = b"POST /hold HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("trailers", [b"X-A: b\r\n" * 20_000, b"X-A: " + b"a" * 160_000], ids=["many", "long"])
+def test_trailers_without_end_are_not_kept(trailers: bytes) -> None:
+    heads: list[int] = []
+
+    async def holding(scope: Scope, receive: Receive, send: Send) -> None:
+        """Reads to the end, as the service does; what it is told of the head then is all there is."""
+        while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+            pass
+        heads.append(len(scope["headers"]))
+
+    async def main(metrics: Metrics) -> None:
+        async with serving(holding, metrics) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(CHUNKED + b"4\r\ngood\r\n0\r\n")
+            with contextlib.suppress(ConnectionError):
+                for begin in range(0, len(trailers), 16_000):
+                    writer.write(trailers[begin : begin + 16_000])
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    assert await reader.read() == b""
+            writer.close()
+
+    metrics = Metrics()
+    asyncio.run(main(metrics))
+    assert given_up(metrics) == {"large_trailers": 1}
+    assert heads == [2]
+
+
+def test_a_body_of_many_small_chunks_and_a_trailer_is_whole() -> None:
+    bodies: list[bytes] = []
+
+    async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message["body"]
+            if not message.get("more_body"):
+                break
+        bodies.append(body)
+        assert [name for name, _ in scope["headers"]] == [b"host", b"transfer-encoding"]
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def main(metrics: Metrics) -> None:
+        async with serving(reading, metrics) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(CHUNKED)
+            for _ in range(40):
+                writer.write(b"1000\r\n" + b"a" * 4096 + b"\r\n")
+                await writer.drain()
+            writer.write(b"0\r\nX-Digest: abc\r\n\r\n")
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                assert (await reader.read(65_536)).startswith(b"HTTP/1.1 204 ")
+            writer.close()
+
+    metrics = Metrics()
+    asyncio.run(main(metrics))
+    assert bodies == [b"a" * 4096 * 40] and not given_up(metrics)
 
 
 def test_a_head_without_end_is_refused_before_it_fills_the_memory() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from live_traffic import COMPARE, TEXTS, ask, differing, settle, written
-from tiny_bundles import TASK, graph, publish
+from tiny_bundles import TASK, graph, publish, short_sighted
 
 from models.store import Store
 from service.answers import answer
@@ -14,6 +14,7 @@ from service.caller import Caller
 from service.classification import classify
 from service.context import Service
 from service.experiments import _place
+from service.faults import FAILURES_IN_ROW
 from service.policy import Guard, Policy
 from service.schemas import TextInput
 
@@ -199,6 +200,26 @@ def test_the_guard_leaves_a_good_candidate_alone(experiment, service_of) -> None
         ask(client, *TEXTS)
     settle(client, service_of(client))
     assert ask(client, "good")["model"]["variant"] == "twin"
+
+
+@pytest.mark.parametrize("mode", ["split", "shadow"])
+def test_a_candidate_that_fails_costs_no_client_an_answer_and_is_left_out(mode, store, experiment, service_of) -> None:
+    publish(store, variant="failing", model=short_sighted())
+    client = experiment(mode, "failing")
+    for _ in range(FAILURES_IN_ROW + 2):
+        assert ask(client, "good film was fun the a good")["model"]["variant"] == "dense"
+        settle(client, service_of(client))
+    found = client.get(COMPARE).json()
+    assert (found["inputs"], found["not_compared"]) == (0, FAILURES_IN_ROW)
+    metrics = client.get("/metrics").text
+    labels = f'{{candidate="failing",task="{TASK}"}}'
+    assert f"sparserve_experiment_not_compared_total{labels} {FAILURES_IN_ROW}.0" in metrics
+
+
+def test_what_alerts_look_for_an_increase_of_is_there_from_the_beginning(experiment) -> None:
+    metrics = experiment("split", "rival").get("/metrics").text
+    assert f'sparserve_experiments_stopped_total{{candidate="rival",task="{TASK}"}} 0.0' in metrics
+    assert f'sparserve_batches_failed_total{{task="{TASK}",variant="rival"}} 0.0' in metrics
 
 
 def test_a_candidate_that_does_not_serve_changes_nothing(experiment) -> None:

@@ -101,6 +101,43 @@ def test_contents_and_raw_contents_that_do_not_fit_are_refused(running: Running)
     assert "1 inputs have 2 raw contents" in caught.value.details()
 
 
+def inputs(count: int, texts: int = 1, dimensions: int = 1, parameters: int = 0) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=TASK)
+    for number in range(count):
+        one = request.inputs.add(name=f"text{number}", datatype="BYTES", shape=[1] * dimensions)
+        one.contents.bytes_contents.extend([b"good"] * texts)
+        for name in range(parameters):
+            one.parameters[str(name)].int64_param = name
+    return request
+
+
+def outputs(count: int) -> Any:
+    request = inputs(1)
+    for number in range(count):
+        request.outputs.add(name=f"label{number}")
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (inputs(9), "9 inputs and 0 outputs, more than the 8 allowed"),
+        (outputs(9), "1 inputs and 9 outputs, more than the 8 allowed"),
+        (inputs(1, texts=300), "input text0 has 300 texts, more than"),
+        (inputs(1, dimensions=9), "input text0 has 9 dimensions"),
+        (inputs(1, parameters=65), "more than 64 parameters"),
+    ],
+    ids=["inputs", "outputs", "texts", "dimensions", "parameters"],
+)
+def test_what_has_too_many_parts_is_refused_before_anything_is_made_of_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch, request_: Any, message: str
+) -> None:
+    with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=10)
+    assert caught.value.code() is Code.INVALID_ARGUMENT
+    assert message in caught.value.details()
+
+
 def test_a_deadline_that_cannot_be_kept_ends_the_call(triton: Any) -> None:
     assert refusal(lambda: triton.infer(TASK, [tensor(["good"])], timeout=1))[0] == str(Code.DEADLINE_EXCEEDED)
     late = refusal(lambda: triton.infer(TASK, [tensor(["good"])], client_timeout=1e-5))

@@ -160,6 +160,7 @@ def test_a_wrong_request_is_refused(module_client: TestClient, body: dict[str, A
         (MORE_THAN_SAID, {"Inference-Header-Content-Length": str(MORE_THAN_SAID.index(b"\0"))}, 422, "more than the 2"),
         (b"{}", {"Inference-Header-Content-Length": "9"}, 400, "at most the body's 2"),
         (b"{}", {"Inference-Header-Content-Length": "x"}, 400, "at most the body's 2"),
+        (b"{}", {"Inference-Header-Content-Length": "9" * 5000}, 400, "at most the body's 2"),
         (b"{}", {"Content-Encoding": "gzip"}, 400, "not gzip"),
         (gzip.compress(b"{}", mtime=0)[:-4], {"Content-Encoding": "gzip"}, 400, "not whole gzip"),
         (b"{}", {"Content-Encoding": "br"}, 415, "send gzip, deflate"),

@@ -28,7 +28,8 @@ def test_no_page_names_another_host() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["..%2fapp.py", "../app.py", "none.css", "%2e%2e%2fsettings.py", ".", "index.html%00.js"]
+    "name",
+    ["..%2fapp.py", "../app.py", "none.css", "%2e%2e%2fsettings.py", ".", "index.html%00.js", f"{300 * 'a'}.css"],
 )
 def test_only_the_pages_are_served(client: TestClient, name: str) -> None:
     assert client.get(f"/pages/{name}").status_code == 404

@@ -64,6 +64,7 @@ def test_no_minute_has_more_than_twice_the_rate(rate: int, pauses: list[float]) 
         ("2001:db8::1", "2001:db8::/64"),
         ("2001:db8::ffff:1", "2001:db8::/64"),
         ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
         ("testclient", "testclient"),
         ("", ""),
     ],
