@@ -39,7 +39,7 @@ def test_a_batch_that_memory_is_too_short_for_runs_in_halves(client: TestClient)
     assert both.json()["predictions"] == apart
     metrics = client.get("/metrics").text
     assert f"sparserve_batches_halved_total{LABELS} 1.0" in metrics
-    assert f"sparserve_batches_failed_total{LABELS}" not in metrics
+    assert f"sparserve_batches_failed_total{LABELS} 0.0" in metrics
 
 
 def test_halves_are_not_halved_again(client: TestClient) -> None:
