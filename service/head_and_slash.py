@@ -17,10 +17,10 @@ class HeadAndSlash:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # No resource has one in its name, and a route's pattern ends before a last line's end: what decides by the path
+        # No resource has any in its name, and a route's pattern ends before a last line's end: what decides by the path
         # would see another one than the router does.
         if not scope["path"].isprintable():
-            error = UnknownResource("there is nothing under a path with control characters")
+            error = UnknownResource("there is nothing under a path with unprintable characters")
             await error_response(error, scope.get("state", {}).get("request_id"))(scope, receive, send)
             return
         # A redirection would lose the body, or the key, of many a client.
