@@ -181,8 +181,8 @@ def load_classifier(
     except CheckpointError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds
-        if machine_fault(error, folder):
-            raise
+        if fault := machine_fault(error, folder):
+            raise fault from error
         raise CheckpointError(f"{folder} cannot be loaded as a classifier: {error}") from error
 
 

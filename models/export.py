@@ -76,8 +76,8 @@ def export_onnx(
                     verbose=False,
                 )
         except Exception as error:  # the exporter raises many kinds
-            if machine_fault(error, path.parent):
-                raise
+            if fault := machine_fault(error, path.parent):
+                raise fault from error
             raise CheckpointError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
         assert program is not None
         graph = program.model_proto

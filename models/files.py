@@ -17,7 +17,7 @@ TEMPORARY_PREFIX = ".tmp-"
 # A folder is locked by its maker; where locks are not seen by other machines, an hour is long enough to finish one.
 ABANDONED_SECONDS = 3600
 # What safetensors and torch.save say of a full disk, and torch's allocators where there is no memory.
-_FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")
+_FULL = ("No space left on device", "Disk quota exceeded", "unexpected pos ", "PytorchStreamWriter failed")
 _NO_MEMORY = ("can't allocate memory", "bad allocation", "std::bad_alloc", "CUDA out of memory")
 
 

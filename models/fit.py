@@ -72,6 +72,7 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
         _check_head(teacher, dense)
     start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
     student = outline(start, recipe.student)
+    _check_size(start, student)
     if recipe.squeeze is not None:
         make_unit_method(recipe.squeeze).check(student, recipe.squeeze)
     if recipe.pruning is not None and recipe.squeeze is None:

@@ -76,7 +76,7 @@ def _read_csv(path: Path, header: bool | None, expected: Collection[str]) -> Tab
     if said:
         return _read_delimited(path, f"\n{rest}", header, expected, said[1])
     usual = ";" if first.count(";") > first.count(",") else ","
-    delimiter = usual if usual in first else max("|\t,", key=first.count)
+    delimiter = usual if usual in first else max(",|\t", key=first.count)
     return _read_delimited(path, text, header, expected, delimiter)
 
 

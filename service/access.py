@@ -40,7 +40,6 @@ def scopes_for(method: str, path: str) -> frozenset[KeyScope]:
 
     What is not named here needs a key for classifying, so that a new route is never open by mistake.
     """
-    path = path.removesuffix("\n")  # as a route's pattern has it
     if path in OPEN or path.startswith(OPEN_FOLDER):
         return frozenset()
     if path.startswith(ADMIN_FOLDERS) or path.endswith(ADMIN_ENDING):

@@ -1,4 +1,7 @@
-"""What clients take for granted: HEAD wherever there is GET, all methods in Allow, a last slash that means nothing."""
+"""What clients take for granted: HEAD wherever there is GET, all methods in Allow, a last slash that means nothing.
+
+And what no client needs: paths with unprintable characters.
+"""
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,7 +10,7 @@ from service.errors import UnknownResource, error_response
 
 
 class HeadAndSlash:
-    """ASGI middleware; whatever decides by the path stands behind it, so that a slash leads around nothing."""
+    """ASGI middleware; whatever decides by the path stands behind it, so that no spelling leads around it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -144,12 +144,6 @@ def test_no_spelling_of_a_path_leads_round_the_scope(keyed: tuple[TestClient, Ke
         assert answer.headers["content-type"] in ("application/problem+json", "application/json")
 
 
-@pytest.mark.parametrize("path", ["/v1/models/a/b/unpin", "/v1/compare/a/disagreements", "/v1/admin/refresh"])
-def test_a_last_lines_end_changes_no_scope(path: str) -> None:
-    # Routes' patterns end before it.
-    assert scopes_for("POST", f"{path}\n") == scopes_for("POST", path) == ADMIN
-
-
 @pytest.mark.parametrize("attack", sorted(CREDENTIALS.iterdir()), ids=lambda path: path.stem)
 @pytest.mark.parametrize("header", [b"authorization", b"x-api-key"])
 def test_hostile_credentials_are_401(keyed: tuple[TestClient, Keys], attack: Path, header: bytes) -> None:

@@ -130,7 +130,7 @@ def outputs(count: int) -> Any:
     ids=["inputs", "outputs", "texts", "dimensions", "parameters"],
 )
 def test_what_has_too_many_parts_is_refused_before_anything_is_made_of_it(
-    running: Running, monkeypatch: pytest.MonkeyPatch, request_: Any, message: str
+    running: Running, request_: Any, message: str
 ) -> None:
     with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError) as caught:
         service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=10)
