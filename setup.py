@@ -1,7 +1,8 @@
 """Builds the sparse runtime's library where there is a C++ compiler; everything else is in pyproject.toml.
 
 One library holds the kernels of all instruction sets and chooses among them at run time. Without a compiler, or with
-one that fails, the install still succeeds: serving then uses model.onnx.
+one that fails, the install still succeeds: serving then uses model.onnx, and says so; pip shows why with --verbose.
+With SPARSERVE_REQUIRE_LIBRARY=1 it fails instead, for images and wheels that are meant to have the library.
 """
 
 import os
@@ -15,6 +16,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 SOURCES = Path("kernels/csrc")
+LIBRARY = Path("kernels/libsparserve.so")
 COMMON = [
     *("-std=c++20", "-O2", "-g0", "-fPIC", "-fvisibility=hidden"),
     # Every instruction set computes the same: what is fused is said in the code.
@@ -44,7 +46,7 @@ LINK = ["-s", "-static-libstdc++", "-static-libgcc", EXPORTS, "-Wl,-z,nodelete"]
 
 
 class BuildLibrary(build_ext):
-    """Compiles each file with the flags of its instruction set; a failure is said once and is no error."""
+    """Compiles each file with the flags of its instruction set; a failure is said once, and is no error by default."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split("."))) + ".so"
@@ -69,6 +71,8 @@ class BuildLibrary(build_ext):
             target = self.get_ext_fullpath(ext.name)
             self.compiler.link_shared_object(objects, target, target_lang="c++", extra_postargs=[*LINK, *extra])
         except (CCompilerError, ExecError, PlatformError) as error:
+            if os.environ.get("SPARSERVE_REQUIRE_LIBRARY", "0") not in ("", "0"):
+                raise SystemExit(f"error: the sparse runtime was not built: {error}") from error
             self.warn(
                 f"The sparse runtime was not built ({error}). Serving will use model.onnx; install a C++20 compiler "
                 "and install again to have it."
@@ -76,10 +80,11 @@ class BuildLibrary(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """The library needs no Python: one wheel for all versions of it on a platform."""
+    """The library needs no Python: one wheel for all versions of it on a platform, and for any platform without it."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        built = Path(self.bdist_dir) / LIBRARY
+        return "py3", "none", super().get_tag()[2] if built.is_file() else "any"
 
 
 sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]

@@ -1,6 +1,7 @@
 # The serving image: slim, non-root, no torch; runs with a read-only root file system.
 # Build from the repository's root: docker build -f docker/service.Dockerfile -t sparserve-service .
-# The sparse runtime is compiled here: the full image has a C++ compiler, the one that runs needs none.
+# The sparse runtime is compiled here: the full image has a C++ compiler, the one that runs needs none. Where it does not
+# compile there is no image.
 FROM python:3.11 AS build
 WORKDIR /src
 COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md ./
@@ -8,7 +9,7 @@ COPY docker/install-service.sh docker/
 COPY kernels kernels
 COPY models models
 COPY service service
-RUN sh docker/install-service.sh /opt/venv
+RUN SPARSERVE_REQUIRE_LIBRARY=1 sh docker/install-service.sh /opt/venv
 
 FROM python:3.11-slim
 COPY --from=build /opt/venv /opt/venv

@@ -28,14 +28,14 @@ def find_library(path: Path = LIBRARY) -> Library:
     """Load the library and ask what it is.
 
     Raises:
-        LibraryError: it was not built, is cut short, does not load, or `SPARSERVE_ISA` asks for kernels that do not
-            run here.
+        LibraryError: it was not built, cannot be read, is cut short, does not load, or `SPARSERVE_ISA` asks for
+            kernels that do not run here.
     """
     if not path.is_file():
         raise LibraryError("it was not built: install a C++20 compiler and then sparserve again")
-    if not _is_whole(path):
-        raise LibraryError(f"{path.name} is cut short: install sparserve again")
     try:
+        if not _is_whole(path):
+            raise LibraryError(f"{path.name} is cut short: install sparserve again")
         library = ctypes.CDLL(str(path))
         library.sparserve_isa.restype = ctypes.c_char_p
         isa = library.sparserve_isa()

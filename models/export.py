@@ -59,7 +59,7 @@ def export_onnx(
     """
     wrapper = _Logits(model, input_names).eval()
     # Traced with batch 2: a batch of 1 would be taken for a constant.
-    example = tuple(_random_inputs(2, min(16, max_length), vocabulary, pad_token_id, input_names, seed=0).values())
+    example = tuple(random_inputs(2, min(16, max_length), vocabulary, pad_token_id, input_names, seed=0).values())
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     length = torch.export.Dim("length", min=1, max=max_length)
     with told_apart(model) as held:
@@ -101,7 +101,7 @@ def parity(wrapper: _Logits, path: Path, *, max_length: int, vocabulary: int, pa
     worst = 0.0
     for seed, (batch, length) in enumerate((*PARITY_SHAPES, (2, max_length))):
         shape = (batch, min(length, max_length))
-        inputs = _random_inputs(*shape, vocabulary, pad_token_id, wrapper.input_names, seed=seed)
+        inputs = random_inputs(*shape, vocabulary, pad_token_id, wrapper.input_names, seed=seed)
         expected = wrapper(*inputs.values()).float().numpy()
         actual = classifier.run({name: value.numpy() for name, value in inputs.items()})
         worst = max(worst, float(np.abs(expected - actual).max()))
@@ -129,9 +129,10 @@ def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     onnx.save(graph, str(path))
 
 
-def _random_inputs(
+def random_inputs(
     batch: int, length: int, vocabulary: int, pad_token_id: int, names: tuple[str, ...], *, seed: int
 ) -> dict[str, torch.Tensor]:
+    """The named inputs [batch, length] of a BERT-like graph; the last row of several is half padding."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
     # No padding token inside a text: RoBERTa counts positions by it.

@@ -93,8 +93,9 @@ def build_graphs(
         build = _export_builder(variant, sources, graphs, job)
         graphs[variant] = workspace.run(step, build, reporter) / MODEL
     packed: dict[str, Path] = {}
+    library = sparse_library().path if plan.sparse_predictions else None
     for variant, step in plan.packs.items():
-        folder = workspace.run(step, _pack_builder(variant, sources, graphs, job), reporter)
+        folder = workspace.run(step, _pack_builder(variant, sources, graphs, job, library), reporter)
         if (folder / SPARSE_MODEL).is_file():
             packed[variant] = folder
         else:
@@ -127,12 +128,19 @@ def _export_builder(
 
 
 def _pack_builder(
-    variant: str, sources: dict[str, Checkpoint], graphs: dict[str, Path], job: Job
+    variant: str, sources: dict[str, Checkpoint], graphs: dict[str, Path], job: Job, library: Path | None
 ) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         source = variant.removesuffix(INT8)
         quantization = job.recipe.quantization if variant.endswith(INT8) else None
-        steps.pack_checkpoint(folder, graphs[source], checkpoint=sources[source], quantization=quantization)
+        steps.pack_checkpoint(
+            folder,
+            graphs[source],
+            checkpoint=sources[source],
+            quantization=quantization,
+            max_length=job.recipe.max_length,
+            library=library,
+        )
 
     return build
 

@@ -110,7 +110,7 @@ def make_plan(job: Job) -> Plan:
         wanted = outputs_wanted(recipe.distillation)
         needed = {"hidden": wanted.hidden, "attention": wanted.attention}
         outputs = _network_step("teacher outputs", {**rows, "teacher": teacher.key, "wanted": needed})
-    # Stored outputs are rounded to 16 bits; those of a teacher that runs beside its student are not.
+    # Stored outputs are computed in float32 and rounded to 16 bits; a teacher beside its student computes as that does.
     imitated = {"teacher outputs": "live"} if learns and outputs is None else {}
 
     shape = {name: getattr(recipe.student, name) for name in SHAPE}
@@ -136,12 +136,15 @@ def make_plan(job: Job) -> Plan:
             quantization = recipe.baseline_quantization if variant == DENSE else recipe.quantization
             int8 = {"graph": exports[variant].key, "quantization": quantization}
             exports[variant + INT8] = Step(f"export {variant}{INT8}", int8)
+    # Without the sparse runtime's library here its files are still made, but not run.
+    library = _library_digest()
     packs = {
         variant: Step(
             f"pack {variant}",
             {
                 "graph": exports[variant.removesuffix(INT8)].key,
                 "packer": _packer("int8" if variant.endswith(INT8) else "fp32"),
+                "checked": library is not None,
                 "quantization": recipe.quantization if variant.endswith(INT8) else None,
             },
         )
@@ -152,8 +155,6 @@ def make_plan(job: Job) -> Plan:
         variant: Step(f"predict {variant}", {"graph": step.key, "data": job.dataset.digest})
         for variant, step in exports.items()
     }
-    # Without the sparse runtime's library here its files are still made, but not run.
-    library = _library_digest() if packs else None
     sparse_predictions = {
         variant: Step(f"predict {variant} sparse", {"graph": step.key, "library": library, "data": job.dataset.digest})
         for variant, step in packs.items()

@@ -213,10 +213,12 @@ class _Encoder:
         return values
 
     def _activation(self) -> Activation:
-        """What follows the first layer's intermediate linear."""
+        """What lies between the first layer's intermediate linear and its output linear."""
         tensor = _reader(self.graph.node, f"{self.layers[0][5]}.weight").output[0]
         for _ in range(2):  # perhaps past the addition of its bias
             node = _reader(self.graph.node, tensor)
+            if node.op_type in ("Gelu", "Relu") and not self._feeds_output(node.output[0]):
+                break  # it is a part of the activation only, as in the square of ReLU
             if node.op_type == "Gelu":
                 approximate = next((a.s for a in node.attribute if a.name == "approximate"), b"none")
                 return "gelu_tanh" if approximate == b"tanh" else "gelu"
@@ -224,6 +226,11 @@ class _Encoder:
                 return "relu"
             tensor = node.output[0]
         raise CheckpointError("the encoder's activation is none that the sparse runtime knows (GELU or ReLU)")
+
+    def _feeds_output(self, tensor: str) -> bool:
+        """Whether nothing but the first layer's output linear reads a tensor."""
+        readers = [node for node in self.graph.node if tensor in node.input]
+        return [f"{self.layers[0][6]}.weight" in node.input for node in readers] == [True]
 
 
 def _reader(nodes: Iterable[onnx.NodeProto], tensor: str) -> Any:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from models.processes import is_main, uses_gpu
 from models.recipe import Embeddings, Quantization, Recipe, Training
 from models.runtime import OnnxClassifier, TextTokenizer
 from models.sparse_graph import write_sparse_graph
+from models.sparse_parity import check_packed
 from models.teacher_outputs import Wanted, write_cache
 from models.tokens import TokenizedSplit, tokenize
 from models.training import Progress, TrainingResult, train
@@ -127,17 +129,38 @@ def stamp(path: Path, variant: str, precision: str) -> None:
     set_metadata(path, {"variant": variant, "precision": precision, **groups})
 
 
-def pack_checkpoint(folder: Path, graph: Path, *, checkpoint: Checkpoint, quantization: Quantization | None) -> None:
+def pack_checkpoint(
+    folder: Path,
+    graph: Path,
+    *,
+    checkpoint: Checkpoint,
+    quantization: Quantization | None,
+    max_length: int,
+    library: Path | None,
+) -> None:
     """Write a student's fp32 graph with its encoder packed, and what was packed; int8 if a quantisation is given.
 
-    An encoder that the sparse runtime does not know leaves the reason behind instead: model.onnx is good without it.
+    Where `library`, the sparse runtime's, is there, its answers are compared with the graph's first. An encoder that
+    the sparse runtime does not know leaves the reason behind instead: model.onnx is good without it.
     """
     config: Any = checkpoint.config
+    head_size = config.hidden_size // config.num_attention_heads
     try:
+        if getattr(config, "is_decoder", False):
+            raise CheckpointError("every token looks at those before it only (is_decoder); the sparse runtime's at all")
+        if library is not None:
+            check_packed(
+                graph,
+                partial(write_sparse_graph, graph, head_size=head_size, values="fp32", embeddings_int8=False),
+                library=library,
+                vocabulary=int(config.vocab_size),
+                pad_token_id=pad_token_id(checkpoint),
+                max_length=max_length,
+            )
         packed = write_sparse_graph(
             graph,
             folder / SPARSE_MODEL,
-            head_size=config.hidden_size // config.num_attention_heads,
+            head_size=head_size,
             values="int8" if quantization else "fp32",
             embeddings_int8=bool(quantization and quantization.embeddings),
             token_bits=quantization.embedding_bits if quantization else 8,

@@ -40,6 +40,7 @@ struct ApiBase {
 
 enum Index : std::size_t {
   kCreateStatus = 0,
+  kGetErrorMessage = 2,
   kCreateCustomOpDomain = 26,
   kCustomOpDomainAdd = 27,
   kAddCustomOpDomain = 28,
@@ -69,6 +70,7 @@ using KernelInfoGetAttributeInt64 = Status* (*)(const KernelInfo*, const char*, 
 using KernelContextGetInputCount = Status* (*)(const KernelContext*, std::size_t*);
 using KernelContextGetInput = Status* (*)(const KernelContext*, std::size_t, const Value**);
 using KernelContextGetOutput = Status* (*)(KernelContext*, std::size_t, const std::int64_t*, std::size_t, Value**);
+using GetErrorMessage = const char* (*)(const Status*);
 using ReleaseStatus = void (*)(Status*);
 using ReleaseTensorTypeAndShapeInfo = void (*)(TensorTypeAndShapeInfo*);
 using KernelInfoGetConstantInputTensor = Status* (*)(const KernelInfo*, std::size_t, int*, const Value**);

@@ -18,6 +18,7 @@ namespace sparserve::ort {
 #define SAME_INDEX(index, member) \
   static_assert(offsetof(OrtApi, member) == index * sizeof(void*), #member " has another place in OrtApi")
 SAME_INDEX(kCreateStatus, CreateStatus);
+SAME_INDEX(kGetErrorMessage, GetErrorMessage);
 SAME_INDEX(kCreateCustomOpDomain, CreateCustomOpDomain);
 SAME_INDEX(kCustomOpDomainAdd, CustomOpDomain_Add);
 SAME_INDEX(kAddCustomOpDomain, AddCustomOpDomain);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <new>
 
@@ -143,6 +144,7 @@ Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
 void Encoder::run(const float* input, const std::int64_t* mask, const float* position_bias, bool bias_per_row,
                   float* output, std::size_t batch, std::size_t length, const Parallel& parallel) const {
   std::memset(output, 0, batch * (first_token_only_ ? 1 : length) * hidden_ * sizeof(float));
+  if (length == 0) return;
   Run run{};
   run.layers = layers_.data();
   run.layer_count = static_cast<std::uint32_t>(layers_.size());
@@ -161,7 +163,7 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
 
   const std::uint32_t lanes = kernels_.traits.lanes;
   std::vector<Sequence> sequences;
-  std::vector<std::vector<float>> key_biases(batch);
+  std::deque<std::vector<float>> key_biases;  // of rows with holes; sequences point into them
   std::uint32_t vectors = 0;
   const auto flush = [&] {
     if (sequences.empty()) return;
@@ -176,13 +178,13 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
     if (tokens == 0) continue;
     const bool holes = std::find(own, own + tokens, 0) != own + tokens;
     if (holes) {
-      key_biases[row].resize(tokens);
-      for (std::size_t t = 0; t < tokens; ++t) key_biases[row][t] = own[t] != 0 ? 0.0F : kMasked;
+      std::vector<float>& biases = key_biases.emplace_back(tokens);
+      for (std::size_t t = 0; t < tokens; ++t) biases[t] = own[t] != 0 ? 0.0F : kMasked;
     }
     const auto own_vectors = static_cast<std::uint32_t>((tokens + lanes - 1) / lanes);
     if (std::size_t{vectors + own_vectors} * lanes > kChunkTokens) flush();
     sequences.push_back({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(tokens), vectors,
-                         own_vectors * lanes, holes ? key_biases[row].data() : nullptr, std::size_t{vectors} * lanes});
+                         own_vectors * lanes, holes ? key_biases.back().data() : nullptr, std::size_t{vectors} * lanes});
     vectors += own_vectors;
   }
   flush();

@@ -17,7 +17,8 @@ struct OpError {
   std::string message;
 };
 
-// ONNX Runtime's functions as methods that throw. A failed call's status becomes an OpError.
+// ONNX Runtime's functions as methods that throw. A failed call's status becomes an OpError with its words: the service
+// tells a want of memory by them.
 class Runtime {
  public:
   explicit Runtime(const Api* api) : api_(api) {}
@@ -25,8 +26,9 @@ class Runtime {
   template <class Function, class... Arguments>
   void call(Index index, const char* what, Arguments... arguments) const {
     if (Status* status = function<Function>(api_, index)(arguments...)) {
-      function<ReleaseStatus>(api_, kReleaseStatus)(status);
-      throw OpError{kFail, std::string("onnxruntime's ") + what + " failed"};
+      const std::unique_ptr<Status, ReleaseStatus> owned(status, function<ReleaseStatus>(api_, kReleaseStatus));
+      throw OpError{kFail, std::string("onnxruntime's ") + what + " failed: " +
+                               function<GetErrorMessage>(api_, kGetErrorMessage)(status)};
     }
   }
 

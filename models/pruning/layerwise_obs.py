@@ -36,8 +36,10 @@ class LayerwiseObs(PruningMethod):
     `output_fisher`: with g [out] the loss's gradient at the outputs of a token, and g independent of x, the loss rises
     by half of sum_i E[g_i^2] (V_i - W_i) H (V_i - W_i)'. Scores are multiplied by E[g_i^2] of the same batches, which
     makes them comparable among the rows of a matrix and among matrices: what `pruning.allocation` `global` needs. The
-    update of a row is the same. While the loss is at its least there are no gradients to go by: begin later. Where
-    there were none at all, all outputs weigh the same; where only a matrix had none, its weights do not matter.
+    update of a row is the same. That is the Fisher matrix where targets are drawn from the model; these gradients are
+    of the training's own loss (the empirical Fisher), so that outputs count the more, the further they are from what
+    is asked of them. While the loss is at its least there are no gradients to go by: begin later. Where there were
+    none at all, all outputs weigh the same; where only a matrix had none, its weights do not matter.
 
     Blocks of `pruning.block` go by the mean of their weights' scores, as if they left one by one; the update is theirs.
     """

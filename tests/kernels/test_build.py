@@ -1,6 +1,7 @@
 """With a compiler the install brings the library; without one it succeeds, and says once what is missing."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,41 @@ def test_without_a_compiler_the_build_succeeds_and_says_what_to_do(tmp_path):
     assert said.count("The sparse runtime was not built") == 1
     assert "install a C++20 compiler" in said
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_where_the_library_is_required_a_missing_compiler_fails_the_build(tmp_path):
+    nowhere = str(tmp_path / "no-such-compiler")
+    result = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path / "temp")],
+        cwd=ROOT,
+        env={**os.environ, "CC": nowhere, "CXX": nowhere, "SPARSERVE_REQUIRE_LIBRARY": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "error: the sparse runtime was not built" in result.stderr
+
+
+@pytest.mark.parametrize(("built", "tag"), [(True, "py3-none-linux_.*"), (False, "py3-none-any")])
+def test_a_wheel_without_the_library_is_not_named_as_one_with_it(tmp_path, built, tag):
+    """Else it could be cached or published in its place."""
+    pytest.importorskip("setuptools.command.bdist_wheel")
+    if sys.platform != "linux":
+        pytest.skip("the sparse runtime is for Linux")
+    if built:
+        (tmp_path / "wheel" / "kernels").mkdir(parents=True)
+        (tmp_path / "wheel" / "kernels" / "libsparserve.so").touch()
+    program = (
+        "import runpy, setuptools\n"
+        "setuptools.setup = lambda **_: None\n"
+        "made = runpy.run_path('setup.py')['PlatformWheel'](setuptools.Distribution({'ext_modules': [1]}))\n"
+        f"made.bdist_dir = {str(tmp_path / 'wheel')!r}\n"
+        "made.finalize_options()\n"
+        "print('-'.join(made.get_tag()))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert re.fullmatch(tag, result.stdout.strip()), result.stderr
 
 
 def test_every_source_of_an_instruction_set_has_its_flags():

@@ -56,6 +56,17 @@ def test_a_library_that_is_cut_short_is_named_and_not_loaded(sparse_runtime, tmp
         find_library(path)
 
 
+def test_a_library_that_cannot_be_read_is_named(sparse_runtime, monkeypatch):
+    """An error of the file system would refuse every bundle, where model.onnx serves it."""
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(LibraryError, match=r"libsparserve\.so does not load: .*Permission denied"):
+        find_afresh()
+
+
 def test_a_folder_is_no_library(tmp_path):
     with pytest.raises(LibraryError, match="not built"):
         find_library(tmp_path)

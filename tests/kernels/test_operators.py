@@ -22,6 +22,7 @@ from reference import (
 
 from kernels.packing import pack_encoder, pack_linear
 from kernels.weights import LinearWeights
+from service.faults import out_of_memory
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
@@ -33,6 +34,22 @@ def test_empty_batches_give_empty_answers_or_zeros(isa, shape, first_token_only)
     answer = run(session, states=np.zeros((*shape, 64), np.float32), mask=np.ones(shape, np.int64))
     assert answer.shape == (shape[0], 1 if first_token_only else shape[1], 64)
     assert not answer.any()
+
+
+def test_rows_without_tokens_cost_nothing(isa):
+    """A forged graph can have as many as it likes: they need no memory."""
+    session = encoder_session(pack_encoder(random_encoder()))
+    shape = (1 << 40, 0)
+    assert run(session, states=np.zeros((*shape, 64), np.float32), mask=np.ones(shape, np.int64)).shape == (*shape, 64)
+
+
+def test_what_onnxruntime_says_of_a_failure_is_passed_on(isa):
+    """The service runs a batch in halves where its message tells of too little memory."""
+    session = encoder_session(pack_encoder(random_encoder()), first_token_only=True)
+    shape = (1 << 40, 0)
+    with pytest.raises(Exception, match=r"(?i)GetOutput failed: .*allocate memory") as raised:
+        run(session, states=np.zeros((*shape, 64), np.float32), mask=np.ones(shape, np.int64))
+    assert out_of_memory(raised.value)
 
 
 @pytest.mark.parametrize(

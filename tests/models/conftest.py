@@ -1,3 +1,5 @@
+import json
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,6 +41,27 @@ def exported_encoder(make_checkpoint, tmp_path_factory):
 
         folder = made_once(tmp_path_factory, f"exported-{model_type}", build)
         return Exported(model, folder / "model.onnx", float((folder / "difference").read_text()))
+
+    return make
+
+
+@pytest.fixture
+def changed_bert(make_checkpoint, tmp_path):
+    """Return a maker of the graph of a random BERT with other settings, and the model."""
+
+    def make(**changes):
+        checkpoint = shutil.copytree(make_checkpoint("bert"), tmp_path / "changed")
+        config = json.loads((checkpoint / "config.json").read_text())
+        (checkpoint / "config.json").write_text(json.dumps({**config, **changes}))
+        model = classifier(checkpoint)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".layer." in name and parameter.ndim == 2:
+                    parameter.mul_(5)
+        path = tmp_path / "graph" / "model.onnx"
+        path.parent.mkdir()
+        export(model, path)
+        return path, model
 
     return make
 

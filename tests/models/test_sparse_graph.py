@@ -195,3 +195,12 @@ def test_a_graph_without_a_known_encoder_is_refused(tmp_path):
             tmp_path / "model.onnx", tmp_path / "sparse.onnx", head_size=4, values="fp32", embeddings_int8=False
         )
     assert not (tmp_path / "sparse.onnx").exists()
+
+
+@pytest.mark.parametrize("activation", ["relu2", "gelu_10", "silu"])
+def test_an_activation_that_only_begins_as_a_known_one_is_refused(changed_bert, tmp_path, activation):
+    path, model = changed_bert(hidden_act=activation)
+    with pytest.raises(CheckpointError, match="activation is none that the sparse runtime knows"):
+        write_sparse_graph(
+            path, tmp_path / "sparse.onnx", head_size=head_size(model), values="fp32", embeddings_int8=False
+        )
