@@ -89,10 +89,10 @@ serve: $(INSTALLED)
 
 # What the images install, in a virtual environment here: the Dockerfiles' RUN lines, executed without an engine.
 service-venv:
-	sh docker/install-service.sh build/service-venv
+	SPARSERVE_REQUIRE_LIBRARY=1 sh docker/install-service.sh build/service-venv
 
 job-venv:
-	sh docker/install-job.sh build/job-venv
+	SPARSERVE_REQUIRE_LIBRARY=1 sh docker/install-job.sh build/job-venv
 
 # KServe's clients, which the tests call: what they ask for does not go with what the service is tested with.
 kserve-venv:
