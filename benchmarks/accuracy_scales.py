@@ -73,7 +73,14 @@ SMALL = Scale(
         ),
         Method("tinybert", "tinybert", "layers", {"4 x 192": {}}),
         Method(
-            "squeeze-sparsify", "squeeze-sparsify", "units", {"half, 80 %": {}, "half, 90 %": {"pruning.sparsity": 0.9}}
+            "squeeze-sparsify",
+            "squeeze-sparsify",
+            "units",
+            {
+                "half, 90 %": {"pruning.sparsity": 0.9},
+                "half, 80 %": {},
+                "quarter, 80 %": {"squeeze.heads": 0.25, "squeeze.units": 0.25},
+            },
         ),
         Method("obert-one-shot", "obert-one-shot", "weights", _sparsities(0.5)),
         Method(
@@ -83,7 +90,14 @@ SMALL = Scale(
             {"50 %": {"pruning.sparsity": 0.5, "pruning.method": "layerwise-obs", "pruning.allocation": "uniform"}},
         ),
     ),
-    seeded=("sparsebert-best", "sparsebert-best, layer by layer", "platon", "obert", "soft-movement"),
+    seeded=(
+        "sparsebert-best",
+        "sparsebert-best, layer by layer",
+        "platon",
+        "obert",
+        "soft-movement",
+        "squeeze-sparsify",
+    ),
 )
 OF_BASE: Mapping[str, Any] = {
     "student.learning_rate": 5e-4,
