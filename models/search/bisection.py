@@ -22,10 +22,11 @@ class Trial:
 def search(ladders: Sequence[Ladder], targets: Sequence[Target], make: MakeTrial) -> list[Trial]:
     """Every trial that was needed to find each ladder's best level, in their order.
 
-    With a constraint on cost that is the least compressed level where one serving meets all targets; with none but on
-    the accuracy drop it is the most compressed one. Where cost and drop are monotone along the ladder for each kind
-    of file, that level is found if there is one, and with one kind in at most ceil(log2 levels) + 1 trials. Where they
-    are not (training is noisy), a level may be missed: whoever chooses looks at each trial's own figures.
+    With a constraint on cost that is the level where a serving meets all targets with the least drop; with none but on
+    the accuracy drop it is the one with the least cost. Where cost and drop are monotone along the ladder for each kind
+    of file, that level is found if there is one: with one kind in at most ceil(log2 levels) + 1 trials, with more of
+    them in a few more, since each has a best level of its own. Where they are not (training is noisy), a level may be
+    missed: whoever chooses looks at each trial's own figures.
     """
     trials: list[Trial] = []
     for ladder in ladders:
@@ -41,33 +42,29 @@ class _Climb:
     make: MakeTrial
     trials: list[Trial]
 
-    def between(self, low: int, high: int, kinds: frozenset[Kind] | None) -> bool:
-        """Search the rungs from `low` to `high`, both included, for servings of these kinds; None: of all.
-
-        True if a serving there meets every target.
-        """
+    def between(self, low: int, high: int, kinds: frozenset[Kind] | None) -> None:
+        """Search the rungs from `low` to `high`, both included, for servings of these kinds; None: of all."""
         if low > high or (kinds is not None and not kinds):
-            return False
+            return
         middle = (low + high) // 2
         candidate = self.ladder.candidate(middle)
         outcome = self.make(candidate)
         self.trials.append(Trial(candidate, outcome))
         if not outcome.servings:  # a network that could not be made: a more compressed one will not be, either
-            return self.between(low, middle - 1, kinds)
+            self.between(low, middle - 1, kinds)
+            return
         servings = [serving for serving in outcome.servings if kinds is None or serving.kind in kinds]
         lossy = frozenset(serving.kind for serving in servings if not self._meets(serving, costs=False))
         costly = frozenset(serving.kind for serving in servings if not self._meets(serving, costs=True))
         fit = frozenset(serving.kind for serving in servings) - lossy - costly
-        if not any(target.costs for target in self.targets):
-            if fit:
-                self.between(middle + 1, high, fit)
-                return True
-            return self.between(low, middle - 1, lossy)
         # What costs too much here costs too much on every lower rung; what loses too much does on every higher one.
-        if fit:
+        # One kind that fits ends the search of no other: that may fit elsewhere, and better.
+        if any(target.costs for target in self.targets):
             self.between(low, middle - 1, fit | (lossy - costly))
-            return True
-        return self.between(low, middle - 1, lossy - costly) or self.between(middle + 1, high, costly - lossy)
+            self.between(middle + 1, high, costly - lossy)
+        else:
+            self.between(middle + 1, high, fit)
+            self.between(low, middle - 1, lossy)
 
     def _meets(self, serving: Serving, *, costs: bool) -> bool:
         return all(target.met_by(serving) for target in self.targets if target.costs == costs)

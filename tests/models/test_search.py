@@ -89,13 +89,18 @@ def test_bisection_finds_what_an_exhaustive_scan_finds_in_logarithmically_many_t
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 12), REQUESTS, st.integers(1, 14))
-def test_with_several_kinds_of_files_and_failing_levels_the_same_level_is_found(seed, count, targets, failing_from):
+def test_with_several_kinds_of_files_and_failing_levels_the_best_of_all_is_found(seed, count, targets, failing_from):
     make, ladder = MadeUp(monotone(seed, count, KINDS), failing_from), ladder_of(count)
-    found = [point for point in points(search([ladder], targets, make)) if point.meets(targets)]
-    every = [point for point in make.exhaustive(ladder, targets) if point.meets(targets)]
-    end = max if targets == (DROP,) else min  # the most compressed level, or the least
-    assert end((p.candidate.rung for p in found), default=None) == end((p.candidate.rung for p in every), default=None)
+    found = best(points(search([ladder], targets, make)), targets)
+    assert found == best(make.exhaustive(ladder, targets), targets)
     assert len(make.made) == len(set(make.made))
+
+
+def test_a_kind_of_file_that_fits_at_once_does_not_keep_a_better_one_from_being_found():
+    slow_to_shrink = [(900 - 100 * rung, 0.1, 0.1 * rung) for rung in range(8)]
+    made = MadeUp({KINDS[0]: slow_to_shrink, KINDS[2]: [(100, 0.1, 4.0)] * 8})
+    chosen = best(points(search([ladder_of(8)], [SIZE], made)), [SIZE])
+    assert (chosen.serving.kind, chosen.candidate.rung) == (KINDS[0], 4)
 
 
 @settings(max_examples=100, deadline=None)
