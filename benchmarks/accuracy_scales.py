@@ -80,6 +80,7 @@ SMALL = Scale(
                 "half, 90 %": {"pruning.sparsity": 0.9},
                 "half, 80 %": {},
                 "quarter, 80 %": {"squeeze.heads": 0.25, "squeeze.units": 0.25},
+                "quarter, 80 %, 3 layers": {"squeeze.heads": 0.25, "squeeze.units": 0.25, "student.layers": 3},
             },
         ),
         Method("obert-one-shot", "obert-one-shot", "weights", _sparsities(0.5)),

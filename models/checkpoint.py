@@ -165,7 +165,8 @@ def load_classifier(
     the fastest that the architecture has.
 
     Raises:
-        CheckpointError: the weights do not fit the configuration, or the structure of a squeezed network.
+        CheckpointError: the weights do not fit the configuration, or the structure of a squeezed network, or are not
+            finite numbers.
     """
     torch.manual_seed(seed)
     labels = {
@@ -176,14 +177,22 @@ def load_classifier(
     try:
         structure = load_structure(folder)
         if structure is None:
-            return _load_whole(folder, labels, attention)
-        return _load_squeezed(folder, structure, labels, attention)
+            model = _load_whole(folder, labels, attention)
+        else:
+            model = _load_squeezed(folder, structure, labels, attention)
     except CheckpointError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds
         if fault := machine_fault(error, folder):
             raise fault from error
         raise CheckpointError(f"{folder} cannot be loaded as a classifier: {error}") from error
+    for name, weight in model.state_dict().items():
+        if not bool(weight.isfinite().all()):
+            raise CheckpointError(
+                f"{folder}: {name} holds values that are not finite numbers: its training failed, or the file is "
+                "damaged; take an earlier checkpoint"
+            )
+    return model
 
 
 def save_classifier(model: nn.Module, folder: Path) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from models import squeezing
 from models.encoder_layers import EncoderLayer, encoder_layers
-from models.errors import RecipeError
+from models.errors import CheckpointError, RecipeError
 from models.pruning.moments import JointMoments
-from models.pruning.reconstruction import squeeze_and_refit
+from models.pruning.reconstruction import REVISION, squeeze_and_refit
 from models.pruning.unit_method import Batch, UnitMethod, kept_count, model_inputs
 from models.recipe import Squeeze
 from models.structure import Structure
@@ -36,20 +36,25 @@ def mutual_information(moments: JointMoments, shrinkage: float, kept: Sequence[i
 
     Raises:
         RecipeError: there are no more vectors than features in a block and Y: the covariance says nothing.
+        CheckpointError: the features are no finite numbers.
     """
     chosen = torch.arange(len(moments.yy)) if kept is None else torch.tensor(kept)
     _enough(moments.count, len(chosen) + moments.block)
     blocks, cross, upper = moments.xx, moments.xy[:, chosen], moments.yy[chosen][:, chosen]
-    # Features that never vary tell nothing, and are told nothing; the floor keeps their logarithms finite.
-    floor = torch.finfo(torch.float32).eps * blocks.diagonal(dim1=1, dim2=2).mean() + torch.finfo(torch.float32).tiny
+    if not bool(blocks.isfinite().all() and upper.isfinite().all()):
+        raise CheckpointError("the network computes values that are not finite numbers: take a checkpoint that answers")
+    # Features that never vary, but by float32's rounding, tell nothing and are told nothing: they are below the floor.
+    eps, tiny = torch.finfo(torch.float32).eps, torch.finfo(torch.float32).tiny
+    floor = eps * (blocks.diagonal(dim1=1, dim2=2).mean() + moments.x_mean.square().mean()) + tiny
     blocks = blocks + floor * torch.eye(moments.block, dtype=blocks.dtype, device=blocks.device)
-    noise = shrinkage * upper.diagonal().mean() + torch.finfo(torch.float32).tiny
-    factor = torch.linalg.cholesky(upper + noise * torch.eye(len(upper), dtype=upper.dtype, device=upper.device))
+    noise = shrinkage * upper.diagonal().mean() + eps * moments.y_mean[chosen].square().mean() + tiny
+    seen = upper + noise * torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
+    factor, failed = torch.linalg.cholesky_ex(seen)
     whitened = torch.linalg.solve_triangular(factor, cross.T, upper=False)  # [features of Y, features of X]
     told = whitened.T.reshape(-1, moments.block, len(chosen))
     unexplained = blocks - told @ told.transpose(1, 2)
     information = (torch.logdet(blocks) - torch.logdet(unexplained)) / 2
-    if not bool(torch.isfinite(information).all()):
+    if int(failed) or not bool(information.isfinite().all()):
         raise RecipeError(
             f"squeeze.options.shrinkage {shrinkage:g} is too small for these activations: raise it, 0.1 is usual"
         )
@@ -83,6 +88,7 @@ class MutualInformation(UnitMethod):
             raise ValueError(f"shrinkage must be above 0, not {shrinkage:g}")
         self.shrinkage = shrinkage
         self.tune = tune
+        self.revision = REVISION if tune else 1
 
     def check(self, model: nn.Module, squeeze: Squeeze, lengths: Sequence[int] | None = None) -> None:
         """See that something stays of every layer, that rows are many, and that no refit goes with a narrowing."""

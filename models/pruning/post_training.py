@@ -15,7 +15,7 @@ from models.encoder_layers import EncoderLayer, encoder_layers
 from models.errors import RecipeError
 from models.pruning.budget import Importance, affordable, most_important, operations, search
 from models.pruning.mask_gradients import mask_gradients, rearrange
-from models.pruning.reconstruction import DAMPING, squeeze_and_refit
+from models.pruning.reconstruction import DAMPING, REVISION, squeeze_and_refit
 from models.pruning.unit_method import Batch, UnitMethod, kept_count
 from models.recipe import Squeeze
 from models.structure import Structure
@@ -41,6 +41,7 @@ class PostTraining(UnitMethod):
             raise ValueError(f"damping must be above 0, not {damping:g}")
         self.rearrange = rearrange
         self.tune = tune
+        self.revision = REVISION if tune else 1
         self.damping = damping
 
     def check(self, model: nn.Module, squeeze: Squeeze, lengths: Sequence[int] | None = None) -> None:

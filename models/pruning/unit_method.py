@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ class UnitMethod(ABC):
     Its constructor's keyword arguments are the recipe's `squeeze.options`.
     """
 
-    revision: ClassVar[int] = 1  # raised when the same recipe gives another network than before
+    revision: int = 1  # raised when the same recipe gives another network than before
 
     @abstractmethod
     def check(self, model: nn.Module, squeeze: Squeeze, lengths: Sequence[int] | None = None) -> None:

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from models.checkpoint import adopt, load_classifier, resolve_checkpoint
@@ -105,6 +106,16 @@ def test_truncated_weights_are_refused(copy):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_classifier(copy, ("a", "b"), "single_label_classification")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused_by_name(copy, value):
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.endswith("intermediate.dense.weight"))
+    weights[name][0, 0] = value
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"{name} holds values that are not finite numbers"):
         load_classifier(copy, ("a", "b"), "single_label_classification")
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
 from models.encoder_layers import encoder_layers
-from models.errors import RecipeError
+from models.errors import CheckpointError, RecipeError
 from models.pruning.moments import JointMoments
 from models.pruning.mutual_information import MutualInformation, mutual_information
 from models.pruning.unit_methods import make_unit_method
@@ -114,6 +114,25 @@ def test_units_and_heads_that_never_vary_go_first(make_checkpoint, model_type):
     assert structure.units == (tuple(unit for unit in range(48) if not 10 <= unit < 22),) * 2
     assert [(layer.heads, layer.units) for layer in encoder_layers(model)] == [(3, 36)] * 2
     assert structure.hidden is None
+
+
+@pytest.mark.parametrize(("index", "part"), [(0, "intermediate"), (1, "intermediate"), (0, "value"), (1, "value")])
+def test_a_layer_that_computes_nothing_is_squeezed_like_any_other(tiny_checkpoint, index, part):
+    model = classifier(tiny_checkpoint)
+    with torch.no_grad():
+        getattr(encoder_layers(model)[index], part).weight.zero_()  # its bias stays: a constant, up to rounding
+    structure = MutualInformation().choose(model, calibration(64), Squeeze(heads=0.5, units=0.5))
+    assert [(len(heads), len(units)) for heads, units in zip(structure.heads, structure.units, strict=True)] == [
+        (2, 24)
+    ] * 2
+
+
+def test_features_that_are_no_numbers_are_refused(tiny_checkpoint):
+    model = classifier(tiny_checkpoint)
+    with torch.no_grad():
+        encoder_layers(model)[0].value.weight[0] = torch.nan
+    with pytest.raises(CheckpointError, match="not finite numbers"):
+        MutualInformation().apply(model, calibration(), Squeeze(units=0.5))
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet"])

@@ -194,6 +194,19 @@ def test_a_matrix_of_zeros_alone_is_left_to_its_bias():
     torch.testing.assert_close(linear.bias.detach(), wanted.mean(0))
 
 
+@pytest.mark.parametrize("size", [0.1, 1.0, 3.7, 100.0])
+def test_inputs_that_vary_by_rounding_alone_leave_the_weights_as_they_are(size):
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(4, 3)
+    before = linear.weight.detach().clone()
+    moments = JointMoments()
+    for _ in range(4):
+        rounding = 6e-8 * torch.randint(-1, 2, (50, 4), generator=generator)
+        moments.add(torch.randn(50, 3, generator=generator), size * (1 + rounding))
+    solve(linear, moments, damping=0.01)
+    torch.testing.assert_close(linear.weight.detach(), before, atol=0.5 / size, rtol=0)
+
+
 @pytest.mark.parametrize("model_type", ["bert", "mpnet"])
 def test_the_result_keeps_to_the_budget(make_checkpoint, model_type):
     model = classifier(make_checkpoint(model_type))
