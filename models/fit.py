@@ -60,17 +60,18 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
 
     Raises:
         RecipeError: texts are longer than a network's positions, or a method, option or loss does not fit.
-        CheckpointError: a network is too large for one ONNX file, or the teacher cannot teach this student: no saved
-            head, another tokenizer, or too few layers to imitate.
+        CheckpointError: a network is too large for one ONNX file or its tokenizer is another network's, or the teacher
+            cannot teach this student: no saved head, another tokenizer, or too few layers to imitate.
     """
     for network in (checkpoint, teacher):
         if network is not None:
             _check_positions(network, recipe)
+            _check_tokenizer(network)
     dense = outline(teacher or checkpoint, Student())
     _check_size(teacher or checkpoint, dense)
     if teacher is not None:
         _check_head(teacher, dense)
-    start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
+    start = starting_from(checkpoint, teacher, recipe)
     student = outline(start, recipe.student)
     _check_size(start, student)
     if recipe.squeeze is not None:
@@ -93,6 +94,11 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
     _check_losses(student, dense, recipe)
 
 
+def starting_from(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> Checkpoint:
+    """Which of the given networks the student's weights are taken from; a teacher yet to come is the checkpoint."""
+    return teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
+
+
 def _check_positions(network: Checkpoint, recipe: Recipe) -> None:
     config: Any = network.config
     # RoBERTa and MPNet count positions from the padding id on.
@@ -102,6 +108,18 @@ def _check_positions(network: Checkpoint, recipe: Recipe) -> None:
         raise RecipeError(
             f"max_length is {recipe.max_length} tokens, but {network.name} has positions for {longest}: "
             f"add --set max_length={longest}, or less"
+        )
+
+
+def _check_tokenizer(network: Checkpoint) -> None:
+    # Also where no row of the data has such a token: one request that has it would fail.
+    config: Any = network.config
+    vocabulary = network.tokenizer().get_vocab()
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    if vocabulary[last] >= config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer of {network.name} gives {last!r} the id {vocabulary[last]}, but the model has embeddings "
+            f"for {config.vocab_size} tokens only: take the tokenizer that it was trained with"
         )
 
 
@@ -144,23 +162,32 @@ def _check_rank(recipe: Recipe, rows: int, width: int) -> None:
         )
 
 
-def check_rows(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, seed: int) -> None:
-    """See that the training rows are enough for what is to be told from them.
+def check_vocabulary(start: Checkpoint, recipe: Recipe, dataset: Dataset) -> None:
+    """See that the training rows of a student that starts from this network have tokens enough.
 
     Raises:
-        RecipeError: there are fewer calibration rows than units, or fewer tokens than the rank of their embeddings.
+        RecipeError: they have fewer tokens than the rank of their embeddings.
     """
-    tokenizer, student = checkpoint.tokenizer(), outline(checkpoint, recipe.student)
-    if recipe.embeddings.rank is not None and recipe.embeddings.vocabulary == "training":
-        tokens = tokenize(dataset.train, tokenizer, recipe.max_length, multi_label=dataset.multi_label)
-        vocabulary, width = _token_table(student, recipe)
-        kept = {*count_tokens(tokens, vocabulary).nonzero()[0].tolist(), *tokenizer.all_special_ids}
-        _check_rank(recipe, len(kept), width)
+    if recipe.embeddings.rank is None or recipe.embeddings.vocabulary != "training":
+        return
+    tokenizer = start.tokenizer()
+    tokens = tokenize(dataset.train, tokenizer, recipe.max_length, multi_label=dataset.multi_label)
+    vocabulary, width = _token_table(outline(start, recipe.student), recipe)
+    kept = {*count_tokens(tokens, vocabulary).nonzero()[0].tolist(), *tokenizer.all_special_ids}
+    _check_rank(recipe, len(kept), width)
+
+
+def check_calibration(start: Checkpoint, recipe: Recipe, dataset: Dataset, seed: int) -> None:
+    """See that the calibration rows of a student that starts from this network tell what its squeeze asks of them.
+
+    Raises:
+        RecipeError: they are fewer than units, or too short or long for the budget.
+    """
     if recipe.squeeze is None:
         return
     rows = dataset.train.take(calibration_rows(len(dataset.train), recipe.squeeze.calibration, seed))
-    tokens = tokenize(rows, tokenizer, recipe.max_length, multi_label=dataset.multi_label)
-    make_unit_method(recipe.squeeze).check(student, recipe.squeeze, tokens.lengths)
+    tokens = tokenize(rows, start.tokenizer(), recipe.max_length, multi_label=dataset.multi_label)
+    make_unit_method(recipe.squeeze).check(outline(start, recipe.student), recipe.squeeze, tokens.lengths)
 
 
 def outline(checkpoint: Checkpoint, student: Student) -> nn.Module:

@@ -17,7 +17,7 @@ from models.data_sources import load_dataset
 from models.default_data import default_checkpoint
 from models.errors import InputError
 from models.files import write_atomically
-from models.fit import check_fit, check_rows, check_teacher
+from models.fit import check_calibration, check_fit, check_teacher, check_vocabulary, starting_from
 from models.manifest import Name
 from models.pipeline import run_plan
 from models.plan import Job, Plan, make_plan
@@ -136,8 +136,9 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
             reporter.say(f"  note: the teacher's labels have no names: {guess} (guessed; id2label in config.json says)")
         if options.model is None and recipe.student.start == "pretrained":
             reporter.say("No --model: the student starts from the teacher's weights.")
-    start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
-    check_rows(start, recipe, dataset, options.seed)
+    start = starting_from(checkpoint, teacher, recipe)
+    check_vocabulary(start, recipe, dataset)
+    check_calibration(start, recipe, dataset, options.seed)
     source = options.data if not Path(options.data).exists() else Path(options.data).name
     job = Job(task, recipe, checkpoint, teacher, dataset, source, options.seed, threads)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")

@@ -101,10 +101,11 @@ class MutualInformation(UnitMethod):
         _counts(layers, squeeze)
         kept_count(squeeze.hidden, layers[0].query.in_features, "hidden dimensions")
         if lengths is not None:
-            _enough(sum(lengths), _widest(layers))
+            all_rows = len(lengths) < squeeze.calibration
+            _enough(sum(lengths), _widest(layers), all_rows=all_rows)
             config: Any = model.config
             # The last layer's heads are compared with the logits, at the first token alone.
-            _enough(len(lengths), config.num_labels + layers[-1].head_size)
+            _enough(len(lengths), config.num_labels + layers[-1].head_size, all_rows=all_rows)
 
     def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
         """Choose units, squeeze `model` in place, and return what was kept; a fine-tuning should follow."""
@@ -233,13 +234,15 @@ def _highest(information: Tensor, count: int) -> tuple[int, ...]:
 
 
 def _widest(layers: Sequence[EncoderLayer]) -> int:
-    """The most features that are told apart at once."""
-    return max(max(layer.units, layer.value.out_features) for layer in layers)
+    """The most features that are told apart at once: a head's with all that they may be compared with."""
+    return max(layer.head_size + max(layer.units, layer.value.out_features) for layer in layers)
 
 
-def _enough(vectors: int, features: int) -> None:
+def _enough(vectors: int, features: int, *, all_rows: bool = False) -> None:
+    """See that there are more vectors than features; `all_rows`: the data has no more rows to calibrate on."""
     if vectors <= features:
+        more = "the data has no more training rows: give more, or squeeze by post-training, which needs fewer"
         raise RecipeError(
-            f"squeeze.calibration: its rows give {vectors} vectors, too few to tell {features} units apart; raise it "
-            f"until there are many more vectors than units"
+            f"squeeze.calibration: its rows give {vectors} vectors, too few to tell {features} features apart; "
+            + (more if all_rows else "raise it until there are many more vectors than features")
         )

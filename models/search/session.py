@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from models.errors import InputError, RecipeError, TargetError
-from models.fit import check_fit
+from models.fit import check_calibration, check_fit, check_vocabulary, starting_from
 from models.progress import Reporter
 from models.recipe import Recipe
 from models.recipe_files import load_recipe, shipped_recipes
@@ -148,6 +148,8 @@ def prepare_search(options: CompressOptions, wanted: SearchOptions, reporter: Re
                 raise InputError(f"two recipes of the search are both named {recipe.name}: rename one of them")
             usual = make_ladder(recipe.name, with_shared(recipe, first), layers=layers)
             ladder = _fitting(usual, prepared, reporter)
+            # The first recipe's was read with the data; no level changes it.
+            check_vocabulary(starting_from(job.checkpoint, job.teacher, usual.recipe), usual.recipe, job.dataset)
         except InputError as error:
             if wanted.recipes is not None:
                 raise
@@ -189,15 +191,17 @@ def run_search(search: Search, reporter: Reporter, console: Console | None) -> N
 
 
 def _checked(ladder: Ladder, prepared: Run) -> Ladder:
-    """The ladder, once every level is seen to fit the job's networks."""
+    """The ladder, once every level is seen to fit the job's networks and data."""
     job = prepared.plan.job
     for rung in range(len(ladder)):
-        check_fit(job.checkpoint, job.teacher, ladder.candidate(rung).recipe)
+        recipe = ladder.candidate(rung).recipe
+        check_fit(job.checkpoint, job.teacher, recipe)
+        check_calibration(starting_from(job.checkpoint, job.teacher, recipe), recipe, job.dataset, job.seed)
     return ladder
 
 
 def _fitting(ladder: Ladder, prepared: Run, reporter: Reporter) -> Ladder:
-    """The ladder without those usual levels that do not fit the job's networks; they are said.
+    """The ladder without those usual levels that do not fit the job's networks and data; they are said.
 
     Raises:
         RecipeError: none fits; what is wrong with the first.

@@ -11,7 +11,7 @@ from models.checkpoint import resolve_checkpoint, save_classifier
 from models.data import Split
 from models.data_sources import load_dataset
 from models.errors import CheckpointError, RecipeError
-from models.fit import check_fit, check_rows, outline
+from models.fit import check_calibration, check_fit, check_vocabulary, outline
 from models.recipe import Student
 from models.recipe_files import load_recipe
 from models.squeezing import squeeze, structure_of
@@ -91,10 +91,10 @@ def test_predictions_of_a_masked_lm_that_is_not_there(recipe, whole):
 def test_calibration_rows_have_to_be_more_than_units(recipe, whole, sentiment_csv):
     dataset = load_dataset(sentiment_csv)
     squeezed = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__heads": 0.5}
-    check_rows(whole, recipe(**squeezed, squeeze__calibration=64), dataset, 0)
-    check_rows(whole, recipe(), dataset, 0)
-    with pytest.raises(RecipeError, match="its rows give"):
-        check_rows(whole, recipe(**squeezed, squeeze__calibration=4), dataset, 0)
+    check_calibration(whole, recipe(**squeezed, squeeze__calibration=64), dataset, 0)
+    check_calibration(whole, recipe(), dataset, 0)
+    with pytest.raises(RecipeError, match="its rows give .* raise it until"):
+        check_calibration(whole, recipe(**squeezed, squeeze__calibration=4), dataset, 0)
 
 
 def test_what_the_calibration_rows_tell_is_seen_before_anything_is_trained(recipe, whole, sentiment_csv):
@@ -103,20 +103,20 @@ def test_what_the_calibration_rows_tell_is_seen_before_anything_is_trained(recip
     # Tokens enough, but the last layer's heads of 8 features and 2 labels are told apart by rows.
     texts = " ".join(["the movie was good"] * 8)
     few = replace(dataset, train=Split([texts] * 10, None, [0, 1] * 5))
-    with pytest.raises(RecipeError, match="give 10 vectors, too few to tell 10 units apart"):
-        check_rows(whole, recipe(**squeezed), few, 0)
+    with pytest.raises(RecipeError, match="give 10 vectors, too few to tell 10 features apart; the data has no more training rows"):
+        check_calibration(whole, recipe(**squeezed), few, 0)
     poor = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__method": "post-training", "squeeze__flops": 0.001}
     with pytest.raises(RecipeError, match="cannot pay for one head and one unit in each of 2 layers"):
-        check_rows(whole, recipe(**poor), dataset, 0)
+        check_calibration(whole, recipe(**poor), dataset, 0)
 
 
 def test_a_rank_of_the_tokens_that_the_training_rows_have(recipe, whole, sentiment_csv):
     dataset = load_dataset(sentiment_csv)
     few = replace(dataset, train=dataset.train.take([0, 1]))
     ranked = {"embeddings.rank": 32, "embeddings.vocabulary": "training"}
-    check_rows(whole, recipe(**ranked), dataset, 0)
+    check_vocabulary(whole, recipe(**ranked), dataset)
     with pytest.raises(RecipeError, match=r"embeddings\.rank is 32, but the token table has \d+ rows"):
-        check_rows(whole, recipe(**ranked), few, 0)
+        check_vocabulary(whole, recipe(**ranked), few)
 
 
 def test_what_can_work_is_let_through(recipe, whole, squeezed, saved):
@@ -147,6 +147,18 @@ def test_a_teacher_without_a_head_of_its_labels_is_none(recipe, whole, saved):
 def test_texts_fit_the_teachers_positions_too(recipe, whole, saved):
     with pytest.raises(RecipeError, match="has positions for 9: add --set max_length=9"):
         check_fit(whole, saved(max_position_embeddings=9), recipe(**NO_ATTENTION))
+
+
+def test_a_tokenizer_of_more_tokens_than_the_network_has_is_refused_before_a_text_has_one(recipe, whole, saved):
+    larger = saved()
+    tokenizer = larger.tokenizer()
+    tokenizer.add_tokens(["zzz", "<extra>"])
+    tokenizer.save_pretrained(larger.folder)
+    last, rows = len(tokenizer) - 1, whole.config.vocab_size
+    message = rf"'<extra>' the id {last}, but the model has embeddings for {rows} tokens only"
+    for networks in ((larger, None), (whole, larger)):
+        with pytest.raises(CheckpointError, match=message):
+            check_fit(*networks, recipe())
 
 
 def test_a_network_that_no_onnx_file_holds_is_refused(recipe, whole, monkeypatch):

@@ -182,8 +182,24 @@ def test_too_few_calibration_rows_are_refused_with_both_numbers(tiny_checkpoint)
     batches = calibration(rows=5)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     assert tokens < 48
-    with pytest.raises(RecipeError, match=rf"squeeze.calibration: its rows give {tokens} vectors.* 48 units"):
+    with pytest.raises(RecipeError, match=rf"squeeze.calibration: its rows give {tokens} vectors.* 56 features.* raise it"):
         MutualInformation().apply(model, batches, Squeeze(units=0.5))
+
+
+@pytest.mark.parametrize("tokens", [48, 52, 56, 57])
+def test_rows_that_the_check_lets_through_are_enough_for_the_choice(tiny_checkpoint, tokens):
+    model, squeeze = classifier(tiny_checkpoint), Squeeze(heads=0.5, units=1.0)
+    ids = torch.randint(5, 40, (tokens,), generator=torch.Generator().manual_seed(0)).split(4)
+    batches = [
+        {"input_ids": row[None], "attention_mask": torch.ones(1, len(row), dtype=torch.long), "row": torch.tensor([0])}
+        for row in ids
+    ]
+    try:
+        MutualInformation().check(model, squeeze, [len(row) for row in ids])
+    except RecipeError:
+        assert tokens <= 56
+        return
+    assert MutualInformation().choose(model, batches, squeeze).units == (tuple(range(48)),) * 2
 
 
 @pytest.mark.parametrize("squeeze", [Squeeze(heads=0.1), Squeeze(flops=0.1)])

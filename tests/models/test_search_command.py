@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import models.fit
+import models.search.session
 from models.cli import app
 from models.store import Store
 
@@ -121,6 +123,18 @@ def test_levels_that_the_network_cannot_have_are_left_out_unless_they_were_asked
     )
     assert result.exit_code == 2, result.output
     assert "zero heads" in result.stderr
+
+
+def test_recipes_for_which_the_data_has_too_few_rows_are_left_out_before_any_trial(compress_tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(models.search.session, "USUAL_RECIPES", ("mutual-information", "distilbert"))
+    monkeypatch.setattr(models.fit, "calibration_rows", lambda total, count, seed: [0, 1])
+    command = compress_tiny(tmp_path / "store", "--target", "size<=6MB", "--dry-run")
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "The recipe mutual-information is not searched: squeeze.calibration: its rows give" in said
+    assert "the data has no more training rows: give more, or squeeze by post-training" in said
+    assert "distilbert: student.layers" in said and "mutual-information: squeeze" not in said
 
 
 def test_a_recipe_whose_token_table_alone_is_too_large_is_left_out_and_the_others_are_searched(compress_tiny, tmp_path):
