@@ -156,7 +156,7 @@ class Student(Training):
 class Quantization(Section):
     """Int8: dynamic, per channel."""
 
-    enabled: bool = Field(True, description="also make `<variant>-int8` and `dense-int8`")
+    enabled: bool = Field(True, description="also make `<variant>-int8`, as `dense-int8` always is")
     embeddings: bool = Field(True, description="embedding tables too, with one scale a row")
     embedding_bits: Literal[4, 8] = Field(8, description="of the token table; 4: blocks of 32 entries share a scale")
     reduce_range: bool = Field(

@@ -50,16 +50,21 @@ def load_recipe(source: str | Path, *, overrides: Mapping[str, Any] | None = Non
         return Recipe.model_validate(content)
     except ValidationError as error:
         problems = error.errors()
-        changed = [(field, value) for field, value in (overrides or {}).items() if _is_of(problems[0]["loc"], field)]
+        places = [problem["loc"] for problem in problems]
+        # What holds a wrong value is often said to be wrong as well.
+        problems = [p for p in problems if not any(len(p["loc"]) < len(q) and _meet(p["loc"], q) for q in places)]
+        changed = [
+            (field, value) for field, value in (overrides or {}).items() if _meet(problems[0]["loc"], field.split("."))
+        ]
         where = f"{path.stem} with {', '.join(f'{field}={value}' for field, value in changed)}" if changed else path
         # Each type that an option may have complains on its own.
         explained = dict.fromkeys(map(_explain, problems))
         raise RecipeError(f"{where}: {'; '.join(explained)}") from error
 
 
-def _is_of(place: Sequence[int | str], field: str) -> bool:
-    """Whether a problem at a place, () for the whole recipe, may be of a field."""
-    return not place or list(map(str, place))[: len(field.split("."))] == field.split(".")
+def _meet(place: Sequence[int | str], other: Sequence[int | str]) -> bool:
+    """Whether one of two places in a recipe, () for the whole of it, is the other or within it."""
+    return all(str(key) == str(same) for key, same in zip(place, other, strict=False))
 
 
 def _put(content: dict[str, Any], path: list[str], value: Any) -> None:
@@ -82,9 +87,11 @@ def _explain(problem: Mapping[str, Any]) -> str:
                 (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), Recipe
             )
         return f"unknown field {field!r}; the fields there are {', '.join(parent.model_fields)}"
+    given, message = problem["input"], str(problem["msg"]).removeprefix("Value error, ")
     if field == "recipe":
-        return str(problem["msg"]).removeprefix("Value error, ")
-    given, message = problem["input"], problem["msg"]
+        return message
+    if isinstance(given, dict):  # a section whose fields do not go together: the message names them
+        return f"{field}: {message}"
     if "options" in problem["loc"][:-1]:
         field, message = ".".join(map(str, problem["loc"][:3])), "Input should be a number, or true or false"
     limits = problem.get("ctx", {})

@@ -15,7 +15,7 @@ KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 NAME_CHARACTERS = 40
 # What makes and judges the dense baseline is one for all recipes of a search, or their drops could not be compared.
 SHARED = ("max_length", "teacher", "export", "evaluation", "measurement")
-SHARED_QUANTIZATION = ("enabled", "embeddings", "reduce_range")
+SHARED_QUANTIZATION = ("embeddings", "reduce_range")
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,22 @@ class Ladder:
         Raises:
             RecipeError: the recipe has no such level.
         """
-        if not self.fields:
-            return Candidate(self.name, "", 0, self.recipe.model_copy(update={"variant": slug(self.name)}))
-        level, values = self.levels[rung], self.values(rung)
-        content: dict[str, Any] = self.recipe.model_dump()
-        for field, value in values.items():
-            section, _, name = field.partition(".")
-            content[section][name] = value
-        setting = ", ".join(f"{field}={value:g}" for field, value in values.items())
-        kind = self.fields[0].rpartition(".")[2]
-        content["variant"] = f"{slug(self.name)}-{kind}{level if kind == 'layers' else 100 * level:g}"
+        content: dict[str, Any] = self.recipe.model_dump() | {"variant": slug(self.name)}
+        setting = ""
+        if self.fields:
+            level, values = self.levels[rung], self.values(rung)
+            for field, value in values.items():
+                section, _, name = field.partition(".")
+                content[section][name] = value
+            setting = ", ".join(f"{field}={value:g}" for field, value in values.items())
+            kind = self.fields[0].rpartition(".")[2]
+            content["variant"] += f"-{kind}{level if kind == 'layers' else 100 * level:g}"
         try:
             recipe = Recipe.model_validate(content)
         except ValidationError as error:
-            reasons = "; ".join(problem["msg"] for problem in error.errors())
-            raise RecipeError(f"recipe {self.name} cannot have {setting}: {reasons}") from error
+            reasons = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+            wanted = setting or f"its name as its variant's, which a search gives it; change `name` ({self.name})"
+            raise RecipeError(f"recipe {self.name} cannot have {wanted}: {reasons}") from error
         return Candidate(self.name, setting, rung, recipe)
 
 
@@ -122,7 +123,8 @@ def make_ladder(name: str, recipe: Recipe, *, layers: int, levels: Sequence[floa
 def with_shared(recipe: Recipe, first: Recipe) -> Recipe:
     """A recipe with all that makes and judges the dense baseline as another one has it.
 
-    How many bits its own token table takes is the recipe's: the baseline's does not depend on it.
+    Whether it is made in int8 as well, and how many bits its token table takes then, is the recipe's own choice: the
+    baseline does not depend on it.
     """
     quantization = {name: getattr(first.quantization, name) for name in SHARED_QUANTIZATION}
     shared = {name: getattr(first, name) for name in SHARED}

@@ -7,7 +7,7 @@ from models.errors import RecipeError
 from models.recipe import Embeddings, Pruning, Quantization, Recipe, Squeeze, Student
 from models.recipe_files import load_recipe, shipped_recipes
 from models.search.bounds import least_bytes
-from models.search.ladders import make_ladder, with_shared
+from models.search.ladders import make_ladder, slug, with_shared
 
 
 def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
@@ -40,6 +40,15 @@ def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
         make_ladder("demo", Recipe(name="demo"), layers=6, levels=[1.5]).candidate(0)
 
 
+@pytest.mark.parametrize("name", ["Dense", "my int8"])
+def test_a_recipe_that_would_take_the_name_of_the_baseline_or_of_a_twin_is_refused(name):
+    recipe = Recipe(name=name, pruning=None, student=Student(epochs=1))
+    with pytest.raises(RecipeError, match=rf"change `name` \({name}\): variant '{slug(name)}'"):
+        make_ladder(name, recipe, layers=6).candidate(0)
+    pruned = make_ladder(name, Recipe(name=name), layers=6).candidate(0)
+    assert pruned.variant == f"{slug(name)}-sparsity50"
+
+
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_that_ships_is_a_rung_of_its_ladder_and_has_distinct_variants(name):
     shared, other = with_shared(load_recipe(name), load_recipe("demo")), load_recipe("demo")
@@ -50,8 +59,8 @@ def test_every_recipe_that_ships_is_a_rung_of_its_ladder_and_has_distinct_varian
     assert all(c.recipe.max_length == other.max_length for c in candidates)
 
 
-def test_a_recipe_keeps_its_own_token_bits_in_a_search_that_another_one_begins():
-    first = Recipe(name="first", quantization=Quantization(reduce_range=False))
+def test_a_recipe_keeps_its_own_int8_in_a_search_that_another_one_begins():
+    first = Recipe(name="first", quantization=Quantization(enabled=False, reduce_range=False))
     small = with_shared(load_recipe("smallest"), first).quantization
     assert small == Quantization(reduce_range=False, embedding_bits=4)
 

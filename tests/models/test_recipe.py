@@ -94,6 +94,12 @@ def test_overrides_replace_fields_and_name_the_variant(tmp_path):
         ),
         ("variant", "dense", "^magnitude with .*variant=dense: variant 'dense' is the name of the baseline"),
         ("pruning.options.a", "maybe", r"a: Input should be a number, or true or false \(given: 'maybe'\)$"),
+        (
+            "pruning.begin",
+            0.9,
+            r"^magnitude with pruning.begin=0.9: pruning: begin \(0.9\) must not be after end \(\S+\)$",
+        ),
+        ("measurement.batches", [0], r"^magnitude with .*: measurement.batches.0: .* equal to 1 \(given: 0\)$"),
     ],
 )
 def test_a_change_that_cannot_be_is_told_from_what_the_file_has(field, value, message):
