@@ -52,8 +52,10 @@ SMALL = Scale(
             "mutual-information",
             "units",
             {
-                "operations 1/2": {"squeeze.heads": 0.5, "squeeze.units": 0.5},
                 "operations 1/4": {"squeeze.heads": 0.25, "squeeze.units": 0.25},
+                "operations 1/2": {"squeeze.heads": 0.5, "squeeze.units": 0.5},
+                "operations 1/6": {"squeeze.heads": 1 / 6, "squeeze.units": 1 / 6},
+                "operations 1/12": {"squeeze.heads": 1 / 12, "squeeze.units": 1 / 12},
             },
         ),
         Method(
@@ -98,6 +100,7 @@ SMALL = Scale(
         "obert",
         "soft-movement",
         "squeeze-sparsify",
+        "mutual-information",
     ),
 )
 OF_BASE: Mapping[str, Any] = {

@@ -5,7 +5,6 @@ Activations are quantised at run time, a scale a tensor. Stored zeros stay exact
 
 import logging
 import math
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Final, Literal
@@ -34,23 +33,27 @@ def quantize(source: Path, target: Path, quantization: Quantization) -> None:
     graph = onnx.load(str(source))
     if quantization.embeddings:
         quantize_embeddings(graph, token_bits=quantization.embedding_bits)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder, warnings.catch_warnings():
+    # A fixed name: what a kill leaves behind is written over and removed by the next try, not kept with its result.
+    embedded = target.with_name("embeddings.onnx")
+    onnx.save(graph, str(embedded))
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)  # it advises a pre-processing that this graph does not need
-        embedded = Path(folder) / "embeddings.onnx"
-        onnx.save(graph, str(embedded))
-        quantize_dynamic(
-            embedded,
-            target,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            reduce_range=quantization.reduce_range,
-            weight_type=QuantType.QInt8,
-            # The columns of a factorised table have sizes too unlike for one scale.
-            nodes_to_exclude=[node.name for node in graph.graph.node if any(i.endswith(BASIS) for i in node.input)],
-            extra_options={"DefaultTensorType": TensorProto.FLOAT},
-        )
-        logging.disable(logging.NOTSET)
+        try:
+            quantize_dynamic(
+                embedded,
+                target,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                reduce_range=quantization.reduce_range,
+                weight_type=QuantType.QInt8,
+                # The columns of a factorised table have sizes too unlike for one scale.
+                nodes_to_exclude=[node.name for node in graph.graph.node if any(i.endswith(BASIS) for i in node.input)],
+                extra_options={"DefaultTensorType": TensorProto.FLOAT},
+            )
+        finally:
+            logging.disable(logging.NOTSET)
+    embedded.unlink()
 
 
 def quantize_embeddings(graph: onnx.ModelProto, *, token_bits: Bits = 8) -> None:

@@ -1,4 +1,6 @@
 import json
+import logging
+import shutil
 
 import numpy as np
 import onnx
@@ -7,6 +9,7 @@ import torch
 from exporting import ENCODERS, classifier, export
 from onnx import numpy_helper
 
+import models.quantization
 from models.errors import ParityError
 from models.export import METADATA_KEY, set_metadata
 from models.files import sha256
@@ -73,6 +76,23 @@ def test_metadata_travels_with_the_file(exported, tmp_path):
     (prop,) = onnx.load(path).metadata_props
     assert prop.key == METADATA_KEY
     assert json.loads(prop.value) == {"variant": "sparse90"}
+
+
+def test_what_a_kill_leaves_behind_while_int8_is_made_is_gone_after_the_next_try(exported, tmp_path, monkeypatch):
+    working, killed = tmp_path / "working", tmp_path / "killed"
+    working.mkdir()
+
+    def die(*arguments, **keywords):
+        shutil.copytree(working, killed)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(models.quantization, "quantize_dynamic", die)
+        quantize(exported[1], working / "model.onnx", Quantization())
+    assert not logging.root.manager.disable, "a failed quantisation silenced all logs"
+    assert list(killed.iterdir())
+    quantize(exported[1], killed / "model.onnx", Quantization())
+    assert [path.name for path in killed.rglob("*")] == ["model.onnx"]
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
