@@ -138,7 +138,13 @@ BASE = Scale(
             for name in ("movement", "obert", "platon", "soft-movement")
         ),
         *(
-            Method(f"sparsebert-best, {name}", "sparsebert-best", "weights", {"95 %": change}, only_if_named=True)
+            Method(
+                f"sparsebert-best, {name}",
+                "sparsebert-best",
+                "weights",
+                {"95 %": change, "90 %": {**change, "pruning.sparsity": 0.9}},
+                only_if_named=True,
+            )
             for name, change in CHANGES_OF_BASE.items()
         ),
         # 31 times the steps of the others: for a GPU.
