@@ -93,7 +93,7 @@ def test_calibration_rows_have_to_be_more_than_units(recipe, whole, sentiment_cs
     squeezed = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__heads": 0.5}
     check_calibration(whole, recipe(**squeezed, squeeze__calibration=64), dataset, 0)
     check_calibration(whole, recipe(), dataset, 0)
-    with pytest.raises(RecipeError, match="its rows give .* raise it until"):
+    with pytest.raises(RecipeError, match=r"its rows give .* raise it until"):
         check_calibration(whole, recipe(**squeezed, squeeze__calibration=4), dataset, 0)
 
 
@@ -103,7 +103,7 @@ def test_what_the_calibration_rows_tell_is_seen_before_anything_is_trained(recip
     # Tokens enough, but the last layer's heads of 8 features and 2 labels are told apart by rows.
     texts = " ".join(["the movie was good"] * 8)
     few = replace(dataset, train=Split([texts] * 10, None, [0, 1] * 5))
-    with pytest.raises(RecipeError, match="give 10 vectors, too few to tell 10 features apart; the data has no more training rows"):
+    with pytest.raises(RecipeError, match=r"give 10 vectors, .* 10 features apart; the data has no more training rows"):
         check_calibration(whole, recipe(**squeezed), few, 0)
     poor = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__method": "post-training", "squeeze__flops": 0.001}
     with pytest.raises(RecipeError, match="cannot pay for one head and one unit in each of 2 layers"):

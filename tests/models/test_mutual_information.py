@@ -182,7 +182,7 @@ def test_too_few_calibration_rows_are_refused_with_both_numbers(tiny_checkpoint)
     batches = calibration(rows=5)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     assert tokens < 48
-    with pytest.raises(RecipeError, match=rf"squeeze.calibration: its rows give {tokens} vectors.* 56 features.* raise it"):
+    with pytest.raises(RecipeError, match=rf"calibration: its rows give {tokens} vectors.* 56 features.* raise it"):
         MutualInformation().apply(model, batches, Squeeze(units=0.5))
 
 
