@@ -6,7 +6,7 @@ No level of a ladder makes the token table smaller, and in a small model it is m
 from transformers import PreTrainedModel
 
 from models.checkpoint import Checkpoint
-from models.fit import outline
+from models.fit import outline, starting_from
 from models.recipe import Embeddings, Quantization, Recipe, Student
 
 FLOAT_BITS = 32
@@ -24,8 +24,7 @@ def least_bytes(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Reci
     narrowed = recipe.squeeze is not None and recipe.squeeze.hidden < 1
     if narrowed or recipe.embeddings != Embeddings():
         return 0
-    start = teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
-    return _table_bytes(start, recipe.student, recipe.quantization)
+    return _table_bytes(starting_from(checkpoint, teacher, recipe), recipe.student, recipe.quantization)
 
 
 def least_dense_bytes(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> int:
