@@ -10,13 +10,13 @@ from cycler import cycler
 from matplotlib import pyplot
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from benchmarks.accuracy_frontier import SHAPE, by_level, points, points_lost
 from benchmarks.accuracy_scores import mean_over_tasks, shared_tasks
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "sparserve"  # the same figures give the same file
 
 Record = Mapping[str, Any]
-SHAPE = "1x64"
 # A colour and a mark together are one method's alone: there are more methods than colours that can be told apart.
 LOOKS = cycler(marker=["o", "s", "^"]) * cycler(color=matplotlib.colormaps["tab10"].colors)
 
@@ -27,10 +27,10 @@ def accuracy_against_sparsity(runs: Sequence[Record], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 5))
     axes.set_prop_cycle(LOOKS)
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for (method, _level), found in _by_level(runs, tasks).items():
-        lines[method].append((100 * (1 - _mean(found, "encoder_kept")), mean_over_tasks(found, _drop)))
-    for method, points in sorted(lines.items()):
-        axes.plot(*zip(*sorted(points), strict=True), label=method)
+    for (method, _level), found in by_level(runs, tasks).items():
+        lines[method].append((100 * (1 - _mean(found, "encoder_kept")), mean_over_tasks(found, points_lost)))
+    for method, places in sorted(lines.items()):
+        axes.plot(*zip(*sorted(places), strict=True), label=method)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.invert_yaxis()
     axes.set_xlabel("encoder weights that are gone (%)")
@@ -40,18 +40,13 @@ def accuracy_against_sparsity(runs: Sequence[Record], path: Path) -> None:
 
 def accuracy_against_latency(runs: Sequence[Record], latency: Sequence[Record], path: Path) -> None:
     """Points lost by milliseconds of each method's fastest file at one sequence of 64 tokens."""
-    tasks = shared_tasks(runs)
     figure, axes = pyplot.subplots(figsize=(8, 5))
     axes.set_prop_cycle(LOOKS)
-    lost = {key: mean_over_tasks(found, _drop) for key, found in _by_level(runs, tasks).items()}
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for one in latency:
-        key = (one["method"], one["level"])
-        if key in lost:
-            files = [arm for name, arm in one["arms"].items() if not name.startswith("dense")]
-            lines[one["method"]].append((min(arm["milliseconds"][SHAPE] for arm in files), lost[key]))
-    for method, points in sorted(lines.items()):
-        axes.plot(*zip(*sorted(points), strict=True), label=method)
+    for point in points(runs, latency):
+        lines[point.method].append((point.milliseconds, point.lost))
+    for method, places in sorted(lines.items()):
+        axes.plot(*zip(*sorted(places), strict=True), label=method)
     for name, style in (("dense", "--"), ("dense-int8", ":")):
         times = sorted(one["arms"][name]["milliseconds"][SHAPE] for one in latency)
         axes.axvline(times[len(times) // 2], color="grey", linestyle=style, linewidth=1, label=f"onnxruntime {name}")
@@ -62,21 +57,8 @@ def accuracy_against_latency(runs: Sequence[Record], latency: Sequence[Record], 
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("milliseconds, 1 x 64 tokens, one thread, the fastest of a method's files")
-    axes.set_ylabel(f"points lost against the dense teacher (mean of {', '.join(tasks)})")
+    axes.set_ylabel(f"points lost against the dense teacher (mean of {', '.join(shared_tasks(runs))})")
     _save(figure, axes, path)
-
-
-def _by_level(runs: Sequence[Record], tasks: Sequence[str]) -> dict[tuple[str, str], list[Record]]:
-    """Runs by method and level, of those that have every task."""
-    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for run in runs:
-        if run["task"] in tasks:
-            found[run["method"], run["level"]].append(run)
-    return {key: some for key, some in found.items() if {run["task"] for run in some} == set(tasks)}
-
-
-def _drop(run: Record) -> float:
-    return float(run["drop"]["points"])
 
 
 def _mean(runs: Sequence[Record], name: str) -> float:
