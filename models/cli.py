@@ -61,7 +61,8 @@ def compress(
         typer.Option(help="Search for latency<=3ms@1x64, size<=6MB or accuracy_drop<=1.0. May be repeated."),
     ] = None,
     search_recipes: Annotated[
-        str | None, typer.Option(help="Other recipes to search, such as demo,distilbert.")
+        str | None,
+        typer.Option(help="Recipes to search beside RECIPE, such as demo,distilbert. Default: a few that ship."),
     ] = None,
     search_levels: Annotated[str | None, typer.Option(help="Levels of RECIPE to search, such as 0.8,0.9.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text. Default: guessed, and said.")] = None,

@@ -26,7 +26,8 @@ from models.search.targets import Target, parse_target, phrase
 from models.search.trials import RunTrials, with_recipe
 from models.workspace import Step
 
-USUAL_RECIPES = ("post-training", "sparsebert-best", "smallest")
+# No training, units, single weights, the whole model: each is the best somewhere (docs/results.md).
+USUAL_RECIPES = ("post-training", "mutual-information", "sparsebert-best", "smallest")
 
 
 @dataclass(frozen=True)
