@@ -68,9 +68,9 @@ bench-kernels: $(INSTALLED)
 
 bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA) --scale $(SCALE) \
-	    $(addprefix --task ,$(TASK)) $(addprefix --method ,$(METHOD)) $(if $(LEVEL),--level "$(LEVEL)")
+	    $(addprefix --task ,$(TASK)) $(if $(METHOD),--method "$(METHOD)") $(if $(LEVEL),--level "$(LEVEL)")
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA) --scale $(SCALE) --latency \
-	    $(addprefix --task ,$(TASK)) $(addprefix --method ,$(METHOD)) $(if $(LEVEL),--level "$(LEVEL)")
+	    $(addprefix --task ,$(TASK)) $(if $(METHOD),--method "$(METHOD)") $(if $(LEVEL),--level "$(LEVEL)")
 	$(BIN)/python -m benchmarks.publish_accuracy
 
 bench-reliability: $(INSTALLED)

@@ -14,7 +14,6 @@ since, or with --again.
 import argparse
 import datetime
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from benchmarks.accuracy_scales import BASE, SCALES, SMALL
 from benchmarks.accuracy_scores import divergence, logits, paired_drop
 from benchmarks.base_checkpoint import mpnet_base
 from benchmarks.glue import TASKS
+from benchmarks.stopwatch import Stopwatch
 from models.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from models.data import Dataset
 from models.default_data import default_checkpoint
@@ -51,54 +51,6 @@ RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 RUN_FIELDS = ("scale", "task", "method", "level", "seed")
 LATENCY_FIELDS = ("scale", "task", "method", "level")
 LATENCY_TASK = "mrpc"
-WRITTEN_EVERY_SECONDS = 10
-
-
-class Stopwatch(PlainReporter):
-    """Minutes that the given steps took, over all tries of a run that was interrupted.
-
-    On a GPU by the clock; without one the processor's, which other programs of a shared machine do not make longer.
-    """
-
-    def __init__(self, path: Path, steps: Sequence[str]) -> None:
-        super().__init__()
-        self._path = path
-        self._steps = steps
-        self._before = json.loads(path.read_bytes())["seconds"] if path.is_file() else 0.0
-        self._began: float | None = None
-        self._written = time.monotonic()
-
-    @property
-    def minutes(self) -> float | None:
-        """None where nothing is known, as of steps that were done elsewhere."""
-        return round(self._before / 60, 2) or None
-
-    def begin(self, step: str) -> None:
-        """Start, if the step counts."""
-        super().begin(step)
-        self._began = self._seconds() if step in self._steps else None
-
-    def advance(self, done: int, total: int, note: str) -> None:
-        """Keep what has been counted, every few seconds."""
-        super().advance(done, total, note)
-        if time.monotonic() - self._written > WRITTEN_EVERY_SECONDS:
-            self._keep()
-
-    def end(self, step: str, *, cached: bool, seconds: float) -> None:
-        """Stop."""
-        super().end(step, cached=cached, seconds=seconds)
-        self._keep()
-        self._began = None
-
-    def _seconds(self) -> float:
-        return time.monotonic() if torch.cuda.is_available() else time.process_time()
-
-    def _keep(self) -> None:
-        self._written, now = time.monotonic(), self._seconds()
-        if self._began is not None:
-            self._before, self._began = self._before + now - self._began, now
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps({"seconds": round(self._before, 1)}))
 
 
 @dataclass
@@ -159,7 +111,8 @@ class Benchmark:
     def run(self, cell: Cell, reporter: Reporter) -> None:
         """Train and score, unless that was done before; the record goes into the results."""
         plan = self.plan(cell, reporter)
-        clock = Stopwatch(self.work / "minutes" / f"{plan.student.key}.json", ("squeeze", "student"))
+        counted = [step for step in (plan.squeeze, plan.student) if step is not None]
+        clock = Stopwatch(self.work / "step-minutes", {step.title: step.key for step in counted})
         teacher, student = train_networks(plan, self.workspace, clock)
         record = self._scored(cell, plan, teacher, student) | {"minutes": clock.minutes}
         self._save("runs", record, RUN_FIELDS)
@@ -174,8 +127,9 @@ class Benchmark:
         plan = self.plan(cell, reporter)
         teacher, student = train_networks(plan, self.workspace, reporter)
         record = measured(plan, teacher, student, TASKS[cell.task], self.workspace, reporter)
-        base = {"scale": self.scale.name, "method": cell.method.name, "kind": cell.method.kind, "level": cell.level}
-        self._save("latency", {**base, "task": cell.task, **record}, LATENCY_FIELDS)
+        named = {"key": self.key(cell), "scale": self.scale.name, "task": cell.task}
+        named |= {"method": cell.method.name, "kind": cell.method.kind, "level": cell.level}
+        self._save("latency", {**named, **record}, LATENCY_FIELDS)
 
     def _scored(self, cell: Cell, plan: Plan, teacher: Checkpoint, student: Checkpoint) -> dict[str, Any]:
         dataset, task, recipe = plan.job.dataset, TASKS[cell.task], plan.job.recipe

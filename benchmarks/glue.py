@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from models.data import Dataset
 from models.data_sources import load_dataset
-from models.files import write_atomically
+from models.files import sha256, write_atomically
 
 Metric = Literal["accuracy", "f1", "mcc"]
 SST2_ROWS = 16_000
@@ -43,7 +43,7 @@ class Task:
         """
         train, development = self.files(data)
         if self.rows is not None:
-            train = _subset(train, self.rows, work / f"{self.name}-{self.rows}.jsonl")
+            train = _subset(train, self.rows, work, self.name)
         return load_dataset(train, splits={"test": development})
 
     def score(self, predicted: Sequence[int], labels: Sequence[int], label_names: Sequence[str]) -> float:
@@ -68,8 +68,9 @@ TASKS = {
 }
 
 
-def _subset(source: Path, rows: int, target: Path) -> Path:
-    """Write `rows` lines of a file, drawn once and for all, and return the path."""
+def _subset(source: Path, rows: int, folder: Path, name: str) -> Path:
+    """Write `rows` lines of a file, drawn once and for all, and return the path, which names their source's content."""
+    target = folder / f"{name}-{rows}-{sha256(source)[:8]}.jsonl"
     if not target.is_file():
         # Not splitlines(), which also breaks at characters that JSON leaves as they are.
         lines = [line for line in source.read_text(encoding="utf-8").split("\n") if line]

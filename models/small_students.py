@@ -55,7 +55,7 @@ def shrink(model: nn.Module, student: Student) -> nn.Module:
     smaller = smaller.to(next(model.parameters()).device).train(model.training)
     with torch.no_grad():
         dimensions = _copy(model, smaller)
-    setattr(smaller, _RECORD, dimensions)
+    setattr(smaller, _RECORD, (config.hidden_size, dimensions))
     return smaller
 
 
@@ -102,14 +102,14 @@ def check_shape(config: PreTrainedConfig, student: Student) -> dict[str, int]:
 def kept_dimensions(model: nn.Module, teacher_width: int) -> Indices | None:
     """Which of the teacher's hidden dimensions a shrunk or squeezed network began with, for `make_projection`.
 
-    None where that is not known, as after a shrunk network was squeezed.
+    None where that is not known: after a shrunk network was squeezed, or if it began with a network of another width.
     """
-    dimensions: Indices | None = getattr(model, _RECORD, None)
+    whole_width, dimensions = getattr(model, _RECORD, (None, None))
     structure = structure_of(model)
     if structure is not None:
         config: Any = model.config
-        dimensions = structure.hidden if config.hidden_size == teacher_width else None
-    return dimensions
+        whole_width, dimensions = config.hidden_size, structure.hidden
+    return dimensions if whole_width == teacher_width else None
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """The accuracy benchmark's grid, figures and page; the training itself is in tests/models."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import Stopwatch, read_results
+from benchmarks.accuracy import read_results
 from benchmarks.accuracy_grid import cells
 from benchmarks.accuracy_plots import accuracy_against_sparsity
 from benchmarks.accuracy_scales import BASE, SCALES, SMALL
@@ -153,25 +152,6 @@ def test_settings_are_chosen_by_validation_rows(tmp_path):
         "| sparsebert-best | first settings | 85.0 | 4.0 |",
     ]
     assert "70.0" not in text
-
-
-def test_minutes_of_all_tries_are_counted(tmp_path, monkeypatch):
-    seconds = iter(range(0, 10_000, 20))
-    clock = SimpleNamespace(monotonic=lambda: next(seconds), process_time=lambda: next(seconds))
-    monkeypatch.setattr("benchmarks.accuracy.time", clock)
-    path = tmp_path / "minutes" / "one.json"
-    killed = Stopwatch(path, ("student",))
-    killed.begin("teacher")
-    killed.advance(1, 2, "")
-    killed.begin("student")
-    killed.advance(1, 2, "")  # a kill comes after this
-    assert killed.minutes > 0
-    again = Stopwatch(path, ("student",))
-    assert again.minutes == killed.minutes
-    again.begin("student")
-    again.end("student", cached=False, seconds=1.0)
-    assert again.minutes > killed.minutes
-    assert Stopwatch(tmp_path / "none.json", ("student",)).minutes is None
 
 
 def test_a_row_without_the_tasks_that_most_methods_share_has_no_mean():

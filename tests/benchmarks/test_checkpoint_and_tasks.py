@@ -65,3 +65,5 @@ def test_a_subset_is_the_same_rows_every_time(data, tmp_path):
     assert len(first.train) + len(first.validation) == 40
     assert len(first.test) == 12
     assert all("of validation" in text for text in first.test.texts)
+    (data / "sst2" / "train.jsonl").write_text((data / "sst2" / "train.jsonl").read_text().replace(" of ", " from "))
+    assert all("from" in text for text in task.load(data, tmp_path / "one").train.texts), "rows of other data"

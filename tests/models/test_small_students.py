@@ -145,6 +145,7 @@ def test_the_dimensions_with_the_largest_gains_stay(make_start):
             norm.weight[[3, 8, 20, 31]] = 4.0
     student = shrink(start, Student(hidden_size=4))
     assert kept_dimensions(student, 32) == (3, 8, 20, 31)
+    assert kept_dimensions(student, 16) is kept_dimensions(student, 64) is None, "a teacher of another width has others"
 
 
 def test_heads_that_grow_take_features_of_their_neighbours(make_start):
