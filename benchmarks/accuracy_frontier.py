@@ -1,13 +1,13 @@
 """What loses least at each speed: the points that no other method and level beats in both."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.accuracy_scores import mean_over_tasks, shared_tasks
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 SHAPE = "1x64"
 
 
@@ -21,7 +21,7 @@ class Point:
     milliseconds: float
     dense: float  # onnxruntime's, fp32, in the same session
     dense_int8: float
-    runs: tuple[Record, ...]
+    runs: Sequence[Record]
 
     @property
     def speed(self) -> float:
@@ -39,7 +39,7 @@ def points(runs: Sequence[Record], latency: Sequence[Record], shape: str = SHAPE
             times = {name: arm["milliseconds"][shape] for name, arm in one["arms"].items()}
             fastest = min(time for name, time in times.items() if not name.startswith("dense"))
             lost = mean_over_tasks(found[key], points_lost)
-            made.append(Point(*key, lost, fastest, times["dense"], times["dense-int8"], tuple(found[key])))
+            made.append(Point(*key, lost, fastest, times["dense"], times["dense-int8"], found[key]))
     return made
 
 

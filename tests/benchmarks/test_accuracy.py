@@ -115,6 +115,15 @@ def test_teachers_of_two_machines_are_both_shown():
     assert "| dense teacher |  | 100 % | 88.0 or 87.5 |" in text
 
 
+def test_runs_of_another_teacher_or_precision_are_marked_and_the_mark_is_explained():
+    usual = [run(), run(method="platon", threads=1)]
+    assert "†" not in accuracy(usual)
+    for changes in ({"dense": 87.5}, {"precision": "bf16"}):
+        text = accuracy([*usual, run(method="obert", **changes)])
+        assert [line.split("|")[1].strip() for line in text.splitlines() if " † |" in line] == ["obert"]
+        assert text.splitlines()[-1].startswith("† Trained in another precision")
+
+
 def test_means_are_over_the_tasks_that_most_methods_share_whatever_their_seeds():
     rte = {"task": "rte", "metric": "accuracy", "agreement": 80.0, "drop": {"points": 2.0, "low": 0.0, "high": 4.0}}
     both = [
@@ -152,6 +161,27 @@ def test_settings_are_chosen_by_validation_rows(tmp_path):
         "| sparsebert-best | first settings | 85.0 | 4.0 |",
     ]
     assert "70.0" not in text
+
+
+def test_settings_of_fewer_tasks_come_after_those_of_all_and_together():
+    def setting(level, **validation):
+        return [
+            run(scale="choices", method="sparsebert-best", task=task, level=level, validation=value)
+            for task, value in validation.items()
+        ]
+
+    runs = [
+        *setting("all", sst2=80.0, cola=20.0),
+        *setting("best of one", sst2=90.0),
+        *setting("cola alone", cola=30.0),
+        *setting("good of one", sst2=85.0),
+    ]
+    text = page({"runs": runs, "latency": []})
+    levels = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| sparsebert-best")]
+    assert levels == ["all", "cola alone", "best of one", "good of one"]
+    assert "Rows of other recipes" not in text
+    other = run(scale="choices", method="distilbert", task="sst2", level="as shipped", validation=80.0)
+    assert "Rows of other recipes" in page({"runs": [*runs, other], "latency": []})
 
 
 def test_a_row_without_the_tasks_that_most_methods_share_has_no_mean():

@@ -50,7 +50,7 @@ def test_a_point_is_the_mean_over_the_tasks_and_its_fastest_file_and_needs_both(
     assert [(one.method, one.lost, one.milliseconds, one.speed) for one in found] == [("obert", 4.0, 2.0, 4.0)]
     text = least_lost(runs, [timed("obert", 2.0), timed("platon", 4.0)])
     assert text.splitlines()[-2:] == [
-        "| obert 95 % | 8.0 / 4.0 | 2.00 | 4.0 | - | 2.0 |",
-        "| platon 95 % | 4.0 / 2.0 | 4.00 | 1.0 | - | 2.0 |",
+        "| obert 95 % | 8.0 / 4.0 | 4.0 | - | 2.0 |",
+        "| platon 95 % | 4.0 / 2.0 | 1.0 | - | 2.0 |",
     ]
     assert least_lost(runs, [timed("movement", 1.0)]) == ""
