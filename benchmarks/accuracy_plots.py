@@ -59,9 +59,7 @@ def accuracy_against_latency(runs: Sequence[Record], latency: Sequence[Record], 
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_xlabel(
-        "milliseconds of the fastest file, 1 x 64 tokens, one thread"
-    )
+    axes.set_xlabel("milliseconds of the fastest file, 1 x 64 tokens, one thread")
     axes.set_ylabel(f"points lost (mean of {', '.join(shared_tasks(runs))})")
     _save(figure, axes, path)
 
