@@ -1,7 +1,7 @@
 """The two frontiers as SVG: accuracy against sparsity, and accuracy against latency."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ from cycler import cycler
 from matplotlib import pyplot
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from benchmarks.accuracy_cells import Record
 from benchmarks.accuracy_frontier import SHAPE, by_level, points, points_lost
 from benchmarks.accuracy_scores import mean_over_tasks, shared_tasks
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "sparserve"  # the same figures give the same file
 
-Record = Mapping[str, Any]
 # A colour and a mark together are one method's alone: there are more methods than colours that can be told apart.
 LOOKS = cycler(marker=["o", "s", "^"]) * cycler(color=matplotlib.colormaps["tab10"].colors)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmarks.accuracy_cells import Record, mean_if_known
-from benchmarks.accuracy_frontier import SHAPE, by_level, frontier, points
+from benchmarks.accuracy_frontier import SHAPE, by_level, fastest, frontier, points
 from benchmarks.accuracy_scores import shared_tasks
 from benchmarks.markdown_tables import table
 
@@ -24,12 +24,14 @@ def speed(latency: Sequence[Record]) -> str:
     shapes = list(next(iter(latency[0]["arms"].values()))["milliseconds"])
     kinds = ("fp32", "int8", "sparse fp32", "sparse int8")
     rows = []
-    for one in sorted(
-        latency, key=lambda one: _fastest(one, shapes[0]) / one["arms"]["dense-int8"]["milliseconds"][shapes[0]]
-    ):
+
+    def against_int8(one: Record) -> float:
+        return fastest(one, shapes[0]) / float(one["arms"]["dense-int8"]["milliseconds"][shapes[0]])
+
+    for one in sorted(latency, key=against_int8):
         arms = one["arms"]
         for shape in shapes:
-            best = _fastest(one, shape)
+            best = fastest(one, shape)
             times = [f"{arms[kind]['milliseconds'][shape]:.2f}" if kind in arms else "-" for kind in kinds]
             dense, int8 = (arms[name]["milliseconds"][shape] for name in ("dense", "dense-int8"))
             smallest = min((arms[kind] for kind in kinds if kind in arms), key=lambda arm: arm["bytes"])
@@ -74,7 +76,3 @@ def least_lost(runs: Sequence[Record], latency: Sequence[Record]) -> str:
     )
     head = ["method", "times faster (fp32 / int8)", "mean drop", "KL", "minutes a run"]
     return f"{text}\n\n{table(head, rows)}"
-
-
-def _fastest(one: Record, shape: str) -> float:
-    return min(arm["milliseconds"][shape] for name, arm in one["arms"].items() if not name.startswith("dense"))

@@ -86,7 +86,7 @@ class Ladder:
             recipe = Recipe.model_validate(content)
         except ValidationError as error:
             reasons = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-            wanted = setting or f"its name as its variant's, which a search gives it; change `name` ({self.name})"
+            wanted = setting or "a variant of its own name"
             raise RecipeError(f"recipe {self.name} cannot have {wanted}: {reasons}") from error
         return Candidate(self.name, setting, rung, recipe)
 

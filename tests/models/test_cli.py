@@ -73,8 +73,7 @@ def test_a_teacher_that_the_student_cannot_imitate(wrong, teacher, tiny_checkpoi
     tokenizer["model"]["vocab"]["extra"] = len(tokenizer["model"]["vocab"])
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     wrong("--teacher", copy, code=2, message="take the tokenizer that it was trained with")
-    del tokenizer["model"]["vocab"]["movie"]
-    tokenizer["model"]["vocab"]["extra"] -= 1
+    tokenizer["model"]["vocab"]["extra"] = tokenizer["model"]["vocab"].pop("movie")
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     wrong("--teacher", copy, code=2, message="different vocabularies")
 
