@@ -16,7 +16,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 SOURCES = Path("kernels/csrc")
-LIBRARY = Path("kernels/libsparserve.so")
+LIBRARY = Path("sparserve/kernels/libsparserve.so")
 COMMON = [
     *("-std=c++20", "-O2", "-g0", "-fPIC", "-fvisibility=hidden"),
     # Every instruction set computes the same: what is fused is said in the code.
@@ -90,6 +90,8 @@ class PlatformWheel(bdist_wheel):
 sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
 headers = [str(path) for path in sorted(SOURCES.rglob("*.h"))]
 setup(
-    ext_modules=[Extension("kernels.libsparserve", sources=sources, depends=headers, language="c++", optional=True)],
+    ext_modules=[
+        Extension("sparserve.kernels.libsparserve", sources=sources, depends=headers, language="c++", optional=True)
+    ],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
 )

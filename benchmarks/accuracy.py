@@ -30,22 +30,22 @@ from benchmarks.accuracy_scores import divergence, logits, paired_drop
 from benchmarks.base_checkpoint import mpnet_base
 from benchmarks.glue import TASKS
 from benchmarks.stopwatch import Stopwatch
-from models.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
-from models.data import Dataset
-from models.default_data import default_checkpoint
-from models.errors import SparserveError
-from models.files import write_atomically
-from models.machine import describe_machine
-from models.networks import fine_tune, train_networks
-from models.plan import Job, Plan, make_plan
-from models.precision import trains_in_bf16
-from models.progress import PlainReporter, Reporter
-from models.pruning.targets import encoder_linears
-from models.recipe import Training
-from models.recipe_files import load_recipe
-from models.run import estimate_seconds
-from models.runtime import available_cpus
-from models.workspace import Workspace
+from sparserve.models.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
+from sparserve.models.data import Dataset
+from sparserve.models.default_data import default_checkpoint
+from sparserve.models.errors import SparserveError
+from sparserve.models.files import write_atomically
+from sparserve.models.machine import describe_machine
+from sparserve.models.networks import fine_tune, train_networks
+from sparserve.models.plan import Job, Plan, make_plan
+from sparserve.models.precision import trains_in_bf16
+from sparserve.models.progress import PlainReporter, Reporter
+from sparserve.models.pruning.targets import encoder_linears
+from sparserve.models.recipe import Training
+from sparserve.models.recipe_files import load_recipe
+from sparserve.models.run import estimate_seconds
+from sparserve.models.runtime import available_cpus
+from sparserve.models.workspace import Workspace
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 RUN_FIELDS = ("scale", "task", "method", "level", "seed")

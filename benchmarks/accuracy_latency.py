@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.glue import Task
-from models import steps
-from models.bundle import SPARSE_MODEL, TOKENIZER
-from models.checkpoint import Checkpoint
-from models.errors import SparserveError
-from models.measurement import Arm, measure
-from models.pipeline import build_graphs
-from models.plan import DENSE, Plan
-from models.progress import Reporter
-from models.recipe import INT8
-from models.runtime import sparse_library
-from models.sparse_measurement import SPARSE_ARM
-from models.workspace import Workspace
+from sparserve.models import steps
+from sparserve.models.bundle import SPARSE_MODEL, TOKENIZER
+from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.errors import SparserveError
+from sparserve.models.measurement import Arm, measure
+from sparserve.models.pipeline import build_graphs
+from sparserve.models.plan import DENSE, Plan
+from sparserve.models.progress import Reporter
+from sparserve.models.recipe import INT8
+from sparserve.models.runtime import sparse_library
+from sparserve.models.sparse_measurement import SPARSE_ARM
+from sparserve.models.workspace import Workspace
 
 SHAPES = ((1, 64), (8, 64))
 SECONDS = 12.0

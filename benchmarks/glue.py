@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from models.data import Dataset
-from models.data_sources import load_dataset
-from models.files import sha256, write_atomically
+from sparserve.models.data import Dataset
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.files import sha256, write_atomically
 
 Metric = Literal["accuracy", "f1", "mcc"]
 SST2_ROWS = 16_000

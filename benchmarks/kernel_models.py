@@ -21,10 +21,10 @@ from benchmarks.dense_encoders import (
     random_classifier,
 )
 from benchmarks.fused_graph import INPUT_NAMES
-from kernels.packing import PackOptions, Values
-from models.export import export_onnx
-from models.quantization import quantize_embeddings
-from models.sparse_graph import pack_graph
+from sparserve.kernels.packing import PackOptions, Values
+from sparserve.models.export import export_onnx
+from sparserve.models.quantization import quantize_embeddings
+from sparserve.models.sparse_graph import pack_graph
 
 FP32, INT8 = "ORT fp32 dense", "ORT int8 dense"
 SPARSITIES = (0.8, 0.9, 0.95, 0.975)

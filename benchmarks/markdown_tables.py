@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.files import write_atomically
+from sparserve.models.files import write_atomically
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> str:

@@ -81,7 +81,7 @@ def running(
         RuntimeError: it has ended or was not ready in time; with its log.
     """
     port = free_port()
-    command = [sys.executable, "-W", warnings, "-m", "service", "--store", str(store), "--port", str(port)]
+    command = [sys.executable, "-W", warnings, "-m", "sparserve.service", "--store", str(store), "--port", str(port)]
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         began = time.monotonic()
         process = subprocess.Popen([*command, *options], cwd=ROOT, stderr=log)

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 
-from models.bundle import open_bundle
-from models.runtime import LoadedBundle, Tokens, load_bundle
+from sparserve.models.bundle import open_bundle
+from sparserve.models.runtime import LoadedBundle, Tokens, load_bundle
 
 WARM_UP = 5
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from models.files import write_atomically
-from models.progress import PlainReporter
+from sparserve.models.files import write_atomically
+from sparserve.models.progress import PlainReporter
 
 WRITTEN_EVERY_SECONDS = 10
 

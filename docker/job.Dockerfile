@@ -11,6 +11,7 @@ COPY docker/install-job.sh docker/
 COPY kernels kernels
 COPY models models
 COPY service service
+COPY sparserve sparserve
 RUN SPARSERVE_REQUIRE_LIBRARY=1 sh docker/install-job.sh /opt/venv
 
 FROM python:3.11-slim

@@ -9,6 +9,7 @@ COPY docker/install-service.sh docker/
 COPY kernels kernels
 COPY models models
 COPY service service
+COPY sparserve sparserve
 RUN SPARSERVE_REQUIRE_LIBRARY=1 sh docker/install-service.sh /opt/venv
 
 FROM python:3.11-slim
@@ -24,7 +25,7 @@ EXPOSE 8000
 # Healthy while it lives; readiness, which also asks for warm models, is /readyz. The check reads SPARSERVE_PORT: it cannot
 # see a --port that is given as an argument.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["python", "-m", "service.healthcheck"]
+    CMD ["python", "-m", "sparserve.service.healthcheck"]
 # SIGTERM turns readiness off, lets running requests end, then exits with 0.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["sparserve", "serve"]

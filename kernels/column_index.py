@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from kernels.packed_format import BITMAP, GAPS
+from sparserve.kernels.packed_format import BITMAP, GAPS
 
 
 def encode_index(mask: npt.NDArray[np.bool_]) -> tuple[int, bytes]:

@@ -5,7 +5,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from kernels.weights import Activation
+from sparserve.kernels.weights import Activation
 
 FORMAT_VERSION: Final = 1
 MAGIC: Final = b"SPARSRV\x01"

@@ -11,8 +11,8 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kernels.column_index import encode_index
-from kernels.packed_format import (
+from sparserve.kernels.column_index import encode_index
+from sparserve.kernels.packed_format import (
     ACTIVATIONS,
     BLOCK,
     BLOCK_WIDTH,
@@ -38,8 +38,8 @@ from kernels.packed_format import (
     PackingError,
     Record,
 )
-from kernels.quantization import quantize_paired, quantize_unstructured
-from kernels.weights import EncoderWeights, Floats, LayerWeights, LinearWeights
+from sparserve.kernels.quantization import quantize_paired, quantize_unstructured
+from sparserve.kernels.weights import EncoderWeights, Floats, LayerWeights, LinearWeights
 
 Values = Literal["fp32", "int8"]
 # Nonzeros from which dense is faster: the arms "55 %" and "dense" of benchmarks/kernels.py, a line between densities.

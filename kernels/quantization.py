@@ -9,7 +9,7 @@ multiplied in any order, the largest with the smallest. So all machines compute 
 import numpy as np
 import numpy.typing as npt
 
-from kernels.weights import Floats
+from sparserve.kernels.weights import Floats
 
 Doubles = npt.NDArray[np.float64]
 

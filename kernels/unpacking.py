@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kernels.column_index import decode_index
-from kernels.packed_format import (
+from sparserve.kernels.column_index import decode_index
+from sparserve.kernels.packed_format import (
     ACTIVATIONS,
     BLOCK,
     BLOCK_WIDTH,
@@ -27,7 +27,7 @@ from kernels.packed_format import (
     Record,
     read_records,
 )
-from kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
 
 
 @dataclass(frozen=True)

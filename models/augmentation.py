@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from models.checkpoint import Checkpoint
-from models.data import Split
-from models.errors import CheckpointError, DataError
-from models.files import write_atomically
-from models.recipe import Augmentation
-from models.training import Progress
-from models.word_candidates import (
+from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.data import Split
+from sparserve.models.errors import CheckpointError, DataError
+from sparserve.models.files import write_atomically
+from sparserve.models.recipe import Augmentation
+from sparserve.models.training import Progress
+from sparserve.models.word_candidates import (
     Span,
     Vocabulary,
     Words,

@@ -6,15 +6,15 @@ from collections.abc import Callable
 def base_command(name: str) -> Callable[[list[str]], int] | None:
     """What runs a command that needs no extra, given the arguments after its name; None for the others."""
     if name == "serve":
-        from service.__main__ import main as serve
+        from sparserve.service.__main__ import main as serve
 
         return serve
     if name == "keys":
-        from service.keys_command import main as keys
+        from sparserve.service.keys_command import main as keys
 
         return keys
     if name in ("promote", "rollback"):
-        from models.promotion import main as move
+        from sparserve.models.promotion import main as move
 
         return lambda argv: move([name, *argv])
     return None

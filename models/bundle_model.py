@@ -6,10 +6,10 @@ import onnx
 import torch
 from transformers import PreTrainedModel
 
-from models.bundle import open_bundle
-from models.checkpoint import load_classifier, resolve_checkpoint
-from models.embeddings import restored_table
-from models.errors import CheckpointError
+from sparserve.models.bundle import open_bundle
+from sparserve.models.checkpoint import load_classifier, resolve_checkpoint
+from sparserve.models.embeddings import restored_table
+from sparserve.models.errors import CheckpointError
 
 CHECKPOINT = "checkpoint"
 

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.base_commands import base_command
-from models.bundle_commands import bundles_app
-from models.command_line import DEFAULT_STORE, StoreOption, explained
-from models.errors import InputError
+from sparserve.models.base_commands import base_command
+from sparserve.models.bundle_commands import bundles_app
+from sparserve.models.command_line import DEFAULT_STORE, StoreOption, explained
+from sparserve.models.errors import InputError
 
 app = typer.Typer(
     name="sparserve",
@@ -86,11 +86,11 @@ def compress(
     Run the same command again after an interruption: it goes on where it was.
     """
     _quieten()
-    from models.processes import idle_gpus, leading
+    from sparserve.models.processes import idle_gpus, leading
 
     with explained(), leading():
-        from models.progress import make_reporter
-        from models.run import CompressOptions, prepare
+        from sparserve.models.progress import make_reporter
+        from sparserve.models.run import CompressOptions, prepare
 
         reporter = make_reporter(json_lines=json_lines)
         if advice := idle_gpus():
@@ -113,7 +113,7 @@ def compress(
             work=work or store / ".work",
         )
         if target or search_recipes is not None or search_levels is not None:
-            from models.search.session import SearchOptions, prepare_search, run_search
+            from sparserve.models.search.session import SearchOptions, prepare_search, run_search
 
             search = prepare_search(options, SearchOptions(target or [], search_recipes, search_levels), reporter)
             if dry_run:
@@ -129,7 +129,7 @@ def compress(
         if json_lines:
             reporter.result("report", report.model_dump(mode="json"))
         else:
-            from models.report import terminal_table
+            from sparserve.models.report import terminal_table
 
             wide_console().print(terminal_table(report))
             reporter.say(f"Report: {run.store.report_path(report.task, 'html')}")
@@ -144,9 +144,9 @@ def report(
 ) -> None:
     """Print a task's compression/accuracy report, made anew from the bundles that are current."""
     with explained():
-        from models.files import write_atomically
-        from models.report import build_report, terminal_table, to_html, to_markdown
-        from models.store import Store
+        from sparserve.models.files import write_atomically
+        from sparserve.models.report import build_report, terminal_table, to_html, to_markdown
+        from sparserve.models.store import Store
 
         found = build_report(Store(store), task)
         if format is ReportFormat.table:
@@ -170,7 +170,7 @@ def report(
 def recipes() -> None:
     """List the recipes that ship."""
     with explained():
-        from models.recipe_files import load_recipe, shipped_recipes
+        from sparserve.models.recipe_files import load_recipe, shipped_recipes
 
         table = Table("recipe", "variant", "what it does")
         for name in shipped_recipes():

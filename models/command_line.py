@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from models.errors import SparserveError
+from sparserve.models.errors import SparserveError
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of bundles.", envvar="SPARSERVE_STORE")]
 DEFAULT_STORE = Path("store")

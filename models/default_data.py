@@ -14,8 +14,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from models.errors import EnvironmentFault
-from models.files import settle, sha256, temporary_folder, write_atomically
+from sparserve.models.errors import EnvironmentFault
+from sparserve.models.files import settle, sha256, temporary_folder, write_atomically
 
 MOVIE_SENTENCES = "movie-sentences"
 VADER = "vaderSentiment==3.3.2"

@@ -14,10 +14,10 @@ import onnx
 from onnx import helper, numpy_helper
 from scipy import linalg
 
-from models.errors import CheckpointError, RecipeError
-from models.manifest import TokenTable
-from models.recipe import Embeddings
-from models.tokens import TokenizedSplit
+from sparserve.models.errors import CheckpointError, RecipeError
+from sparserve.models.manifest import TokenTable
+from sparserve.models.recipe import Embeddings
+from sparserve.models.tokens import TokenizedSplit
 
 EMBEDDINGS: Final = "embeddings.json"  # the TokenTable of the graph beside it
 REMAP: Final = ".remap"

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from models.errors import TrainingError
-from models.manifest import Agreement, ClassFigures, Evaluation, Interval, LostExample, ProblemType
-from models.runtime import probabilities
+from sparserve.models.errors import TrainingError
+from sparserve.models.manifest import Agreement, ClassFigures, Evaluation, Interval, LostExample, ProblemType
+from sparserve.models.runtime import probabilities
 
 CONFIDENCE = 0.95
 CALIBRATION_BINS = 15

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.errors import EnvironmentFault, SparserveError
+from sparserve.models.errors import EnvironmentFault, SparserveError
 
 TEMPORARY_PREFIX = ".tmp-"
 # A folder is locked by its maker; where locks are not seen by other machines, an hour is long enough to finish one.

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from models.manifest import TokenTable
-from models.report_schema import DENSE, VariantReport
-from models.templates import percent
+from sparserve.models.manifest import TokenTable
+from sparserve.models.report_schema import DENSE, VariantReport
+from sparserve.models.templates import percent
 
 # Ratios of latencies this near to 1 are within what a shared machine's noise makes of equal graphs.
 SAME_SPEED: Final = (0.9, 1.1)

@@ -6,24 +6,24 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from models.augmentation import check_augmentation
-from models.checkpoint import Checkpoint
-from models.data import Dataset
-from models.embeddings import count_tokens
-from models.encoder_layers import encoder_layers
-from models.errors import CheckpointError, RecipeError
-from models.layer_mapping import uniform_choice
-from models.pruning.callback import Pruner
-from models.pruning.protocol import make_method
-from models.pruning.targets import encoder_linears
-from models.pruning.unit_method import kept_count
-from models.pruning.unit_methods import make_unit_method
-from models.recipe import Recipe, Student
-from models.small_students import SQUEEZED_START, check_shape
-from models.squeezing import squeeze
-from models.structure import load_structure
-from models.students import calibration_rows, outputs_wanted
-from models.tokens import tokenize
+from sparserve.models.augmentation import check_augmentation
+from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.data import Dataset
+from sparserve.models.embeddings import count_tokens
+from sparserve.models.encoder_layers import encoder_layers
+from sparserve.models.errors import CheckpointError, RecipeError
+from sparserve.models.layer_mapping import uniform_choice
+from sparserve.models.pruning.callback import Pruner
+from sparserve.models.pruning.protocol import make_method
+from sparserve.models.pruning.targets import encoder_linears
+from sparserve.models.pruning.unit_method import kept_count
+from sparserve.models.pruning.unit_methods import make_unit_method
+from sparserve.models.recipe import Recipe, Student
+from sparserve.models.small_students import SQUEEZED_START, check_shape
+from sparserve.models.squeezing import squeeze
+from sparserve.models.structure import load_structure
+from sparserve.models.students import calibration_rows, outputs_wanted
+from sparserve.models.tokens import tokenize
 
 POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 # One ONNX file is one protobuf message of less than 2 GiB; what is not weights takes far less than this.

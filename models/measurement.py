@@ -1,6 +1,6 @@
 """What graphs cost to run: latency on a small grid, all arms interleaved in one process, and resident memory.
 
-Run as a module, `python -m models.measurement MODEL ...` measures the memory of one graph in a process of its own.
+Run as a module, `python -m sparserve.models.measurement MODEL ...` measures the memory of one graph in a process of its own.
 """
 
 import argparse
@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from models.errors import BundleError
-from models.machine import describe_machine
-from models.manifest import LatencyPoint, Measurement
-from models.runtime import OnnxClassifier, available_cpus
+from sparserve.models.errors import BundleError
+from sparserve.models.machine import describe_machine
+from sparserve.models.manifest import LatencyPoint, Measurement
+from sparserve.models.runtime import OnnxClassifier, available_cpus
 
 DENSE: Final = "dense"
 DENSE_INT8: Final = "dense-int8"
@@ -128,7 +128,7 @@ def resident_bytes(arm: Arm, *, vocabulary: int, length: int, threads: int) -> i
         BundleError: onnxruntime cannot run the graph, or the graph has no row for a token of the vocabulary.
     """
     numbers = (arm.pad_token_id, vocabulary, length, threads)
-    command = [sys.executable, "-m", "models.measurement", str(arm.model_path.resolve()), *map(str, numbers)]
+    command = [sys.executable, "-m", "sparserve.models.measurement", str(arm.model_path.resolve()), *map(str, numbers)]
     if arm.library is not None:
         command += ["--library", str(arm.library)]
     # The package may be a working copy that is not installed.
@@ -207,7 +207,9 @@ def _point(name: str, batch: int, length: int, times: Mapping[str, npt.NDArray[n
 
 
 def _print_resident_bytes() -> None:
-    parser = argparse.ArgumentParser(prog="python -m models.measurement", description="Memory of one loaded graph.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sparserve.models.measurement", description="Memory of one loaded graph."
+    )
     parser.add_argument("model_path", type=Path)
     for name in ("pad_token_id", "vocabulary", "length", "threads"):
         parser.add_argument(name, type=int)

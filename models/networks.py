@@ -4,13 +4,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from models import steps, students
-from models.augmentation import augment, read_split, write_split
-from models.checkpoint import Checkpoint, adopt, resolve_checkpoint
-from models.plan import SHAPE, Plan
-from models.processes import everywhere, rows_each
-from models.progress import Reporter
-from models.workspace import Workspace
+from sparserve.models import steps, students
+from sparserve.models.augmentation import augment, read_split, write_split
+from sparserve.models.checkpoint import Checkpoint, adopt, resolve_checkpoint
+from sparserve.models.plan import SHAPE, Plan
+from sparserve.models.processes import everywhere, rows_each
+from sparserve.models.progress import Reporter
+from sparserve.models.workspace import Workspace
 
 AUGMENTED = "train.jsonl"
 

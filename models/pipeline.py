@@ -9,24 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from models import steps
-from models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
-from models.checkpoint import Checkpoint
-from models.manifest import Measurement
-from models.measurement import Arm, measure
-from models.networks import train_networks
-from models.plan import DENSE, Job, Plan
-from models.progress import Reporter
-from models.publishing import publish
-from models.quantization import quantize
-from models.recipe import INT8, Embeddings
-from models.report import write_report
-from models.report_schema import Report
-from models.runtime import sparse_library
-from models.sparse_measurement import SPARSE_ARM, with_sparse
-from models.store import Store
-from models.training import Progress
-from models.workspace import Workspace
+from sparserve.models import steps
+from sparserve.models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.manifest import Measurement
+from sparserve.models.measurement import Arm, measure
+from sparserve.models.networks import train_networks
+from sparserve.models.plan import DENSE, Job, Plan
+from sparserve.models.progress import Reporter
+from sparserve.models.publishing import publish
+from sparserve.models.quantization import quantize
+from sparserve.models.recipe import INT8, Embeddings
+from sparserve.models.report import write_report
+from sparserve.models.report_schema import Report
+from sparserve.models.runtime import sparse_library
+from sparserve.models.sparse_measurement import SPARSE_ARM, with_sparse
+from sparserve.models.store import Store
+from sparserve.models.training import Progress
+from sparserve.models.workspace import Workspace
 
 
 def run_plan(

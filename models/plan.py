@@ -4,22 +4,22 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from kernels.library import LibraryError, find_library
-from kernels.packed_format import FORMAT_VERSION
-from kernels.packing import PackOptions, Values
-from models.checkpoint import Checkpoint
-from models.data import Dataset
-from models.files import sha256
-from models.machine import describe_machine
-from models.pruning.protocol import make_method
-from models.pruning.unit_methods import make_unit_method
-from models.recipe import INT8, Distillation, Embeddings, Recipe
-from models.runtime import available_cpus
-from models.sparse_graph import IR_VERSION, OPSET
-from models.students import outputs_wanted
-from models.teacher_outputs import cache_bytes
-from models.tokens import tokenize
-from models.workspace import Step
+from sparserve.kernels.library import LibraryError, find_library
+from sparserve.kernels.packed_format import FORMAT_VERSION
+from sparserve.kernels.packing import PackOptions, Values
+from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.data import Dataset
+from sparserve.models.files import sha256
+from sparserve.models.machine import describe_machine
+from sparserve.models.pruning.protocol import make_method
+from sparserve.models.pruning.unit_methods import make_unit_method
+from sparserve.models.recipe import INT8, Distillation, Embeddings, Recipe
+from sparserve.models.runtime import available_cpus
+from sparserve.models.sparse_graph import IR_VERSION, OPSET
+from sparserve.models.students import outputs_wanted
+from sparserve.models.teacher_outputs import cache_bytes
+from sparserve.models.tokens import tokenize
+from sparserve.models.workspace import Step
 
 DENSE = "dense"
 SHAPE = ("layers", "hidden_size", "intermediate_size", "heads")

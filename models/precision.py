@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.processes import uses_gpu
-from models.recipe import Training
+from sparserve.models.processes import uses_gpu
+from sparserve.models.recipe import Training
 
 
 def has_bf16() -> bool:

@@ -1,7 +1,7 @@
 """Several processes on one job: the main one carries it out, the others take part in whatever is trained.
 
-`accelerate launch --num_processes N -m models compress ...` starts one for each of N GPUs, and `torchrun
---nproc_per_node N -m models compress ...` works without GPUs, too. All of them see the same folders; only the main one
+`accelerate launch --num_processes N -m sparserve compress ...` starts one for each of N GPUs, and `torchrun
+--nproc_per_node N -m sparserve compress ...` works without GPUs, too. All of them see the same folders; only the main one
 writes results.
 """
 
@@ -17,7 +17,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.errors import RecipeError, TrainingError
+from sparserve.models.errors import RecipeError, TrainingError
 
 # The others wait while the main process reads data, exports and measures.
 LONGEST_WAIT = timedelta(days=30)
@@ -75,7 +75,7 @@ def idle_gpus() -> str | None:
     if count() > 1 or gpus < 2:
         return None
     return (
-        f"One of {gpus} GPUs is used; `accelerate launch --num_processes {gpus} -m models compress ...` "
+        f"One of {gpus} GPUs is used; `accelerate launch --num_processes {gpus} -m sparserve compress ...` "
         "trains on all of them"
     )
 

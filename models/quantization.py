@@ -15,9 +15,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from models.embeddings import BASIS, replace_node, token_lookup
-from models.errors import CheckpointError
-from models.recipe import Quantization
+from sparserve.models.embeddings import BASIS, replace_node, token_lookup
+from sparserve.models.errors import CheckpointError
+from sparserve.models.recipe import Quantization
 
 Bits = Literal[4, 8]
 LARGEST_BLOCK: Final = 32  # entries that share a scale at 4 bits

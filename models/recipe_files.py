@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from models.errors import RecipeError
-from models.recipe import Recipe
+from sparserve.models.errors import RecipeError
+from sparserve.models.recipe import Recipe
 
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with sparserve, by name."""
-    folder = Path(str(resources.files("models") / "recipes"))
+    folder = Path(str(resources.files("sparserve.models") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from models.bundle import Bundle
-from models.errors import BundleError, StoreError
-from models.files import write_atomically
-from models.findings import findings
-from models.manifest import Interval, Manifest
-from models.plots import plots
-from models.report_schema import (
+from sparserve.models.bundle import Bundle
+from sparserve.models.errors import BundleError, StoreError
+from sparserve.models.files import write_atomically
+from sparserve.models.findings import findings
+from sparserve.models.manifest import Interval, Manifest
+from sparserve.models.plots import plots
+from sparserve.models.report_schema import (
     DENSE,
     PREFERRED_CELL,
     Cost,
@@ -27,8 +27,8 @@ from models.report_schema import (
     Zeros,
     token_bits,
 )
-from models.store import Store
-from models.templates import percent, render
+from sparserve.models.store import Store
+from sparserve.models.templates import percent, render
 
 
 def build_report(store: Store, task: str) -> Report:

@@ -11,25 +11,25 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from models.checkpoint import Checkpoint, resolve_checkpoint
-from models.data import Dataset, Split
-from models.data_sources import load_dataset
-from models.default_data import default_checkpoint
-from models.errors import InputError
-from models.files import write_atomically
-from models.fit import check_calibration, check_fit, check_teacher, check_vocabulary, starting_from
-from models.manifest import Name
-from models.pipeline import run_plan
-from models.plan import Job, Plan, make_plan
-from models.precision import has_bf16
-from models.progress import Reporter
-from models.recipe_files import load_recipe
-from models.report_schema import Report
-from models.runtime import available_cpus
-from models.store import Store
-from models.tokens import tokenize
-from models.word_candidates import has_masked_lm_head
-from models.workspace import Workspace
+from sparserve.models.checkpoint import Checkpoint, resolve_checkpoint
+from sparserve.models.data import Dataset, Split
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.default_data import default_checkpoint
+from sparserve.models.errors import InputError
+from sparserve.models.files import write_atomically
+from sparserve.models.fit import check_calibration, check_fit, check_teacher, check_vocabulary, starting_from
+from sparserve.models.manifest import Name
+from sparserve.models.pipeline import run_plan
+from sparserve.models.plan import Job, Plan, make_plan
+from sparserve.models.precision import has_bf16
+from sparserve.models.progress import Reporter
+from sparserve.models.recipe_files import load_recipe
+from sparserve.models.report_schema import Report
+from sparserve.models.runtime import available_cpus
+from sparserve.models.store import Store
+from sparserve.models.tokens import tokenize
+from sparserve.models.word_candidates import has_masked_lm_head
+from sparserve.models.workspace import Workspace
 
 DEFAULT_CHECKPOINT_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_TASKS = {"movie-sentences": "movie-sentiment"}

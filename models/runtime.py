@@ -15,9 +15,9 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from kernels.library import Library, LibraryError, find_library
-from models.bundle import SPARSE_MODEL, Bundle
-from models.errors import BundleError
+from sparserve.kernels.library import Library, LibraryError, find_library
+from sparserve.models.bundle import SPARSE_MODEL, Bundle
+from sparserve.models.errors import BundleError
 
 Runtime = Literal["onnx", "sparse"]
 

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
-from models.encoder_layers import EncoderLayer, encoder_layers
-from models.errors import RecipeError
-from models.layer_mapping import uniform_choice
-from models.pruning.targets import transformer_layers
-from models.recipe import Student
-from models.squeezing import structure_of
+from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.errors import RecipeError
+from sparserve.models.layer_mapping import uniform_choice
+from sparserve.models.pruning.targets import transformer_layers
+from sparserve.models.recipe import Student
+from sparserve.models.squeezing import structure_of
 
 Indices = tuple[int, ...]
 

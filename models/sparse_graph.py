@@ -13,13 +13,13 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from kernels.packed_format import FORMAT_VERSION, PackingError
-from kernels.packing import PackOptions, Values, pack_encoder
-from kernels.unpacking import parts
-from kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
-from models.errors import CheckpointError
-from models.manifest import Packed
-from models.quantization import Bits, quantize_embeddings, quantize_weights
+from sparserve.kernels.packed_format import FORMAT_VERSION, PackingError
+from sparserve.kernels.packing import PackOptions, Values, pack_encoder
+from sparserve.kernels.unpacking import parts
+from sparserve.kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.models.errors import CheckpointError
+from sparserve.models.manifest import Packed
+from sparserve.models.quantization import Bits, quantize_embeddings, quantize_weights
 
 DOMAIN: Final = "sparserve"
 OPSET: Final = 1

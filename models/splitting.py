@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from models.data import Split
-from models.errors import DataError
+from sparserve.models.data import Split
+from sparserve.models.errors import DataError
 
 FOLDS = 10
 FEWEST_TEXTS = 15

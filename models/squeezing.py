@@ -7,9 +7,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from models.encoder_layers import EncoderLayer, encoder_layers
-from models.errors import CheckpointError
-from models.structure import Structure, compose
+from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.errors import CheckpointError
+from sparserve.models.structure import Structure, compose
 
 Indices = tuple[int, ...]
 Narrowing = tuple[Callable[[Any, Indices], None], nn.Module]

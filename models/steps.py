@@ -11,23 +11,23 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from models.bundle import SPARSE_MODEL
-from models.checkpoint import Checkpoint, load_classifier, save_classifier
-from models.data import Dataset, Split
-from models.embeddings import EMBEDDINGS, count_tokens, shrink_embeddings
-from models.errors import CheckpointError
-from models.export import export_onnx, set_metadata
-from models.files import sync, write_atomically
-from models.graph_statistics import sparsity
-from models.manifest import SampleAnswer
-from models.processes import is_main, uses_gpu
-from models.recipe import Embeddings, Quantization, Recipe, Training
-from models.runtime import OnnxClassifier, TextTokenizer
-from models.sparse_graph import write_sparse_graph
-from models.sparse_parity import check_packed
-from models.teacher_outputs import Wanted, write_cache
-from models.tokens import TokenizedSplit, tokenize
-from models.training import Progress, TrainingResult, train
+from sparserve.models.bundle import SPARSE_MODEL
+from sparserve.models.checkpoint import Checkpoint, load_classifier, save_classifier
+from sparserve.models.data import Dataset, Split
+from sparserve.models.embeddings import EMBEDDINGS, count_tokens, shrink_embeddings
+from sparserve.models.errors import CheckpointError
+from sparserve.models.export import export_onnx, set_metadata
+from sparserve.models.files import sync, write_atomically
+from sparserve.models.graph_statistics import sparsity
+from sparserve.models.manifest import SampleAnswer
+from sparserve.models.processes import is_main, uses_gpu
+from sparserve.models.recipe import Embeddings, Quantization, Recipe, Training
+from sparserve.models.runtime import OnnxClassifier, TextTokenizer
+from sparserve.models.sparse_graph import write_sparse_graph
+from sparserve.models.sparse_parity import check_packed
+from sparserve.models.teacher_outputs import Wanted, write_cache
+from sparserve.models.tokens import TokenizedSplit, tokenize
+from sparserve.models.training import Progress, TrainingResult, train
 
 PACKED = "packed.json"
 NOT_PACKED = "not-packed.txt"

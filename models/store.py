@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.bundle import MANIFEST, Bundle, open_bundle, write_bundle
-from models.errors import StoreError
-from models.files import write_atomically
-from models.manifest import Manifest
+from sparserve.models.bundle import MANIFEST, Bundle, open_bundle, write_bundle
+from sparserve.models.errors import StoreError
+from sparserve.models.files import write_atomically
+from sparserve.models.manifest import Manifest
 
 CURRENT = "current"
 DEFAULT = "default"

@@ -5,8 +5,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from models.errors import CheckpointError
-from models.files import write_atomically
+from sparserve.models.errors import CheckpointError
+from sparserve.models.files import write_atomically
 
 STRUCTURE = "structure.json"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models.errors import DataError
+from sparserve.models.errors import DataError
 
 # A text of 100,000 characters is no mistake: the tokenizer truncates it. Python's own limit is 131,072.
 csv.field_size_limit(2**30)

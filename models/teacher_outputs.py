@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from models.attention_scores import attention_scores
-from models.distillation import NetworkOutputs
-from models.pruning.targets import encoder_linears
-from models.tokens import Collator, TokenizedSplit
-from models.training import Progress
+from sparserve.models.attention_scores import attention_scores
+from sparserve.models.distillation import NetworkOutputs
+from sparserve.models.pruning.targets import encoder_linears
+from sparserve.models.tokens import Collator, TokenizedSplit
+from sparserve.models.training import Progress
 
 HALF_MAX = float(np.finfo(np.float16).max)
 

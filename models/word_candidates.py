@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
-from models.checkpoint import Checkpoint
-from models.errors import CheckpointError, RecipeError
-from models.processes import uses_gpu
-from models.training import Progress
+from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.errors import CheckpointError, RecipeError
+from sparserve.models.processes import uses_gpu
+from sparserve.models.training import Progress
 
 Span = tuple[int, int]  # where a word begins and ends in its text, in characters
 Words = tuple[str, ...]

@@ -16,9 +16,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from models.errors import EnvironmentFault
-from models.files import faults_explained, settle
-from models.progress import Reporter
+from sparserve.models.errors import EnvironmentFault
+from sparserve.models.files import faults_explained, settle
+from sparserve.models.progress import Reporter
 
 KEY_LENGTH = 16
 

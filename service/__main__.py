@@ -1,4 +1,4 @@
-"""`python -m service --store store --port 8000`, and what `sparserve serve` calls."""
+"""`python -m sparserve.service --store store --port 8000`, and what `sparserve serve` calls."""
 
 import asyncio
 import functools
@@ -13,13 +13,13 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from models.errors import StoreError
-from service.access import exposure
-from service.app import create_app
-from service.connections import Connection, allow_descriptors
-from service.logs import configure_logging
-from service.settings import Settings
-from service.shutdown import Drain, DrainingServer
+from sparserve.models.errors import StoreError
+from sparserve.service.access import exposure
+from sparserve.service.app import create_app
+from sparserve.service.connections import Connection, allow_descriptors
+from sparserve.service.logs import configure_logging
+from sparserve.service.settings import Settings
+from sparserve.service.shutdown import Drain, DrainingServer
 
 EXIT_USAGE = 2
 EXIT_NOT_STARTED = 3
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_USAGE
     configure_logging(settings.log_level, settings.log_format)
     if warning := exposure(settings):
-        logging.getLogger("service").warning("%s", warning)
+        logging.getLogger("sparserve").warning("%s", warning)
     # Read by the tokenizers library at its first use; it would take a thread for every core of the host.
     os.environ.setdefault("RAYON_NUM_THREADS", str(settings.total_threads))
     drain = Drain()
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_NOT_STARTED
     if drain.dropped:
         # Their inferences may still be running; waiting for those would outlast the grace time.
-        logging.getLogger("service").error("%d requests were not finished within the grace time", drain.dropped)
+        logging.getLogger("sparserve").error("%d requests were not finished within the grace time", drain.dropped)
         logging.shutdown()
         os._exit(EXIT_DROPPED)
     return 0

@@ -7,18 +7,18 @@ in memory.
 import logging
 from collections.abc import Mapping
 
-from models.bundle import MODEL, SPARSE_MODEL
-from models.errors import BundleError, StoreError
-from models.manifest import Manifest
-from models.store import Store
-from service.contents import Key, Refusal, files_of
-from service.engine import Engine
-from service.faults import out_of_memory
-from service.loading import expected_runtime, load_engine
-from service.metrics import Metrics
-from service.settings import Settings
+from sparserve.models.bundle import MODEL, SPARSE_MODEL
+from sparserve.models.errors import BundleError, StoreError
+from sparserve.models.manifest import Manifest
+from sparserve.models.store import Store
+from sparserve.service.contents import Key, Refusal, files_of
+from sparserve.service.engine import Engine
+from sparserve.service.faults import out_of_memory
+from sparserve.service.loading import expected_runtime, load_engine
+from sparserve.service.metrics import Metrics
+from sparserve.service.settings import Settings
 
-logger = logging.getLogger("service.acceptance")
+logger = logging.getLogger(__name__)
 
 
 class _OverBudget(Exception):

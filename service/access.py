@@ -7,12 +7,12 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import Forbidden, RateLimited, ServiceError, Unauthorized, error_response
-from service.keys import Key, Keyring
-from service.keys import Scope as KeyScope
-from service.metrics import Metrics
-from service.rate_limits import RateLimiter, network_of
-from service.settings import Settings
+from sparserve.service.errors import Forbidden, RateLimited, ServiceError, Unauthorized, error_response
+from sparserve.service.keys import Key, Keyring
+from sparserve.service.keys import Scope as KeyScope
+from sparserve.service.metrics import Metrics
+from sparserve.service.rate_limits import RateLimiter, network_of
+from sparserve.service.settings import Settings
 
 # What tells nothing of the models or the traffic: probes, and pages that ask for the key themselves.
 OPEN: Final = frozenset(

@@ -4,14 +4,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.caller import Caller
-from service.classification import classify, ranked, timings
-from service.context import Service
-from service.engine import Engine
-from service.errors import InferenceFailed
-from service.experiments import Route
-from service.limits import check_size
-from service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
+from sparserve.service.caller import Caller
+from sparserve.service.classification import classify, ranked, timings
+from sparserve.service.context import Service
+from sparserve.service.engine import Engine
+from sparserve.service.errors import InferenceFailed
+from sparserve.service.experiments import Route
+from sparserve.service.limits import check_size
+from sparserve.service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
 
 
 @dataclass(frozen=True)

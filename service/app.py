@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from service.access import Access
-from service.bodies import BodyBudget, BodyLimit
-from service.context import Service
-from service.disconnects import Disconnects
-from service.error_mapping import install_error_mapping
-from service.head_and_slash import HeadAndSlash
-from service.observation import RequestObserver
-from service.openapi import describe
-from service.routes import (
+from sparserve.service.access import Access
+from sparserve.service.bodies import BodyBudget, BodyLimit
+from sparserve.service.context import Service
+from sparserve.service.disconnects import Disconnects
+from sparserve.service.error_mapping import install_error_mapping
+from sparserve.service.head_and_slash import HeadAndSlash
+from sparserve.service.observation import RequestObserver
+from sparserve.service.openapi import describe
+from sparserve.service.routes import (
     admin,
     classify,
     compare,
@@ -28,16 +28,16 @@ from service.routes import (
     report,
     text_embeddings,
 )
-from service.security_headers import allow_origins
-from service.settings import Settings
-from service.shutdown import Drain
-from service.version import VERSION
+from sparserve.service.security_headers import allow_origins
+from sparserve.service.settings import Settings
+from sparserve.service.shutdown import Drain
+from sparserve.service.version import VERSION
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
-    from service.grpc_server import GrpcServer
-    from service.tracing import RequestTracer
+    from sparserve.service.grpc_server import GrpcServer
+    from sparserve.service.tracing import RequestTracer
 
 # FastAPI would else follow variables of the environment, and send the messages of exceptions, which may repeat a text.
 NO_TELEMETRY: "TelemetryConfig" = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -115,7 +115,7 @@ def create_app(
 async def _grpc_server(app: FastAPI, service: Service) -> "GrpcServer | None":
     if service.settings.grpc_port is None:
         return None
-    from service.grpc_server import GrpcServer
+    from sparserve.service.grpc_server import GrpcServer
 
     server = app.state.grpc_server = GrpcServer(app, service.settings, service.drain)
     await server.start()
@@ -125,6 +125,6 @@ async def _grpc_server(app: FastAPI, service: Service) -> "GrpcServer | None":
 def _tracer_to(settings: Settings) -> "RequestTracer | None":
     if settings.otlp_endpoint is None:
         return None
-    from service.tracing import RequestTracer
+    from sparserve.service.tracing import RequestTracer
 
     return RequestTracer.to(str(settings.otlp_endpoint))

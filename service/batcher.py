@@ -15,13 +15,13 @@ from typing import Final
 
 import numpy as np
 
-from models.runtime import Tokens
-from service.batch_queue import Batch, BatchQueue, Ticket
-from service.engine import Engine, Logits
-from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from service.faults import run_within_memory
-from service.metrics import Metrics
-from service.tokenizing import Tokenizing
+from sparserve.models.runtime import Tokens
+from sparserve.service.batch_queue import Batch, BatchQueue, Ticket
+from sparserve.service.engine import Engine, Logits
+from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
+from sparserve.service.faults import run_within_memory
+from sparserve.service.metrics import Metrics
+from sparserve.service.tokenizing import Tokenizing
 
 # How fast the rate at which the queue drains follows: a batch counts as much as all before it would after ten.
 SMOOTHING: Final = 0.1

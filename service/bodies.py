@@ -7,7 +7,7 @@ from typing import Final, Self
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import (
+from sparserve.service.errors import (
     BodyTooLarge,
     ServiceError,
     SlowRequest,
@@ -17,7 +17,7 @@ from service.errors import (
     UnsupportedContent,
     error_response,
 )
-from service.metrics import Metrics
+from sparserve.service.metrics import Metrics
 
 DISCARDED_FACTOR = 8
 # zlib's window bits: its largest window, in gzip's wrapping or in its own, which HTTP calls deflate.

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final, Self
 
 from fastapi import Depends, Request
 
-from service.context import Service
-from service.errors import InvalidRequest, request_id_of
+from sparserve.service.context import Service
+from sparserve.service.errors import InvalidRequest, request_id_of
 
 TIMEOUT: Final = "X-Request-Timeout"
 ROUTING_KEY: Final = "X-Routing-Key"

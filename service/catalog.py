@@ -14,18 +14,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from models.errors import StoreError
-from models.store import Store
-from service.acceptance import Acceptance
-from service.contents import Contents, Key, Refusal
-from service.engine import Engine
-from service.following import Follower
-from service.metrics import Metrics
-from service.mirror import Mirror
-from service.settings import Settings
-from service.wanted import Wanted, wanted_of
+from sparserve.models.errors import StoreError
+from sparserve.models.store import Store
+from sparserve.service.acceptance import Acceptance
+from sparserve.service.contents import Contents, Key, Refusal
+from sparserve.service.engine import Engine
+from sparserve.service.following import Follower
+from sparserve.service.metrics import Metrics
+from sparserve.service.mirror import Mirror
+from sparserve.service.settings import Settings
+from sparserve.service.wanted import Wanted, wanted_of
 
-logger = logging.getLogger("service.catalog")
+logger = logging.getLogger(__name__)
 
 # Between two looks for engines that fail, where the store itself is looked at once only.
 MEND_SECONDS: Final = 30.0

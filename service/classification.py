@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.runtime import Tokens
-from service.batcher import Batcher
-from service.engine import Engine, Logits, scores
-from service.request_record import RequestRecord, current_record
-from service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
+from sparserve.models.runtime import Tokens
+from sparserve.service.batcher import Batcher
+from sparserve.service.engine import Engine, Logits, scores
+from sparserve.service.request_record import RequestRecord, current_record
+from sparserve.service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
 
 
 @dataclass(frozen=True)

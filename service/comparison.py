@@ -8,13 +8,13 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from models.runtime import Tokens
-from service.agreement import agreeing
-from service.batcher import Batcher
-from service.classification import Classification, classify
-from service.engine import Engine, Logits, scores
-from service.errors import InvalidRequest
-from service.schemas import ComparisonSummary, ItemComparison, TextInput, VariantPrediction, VariantSummary
+from sparserve.models.runtime import Tokens
+from sparserve.service.agreement import agreeing
+from sparserve.service.batcher import Batcher
+from sparserve.service.classification import Classification, classify
+from sparserve.service.engine import Engine, Logits, scores
+from sparserve.service.errors import InvalidRequest
+from sparserve.service.schemas import ComparisonSummary, ItemComparison, TextInput, VariantPrediction, VariantSummary
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.errors import problem_response
-from service.http_parser import Parser, offers_upgrade
-from service.metrics import Metrics
-from service.security_headers import protect
+from sparserve.service.errors import problem_response
+from sparserve.service.http_parser import Parser, offers_upgrade
+from sparserve.service.metrics import Metrics
+from sparserve.service.security_headers import protect
 
 # What uvicorn's other parser allows; this one has no limit.
 MAX_HEAD_BYTES: Final = 64 * 2**10

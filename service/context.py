@@ -9,16 +9,16 @@ from typing import Annotated, Final, TypeVar
 
 from fastapi import Depends, Request
 
-from service.batcher import Batcher
-from service.catalog import Catalog
-from service.disagreements import Disagreements
-from service.experiments import Experiments
-from service.metrics import Metrics
-from service.orders import Orders
-from service.settings import Settings
-from service.shutdown import Drain
+from sparserve.service.batcher import Batcher
+from sparserve.service.catalog import Catalog
+from sparserve.service.disagreements import Disagreements
+from sparserve.service.experiments import Experiments
+from sparserve.service.metrics import Metrics
+from sparserve.service.orders import Orders
+from sparserve.service.settings import Settings
+from sparserve.service.shutdown import Drain
 
-logger = logging.getLogger("service.context")
+logger = logging.getLogger(__name__)
 
 # Orders that may run at once. They wait for each other, or a while for a store's URL, and never for requests' texts.
 ORDERS: Final = 4

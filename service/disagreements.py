@@ -37,9 +37,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.metrics import Metrics
+from sparserve.service.metrics import Metrics
 
-logger = logging.getLogger("service.disagreements")
+logger = logging.getLogger(__name__)
 
 WAITING: Final = 1000
 BATCH: Final = 100

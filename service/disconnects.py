@@ -4,8 +4,8 @@ import asyncio
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.access import CLASSIFY, scopes_for
-from service.bodies import once_more
+from sparserve.service.access import CLASSIFY, scopes_for
+from sparserve.service.bodies import once_more
 
 
 class Disconnects:

@@ -7,13 +7,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
-from models.manifest import Manifest
-from models.runtime import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
-from service.errors import InvalidRequest, TooManyTokens, Unavailable
-from service.faults import Health
-from service.pace import Pace
-from service.schemas import FunctionToApply, ModelRef, TextInput
+from sparserve.models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from sparserve.models.manifest import Manifest
+from sparserve.models.runtime import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
+from sparserve.service.errors import InvalidRequest, TooManyTokens, Unavailable
+from sparserve.service.faults import Health
+from sparserve.service.pace import Pace
+from sparserve.service.schemas import FunctionToApply, ModelRef, TextInput
 
 Logits = npt.NDArray[np.float32]
 

@@ -8,8 +8,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.errors import MOST_FIELDS, FieldProblem, ServiceError, error_response, problem_response, request_id_of
-from service.head_and_slash import allowed_methods
+from sparserve.service.errors import (
+    MOST_FIELDS,
+    FieldProblem,
+    ServiceError,
+    error_response,
+    problem_response,
+    request_id_of,
+)
+from sparserve.service.head_and_slash import allowed_methods
 
 
 def install_error_mapping(app: FastAPI) -> None:

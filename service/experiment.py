@@ -7,11 +7,11 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from service.agreement import Agreement, agreeing
-from service.comparison import Arm
-from service.distinct_inputs import DistinctInputs
-from service.policy import Policy
-from service.schemas import ModelRef, TextInput
+from sparserve.service.agreement import Agreement, agreeing
+from sparserve.service.comparison import Arm
+from sparserve.service.distinct_inputs import DistinctInputs
+from sparserve.service.policy import Policy
+from sparserve.service.schemas import ModelRef, TextInput
 
 
 @dataclass

@@ -21,21 +21,21 @@ from typing import Final
 
 import numpy as np
 
-from models.runtime import Tokens
-from service.agreement import said
-from service.batcher import Batcher
-from service.catalog import Catalog
-from service.classification import Classification, classify
-from service.comparison import Arm
-from service.disagreements import Disagreement, Disagreements
-from service.engine import Engine
-from service.errors import InvalidRequest, ServiceError
-from service.experiment import Experiment
-from service.metrics import Metrics
-from service.policy import Policy
-from service.schemas import TextInput
+from sparserve.models.runtime import Tokens
+from sparserve.service.agreement import said
+from sparserve.service.batcher import Batcher
+from sparserve.service.catalog import Catalog
+from sparserve.service.classification import Classification, classify
+from sparserve.service.comparison import Arm
+from sparserve.service.disagreements import Disagreement, Disagreements
+from sparserve.service.engine import Engine
+from sparserve.service.errors import InvalidRequest, ServiceError
+from sparserve.service.experiment import Experiment
+from sparserve.service.metrics import Metrics
+from sparserve.service.policy import Policy
+from sparserve.service.schemas import TextInput
 
-logger = logging.getLogger("service.experiments")
+logger = logging.getLogger(__name__)
 
 # Requests that may run aside at a time: more are answered all the same, but not compared.
 ASIDE: Final = 64

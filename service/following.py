@@ -9,10 +9,10 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
-from service.contents import Key
-from service.mirror import Mirror
+from sparserve.service.contents import Key
+from sparserve.service.mirror import Mirror
 
-logger = logging.getLogger("service.following")
+logger = logging.getLogger(__name__)
 
 # How long what the thread does may have taken before those who wait for it, or for what comes after it, give up.
 PATIENCE_SECONDS: Final = 10.0

@@ -16,13 +16,13 @@ import grpc.aio
 import orjson
 from starlette.types import ASGIApp, Message
 
-from service.caller import ROUTING_KEY, TIMEOUT
-from service.grpc_messages import CHOICE, SERVICE, messages
-from service.open_inference import HEADER, MOST_TENSORS, packed
-from service.settings import Settings
-from service.shutdown import Drain
+from sparserve.service.caller import ROUTING_KEY, TIMEOUT
+from sparserve.service.grpc_messages import CHOICE, SERVICE, messages
+from sparserve.service.open_inference import HEADER, MOST_TENSORS, packed
+from sparserve.service.settings import Settings
+from sparserve.service.shutdown import Drain
 
-logger = logging.getLogger("service.grpc")
+logger = logging.getLogger(__name__)
 
 FORWARDED: Final = frozenset(
     {"authorization", "x-api-key", "x-request-id", "traceparent", "tracestate", ROUTING_KEY.lower()}

@@ -6,7 +6,7 @@ And what no client needs: paths with unprintable characters.
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import UnknownResource, error_response
+from sparserve.service.errors import UnknownResource, error_response
 
 
 class HeadAndSlash:

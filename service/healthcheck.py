@@ -1,4 +1,4 @@
-"""The container's health check: `python -m service.healthcheck` exits with 0 if the service answers on its port.
+"""The container's health check: `python -m sparserve.service.healthcheck` exits with 0 if the service answers on its port.
 
 It cannot see the service's command line: where that has a `--port`, so must this one's.
 """
@@ -15,7 +15,9 @@ DEFAULT_PORT: Final = "8000"
 
 def main(argv: list[str] | None = None) -> int:
     """Ask /livez on this machine; the port is the service's own setting, unless it is given."""
-    parser = argparse.ArgumentParser(prog="python -m service.healthcheck", description="Exit with 0 if it answers.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sparserve.service.healthcheck", description="Exit with 0 if it answers."
+    )
     set_port = os.environ.get("SPARSERVE_PORT", DEFAULT_PORT)
     parser.add_argument("--port", type=int, default=set_port, help="by default SPARSERVE_PORT, or 8000")
     port: int = parser.parse_args(argv).port

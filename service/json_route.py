@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.context import Service
-from service.errors import UnsupportedContent
-from service.json_parsing import parsed
+from sparserve.service.context import Service
+from sparserve.service.errors import UnsupportedContent
+from sparserve.service.json_parsing import parsed
 
 _Dependency = Callable[[Request], Awaitable[Any]]
 

@@ -18,7 +18,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-logger = logging.getLogger("service.keys")
+logger = logging.getLogger(__name__)
 
 Scope = Literal["classify", "admin"]
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"

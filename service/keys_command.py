@@ -12,9 +12,9 @@ from typing import Final, get_args
 
 from pydantic import ValidationError
 
-from models.errors import EnvironmentFault, InputError, SparserveError
-from models.files import faults_explained, write_atomically
-from service.keys import Key, Scope, new_key, read_keys
+from sparserve.models.errors import EnvironmentFault, InputError, SparserveError
+from sparserve.models.files import faults_explained, write_atomically
+from sparserve.service.keys import Key, Scope, new_key, read_keys
 
 VARIABLE: Final = "SPARSERVE_KEYS_FILE"
 

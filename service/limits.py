@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationInfo
 
-from service.errors import TooLarge
-from service.settings import Settings
+from sparserve.service.errors import TooLarge
+from sparserve.service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.schemas import TextInput
+    from sparserve.service.schemas import TextInput
 
 
 def check_count(count: int, limit: int) -> None:

@@ -5,15 +5,15 @@ from typing import Final, Literal
 
 import numpy as np
 
-from models.bundle import Bundle
-from models.errors import BundleError
-from models.manifest import Manifest
-from models.runtime import Runtime, load_bundle
-from service.engine import Engine, Logits
-from service.faults import run_within_memory
-from service.schemas import TextInput
+from sparserve.models.bundle import Bundle
+from sparserve.models.errors import BundleError
+from sparserve.models.manifest import Manifest
+from sparserve.models.runtime import Runtime, load_bundle
+from sparserve.service.engine import Engine, Logits
+from sparserve.service.faults import run_within_memory
+from sparserve.service.schemas import TextInput
 
-logger = logging.getLogger("service.loading")
+logger = logging.getLogger(__name__)
 
 RuntimeChoice = Literal["auto", "onnx", "sparse"]
 WARM_UP_TEXT: Final = "warm up"

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from service.log_output import Background, Descriptor
+from sparserve.service.log_output import Background, Descriptor
 
 LogFormat = Literal["text", "json"]
 # The attribute of a record, given by `extra`, that holds its fields; the JSON object has them in place of the message.
@@ -110,4 +110,4 @@ def _warning_line(
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, where: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt) or error is None:
         return
-    logging.getLogger("service").critical("an exception that nothing caught", exc_info=(kind, error, where))
+    logging.getLogger("sparserve").critical("an exception that nothing caught", exc_info=(kind, error, where))

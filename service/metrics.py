@@ -16,9 +16,9 @@ from prometheus_client import (
     generate_latest,
 )
 
-from service.agreement import Agreement
-from service.schemas import ModelRef, Timings, Usage
-from service.version import VERSION
+from sparserve.service.agreement import Agreement
+from sparserve.service.schemas import ModelRef, Timings, Usage
+from sparserve.service.version import VERSION
 
 STAGES = ("queue", "tokenize", "inference")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from models.bundle import MANIFEST, MAX_MANIFEST_BYTES, open_bundle, parse_manifest
-from models.errors import BundleError, StoreError
-from models.files import settle, temporary_folder, write_atomically
-from models.manifest import Manifest
-from models.store import CURRENT, DEFAULT, REPORT_FORMATS, Store, is_name, is_version
+from sparserve.models.bundle import MANIFEST, MAX_MANIFEST_BYTES, open_bundle, parse_manifest
+from sparserve.models.errors import BundleError, StoreError
+from sparserve.models.files import settle, temporary_folder, write_atomically
+from sparserve.models.manifest import Manifest
+from sparserve.models.store import CURRENT, DEFAULT, REPORT_FORMATS, Store, is_name, is_version
 
-logger = logging.getLogger("service.mirror")
+logger = logging.getLogger(__name__)
 
 POINTER_BYTES: Final = 1024
 REPORT_BYTES: Final = 64 * 2**20

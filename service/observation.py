@@ -10,15 +10,15 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import problem_response
-from service.logs import FIELDS, where
-from service.metrics import Metrics
-from service.open_inference import name_media_type
-from service.request_record import PROBES, RequestRecord, Tracer, recording, trace_id_of
-from service.security_headers import protect
-from service.shutdown import Drain
+from sparserve.service.errors import problem_response
+from sparserve.service.logs import FIELDS, where
+from sparserve.service.metrics import Metrics
+from sparserve.service.open_inference import name_media_type
+from sparserve.service.request_record import PROBES, RequestRecord, Tracer, recording, trace_id_of
+from sparserve.service.security_headers import protect
+from sparserve.service.shutdown import Drain
 
-logger = logging.getLogger("service.requests")
+logger = logging.getLogger("sparserve.requests")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 

@@ -7,10 +7,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from service.access import METRICS, scopes_for
-from service.caller import HEADERS, caller_of
-from service.open_inference import media_type_of_problems
-from service.settings import Settings
+from sparserve.service.access import METRICS, scopes_for
+from sparserve.service.caller import HEADERS, caller_of
+from sparserve.service.open_inference import media_type_of_problems
+from sparserve.service.settings import Settings
 
 # What `bodies` may answer wherever a body is sent.
 BODY_STATUSES: Final = (408, 413, 503)

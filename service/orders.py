@@ -7,14 +7,14 @@ to the store.
 import logging
 from dataclasses import replace
 
-from models.errors import BundleError, SparserveError, StoreError
-from models.store import is_version
-from service.catalog import Catalog
-from service.contents import Key, listed
-from service.engine import Engine
-from service.errors import InvalidRequest, Unavailable
+from sparserve.models.errors import BundleError, SparserveError, StoreError
+from sparserve.models.store import is_version
+from sparserve.service.catalog import Catalog
+from sparserve.service.contents import Key, listed
+from sparserve.service.engine import Engine
+from sparserve.service.errors import InvalidRequest, Unavailable
 
-logger = logging.getLogger("service.orders")
+logger = logging.getLogger(__name__)
 
 
 class Orders:

@@ -10,8 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.runtime import available_cpus
-from service.policy import Policy
+from sparserve.models.runtime import available_cpus
+from sparserve.service.policy import Policy
 
 THREADS_A_BATCH = 4
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     def _traces_can_be_sent(cls, endpoint: AnyHttpUrl | None) -> AnyHttpUrl | None:
         if endpoint is not None:
             try:
-                import service.tracing  # noqa: F401
+                import sparserve.service.tracing  # noqa: F401
             except ImportError as error:
                 raise ValueError(f'traces need {error.name}: pip install "sparserve[otel]"') from error
         return endpoint

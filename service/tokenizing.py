@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from models.runtime import Tokens
-from service.engine import Engine
-from service.errors import DeadlineExceeded, Overloaded
-from service.schemas import TextInput
+from sparserve.models.runtime import Tokens
+from sparserve.service.engine import Engine
+from sparserve.service.errors import DeadlineExceeded, Overloaded
+from sparserve.service.schemas import TextInput
 
 # Texts of so few characters are tokenised in less time than it takes to hand them to a thread and back.
 AT_ONCE: Final = 2_000

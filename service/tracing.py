@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from starlette.types import Scope
 
-from service.request_record import PROBES
-from service.version import VERSION
+from sparserve.service.request_record import PROBES
+from sparserve.service.version import VERSION
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from models.errors import StoreError
-from models.store import Store
-from service.contents import Key
+from sparserve.models.errors import StoreError
+from sparserve.models.store import Store
+from sparserve.service.contents import Key
 
 
 @dataclass(frozen=True)

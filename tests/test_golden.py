@@ -6,9 +6,9 @@ import pytest
 from starlette.testclient import TestClient
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from models.store import Store
-from service.app import create_app
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
 
 TEXTS = [
     "a good movie",

@@ -9,9 +9,9 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from models.bundle import Bundle
-from models.manifest import Density, Flops, Lineage, Manifest, SampleAnswer, Sizes, Sparsity, TensorSparsity
-from models.store import Store
+from sparserve.models.bundle import Bundle
+from sparserve.models.manifest import Density, Flops, Lineage, Manifest, SampleAnswer, Sizes, Sparsity, TensorSparsity
+from sparserve.models.store import Store
 
 TASK = "movie-sentiment"
 LABELS = ("negative", "positive")

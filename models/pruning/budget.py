@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.encoder_layers import EncoderLayer
-from models.errors import RecipeError
+from sparserve.models.encoder_layers import EncoderLayer
+from sparserve.models.errors import RecipeError
 
 Importance = Sequence[npt.NDArray[np.float64]]  # of each layer's heads or units, the lowest layer first
 Masks = list[npt.NDArray[np.bool_]]  # True: stays

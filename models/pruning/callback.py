@@ -10,11 +10,11 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from models.pruning.masks import Masks
-from models.pruning.protocol import make_method
-from models.pruning.schedules import next_update, sparsity_at
-from models.pruning.targets import encoder_linears
-from models.recipe import Pruning
+from sparserve.models.pruning.masks import Masks
+from sparserve.models.pruning.protocol import make_method
+from sparserve.models.pruning.schedules import next_update, sparsity_at
+from sparserve.models.pruning.targets import encoder_linears
+from sparserve.models.recipe import Pruning
 
 MASKS = "masks.safetensors"
 _MASK, _METHOD = "mask/", "method/"

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from models.errors import RecipeError
-from models.pruning.masks import expand, pool
-from models.pruning.method import PruningMethod
-from models.recipe import Pruning
+from sparserve.models.errors import RecipeError
+from sparserve.models.pruning.masks import expand, pool
+from sparserve.models.pruning.method import PruningMethod
+from sparserve.models.recipe import Pruning
 
 
 class GroupLasso(PruningMethod):

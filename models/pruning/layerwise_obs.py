@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.errors import RecipeError
-from models.processes import mean
-from models.pruning.method import PruningMethod
-from models.recipe import Pruning
+from sparserve.models.errors import RecipeError
+from sparserve.models.processes import mean
+from sparserve.models.pruning.method import PruningMethod
+from sparserve.models.recipe import Pruning
 
 
 class LayerwiseObs(PruningMethod):

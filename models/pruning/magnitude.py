@@ -2,7 +2,7 @@
 
 import torch
 
-from models.pruning.method import PruningMethod
+from sparserve.models.pruning.method import PruningMethod
 
 
 class Magnitude(PruningMethod):

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from models.encoder_layers import EncoderLayer, encoder_layers
-from models.errors import TrainingError
-from models.pruning.unit_method import Batch, model_inputs
+from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.errors import TrainingError
+from sparserve.models.pruning.unit_method import Batch, model_inputs
 
 
 @dataclass(frozen=True)

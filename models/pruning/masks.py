@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.errors import RecipeError, TrainingError
+from sparserve.models.errors import RecipeError, TrainingError
 
 Block = tuple[int, int]
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from models.recipe import Pruning
+from sparserve.models.recipe import Pruning
 
 
 class PruningMethod(ABC):

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import squeezing
-from models.encoder_layers import EncoderLayer, encoder_layers
-from models.errors import CheckpointError, RecipeError
-from models.pruning.moments import JointMoments
-from models.pruning.reconstruction import REVISION, squeeze_and_refit
-from models.pruning.unit_method import Batch, UnitMethod, kept_count, model_inputs
-from models.recipe import Squeeze
-from models.structure import Structure
+from sparserve.models import squeezing
+from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.errors import CheckpointError, RecipeError
+from sparserve.models.pruning.moments import JointMoments
+from sparserve.models.pruning.reconstruction import REVISION, squeeze_and_refit
+from sparserve.models.pruning.unit_method import Batch, UnitMethod, kept_count, model_inputs
+from sparserve.models.recipe import Squeeze
+from sparserve.models.structure import Structure
 
 
 def mutual_information(moments: JointMoments, shrinkage: float, kept: Sequence[int] | None = None) -> Tensor:

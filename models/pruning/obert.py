@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from models.errors import RecipeError
-from models.pruning.method import PruningMethod
-from models.recipe import Pruning
+from sparserve.models.errors import RecipeError
+from sparserve.models.pruning.method import PruningMethod
+from sparserve.models.recipe import Pruning
 
 # Blocks whose Fisher matrices exist at a time: at 50 weights a block and 64-bit numbers, 20 MB.
 _BLOCKS_AT_A_TIME = 1024

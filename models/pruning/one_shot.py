@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 
-from models.errors import TrainingError
-from models.pruning.callback import Pruner
-from models.recipe import Pruning
+from sparserve.models.errors import TrainingError
+from sparserve.models.pruning.callback import Pruner
+from sparserve.models.recipe import Pruning
 
 Loss = Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
 Progress = Callable[[int, int, str], None]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from models.pruning.method import PruningMethod
-from models.recipe import Pruning
+from sparserve.models.pruning.method import PruningMethod
+from sparserve.models.recipe import Pruning
 
 
 class Platon(PruningMethod):

@@ -6,15 +6,15 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.errors import RecipeError
-from models.pruning.group_lasso import GroupLasso
-from models.pruning.layerwise_obs import LayerwiseObs
-from models.pruning.magnitude import Magnitude
-from models.pruning.method import PruningMethod
-from models.pruning.movement import Movement, SoftMovement
-from models.pruning.obert import OBert
-from models.pruning.platon import Platon
-from models.recipe import Pruning
+from sparserve.models.errors import RecipeError
+from sparserve.models.pruning.group_lasso import GroupLasso
+from sparserve.models.pruning.layerwise_obs import LayerwiseObs
+from sparserve.models.pruning.magnitude import Magnitude
+from sparserve.models.pruning.method import PruningMethod
+from sparserve.models.pruning.movement import Movement, SoftMovement
+from sparserve.models.pruning.obert import OBert
+from sparserve.models.pruning.platon import Platon
+from sparserve.models.recipe import Pruning
 
 Made = TypeVar("Made")
 _KINDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}

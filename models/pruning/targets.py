@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from models.errors import CheckpointError
+from sparserve.models.errors import CheckpointError
 
 
 def encoder_linears(model: nn.Module) -> dict[str, nn.Linear]:

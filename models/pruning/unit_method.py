@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from models.errors import RecipeError
-from models.recipe import Squeeze
-from models.structure import Structure
+from sparserve.models.errors import RecipeError
+from sparserve.models.recipe import Squeeze
+from sparserve.models.structure import Structure
 
 Batch = Mapping[str, torch.Tensor]
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from models.pruning.mutual_information import MutualInformation
-from models.pruning.post_training import PostTraining
-from models.pruning.protocol import make
-from models.pruning.unit_method import UnitMethod
-from models.recipe import Squeeze
+from sparserve.models.pruning.mutual_information import MutualInformation
+from sparserve.models.pruning.post_training import PostTraining
+from sparserve.models.pruning.protocol import make
+from sparserve.models.pruning.unit_method import UnitMethod
+from sparserve.models.recipe import Squeeze
 
 UNIT_METHODS: Mapping[str, type[UnitMethod]] = {
     "mutual-information": MutualInformation,

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models.search.ladders import Candidate, Ladder
-from models.search.outcomes import Outcome, Serving
-from models.search.targets import Target
+from sparserve.models.search.ladders import Candidate, Ladder
+from sparserve.models.search.outcomes import Outcome, Serving
+from sparserve.models.search.targets import Target
 
 Kind = tuple[str, str]
 MakeTrial = Callable[[Candidate], Outcome]

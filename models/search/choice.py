@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.search.bisection import Trial
-from models.search.ladders import Candidate
-from models.search.outcomes import Serving
-from models.search.targets import Target
+from sparserve.models.search.bisection import Trial
+from sparserve.models.search.ladders import Candidate
+from sparserve.models.search.outcomes import Serving
+from sparserve.models.search.targets import Target
 
 DROP = Target("accuracy_drop", float("inf"))
 SIZE = Target("size", float("inf"))

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from models.manifest import Count, Fraction, LatencyPoint, Name, Record, Version
-from models.runtime import Runtime
+from sparserve.models.manifest import Count, Fraction, LatencyPoint, Name, Record, Version
+from sparserve.models.runtime import Runtime
 
 Precision = Literal["fp32", "int8"]
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.table import Table
 
-from models.search.bisection import Trial
-from models.search.choice import DROP, SIZE, Point, best, nearest, points, quantities
-from models.search.outcomes import Serving
-from models.search.targets import Target, phrase
+from sparserve.models.search.bisection import Trial
+from sparserve.models.search.choice import DROP, SIZE, Point, best, nearest, points, quantities
+from sparserve.models.search.outcomes import Serving
+from sparserve.models.search.targets import Target, phrase
 
 
 def trial_line(trial: Trial, targets: Sequence[Target]) -> str:

@@ -6,11 +6,11 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from models.files import write_atomically
-from models.manifest import Record
-from models.search.bisection import MakeTrial
-from models.search.ladders import Candidate
-from models.search.outcomes import Outcome
+from sparserve.models.files import write_atomically
+from sparserve.models.manifest import Record
+from sparserve.models.search.bisection import MakeTrial
+from sparserve.models.search.ladders import Candidate
+from sparserve.models.search.outcomes import Outcome
 
 RECORD_SCHEMA_VERSION: Final = 2
 

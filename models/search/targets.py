@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from models.errors import InputError
-from models.search.outcomes import Serving
+from sparserve.models.errors import InputError
+from sparserve.models.search.outcomes import Serving
 
 Quantity = Literal["latency", "size", "accuracy_drop"]
 

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from models import steps
-from models.bundle import MODEL, SPARSE_MODEL, Bundle
-from models.errors import CheckpointError, ParityError, RecipeError, TrainingError
-from models.evaluation import DECIMALS
-from models.manifest import LatencyPoint, Measurement
-from models.plan import DENSE, Plan, make_plan
-from models.progress import Reporter
-from models.recipe import INT8, Recipe
-from models.run import Run
-from models.runtime import sparse_library
-from models.search.ladders import Candidate
-from models.search.outcomes import Outcome, Serving
-from models.sparse_measurement import SPARSE_ARM
-from models.training import score
-from models.workspace import Step
+from sparserve.models import steps
+from sparserve.models.bundle import MODEL, SPARSE_MODEL, Bundle
+from sparserve.models.errors import CheckpointError, ParityError, RecipeError, TrainingError
+from sparserve.models.evaluation import DECIMALS
+from sparserve.models.manifest import LatencyPoint, Measurement
+from sparserve.models.plan import DENSE, Plan, make_plan
+from sparserve.models.progress import Reporter
+from sparserve.models.recipe import INT8, Recipe
+from sparserve.models.run import Run
+from sparserve.models.runtime import sparse_library
+from sparserve.models.search.ladders import Candidate
+from sparserve.models.search.outcomes import Outcome, Serving
+from sparserve.models.sparse_measurement import SPARSE_ARM
+from sparserve.models.training import score
+from sparserve.models.workspace import Step
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from service.context import Service, ServiceDependency
-from service.engine import Engine
-from service.errors import InvalidRequest, UnreadableRequest, problems
-from service.json_route import JsonRoute
-from service.routes.models import list_models, show_task
-from service.schemas import Body, ModelList, TaskFacts
+from sparserve.service.context import Service, ServiceDependency
+from sparserve.service.engine import Engine
+from sparserve.service.errors import InvalidRequest, UnreadableRequest, problems
+from sparserve.service.json_route import JsonRoute
+from sparserve.service.routes.models import list_models, show_task
+from sparserve.service.schemas import Body, ModelList, TaskFacts
 
 router = APIRouter(tags=["admin"])
 promotion = APIRouter(route_class=JsonRoute, tags=["admin"])

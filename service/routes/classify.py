@@ -3,13 +3,13 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.answers import answer
-from service.caller import Caller, CallerDependency
-from service.classification import server_timing
-from service.context import Service, ServiceDependency
-from service.errors import problems
-from service.json_route import DirectRoute
-from service.schemas import ClassifyAnswer, ClassifyRequest
+from sparserve.service.answers import answer
+from sparserve.service.caller import Caller, CallerDependency
+from sparserve.service.classification import server_timing
+from sparserve.service.context import Service, ServiceDependency
+from sparserve.service.errors import problems
+from sparserve.service.json_route import DirectRoute
+from sparserve.service.schemas import ClassifyAnswer, ClassifyRequest
 
 router = APIRouter(route_class=DirectRoute, tags=["classify"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)

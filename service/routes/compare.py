@@ -5,16 +5,16 @@ import time
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.caller import CallerDependency
-from service.catalog import Catalog
-from service.classification import server_timing, timings
-from service.comparison import compare
-from service.context import ServiceDependency
-from service.engine import Engine
-from service.errors import InvalidRequest, problems
-from service.json_route import DirectRoute
-from service.limits import check_size
-from service.schemas import CompareAnswer, CompareRequest
+from sparserve.service.caller import CallerDependency
+from sparserve.service.catalog import Catalog
+from sparserve.service.classification import server_timing, timings
+from sparserve.service.comparison import compare
+from sparserve.service.context import ServiceDependency
+from sparserve.service.engine import Engine
+from sparserve.service.errors import InvalidRequest, problems
+from sparserve.service.json_route import DirectRoute
+from sparserve.service.limits import check_size
+from sparserve.service.schemas import CompareAnswer, CompareRequest
 
 router = APIRouter(route_class=DirectRoute, tags=["compare"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from service.agreement import RunningMean
-from service.context import ServiceDependency
-from service.errors import UnknownResource, problems
-from service.experiment import Experiment
-from service.json_route import JsonRoute
-from service.policy import Policy
-from service.schemas import ModelRef
+from sparserve.service.agreement import RunningMean
+from sparserve.service.context import ServiceDependency
+from sparserve.service.errors import UnknownResource, problems
+from sparserve.service.experiment import Experiment
+from sparserve.service.json_route import JsonRoute
+from sparserve.service.policy import Policy
+from sparserve.service.schemas import ModelRef
 
 router = APIRouter(route_class=JsonRoute, tags=["experiments"])
 MOST = 1000

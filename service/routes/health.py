@@ -7,12 +7,12 @@ from importlib.metadata import version
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from kernels.library import LibraryError, find_library
-from models.runtime import available_cpus
-from service.context import ServiceDependency
-from service.errors import Unavailable, problems
-from service.schemas import Health, Info
-from service.version import VERSION
+from sparserve.kernels.library import LibraryError, find_library
+from sparserve.models.runtime import available_cpus
+from sparserve.service.context import ServiceDependency
+from sparserve.service.errors import Unavailable, problems
+from sparserve.service.schemas import Health, Info
+from sparserve.service.version import VERSION
 
 router = APIRouter(tags=["operations"])
 LIBRARIES = ("onnxruntime", "tokenizers", "numpy", "fastapi", "uvicorn", "pydantic")

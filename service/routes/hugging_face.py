@@ -8,13 +8,13 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
-from service.answers import answer
-from service.caller import Caller, CallerDependency
-from service.context import Service, ServiceDependency
-from service.errors import problems
-from service.json_numbers import PositiveWhole
-from service.json_route import DirectRoute
-from service.schemas import Body, FunctionToApply, Inputs, Prediction
+from sparserve.service.answers import answer
+from sparserve.service.caller import Caller, CallerDependency
+from sparserve.service.context import Service, ServiceDependency
+from sparserve.service.errors import problems
+from sparserve.service.json_numbers import PositiveWhole
+from sparserve.service.json_route import DirectRoute
+from sparserve.service.schemas import Body, FunctionToApply, Inputs, Prediction
 
 router = APIRouter(route_class=DirectRoute, tags=["hugging face"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from fastapi import APIRouter
 
-from service.contents import Contents
-from service.context import ServiceDependency
-from service.engine import Engine
-from service.errors import WrongMethod, problems
-from service.schemas import ModelList, RefusedBundle, TaskFacts, VariantDetail, VariantFacts
+from sparserve.service.contents import Contents
+from sparserve.service.context import ServiceDependency
+from sparserve.service.engine import Engine
+from sparserve.service.errors import WrongMethod, problems
+from sparserve.service.schemas import ModelList, RefusedBundle, TaskFacts, VariantDetail, VariantFacts
 
 router = APIRouter(tags=["models"])
 _POSTED = frozenset({"classify", "compare"})

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from service.answers import ClassifyResult, answer
-from service.caller import Caller, CallerDependency
-from service.context import Service, ServiceDependency
-from service.engine import Engine
-from service.errors import InvalidRequest, Unavailable, problems
-from service.open_inference import HEADER, RequestedOutput, Tensor, read_request, write_answer
-from service.schemas import TextInput
-from service.version import VERSION
+from sparserve.service.answers import ClassifyResult, answer
+from sparserve.service.caller import Caller, CallerDependency
+from sparserve.service.context import Service, ServiceDependency
+from sparserve.service.engine import Engine
+from sparserve.service.errors import InvalidRequest, Unavailable, problems
+from sparserve.service.open_inference import HEADER, RequestedOutput, Tensor, read_request, write_answer
+from sparserve.service.schemas import TextInput
+from sparserve.service.version import VERSION
 
 router = APIRouter(tags=["open inference protocol"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Response
 
-from service.errors import UnknownResource
+from sparserve.service.errors import UnknownResource
 
 router = APIRouter(include_in_schema=False)
 FOLDER = Path(__file__).parent.parent / "pages"

@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import WithJsonSchema
 
-from models.errors import StoreError
-from models.store import REPORT_FORMATS, Store
-from service.context import ServiceDependency
-from service.errors import NotAcceptable, UnknownResource, problems
-from service.schemas import ReportLink, ReportList
+from sparserve.models.errors import StoreError
+from sparserve.models.store import REPORT_FORMATS, Store
+from sparserve.service.context import ServiceDependency
+from sparserve.service.errors import NotAcceptable, UnknownResource, problems
+from sparserve.service.schemas import ReportLink, ReportList
 
 router = APIRouter(tags=["reports"])
 MEDIA_TYPES = {"json": "application/json", "markdown": "text/markdown", "html": "text/html"}

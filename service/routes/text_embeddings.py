@@ -10,14 +10,14 @@ from fastapi import APIRouter
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from starlette.responses import Response
 
-from service.answers import answer
-from service.caller import Caller, CallerDependency
-from service.context import Service, ServiceDependency
-from service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable, problems
-from service.json_route import DirectRoute
-from service.limits import check_count_here
-from service.schemas import Body, Prediction, TextInput
-from service.version import VERSION
+from sparserve.service.answers import answer
+from sparserve.service.caller import Caller, CallerDependency
+from sparserve.service.context import Service, ServiceDependency
+from sparserve.service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable, problems
+from sparserve.service.json_route import DirectRoute
+from sparserve.service.limits import check_count_here
+from sparserve.service.schemas import Body, Prediction, TextInput
+from sparserve.service.version import VERSION
 
 router = APIRouter(route_class=DirectRoute, tags=["text-embeddings-inference"])
 probes = APIRouter(tags=["text-embeddings-inference"])

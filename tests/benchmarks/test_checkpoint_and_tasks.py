@@ -10,7 +10,7 @@ import pytest
 from benchmarks import base_checkpoint
 from benchmarks.base_checkpoint import FILES, FOLDER, mpnet_base
 from benchmarks.glue import Task
-from models.errors import EnvironmentFault
+from sparserve.models.errors import EnvironmentFault
 
 CONTENT = {name: f"what is in {name}".encode() for name in FILES}
 

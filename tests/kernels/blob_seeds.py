@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from reference import random_encoder, random_linear
 
-from kernels.packed_format import CHECKSUMMED_FROM, HEADER
-from kernels.packing import PackOptions, pack_encoder, pack_linear
-from kernels.weights import EncoderWeights
+from sparserve.kernels.packed_format import CHECKSUMMED_FROM, HEADER
+from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
+from sparserve.kernels.weights import EncoderWeights
 
 LAYOUTS = {
     "dense": ({"density": 1.0}, {"dense_above": 0.6}),

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import strategies as st
 from reference import random_mask, random_weight
 
-from kernels.packing import PackOptions, pack_encoder
-from kernels.unpacking import unpack_encoder
-from kernels.weights import EncoderWeights, LinearWeights
+from sparserve.kernels.packing import PackOptions, pack_encoder
+from sparserve.kernels.unpacking import unpack_encoder
+from sparserve.kernels.weights import EncoderWeights, LinearWeights
 
 TOLERANCE = 1e-5
 LAYOUTS = {

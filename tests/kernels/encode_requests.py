@@ -13,7 +13,7 @@ import numpy as np
 from blob_seeds import LAYOUTS, tiny_encoder
 from reference import random_mask
 
-from kernels.packing import PackOptions, pack_encoder
+from sparserve.kernels.packing import PackOptions, pack_encoder
 
 ENCODERS = (
     {"hidden": 36, "head_size": 12, "layers": 2, "widths": (36, 24), "intermediates": (400, 52)},

@@ -7,9 +7,9 @@ import numpy as np
 from blob_seeds import mended, tiny_encoder
 from reference import random_linear
 
-from kernels.packed_format import BITMAP, GAPS, HEADER, LINEAR, RECORD, VECTOR, Record
-from kernels.packing import PackOptions, pack_encoder, pack_linear
-from kernels.weights import LinearWeights
+from sparserve.kernels.packed_format import BITMAP, GAPS, HEADER, LINEAR, RECORD, VECTOR, Record
+from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
+from sparserve.kernels.weights import LinearWeights
 
 HEADER_FIELDS = (
     "magic", "version", "kind", "size", "checksum", "reserved0", "records", "layers", "hidden", "head_size",

@@ -10,8 +10,8 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import erf
 
-from kernels.library import LibraryError, find_library
-from kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.library import LibraryError, find_library
+from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
 
 ISA_NAMES = ("avx512-vnni", "avx512", "avx2-vnni", "avx2", "neon", "portable")
 MATRICES = ("query", "key", "value", "attention_output", "intermediate", "output")

@@ -5,7 +5,7 @@ import pytest
 from cases import pack
 from reference import encoder_reference, encoder_session, run
 
-from kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

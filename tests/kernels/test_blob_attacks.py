@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
 from reference import encoder_session, linear_session, repeatable, run
 
-from kernels.packed_format import ENCODER, GAPS, HEADER, LINEAR, RECORD, RECORDS_PER_LAYER, PackingError
-from kernels.unpacking import parts, unpack_encoder, unpack_linear
+from sparserve.kernels.packed_format import ENCODER, GAPS, HEADER, LINEAR, RECORD, RECORDS_PER_LAYER, PackingError
+from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.library import find_library
+from sparserve.kernels.library import find_library
 
 ROOT = Path(__file__).parents[2]
 

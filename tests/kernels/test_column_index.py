@@ -6,11 +6,11 @@ from cases import matrices
 from hypothesis import given, settings
 from reference import repeatable
 
-from kernels.column_index import decode_index, encode_index
-from kernels.packed_format import BITMAP, GAPS
-from kernels.packing import pack_linear
-from kernels.unpacking import unpack_linear
-from kernels.weights import LinearWeights
+from sparserve.kernels.column_index import decode_index, encode_index
+from sparserve.kernels.packed_format import BITMAP, GAPS
+from sparserve.kernels.packing import pack_linear
+from sparserve.kernels.unpacking import unpack_linear
+from sparserve.kernels.weights import LinearWeights
 
 
 def python_gaps(mask: np.ndarray) -> bytes:

@@ -19,8 +19,8 @@ from reference import (
     run,
 )
 
-from kernels.packing import pack_encoder
-from kernels.weights import EncoderWeights, LayerWeights, LinearWeights
+from sparserve.kernels.packing import pack_encoder
+from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

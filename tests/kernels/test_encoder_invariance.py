@@ -16,7 +16,7 @@ from reference import (
     supported_isas,
 )
 
-from kernels.packing import PackOptions, pack_encoder
+from sparserve.kernels.packing import PackOptions, pack_encoder
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

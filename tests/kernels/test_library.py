@@ -23,9 +23,9 @@ from reference import (
     supported_isas,
 )
 
-from kernels.library import LIBRARY, STAGES, LibraryError, find_library, read_profile
-from kernels.packed_format import FORMAT_VERSION
-from kernels.packing import PackOptions, pack_encoder, pack_linear
+from sparserve.kernels.library import LIBRARY, STAGES, LibraryError, find_library, read_profile
+from sparserve.kernels.packed_format import FORMAT_VERSION
+from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
 
 
 def find_afresh(path: Path = LIBRARY):

@@ -19,9 +19,9 @@ from reference import (
     supported_isas,
 )
 
-from kernels.packing import PackOptions, pack_linear
-from kernels.unpacking import parts, unpack_linear
-from kernels.weights import LinearWeights
+from sparserve.kernels.packing import PackOptions, pack_linear
+from sparserve.kernels.unpacking import parts, unpack_linear
+from sparserve.kernels.weights import LinearWeights
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

@@ -20,9 +20,9 @@ from reference import (
     session_options,
 )
 
-from kernels.packing import pack_encoder, pack_linear
-from kernels.weights import LinearWeights
-from service.faults import out_of_memory
+from sparserve.kernels.packing import pack_encoder, pack_linear
+from sparserve.kernels.weights import LinearWeights
+from sparserve.service.faults import out_of_memory
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

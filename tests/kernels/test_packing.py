@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import MATRICES, random_encoder, random_linear, repeatable
 
-from kernels.packed_format import PackingError
-from kernels.packing import PackOptions, pack_encoder, pack_linear
-from kernels.quantization import quantize_paired, quantize_unstructured
-from kernels.unpacking import parts, unpack_encoder, unpack_linear
-from kernels.weights import EncoderWeights, LinearWeights
+from sparserve.kernels.packed_format import PackingError
+from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
+from sparserve.kernels.quantization import quantize_paired, quantize_unstructured
+from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
+from sparserve.kernels.weights import EncoderWeights, LinearWeights
 
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)

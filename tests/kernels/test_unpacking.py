@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import random_encoder, random_linear, repeatable
 
-from kernels.packed_format import HEADER, RECORD, PackingError
-from kernels.packing import PackOptions, pack_encoder, pack_linear
-from kernels.unpacking import parts, unpack_encoder, unpack_linear
-from kernels.weights import LinearWeights
+from sparserve.kernels.packed_format import HEADER, RECORD, PackingError
+from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
+from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
+from sparserve.kernels.weights import LinearWeights
 
 
 @settings(repeatable, max_examples=40)

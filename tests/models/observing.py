@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from models.recipe import Pruning
+from sparserve.models.recipe import Pruning
 
 
 def observed(method, weight, *gradients, pruning=None):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.recipe import Recipe
+from sparserve.models.recipe import Recipe
 
 
 def small_fields(recipe: Recipe) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from models.augmentation import augment, read_split, write_split
-from models.checkpoint import resolve_checkpoint
-from models.data import Split
-from models.errors import CheckpointError, DataError, RecipeError
-from models.recipe import Augmentation
-from models.word_candidates import (
+from sparserve.models.augmentation import augment, read_split, write_split
+from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.data import Split
+from sparserve.models.errors import CheckpointError, DataError, RecipeError
+from sparserve.models.recipe import Augmentation
+from sparserve.models.word_candidates import (
     Vocabulary,
     find_words,
     has_masked_lm_head,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_bundles import graph, manifest, tokenizer_json
 
-from models.bundle import MAX_MANIFEST_BYTES, Bundle, open_bundle, write_bundle
-from models.errors import BundleError, EnvironmentFault
-from models.manifest import Machine, Measurement, Sizes, SparseMeasurement, TokenTable
+from sparserve.models.bundle import MAX_MANIFEST_BYTES, Bundle, open_bundle, write_bundle
+from sparserve.models.errors import BundleError, EnvironmentFault
+from sparserve.models.manifest import Machine, Measurement, Sizes, SparseMeasurement, TokenTable
 
 ATTACKS = Path(__file__).parents[1] / "attacks" / "manifests"
 REASONS = {

@@ -4,15 +4,15 @@ import torch
 from exporting import LABELS, classifier
 from tiny_bundles import graph, manifest, tokenizer_json
 
-from models.bundle import write_bundle
-from models.bundle_model import load_bundle_model
-from models.checkpoint import save_classifier
-from models.embeddings import shrink_embeddings
-from models.errors import BundleError, CheckpointError
-from models.recipe import Embeddings
-from models.runtime import OnnxClassifier
-from models.squeezing import squeeze
-from models.structure import STRUCTURE, Structure
+from sparserve.models.bundle import write_bundle
+from sparserve.models.bundle_model import load_bundle_model
+from sparserve.models.checkpoint import save_classifier
+from sparserve.models.embeddings import shrink_embeddings
+from sparserve.models.errors import BundleError, CheckpointError
+from sparserve.models.recipe import Embeddings
+from sparserve.models.runtime import OnnxClassifier
+from sparserve.models.squeezing import squeeze
+from sparserve.models.structure import STRUCTURE, Structure
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from models.cli import app
+from sparserve.models.cli import app
 
 
 def run(*arguments):
@@ -112,7 +112,7 @@ def test_a_store_that_is_a_file(compress_tiny, tmp_path):
 def test_a_store_that_cannot_be_written(compress_tiny, tmp_path, tiny_checkpoint):
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
-    command = [sys.executable, "-m", "models", *compress_tiny(folder / "store")]
+    command = [sys.executable, "-m", "sparserve", *compress_tiny(folder / "store")]
     if os.geteuid() == 0:
         # Root ignores permissions unless it gives up the capability to.
         command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]
@@ -123,7 +123,7 @@ def test_a_store_that_cannot_be_written(compress_tiny, tmp_path, tiny_checkpoint
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_half(compress_tiny, tmp_path, monkeypatch):
-    from models import pipeline
+    from sparserve.models import pipeline
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from models.data_sources import load_dataset
-from models.errors import DataError, EnvironmentFault
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.errors import DataError, EnvironmentFault
 
 
 def rows(count=40):

@@ -7,10 +7,10 @@ import zipfile
 
 import pytest
 
-from models import default_data
-from models.default_data import default_checkpoint, movie_sentences
-from models.errors import EnvironmentFault
-from models.files import sha256
+from sparserve.models import default_data
+from sparserve.models.default_data import default_checkpoint, movie_sentences
+from sparserve.models.errors import EnvironmentFault
+from sparserve.models.files import sha256
 
 
 def tar_of(name, content):

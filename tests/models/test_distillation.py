@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from models.distillation import (
+from sparserve.models.distillation import (
     NetworkOutputs,
     attention_loss,
     cosine_loss,
@@ -13,9 +13,9 @@ from models.distillation import (
     logits_loss,
     make_projection,
 )
-from models.errors import RecipeError
-from models.layer_mapping import hidden_state_mapping, uniform_choice
-from models.recipe import Distillation
+from sparserve.models.errors import RecipeError
+from sparserve.models.layer_mapping import hidden_state_mapping, uniform_choice
+from sparserve.models.recipe import Distillation
 
 
 def random_outputs(

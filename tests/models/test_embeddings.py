@@ -10,19 +10,26 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics.pairwise import cosine_similarity
 
-from models.checkpoint import resolve_checkpoint
-from models.data_sources import load_dataset
-from models.embeddings import EMBEDDINGS, count_tokens, factorize, nearest_kept, shrink_embeddings, token_lookup
-from models.errors import CheckpointError, RecipeError
-from models.graph_statistics import flops, sparsity
-from models.manifest import TokenTable
-from models.quantization import quantize
-from models.recipe import Embeddings, Quantization
-from models.report_schema import token_bits
-from models.runtime import OnnxClassifier
-from models.sparse_graph import write_sparse_graph
-from models.steps import shrink_tables
-from models.tokens import TokenizedSplit
+from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.embeddings import (
+    EMBEDDINGS,
+    count_tokens,
+    factorize,
+    nearest_kept,
+    shrink_embeddings,
+    token_lookup,
+)
+from sparserve.models.errors import CheckpointError, RecipeError
+from sparserve.models.graph_statistics import flops, sparsity
+from sparserve.models.manifest import TokenTable
+from sparserve.models.quantization import quantize
+from sparserve.models.recipe import Embeddings, Quantization
+from sparserve.models.report_schema import token_bits
+from sparserve.models.runtime import OnnxClassifier
+from sparserve.models.sparse_graph import write_sparse_graph
+from sparserve.models.steps import shrink_tables
+from sparserve.models.tokens import TokenizedSplit
 
 PAD = 0
 FIRST = 2

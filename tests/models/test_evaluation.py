@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from models.errors import TrainingError
-from models.evaluation import (
+from sparserve.models.errors import TrainingError
+from sparserve.models.evaluation import (
     calibration_error,
     compare_with_reference,
     evaluate,

@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from models.errors import CheckpointError, EnvironmentFault
-from models.files import TEMPORARY_PREFIX, faults_explained, settle, temporary_folder, write_atomically
+from sparserve.models.errors import CheckpointError, EnvironmentFault
+from sparserve.models.files import TEMPORARY_PREFIX, faults_explained, settle, temporary_folder, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from models.columns import Columns
-from models.errors import DataError
-from models.labels import label_names, label_sets
-from models.tables import Table
+from sparserve.models.columns import Columns
+from sparserve.models.errors import DataError
+from sparserve.models.labels import label_names, label_sets
+from sparserve.models.tables import Table
 
 FLAGS = Columns("text", None, ("toxic", "rude"))
 ONE = Columns("text", None, ("label",))

@@ -2,12 +2,12 @@
 
 import pytest
 
-from models.checkpoint import resolve_checkpoint
-from models.errors import RecipeError
-from models.recipe import Embeddings, Pruning, Quantization, Recipe, Squeeze, Student
-from models.recipe_files import load_recipe, shipped_recipes
-from models.search.bounds import least_bytes
-from models.search.ladders import make_ladder, slug, with_shared
+from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.errors import RecipeError
+from sparserve.models.recipe import Embeddings, Pruning, Quantization, Recipe, Squeeze, Student
+from sparserve.models.recipe_files import load_recipe, shipped_recipes
+from sparserve.models.search.bounds import least_bytes
+from sparserve.models.search.ladders import make_ladder, slug, with_shared
 
 
 def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.errors import RecipeError
-from models.pruning.callback import Pruner
-from models.pruning.layerwise_obs import LayerwiseObs, least_squares
-from models.recipe import Pruning
+from sparserve.models.errors import RecipeError
+from sparserve.models.pruning.callback import Pruner
+from sparserve.models.pruning.layerwise_obs import LayerwiseObs, least_squares
+from sparserve.models.recipe import Pruning
 
 DOUBLE = {"dtype": torch.float64}
 

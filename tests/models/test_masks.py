@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.errors import RecipeError, TrainingError
-from models.pruning.masks import Masks, expand, pool
+from sparserve.models.errors import RecipeError, TrainingError
+from sparserve.models.pruning.masks import Masks, expand, pool
 
 
 def make_targets(seed: int) -> dict[str, nn.Linear]:

@@ -3,8 +3,8 @@ import math
 import pytest
 import tiny_bundles
 
-from models.errors import BundleError
-from models.measurement import DENSE, DENSE_INT8, MINIMUM_ROUNDS, Arm, measure, resident_bytes
+from sparserve.models.errors import BundleError
+from sparserve.models.measurement import DENSE, DENSE_INT8, MINIMUM_ROUNDS, Arm, measure, resident_bytes
 
 VOCABULARY = len(tiny_bundles.WORDS)
 

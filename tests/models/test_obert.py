@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from observing import observed
 
-from models.errors import RecipeError
-from models.pruning.obert import OBert
+from sparserve.models.errors import RecipeError
+from sparserve.models.pruning.obert import OBert
 
 SHAPE = (4, 5)
 
@@ -111,7 +111,7 @@ def test_many_blocks_are_taken_part_by_part(monkeypatch):
     observed(whole, weight, *gradients)
     observed(parts, weight, *gradients)
     expected = whole.scores("a")
-    monkeypatch.setattr("models.pruning.obert._BLOCKS_AT_A_TIME", 3)
+    monkeypatch.setattr("sparserve.models.pruning.obert._BLOCKS_AT_A_TIME", 3)
     torch.testing.assert_close(parts.scores("a"), expected)
 
 

@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from models.cli import app
-from models.runtime import load_bundle
-from models.store import Store
+from sparserve.models.cli import app
+from sparserve.models.runtime import load_bundle
+from sparserve.models.store import Store
 
 VARIANTS = ["dense", "dense-int8", "sparse60", "sparse60-int8"]
 
@@ -104,7 +104,7 @@ def test_another_sparsity_does_not_retrain_the_teacher(tiny_store, compress_tiny
 def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bundles(tiny_store, compress_tiny, tmp_path):
     store = tmp_path / "store"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "models", *compress_tiny(store, "--json")]
+    command = [sys.executable, "-m", "sparserve", *compress_tiny(store, "--json")]
     chance = random.Random(0)
     # In a training, as soon as a checkpoint begins to be written: it may be whole by the kill, or cut short.
     moments = {

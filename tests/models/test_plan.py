@@ -2,12 +2,12 @@
 
 import pytest
 
-from models import plan as plans
-from models.checkpoint import resolve_checkpoint
-from models.data_sources import load_dataset
-from models.plan import Job, make_plan
-from models.pruning.magnitude import Magnitude
-from models.recipe_files import load_recipe
+from sparserve.models import plan as plans
+from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.plan import Job, make_plan
+from sparserve.models.pruning.magnitude import Magnitude
+from sparserve.models.recipe_files import load_recipe
 
 
 @pytest.fixture(scope="module")

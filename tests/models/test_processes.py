@@ -12,20 +12,20 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed
 
-from models.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
-from models.data import Split
-from models.errors import RecipeError, TrainingError
-from models.networks import train_networks
-from models.processes import everywhere, leading, rows_each
-from models.progress import PlainReporter
-from models.pruning.callback import MASKS, PruningCallback
-from models.pruning.targets import encoder_linears
-from models.recipe import Distillation, Pruning, Training
-from models.run import CompressOptions, prepare
-from models.students import outputs_wanted, student_loss
-from models.teacher_outputs import LiveTeacher, run_network
-from models.tokens import tokenize
-from models.training import train
+from sparserve.models.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
+from sparserve.models.data import Split
+from sparserve.models.errors import RecipeError, TrainingError
+from sparserve.models.networks import train_networks
+from sparserve.models.processes import everywhere, leading, rows_each
+from sparserve.models.progress import PlainReporter
+from sparserve.models.pruning.callback import MASKS, PruningCallback
+from sparserve.models.pruning.targets import encoder_linears
+from sparserve.models.recipe import Distillation, Pruning, Training
+from sparserve.models.run import CompressOptions, prepare
+from sparserve.models.students import outputs_wanted, student_loss
+from sparserve.models.teacher_outputs import LiveTeacher, run_network
+from sparserve.models.tokens import tokenize
+from sparserve.models.training import train
 
 LABELS = ("bad", "good")
 PRUNING = Pruning(sparsity=0.6, updates=5)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tiny_bundles import TASK, graph, publish
 
-from models.base_commands import base_command
-from models.errors import StoreError
-from models.promotion import main
-from models.store import Store
+from sparserve.models.base_commands import base_command
+from sparserve.models.errors import StoreError
+from sparserve.models.promotion import main
+from sparserve.models.store import Store
 
 
 @pytest.fixture

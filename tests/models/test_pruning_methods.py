@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from observing import observed
 from torch import nn
 
-from models.errors import RecipeError
-from models.pruning.callback import MASKS, Pruner
-from models.pruning.group_lasso import GroupLasso
-from models.pruning.movement import Movement, SoftMovement
-from models.pruning.platon import Platon
-from models.pruning.protocol import METHODS, make_method
-from models.recipe import Pruning
+from sparserve.models.errors import RecipeError
+from sparserve.models.pruning.callback import MASKS, Pruner
+from sparserve.models.pruning.group_lasso import GroupLasso
+from sparserve.models.pruning.movement import Movement, SoftMovement
+from sparserve.models.pruning.platon import Platon
+from sparserve.models.pruning.protocol import METHODS, make_method
+from sparserve.models.recipe import Pruning
 
 STEPS = 8
 OPTIONS = {"obert": {"fisher_block": 10, "gradients": 3}, "group-lasso": {"refreshes": 3}}

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import RecipeError
-from models.recipe_files import load_recipe, shipped_recipes
+from sparserve.models.errors import RecipeError
+from sparserve.models.recipe_files import load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))

@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 import pytest
 from reports import TASK, printed, publish_variants
 
-from models.plots import matrix_title, plots
-from models.report import build_report, to_html, to_markdown
-from models.report_schema import Report
-from models.templates import markdown_text, milliseconds, quantity
+from sparserve.models.plots import matrix_title, plots
+from sparserve.models.report import build_report, to_html, to_markdown
+from sparserve.models.report_schema import Report
+from sparserve.models.templates import markdown_text, milliseconds, quantity
 
 
 @pytest.fixture

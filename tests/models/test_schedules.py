@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.pruning.schedules import cubic, next_update, sparsity_at
-from models.recipe import Pruning
+from sparserve.models.pruning.schedules import cubic, next_update, sparsity_at
+from sparserve.models.recipe import Pruning
 
 prunings = st.builds(
     lambda a, b, c, d, s, u: Pruning(

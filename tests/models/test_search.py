@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from models.manifest import LatencyPoint
-from models.recipe import Recipe
-from models.search.bisection import Trial, search
-from models.search.choice import baseline_points, best, frontier, nearest, points
-from models.search.ladders import Ladder
-from models.search.outcomes import Outcome, Serving
-from models.search.presentation import as_record, frontier_table, trial_line
-from models.search.record import RecordedTrials
-from models.search.targets import Target, parse_target
+from sparserve.models.manifest import LatencyPoint
+from sparserve.models.recipe import Recipe
+from sparserve.models.search.bisection import Trial, search
+from sparserve.models.search.choice import baseline_points, best, frontier, nearest, points
+from sparserve.models.search.ladders import Ladder
+from sparserve.models.search.outcomes import Outcome, Serving
+from sparserve.models.search.presentation import as_record, frontier_table, trial_line
+from sparserve.models.search.record import RecordedTrials
+from sparserve.models.search.targets import Target, parse_target
 
 SIZE, FAST, DROP = Target("size", 500.0), Target("latency", 0.5, (1, 64)), Target("accuracy_drop", 5.0)
 KINDS = (("fp32", "onnx"), ("fp32", "sparse"), ("int8", "onnx"), ("int8", "sparse"))

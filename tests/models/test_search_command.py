@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import models.fit
-import models.search.session
-from models.cli import app
-from models.store import Store
+from sparserve.models.cli import app
+from sparserve.models.store import Store
 
 
 def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_its_record(

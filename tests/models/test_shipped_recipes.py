@@ -6,15 +6,15 @@ import pytest
 import torch
 from small_recipes import small_fields
 
-from models.checkpoint import load_classifier, resolve_checkpoint
-from models.data_sources import load_dataset
-from models.fit import check_fit
-from models.networks import train_networks
-from models.plan import Job, make_plan
-from models.progress import PlainReporter
-from models.pruning.targets import encoder_linears
-from models.recipe_files import load_recipe, shipped_recipes
-from models.workspace import Workspace
+from sparserve.models.checkpoint import load_classifier, resolve_checkpoint
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.fit import check_fit
+from sparserve.models.networks import train_networks
+from sparserve.models.plan import Job, make_plan
+from sparserve.models.progress import PlainReporter
+from sparserve.models.pruning.targets import encoder_linears
+from sparserve.models.recipe_files import load_recipe, shipped_recipes
+from sparserve.models.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import pytest
 from exporting import ENCODERS
 from onnx import numpy_helper
 
-from kernels.unpacking import unpack_encoder
-from models.errors import CheckpointError
-from models.quantization import quantize
-from models.recipe import Quantization
-from models.runtime import OnnxClassifier
-from models.sparse_graph import BLOB, write_sparse_graph
+from sparserve.kernels.unpacking import unpack_encoder
+from sparserve.models.errors import CheckpointError
+from sparserve.models.quantization import quantize
+from sparserve.models.recipe import Quantization
+from sparserve.models.runtime import OnnxClassifier
+from sparserve.models.sparse_graph import BLOB, write_sparse_graph
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from functools import partial
 import pytest
 from exporting import ENCODERS
 
-from models.bundle import SPARSE_MODEL
-from models.checkpoint import resolve_checkpoint
-from models.errors import CheckpointError
-from models.recipe import Quantization
-from models.sparse_graph import write_sparse_graph
-from models.sparse_parity import check_packed
-from models.steps import NOT_PACKED, PACKED, pack_checkpoint
+from sparserve.models.bundle import SPARSE_MODEL
+from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.errors import CheckpointError
+from sparserve.models.recipe import Quantization
+from sparserve.models.sparse_graph import write_sparse_graph
+from sparserve.models.sparse_parity import check_packed
+from sparserve.models.steps import NOT_PACKED, PACKED, pack_checkpoint
 
 
 def check(path, model, library):

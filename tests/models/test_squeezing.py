@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from squeezed import HEADS, HIDDEN, NARROW, UNEVEN, UNITS, logits, network_of, texts
 from torch import nn
 
-from models.attention_scores import attention_scores
-from models.encoder_layers import encoder_layers
-from models.errors import CheckpointError
-from models.graph_statistics import flops, sparsity
-from models.quantization import quantize
-from models.recipe import Quantization
-from models.runtime import OnnxClassifier
-from models.sparse_graph import write_sparse_graph
-from models.squeezing import squeeze, structure_of
-from models.structure import Structure
+from sparserve.models.attention_scores import attention_scores
+from sparserve.models.encoder_layers import encoder_layers
+from sparserve.models.errors import CheckpointError
+from sparserve.models.graph_statistics import flops, sparsity
+from sparserve.models.quantization import quantize
+from sparserve.models.recipe import Quantization
+from sparserve.models.runtime import OnnxClassifier
+from sparserve.models.sparse_graph import write_sparse_graph
+from sparserve.models.squeezing import squeeze, structure_of
+from sparserve.models.structure import Structure
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from models import steps
-from models.checkpoint import WEIGHTS
-from models.data_sources import load_dataset
-from models.files import sha256
-from models.recipe import Training
+from sparserve.models import steps
+from sparserve.models.checkpoint import WEIGHTS
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.files import sha256
+from sparserve.models.recipe import Training
 
 # So high a learning rate that an epoch before the last one is the best.
 RESTLESS = Training(

@@ -7,16 +7,16 @@ import torch
 from safetensors.torch import load_file
 from squeezed import HIDDEN, UNEVEN, network_of
 
-from models.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
-from models.data_sources import load_dataset
-from models.networks import train_networks
-from models.plan import Job, make_plan
-from models.progress import PlainReporter
-from models.pruning.targets import encoder_linears
-from models.recipe_files import load_recipe
-from models.squeezing import squeeze, structure_of
-from models.students import train_student
-from models.workspace import Workspace
+from sparserve.models.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.networks import train_networks
+from sparserve.models.plan import Job, make_plan
+from sparserve.models.progress import PlainReporter
+from sparserve.models.pruning.targets import encoder_linears
+from sparserve.models.recipe_files import load_recipe
+from sparserve.models.squeezing import squeeze, structure_of
+from sparserve.models.students import train_student
+from sparserve.models.workspace import Workspace
 
 NARROW = UNEVEN.model_copy(update={"hidden": tuple(range(HIDDEN - 8))})
 QUICK = {"teacher.epochs": 1, "student.epochs": 1, "distillation.attention": 0}

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import InputError
-from models.manifest import LatencyPoint
-from models.search.outcomes import Serving
-from models.search.targets import Target, parse_target, phrase
+from sparserve.models.errors import InputError
+from sparserve.models.manifest import LatencyPoint
+from sparserve.models.search.outcomes import Serving
+from sparserve.models.search.targets import Target, parse_target, phrase
 
 
 def serving(*, size=5_000_000, milliseconds=2.0, drop=0.5):

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from models.checkpoint import Checkpoint
-from models.data_sources import load_dataset
-from models.errors import CheckpointError
-from models.fit import check_teacher
+from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.errors import CheckpointError
+from sparserve.models.fit import check_teacher
 
 
 @pytest.fixture

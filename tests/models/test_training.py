@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from models.data import Split
-from models.distillation import NetworkOutputs
-from models.errors import TrainingError
-from models.evaluation import evaluate
-from models.pruning.callback import MASKS, Pruner, PruningCallback
-from models.pruning.targets import encoder_linears
-from models.recipe import Distillation, Pruning, Student, Training
-from models.students import student_loss
-from models.teacher_outputs import CachedTeacher, LiveTeacher, Wanted, cache_bytes, run_network, write_cache
-from models.tokens import Collator, tokenize
-from models.training import last_complete_checkpoint, score, train
+from sparserve.models.data import Split
+from sparserve.models.distillation import NetworkOutputs
+from sparserve.models.errors import TrainingError
+from sparserve.models.evaluation import evaluate
+from sparserve.models.pruning.callback import MASKS, Pruner, PruningCallback
+from sparserve.models.pruning.targets import encoder_linears
+from sparserve.models.recipe import Distillation, Pruning, Student, Training
+from sparserve.models.students import student_loss
+from sparserve.models.teacher_outputs import CachedTeacher, LiveTeacher, Wanted, cache_bytes, run_network, write_cache
+from sparserve.models.tokens import Collator, tokenize
+from sparserve.models.training import last_complete_checkpoint, score, train
 
 PRUNING = Pruning(sparsity=0.8, end=0.7, updates=10)
 
@@ -192,7 +192,7 @@ def test_masks_are_written_whole_or_not_at_all(network, tmp_path, monkeypatch):
         path.write_bytes(b"half of it")
         raise Killed
 
-    monkeypatch.setattr("models.pruning.callback.save_file", cut_short)
+    monkeypatch.setattr("sparserve.models.pruning.callback.save_file", cut_short)
     with pytest.raises(Killed):
         pruner.save(tmp_path / MASKS)
     assert not (tmp_path / MASKS).exists()

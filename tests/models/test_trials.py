@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from models.checkpoint import resolve_checkpoint
-from models.data_sources import load_dataset
-from models.errors import (
+from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.data_sources import load_dataset
+from sparserve.models.errors import (
     BundleError,
     CheckpointError,
     EnvironmentFault,
@@ -15,19 +15,19 @@ from models.errors import (
     RecipeError,
     TrainingError,
 )
-from models.plan import Job, make_plan
-from models.progress import PlainReporter
-from models.pruning.magnitude import Magnitude
-from models.recipe_files import load_recipe
-from models.run import Run
-from models.search.bisection import search
-from models.search.ladders import make_ladder
-from models.search.presentation import trial_line
-from models.search.session import Search
-from models.search.targets import parse_target
-from models.search.trials import RunTrials
-from models.store import Store
-from models.workspace import Workspace
+from sparserve.models.plan import Job, make_plan
+from sparserve.models.progress import PlainReporter
+from sparserve.models.pruning.magnitude import Magnitude
+from sparserve.models.recipe_files import load_recipe
+from sparserve.models.run import Run
+from sparserve.models.search.bisection import search
+from sparserve.models.search.ladders import make_ladder
+from sparserve.models.search.presentation import trial_line
+from sparserve.models.search.session import Search
+from sparserve.models.search.targets import parse_target
+from sparserve.models.search.trials import RunTrials
+from sparserve.models.store import Store
+from sparserve.models.workspace import Workspace
 
 TARGETS = [parse_target("size<=58KB")]
 

@@ -2,10 +2,10 @@ import threading
 
 import pytest
 
-from models.errors import EnvironmentFault
-from models.progress import PlainReporter
-from models.recipe import Pruning
-from models.workspace import Step, Workspace
+from sparserve.models.errors import EnvironmentFault
+from sparserve.models.progress import PlainReporter
+from sparserve.models.recipe import Pruning
+from sparserve.models.workspace import Step, Workspace
 
 REPORTER = PlainReporter()
 

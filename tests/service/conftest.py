@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK, graph, publish
 
-from models.bundle import Bundle
-from models.store import Store
-from service.app import create_app
-from service.context import Service
-from service.settings import Settings
+from sparserve.models.bundle import Bundle
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.context import Service
+from sparserve.service.settings import Settings
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from models.runtime import Tokens
-from service.faults import Health
-from service.pace import Pace
-from service.schemas import ModelRef
+from sparserve.models.runtime import Tokens
+from sparserve.service.faults import Health
+from sparserve.service.pace import Pace
+from sparserve.service.schemas import ModelRef
 
 
 class FakeEngine:

@@ -13,9 +13,9 @@ import tritonclient.grpc as grpcclient
 from listening import listening
 from tiny_bundles import TASK
 
-from service.app import create_app
-from service.context import Service
-from service.settings import Settings
+from sparserve.service.app import create_app
+from sparserve.service.context import Service
+from sparserve.service.settings import Settings
 
 
 class Running:

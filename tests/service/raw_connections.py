@@ -10,8 +10,8 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.connections import Connection
-from service.metrics import Metrics
+from sparserve.service.connections import Connection
+from sparserve.service.metrics import Metrics
 
 DEADLINE_SECONDS = 20
 

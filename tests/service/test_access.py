@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.access import ADMIN, ANY, CLASSIFY, Access, scopes_for
-from service.app import create_app
-from service.keys_command import create
-from service.metrics import Metrics
-from service.open_inference import media_type_of_problems
-from service.routes import admin
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.access import ADMIN, ANY, CLASSIFY, Access, scopes_for
+from sparserve.service.app import create_app
+from sparserve.service.keys_command import create
+from sparserve.service.metrics import Metrics
+from sparserve.service.open_inference import media_type_of_problems
+from sparserve.service.routes import admin
+from sparserve.service.settings import Settings
 
 CLASSIFY_URL = f"/v1/models/{TASK}/classify"
 CREDENTIALS = Path(__file__).parents[1] / "attacks" / "credentials"

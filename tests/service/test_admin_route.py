@@ -11,12 +11,12 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK, publish
 
-from models.bundle import Bundle
-from models.store import Store
-from service.app import create_app
-from service.context import Service
-from service.routes import admin
-from service.settings import Settings
+from sparserve.models.bundle import Bundle
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.context import Service
+from sparserve.service.routes import admin
+from sparserve.service.settings import Settings
 
 URL = f"/v1/models/{TASK}/classify"
 DENSE = f"/v1/models/{TASK}/dense"

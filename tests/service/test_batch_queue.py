@@ -5,8 +5,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batch_queue import Batch, BatchQueue, Ticket
-from service.pace import Pace
+from sparserve.service.batch_queue import Batch, BatchQueue, Ticket
+from sparserve.service.pace import Pace
 
 BUDGET = 64
 WINDOW = 3.0

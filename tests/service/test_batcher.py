@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine, inputs
 
-from models.runtime import Tokens
-from service.batcher import Answer, Batcher
-from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from service.metrics import Metrics
+from sparserve.models.runtime import Tokens
+from sparserve.service.batcher import Answer, Batcher
+from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
+from sparserve.service.metrics import Metrics
 
 LIMITS = {"concurrency": 1, "budget": 32, "window_seconds": 1.0, "max_items": 8, "max_tokens": 64}
 

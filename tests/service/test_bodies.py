@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tiny_bundles import TASK
 
-from service.app import create_app
-from service.bodies import BodyBudget, BodyLimit
-from service.metrics import Metrics
-from service.settings import Settings
+from sparserve.service.app import create_app
+from sparserve.service.bodies import BodyBudget, BodyLimit
+from sparserve.service.metrics import Metrics
+from sparserve.service.settings import Settings
 
 URL = f"/v1/models/{TASK}/classify"
 MAX_BYTES, ALL_BYTES = 100, 250

@@ -9,11 +9,11 @@ from fastapi import Request
 from starlette.types import Message
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.app import create_app
-from service.caller import Caller, caller_of
-from service.settings import Settings
-from service.shutdown import Drain
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.caller import Caller, caller_of
+from sparserve.service.settings import Settings
+from sparserve.service.shutdown import Drain
 
 
 def request(arrived: float, timeout: str, **settings: Any) -> Request:

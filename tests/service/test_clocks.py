@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-import service
+import sparserve.service
 
 URL = f"/v1/models/{TASK}/classify"
 YEARS = 10 * 365 * 86_400
@@ -32,7 +32,7 @@ def calls_of_the_time_of_day(path: Path) -> Iterator[str]:
 
 
 def test_only_timestamps_go_by_the_clock_on_the_wall() -> None:
-    folder = Path(service.__path__[0])
+    folder = Path(sparserve.service.__path__[0])
     found = {str(path.relative_to(folder)) for path in folder.rglob("*.py") if any(calls_of_the_time_of_day(path))}
     assert found == set(TIMESTAMPS)
 

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 from raw_connections import DEADLINE_SECONDS, exchange, serving
 from starlette.types import Receive, Scope, Send
 
-from service.connections import MAX_HEAD_BYTES, allow_descriptors
-from service.metrics import Metrics
+from sparserve.service.connections import MAX_HEAD_BYTES, allow_descriptors
+from sparserve.service.metrics import Metrics
 
 SECONDS = 0.3
 LONG = 8 * 2**20  # bytes that no socket's buffers hold

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, event, text
 
-from service import disagreements
-from service.disagreements import BATCH, WAITING, Disagreement, Disagreements, _storable
-from service.metrics import Metrics
+from sparserve.service import disagreements
+from sparserve.service.disagreements import BATCH, WAITING, Disagreement, Disagreements, _storable
+from sparserve.service.metrics import Metrics
 
 
 def row(position: int = 0, **changes: object) -> Disagreement:

@@ -10,9 +10,9 @@ import pytest
 from fastapi import FastAPI
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.app import create_app
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
 
 PATH = f"/v1/models/{TASK}/classify"
 DEADLINE_SECONDS = 20
@@ -75,7 +75,7 @@ def test_a_client_that_goes_leaves_the_queue_and_others_are_answered(store: Stor
     # Held up as they are, batches seem slow: no limit of time shall part them.
     app = create_app(Settings(store=store.root, threads=1, watch_seconds=0, max_batch_seconds=100))
     service = app.state.service
-    caplog.set_level("INFO", "service.requests")
+    caplog.set_level("INFO", "sparserve.requests")
 
     def waiting() -> float:
         return service.metrics.registry.get_sample_value("sparserve_inputs_waiting")

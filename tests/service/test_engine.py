@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.engine import scores
+from sparserve.service.engine import scores
 
 
 @pytest.mark.parametrize("function", ["softmax", "sigmoid", "none", None])

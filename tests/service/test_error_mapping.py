@@ -4,8 +4,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from service.error_mapping import install_error_mapping
-from service.errors import MOST_FIELDS
+from sparserve.service.error_mapping import install_error_mapping
+from sparserve.service.errors import MOST_FIELDS
 
 
 class Numbers(BaseModel):

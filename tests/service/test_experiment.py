@@ -8,13 +8,13 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from models.runtime import Tokens
-from service.classification import Classification
-from service.comparison import Arm
-from service.engine import Engine
-from service.experiment import Experiment
-from service.policy import Guard, Policy
-from service.schemas import TextInput
+from sparserve.models.runtime import Tokens
+from sparserve.service.classification import Classification
+from sparserve.service.comparison import Arm
+from sparserve.service.engine import Engine
+from sparserve.service.experiment import Experiment
+from sparserve.service.policy import Guard, Policy
+from sparserve.service.schemas import TextInput
 
 
 @pytest.fixture(scope="module")

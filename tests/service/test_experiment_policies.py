@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from live_traffic import COMPARE, ask, settle
 from tiny_bundles import TASK, graph, publish
 
-from models.store import Store
+from sparserve.models.store import Store
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_experiments_are_for_administrators(experiment) -> None:
 
 
 def test_policies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
-    from service.settings import Settings
+    from sparserve.service.settings import Settings
 
     policy = {"mode": "shadow", "candidate": "twin", "share": 0.1, "guard": {"agreement": 0.95}}
     monkeypatch.setenv("SPARSERVE_EXPERIMENTS", json.dumps({TASK: policy}))

@@ -8,15 +8,15 @@ from fastapi.testclient import TestClient
 from live_traffic import COMPARE, TEXTS, ask, differing, settle, written
 from tiny_bundles import TASK, graph, publish, short_sighted
 
-from models.store import Store
-from service.answers import answer
-from service.caller import Caller
-from service.classification import classify
-from service.context import Service
-from service.experiments import _place
-from service.faults import FAILURES_IN_ROW
-from service.policy import Guard, Policy
-from service.schemas import TextInput
+from sparserve.models.store import Store
+from sparserve.service.answers import answer
+from sparserve.service.caller import Caller
+from sparserve.service.classification import classify
+from sparserve.service.context import Service
+from sparserve.service.experiments import _place
+from sparserve.service.faults import FAILURES_IN_ROW
+from sparserve.service.policy import Guard, Policy
+from sparserve.service.schemas import TextInput
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from tiny_bundles import TASK, hungry, publish
 
 from benchmarks.service_process import wait_until
-from models.runtime import Tokens
-from models.store import Store
-from service import catalog
-from service.faults import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory, run_within_memory
+from sparserve.models.runtime import Tokens
+from sparserve.models.store import Store
+from sparserve.service import catalog
+from sparserve.service.faults import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory, run_within_memory
 
 URL = f"/v1/models/{TASK}/hungry/classify"
 LABELS = f'{{task="{TASK}",variant="hungry"}}'

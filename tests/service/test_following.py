@@ -11,14 +11,14 @@ from fastapi.testclient import TestClient
 from tiny_bundles import TASK, graph, publish
 
 from benchmarks.service_process import running, wait_until
-from models.store import Store
-from service import following
-from service.app import create_app
-from service.catalog import Catalog
-from service.errors import InvalidRequest
-from service.metrics import Metrics
-from service.orders import Orders
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service import following
+from sparserve.service.app import create_app
+from sparserve.service.catalog import Catalog
+from sparserve.service.errors import InvalidRequest
+from sparserve.service.metrics import Metrics
+from sparserve.service.orders import Orders
+from sparserve.service.settings import Settings
 
 DENSE = f"/v1/models/{TASK}/dense"
 

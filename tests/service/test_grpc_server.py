@@ -12,8 +12,8 @@ from grpc_service import Running, refusal, tensor
 from tiny_bundles import TASK
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from models.store import Store
-from service.grpc_messages import messages
+from sparserve.models.store import Store
+from sparserve.service.grpc_messages import messages
 
 TEXTS = ["a good movie", "bad", "ünïcödé 🎬"]
 Code = grpc.StatusCode

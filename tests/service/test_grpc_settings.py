@@ -20,11 +20,11 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.loopback import connected, json_request
 from benchmarks.service_process import wait_until
-from models.store import Store
-from service.app import create_app
-from service.keys_command import create
-from service.settings import Settings
-from service.shutdown import Drain, DrainingServer
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.keys_command import create
+from sparserve.service.settings import Settings
+from sparserve.service.shutdown import Drain, DrainingServer
 
 ROOT = Path(__file__).parents[2]
 Code = grpc.StatusCode
@@ -145,7 +145,17 @@ def test_a_port_that_is_none_is_refused(port: int) -> None:
 
 def test_a_taken_port_ends_the_process_and_says_so(start: Callable[..., Running], store: Store) -> None:
     taken = start().address.rpartition(":")[2]
-    command = [sys.executable, "-m", "service", "--store", str(store.root), "--port", "0", "--grpc-port", taken]
+    command = [
+        sys.executable,
+        "-m",
+        "sparserve.service",
+        "--store",
+        str(store.root),
+        "--port",
+        "0",
+        "--grpc-port",
+        taken,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 3
     assert taken in done.stderr
@@ -155,8 +165,8 @@ def test_without_the_extra_the_service_says_what_to_install() -> None:
     code = """
 import sys
 sys.modules["grpc"] = None
-import service.app
-from service.settings import Settings
+import sparserve.service.app
+from sparserve.service.settings import Settings
 try:
     Settings(grpc_port=9000)
 except ValueError as error:

@@ -6,8 +6,8 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.keys_command import create
+from sparserve.models.store import Store
+from sparserve.service.keys_command import create
 
 CLASSIFY = f"/v1/models/{TASK}/classify"
 INFER = f"/v2/models/{TASK}/infer"

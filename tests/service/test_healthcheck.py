@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from listening import listening
 
-from models.store import Store
-from service.app import create_app
-from service.healthcheck import main
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.healthcheck import main
+from sparserve.service.settings import Settings
 
 
 def test_it_asks_the_settings_port_or_the_one_it_is_given(
@@ -31,4 +31,4 @@ def test_it_asks_the_settings_port_or_the_one_it_is_given(
 
 def test_the_image_sets_the_port_by_the_environment() -> None:
     image = (Path(__file__).parents[2] / "docker" / "service.Dockerfile").read_text()
-    assert "SPARSERVE_PORT=8000" in image and "service.healthcheck" in image
+    assert "SPARSERVE_PORT=8000" in image and "sparserve.service.healthcheck" in image

@@ -9,12 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK, graph, publish
 
-from models.bundle import Bundle
-from models.store import Store
-from service import catalog as catalog_module
-from service.app import create_app
-from service.settings import Settings
-from service.wanted import wanted_of
+from sparserve.models.bundle import Bundle
+from sparserve.models.store import Store
+from sparserve.service import catalog as catalog_module
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
+from sparserve.service.wanted import wanted_of
 
 URL = f"/v1/models/{TASK}/classify"
 

@@ -8,9 +8,9 @@ from huggingface_hub import InferenceClient
 from listening import listening
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.app import create_app
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
 
 
 @pytest.fixture(scope="module")

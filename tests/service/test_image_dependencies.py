@@ -70,12 +70,12 @@ def test_it_serves_a_store_that_the_job_made(tiny_store, tmp_path):
                 body = json.load(answer)
             assert body["predictions"][0][0]["label"] in ("negative", "positive")
             health = {**environment, "SPARSERVE_PORT": str(port)}
-            check = [str(VENV / "bin" / "python"), "-m", "service.healthcheck"]
+            check = [str(VENV / "bin" / "python"), "-m", "sparserve.service.healthcheck"]
             assert subprocess.run(check, cwd=tmp_path, env=health, check=False).returncode == 0
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-    check = [str(VENV / "bin" / "python"), "-m", "service.healthcheck"]
+    check = [str(VENV / "bin" / "python"), "-m", "sparserve.service.healthcheck"]
     assert subprocess.run(check, cwd=tmp_path, env=health, check=False).returncode == 1
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from service.json_parsing import SMALL_BYTES, parsed
+from sparserve.service.json_parsing import SMALL_BYTES, parsed
 
 
 def collections() -> int:

@@ -6,13 +6,13 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 from starlette.responses import Response
 
-from service.context import Service
-from service.error_mapping import install_error_mapping
-from service.errors import InvalidRequest
-from service.json_route import DirectRoute, JsonRoute
-from service.schemas import ClassifyRequest, Prediction
-from service.settings import Settings
-from service.shutdown import Drain
+from sparserve.service.context import Service
+from sparserve.service.error_mapping import install_error_mapping
+from sparserve.service.errors import InvalidRequest
+from sparserve.service.json_route import DirectRoute, JsonRoute
+from sparserve.service.schemas import ClassifyRequest, Prediction
+from sparserve.service.settings import Settings
+from sparserve.service.shutdown import Drain
 
 JSON = {"Content-Type": "application/json"}
 BODIES = [

@@ -12,12 +12,12 @@ from huggingface_hub import InferenceClient
 from listening import listening
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.access import exposure
-from service.app import create_app
-from service.keys_command import create
-from service.settings import Settings
-from service.shutdown import Drain
+from sparserve.models.store import Store
+from sparserve.service.access import exposure
+from sparserve.service.app import create_app
+from sparserve.service.keys_command import create
+from sparserve.service.settings import Settings
+from sparserve.service.shutdown import Drain
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,17 @@ def test_the_warning_is_in_the_log_of_the_process(store: Store) -> None:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "service", "--store", str(store.root), "--host", "0.0.0.0", "--port", port]
+        command = [
+            sys.executable,
+            "-m",
+            "sparserve.service",
+            "--store",
+            str(store.root),
+            "--host",
+            "0.0.0.0",
+            "--port",
+            port,
+        ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert done.stderr.count("no keys_file is set") == 1
 

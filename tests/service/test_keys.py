@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stopped_clock import StoppedClock
 
-from models.__main__ import main as sparserve
-from models.errors import InputError
-from service.keys import LOOK_SECONDS, Keyring, read_keys
-from service.keys_command import create, main, revoke
+from sparserve.models.__main__ import main as sparserve
+from sparserve.models.errors import InputError
+from sparserve.service.keys import LOOK_SECONDS, Keyring, read_keys
+from sparserve.service.keys_command import create, main, revoke
 
 CLASSIFY = frozenset({"classify"})
 

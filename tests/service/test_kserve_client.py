@@ -13,9 +13,9 @@ import pytest
 from listening import listening
 from tiny_bundles import TASK, publish
 
-from models.store import Store
-from service.app import create_app
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
 
 INTERPRETER = Path(__file__).parents[2] / "build" / "kserve-venv" / "bin" / "python"
 TEXTS = ["a good movie", "ünïcödé 🎬"]

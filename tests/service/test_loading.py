@@ -9,14 +9,14 @@ import pytest
 from onnx import numpy_helper
 from starlette.testclient import TestClient
 
-from kernels.library import find_library
-from models import runtime
-from models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
-from models.errors import BundleError
-from models.store import Store
-from service.app import create_app
-from service.loading import load_engine
-from service.settings import Settings
+from sparserve.kernels.library import find_library
+from sparserve.models import runtime
+from sparserve.models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from sparserve.models.errors import BundleError
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.loading import load_engine
+from sparserve.service.settings import Settings
 
 OPTIONS = {"threads": 1, "sample_tolerance": 0.02}
 

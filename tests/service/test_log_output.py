@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from service.log_output import WAITING_LINES, Background, Descriptor
+from sparserve.service.log_output import WAITING_LINES, Background, Descriptor
 
 ROOT = Path(__file__).parents[2]
 FLOOD = """
 import logging, sys
-from service.logs import configure_logging
+from sparserve.service.logs import configure_logging
 configure_logging("info", "json")
 for number in range(int(sys.argv[1])):
     logging.info("line %d", number)

@@ -13,8 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.logs import FIELDS, JsonFormatter, TextFormatter, where
+from sparserve.models.store import Store
+from sparserve.service.logs import FIELDS, JsonFormatter, TextFormatter, where
 
 ROOT = Path(__file__).parents[2]
 URL = f"/v1/models/{TASK}/classify"
@@ -25,7 +25,7 @@ SECRET = "a secret text"
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     """The lines that requests have left, as they would be written."""
-    found = [JsonFormatter().format(record) for record in caplog.records if record.name == "service.requests"]
+    found = [JsonFormatter().format(record) for record in caplog.records if record.name == "sparserve.requests"]
     assert not any("\n" in line for line in found)
     return [json.loads(line) for line in found]
 
@@ -56,7 +56,7 @@ def test_a_line_says_what_is_known_of_a_request(line_of, store: Store) -> None:
     del known["bytes_in"], known["bytes_out"]
     assert known == {
         "level": "info",
-        "logger": "service.requests",
+        "logger": "sparserve.requests",
         "request_id": "mine",
         "trace_id": TRACE,
         "method": "POST",
@@ -171,7 +171,7 @@ def test_causes_that_go_round_end() -> None:
 
 SCRIPT = """
 import logging, sys, threading, warnings
-from service.logs import configure_logging
+from sparserve.service.logs import configure_logging
 configure_logging("info", {log_format})
 logging.getLogger("uvicorn.error").info("started")
 warnings.warn("take care")

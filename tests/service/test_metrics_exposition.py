@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.version import VERSION
+from sparserve.models.store import Store
+from sparserve.service.version import VERSION
 
 URL = f"/v1/models/{TASK}/classify"
 BASE_UNITS = ("seconds", "bytes", "ratio")

@@ -13,11 +13,11 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK, graph, publish
 
-from models.bundle import Bundle
-from models.errors import StoreError
-from models.manifest import Machine, Measurement
-from models.store import Store
-from service.mirror import KEPT_VERSIONS, Mirror
+from sparserve.models.bundle import Bundle
+from sparserve.models.errors import StoreError
+from sparserve.models.manifest import Machine, Measurement
+from sparserve.models.store import Store
+from sparserve.service.mirror import KEPT_VERSIONS, Mirror
 
 URL = "memory://bucket/store"
 CLASSIFY = f"/v1/models/{TASK}/classify"
@@ -200,7 +200,15 @@ def test_a_url_that_cannot_be_read_is_told_without_its_password(files, local: St
 
 
 def test_a_url_of_no_known_kind_is_told_at_the_start(local: Store) -> None:
-    command = [sys.executable, "-m", "service", "--store-url", "nothing://me:secret@x", "--store", str(local.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "sparserve.service",
+        "--store-url",
+        "nothing://me:secret@x",
+        "--store",
+        str(local.root),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "store_url nothing://x" in ended.stderr

@@ -4,9 +4,9 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import LABELS, TASK
 
-from models.store import Store
-from service.app import create_app
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
 
 
 def test_the_list_tells_enough_to_choose(client: TestClient, store: Store) -> None:

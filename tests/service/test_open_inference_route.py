@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from listening import listening
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.app import create_app
-from service.errors import ServiceError
-from service.open_inference import read_request
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.errors import ServiceError
+from sparserve.service.open_inference import read_request
+from sparserve.service.settings import Settings
 
 INFER = f"/v2/models/{TASK}/infer"
 # Two texts announced, five hundred thousand empty ones sent.

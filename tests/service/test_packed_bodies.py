@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_bundles import TASK
 
-from service.bodies import unpacked
-from service.errors import ServiceError, TooLarge
+from sparserve.service.bodies import unpacked
+from sparserve.service.errors import ServiceError, TooLarge
 
 ATTACKS = Path(__file__).parents[1] / "attacks" / "gzip"
 TEXT = json.dumps({"inputs": "good"}).encode()

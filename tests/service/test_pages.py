@@ -5,7 +5,7 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from service.routes.pages import FOLDER
+from sparserve.service.routes.pages import FOLDER
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.disagreements import Disagreement, Disagreements
-from service.metrics import Metrics
+from sparserve.service.disagreements import Disagreement, Disagreements
+from sparserve.service.metrics import Metrics
 
 pytestmark = pytest.mark.thorough
 

@@ -7,9 +7,9 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.app import create_app
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
 
 
 def test_ready_once_the_default_models_are_warm(client: TestClient) -> None:

@@ -14,7 +14,7 @@ from tiny_bundles import TASK
 
 from benchmarks.loopback import DEADLINE_SECONDS, ask, connected, json_request
 from benchmarks.service_process import ROOT, running
-from models.store import Store
+from sparserve.models.store import Store
 
 JOB_ONLY = ("torch", "transformers", "onnx", "yaml", "typer", "plotly", "pandas", "sklearn", "scipy")
 
@@ -75,13 +75,13 @@ def test_a_port_that_is_taken_is_an_error(store: Store) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "service", "--store", str(store.root), "--port", port]
+        command = [sys.executable, "-m", "sparserve.service", "--store", str(store.root), "--port", port]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
     assert done.returncode == 3
     assert "address already in use" in done.stderr
 
 
-@pytest.mark.parametrize("module", ["service.app", "service.__main__"])
+@pytest.mark.parametrize("module", ["sparserve.service.app", "sparserve.service.__main__"])
 def test_the_jobs_libraries_are_not_imported(module: str) -> None:
     code = f"import {module}, sys; print(*(set({JOB_ONLY!r}) & set(sys.modules)))"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}

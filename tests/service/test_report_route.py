@@ -6,8 +6,8 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.routes.report import accepted_format
+from sparserve.models.store import Store
+from sparserve.service.routes.report import accepted_format
 
 CONTENT = {"json": '{"é": 1}', "markdown": "# é", "html": "<!doctype html><p>é"}
 URL = f"/v1/reports/{TASK}"

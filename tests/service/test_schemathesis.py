@@ -14,10 +14,10 @@ import pytest
 from listening import listening
 from tiny_bundles import publish
 
-from models.store import Store
-from service.app import create_app
-from service.keys_command import create
-from service.settings import Settings
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.keys_command import create
+from sparserve.service.settings import Settings
 
 pytestmark = pytest.mark.thorough
 DATA = Path(__file__).parent / "data"

@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from tiny_bundles import TASK
 
-from service.settings import Settings
+from sparserve.service.settings import Settings
 
 URL = f"/v1/models/{TASK}/classify"
 ORIGIN = "https://app.example"

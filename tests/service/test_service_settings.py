@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.__main__ import main
-from service.settings import Settings
+from sparserve.service.__main__ import main
+from sparserve.service.settings import Settings
 
 
 def test_the_environment_sets_what_the_command_line_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from service.shutdown import turn_away
+from sparserve.service.shutdown import turn_away
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's packet filter")

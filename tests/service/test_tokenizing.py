@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from fake_engine import inputs
 
-from models.runtime import Tokens
-from service.errors import DeadlineExceeded, Overloaded
-from service.schemas import TextInput
-from service.tokenizing import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing
+from sparserve.models.runtime import Tokens
+from sparserve.service.errors import DeadlineExceeded, Overloaded
+from sparserve.service.schemas import TextInput
+from sparserve.service.tokenizing import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing
 
 SHORT = [TextInput(text="a" * (AT_ONCE - 1), text_pair="b")]
 LONG = [TextInput(text="a" * AT_ONCE, text_pair="b")]

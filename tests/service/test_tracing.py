@@ -17,10 +17,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import ValidationError
 from tiny_bundles import TASK
 
-from models.store import Store
-from service.app import create_app
-from service.settings import Settings
-from service.tracing import RequestTracer
+from sparserve.models.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
+from sparserve.service.tracing import RequestTracer
 
 ROOT = Path(__file__).parents[2]
 URL = f"/v1/models/{TASK}/classify"
@@ -81,14 +81,14 @@ def test_the_clients_trace_is_continued_and_logged(traced: Traced, caplog: pytes
     assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {TRACE}
     (request,) = [span for span in spans if span.kind is SpanKind.SERVER]
     assert request.parent and f"{request.parent.span_id:016x}" == PARENT
-    (line,) = [record for record in caplog.records if record.name == "service.requests"]
+    (line,) = [record for record in caplog.records if record.name == "sparserve.requests"]
     assert vars(line)["fields"]["trace_id"] == TRACE
 
 
 def test_without_the_clients_the_log_has_the_services_own(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     spans = traced(lambda client: client.post(URL, json={"inputs": "good"}))
-    (line,) = [record for record in caplog.records if record.name == "service.requests"]
+    (line,) = [record for record in caplog.records if record.name == "sparserve.requests"]
     assert spans[0].context and vars(line)["fields"]["trace_id"] == f"{spans[0].context.trace_id:032x}"
 
 
@@ -159,7 +159,7 @@ def test_a_collector_gets_the_spans_by_the_time_the_service_has_stopped(store: S
 )
 def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, "service.tracing")
+    monkeypatch.delitem(sys.modules, "sparserve.service.tracing")
     with pytest.raises(ValidationError, match=r'pip install "sparserve\[otel\]"'):
         Settings(otlp_endpoint="http://localhost:4318")
 

@@ -8,9 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from service.__main__ import uvicorn_config
-from service.app import create_app
-from service.settings import Settings
+from sparserve.service.__main__ import uvicorn_config
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
 
 
 def served_as_uvicorn_does(client: str, **settings: Any) -> TestClient:
@@ -34,7 +34,7 @@ def test_by_default_nobody_can_say_that_he_is_another(client: str) -> None:
 
 
 def test_a_trusted_proxy_says_who_its_clients_are(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "service.requests")
+    caplog.set_level("INFO", "sparserve.requests")
     client = served_as_uvicorn_does("10.0.0.1", trusted_proxies=["10.0.0.0/8"])
     assert statuses(client, MANY) == [200] * 4
     assert statuses(client, [MANY[0]] * 2) == [200, 429]
