@@ -131,9 +131,8 @@ def resident_bytes(arm: Arm, *, vocabulary: int, length: int, threads: int) -> i
     command = [sys.executable, "-m", "sparserve.models.measurement", str(arm.model_path.resolve()), *map(str, numbers)]
     if arm.library is not None:
         command += ["--library", str(arm.library)]
-    # The package may be a working copy that is not installed.
-    package_root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+    # The package may be a working copy that is not installed: the child searches where this process does.
+    path = os.pathsep.join(filter(None, sys.path))
     result = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": path},

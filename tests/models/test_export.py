@@ -86,7 +86,7 @@ def test_what_a_kill_leaves_behind_while_int8_is_made_is_gone_after_the_next_try
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(models.quantization, "quantize_dynamic", die)
+        patch.setattr(sparserve.models.quantization, "quantize_dynamic", die)
         quantize(exported[1], working / "model.onnx", Quantization())
     assert not logging.root.manager.disable, "a failed quantisation silenced all logs"
     assert list(killed.iterdir())

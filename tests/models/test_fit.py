@@ -162,9 +162,9 @@ def test_a_tokenizer_of_more_tokens_than_the_network_has_is_refused_before_a_tex
 
 def test_a_network_that_no_onnx_file_holds_is_refused(recipe, whole, monkeypatch):
     size = sum(parameter.numel() * 4 for parameter in outline(whole, Student()).parameters())
-    monkeypatch.setattr(models.fit, "LARGEST_GRAPH", size)
+    monkeypatch.setattr(sparserve.models.fit, "LARGEST_GRAPH", size)
     check_fit(whole, None, recipe())
-    monkeypatch.setattr(models.fit, "LARGEST_GRAPH", size - 1)
+    monkeypatch.setattr(sparserve.models.fit, "LARGEST_GRAPH", size - 1)
     with pytest.raises(CheckpointError, match=r"tiny-bert has weights of 0\.00 GiB in float32"):
         check_fit(whole, None, recipe())
 
