@@ -30,6 +30,7 @@ from benchmarks.accuracy_scores import divergence, logits, paired_drop
 from benchmarks.base_checkpoint import mpnet_base
 from benchmarks.glue import TASKS
 from benchmarks.stopwatch import Stopwatch
+from sparserve.models.bundle.inference import available_cpus
 from sparserve.models.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from sparserve.models.data import Dataset
 from sparserve.models.default_data import default_checkpoint
@@ -44,7 +45,6 @@ from sparserve.models.pruning.targets import encoder_linears
 from sparserve.models.recipe import Training
 from sparserve.models.recipe_files import load_recipe
 from sparserve.models.run import estimate_seconds
-from sparserve.models.runtime import available_cpus
 from sparserve.models.workspace import Workspace
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"

@@ -17,8 +17,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.pytorch_utils import prune_linear_layer
 
 from benchmarks.fused_graph import INPUT_NAMES, fused_graph
+from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import ParityError
-from sparserve.models.runtime import OnnxClassifier
 
 PARITY_SHAPES = ((1, 1), (1, 7), (3, 33), (2, 128))  # batch x length; the last row is half padding
 TOLERANCE = 1e-4  # of a logit

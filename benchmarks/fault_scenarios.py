@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.counting_clients import counting_clients, probing, wait_for_answers
 from benchmarks.hostile_clients import gone, half_closed, half_sent, wait_until_ended
 from benchmarks.service_process import ROOT, RunningService, running, wait_until
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.connections import allow_descriptors
 from tests.tiny_bundles import MAX_LENGTH, TASK, graph, hungry, manifest, publish, tokenizer_json
 

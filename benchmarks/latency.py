@@ -12,13 +12,13 @@ from rich.progress import Progress
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from sparserve.models.bundle import Bundle
+from sparserve.models.bundle.bundle import Bundle
+from sparserve.models.bundle.inference import sparse_model
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError
 from sparserve.models.files import write_atomically
 from sparserve.models.measurement import Arm, measure
-from sparserve.models.runtime import sparse_model
 from sparserve.models.sparse_measurement import SPARSE_ARM
-from sparserve.models.store import Store
 
 RESULTS = Path(__file__).parent / "results"
 

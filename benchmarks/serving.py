@@ -25,9 +25,9 @@ from benchmarks.serving_measure import Bench, Plan, Progress
 from benchmarks.serving_process import installed_bytes
 from benchmarks.serving_search import RateSearch
 from benchmarks.serving_texts import texts
+from sparserve.models.bundle.store import Store
 from sparserve.models.files import write_atomically
 from sparserve.models.machine import describe_machine
-from sparserve.models.store import Store
 from sparserve.service.settings import Settings
 
 RESULTS: Final = Path(__file__).parent / "results" / "serving.json"

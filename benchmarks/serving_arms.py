@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.serving_peers.classifier import MAX_BATCH, WINDOW_SECONDS
-from sparserve.models.bundle import Bundle
-from sparserve.models.store import CURRENT, Store
+from sparserve.models.bundle.bundle import Bundle
+from sparserve.models.bundle.store import CURRENT, Store
 
 SPARSERVE: Final = "sparserve"
 THREADS: Final = 1

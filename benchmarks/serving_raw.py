@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 
-from sparserve.models.bundle import open_bundle
-from sparserve.models.runtime import LoadedBundle, Tokens, load_bundle
+from sparserve.models.bundle.bundle import open_bundle
+from sparserve.models.bundle.inference import LoadedBundle, Tokens, load_bundle
 
 WARM_UP = 5
 

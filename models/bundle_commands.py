@@ -12,7 +12,7 @@ from sparserve.models.command_line import DEFAULT_STORE, StoreOption, explained
 from sparserve.models.errors import SparserveError, StoreError
 
 if TYPE_CHECKING:
-    from sparserve.models.store import Store
+    from sparserve.models.bundle.store import Store
 
 bundles_app = typer.Typer(help="Look at and switch what a store serves.", no_args_is_help=True)
 
@@ -62,7 +62,7 @@ def promote(
 ) -> None:
     """Let a variant answer with another version; also the way to roll back."""
     with explained():
-        from sparserve.models.store import Store
+        from sparserve.models.bundle.store import Store
 
         Store(store).promote(task, variant, version)
 
@@ -75,14 +75,14 @@ def default(
 ) -> None:
     """Choose the variant that a task answers with."""
     with explained():
-        from sparserve.models.store import Store
+        from sparserve.models.bundle.store import Store
 
         Store(store).set_default_variant(task, variant)
 
 
 def _existing(root: Path) -> "Store":
     """The store at a folder, which an empty table or no complaint would otherwise stand for where there is none."""
-    from sparserve.models.store import Store
+    from sparserve.models.bundle.store import Store
 
     if not root.is_dir():
         raise StoreError(f"there is no store {root}: name its folder with --store")

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import yaml
 
+from sparserve.models.bundle.manifest import Interval, Manifest
 from sparserve.models.findings import smaller, token_table_sentences
-from sparserve.models.manifest import Interval, Manifest
 from sparserve.models.report_schema import EncoderKept, token_bits
 from sparserve.models.templates import render
 

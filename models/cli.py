@@ -144,9 +144,9 @@ def report(
 ) -> None:
     """Print a task's compression/accuracy report, made anew from the bundles that are current."""
     with explained():
+        from sparserve.models.bundle.store import Store
         from sparserve.models.files import write_atomically
         from sparserve.models.report import build_report, terminal_table, to_html, to_markdown
-        from sparserve.models.store import Store
 
         found = build_report(Store(store), task)
         if format is ReportFormat.table:

@@ -14,8 +14,8 @@ import onnx
 from onnx import helper, numpy_helper
 from scipy import linalg
 
+from sparserve.models.bundle.manifest import TokenTable
 from sparserve.models.errors import CheckpointError, RecipeError
-from sparserve.models.manifest import TokenTable
 from sparserve.models.recipe import Embeddings
 from sparserve.models.tokens import TokenizedSplit
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
+from sparserve.models.bundle.inference import probabilities
+from sparserve.models.bundle.manifest import Agreement, ClassFigures, Evaluation, Interval, LostExample, ProblemType
 from sparserve.models.errors import TrainingError
-from sparserve.models.manifest import Agreement, ClassFigures, Evaluation, Interval, LostExample, ProblemType
-from sparserve.models.runtime import probabilities
 
 CONFIDENCE = 0.95
 CALIBRATION_BINS = 15

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sparserve.models.manifest import TokenTable
+from sparserve.models.bundle.manifest import TokenTable
 from sparserve.models.report_schema import DENSE, VariantReport
 from sparserve.models.templates import percent
 

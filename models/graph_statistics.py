@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from sparserve.models.bundle.manifest import Density, Flops, Sizes, Sparsity, TensorSparsity
 from sparserve.models.errors import BundleError
-from sparserve.models.manifest import Density, Flops, Sizes, Sparsity, TensorSparsity
 
 Group = Literal["encoder_linear", "other_linear", "embedding", "other"]
 Bits = Literal[4, 8, 16, 32, 64]

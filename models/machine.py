@@ -8,8 +8,8 @@ import cpuinfo
 import onnxruntime
 import psutil
 
-from sparserve.models.manifest import Machine
-from sparserve.models.runtime import available_cpus
+from sparserve.models.bundle.inference import available_cpus
+from sparserve.models.bundle.manifest import Machine
 
 # The instruction sets that decide how fast matrix kernels run, in the kernel's spelling.
 RELEVANT_ISA: Final = (

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from sparserve.models.bundle.inference import OnnxClassifier, available_cpus
+from sparserve.models.bundle.manifest import LatencyPoint, Measurement
 from sparserve.models.errors import BundleError
 from sparserve.models.machine import describe_machine
-from sparserve.models.manifest import LatencyPoint, Measurement
-from sparserve.models.runtime import OnnxClassifier, available_cpus
 
 DENSE: Final = "dense"
 DENSE_INT8: Final = "dense-int8"

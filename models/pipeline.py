@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from sparserve.models import steps
-from sparserve.models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from sparserve.models.bundle.inference import sparse_library
+from sparserve.models.bundle.manifest import Measurement
+from sparserve.models.bundle.store import Store
 from sparserve.models.checkpoint import Checkpoint
-from sparserve.models.manifest import Measurement
 from sparserve.models.measurement import Arm, measure
 from sparserve.models.networks import train_networks
 from sparserve.models.plan import DENSE, Job, Plan
@@ -22,9 +24,7 @@ from sparserve.models.quantization import quantize
 from sparserve.models.recipe import INT8, Embeddings
 from sparserve.models.report import write_report
 from sparserve.models.report_schema import Report
-from sparserve.models.runtime import sparse_library
 from sparserve.models.sparse_measurement import SPARSE_ARM, with_sparse
-from sparserve.models.store import Store
 from sparserve.models.training import Progress
 from sparserve.models.workspace import Workspace
 

@@ -7,6 +7,7 @@ from typing import Any
 from sparserve.kernels.library import LibraryError, find_library
 from sparserve.kernels.packed_format import FORMAT_VERSION
 from sparserve.kernels.packing import PackOptions, Values
+from sparserve.models.bundle.inference import available_cpus
 from sparserve.models.checkpoint import Checkpoint
 from sparserve.models.data import Dataset
 from sparserve.models.files import sha256
@@ -14,7 +15,6 @@ from sparserve.models.machine import describe_machine
 from sparserve.models.pruning.protocol import make_method
 from sparserve.models.pruning.unit_methods import make_unit_method
 from sparserve.models.recipe import INT8, Distillation, Embeddings, Recipe
-from sparserve.models.runtime import available_cpus
 from sparserve.models.sparse_graph import IR_VERSION, OPSET
 from sparserve.models.students import outputs_wanted
 from sparserve.models.teacher_outputs import cache_bytes

@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import SparserveError, StoreError
-from sparserve.models.store import Store
 
 
 def main(argv: list[str]) -> int:

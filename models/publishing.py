@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.models.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
+from sparserve.models.bundle.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
+from sparserve.models.bundle.manifest import Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
+from sparserve.models.bundle.store import Store
 from sparserve.models.card import model_card
 from sparserve.models.checkpoint import Checkpoint
 from sparserve.models.embeddings import EMBEDDINGS
 from sparserve.models.evaluation import compare_with_reference, evaluate
 from sparserve.models.graph_statistics import flops, sizes, sparsity
-from sparserve.models.manifest import Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
 from sparserve.models.plan import DENSE, Job, library_versions
 from sparserve.models.progress import Reporter
 from sparserve.models.recipe import INT8
 from sparserve.models.steps import PACKED, sample_answers
-from sparserve.models.store import Store
 
 FLOPS_LENGTH = 128
 

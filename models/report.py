@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from sparserve.models.bundle import Bundle
+from sparserve.models.bundle.bundle import Bundle
+from sparserve.models.bundle.manifest import Interval, Manifest
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError, StoreError
 from sparserve.models.files import write_atomically
 from sparserve.models.findings import findings
-from sparserve.models.manifest import Interval, Manifest
 from sparserve.models.plots import plots
 from sparserve.models.report_schema import (
     DENSE,
@@ -27,7 +28,6 @@ from sparserve.models.report_schema import (
     Zeros,
     token_bits,
 )
-from sparserve.models.store import Store
 from sparserve.models.templates import percent, render
 
 

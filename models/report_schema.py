@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field
 
-from sparserve.models.manifest import (
+from sparserve.models.bundle.manifest import (
     Count,
     Density,
     Evaluation,

@@ -17,8 +17,8 @@ from sparserve.kernels.packed_format import FORMAT_VERSION, PackingError
 from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from sparserve.kernels.unpacking import parts
 from sparserve.kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.models.bundle.manifest import Packed
 from sparserve.models.errors import CheckpointError
-from sparserve.models.manifest import Packed
 from sparserve.models.quantization import Bits, quantize_embeddings, quantize_weights
 
 DOMAIN: Final = "sparserve"

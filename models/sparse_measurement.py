@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from sparserve.models.bundle.inference import sparse_library
+from sparserve.models.bundle.manifest import LatencyPoint, Measurement, ProblemType, SparseMeasurement
 from sparserve.models.evaluation import decisions
-from sparserve.models.manifest import LatencyPoint, Measurement, ProblemType, SparseMeasurement
-from sparserve.models.runtime import sparse_library
 
 SPARSE_ARM: Final = " in the sparse runtime"
 

@@ -7,10 +7,10 @@ in memory.
 import logging
 from collections.abc import Mapping
 
-from sparserve.models.bundle import MODEL, SPARSE_MODEL
+from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL
+from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError, StoreError
-from sparserve.models.manifest import Manifest
-from sparserve.models.store import Store
 from sparserve.service.contents import Key, Refusal, files_of
 from sparserve.service.engine import Engine
 from sparserve.service.faults import out_of_memory

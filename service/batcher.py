@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from sparserve.models.runtime import Tokens
+from sparserve.models.bundle.inference import Tokens
 from sparserve.service.batch_queue import Batch, BatchQueue, Ticket
 from sparserve.service.engine import Engine, Logits
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge

@@ -14,8 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
-from sparserve.models.store import Store
 from sparserve.service.acceptance import Acceptance
 from sparserve.service.contents import Contents, Key, Refusal
 from sparserve.service.engine import Engine

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserve.models.runtime import Tokens
+from sparserve.models.bundle.inference import Tokens
 from sparserve.service.batcher import Batcher
 from sparserve.service.engine import Engine, Logits, scores
 from sparserve.service.request_record import RequestRecord, current_record

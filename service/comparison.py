@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.models.runtime import Tokens
+from sparserve.models.bundle.inference import Tokens
 from sparserve.service.agreement import agreeing
 from sparserve.service.batcher import Batcher
 from sparserve.service.classification import Classification, classify

@@ -7,9 +7,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
-from sparserve.models.manifest import Manifest
-from sparserve.models.runtime import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
+from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from sparserve.models.bundle.inference import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
+from sparserve.models.bundle.manifest import Manifest
 from sparserve.service.errors import InvalidRequest, TooManyTokens, Unavailable
 from sparserve.service.faults import Health
 from sparserve.service.pace import Pace

@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from sparserve.models.runtime import Tokens
+from sparserve.models.bundle.inference import Tokens
 from sparserve.service.agreement import said
 from sparserve.service.batcher import Batcher
 from sparserve.service.catalog import Catalog

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.models.runtime import Tokens
+from sparserve.models.bundle.inference import Tokens
 
 # Batches that may fail in a row; one bad input that is sent again and again should not be enough by itself to stop all.
 FAILURES_IN_ROW: Final = 3

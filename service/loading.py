@@ -5,10 +5,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from sparserve.models.bundle import Bundle
+from sparserve.models.bundle.bundle import Bundle
+from sparserve.models.bundle.inference import Runtime, load_bundle
+from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.errors import BundleError
-from sparserve.models.manifest import Manifest
-from sparserve.models.runtime import Runtime, load_bundle
 from sparserve.service.engine import Engine, Logits
 from sparserve.service.faults import run_within_memory
 from sparserve.service.schemas import TextInput

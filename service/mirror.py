@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from sparserve.models.bundle import MANIFEST, MAX_MANIFEST_BYTES, open_bundle, parse_manifest
+from sparserve.models.bundle.bundle import MANIFEST, MAX_MANIFEST_BYTES, open_bundle, parse_manifest
+from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.store import CURRENT, DEFAULT, REPORT_FORMATS, Store, is_name, is_version
 from sparserve.models.errors import BundleError, StoreError
 from sparserve.models.files import settle, temporary_folder, write_atomically
-from sparserve.models.manifest import Manifest
-from sparserve.models.store import CURRENT, DEFAULT, REPORT_FORMATS, Store, is_name, is_version
 
 logger = logging.getLogger(__name__)
 

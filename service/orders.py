@@ -7,8 +7,8 @@ to the store.
 import logging
 from dataclasses import replace
 
+from sparserve.models.bundle.store import is_version
 from sparserve.models.errors import BundleError, SparserveError, StoreError
-from sparserve.models.store import is_version
 from sparserve.service.catalog import Catalog
 from sparserve.service.contents import Key, listed
 from sparserve.service.engine import Engine

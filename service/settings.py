@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from sparserve.models.runtime import available_cpus
+from sparserve.models.bundle.inference import available_cpus
 from sparserve.service.policy import Policy
 
 THREADS_A_BATCH = 4

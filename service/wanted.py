@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
-from sparserve.models.store import Store
 from sparserve.service.contents import Key
 
 

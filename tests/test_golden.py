@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
 

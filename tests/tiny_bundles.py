@@ -9,9 +9,18 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from sparserve.models.bundle import Bundle
-from sparserve.models.manifest import Density, Flops, Lineage, Manifest, SampleAnswer, Sizes, Sparsity, TensorSparsity
-from sparserve.models.store import Store
+from sparserve.models.bundle.bundle import Bundle
+from sparserve.models.bundle.manifest import (
+    Density,
+    Flops,
+    Lineage,
+    Manifest,
+    SampleAnswer,
+    Sizes,
+    Sparsity,
+    TensorSparsity,
+)
+from sparserve.models.bundle.store import Store
 
 TASK = "movie-sentiment"
 LABELS = ("negative", "positive")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from sparserve.models.bundle import open_bundle
-from sparserve.models.runtime import load_bundle, probabilities
+from sparserve.models.bundle.bundle import open_bundle
+from sparserve.models.bundle.inference import load_bundle, probabilities
 
 # The same for every peer that has the setting: a batch of 32 texts at most, 5 ms to fill it.
 MAX_BATCH: Final = 32

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving_peers.classifier import MAX_BATCH, Options
-from sparserve.models.bundle import MODEL, TOKENIZER
-from sparserve.models.runtime import session_options
+from sparserve.models.bundle.bundle import MODEL, TOKENIZER
+from sparserve.models.bundle.inference import session_options
 
 NAME = "classifier"
 CONFIGURATION = ("config.json", "tokenizer_config.json")

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from sparserve.models.manifest import Count, Fraction, LatencyPoint, Name, Record, Version
-from sparserve.models.runtime import Runtime
+from sparserve.models.bundle.inference import Runtime
+from sparserve.models.bundle.manifest import Count, Fraction, LatencyPoint, Name, Record, Version
 
 Precision = Literal["fp32", "int8"]
 

@@ -6,8 +6,8 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
+from sparserve.models.bundle.manifest import Record
 from sparserve.models.files import write_atomically
-from sparserve.models.manifest import Record
 from sparserve.models.search.bisection import MakeTrial
 from sparserve.models.search.ladders import Candidate
 from sparserve.models.search.outcomes import Outcome

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from sparserve.kernels.library import LibraryError, find_library
-from sparserve.models.runtime import available_cpus
+from sparserve.models.bundle.inference import available_cpus
 from sparserve.service.context import ServiceDependency
 from sparserve.service.errors import Unavailable, problems
 from sparserve.service.schemas import Health, Info

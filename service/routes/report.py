@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import WithJsonSchema
 
+from sparserve.models.bundle.store import REPORT_FORMATS, Store
 from sparserve.models.errors import StoreError
-from sparserve.models.store import REPORT_FORMATS, Store
 from sparserve.service.context import ServiceDependency
 from sparserve.service.errors import NotAcceptable, UnknownResource, problems
 from sparserve.service.schemas import ReportLink, ReportList

@@ -15,8 +15,8 @@ from benchmarks.dense_encoders import (
     quantize_fused,
     random_classifier,
 )
+from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import ParityError
-from sparserve.models.runtime import OnnxClassifier
 
 TINY = EncoderShape("tiny", layers=2, hidden=32, heads=4, intermediate=64, vocabulary=100)
 

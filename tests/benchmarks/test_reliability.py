@@ -8,7 +8,7 @@ from tiny_bundles import TASK, publish
 from benchmarks import publish_reliability, reliability
 from benchmarks.service_process import running
 from benchmarks.soak import LONGEST_WORDS, Sample, figures, slope, soak
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 
 
 def samples(*rss: float) -> list[Sample]:

@@ -14,8 +14,8 @@ from benchmarks.serving_measure import Bench, Plan, Progress
 from benchmarks.serving_raw import ceiling, sorted_batches
 from benchmarks.serving_search import RateSearch, summary
 from benchmarks.serving_texts import LONGEST, SHORTEST, lengths, poisson_arrivals, texts
-from sparserve.models.runtime import Tokens, load_bundle
-from sparserve.models.store import Store
+from sparserve.models.bundle.inference import Tokens, load_bundle
+from sparserve.models.bundle.store import Store
 
 
 def test_arrivals_are_a_poisson_process_of_the_rate():

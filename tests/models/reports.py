@@ -6,11 +6,11 @@ import numpy as np
 import tiny_bundles
 from rich.console import Console
 
+from sparserve.models.bundle.manifest import Density, LatencyPoint, Machine, Measurement, Sparsity, TensorSparsity
+from sparserve.models.bundle.store import Store
 from sparserve.models.evaluation import compare_with_reference, evaluate
-from sparserve.models.manifest import Density, LatencyPoint, Machine, Measurement, Sparsity, TensorSparsity
 from sparserve.models.report import terminal_table
 from sparserve.models.report_schema import Report
-from sparserve.models.store import Store
 
 TASK = tiny_bundles.TASK
 ATTACK = "<script>alert('x')</script> | a\n\npipe & `code` </script>"

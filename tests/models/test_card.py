@@ -6,9 +6,9 @@ import tiny_bundles
 import yaml
 from huggingface_hub import ModelCard
 
+from sparserve.models.bundle.manifest import LatencyPoint, Machine, Measurement
 from sparserve.models.card import model_card
 from sparserve.models.evaluation import compare_with_reference, evaluate
-from sparserve.models.manifest import LatencyPoint, Machine, Measurement
 
 LABELS = ("neg|ative\n", "<script>alert(1)</script>")
 

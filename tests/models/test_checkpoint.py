@@ -6,10 +6,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from sparserve.models.bundle.inference import TextTokenizer
 from sparserve.models.checkpoint import adopt, load_classifier, resolve_checkpoint
 from sparserve.models.errors import CheckpointError
 from sparserve.models.files import sha256
-from sparserve.models.runtime import TextTokenizer
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 from small_recipes import small_fields
 from typer.testing import CliRunner
 
-from sparserve.models.bundle import SPARSE_MODEL
+from sparserve.models.bundle.bundle import SPARSE_MODEL
+from sparserve.models.bundle.store import Store
 from sparserve.models.cli import app
 from sparserve.models.recipe_files import load_recipe, shipped_recipes
-from sparserve.models.store import Store
 
 pytestmark = pytest.mark.thorough
 QUICKLY_MEASURED = {

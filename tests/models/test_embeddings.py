@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics.pairwise import cosine_similarity
 
+from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.bundle.manifest import TokenTable
 from sparserve.models.checkpoint import resolve_checkpoint
 from sparserve.models.data_sources import load_dataset
 from sparserve.models.embeddings import (
@@ -22,11 +24,9 @@ from sparserve.models.embeddings import (
 )
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.graph_statistics import flops, sparsity
-from sparserve.models.manifest import TokenTable
 from sparserve.models.quantization import quantize
 from sparserve.models.recipe import Embeddings, Quantization
 from sparserve.models.report_schema import token_bits
-from sparserve.models.runtime import OnnxClassifier
 from sparserve.models.sparse_graph import write_sparse_graph
 from sparserve.models.steps import shrink_tables
 from sparserve.models.tokens import TokenizedSplit

@@ -9,12 +9,12 @@ import torch
 from exporting import ENCODERS, classifier, export
 from onnx import numpy_helper
 
+from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import ParityError
 from sparserve.models.export import METADATA_KEY, set_metadata
 from sparserve.models.files import sha256
 from sparserve.models.quantization import quantize, quantize_rows
 from sparserve.models.recipe import Quantization
-from sparserve.models.runtime import OnnxClassifier
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import pytest
 import tiny_bundles
 from reports import TASK, printed
 
+from sparserve.models.bundle.manifest import Density, Flops, Sizes, Sparsity, TensorSparsity, TokenTable
+from sparserve.models.bundle.store import Store
 from sparserve.models.card import model_card
 from sparserve.models.findings import token_table_sentences
-from sparserve.models.manifest import Density, Flops, Sizes, Sparsity, TensorSparsity, TokenTable
 from sparserve.models.report import build_report, to_html, to_markdown
 from sparserve.models.report_schema import EncoderKept, Report, token_bits
-from sparserve.models.store import Store
 
 TABLE = TokenTable(tokens=30_522, rows=8_123, rank=None, energy_kept=1.0)
 

@@ -9,9 +9,9 @@ import pytest
 from tiny_bundles import TASK, graph, publish
 
 from sparserve.models.base_commands import base_command
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
 from sparserve.models.promotion import main
-from sparserve.models.store import Store
 
 
 @pytest.fixture

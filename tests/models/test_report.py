@@ -9,12 +9,12 @@ import pytest
 import tiny_bundles
 from reports import LABELS, MACHINE, TASK, measurement, printed, publish_variants, sparsity
 
-from sparserve.models.bundle import MANIFEST
+from sparserve.models.bundle.bundle import MANIFEST
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
 from sparserve.models.plots import plots
 from sparserve.models.report import build_report, to_html, to_markdown, write_report
 from sparserve.models.report_schema import Report
-from sparserve.models.store import Store
 
 
 @pytest.fixture

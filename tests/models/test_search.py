@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sparserve.models.manifest import LatencyPoint
+from sparserve.models.bundle.manifest import LatencyPoint
 from sparserve.models.recipe import Recipe
 from sparserve.models.search.bisection import Trial, search
 from sparserve.models.search.choice import baseline_points, best, frontier, nearest, points

@@ -5,10 +5,10 @@ from exporting import ENCODERS
 from onnx import numpy_helper
 
 from sparserve.kernels.unpacking import unpack_encoder
+from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import CheckpointError
 from sparserve.models.quantization import quantize
 from sparserve.models.recipe import Quantization
-from sparserve.models.runtime import OnnxClassifier
 from sparserve.models.sparse_graph import BLOB, write_sparse_graph
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from exporting import ENCODERS
 
-from sparserve.models.bundle import SPARSE_MODEL
+from sparserve.models.bundle.bundle import SPARSE_MODEL
 from sparserve.models.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError
 from sparserve.models.recipe import Quantization

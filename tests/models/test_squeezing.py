@@ -11,12 +11,12 @@ from squeezed import HEADS, HIDDEN, NARROW, UNEVEN, UNITS, logits, network_of, t
 from torch import nn
 
 from sparserve.models.attention_scores import attention_scores
+from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.encoder_layers import encoder_layers
 from sparserve.models.errors import CheckpointError
 from sparserve.models.graph_statistics import flops, sparsity
 from sparserve.models.quantization import quantize
 from sparserve.models.recipe import Quantization
-from sparserve.models.runtime import OnnxClassifier
 from sparserve.models.sparse_graph import write_sparse_graph
 from sparserve.models.squeezing import squeeze, structure_of
 from sparserve.models.structure import Structure

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparserve.models.bundle.manifest import LatencyPoint
 from sparserve.models.errors import InputError
-from sparserve.models.manifest import LatencyPoint
 from sparserve.models.search.outcomes import Serving
 from sparserve.models.search.targets import Target, parse_target, phrase
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from sparserve.models.bundle.store import Store
 from sparserve.models.checkpoint import resolve_checkpoint
 from sparserve.models.data_sources import load_dataset
 from sparserve.models.errors import (
@@ -26,7 +27,6 @@ from sparserve.models.search.presentation import trial_line
 from sparserve.models.search.session import Search
 from sparserve.models.search.targets import parse_target
 from sparserve.models.search.trials import RunTrials
-from sparserve.models.store import Store
 from sparserve.models.workspace import Workspace
 
 TARGETS = [parse_target("size<=58KB")]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserve.models.runtime import Tokens
+from sparserve.models.bundle.inference import Tokens
 from sparserve.service.faults import Health
 from sparserve.service.pace import Pace
 from sparserve.service.schemas import ModelRef

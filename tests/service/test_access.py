@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.access import ADMIN, ANY, CLASSIFY, Access, scopes_for
 from sparserve.service.app import create_app
 from sparserve.service.keys_command import create

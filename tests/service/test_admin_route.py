@@ -11,8 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK, publish
 
-from sparserve.models.bundle import Bundle
-from sparserve.models.store import Store
+from sparserve.models.bundle.bundle import Bundle
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.context import Service
 from sparserve.service.routes import admin

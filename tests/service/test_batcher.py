@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine, inputs
 
-from sparserve.models.runtime import Tokens
+from sparserve.models.bundle.inference import Tokens
 from sparserve.service.batcher import Answer, Batcher
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from sparserve.service.metrics import Metrics

@@ -9,7 +9,7 @@ from fastapi import Request
 from starlette.types import Message
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.caller import Caller, caller_of
 from sparserve.service.settings import Settings

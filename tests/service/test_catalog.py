@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK, forgetful, graph, publish, sample_of
 
-from sparserve.models.runtime import load_bundle
-from sparserve.models.store import Store
+from sparserve.models.bundle.inference import load_bundle
+from sparserve.models.bundle.store import Store
 
 Damage = Callable[[Path], object]
 

@@ -7,8 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import LABELS, MAX_LENGTH, TASK, graph, publish
 
-from sparserve.models.runtime import load_bundle, probabilities
-from sparserve.models.store import Store
+from sparserve.models.bundle.inference import load_bundle, probabilities
+from sparserve.models.bundle.store import Store
 
 URL = f"/v1/models/{TASK}/classify"
 

@@ -5,7 +5,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK, graph, publish
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 
 URL = f"/v1/models/{TASK}/compare"
 TEXTS = ["good film", "bad", "the film was dull", "fun"]

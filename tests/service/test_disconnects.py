@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
 

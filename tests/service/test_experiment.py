@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from sparserve.models.runtime import Tokens
+from sparserve.models.bundle.inference import Tokens
 from sparserve.service.classification import Classification
 from sparserve.service.comparison import Arm
 from sparserve.service.engine import Engine

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from live_traffic import COMPARE, ask, settle
 from tiny_bundles import TASK, graph, publish
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from live_traffic import COMPARE, TEXTS, ask, differing, settle, written
 from tiny_bundles import TASK, graph, publish, short_sighted
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.answers import answer
 from sparserve.service.caller import Caller
 from sparserve.service.classification import classify

@@ -10,7 +10,7 @@ from tiny_bundles import TASK
 
 from benchmarks import fault_scenarios as faults
 from benchmarks.service_process import RunningService, running
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 
 SLOW_CLIENTS = 1_000
 FULL = 64 * 1024  # bytes that a file may have: room for an empty database and no more

@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from tiny_bundles import TASK, hungry, publish
 
 from benchmarks.service_process import wait_until
-from sparserve.models.runtime import Tokens
-from sparserve.models.store import Store
+from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.store import Store
 from sparserve.service import catalog
 from sparserve.service.faults import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory, run_within_memory
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from tiny_bundles import TASK, graph, publish
 
 from benchmarks.service_process import running, wait_until
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service import following
 from sparserve.service.app import create_app
 from sparserve.service.catalog import Catalog

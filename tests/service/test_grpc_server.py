@@ -12,7 +12,7 @@ from grpc_service import Running, refusal, tensor
 from tiny_bundles import TASK
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.grpc_messages import messages
 
 TEXTS = ["a good movie", "bad", "ünïcödé 🎬"]

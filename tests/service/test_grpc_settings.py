@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.loopback import connected, json_request
 from benchmarks.service_process import wait_until
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.keys_command import create
 from sparserve.service.settings import Settings

@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.keys_command import create
 
 CLASSIFY = f"/v1/models/{TASK}/classify"

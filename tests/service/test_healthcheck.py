@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from listening import listening
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.healthcheck import main
 from sparserve.service.settings import Settings

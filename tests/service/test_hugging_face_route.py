@@ -8,7 +8,7 @@ from huggingface_hub import InferenceClient
 from listening import listening
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
 

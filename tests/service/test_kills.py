@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import fault_scenarios as faults
 from benchmarks.service_process import running
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 
 pytestmark = pytest.mark.thorough
 

@@ -10,10 +10,10 @@ from onnx import numpy_helper
 from starlette.testclient import TestClient
 
 from sparserve.kernels.library import find_library
-from sparserve.models import runtime
-from sparserve.models.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from sparserve.models.bundle import inference as runtime
+from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError
-from sparserve.models.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.loading import load_engine
 from sparserve.service.settings import Settings

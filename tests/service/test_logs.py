@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.logs import FIELDS, JsonFormatter, TextFormatter, where
 
 ROOT = Path(__file__).parents[2]

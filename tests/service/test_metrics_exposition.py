@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.version import VERSION
 
 URL = f"/v1/models/{TASK}/classify"

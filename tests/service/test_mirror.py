@@ -13,10 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK, graph, publish
 
-from sparserve.models.bundle import Bundle
+from sparserve.models.bundle.bundle import Bundle
+from sparserve.models.bundle.manifest import Machine, Measurement
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
-from sparserve.models.manifest import Machine, Measurement
-from sparserve.models.store import Store
 from sparserve.service.mirror import KEPT_VERSIONS, Mirror
 
 URL = "memory://bucket/store"

@@ -4,7 +4,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import LABELS, TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
 

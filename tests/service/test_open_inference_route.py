@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from listening import listening
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.errors import ServiceError
 from sparserve.service.open_inference import read_request

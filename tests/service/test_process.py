@@ -14,7 +14,7 @@ from tiny_bundles import TASK
 
 from benchmarks.loopback import DEADLINE_SECONDS, ask, connected, json_request
 from benchmarks.service_process import ROOT, running
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 
 JOB_ONLY = ("torch", "transformers", "onnx", "yaml", "typer", "plotly", "pandas", "sklearn", "scipy")
 

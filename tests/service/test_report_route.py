@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.routes.report import accepted_format
 
 CONTENT = {"json": '{"é": 1}', "markdown": "# é", "html": "<!doctype html><p>é"}

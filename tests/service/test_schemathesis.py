@@ -14,7 +14,7 @@ import pytest
 from listening import listening
 from tiny_bundles import publish
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.keys_command import create
 from sparserve.service.settings import Settings

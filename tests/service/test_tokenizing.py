@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_engine import inputs
 
-from sparserve.models.runtime import Tokens
+from sparserve.models.bundle.inference import Tokens
 from sparserve.service.errors import DeadlineExceeded, Overloaded
 from sparserve.service.schemas import TextInput
 from sparserve.service.tokenizing import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing

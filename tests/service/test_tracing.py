@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import ValidationError
 from tiny_bundles import TASK
 
-from sparserve.models.store import Store
+from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
 from sparserve.service.tracing import RequestTracer

@@ -16,7 +16,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from sparserve.kernels.library import Library, LibraryError, find_library
-from sparserve.models.bundle import SPARSE_MODEL, Bundle
+from sparserve.models.bundle.bundle import SPARSE_MODEL, Bundle
 from sparserve.models.errors import BundleError
 
 Runtime = Literal["onnx", "sparse"]

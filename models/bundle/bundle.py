@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
+from sparserve.models.bundle.manifest import SCHEMA_VERSION, FileRecord, Manifest
 from sparserve.models.errors import BundleError
 from sparserve.models.files import settle, sha256, temporary_folder, write_atomically
-from sparserve.models.manifest import SCHEMA_VERSION, FileRecord, Manifest
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"

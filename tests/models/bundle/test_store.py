@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tiny_bundles import TASK, graph, publish
 
+from sparserve.models.bundle.store import Store
 from sparserve.models.errors import EnvironmentFault, StoreError
-from sparserve.models.store import Store
 
 
 @pytest.fixture

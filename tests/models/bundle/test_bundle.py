@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_bundles import graph, manifest, tokenizer_json
 
-from sparserve.models.bundle import MAX_MANIFEST_BYTES, Bundle, open_bundle, write_bundle
+from sparserve.models.bundle.bundle import MAX_MANIFEST_BYTES, Bundle, open_bundle, write_bundle
+from sparserve.models.bundle.manifest import Machine, Measurement, Sizes, SparseMeasurement, TokenTable
 from sparserve.models.errors import BundleError, EnvironmentFault
-from sparserve.models.manifest import Machine, Measurement, Sizes, SparseMeasurement, TokenTable
 
-ATTACKS = Path(__file__).parents[1] / "attacks" / "manifests"
+ATTACKS = Path(__file__).parents[2] / "attacks" / "manifests"
 REASONS = {
     "bytes-negative": "files.model.onnx.bytes",
     "cut": "is not JSON",

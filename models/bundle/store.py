@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparserve.models.bundle import MANIFEST, Bundle, open_bundle, write_bundle
+from sparserve.models.bundle.bundle import MANIFEST, Bundle, open_bundle, write_bundle
+from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.errors import StoreError
 from sparserve.models.files import write_atomically
-from sparserve.models.manifest import Manifest
 
 CURRENT = "current"
 DEFAULT = "default"
