@@ -31,9 +31,10 @@ from benchmarks.base_checkpoint import mpnet_base
 from benchmarks.glue import TASKS
 from benchmarks.stopwatch import Stopwatch
 from sparserve.models.bundle.inference import available_cpus
-from sparserve.models.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
-from sparserve.models.data import Dataset
-from sparserve.models.default_data import default_checkpoint
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.defaults import default_checkpoint
+from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
+from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.errors import SparserveError
 from sparserve.models.files import write_atomically
 from sparserve.models.machine import describe_machine
@@ -41,9 +42,8 @@ from sparserve.models.networks import fine_tune, train_networks
 from sparserve.models.plan import Job, Plan, make_plan
 from sparserve.models.precision import trains_in_bf16
 from sparserve.models.progress import PlainReporter, Reporter
-from sparserve.models.pruning.targets import encoder_linears
-from sparserve.models.recipe import Training
-from sparserve.models.recipe_files import load_recipe
+from sparserve.models.recipes.loading import load_recipe
+from sparserve.models.recipes.schema import Training
 from sparserve.models.run import estimate_seconds
 from sparserve.models.workspace import Workspace
 

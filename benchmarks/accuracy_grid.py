@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sparserve.models.recipe import Training
+from sparserve.models.recipes.schema import Training
 
 Kind = Literal["weights", "units", "layers"]
 SEEDS = (0, 1, 2)

@@ -9,13 +9,13 @@ from benchmarks.glue import Task
 from sparserve.models import steps
 from sparserve.models.bundle.bundle import SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
-from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import SparserveError
 from sparserve.models.measurement import Arm, measure
 from sparserve.models.pipeline import build_graphs
 from sparserve.models.plan import DENSE, Plan
 from sparserve.models.progress import Reporter
-from sparserve.models.recipe import INT8
+from sparserve.models.recipes.schema import INT8
 from sparserve.models.sparse_measurement import SPARSE_ARM
 from sparserve.models.workspace import Workspace
 

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from scipy import special, stats
 
-from sparserve.models.checkpoint import Checkpoint, load_classifier
-from sparserve.models.data import Dataset
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.tokenization import Collator, tokenize
+from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
 from sparserve.models.steps import pad_token_id
-from sparserve.models.tokens import Collator, tokenize
 
 Score = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float]
 RESAMPLES = 1000

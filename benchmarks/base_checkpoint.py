@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from sparserve.models.default_data import Fetch, pip_download
+from sparserve.models.data.defaults import Fetch, pip_download
 from sparserve.models.errors import EnvironmentFault
 from sparserve.models.files import settle, sha256, temporary_folder
 

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from sparserve.models.data import Dataset
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.loading import load_dataset
 from sparserve.models.files import sha256, write_atomically
 
 Metric = Literal["accuracy", "f1", "mcc"]

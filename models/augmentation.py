@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sparserve.models.checkpoint import Checkpoint
-from sparserve.models.data import Split
+from sparserve.models.data.dataset import Split
+from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError, DataError
 from sparserve.models.files import write_atomically
-from sparserve.models.recipe import Augmentation
+from sparserve.models.recipes.schema import Augmentation
 from sparserve.models.training import Progress
 from sparserve.models.word_candidates import (
     Span,

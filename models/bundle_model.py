@@ -7,8 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from sparserve.models.bundle.bundle import open_bundle
-from sparserve.models.checkpoint import load_classifier, resolve_checkpoint
 from sparserve.models.embeddings import restored_table
+from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
 from sparserve.models.errors import CheckpointError
 
 CHECKPOINT = "checkpoint"

@@ -170,7 +170,7 @@ def report(
 def recipes() -> None:
     """List the recipes that ship."""
     with explained():
-        from sparserve.models.recipe_files import load_recipe, shipped_recipes
+        from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 
         table = Table("recipe", "variant", "what it does")
         for name in shipped_recipes():

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sparserve.models.encoders.layer_mapping import hidden_state_mapping, uniform_choice
 from sparserve.models.errors import RecipeError
-from sparserve.models.layer_mapping import hidden_state_mapping, uniform_choice
-from sparserve.models.recipe import Distillation
+from sparserve.models.recipes.schema import Distillation
 
 
 @dataclass(frozen=True)

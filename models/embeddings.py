@@ -15,9 +15,9 @@ from onnx import helper, numpy_helper
 from scipy import linalg
 
 from sparserve.models.bundle.manifest import TokenTable
+from sparserve.models.data.tokenization import TokenizedSplit
 from sparserve.models.errors import CheckpointError, RecipeError
-from sparserve.models.recipe import Embeddings
-from sparserve.models.tokens import TokenizedSplit
+from sparserve.models.recipes.schema import Embeddings
 
 EMBEDDINGS: Final = "embeddings.json"  # the TokenTable of the graph beside it
 REMAP: Final = ".remap"

@@ -7,23 +7,23 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from sparserve.models.augmentation import check_augmentation
-from sparserve.models.checkpoint import Checkpoint
-from sparserve.models.data import Dataset
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.tokenization import tokenize
 from sparserve.models.embeddings import count_tokens
-from sparserve.models.encoder_layers import encoder_layers
+from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.encoders.layer_mapping import uniform_choice
+from sparserve.models.encoders.layers import encoder_layers
+from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.shrinking import SQUEEZED_START, check_shape
+from sparserve.models.encoders.squeezing import squeeze
+from sparserve.models.encoders.structure import load_structure
 from sparserve.models.errors import CheckpointError, RecipeError
-from sparserve.models.layer_mapping import uniform_choice
 from sparserve.models.pruning.callback import Pruner
 from sparserve.models.pruning.protocol import make_method
-from sparserve.models.pruning.targets import encoder_linears
 from sparserve.models.pruning.unit_method import kept_count
 from sparserve.models.pruning.unit_methods import make_unit_method
-from sparserve.models.recipe import Recipe, Student
-from sparserve.models.small_students import SQUEEZED_START, check_shape
-from sparserve.models.squeezing import squeeze
-from sparserve.models.structure import load_structure
+from sparserve.models.recipes.schema import Recipe, Student
 from sparserve.models.students import calibration_rows, outputs_wanted
-from sparserve.models.tokens import tokenize
 
 POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 # One ONNX file is one protobuf message of less than 2 GiB; what is not weights takes far less than this.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparserve.models import steps, students
 from sparserve.models.augmentation import augment, read_split, write_split
-from sparserve.models.checkpoint import Checkpoint, adopt, resolve_checkpoint
+from sparserve.models.encoders.checkpoint import Checkpoint, adopt, resolve_checkpoint
 from sparserve.models.plan import SHAPE, Plan
 from sparserve.models.processes import everywhere, rows_each
 from sparserve.models.progress import Reporter

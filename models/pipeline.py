@@ -14,14 +14,14 @@ from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import Measurement
 from sparserve.models.bundle.store import Store
-from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.measurement import Arm, measure
 from sparserve.models.networks import train_networks
 from sparserve.models.plan import DENSE, Job, Plan
 from sparserve.models.progress import Reporter
 from sparserve.models.publishing import publish
 from sparserve.models.quantization import quantize
-from sparserve.models.recipe import INT8, Embeddings
+from sparserve.models.recipes.schema import INT8, Embeddings
 from sparserve.models.report import write_report
 from sparserve.models.report_schema import Report
 from sparserve.models.sparse_measurement import SPARSE_ARM, with_sparse

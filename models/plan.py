@@ -8,17 +8,17 @@ from sparserve.kernels.library import LibraryError, find_library
 from sparserve.kernels.packed_format import FORMAT_VERSION
 from sparserve.kernels.packing import PackOptions, Values
 from sparserve.models.bundle.inference import available_cpus
-from sparserve.models.checkpoint import Checkpoint
-from sparserve.models.data import Dataset
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.tokenization import tokenize
+from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.files import sha256
 from sparserve.models.machine import describe_machine
 from sparserve.models.pruning.protocol import make_method
 from sparserve.models.pruning.unit_methods import make_unit_method
-from sparserve.models.recipe import INT8, Distillation, Embeddings, Recipe
+from sparserve.models.recipes.schema import INT8, Distillation, Embeddings, Recipe
 from sparserve.models.sparse_graph import IR_VERSION, OPSET
 from sparserve.models.students import outputs_wanted
 from sparserve.models.teacher_outputs import cache_bytes
-from sparserve.models.tokens import tokenize
 from sparserve.models.workspace import Step
 
 DENSE = "dense"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sparserve.models.processes import uses_gpu
-from sparserve.models.recipe import Training
+from sparserve.models.recipes.schema import Training
 
 
 def has_bf16() -> bool:

@@ -17,7 +17,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from sparserve.models.embeddings import BASIS, replace_node, token_lookup
 from sparserve.models.errors import CheckpointError
-from sparserve.models.recipe import Quantization
+from sparserve.models.recipes.schema import Quantization
 
 Bits = Literal[4, 8]
 LARGEST_BLOCK: Final = 32  # entries that share a scale at 4 bits

@@ -14,10 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from sparserve.models.bundle.inference import available_cpus
 from sparserve.models.bundle.manifest import Name
 from sparserve.models.bundle.store import Store
-from sparserve.models.checkpoint import Checkpoint, resolve_checkpoint
-from sparserve.models.data import Dataset, Split
-from sparserve.models.data_sources import load_dataset
-from sparserve.models.default_data import default_checkpoint
+from sparserve.models.data.dataset import Dataset, Split
+from sparserve.models.data.defaults import default_checkpoint
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.data.tokenization import tokenize
+from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
 from sparserve.models.errors import InputError
 from sparserve.models.files import write_atomically
 from sparserve.models.fit import check_calibration, check_fit, check_teacher, check_vocabulary, starting_from
@@ -25,9 +26,8 @@ from sparserve.models.pipeline import run_plan
 from sparserve.models.plan import Job, Plan, make_plan
 from sparserve.models.precision import has_bf16
 from sparserve.models.progress import Reporter
-from sparserve.models.recipe_files import load_recipe
+from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.report_schema import Report
-from sparserve.models.tokens import tokenize
 from sparserve.models.word_candidates import has_masked_lm_head
 from sparserve.models.workspace import Workspace
 

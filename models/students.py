@@ -11,19 +11,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sparserve.models.checkpoint import PRUNED, Checkpoint, load_classifier
-from sparserve.models.data import Dataset
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.tokenization import Collator, TokenizedSplit, tokenize
 from sparserve.models.distillation import distillation_loss, make_projection
+from sparserve.models.encoders.checkpoint import PRUNED, Checkpoint, load_classifier
+from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.shrinking import kept_dimensions, shrink
 from sparserve.models.processes import is_main, unwrapped
 from sparserve.models.pruning.callback import MASKS, PruningCallback
 from sparserve.models.pruning.one_shot import prune_once
-from sparserve.models.pruning.targets import encoder_linears
 from sparserve.models.pruning.unit_methods import make_unit_method
-from sparserve.models.recipe import Distillation, Pruning, Recipe, Squeeze
-from sparserve.models.small_students import kept_dimensions, shrink
+from sparserve.models.recipes.schema import Distillation, Pruning, Recipe, Squeeze
 from sparserve.models.steps import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
 from sparserve.models.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network
-from sparserve.models.tokens import Collator, TokenizedSplit, tokenize
 from sparserve.models.training import Loss, Progress, train
 
 PROJECTION = "distillation_projection"

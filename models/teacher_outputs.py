@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from sparserve.models.attention_scores import attention_scores
+from sparserve.models.data.tokenization import Collator, TokenizedSplit
 from sparserve.models.distillation import NetworkOutputs
-from sparserve.models.pruning.targets import encoder_linears
-from sparserve.models.tokens import Collator, TokenizedSplit
+from sparserve.models.encoders.attention_scores import attention_scores
+from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.training import Progress
 
 HALF_MAX = float(np.finfo(np.float16).max)

@@ -23,12 +23,12 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from sparserve.models.data.tokenization import Collator, LengthBucketSampler, TokenizedSplit
 from sparserve.models.errors import TrainingError
 from sparserve.models.files import write_atomically
 from sparserve.models.precision import fast_attention, trains_in_bf16
 from sparserve.models.processes import count, is_main, mean, rows_each, uses_gpu, wait
-from sparserve.models.recipe import Student, Training
-from sparserve.models.tokens import Collator, LengthBucketSampler, TokenizedSplit
+from sparserve.models.recipes.schema import Student, Training
 
 Progress = Callable[[int, int, str], None]
 Loss = Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
-from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.processes import uses_gpu
 from sparserve.models.training import Progress

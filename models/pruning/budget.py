@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.models.encoder_layers import EncoderLayer
+from sparserve.models.encoders.layers import EncoderLayer
 from sparserve.models.errors import RecipeError
 
 Importance = Sequence[npt.NDArray[np.float64]]  # of each layer's heads or units, the lowest layer first

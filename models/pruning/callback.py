@@ -10,11 +10,11 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.pruning.masks import Masks
 from sparserve.models.pruning.protocol import make_method
 from sparserve.models.pruning.schedules import next_update, sparsity_at
-from sparserve.models.pruning.targets import encoder_linears
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 MASKS = "masks.safetensors"
 _MASK, _METHOD = "mask/", "method/"

@@ -8,7 +8,7 @@ from torch import nn
 from sparserve.models.errors import RecipeError
 from sparserve.models.pruning.masks import expand, pool
 from sparserve.models.pruning.method import PruningMethod
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 
 class GroupLasso(PruningMethod):

@@ -15,7 +15,7 @@ from torch import nn
 from sparserve.models.errors import RecipeError
 from sparserve.models.processes import mean
 from sparserve.models.pruning.method import PruningMethod
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 
 class LayerwiseObs(PruningMethod):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders.layers import EncoderLayer, encoder_layers
 from sparserve.models.errors import TrainingError
 from sparserve.models.pruning.unit_method import Batch, model_inputs
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 
 class PruningMethod(ABC):

@@ -7,7 +7,7 @@ from torch import nn
 
 from sparserve.models.errors import RecipeError
 from sparserve.models.pruning.method import PruningMethod
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 # Of two weights with the same S, as all have at first, the smaller goes: |W| counts for this part of one step of S.
 _TIE_BREAK = 1e-3

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparserve.models import squeezing
-from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders import squeezing
+from sparserve.models.encoders.layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.pruning.moments import JointMoments
 from sparserve.models.pruning.reconstruction import REVISION, squeeze_and_refit
 from sparserve.models.pruning.unit_method import Batch, UnitMethod, kept_count, model_inputs
-from sparserve.models.recipe import Squeeze
-from sparserve.models.structure import Structure
+from sparserve.models.recipes.schema import Squeeze
 
 
 def mutual_information(moments: JointMoments, shrinkage: float, kept: Sequence[int] | None = None) -> Tensor:

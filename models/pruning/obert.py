@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from sparserve.models.errors import RecipeError
 from sparserve.models.pruning.method import PruningMethod
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 # Blocks whose Fisher matrices exist at a time: at 50 weights a block and 64-bit numbers, 20 MB.
 _BLOCKS_AT_A_TIME = 1024

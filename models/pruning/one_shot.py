@@ -11,7 +11,7 @@ from torch import nn
 
 from sparserve.models.errors import TrainingError
 from sparserve.models.pruning.callback import Pruner
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 Loss = Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
 Progress = Callable[[int, int, str], None]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sparserve.models.pruning.method import PruningMethod
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 
 class Platon(PruningMethod):

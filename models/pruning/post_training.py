@@ -10,15 +10,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from sparserve.models import squeezing
-from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders import squeezing
+from sparserve.models.encoders.layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import RecipeError
 from sparserve.models.pruning.budget import Importance, affordable, most_important, operations, search
 from sparserve.models.pruning.mask_gradients import mask_gradients, rearrange
 from sparserve.models.pruning.reconstruction import DAMPING, REVISION, squeeze_and_refit
 from sparserve.models.pruning.unit_method import Batch, UnitMethod, kept_count
-from sparserve.models.recipe import Squeeze
-from sparserve.models.structure import Structure
+from sparserve.models.recipes.schema import Squeeze
 
 
 class PostTraining(UnitMethod):

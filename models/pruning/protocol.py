@@ -14,7 +14,7 @@ from sparserve.models.pruning.method import PruningMethod
 from sparserve.models.pruning.movement import Movement, SoftMovement
 from sparserve.models.pruning.obert import OBert
 from sparserve.models.pruning.platon import Platon
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 Made = TypeVar("Made")
 _KINDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}

@@ -13,11 +13,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from sparserve.models import squeezing
-from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders import squeezing
+from sparserve.models.encoders.layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders.structure import Structure
 from sparserve.models.pruning.moments import JointMoments
 from sparserve.models.pruning.unit_method import Batch, model_inputs
-from sparserve.models.structure import Structure
 
 DAMPING: Final = 0.01  # from 0.001 to 1 the answers hardly differ
 REVISION: Final = 2  # raised when the same network is refitted to another one than before

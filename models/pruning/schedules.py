@@ -1,6 +1,6 @@
 """How sparsity rises over training: pure functions of progress (0 at the first update, 1 at the last)."""
 
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 
 def cubic(progress: float, initial: float, final: float) -> float:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import RecipeError
-from sparserve.models.recipe import Squeeze
-from sparserve.models.structure import Structure
+from sparserve.models.recipes.schema import Squeeze
 
 Batch = Mapping[str, torch.Tensor]
 

@@ -6,7 +6,7 @@ from sparserve.models.pruning.mutual_information import MutualInformation
 from sparserve.models.pruning.post_training import PostTraining
 from sparserve.models.pruning.protocol import make
 from sparserve.models.pruning.unit_method import UnitMethod
-from sparserve.models.recipe import Squeeze
+from sparserve.models.recipes.schema import Squeeze
 
 UNIT_METHODS: Mapping[str, type[UnitMethod]] = {
     "mutual-information": MutualInformation,

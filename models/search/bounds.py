@@ -5,9 +5,9 @@ No level of a ladder makes the token table smaller, and in a small model it is m
 
 from transformers import PreTrainedModel
 
-from sparserve.models.checkpoint import Checkpoint
+from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.fit import outline, starting_from
-from sparserve.models.recipe import Embeddings, Quantization, Recipe, Student
+from sparserve.models.recipes.schema import Embeddings, Quantization, Recipe, Student
 
 FLOAT_BITS = 32
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sparserve.models.errors import RecipeError
-from sparserve.models.recipe import Recipe
+from sparserve.models.recipes.schema import Recipe
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)
 KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)

@@ -11,8 +11,8 @@ from rich.console import Console
 from sparserve.models.errors import InputError, RecipeError, TargetError
 from sparserve.models.fit import check_calibration, check_fit, check_vocabulary, starting_from
 from sparserve.models.progress import Reporter
-from sparserve.models.recipe import Recipe
-from sparserve.models.recipe_files import load_recipe, shipped_recipes
+from sparserve.models.recipes.loading import load_recipe, shipped_recipes
+from sparserve.models.recipes.schema import Recipe
 from sparserve.models.report import write_report
 from sparserve.models.run import CompressOptions, Run, prepare
 from sparserve.models.search.bisection import Trial, search

@@ -15,7 +15,7 @@ from sparserve.models.errors import CheckpointError, ParityError, RecipeError, T
 from sparserve.models.evaluation import DECIMALS
 from sparserve.models.plan import DENSE, Plan, make_plan
 from sparserve.models.progress import Reporter
-from sparserve.models.recipe import INT8, Recipe
+from sparserve.models.recipes.schema import INT8, Recipe
 from sparserve.models.run import Run
 from sparserve.models.search.ladders import Candidate
 from sparserve.models.search.outcomes import Outcome, Serving

@@ -12,7 +12,7 @@ from benchmarks.accuracy_scales import BASE, SCALES, SMALL
 from benchmarks.accuracy_scores import divergence, mean_interval, paired_drop
 from benchmarks.glue import TASKS
 from benchmarks.publish_accuracy import accuracy, page
-from sparserve.models.recipe_files import load_recipe, shipped_recipes
+from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))

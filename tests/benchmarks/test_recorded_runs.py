@@ -8,7 +8,7 @@ import pytest
 from benchmarks.accuracy import Benchmark
 from benchmarks.accuracy_grid import cells
 from benchmarks.accuracy_scales import SMALL
-from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.encoders.checkpoint import resolve_checkpoint
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import torch
 from exporting import LABELS
 
-from sparserve.models.checkpoint import load_classifier
+from sparserve.models.encoders.checkpoint import load_classifier
 
 
 def classifier(folder, problem_type="single_label_classification"):

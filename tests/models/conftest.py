@@ -10,7 +10,7 @@ from exporting import classifier, export
 from shared_folders import made_once
 from transformers import AutoModelForSequenceClassification
 
-from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.encoders.checkpoint import resolve_checkpoint
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Random sparse classifiers of every architecture, and how tests export them."""
 
-from sparserve.models.checkpoint import load_classifier
+from sparserve.models.encoders.checkpoint import load_classifier
 from sparserve.models.export import export_onnx
 
 LABELS = ("negative", "neutral", "positive")

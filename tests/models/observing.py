@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 
 def observed(method, weight, *gradients, pruning=None):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sparserve.models.recipe import Recipe
+from sparserve.models.recipes.schema import Recipe
 
 
 def small_fields(recipe: Recipe) -> dict[str, Any]:

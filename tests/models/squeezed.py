@@ -4,7 +4,7 @@ import torch
 from exporting import classifier
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from sparserve.models.structure import Structure
+from sparserve.models.encoders.structure import Structure
 
 HEADS, UNITS, HIDDEN = 4, 48, 32
 UNEVEN = Structure(heads=((0, 2, 3), (1,)), units=(tuple(range(0, UNITS, 3)), (5,)))

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from sparserve.models.augmentation import augment, read_split, write_split
-from sparserve.models.checkpoint import resolve_checkpoint
-from sparserve.models.data import Split
+from sparserve.models.data.dataset import Split
+from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError, DataError, RecipeError
-from sparserve.models.recipe import Augmentation
+from sparserve.models.recipes.schema import Augmentation
 from sparserve.models.word_candidates import (
     Vocabulary,
     find_words,

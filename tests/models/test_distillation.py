@@ -13,9 +13,9 @@ from sparserve.models.distillation import (
     logits_loss,
     make_projection,
 )
+from sparserve.models.encoders.layer_mapping import hidden_state_mapping, uniform_choice
 from sparserve.models.errors import RecipeError
-from sparserve.models.layer_mapping import hidden_state_mapping, uniform_choice
-from sparserve.models.recipe import Distillation
+from sparserve.models.recipes.schema import Distillation
 
 
 def random_outputs(

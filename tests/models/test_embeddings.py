@@ -12,8 +12,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.bundle.manifest import TokenTable
-from sparserve.models.checkpoint import resolve_checkpoint
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.data.tokenization import TokenizedSplit
 from sparserve.models.embeddings import (
     EMBEDDINGS,
     count_tokens,
@@ -22,14 +22,14 @@ from sparserve.models.embeddings import (
     shrink_embeddings,
     token_lookup,
 )
+from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.graph_statistics import flops, sparsity
 from sparserve.models.quantization import quantize
-from sparserve.models.recipe import Embeddings, Quantization
+from sparserve.models.recipes.schema import Embeddings, Quantization
 from sparserve.models.report_schema import token_bits
 from sparserve.models.sparse_graph import write_sparse_graph
 from sparserve.models.steps import shrink_tables
-from sparserve.models.tokens import TokenizedSplit
 
 PAD = 0
 FIRST = 2

@@ -14,7 +14,7 @@ from sparserve.models.errors import ParityError
 from sparserve.models.export import METADATA_KEY, set_metadata
 from sparserve.models.files import sha256
 from sparserve.models.quantization import quantize, quantize_rows
-from sparserve.models.recipe import Quantization
+from sparserve.models.recipes.schema import Quantization
 
 
 @pytest.fixture(scope="module")

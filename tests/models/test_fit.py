@@ -6,14 +6,14 @@ import pytest
 from squeezed import UNEVEN, network_of
 from transformers import AutoModelForSequenceClassification
 
-from sparserve.models.checkpoint import resolve_checkpoint, save_classifier
-from sparserve.models.data import Split
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.dataset import Split
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.encoders.checkpoint import resolve_checkpoint, save_classifier
+from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.fit import check_calibration, check_fit, check_vocabulary, outline
-from sparserve.models.recipe import Student
-from sparserve.models.recipe_files import load_recipe
-from sparserve.models.squeezing import squeeze, structure_of
+from sparserve.models.recipes.loading import load_recipe
+from sparserve.models.recipes.schema import Student
 
 FROM_TEACHER = {"student.start": "teacher"}
 NO_ATTENTION = {"distillation.attention": 0}

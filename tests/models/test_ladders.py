@@ -2,10 +2,10 @@
 
 import pytest
 
-from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import RecipeError
-from sparserve.models.recipe import Embeddings, Pruning, Quantization, Recipe, Squeeze, Student
-from sparserve.models.recipe_files import load_recipe, shipped_recipes
+from sparserve.models.recipes.loading import load_recipe, shipped_recipes
+from sparserve.models.recipes.schema import Embeddings, Pruning, Quantization, Recipe, Squeeze, Student
 from sparserve.models.search.bounds import least_bytes
 from sparserve.models.search.ladders import make_ladder, slug, with_shared
 

@@ -9,7 +9,7 @@ from torch import nn
 from sparserve.models.errors import RecipeError
 from sparserve.models.pruning.callback import Pruner
 from sparserve.models.pruning.layerwise_obs import LayerwiseObs, least_squares
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 DOUBLE = {"dtype": torch.float64}
 

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
-from sparserve.models.encoder_layers import encoder_layers
+from sparserve.models.encoders.layers import encoder_layers
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.pruning.moments import JointMoments
 from sparserve.models.pruning.mutual_information import MutualInformation, mutual_information
 from sparserve.models.pruning.unit_methods import make_unit_method
-from sparserve.models.recipe import Squeeze
+from sparserve.models.recipes.schema import Squeeze
 
 
 def gaussian(seed, vectors=400, features=6):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from sparserve.models.data import Split
+from sparserve.models.data.dataset import Split
+from sparserve.models.data.tokenization import Collator, tokenize
+from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.errors import TrainingError
 from sparserve.models.pruning.one_shot import prune_once
-from sparserve.models.pruning.targets import encoder_linears
-from sparserve.models.recipe import Pruning
-from sparserve.models.tokens import Collator, tokenize
+from sparserve.models.recipes.schema import Pruning
 
 BATCHES = 6
 OBERT = {"method": "obert", "options": {"fisher_block": 16, "gradients": 4}}

@@ -3,11 +3,11 @@
 import pytest
 
 from sparserve.models import plan as plans
-from sparserve.models.checkpoint import resolve_checkpoint
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.plan import Job, make_plan
 from sparserve.models.pruning.magnitude import Magnitude
-from sparserve.models.recipe_files import load_recipe
+from sparserve.models.recipes.loading import load_recipe
 
 
 @pytest.fixture(scope="module")

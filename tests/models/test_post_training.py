@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
-from sparserve.models.encoder_layers import encoder_layers
+from sparserve.models.encoders.layers import encoder_layers
+from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.squeezing import squeeze as squeeze_network
+from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import RecipeError, TrainingError
 from sparserve.models.pruning.budget import Operations, most_important, operations, search
 from sparserve.models.pruning.mask_gradients import mask_gradients, rearrange
@@ -18,11 +21,8 @@ from sparserve.models.pruning.moments import JointMoments
 from sparserve.models.pruning.mutual_information import MutualInformation
 from sparserve.models.pruning.post_training import PostTraining
 from sparserve.models.pruning.reconstruction import refit, solve
-from sparserve.models.pruning.targets import encoder_linears
 from sparserve.models.pruning.unit_methods import make_unit_method
-from sparserve.models.recipe import Squeeze
-from sparserve.models.squeezing import squeeze as squeeze_network
-from sparserve.models.structure import Structure
+from sparserve.models.recipes.schema import Squeeze
 
 HALF = Structure(heads=((0, 2), (1, 3)), units=(tuple(range(0, 48, 2)), tuple(range(24))))
 

@@ -12,19 +12,19 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed
 
-from sparserve.models.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
-from sparserve.models.data import Split
+from sparserve.models.data.dataset import Split
+from sparserve.models.data.tokenization import tokenize
+from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
+from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.errors import RecipeError, TrainingError
 from sparserve.models.networks import train_networks
 from sparserve.models.processes import everywhere, leading, rows_each
 from sparserve.models.progress import PlainReporter
 from sparserve.models.pruning.callback import MASKS, PruningCallback
-from sparserve.models.pruning.targets import encoder_linears
-from sparserve.models.recipe import Distillation, Pruning, Training
+from sparserve.models.recipes.schema import Distillation, Pruning, Training
 from sparserve.models.run import CompressOptions, prepare
 from sparserve.models.students import outputs_wanted, student_loss
 from sparserve.models.teacher_outputs import LiveTeacher, run_network
-from sparserve.models.tokens import tokenize
 from sparserve.models.training import train
 
 LABELS = ("bad", "good")

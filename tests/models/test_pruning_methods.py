@@ -17,7 +17,7 @@ from sparserve.models.pruning.group_lasso import GroupLasso
 from sparserve.models.pruning.movement import Movement, SoftMovement
 from sparserve.models.pruning.platon import Platon
 from sparserve.models.pruning.protocol import METHODS, make_method
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 STEPS = 8
 OPTIONS = {"obert": {"fisher_block": 10, "gradients": 3}, "group-lasso": {"refreshes": 3}}

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserve.models.pruning.schedules import cubic, next_update, sparsity_at
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 
 prunings = st.builds(
     lambda a, b, c, d, s, u: Pruning(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sparserve.models.bundle.manifest import LatencyPoint
-from sparserve.models.recipe import Recipe
+from sparserve.models.recipes.schema import Recipe
 from sparserve.models.search.bisection import Trial, search
 from sparserve.models.search.choice import baseline_points, best, frontier, nearest, points
 from sparserve.models.search.ladders import Ladder

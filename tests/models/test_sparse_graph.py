@@ -8,7 +8,7 @@ from sparserve.kernels.unpacking import unpack_encoder
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import CheckpointError
 from sparserve.models.quantization import quantize
-from sparserve.models.recipe import Quantization
+from sparserve.models.recipes.schema import Quantization
 from sparserve.models.sparse_graph import BLOB, write_sparse_graph
 
 

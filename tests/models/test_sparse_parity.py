@@ -6,9 +6,9 @@ import pytest
 from exporting import ENCODERS
 
 from sparserve.models.bundle.bundle import SPARSE_MODEL
-from sparserve.models.checkpoint import resolve_checkpoint
+from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError
-from sparserve.models.recipe import Quantization
+from sparserve.models.recipes.schema import Quantization
 from sparserve.models.sparse_graph import write_sparse_graph
 from sparserve.models.sparse_parity import check_packed
 from sparserve.models.steps import NOT_PACKED, PACKED, pack_checkpoint

@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from sparserve.models import steps
-from sparserve.models.checkpoint import WEIGHTS
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.encoders.checkpoint import WEIGHTS
 from sparserve.models.files import sha256
-from sparserve.models.recipe import Training
+from sparserve.models.recipes.schema import Training
 
 # So high a learning rate that an epoch before the last one is the best.
 RESTLESS = Training(

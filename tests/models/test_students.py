@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import load_file
 from squeezed import HIDDEN, UNEVEN, network_of
 
-from sparserve.models.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.encoders.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
+from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.networks import train_networks
 from sparserve.models.plan import Job, make_plan
 from sparserve.models.progress import PlainReporter
-from sparserve.models.pruning.targets import encoder_linears
-from sparserve.models.recipe_files import load_recipe
-from sparserve.models.squeezing import squeeze, structure_of
+from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.students import train_student
 from sparserve.models.workspace import Workspace
 

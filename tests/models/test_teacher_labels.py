@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sparserve.models.checkpoint import Checkpoint
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError
 from sparserve.models.fit import check_teacher
 

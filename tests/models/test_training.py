@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from sparserve.models.data import Split
+from sparserve.models.data.dataset import Split
+from sparserve.models.data.tokenization import Collator, tokenize
 from sparserve.models.distillation import NetworkOutputs
+from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.errors import TrainingError
 from sparserve.models.evaluation import evaluate
 from sparserve.models.pruning.callback import MASKS, Pruner, PruningCallback
-from sparserve.models.pruning.targets import encoder_linears
-from sparserve.models.recipe import Distillation, Pruning, Student, Training
+from sparserve.models.recipes.schema import Distillation, Pruning, Student, Training
 from sparserve.models.students import student_loss
 from sparserve.models.teacher_outputs import CachedTeacher, LiveTeacher, Wanted, cache_bytes, run_network, write_cache
-from sparserve.models.tokens import Collator, tokenize
 from sparserve.models.training import last_complete_checkpoint, score, train
 
 PRUNING = Pruning(sparsity=0.8, end=0.7, updates=10)

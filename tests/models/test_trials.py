@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from sparserve.models.bundle.store import Store
-from sparserve.models.checkpoint import resolve_checkpoint
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import (
     BundleError,
     CheckpointError,
@@ -19,7 +19,7 @@ from sparserve.models.errors import (
 from sparserve.models.plan import Job, make_plan
 from sparserve.models.progress import PlainReporter
 from sparserve.models.pruning.magnitude import Magnitude
-from sparserve.models.recipe_files import load_recipe
+from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.run import Run
 from sparserve.models.search.bisection import search
 from sparserve.models.search.ladders import make_ladder

@@ -4,7 +4,7 @@ import pytest
 
 from sparserve.models.errors import EnvironmentFault
 from sparserve.models.progress import PlainReporter
-from sparserve.models.recipe import Pruning
+from sparserve.models.recipes.schema import Pruning
 from sparserve.models.workspace import Step, Workspace
 
 REPORTER = PlainReporter()

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from sparserve.models.errors import RecipeError
-from sparserve.models.recipe import Recipe
+from sparserve.models.recipes.schema import Recipe
 
 
 def shipped_recipes() -> dict[str, Path]:

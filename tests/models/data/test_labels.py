@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from sparserve.models.columns import Columns
+from sparserve.models.data.columns import Columns
+from sparserve.models.data.labels import label_names, label_sets
+from sparserve.models.data.tables import Table
 from sparserve.models.errors import DataError
-from sparserve.models.labels import label_names, label_sets
-from sparserve.models.tables import Table
 
 FLAGS = Columns("text", None, ("toxic", "rude"))
 ONE = Columns("text", None, ("label",))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserve.models.data import Split
-from sparserve.models.splitting import FOLDS, MOST_SEARCHED, carve
+from sparserve.models.data.dataset import Split
+from sparserve.models.data.splitting import FOLDS, MOST_SEARCHED, carve
 
 NAMES = ["validation", "test"]
 SEARCHED = pytest.mark.parametrize("most_searched", [MOST_SEARCHED, 0], ids=["searched", "dealt"])

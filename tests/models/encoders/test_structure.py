@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sparserve.models.encoders.structure import STRUCTURE, Structure, compose, load_structure
 from sparserve.models.errors import CheckpointError
-from sparserve.models.structure import STRUCTURE, Structure, compose, load_structure
 
 OUTER = Structure(heads=((0, 2, 3), (1,)), units=((1, 4, 6), (0, 5)), hidden=(0, 3, 4, 7))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from sparserve.models.data import Split
+from sparserve.models.data.dataset import Split
 from sparserve.models.errors import DataError
 
 FOLDS = 10

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sparserve.models.columns import MOST_LABELS, Columns, indicator
+from sparserve.models.data.columns import MOST_LABELS, Columns, indicator
+from sparserve.models.data.tables import Table
 from sparserve.models.errors import DataError
-from sparserve.models.tables import Table
 
 FEWEST_ROWS_A_LABEL = 2
 

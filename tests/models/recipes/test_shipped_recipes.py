@@ -6,14 +6,14 @@ import pytest
 import torch
 from small_recipes import small_fields
 
-from sparserve.models.checkpoint import load_classifier, resolve_checkpoint
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
+from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.fit import check_fit
 from sparserve.models.networks import train_networks
 from sparserve.models.plan import Job, make_plan
 from sparserve.models.progress import PlainReporter
-from sparserve.models.pruning.targets import encoder_linears
-from sparserve.models.recipe_files import load_recipe, shipped_recipes
+from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from sparserve.models.workspace import Workspace
 
 

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from squeezed import HEADS, HIDDEN, NARROW, UNEVEN, UNITS, logits, network_of, texts
 from torch import nn
 
-from sparserve.models.attention_scores import attention_scores
 from sparserve.models.bundle.inference import OnnxClassifier
-from sparserve.models.encoder_layers import encoder_layers
+from sparserve.models.encoders.attention_scores import attention_scores
+from sparserve.models.encoders.layers import encoder_layers
+from sparserve.models.encoders.squeezing import squeeze, structure_of
+from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import CheckpointError
 from sparserve.models.graph_statistics import flops, sparsity
 from sparserve.models.quantization import quantize
-from sparserve.models.recipe import Quantization
+from sparserve.models.recipes.schema import Quantization
 from sparserve.models.sparse_graph import write_sparse_graph
-from sparserve.models.squeezing import squeeze, structure_of
-from sparserve.models.structure import Structure
 
 
 @pytest.fixture(scope="module")

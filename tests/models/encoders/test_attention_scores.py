@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from sparserve.models.attention_scores import attention_scores
-from sparserve.models.pruning.targets import encoder_linears
+from sparserve.models.encoders.attention_scores import attention_scores
+from sparserve.models.encoders.linears import encoder_linears
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "electra"])

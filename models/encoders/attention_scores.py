@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparserve.models.encoders.linears import transformer_layers
 from sparserve.models.errors import CheckpointError
-from sparserve.models.pruning.targets import transformer_layers
 
 QUERY_NAMES = ("query", "q_lin", "q_proj", "q")
 KEY_NAMES = ("key", "k_lin", "k_proj", "k")

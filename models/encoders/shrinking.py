@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
-from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders.layer_mapping import uniform_choice
+from sparserve.models.encoders.layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders.linears import transformer_layers
+from sparserve.models.encoders.squeezing import structure_of
 from sparserve.models.errors import RecipeError
-from sparserve.models.layer_mapping import uniform_choice
-from sparserve.models.pruning.targets import transformer_layers
-from sparserve.models.recipe import Student
-from sparserve.models.squeezing import structure_of
+from sparserve.models.recipes.schema import Student
 
 Indices = tuple[int, ...]
 

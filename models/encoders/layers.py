@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from torch import nn
 
+from sparserve.models.encoders.linears import transformer_layers
 from sparserve.models.errors import CheckpointError
-from sparserve.models.pruning.targets import transformer_layers
 
 # query, key, value, attention output, FFN in, FFN out
 _ROLES: Final = ("query", "key", "value", "attention_output", "intermediate", "output")

@@ -6,16 +6,16 @@ from exporting import ENCODERS, classifier
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from sparserve.models.checkpoint import load_classifier, save_classifier
 from sparserve.models.distillation import hidden_loss, make_projection
-from sparserve.models.encoder_layers import encoder_layers
+from sparserve.models.encoders.checkpoint import load_classifier, save_classifier
+from sparserve.models.encoders.layer_mapping import uniform_choice
+from sparserve.models.encoders.layers import encoder_layers
+from sparserve.models.encoders.linears import transformer_layers
+from sparserve.models.encoders.shrinking import check_shape, kept_dimensions, shrink
+from sparserve.models.encoders.squeezing import squeeze
+from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import RecipeError
-from sparserve.models.layer_mapping import uniform_choice
-from sparserve.models.pruning.targets import transformer_layers
-from sparserve.models.recipe import Student
-from sparserve.models.small_students import check_shape, kept_dimensions, shrink
-from sparserve.models.squeezing import squeeze
-from sparserve.models.structure import Structure
+from sparserve.models.recipes.schema import Student
 from sparserve.models.teacher_outputs import Wanted, run_network
 
 # The tiny networks have 2 layers, width 32, 48 units and 4 heads of 8 features.

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from sparserve.models.errors import RecipeError
-from sparserve.models.recipe_files import load_recipe, shipped_recipes
+from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
@@ -66,7 +66,7 @@ def test_a_wrong_recipe_is_refused_with_its_field(tmp_path, text, message):
 
 
 def test_the_recipe_in_the_readme_is_the_one_that_ships(tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"^```yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     ships = load_recipe("sparsebert-best")
     assert load_recipe(write(tmp_path, shown)) == ships.model_copy(update={"description": ""})

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from sparserve.models.encoders.squeezing import squeeze, structure_of
+from sparserve.models.encoders.structure import STRUCTURE, Structure, load_structure
 from sparserve.models.errors import CheckpointError
 from sparserve.models.files import faults_explained, machine_fault, sha256
-from sparserve.models.squeezing import squeeze, structure_of
-from sparserve.models.structure import STRUCTURE, Structure, load_structure
 
 # Encoders whose pruning, distillation and export are tested; their attention has separate query and key linears.
 ENCODERS = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")

@@ -7,9 +7,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from sparserve.models.encoder_layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders.layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders.structure import Structure, compose
 from sparserve.models.errors import CheckpointError
-from sparserve.models.structure import Structure, compose
 
 Indices = tuple[int, ...]
 Narrowing = tuple[Callable[[Any, Indices], None], nn.Module]

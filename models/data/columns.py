@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sparserve.models.data.tables import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES, Table
 from sparserve.models.errors import DataError
-from sparserve.models.tables import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES, Table
 
 # Columns whose names make a pair although the second is a text of its own where it stands alone (QNLI).
 PAIRS = (("question", "sentence"),)

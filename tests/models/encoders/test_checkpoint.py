@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from sparserve.models.bundle.inference import TextTokenizer
-from sparserve.models.checkpoint import adopt, load_classifier, resolve_checkpoint
+from sparserve.models.encoders.checkpoint import adopt, load_classifier, resolve_checkpoint
 from sparserve.models.errors import CheckpointError
 from sparserve.models.files import sha256
 

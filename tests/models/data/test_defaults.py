@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from sparserve.models import default_data
-from sparserve.models.default_data import default_checkpoint, movie_sentences
+from sparserve.models.data import defaults as default_data
+from sparserve.models.data.defaults import default_checkpoint, movie_sentences
 from sparserve.models.errors import EnvironmentFault
 from sparserve.models.files import sha256
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserve.models.data import Split
-from sparserve.models.tokens import ROWS_AT_ONCE, Collator, LengthBucketSampler, RaggedRows, tokenize
+from sparserve.models.data.dataset import Split
+from sparserve.models.data.tokenization import ROWS_AT_ONCE, Collator, LengthBucketSampler, RaggedRows, tokenize
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sparserve.models.data_sources import load_dataset
+from sparserve.models.data.loading import load_dataset
 from sparserve.models.errors import DataError, EnvironmentFault
 
 

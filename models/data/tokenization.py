@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from sparserve.models.data import Split
+from sparserve.models.data.dataset import Split
 
 ROWS_AT_ONCE = 1024
 

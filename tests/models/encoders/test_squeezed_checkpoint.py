@@ -8,10 +8,10 @@ import torch
 from exporting import ENCODERS, LABELS
 from squeezed import HIDDEN, NARROW, logits, network_of
 
-from sparserve.models.checkpoint import load_classifier, resolve_checkpoint, save_classifier
+from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint, save_classifier
+from sparserve.models.encoders.squeezing import squeeze, structure_of
+from sparserve.models.encoders.structure import STRUCTURE, Structure
 from sparserve.models.errors import CheckpointError
-from sparserve.models.squeezing import squeeze, structure_of
-from sparserve.models.structure import STRUCTURE, Structure
 
 PROBLEM = "single_label_classification"
 

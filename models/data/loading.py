@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from sparserve.models.columns import Columns, choose_columns
-from sparserve.models.data import DataProblem, Dataset, DataSummary, Split, describe
-from sparserve.models.default_data import MOVIE_SENTENCES, movie_sentences
+from sparserve.models.data.columns import Columns, choose_columns
+from sparserve.models.data.dataset import DataProblem, Dataset, DataSummary, Split, describe
+from sparserve.models.data.defaults import MOVIE_SENTENCES, movie_sentences
+from sparserve.models.data.labels import encode, label_names, label_sets
+from sparserve.models.data.splitting import carve
+from sparserve.models.data.tables import READERS, Table, read_table
 from sparserve.models.errors import DataError, EnvironmentFault
-from sparserve.models.labels import encode, label_names, label_sets
-from sparserve.models.splitting import carve
-from sparserve.models.tables import READERS, Table, read_table
 
 FEWEST_ROWS = 20
 SPLIT_NAMES = {

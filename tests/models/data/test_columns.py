@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparserve.models.columns import choose_columns
-from sparserve.models.tables import Table
+from sparserve.models.data.columns import choose_columns
+from sparserve.models.data.tables import Table
 
 
 def choose(names, label=None, **options):
