@@ -86,7 +86,7 @@ def compress(
     Run the same command again after an interruption: it goes on where it was.
     """
     _quieten()
-    from sparserve.models.processes import idle_gpus, leading
+    from sparserve.models.distributed import idle_gpus, leading
 
     with explained(), leading():
         from sparserve.models.progress import make_reporter

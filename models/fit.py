@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from sparserve.models.augmentation import check_augmentation
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import tokenize
 from sparserve.models.embeddings import count_tokens
@@ -18,12 +17,13 @@ from sparserve.models.encoders.shrinking import SQUEEZED_START, check_shape
 from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import load_structure
 from sparserve.models.errors import CheckpointError, RecipeError
-from sparserve.models.pruning.callback import Pruner
-from sparserve.models.pruning.protocol import make_method
-from sparserve.models.pruning.unit_method import kept_count
-from sparserve.models.pruning.unit_methods import make_unit_method
+from sparserve.models.pruning.pruner import Pruner
+from sparserve.models.pruning.registry import make_method
+from sparserve.models.pruning.units.method import kept_count
+from sparserve.models.pruning.units.registry import make_unit_method
 from sparserve.models.recipes.schema import Recipe, Student
-from sparserve.models.students import calibration_rows, outputs_wanted
+from sparserve.models.training.augmentation import check_augmentation
+from sparserve.models.training.student import calibration_rows, outputs_wanted
 
 POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 # One ONNX file is one protobuf message of less than 2 GiB; what is not weights takes far less than this.

@@ -4,12 +4,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from sparserve.models import steps, students
-from sparserve.models.augmentation import augment, read_split, write_split
+from sparserve.models import steps
+from sparserve.models.distributed import everywhere, rows_each
 from sparserve.models.encoders.checkpoint import Checkpoint, adopt, resolve_checkpoint
 from sparserve.models.plan import SHAPE, Plan
-from sparserve.models.processes import everywhere, rows_each
 from sparserve.models.progress import Reporter
+from sparserve.models.training import student as students
+from sparserve.models.training.augmentation import augment, read_split, write_split
 from sparserve.models.workspace import Workspace
 
 AUGMENTED = "train.jsonl"

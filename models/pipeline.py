@@ -25,7 +25,7 @@ from sparserve.models.recipes.schema import INT8, Embeddings
 from sparserve.models.report import write_report
 from sparserve.models.report_schema import Report
 from sparserve.models.sparse_measurement import SPARSE_ARM, with_sparse
-from sparserve.models.training import Progress
+from sparserve.models.training.trainer import Progress
 from sparserve.models.workspace import Workspace
 
 

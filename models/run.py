@@ -24,11 +24,11 @@ from sparserve.models.files import write_atomically
 from sparserve.models.fit import check_calibration, check_fit, check_teacher, check_vocabulary, starting_from
 from sparserve.models.pipeline import run_plan
 from sparserve.models.plan import Job, Plan, make_plan
-from sparserve.models.precision import has_bf16
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.report_schema import Report
-from sparserve.models.word_candidates import has_masked_lm_head
+from sparserve.models.training.precision import has_bf16
+from sparserve.models.training.word_candidates import has_masked_lm_head
 from sparserve.models.workspace import Workspace
 
 DEFAULT_CHECKPOINT_NAME = "sentence-transformers/all-MiniLM-L6-v2"

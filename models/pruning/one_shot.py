@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparserve.models.errors import TrainingError
-from sparserve.models.pruning.callback import Pruner
+from sparserve.models.pruning.pruner import Pruner
 from sparserve.models.recipes.schema import Pruning
 
 Loss = Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]

@@ -20,7 +20,7 @@ from sparserve.models.run import Run
 from sparserve.models.search.ladders import Candidate
 from sparserve.models.search.outcomes import Outcome, Serving
 from sparserve.models.sparse_measurement import SPARSE_ARM
-from sparserve.models.training import score
+from sparserve.models.training.trainer import score
 from sparserve.models.workspace import Step
 
 

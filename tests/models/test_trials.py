@@ -18,7 +18,7 @@ from sparserve.models.errors import (
 )
 from sparserve.models.plan import Job, make_plan
 from sparserve.models.progress import PlainReporter
-from sparserve.models.pruning.magnitude import Magnitude
+from sparserve.models.pruning.weights.magnitude import Magnitude
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.run import Run
 from sparserve.models.search.bisection import search

@@ -6,7 +6,6 @@ from exporting import ENCODERS, classifier
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from sparserve.models.distillation import hidden_loss, make_projection
 from sparserve.models.encoders.checkpoint import load_classifier, save_classifier
 from sparserve.models.encoders.layer_mapping import uniform_choice
 from sparserve.models.encoders.layers import encoder_layers
@@ -16,7 +15,8 @@ from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import RecipeError
 from sparserve.models.recipes.schema import Student
-from sparserve.models.teacher_outputs import Wanted, run_network
+from sparserve.models.training.distillation import hidden_loss, make_projection
+from sparserve.models.training.teacher_outputs import Wanted, run_network
 
 # The tiny networks have 2 layers, width 32, 48 units and 4 heads of 8 features.
 NARROW = Student(hidden_size=16, intermediate_size=24, heads=2)

@@ -1,0 +1,195 @@
+"""The student: started from a checkpoint, squeezed, then pruned while it is distilled."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.tokenization import Collator, TokenizedSplit, tokenize
+from sparserve.models.distributed import is_main, unwrapped
+from sparserve.models.encoders.checkpoint import PRUNED, Checkpoint, load_classifier
+from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.shrinking import kept_dimensions, shrink
+from sparserve.models.pruning.one_shot import prune_once
+from sparserve.models.pruning.pruner import MASKS, PruningCallback
+from sparserve.models.pruning.units.registry import make_unit_method
+from sparserve.models.recipes.schema import Distillation, Pruning, Recipe, Squeeze
+from sparserve.models.steps import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
+from sparserve.models.training.distillation import distillation_loss, make_projection
+from sparserve.models.training.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network
+from sparserve.models.training.trainer import Loss, Progress, train
+
+PROJECTION = "distillation_projection"
+CALIBRATION_BATCH = 32
+
+
+def squeeze_student(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    squeeze: Squeeze,
+    start: Checkpoint,
+    dataset: Dataset,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Take whole units out of the start network, chosen on calibration rows of the training split."""
+    model = on_device(start_network(recipe, start, dataset, seed)).eval()
+    rows = tokenize(dataset.train, start.tokenizer(), recipe.max_length, multi_label=dataset.multi_label)
+    batches = list(calibration_batches(rows, squeeze.calibration, start, seed, device=next(model.parameters()).device))
+    progress(0, 1, f"{len(batches)} calibration batches")
+    make_unit_method(squeeze).apply(model, batches, squeeze)
+    if (start.folder / PRUNED).is_file():
+        shutil.copy(start.folder / PRUNED, folder)
+    finish(folder, model, start)
+
+
+def train_student(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    start: Checkpoint,
+    teacher: Checkpoint,
+    teacher_cache: Path | None,
+    dataset: Dataset,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Prune while distilling (SparseBERT), or while fine-tuning if the recipe has no distillation.
+
+    `start` is the network as it was started or squeezed. The last weights are taken, not the best epoch's: earlier
+    ones are less sparse. Without epochs, weights are pruned in one shot, if at all. A start that was pruned keeps its
+    zeros.
+    """
+    if is_trained(folder):
+        return
+    model = start_network(recipe, start, dataset, seed)
+    rows, validation = tokenized(start, dataset, recipe.max_length)
+    loss: Loss | None = None
+    if recipe.distillation is not None and recipe.student.epochs:
+        attach_projection(model, teacher)
+        wanted = outputs_wanted(recipe.distillation)
+        source: TeacherSource
+        if teacher_cache is not None:
+            source = CachedTeacher(teacher_cache)
+        else:
+            source = LiveTeacher(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type), wanted)
+        loss = student_loss(source, recipe.distillation, multi_label=dataset.multi_label)
+    result = None
+    # What was pruned earlier stays so, whether or not this recipe prunes on.
+    pruned = (start.folder / PRUNED).is_file()
+    pruning = recipe.pruning or (Pruning(sparsity=0.0) if pruned else None)
+    if recipe.student.epochs:
+
+        def callback(resume: Path | None) -> PruningCallback:
+            assert pruning is not None
+            return PruningCallback(model, pruning, resume_from=resume, keep_zeros=pruned)
+
+        result = train(
+            model,
+            recipe.student,
+            rows,
+            validation,
+            pad_token_id=pad_token_id(start),
+            multi_label=dataset.multi_label,
+            seed=seed,
+            folder=folder / TRAINING,
+            progress=progress,
+            loss=loss,
+            callbacks=[callback] if pruning else [],
+            checkpoint_files=[MASKS] if pruning else [],
+            keep_best=False,
+        )
+    elif pruning is not None:
+        model = on_device(model)
+        device = next(model.parameters()).device
+        batches = list(calibration_batches(rows, pruning.calibration, start, seed, device=device))
+        prune_once(model, pruning, batches, len(batches), loss=label_loss, progress=progress, keep_zeros=pruned)
+    if hasattr(model, PROJECTION):
+        delattr(model, PROJECTION)
+    if pruning is not None and is_main():
+        plan = {"pruning": pruning.model_dump(mode="json"), "matrices": sorted(encoder_linears(model))}
+        (folder / PRUNED).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    finish(folder, model, start, result)
+
+
+def start_network(recipe: Recipe, start: Checkpoint, dataset: Dataset, seed: int) -> nn.Module:
+    """The network that the student begins as: the start's, in fewer layers or narrower if the recipe says so."""
+    model = load_classifier(start.folder, dataset.label_names, dataset.problem_type, seed=seed)
+    return shrink(model, recipe.student)
+
+
+def calibration_rows(total: int, count: int, seed: int) -> list[int]:
+    """Up to `count` of `total` rows, drawn without replacement."""
+    chosen: list[int] = np.random.default_rng(seed).permutation(total)[:count].tolist()
+    return chosen
+
+
+def calibration_batches(
+    rows: TokenizedSplit, count: int, checkpoint: Checkpoint, seed: int, *, device: torch.device
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Up to `count` rows, drawn without replacement, in batches of similar length; the network's inputs, and `row`."""
+    order = sorted(calibration_rows(len(rows), count, seed), key=lambda row: (rows.lengths[row], row))
+    collate = Collator(pad_token_id(checkpoint))
+    batches = [order[begin : begin + CALIBRATION_BATCH] for begin in range(0, len(order), CALIBRATION_BATCH)]
+    for index in np.random.default_rng(seed).permutation(len(batches)):
+        batch = collate([rows[row] for row in batches[index]])
+        yield {name: value.to(device) for name, value in batch.items()}
+
+
+def attach_projection(model: nn.Module, teacher: Checkpoint) -> None:
+    """Give a network that is narrower than its teacher a projection to the teacher's width, to be trained with it."""
+    width = next(iter(encoder_linears(model).values())).in_features
+    if width != teacher.hidden_size:
+        config: Any = teacher.config
+        squeezed = teacher.hidden_size != config.hidden_size
+        dimensions = None if squeezed else kept_dimensions(model, teacher.hidden_size)
+        model.add_module(PROJECTION, make_projection(width, teacher.hidden_size, dimensions=dimensions))
+
+
+def outputs_wanted(distillation: Distillation) -> Wanted:
+    """What of the teacher the losses look at, besides its logits."""
+    return Wanted(hidden=distillation.hidden > 0 or distillation.cosine > 0, attention=distillation.attention > 0)
+
+
+def label_loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    """The network's own loss on the gold labels."""
+    loss: torch.Tensor = model(**inputs).loss
+    return loss
+
+
+def student_loss(
+    teacher: TeacherSource, distillation: Distillation, *, multi_label: bool
+) -> Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]:
+    """The student's loss on a batch, as `training.train` takes it."""
+    wanted = outputs_wanted(distillation)
+
+    def loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        network = unwrapped(model)
+        model.config = network.config  # the forward pass must go through the wrapper
+        student = run_network(model, inputs, wanted)
+        said = teacher.outputs(rows, inputs)
+        total = distillation_loss(
+            student,
+            said,
+            inputs["attention_mask"],
+            distillation,
+            multi_label=multi_label,
+            projection=getattr(network, PROJECTION, None),
+        )
+        if distillation.labels:
+            gold = functional.binary_cross_entropy_with_logits if multi_label else functional.cross_entropy
+            total = total + distillation.labels * gold(student.logits, inputs["labels"])
+        elif not distillation.logits and network is not model:
+            # Every parameter has to have a gradient before gradients are averaged, the classifier's, too.
+            total = total + 0 * student.logits.sum()
+        return total
+
+    return loss

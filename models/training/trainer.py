@@ -1,0 +1,296 @@
+"""Fine-tuning on the Hugging Face Trainer: length buckets, bf16 where there is some, exact resumption.
+
+A run that was killed goes on from its last checkpoint and ends with the same weights, bit for bit, as one that was
+not, on the same machine with the same number of threads: the order of rows depends on the seed and the epoch alone,
+and the random numbers of a step on the seed and the step alone. Several processes share every batch.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from safetensors.torch import load_model, save_model
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from sparserve.models.data.tokenization import Collator, LengthBucketSampler, TokenizedSplit
+from sparserve.models.distributed import count, is_main, mean, rows_each, uses_gpu, wait
+from sparserve.models.errors import TrainingError
+from sparserve.models.files import write_atomically
+from sparserve.models.recipes.schema import Student, Training
+from sparserve.models.training.precision import fast_attention, trains_in_bf16
+
+Progress = Callable[[int, int, str], None]
+Loss = Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run found: validation scores by step (accuracy; macro F1 for multi-label), and the step of the best."""
+
+    steps: int
+    best_step: int
+    scores: dict[int, float]
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Give every dropout layer this probability."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+
+
+def train(
+    model: nn.Module,
+    training: Training,
+    rows: TokenizedSplit,
+    validation: TokenizedSplit,
+    *,
+    pad_token_id: int,
+    multi_label: bool,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    loss: Loss | None = None,
+    callbacks: Sequence[Callable[[Path | None], TrainerCallback]] = (),
+    checkpoint_files: Sequence[str] = (),
+    keep_best: bool = True,
+) -> TrainingResult:
+    """Train `model` in place; it ends as the best on validation, or as the last if `keep_best` is false.
+
+    `folder` holds the checkpoints of an unfinished run, which is resumed. `loss` is called with the model, its inputs
+    and the rows' numbers [batch]; without it the model's own loss on the labels is taken. Each of `callbacks` makes
+    a callback for a run that starts at a checkpoint folder (None: from the beginning), which must hold
+    `checkpoint_files` to be complete.
+
+    Raises:
+        TrainingError: the loss or a gradient is not a finite number; the last good checkpoint stays in `folder`.
+        RecipeError: the processes cannot share a batch evenly.
+    """
+    if training.dropout is not None:
+        set_dropout(model, training.dropout)
+    if training.freeze_embeddings:
+        model.base_model.embeddings.requires_grad_(False)  # type: ignore[union-attr]
+    steps_an_epoch = math.ceil(len(rows) / training.batch_size)
+    steps = max(round(training.epochs * steps_an_epoch), 1)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=rows_each(training.batch_size),
+        per_device_eval_batch_size=64,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_gradient_norm,
+        bf16=trains_in_bf16(training),
+        eval_strategy="steps",
+        eval_steps=steps_an_epoch,
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        save_total_limit=2,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        seed=seed,
+        use_cpu=not uses_gpu(),
+        dataloader_pin_memory=uses_gpu(),
+        # Some parameters, such as a projection, are used outside of the forward pass: DDP would take them for unused.
+        ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+        report_to="none",
+        log_level="error",
+        log_level_replica="error",
+        **_schedule(training, steps),
+    )
+    # With several GPUs to one process the Trainer would use nn.DataParallel, whose copies lose the hooks of losses.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    model.to(arguments.device)  # before callbacks are made, whose masks and scores lie beside the weights
+    resume = last_complete_checkpoint(folder, checkpoint_files)
+    best = _BestCallback(model, folder / "best" if keep_best else None, folder / "scores.json")
+    trainer = _ClassifierTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=validation,
+        data_collator=Collator(pad_token_id),
+        compute_metrics=lambda found: {"score": score(found.predictions, found.label_ids, multi_label=multi_label)},
+        callbacks=[
+            _SeedCallback(seed),
+            _FiniteCallback(folder, checkpoint_files),
+            best,
+            _ProgressCallback(progress),
+            *(make(resume) for make in callbacks),
+        ],
+    )
+    trainer.distillation_loss = loss
+    trainer.checkpoint_files = tuple(checkpoint_files)
+    trainer.remove_callback(PrinterCallback)
+    transformers.logging.disable_progress_bar()  # the Trainer switches it on
+    with fast_attention(model, bf16=arguments.bf16):
+        if resume is not None and _step(resume) >= steps:
+            # Killed after its last step: the Trainer would begin the epoch again, and take one more.
+            trainer._load_from_checkpoint(str(resume))
+            trainer.state.global_step = trainer.state.max_steps = steps
+        else:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if steps not in best.scores:
+            trainer.evaluate()
+    if keep_best:
+        wait()
+        load_model(model, folder / "best" / "model.safetensors")
+    wait()  # from here on `folder` may be removed
+    model.eval()
+    return TrainingResult(steps, best.best_step if keep_best else steps, best.scores)
+
+
+def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], *, multi_label: bool) -> float:
+    """What epochs and searches are compared by: accuracy, or macro F1 where a row may have several labels.
+
+    `logits` are [rows, labels]; `labels` [rows], or for multi-label tasks [rows, labels] of 0 and 1. As reports have it
+    (`evaluation.evaluate`), a label that is neither in the truth nor predicted does not count.
+    """
+    if not multi_label:
+        return float(accuracy_score(labels, np.argmax(logits, axis=-1)))
+    truth, predicted = labels.astype(np.bool_), logits > 0
+    counted = np.flatnonzero((truth | predicted).any(axis=0))
+    if not len(counted):
+        return 0.0
+    return float(f1_score(truth, predicted, labels=counted, average="macro", zero_division=0))
+
+
+def last_complete_checkpoint(folder: Path, required: Sequence[str] = ()) -> Path | None:
+    """The newest checkpoint that was written to its end; newer ones that a kill cut short are removed."""
+    found = {_step(path): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    for step, path in sorted(found.items(), reverse=True):
+        try:
+            # The Trainer writes this file last but for what callbacks add.
+            state = json.loads((path / "trainer_state.json").read_bytes())
+            complete = state["global_step"] == step and all((path / name).is_file() for name in required)
+        except (OSError, ValueError, KeyError):
+            complete = False
+        if complete:
+            return path
+        shutil.rmtree(path, ignore_errors=True)  # other processes do the same
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _schedule(training: Training, steps: int) -> dict[str, Any]:
+    warmup = round(training.warmup * steps)
+    if isinstance(training, Student) and training.schedule == "cosine_restarts":
+        # Learning-rate rewinds: the peak again at the beginning of every cycle.
+        cycles = {"num_cycles": training.cycles}
+        return {"lr_scheduler_type": "cosine_with_restarts", "warmup_steps": warmup, "lr_scheduler_kwargs": cycles}
+    if training.schedule == "decay_last":
+        decay = {"num_decay_steps": max(round(training.decay * steps), 1), "decay_type": "linear", "min_lr_ratio": 0.0}
+        return {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": warmup, "lr_scheduler_kwargs": decay}
+    kind = {"constant": "constant_with_warmup", "linear": "linear"}[training.schedule]
+    return {"lr_scheduler_type": kind, "warmup_steps": warmup}
+
+
+class _ClassifierTrainer(Trainer):  # type: ignore[misc]
+    distillation_loss: Loss | None = None
+    checkpoint_files: tuple[str, ...] = ()
+
+    def _get_train_sampler(self, train_dataset: TokenizedSplit | None = None) -> LengthBucketSampler:
+        rows: TokenizedSplit = train_dataset if train_dataset is not None else self.train_dataset
+        return LengthBucketSampler(rows.lengths, self.args.train_batch_size * count(), self.args.seed)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        inputs = dict(inputs)
+        rows = inputs.pop("row")
+        if self.distillation_loss is None or return_outputs:
+            outputs = model(**inputs)
+            loss = outputs.loss
+        else:
+            outputs, loss = None, self.distillation_loss(model, inputs, rows)
+        if not torch.isfinite(found := mean(loss)):
+            what = f"the loss is {found.item()}"
+            raise _not_finite(what, self.state.global_step + 1, Path(self.args.output_dir), self.checkpoint_files)
+        return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+
+class _SeedCallback(TrainerCallback):  # type: ignore[misc]
+    """Gives every step its own random numbers in each process, whatever ran before it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + state.global_step + (args.process_index << 48))
+
+
+class _FiniteCallback(TrainerCallback):  # type: ignore[misc]
+    """Stops before a gradient that is not a number gets into the weights, and from there into a checkpoint."""
+
+    def __init__(self, folder: Path, checkpoint_files: Sequence[str]) -> None:
+        self.folder = folder
+        self.checkpoint_files = checkpoint_files
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        if not torch.isfinite(norm):
+            what = f"the gradient's norm is {norm.item()}"
+            raise _not_finite(what, state.global_step + 1, self.folder, self.checkpoint_files)
+
+
+def _not_finite(what: str, step: int, folder: Path, checkpoint_files: Sequence[str]) -> TrainingError:
+    good = last_complete_checkpoint(folder, checkpoint_files)
+    kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
+    return TrainingError(
+        f"{what} at step {step}; {kept}. Lower the learning rate or raise the warm-up in the recipe, and run again"
+    )
+
+
+class _BestCallback(TrainerCallback):  # type: ignore[misc]
+    """Notes validation scores; keeps the weights that did best, the first of equals, if there is a `folder`."""
+
+    def __init__(self, model: nn.Module, folder: Path | None, scores_path: Path) -> None:
+        self.model = model
+        self.folder = folder
+        self.scores_path = scores_path
+        stored = json.loads(scores_path.read_bytes()) if scores_path.is_file() else {}
+        self.scores = {int(step): float(score) for step, score in stored.items()}
+
+    @property
+    def best_step(self) -> int:
+        return max(self.scores, key=lambda step: (self.scores[step], -step))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        # A resumed run may come by an evaluated step again, with the same score.
+        earlier = [score for step, score in self.scores.items() if step < state.global_step]
+        if self.folder and is_main() and (not earlier or metrics["eval_score"] > max(earlier)):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_model(self.model, str(self.folder / "writing.safetensors"))
+            (self.folder / "writing.safetensors").replace(self.folder / "model.safetensors")
+        self.scores[state.global_step] = metrics["eval_score"]
+        if is_main():
+            write_atomically(self.scores_path, json.dumps(self.scores))
+
+
+class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.score = ""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress(state.global_step, state.max_steps, self.score)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        self.score = f"validation {metrics['eval_score']:.3f}"
+        self.progress(state.global_step, state.max_steps, self.score)

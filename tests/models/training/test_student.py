@@ -1,0 +1,114 @@
+"""`models.students`: starts that were squeezed or pruned before, and a run that is killed."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from squeezed import HIDDEN, UNEVEN, network_of
+
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.encoders.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
+from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.squeezing import squeeze, structure_of
+from sparserve.models.networks import train_networks
+from sparserve.models.plan import Job, make_plan
+from sparserve.models.progress import PlainReporter
+from sparserve.models.recipes.loading import load_recipe
+from sparserve.models.training.student import train_student
+from sparserve.models.workspace import Workspace
+
+NARROW = UNEVEN.model_copy(update={"hidden": tuple(range(HIDDEN - 8))})
+QUICK = {"teacher.epochs": 1, "student.epochs": 1, "distillation.attention": 0}
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def dataset(sentiment_csv):
+    return load_dataset(sentiment_csv)
+
+
+@pytest.fixture(scope="module")
+def squeezed(make_checkpoint, tmp_path_factory, whole):
+    """A BERT with uneven layers and fewer hidden dimensions, one matrix of which was pruned."""
+    folder = tmp_path_factory.mktemp("squeezed")
+    model = network_of(make_checkpoint, "bert")
+    squeeze(model, NARROW)
+    name, linear = next(iter(encoder_linears(model).items()))
+    with torch.no_grad():
+        linear.weight[:, ::2] = 0
+    save_classifier(model, folder)
+    (folder / PRUNED).write_text(json.dumps({"pruning": {}, "matrices": [name]}))
+    whole.tokenizer().save_pretrained(folder)
+    return resolve_checkpoint(str(folder))
+
+
+def made(workspace, recipe, checkpoint, teacher, dataset):
+    plan = make_plan(Job("tiny", recipe, checkpoint, teacher, dataset, "reviews", 0, 1))
+    _, student = train_networks(plan, workspace, PlainReporter())
+    return load_classifier(student.folder, dataset.label_names, dataset.problem_type), student
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1e9], ids=["live", "cached"])
+@pytest.mark.parametrize("who", ["student", "teacher", "both"])
+def test_squeezed_networks_learn_and_teach(who, cache_bytes, squeezed, whole, dataset, tiny_recipe, tmp_path):
+    recipe = load_recipe(tiny_recipe, overrides={**QUICK, "distillation.cache_bytes": cache_bytes, "pruning": None})
+    start = whole if who == "teacher" else squeezed
+    teacher = None if who == "student" else squeezed
+    model, _ = made(Workspace(tmp_path), recipe, start, teacher, dataset)
+    assert structure_of(model) == (NARROW if start is squeezed else None)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+def test_a_start_that_was_pruned_keeps_its_zeros(squeezed, dataset, tiny_recipe, tmp_path):
+    before = load_file(squeezed.folder / "model.safetensors")
+    for pruning in ({"pruning": None}, {"pruning.sparsity": 0.6}):
+        recipe = load_recipe(tiny_recipe, overrides={**QUICK, **pruning})
+        model, student = made(Workspace(tmp_path), recipe, squeezed, None, dataset)
+        for name, linear in encoder_linears(model).items():
+            zeros = before[f"{name}.weight"] == 0
+            assert bool((linear.weight[zeros] == 0).all())
+            assert not torch.equal(linear.weight, before[f"{name}.weight"])
+        assert (student.folder / PRUNED).is_file()
+
+
+def test_a_killed_narrow_student_ends_with_the_same_weights(squeezed, whole, dataset, tiny_recipe, tmp_path):
+    recipe = load_recipe(tiny_recipe, overrides={**QUICK, "student.save_steps": 3})
+    network_of_teacher = load_classifier(whole.folder, dataset.label_names, dataset.problem_type)
+    teacher_folder = tmp_path / "teacher"
+    save_classifier(network_of_teacher, teacher_folder)
+    whole.tokenizer().save_pretrained(teacher_folder)
+    fixed = {
+        "recipe": recipe,
+        "start": squeezed,
+        "teacher": resolve_checkpoint(str(teacher_folder)),
+        "teacher_cache": None,
+        "dataset": dataset,
+        "seed": 0,
+    }
+
+    def kill(done, total, note):
+        if done == 8:
+            raise Killed
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    train_student(tmp_path / "whole", progress=lambda *_: None, **fixed)
+    with pytest.raises(Killed):
+        train_student(tmp_path / "killed", progress=kill, **fixed)
+    assert list((tmp_path / "killed" / "training").glob("checkpoint-*"))
+    train_student(tmp_path / "killed", progress=lambda *_: None, **fixed)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert not any("projection" in name for name in first)
+
+    # Killed once more, while the states that it resumed from were being removed.
+    (tmp_path / "killed" / "training" / "best").mkdir(parents=True)
+    heard = []
+    train_student(tmp_path / "killed", progress=lambda *step: heard.append(step), **fixed)
+    assert not heard, "trained again"
+    assert not (tmp_path / "killed" / "training").exists()

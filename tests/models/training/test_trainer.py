@@ -1,0 +1,307 @@
+"""Training on tiny models: that a killed run ends where an uninterrupted one does, and that masks hold."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from sparserve.models.data.dataset import Split
+from sparserve.models.data.tokenization import Collator, tokenize
+from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.errors import TrainingError
+from sparserve.models.evaluation import evaluate
+from sparserve.models.pruning.pruner import MASKS, Pruner, PruningCallback
+from sparserve.models.recipes.schema import Distillation, Pruning, Student, Training
+from sparserve.models.training.distillation import NetworkOutputs
+from sparserve.models.training.student import student_loss
+from sparserve.models.training.teacher_outputs import (
+    CachedTeacher,
+    LiveTeacher,
+    Wanted,
+    cache_bytes,
+    run_network,
+    write_cache,
+)
+from sparserve.models.training.trainer import last_complete_checkpoint, score, train
+
+PRUNING = Pruning(sparsity=0.8, end=0.7, updates=10)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_checkpoint):
+    from transformers import AutoTokenizer
+
+    texts = [f"the {'good' if row % 2 else 'bad'} movie {'very ' * (row % 7)}{row}" for row in range(60)]
+    split = Split(texts, None, [row % 2 for row in range(60)])
+    return tokenize(split, AutoTokenizer.from_pretrained(tiny_checkpoint), 32, multi_label=False)
+
+
+def run(network, rows, folder, *, stop_after=None, pruning=None, loss=None, **changes):
+    model = copy.deepcopy(network)
+    training = Training(
+        **{"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "save_steps": 5, "precision": "fp32", **changes}
+    )
+
+    def progress(done, total, note):
+        if done == stop_after:
+            raise Killed
+
+    result = train(
+        model,
+        training,
+        rows,
+        rows,
+        pad_token_id=0,
+        multi_label=False,
+        seed=1,
+        folder=folder,
+        progress=progress,
+        loss=loss,
+        callbacks=[lambda resume: PruningCallback(model, pruning, resume_from=resume)] if pruning else [],
+        checkpoint_files=[MASKS] if pruning else [],
+        keep_best=pruning is None,
+    )
+    return model, result
+
+
+def same(first, second):
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("stop_after", [3, 8, 9, 23])
+def test_a_killed_run_ends_with_the_same_weights(network, rows, tmp_path, stop_after):
+    whole, expected = run(network, rows, tmp_path / "whole", pruning=PRUNING)
+    with pytest.raises(Killed):
+        run(network, rows, tmp_path / "killed", stop_after=stop_after, pruning=PRUNING)
+    resumed, result = run(network, rows, tmp_path / "killed", pruning=PRUNING)
+    assert result == expected
+    assert same(whole, resumed)
+
+
+def test_a_run_killed_after_its_last_step_takes_no_further_one(network, rows, tmp_path):
+    asked = {"epochs": 2.25, "schedule": "constant", "pruning": PRUNING}
+    whole, expected = run(network, rows, tmp_path / "killed", **asked)
+    assert (tmp_path / "killed" / "checkpoint-18").is_dir()
+    for scores in (True, False):
+        if not scores:
+            (tmp_path / "killed" / "scores.json").unlink()
+        resumed, result = run(network, rows, tmp_path / "killed", **asked)
+        assert same(whole, resumed) and result.steps == max(result.scores) == 18
+        assert result.scores[18] == expected.scores[18]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("movement", {}),
+        ("soft-movement", {"allocation": "global"}),
+        ("platon", {}),
+        ("obert", {"options": {"gradients": 4}, "updates": 3}),
+        ("group-lasso", {"block": (1, 4)}),
+        # The kill, after step 8, falls between the batches of an update: checkpoints come every 5 steps.
+        ("layerwise-obs", {"updates": 2}),
+    ],
+)
+def test_a_killed_run_ends_with_the_same_weights_by_every_method(network, rows, tmp_path, method, changes):
+    pruning = Pruning(**{**PRUNING.model_dump(), "method": method, "begin": 0.2, **changes})
+    whole, _ = run(network, rows, tmp_path / "whole", pruning=pruning, epochs=2)
+    with pytest.raises(Killed):
+        run(network, rows, tmp_path / "killed", stop_after=8, pruning=pruning, epochs=2)
+    resumed, _ = run(network, rows, tmp_path / "killed", pruning=pruning, epochs=2)
+    assert same(whole, resumed)
+    zeros = sum(int((linear.weight == 0).sum()) for linear in encoder_linears(whole).values())
+    assert zeros == pytest.approx(
+        0.8 * sum(linear.weight.numel() for linear in encoder_linears(whole).values()), abs=12
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 6), labels=st.integers(2, 5), multi_label=st.booleans())
+def test_epochs_are_compared_by_the_figure_that_reports_have(seed, rows, labels, multi_label):
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(-0.5, 1, (rows, labels)).astype(np.float32)
+    truth = generator.random((rows, labels)) < 0.3 if multi_label else generator.integers(0, labels, rows)
+    problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+    names = [str(label) for label in range(labels)]
+    reported = evaluate(
+        logits, truth.astype(np.int64), label_names=names, problem_type=problem_type, bootstrap_samples=1
+    )
+    expected = (reported.macro_f1 if multi_label else reported.accuracy).value
+    # The Trainer gathers the labels of a multi-label task as floats.
+    given_labels = truth.astype(np.float32) if multi_label else truth
+    assert score(logits, given_labels, multi_label=multi_label) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_label_that_nothing_is_about_does_not_lower_the_score():
+    truth = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]])
+    right = np.where(truth == 1, 2, -2).astype(np.float32)
+    assert score(right, truth, multi_label=True) == 1
+    assert score(np.abs(right), truth, multi_label=True) < 0.6, "it counts where it is predicted"
+    assert score(-np.abs(right), np.zeros_like(truth), multi_label=True) == 0
+
+
+def test_a_killed_run_keeps_the_same_best_epoch(network, rows, tmp_path):
+    whole, expected = run(network, rows, tmp_path / "whole")
+    for stop_after in (8, 12, 17):
+        with pytest.raises(Killed):
+            run(network, rows, tmp_path / "killed", stop_after=stop_after)
+    resumed, result = run(network, rows, tmp_path / "killed")
+    assert result == expected
+    assert same(whole, resumed)
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(network, rows, tmp_path):
+    with pytest.raises(Killed):
+        run(network, rows, tmp_path, stop_after=12, pruning=PRUNING)
+    (tmp_path / "checkpoint-10" / MASKS).unlink()
+    assert last_complete_checkpoint(tmp_path, [MASKS]).name == "checkpoint-5"
+    assert not (tmp_path / "checkpoint-10").exists()
+    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{")
+    assert last_complete_checkpoint(tmp_path, [MASKS]) is None
+
+
+def test_pruned_weights_are_exactly_zero_and_nothing_else_is(network, rows, tmp_path):
+    model, _ = run(network, rows, tmp_path, pruning=PRUNING)
+    for linear in encoder_linears(model).values():
+        assert int((linear.weight == 0).sum()) == round(0.8 * linear.weight.numel())
+    assert (model.classifier.weight != 0).all()
+    assert (model.bert.embeddings.word_embeddings.weight[1:] != 0).any(dim=1).all()
+
+
+def test_masked_weights_count_in_no_gradient_norm(network, rows):
+    model = copy.deepcopy(network)
+    pruner = Pruner(model, Pruning(sparsity=0.5, schedule="constant", updates=1, begin=0.0, end=0.0))
+    pruner.after(1, 10)
+    batch = Collator(0)([rows[0], rows[1]])
+    batch.pop("row")
+    model(**batch).loss.backward()
+    for name, linear in encoder_linears(model).items():
+        kept = pruner.masks.kept[name]
+        assert bool((linear.weight.grad[~kept] == 0).all())
+        assert bool((linear.weight.grad[kept] != 0).any())
+
+
+def test_masks_are_written_whole_or_not_at_all(network, tmp_path, monkeypatch):
+    pruner = Pruner(copy.deepcopy(network), PRUNING)
+
+    def cut_short(state, path):
+        path.write_bytes(b"half of it")
+        raise Killed
+
+    monkeypatch.setattr("sparserve.models.pruning.pruner.save_file", cut_short)
+    with pytest.raises(Killed):
+        pruner.save(tmp_path / MASKS)
+    assert not (tmp_path / MASKS).exists()
+
+
+def test_frozen_embeddings_stay(network, rows, tmp_path):
+    model, _ = run(network, rows, tmp_path, freeze_embeddings=True, epochs=1)
+    before = network.bert.embeddings.word_embeddings.weight
+    assert torch.equal(model.bert.embeddings.word_embeddings.weight, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_a_loss_that_is_no_number_stops_the_run_with_its_step(network, rows, tmp_path):
+    def loss(model, inputs, numbers):
+        return model(**inputs).loss * float("nan")
+
+    with pytest.raises(TrainingError, match="nan at step 1"):
+        run(network, rows, tmp_path, loss=loss)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_number_that_is_not_finite_stops_training_and_leaves_the_last_good_checkpoint(network, rows, tmp_path, what):
+    steps = 0
+
+    def loss(model, inputs, numbers):
+        nonlocal steps
+        steps += 1
+        value = model(**inputs).loss
+        if steps == 8:
+            # sqrt(0) is 0, its gradient is infinite, and 0 times that is not a number.
+            wrong = (value - value.detach()).sqrt() * 0 if what == "gradient" else float("nan")
+            return value + wrong
+        return value
+
+    with pytest.raises(TrainingError, match=rf"{what}.*nan at step 8; the last good checkpoint is .*checkpoint-5"):
+        run(network, rows, tmp_path, loss=loss, pruning=PRUNING)
+    weights = load_file(tmp_path / "checkpoint-5" / "model.safetensors")
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights.values())
+    assert not (tmp_path / "checkpoint-10").exists()
+
+
+@pytest.mark.parametrize(("hidden", "attention"), [(True, True), (True, False), (False, False)])
+def test_the_cache_says_what_the_teacher_says(network, rows, tmp_path, hidden, attention):
+    wanted = Wanted(hidden=hidden, attention=attention)
+    write_cache(tmp_path, network, rows, wanted, pad_token_id=0, progress=lambda *_: None)
+    batch = Collator(0)([rows[row] for row in (3, 6, 41)])
+    numbers = batch.pop("row")
+    cached = CachedTeacher(tmp_path).outputs(numbers, batch)
+    live = LiveTeacher(network, wanted).outputs(numbers, batch)
+    torch.testing.assert_close(cached.logits, live.logits, atol=1e-5, rtol=1e-5)
+    real = batch["attention_mask"].bool()
+    assert len(cached.hidden) == (3 if hidden else 0)
+    for a, b in zip(cached.hidden, live.hidden, strict=True):
+        torch.testing.assert_close(a[real], b[real], atol=5e-3, rtol=5e-3)
+        assert not a[~real].any()
+    assert len(cached.attention) == (2 if attention else 0)
+    pairs = real[:, None, :, None] & real[:, None, None, :]
+    for a, b in zip(cached.attention, live.attention, strict=True):
+        torch.testing.assert_close(a[pairs.expand_as(a)], b[pairs.expand_as(b)], atol=5e-3, rtol=5e-3)
+    size = sum(p.stat().st_size for name in ("hidden", "attention") if (p := tmp_path / f"{name}.npy").exists())
+    assert 0 <= size - cache_bytes(rows, wanted, layers=2, hidden=32, heads=4) < 1000
+
+
+def test_a_student_that_is_the_teacher_has_no_hidden_or_attention_loss(network, rows):
+    batch = Collator(0)([rows[row] for row in range(4)])
+    numbers = batch.pop("row")
+    network.eval()
+
+    class Echo:
+        def outputs(self, rows: torch.Tensor, inputs: dict[str, torch.Tensor]) -> NetworkOutputs:
+            return run_network(network, inputs, Wanted(True, True))
+
+    loss = student_loss(Echo(), Distillation(logits=0), multi_label=False)
+    assert loss(network, batch, numbers).item() == 0
+
+
+def test_distillation_teaches(network, rows, tmp_path):
+    teacher, _ = run(network, rows, tmp_path / "teacher")
+    wanted = Wanted(hidden=True, attention=True)
+    # The logits' cross-entropy cannot fall under the teacher's own entropy; squared errors can fall to 0.
+    loss = student_loss(LiveTeacher(teacher, wanted), Distillation(logits=0), multi_label=False)
+    batch = Collator(0)([rows[row] for row in range(20)])
+    numbers = batch.pop("row")
+    student, _ = run(network, rows, tmp_path / "student", loss=loss, pruning=Pruning(sparsity=0.2), epochs=12)
+    with torch.no_grad():
+        assert loss(student.eval(), batch, numbers) < 0.5 * loss(network.eval(), batch, numbers)
+
+
+def test_the_learning_rate_rewinds(network, rows, tmp_path):
+    rates = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, lr_scheduler, **kwargs):
+            rates.append(lr_scheduler.get_last_lr()[0])
+
+    student = Student(
+        epochs=8, batch_size=8, learning_rate=1e-3, schedule="cosine_restarts", cycles=4, warmup=0, precision="fp32"
+    )
+    train(
+        copy.deepcopy(network), student, rows, rows, pad_token_id=0, multi_label=False, seed=1,
+        folder=tmp_path, progress=lambda done, total, note: None, callbacks=[lambda resume: Watch()],
+    )  # fmt: skip
+    peaks = [step for step, rate in enumerate(rates) if rate == pytest.approx(1e-3)]
+    assert peaks == [cycle * len(rates) // 4 for cycle in range(4)]
+    assert min(rates) < 1e-4
