@@ -36,8 +36,8 @@ from sparserve.models.data.defaults import default_checkpoint
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.errors import SparserveError
+from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
-from sparserve.models.machine import describe_machine
 from sparserve.models.networks import fine_tune, train_networks
 from sparserve.models.plan import Job, Plan, make_plan
 from sparserve.models.progress import PlainReporter, Reporter

@@ -11,12 +11,12 @@ from sparserve.models.bundle.bundle import SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import SparserveError
-from sparserve.models.measurement import Arm, measure
+from sparserve.models.evaluation.latency import Arm, measure
+from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM
 from sparserve.models.pipeline import build_graphs
 from sparserve.models.plan import DENSE, Plan
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.schema import INT8
-from sparserve.models.sparse_measurement import SPARSE_ARM
 from sparserve.models.workspace import Workspace
 
 SHAPES = ((1, 64), (8, 64))

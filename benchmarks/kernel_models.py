@@ -22,9 +22,9 @@ from benchmarks.dense_encoders import (
 )
 from benchmarks.fused_graph import INPUT_NAMES
 from sparserve.kernels.packing import PackOptions, Values
-from sparserve.models.export import export_onnx
-from sparserve.models.quantization import quantize_embeddings
-from sparserve.models.sparse_graph import pack_graph
+from sparserve.models.export.onnx_export import export_onnx
+from sparserve.models.export.quantization import quantize_embeddings
+from sparserve.models.export.sparse_graph import pack_graph
 
 FP32, INT8 = "ORT fp32 dense", "ORT int8 dense"
 SPARSITIES = (0.8, 0.9, 0.95, 0.975)

@@ -26,8 +26,8 @@ from benchmarks.dense_encoders import BERT_BASE, MINILM_L6, EncoderShape, random
 from benchmarks.kernel_models import FP32, INT8, models, write_peers
 from sparserve.kernels.library import find_library, read_profile
 from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
-from sparserve.models.machine import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = {"bert-base": BERT_BASE, "minilm-l6": MINILM_L6}

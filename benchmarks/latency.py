@@ -16,9 +16,9 @@ from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.inference import sparse_model
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError
+from sparserve.models.evaluation.latency import Arm, measure
+from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM
 from sparserve.models.files import write_atomically
-from sparserve.models.measurement import Arm, measure
-from sparserve.models.sparse_measurement import SPARSE_ARM
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from benchmarks.markdown_tables import table, write_between
 from sparserve.models.bundle.store import Store
 from sparserve.models.files import write_atomically
-from sparserve.models.report import build_report
-from sparserve.models.report_schema import Report, VariantReport
+from sparserve.models.report.builder import build_report
+from sparserve.models.report.schema import Report, VariantReport
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "demo.json"

@@ -21,8 +21,8 @@ from benchmarks import fault_scenarios as faults
 from benchmarks.service_process import running
 from benchmarks.soak import LONGEST_WORDS, Soak, figures, soak
 from sparserve.models.bundle.store import Store
+from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
-from sparserve.models.machine import describe_machine
 from tests.tiny_bundles import TASK, publish
 
 RESULTS = Path(__file__).parent / "results" / "reliability.json"

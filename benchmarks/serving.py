@@ -26,8 +26,8 @@ from benchmarks.serving_process import installed_bytes
 from benchmarks.serving_search import RateSearch
 from benchmarks.serving_texts import texts
 from sparserve.models.bundle.store import Store
+from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
-from sparserve.models.machine import describe_machine
 from sparserve.service.settings import Settings
 
 RESULTS: Final = Path(__file__).parent / "results" / "serving.json"

@@ -129,7 +129,7 @@ def compress(
         if json_lines:
             reporter.result("report", report.model_dump(mode="json"))
         else:
-            from sparserve.models.report import terminal_table
+            from sparserve.models.report.builder import terminal_table
 
             wide_console().print(terminal_table(report))
             reporter.say(f"Report: {run.store.report_path(report.task, 'html')}")
@@ -146,7 +146,7 @@ def report(
     with explained():
         from sparserve.models.bundle.store import Store
         from sparserve.models.files import write_atomically
-        from sparserve.models.report import build_report, terminal_table, to_html, to_markdown
+        from sparserve.models.report.builder import build_report, terminal_table, to_html, to_markdown
 
         found = build_report(Store(store), task)
         if format is ReportFormat.table:

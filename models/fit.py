@@ -8,7 +8,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import tokenize
-from sparserve.models.embeddings import count_tokens
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.encoders.layer_mapping import uniform_choice
 from sparserve.models.encoders.layers import encoder_layers
@@ -17,6 +16,7 @@ from sparserve.models.encoders.shrinking import SQUEEZED_START, check_shape
 from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import load_structure
 from sparserve.models.errors import CheckpointError, RecipeError
+from sparserve.models.export.token_table import count_tokens
 from sparserve.models.pruning.pruner import Pruner
 from sparserve.models.pruning.registry import make_method
 from sparserve.models.pruning.units.method import kept_count

@@ -15,16 +15,16 @@ from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import Measurement
 from sparserve.models.bundle.store import Store
 from sparserve.models.encoders.checkpoint import Checkpoint
-from sparserve.models.measurement import Arm, measure
+from sparserve.models.evaluation.latency import Arm, measure
+from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM, with_sparse
+from sparserve.models.export.quantization import quantize
 from sparserve.models.networks import train_networks
 from sparserve.models.plan import DENSE, Job, Plan
 from sparserve.models.progress import Reporter
 from sparserve.models.publishing import publish
-from sparserve.models.quantization import quantize
 from sparserve.models.recipes.schema import INT8, Embeddings
-from sparserve.models.report import write_report
-from sparserve.models.report_schema import Report
-from sparserve.models.sparse_measurement import SPARSE_ARM, with_sparse
+from sparserve.models.report.builder import write_report
+from sparserve.models.report.schema import Report
 from sparserve.models.training.trainer import Progress
 from sparserve.models.workspace import Workspace
 

@@ -9,14 +9,14 @@ import numpy.typing as npt
 from sparserve.models.bundle.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
 from sparserve.models.bundle.manifest import Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
 from sparserve.models.bundle.store import Store
-from sparserve.models.card import model_card
-from sparserve.models.embeddings import EMBEDDINGS
 from sparserve.models.encoders.checkpoint import Checkpoint
-from sparserve.models.evaluation import compare_with_reference, evaluate
-from sparserve.models.graph_statistics import flops, sizes, sparsity
+from sparserve.models.evaluation.scores import compare_with_reference, evaluate
+from sparserve.models.export.statistics import flops, sizes, sparsity
+from sparserve.models.export.token_table import EMBEDDINGS
 from sparserve.models.plan import DENSE, Job, library_versions
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.schema import INT8
+from sparserve.models.report.model_card import model_card
 from sparserve.models.steps import PACKED, sample_answers
 
 FLOPS_LENGTH = 128

@@ -26,7 +26,7 @@ from sparserve.models.pipeline import run_plan
 from sparserve.models.plan import Job, Plan, make_plan
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe
-from sparserve.models.report_schema import Report
+from sparserve.models.report.schema import Report
 from sparserve.models.training.precision import has_bf16
 from sparserve.models.training.word_candidates import has_masked_lm_head
 from sparserve.models.workspace import Workspace

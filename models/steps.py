@@ -17,15 +17,15 @@ from sparserve.models.bundle.manifest import SampleAnswer
 from sparserve.models.data.dataset import Dataset, Split
 from sparserve.models.data.tokenization import TokenizedSplit, tokenize
 from sparserve.models.distributed import is_main, uses_gpu
-from sparserve.models.embeddings import EMBEDDINGS, count_tokens, shrink_embeddings
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, save_classifier
 from sparserve.models.errors import CheckpointError
-from sparserve.models.export import export_onnx, set_metadata
+from sparserve.models.export.onnx_export import export_onnx, set_metadata
+from sparserve.models.export.sparse_graph import write_sparse_graph
+from sparserve.models.export.sparse_parity import check_packed
+from sparserve.models.export.statistics import sparsity
+from sparserve.models.export.token_table import EMBEDDINGS, count_tokens, shrink_embeddings
 from sparserve.models.files import sync, write_atomically
-from sparserve.models.graph_statistics import sparsity
 from sparserve.models.recipes.schema import Embeddings, Quantization, Recipe, Training
-from sparserve.models.sparse_graph import write_sparse_graph
-from sparserve.models.sparse_parity import check_packed
 from sparserve.models.training.teacher_outputs import Wanted, write_cache
 from sparserve.models.training.trainer import Progress, TrainingResult, train
 

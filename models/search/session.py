@@ -13,7 +13,7 @@ from sparserve.models.fit import check_calibration, check_fit, check_vocabulary,
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from sparserve.models.recipes.schema import Recipe
-from sparserve.models.report import write_report
+from sparserve.models.report.builder import write_report
 from sparserve.models.run import CompressOptions, Run, prepare
 from sparserve.models.search.bisection import Trial, search
 from sparserve.models.search.bounds import least_bytes, least_dense_bytes

@@ -12,14 +12,14 @@ from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, Bundle
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import LatencyPoint, Measurement
 from sparserve.models.errors import CheckpointError, ParityError, RecipeError, TrainingError
-from sparserve.models.evaluation import DECIMALS
+from sparserve.models.evaluation.scores import DECIMALS
+from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM
 from sparserve.models.plan import DENSE, Plan, make_plan
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.schema import INT8, Recipe
 from sparserve.models.run import Run
 from sparserve.models.search.ladders import Candidate
 from sparserve.models.search.outcomes import Outcome, Serving
-from sparserve.models.sparse_measurement import SPARSE_ARM
 from sparserve.models.training.trainer import score
 from sparserve.models.workspace import Step
 

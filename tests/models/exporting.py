@@ -1,7 +1,7 @@
 """Random sparse classifiers of every architecture, and how tests export them."""
 
 from sparserve.models.encoders.checkpoint import load_classifier
-from sparserve.models.export import export_onnx
+from sparserve.models.export.onnx_export import export_onnx
 
 LABELS = ("negative", "neutral", "positive")
 # CamemBERT and XLM-RoBERTa are RoBERTa to the last parameter name.

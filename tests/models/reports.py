@@ -8,9 +8,9 @@ from rich.console import Console
 
 from sparserve.models.bundle.manifest import Density, LatencyPoint, Machine, Measurement, Sparsity, TensorSparsity
 from sparserve.models.bundle.store import Store
-from sparserve.models.evaluation import compare_with_reference, evaluate
-from sparserve.models.report import terminal_table
-from sparserve.models.report_schema import Report
+from sparserve.models.evaluation.scores import compare_with_reference, evaluate
+from sparserve.models.report.builder import terminal_table
+from sparserve.models.report.schema import Report
 
 TASK = tiny_bundles.TASK
 ATTACK = "<script>alert('x')</script> | a\n\npipe & `code` </script>"

@@ -16,10 +16,10 @@ from sparserve.models.encoders.layers import encoder_layers
 from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import CheckpointError
-from sparserve.models.graph_statistics import flops, sparsity
-from sparserve.models.quantization import quantize
+from sparserve.models.export.quantization import quantize
+from sparserve.models.export.sparse_graph import write_sparse_graph
+from sparserve.models.export.statistics import flops, sparsity
 from sparserve.models.recipes.schema import Quantization
-from sparserve.models.sparse_graph import write_sparse_graph
 
 
 @pytest.fixture(scope="module")

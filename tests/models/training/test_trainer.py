@@ -14,7 +14,7 @@ from sparserve.models.data.dataset import Split
 from sparserve.models.data.tokenization import Collator, tokenize
 from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.errors import TrainingError
-from sparserve.models.evaluation import evaluate
+from sparserve.models.evaluation.scores import evaluate
 from sparserve.models.pruning.pruner import MASKS, Pruner, PruningCallback
 from sparserve.models.recipes.schema import Distillation, Pruning, Student, Training
 from sparserve.models.training.distillation import NetworkOutputs

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sparserve.models.bundle.manifest import TokenTable
-from sparserve.models.report_schema import DENSE, VariantReport
-from sparserve.models.templates import percent
+from sparserve.models.report.rendering import percent
+from sparserve.models.report.schema import DENSE, VariantReport
 
 # Ratios of latencies this near to 1 are within what a shared machine's noise makes of equal graphs.
 SAME_SPEED: Final = (0.9, 1.1)

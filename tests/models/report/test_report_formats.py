@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 import pytest
 from reports import TASK, printed, publish_variants
 
-from sparserve.models.plots import matrix_title, plots
-from sparserve.models.report import build_report, to_html, to_markdown
-from sparserve.models.report_schema import Report
-from sparserve.models.templates import markdown_text, milliseconds, quantity
+from sparserve.models.report.builder import build_report, to_html, to_markdown
+from sparserve.models.report.plots import matrix_title, plots
+from sparserve.models.report.rendering import markdown_text, milliseconds, quantity
+from sparserve.models.report.schema import Report
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from onnx import numpy_helper
 
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import ParityError
-from sparserve.models.export import METADATA_KEY, set_metadata
+from sparserve.models.export.onnx_export import METADATA_KEY, set_metadata
+from sparserve.models.export.quantization import quantize, quantize_rows
 from sparserve.models.files import sha256
-from sparserve.models.quantization import quantize, quantize_rows
 from sparserve.models.recipes.schema import Quantization
 
 

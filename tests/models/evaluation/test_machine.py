@@ -1,7 +1,7 @@
 import getpass
 import platform
 
-from sparserve.models.machine import RELEVANT_ISA, describe_machine
+from sparserve.models.evaluation.machine import RELEVANT_ISA, describe_machine
 
 
 def test_the_machine_is_described_without_saying_whose_it_is():

@@ -12,9 +12,10 @@ from sparserve.models.bundle.manifest import Interval, Manifest
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError, StoreError
 from sparserve.models.files import write_atomically
-from sparserve.models.findings import findings
-from sparserve.models.plots import plots
-from sparserve.models.report_schema import (
+from sparserve.models.report.findings import findings
+from sparserve.models.report.plots import plots
+from sparserve.models.report.rendering import percent, render
+from sparserve.models.report.schema import (
     DENSE,
     PREFERRED_CELL,
     Cost,
@@ -28,7 +29,6 @@ from sparserve.models.report_schema import (
     Zeros,
     token_bits,
 )
-from sparserve.models.templates import percent, render
 
 
 def build_report(store: Store, task: str) -> Report:

@@ -7,8 +7,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from sparserve.models.bundle.manifest import LatencyPoint, Machine, Measurement
-from sparserve.models.card import model_card
-from sparserve.models.evaluation import compare_with_reference, evaluate
+from sparserve.models.evaluation.scores import compare_with_reference, evaluate
+from sparserve.models.report.model_card import model_card
 
 LABELS = ("neg|ative\n", "<script>alert(1)</script>")
 

@@ -7,9 +7,9 @@ from onnx import numpy_helper
 from sparserve.kernels.unpacking import unpack_encoder
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import CheckpointError
-from sparserve.models.quantization import quantize
+from sparserve.models.export.quantization import quantize
+from sparserve.models.export.sparse_graph import BLOB, write_sparse_graph
 from sparserve.models.recipes.schema import Quantization
-from sparserve.models.sparse_graph import BLOB, write_sparse_graph
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from onnx import helper, numpy_helper
 
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.encoders.linears import encoder_linears
-from sparserve.models.graph_statistics import sparsity
-from sparserve.models.initializers import name_initializers, told_apart
-from sparserve.models.sparse_graph import write_sparse_graph
+from sparserve.models.export.initializers import name_initializers, told_apart
+from sparserve.models.export.sparse_graph import write_sparse_graph
+from sparserve.models.export.statistics import sparsity
 
 # What a high sparsity over all layers together can leave of a layer, and what has no counterpart in another.
 EMPTY = (

@@ -6,12 +6,12 @@ from tiny_bundles import graph, manifest, tokenizer_json
 
 from sparserve.models.bundle.bundle import write_bundle
 from sparserve.models.bundle.inference import OnnxClassifier
-from sparserve.models.bundle_model import load_bundle_model
-from sparserve.models.embeddings import shrink_embeddings
 from sparserve.models.encoders.checkpoint import save_classifier
 from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import STRUCTURE, Structure
 from sparserve.models.errors import BundleError, CheckpointError
+from sparserve.models.export.reload import load_bundle_model
+from sparserve.models.export.token_table import shrink_embeddings
 from sparserve.models.recipes.schema import Embeddings
 
 

@@ -23,7 +23,7 @@ import psutil
 from sparserve.models.bundle.inference import OnnxClassifier, available_cpus
 from sparserve.models.bundle.manifest import LatencyPoint, Measurement
 from sparserve.models.errors import BundleError
-from sparserve.models.machine import describe_machine
+from sparserve.models.evaluation.machine import describe_machine
 
 DENSE: Final = "dense"
 DENSE_INT8: Final = "dense-int8"
@@ -128,7 +128,13 @@ def resident_bytes(arm: Arm, *, vocabulary: int, length: int, threads: int) -> i
         BundleError: onnxruntime cannot run the graph, or the graph has no row for a token of the vocabulary.
     """
     numbers = (arm.pad_token_id, vocabulary, length, threads)
-    command = [sys.executable, "-m", "sparserve.models.measurement", str(arm.model_path.resolve()), *map(str, numbers)]
+    command = [
+        sys.executable,
+        "-m",
+        "sparserve.models.evaluation.latency",
+        str(arm.model_path.resolve()),
+        *map(str, numbers),
+    ]
     if arm.library is not None:
         command += ["--library", str(arm.library)]
     # The package may be a working copy that is not installed: the child searches where this process does.

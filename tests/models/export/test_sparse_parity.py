@@ -8,9 +8,9 @@ from exporting import ENCODERS
 from sparserve.models.bundle.bundle import SPARSE_MODEL
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError
+from sparserve.models.export.sparse_graph import write_sparse_graph
+from sparserve.models.export.sparse_parity import check_packed
 from sparserve.models.recipes.schema import Quantization
-from sparserve.models.sparse_graph import write_sparse_graph
-from sparserve.models.sparse_parity import check_packed
 from sparserve.models.steps import NOT_PACKED, PACKED, pack_checkpoint
 
 

@@ -15,8 +15,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from sparserve.models.embeddings import BASIS, replace_node, token_lookup
 from sparserve.models.errors import CheckpointError
+from sparserve.models.export.token_table import BASIS, replace_node, token_lookup
 from sparserve.models.recipes.schema import Quantization
 
 Bits = Literal[4, 8]

@@ -8,10 +8,10 @@ from reports import TASK, printed
 
 from sparserve.models.bundle.manifest import Density, Flops, Sizes, Sparsity, TensorSparsity, TokenTable
 from sparserve.models.bundle.store import Store
-from sparserve.models.card import model_card
-from sparserve.models.findings import token_table_sentences
-from sparserve.models.report import build_report, to_html, to_markdown
-from sparserve.models.report_schema import EncoderKept, Report, token_bits
+from sparserve.models.report.builder import build_report, to_html, to_markdown
+from sparserve.models.report.findings import token_table_sentences
+from sparserve.models.report.model_card import model_card
+from sparserve.models.report.schema import EncoderKept, Report, token_bits
 
 TABLE = TokenTable(tokens=30_522, rows=8_123, rank=None, energy_kept=1.0)
 

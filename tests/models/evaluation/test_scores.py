@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from sparserve.models.errors import TrainingError
-from sparserve.models.evaluation import (
+from sparserve.models.evaluation.scores import (
     calibration_error,
     compare_with_reference,
     evaluate,

@@ -16,8 +16,8 @@ from torch import nn
 
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import CheckpointError, ParityError
+from sparserve.models.export.initializers import name_initializers, told_apart
 from sparserve.models.files import machine_fault
-from sparserve.models.initializers import name_initializers, told_apart
 
 # batch x length, of which the last rows are partly padding: batch 1, odd lengths, one token, the longest
 PARITY_SHAPES = ((1, 1), (1, 7), (3, 33), (2, 64), (8, 16))

@@ -14,7 +14,12 @@ from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.bundle.manifest import TokenTable
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.data.tokenization import TokenizedSplit
-from sparserve.models.embeddings import (
+from sparserve.models.encoders.checkpoint import resolve_checkpoint
+from sparserve.models.errors import CheckpointError, RecipeError
+from sparserve.models.export.quantization import quantize
+from sparserve.models.export.sparse_graph import write_sparse_graph
+from sparserve.models.export.statistics import flops, sparsity
+from sparserve.models.export.token_table import (
     EMBEDDINGS,
     count_tokens,
     factorize,
@@ -22,13 +27,8 @@ from sparserve.models.embeddings import (
     shrink_embeddings,
     token_lookup,
 )
-from sparserve.models.encoders.checkpoint import resolve_checkpoint
-from sparserve.models.errors import CheckpointError, RecipeError
-from sparserve.models.graph_statistics import flops, sparsity
-from sparserve.models.quantization import quantize
 from sparserve.models.recipes.schema import Embeddings, Quantization
-from sparserve.models.report_schema import token_bits
-from sparserve.models.sparse_graph import write_sparse_graph
+from sparserve.models.report.schema import token_bits
 from sparserve.models.steps import shrink_tables
 
 PAD = 0

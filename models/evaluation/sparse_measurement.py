@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import LatencyPoint, Measurement, ProblemType, SparseMeasurement
-from sparserve.models.evaluation import decisions
+from sparserve.models.evaluation.scores import decisions
 
 SPARSE_ARM: Final = " in the sparse runtime"
 

@@ -19,7 +19,7 @@ from sparserve.kernels.unpacking import parts
 from sparserve.kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
 from sparserve.models.bundle.manifest import Packed
 from sparserve.models.errors import CheckpointError
-from sparserve.models.quantization import Bits, quantize_embeddings, quantize_weights
+from sparserve.models.export.quantization import Bits, quantize_embeddings, quantize_weights
 
 DOMAIN: Final = "sparserve"
 OPSET: Final = 1

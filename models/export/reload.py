@@ -7,9 +7,9 @@ import torch
 from transformers import PreTrainedModel
 
 from sparserve.models.bundle.bundle import open_bundle
-from sparserve.models.embeddings import restored_table
 from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
 from sparserve.models.errors import CheckpointError
+from sparserve.models.export.token_table import restored_table
 
 CHECKPOINT = "checkpoint"
 

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from sparserve.models.bundle.inference import OnnxClassifier
-from sparserve.models.graph_statistics import sparsity
-from sparserve.models.quantization import quantize_blocks, quantize_embeddings, quantize_weights
+from sparserve.models.export.quantization import quantize_blocks, quantize_embeddings, quantize_weights
+from sparserve.models.export.statistics import sparsity
 
 TABLE = "bert.embeddings.word_embeddings.weight"
 

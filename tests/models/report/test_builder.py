@@ -12,9 +12,9 @@ from reports import LABELS, MACHINE, TASK, measurement, printed, publish_variant
 from sparserve.models.bundle.bundle import MANIFEST
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
-from sparserve.models.plots import plots
-from sparserve.models.report import build_report, to_html, to_markdown, write_report
-from sparserve.models.report_schema import Report
+from sparserve.models.report.builder import build_report, to_html, to_markdown, write_report
+from sparserve.models.report.plots import plots
+from sparserve.models.report.schema import Report
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import tiny_bundles
 
 from sparserve.models.errors import BundleError
-from sparserve.models.measurement import DENSE, DENSE_INT8, MINIMUM_ROUNDS, Arm, measure, resident_bytes
+from sparserve.models.evaluation.latency import DENSE, DENSE_INT8, MINIMUM_ROUNDS, Arm, measure, resident_bytes
 
 VOCABULARY = len(tiny_bundles.WORDS)
 

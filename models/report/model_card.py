@@ -6,9 +6,9 @@ from typing import Any, Final
 import yaml
 
 from sparserve.models.bundle.manifest import Interval, Manifest
-from sparserve.models.findings import smaller, token_table_sentences
-from sparserve.models.report_schema import EncoderKept, token_bits
-from sparserve.models.templates import render
+from sparserve.models.report.findings import smaller, token_table_sentences
+from sparserve.models.report.rendering import render
+from sparserve.models.report.schema import EncoderKept, token_bits
 
 # A Hub id, such as `user/name`; local paths and URLs are no ids and stay out of the front matter.
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?")

@@ -13,7 +13,7 @@ import numpy as np
 
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import CheckpointError
-from sparserve.models.export import PARITY_SHAPES, random_inputs
+from sparserve.models.export.onnx_export import PARITY_SHAPES, random_inputs
 
 # Of the largest logit. Both runtimes compute in float32 and differ by 1e-6; another function by 1e-2 and more.
 TOLERANCE: Final = 1e-3

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparserve.models.errors import BundleError
-from sparserve.models.graph_statistics import flops, sizes, sparsity
+from sparserve.models.export.statistics import flops, sizes, sparsity
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 FFN = "distilbert.transformer.layer.11.ffn.lin1.weight"
