@@ -38,14 +38,14 @@ from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.errors import SparserveError
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
-from sparserve.models.networks import fine_tune, train_networks
-from sparserve.models.plan import Job, Plan, make_plan
+from sparserve.models.pipeline.job import estimate_seconds
+from sparserve.models.pipeline.plan import Job, Plan, make_plan
+from sparserve.models.pipeline.step_cache import Workspace
+from sparserve.models.pipeline.training_steps import fine_tune, train_networks
 from sparserve.models.progress import PlainReporter, Reporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.recipes.schema import Training
-from sparserve.models.run import estimate_seconds
 from sparserve.models.training.precision import trains_in_bf16
-from sparserve.models.workspace import Workspace
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 RUN_FIELDS = ("scale", "task", "method", "level", "seed")

@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.glue import Task
-from sparserve.models import steps
 from sparserve.models.bundle.bundle import SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import SparserveError
 from sparserve.models.evaluation.latency import Arm, measure
 from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM
-from sparserve.models.pipeline import build_graphs
-from sparserve.models.plan import DENSE, Plan
+from sparserve.models.pipeline import steps
+from sparserve.models.pipeline.execution import build_graphs
+from sparserve.models.pipeline.plan import DENSE, Plan
+from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.schema import INT8
-from sparserve.models.workspace import Workspace
 
 SHAPES = ((1, 64), (8, 64))
 SECONDS = 12.0

@@ -2,7 +2,7 @@
 
 import sys
 
-from sparserve.models.base_commands import base_command
+from sparserve.models.cli.base_commands import base_command
 
 
 def main() -> None:
@@ -11,7 +11,7 @@ def main() -> None:
     if run := base_command(command):
         sys.exit(run(sys.argv[2:]))
     try:
-        from sparserve.models.cli import app
+        from sparserve.models.cli.app import app
     except ModuleNotFoundError as error:
         message = (
             f"sparserve: {error.name} is missing: install sparserve[compress] for every command but `serve`, `keys`, "

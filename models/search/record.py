@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from sparserve.models.bundle.manifest import Record
 from sparserve.models.files import write_atomically
-from sparserve.models.search.bisection import MakeTrial
 from sparserve.models.search.ladders import Candidate
 from sparserve.models.search.outcomes import Outcome
+from sparserve.models.search.search import MakeTrial
 
 RECORD_SCHEMA_VERSION: Final = 2
 

@@ -9,22 +9,22 @@ from typing import Any
 from rich.console import Console
 
 from sparserve.models.errors import InputError, RecipeError, TargetError
-from sparserve.models.fit import check_calibration, check_fit, check_vocabulary, starting_from
+from sparserve.models.pipeline.job import CompressOptions, Run, prepare
+from sparserve.models.pipeline.preflight import check_calibration, check_fit, check_vocabulary, starting_from
+from sparserve.models.pipeline.step_cache import Step
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from sparserve.models.recipes.schema import Recipe
 from sparserve.models.report.builder import write_report
-from sparserve.models.run import CompressOptions, Run, prepare
-from sparserve.models.search.bisection import Trial, search
-from sparserve.models.search.bounds import least_bytes, least_dense_bytes
-from sparserve.models.search.choice import SIZE, Point, baseline_points, best, frontier, nearest, points
+from sparserve.models.search.frontier import SIZE, Point, baseline_points, best, frontier, nearest, points
 from sparserve.models.search.ladders import Candidate, Ladder, make_ladder, slug, with_shared
 from sparserve.models.search.outcomes import Outcome
-from sparserve.models.search.presentation import as_record, figures, frontier_table, trial_line, trial_record
+from sparserve.models.search.output import as_record, figures, frontier_table, trial_line, trial_record
 from sparserve.models.search.record import RecordedTrials
+from sparserve.models.search.search import Trial, search
+from sparserve.models.search.size_bound import least_bytes, least_dense_bytes
 from sparserve.models.search.targets import Target, parse_target, phrase
 from sparserve.models.search.trials import RunTrials, with_recipe
-from sparserve.models.workspace import Step
 
 # No training, units, single weights, the whole model: each is the best somewhere (docs/results.md).
 USUAL_RECIPES = ("post-training", "mutual-information", "sparsebert-best", "smallest")

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from sparserve.models import steps
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, Bundle
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import LatencyPoint, Measurement
 from sparserve.models.errors import CheckpointError, ParityError, RecipeError, TrainingError
 from sparserve.models.evaluation.scores import DECIMALS
 from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM
-from sparserve.models.plan import DENSE, Plan, make_plan
+from sparserve.models.pipeline import steps
+from sparserve.models.pipeline.job import Run
+from sparserve.models.pipeline.plan import DENSE, Plan, make_plan
+from sparserve.models.pipeline.step_cache import Step
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.schema import INT8, Recipe
-from sparserve.models.run import Run
 from sparserve.models.search.ladders import Candidate
 from sparserve.models.search.outcomes import Outcome, Serving
 from sparserve.models.training.trainer import score
-from sparserve.models.workspace import Step
 
 
 @dataclass(frozen=True)

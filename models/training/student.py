@@ -17,11 +17,11 @@ from sparserve.models.distributed import is_main, unwrapped
 from sparserve.models.encoders.checkpoint import PRUNED, Checkpoint, load_classifier
 from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.encoders.shrinking import kept_dimensions, shrink
+from sparserve.models.pipeline.steps import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
 from sparserve.models.pruning.one_shot import prune_once
 from sparserve.models.pruning.pruner import MASKS, PruningCallback
 from sparserve.models.pruning.units.registry import make_unit_method
 from sparserve.models.recipes.schema import Distillation, Pruning, Recipe, Squeeze
-from sparserve.models.steps import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
 from sparserve.models.training.distillation import distillation_loss, make_projection
 from sparserve.models.training.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network
 from sparserve.models.training.trainer import Loss, Progress, train

@@ -18,11 +18,11 @@ from sparserve.models.distributed import everywhere, leading, rows_each
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.errors import RecipeError, TrainingError
-from sparserve.models.networks import train_networks
+from sparserve.models.pipeline.job import CompressOptions, prepare
+from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import PlainReporter
 from sparserve.models.pruning.pruner import MASKS, PruningCallback
 from sparserve.models.recipes.schema import Distillation, Pruning, Training
-from sparserve.models.run import CompressOptions, prepare
 from sparserve.models.training.student import outputs_wanted, student_loss
 from sparserve.models.training.teacher_outputs import LiveTeacher, run_network
 from sparserve.models.training.trainer import train

@@ -10,8 +10,8 @@ from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError
 from sparserve.models.export.sparse_graph import write_sparse_graph
 from sparserve.models.export.sparse_parity import check_packed
+from sparserve.models.pipeline.steps import NOT_PACKED, PACKED, pack_checkpoint
 from sparserve.models.recipes.schema import Quantization
-from sparserve.models.steps import NOT_PACKED, PACKED, pack_checkpoint
 
 
 def check(path, model, library):

@@ -27,9 +27,9 @@ from sparserve.models.export.token_table import (
     shrink_embeddings,
     token_lookup,
 )
+from sparserve.models.pipeline.steps import shrink_tables
 from sparserve.models.recipes.schema import Embeddings, Quantization
 from sparserve.models.report.schema import token_bits
-from sparserve.models.steps import shrink_tables
 
 PAD = 0
 FIRST = 2

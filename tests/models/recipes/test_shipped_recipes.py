@@ -9,12 +9,12 @@ from small_recipes import small_fields
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
 from sparserve.models.encoders.linears import encoder_linears
-from sparserve.models.fit import check_fit
-from sparserve.models.networks import train_networks
-from sparserve.models.plan import Job, make_plan
+from sparserve.models.pipeline.plan import Job, make_plan
+from sparserve.models.pipeline.preflight import check_fit
+from sparserve.models.pipeline.step_cache import Workspace
+from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
-from sparserve.models.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
 from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.encoders.squeezing import squeeze, structure_of
-from sparserve.models.networks import train_networks
-from sparserve.models.plan import Job, make_plan
+from sparserve.models.pipeline.plan import Job, make_plan
+from sparserve.models.pipeline.step_cache import Workspace
+from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.training.student import train_student
-from sparserve.models.workspace import Workspace
 
 NARROW = UNEVEN.model_copy(update={"hidden": tuple(range(HIDDEN - 8))})
 QUICK = {"teacher.epochs": 1, "student.epochs": 1, "distillation.attention": 0}

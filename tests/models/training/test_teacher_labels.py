@@ -7,7 +7,7 @@ import pytest
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError
-from sparserve.models.fit import check_teacher
+from sparserve.models.pipeline.preflight import check_teacher
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from rich.console import Console
 
 from sparserve.models.bundle.manifest import LatencyPoint
 from sparserve.models.recipes.schema import Recipe
-from sparserve.models.search.bisection import Trial, search
-from sparserve.models.search.choice import baseline_points, best, frontier, nearest, points
+from sparserve.models.search.frontier import baseline_points, best, frontier, nearest, points
 from sparserve.models.search.ladders import Ladder
 from sparserve.models.search.outcomes import Outcome, Serving
-from sparserve.models.search.presentation import as_record, frontier_table, trial_line
+from sparserve.models.search.output import as_record, frontier_table, trial_line
 from sparserve.models.search.record import RecordedTrials
+from sparserve.models.search.search import Trial, search
 from sparserve.models.search.targets import Target, parse_target
 
 SIZE, FAST, DROP = Target("size", 500.0), Target("latency", 0.5, (1, 64)), Target("accuracy_drop", 5.0)

@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
-from sparserve.models.search.bisection import Trial
-from sparserve.models.search.choice import DROP, SIZE, Point, best, nearest, points, quantities
+from sparserve.models.search.frontier import DROP, SIZE, Point, best, nearest, points, quantities
 from sparserve.models.search.outcomes import Serving
+from sparserve.models.search.search import Trial
 from sparserve.models.search.targets import Target, phrase
 
 

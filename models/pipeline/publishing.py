@@ -13,11 +13,11 @@ from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
 from sparserve.models.export.statistics import flops, sizes, sparsity
 from sparserve.models.export.token_table import EMBEDDINGS
-from sparserve.models.plan import DENSE, Job, library_versions
+from sparserve.models.pipeline.plan import DENSE, Job, library_versions
+from sparserve.models.pipeline.steps import PACKED, sample_answers
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.schema import INT8
 from sparserve.models.report.model_card import model_card
-from sparserve.models.steps import PACKED, sample_answers
 
 FLOPS_LENGTH = 128
 

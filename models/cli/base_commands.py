@@ -14,7 +14,7 @@ def base_command(name: str) -> Callable[[list[str]], int] | None:
 
         return keys
     if name in ("promote", "rollback"):
-        from sparserve.models.promotion import main as move
+        from sparserve.models.cli.promotion import main as move
 
         return lambda argv: move([name, *argv])
     return None

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sparserve.models.command_line import DEFAULT_STORE, StoreOption, explained
+from sparserve.models.cli.options import DEFAULT_STORE, StoreOption, explained
 from sparserve.models.errors import SparserveError, StoreError
 
 if TYPE_CHECKING:

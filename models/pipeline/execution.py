@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sparserve.models import steps
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import Measurement
@@ -18,15 +17,16 @@ from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.evaluation.latency import Arm, measure
 from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM, with_sparse
 from sparserve.models.export.quantization import quantize
-from sparserve.models.networks import train_networks
-from sparserve.models.plan import DENSE, Job, Plan
+from sparserve.models.pipeline import steps
+from sparserve.models.pipeline.plan import DENSE, Job, Plan
+from sparserve.models.pipeline.publishing import publish
+from sparserve.models.pipeline.step_cache import Workspace
+from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import Reporter
-from sparserve.models.publishing import publish
 from sparserve.models.recipes.schema import INT8, Embeddings
 from sparserve.models.report.builder import write_report
 from sparserve.models.report.schema import Report
 from sparserve.models.training.trainer import Progress
-from sparserve.models.workspace import Workspace
 
 
 def run_plan(

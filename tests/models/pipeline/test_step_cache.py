@@ -3,9 +3,9 @@ import threading
 import pytest
 
 from sparserve.models.errors import EnvironmentFault
+from sparserve.models.pipeline.step_cache import Step, Workspace
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.schema import Pruning
-from sparserve.models.workspace import Step, Workspace
 
 REPORTER = PlainReporter()
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from sparserve.models import steps
 from sparserve.models.distributed import everywhere, rows_each
 from sparserve.models.encoders.checkpoint import Checkpoint, adopt, resolve_checkpoint
-from sparserve.models.plan import SHAPE, Plan
+from sparserve.models.pipeline import steps
+from sparserve.models.pipeline.plan import SHAPE, Plan
+from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.progress import Reporter
 from sparserve.models.training import student as students
 from sparserve.models.training.augmentation import augment, read_split, write_split
-from sparserve.models.workspace import Workspace
 
 AUGMENTED = "train.jsonl"
 

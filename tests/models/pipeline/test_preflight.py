@@ -11,7 +11,7 @@ from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import resolve_checkpoint, save_classifier
 from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.errors import CheckpointError, RecipeError
-from sparserve.models.fit import check_calibration, check_fit, check_vocabulary, outline
+from sparserve.models.pipeline.preflight import check_calibration, check_fit, check_vocabulary, outline
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.recipes.schema import Student
 

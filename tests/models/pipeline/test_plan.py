@@ -2,10 +2,10 @@
 
 import pytest
 
-from sparserve.models import plan as plans
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
-from sparserve.models.plan import Job, make_plan
+from sparserve.models.pipeline import plan as plans
+from sparserve.models.pipeline.plan import Job, make_plan
 from sparserve.models.pruning.weights.magnitude import Magnitude
 from sparserve.models.recipes.loading import load_recipe
 

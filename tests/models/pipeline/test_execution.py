@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from sparserve.models.bundle.inference import load_bundle
 from sparserve.models.bundle.store import Store
-from sparserve.models.cli import app
+from sparserve.models.cli.app import app
 
 VARIANTS = ["dense", "dense-int8", "sparse60", "sparse60-int8"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tiny_bundles import TASK, graph, publish
 
-from sparserve.models.base_commands import base_command
 from sparserve.models.bundle.store import Store
+from sparserve.models.cli.base_commands import base_command
+from sparserve.models.cli.promotion import main
 from sparserve.models.errors import StoreError
-from sparserve.models.promotion import main
 
 
 @pytest.fixture

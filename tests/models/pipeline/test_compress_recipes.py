@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sparserve.models.bundle.bundle import SPARSE_MODEL
 from sparserve.models.bundle.store import Store
-from sparserve.models.cli import app
+from sparserve.models.cli.app import app
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 
 pytestmark = pytest.mark.thorough

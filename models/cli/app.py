@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sparserve.models.base_commands import base_command
-from sparserve.models.bundle_commands import bundles_app
-from sparserve.models.command_line import DEFAULT_STORE, StoreOption, explained
+from sparserve.models.cli.base_commands import base_command
+from sparserve.models.cli.bundles import bundles_app
+from sparserve.models.cli.options import DEFAULT_STORE, StoreOption, explained
 from sparserve.models.errors import InputError
 
 app = typer.Typer(
@@ -89,8 +89,8 @@ def compress(
     from sparserve.models.distributed import idle_gpus, leading
 
     with explained(), leading():
+        from sparserve.models.pipeline.job import CompressOptions, prepare
         from sparserve.models.progress import make_reporter
-        from sparserve.models.run import CompressOptions, prepare
 
         reporter = make_reporter(json_lines=json_lines)
         if advice := idle_gpus():

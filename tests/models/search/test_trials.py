@@ -16,18 +16,18 @@ from sparserve.models.errors import (
     RecipeError,
     TrainingError,
 )
-from sparserve.models.plan import Job, make_plan
+from sparserve.models.pipeline.job import Run
+from sparserve.models.pipeline.plan import Job, make_plan
+from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.progress import PlainReporter
 from sparserve.models.pruning.weights.magnitude import Magnitude
 from sparserve.models.recipes.loading import load_recipe
-from sparserve.models.run import Run
-from sparserve.models.search.bisection import search
 from sparserve.models.search.ladders import make_ladder
-from sparserve.models.search.presentation import trial_line
+from sparserve.models.search.output import trial_line
+from sparserve.models.search.search import search
 from sparserve.models.search.session import Search
 from sparserve.models.search.targets import parse_target
 from sparserve.models.search.trials import RunTrials
-from sparserve.models.workspace import Workspace
 
 TARGETS = [parse_target("size<=58KB")]
 

@@ -14,12 +14,12 @@ from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.export.sparse_graph import IR_VERSION, OPSET
 from sparserve.models.files import sha256
+from sparserve.models.pipeline.step_cache import Step
 from sparserve.models.pruning.registry import make_method
 from sparserve.models.pruning.units.registry import make_unit_method
 from sparserve.models.recipes.schema import INT8, Distillation, Embeddings, Recipe
 from sparserve.models.training.student import outputs_wanted
 from sparserve.models.training.teacher_outputs import cache_bytes
-from sparserve.models.workspace import Step
 
 DENSE = "dense"
 SHAPE = ("layers", "hidden_size", "intermediate_size", "heads")

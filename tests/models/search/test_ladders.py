@@ -6,8 +6,8 @@ from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import RecipeError
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from sparserve.models.recipes.schema import Embeddings, Pruning, Quantization, Recipe, Squeeze, Student
-from sparserve.models.search.bounds import least_bytes
 from sparserve.models.search.ladders import make_ladder, slug, with_shared
+from sparserve.models.search.size_bound import least_bytes
 
 
 def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from sparserve.models import steps
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import WEIGHTS
 from sparserve.models.files import sha256
+from sparserve.models.pipeline import steps
 from sparserve.models.recipes.schema import Training
 
 # So high a learning rate that an epoch before the last one is the best.

@@ -21,15 +21,21 @@ from sparserve.models.data.tokenization import tokenize
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
 from sparserve.models.errors import InputError
 from sparserve.models.files import write_atomically
-from sparserve.models.fit import check_calibration, check_fit, check_teacher, check_vocabulary, starting_from
-from sparserve.models.pipeline import run_plan
-from sparserve.models.plan import Job, Plan, make_plan
+from sparserve.models.pipeline.execution import run_plan
+from sparserve.models.pipeline.plan import Job, Plan, make_plan
+from sparserve.models.pipeline.preflight import (
+    check_calibration,
+    check_fit,
+    check_teacher,
+    check_vocabulary,
+    starting_from,
+)
+from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.report.schema import Report
 from sparserve.models.training.precision import has_bf16
 from sparserve.models.training.word_candidates import has_masked_lm_head
-from sparserve.models.workspace import Workspace
 
 DEFAULT_CHECKPOINT_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_TASKS = {"movie-sentences": "movie-sentiment"}

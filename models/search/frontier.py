@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparserve.models.search.bisection import Trial
 from sparserve.models.search.ladders import Candidate
 from sparserve.models.search.outcomes import Serving
+from sparserve.models.search.search import Trial
 from sparserve.models.search.targets import Target
 
 DROP = Target("accuracy_drop", float("inf"))

@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from sparserve.models.cli import app
+from sparserve.models.cli.app import app
 
 
 def run(*arguments):
@@ -123,7 +123,7 @@ def test_a_store_that_cannot_be_written(compress_tiny, tmp_path, tiny_checkpoint
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_half(compress_tiny, tmp_path, monkeypatch):
-    from sparserve.models import pipeline
+    from sparserve.models.pipeline import execution as pipeline
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
