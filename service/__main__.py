@@ -17,7 +17,7 @@ from sparserve.models.errors import StoreError
 from sparserve.service.access import exposure
 from sparserve.service.app import create_app
 from sparserve.service.connections import Connection, allow_descriptors
-from sparserve.service.logs import configure_logging
+from sparserve.service.observability.logs import configure_logging
 from sparserve.service.settings import Settings
 from sparserve.service.shutdown import Drain, DrainingServer
 

@@ -12,10 +12,10 @@ from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError, StoreError
 from sparserve.service.contents import Key, Refusal, files_of
-from sparserve.service.engine import Engine
-from sparserve.service.faults import out_of_memory
-from sparserve.service.loading import expected_runtime, load_engine
-from sparserve.service.metrics import Metrics
+from sparserve.service.inference.engine import Engine
+from sparserve.service.inference.engine_loader import expected_runtime, load_engine
+from sparserve.service.inference.health import out_of_memory
+from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
 
 logger = logging.getLogger(__name__)

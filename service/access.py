@@ -8,10 +8,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sparserve.service.errors import Forbidden, RateLimited, ServiceError, Unauthorized, error_response
-from sparserve.service.keys import Key, Keyring
-from sparserve.service.keys import Scope as KeyScope
-from sparserve.service.metrics import Metrics
-from sparserve.service.rate_limits import RateLimiter, network_of
+from sparserve.service.observability.metrics import Metrics
+from sparserve.service.security.api_keys import Key, Keyring
+from sparserve.service.security.api_keys import Scope as KeyScope
+from sparserve.service.security.rate_limit import RateLimiter, network_of
 from sparserve.service.settings import Settings
 
 # What tells nothing of the models or the traffic: probes, and pages that ask for the key themselves.

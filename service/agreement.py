@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.service.engine import Logits
+from sparserve.service.inference.engine import Logits
 
 MULTI_LABEL_THRESHOLD: Final = 0.5
 CONFIDENCE: Final = 0.95

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparserve.service.caller import Caller
-from sparserve.service.classification import classify, ranked, timings
 from sparserve.service.context import Service
-from sparserve.service.engine import Engine
 from sparserve.service.errors import InferenceFailed
 from sparserve.service.experiments import Route
+from sparserve.service.inference.classification import classify, ranked, timings
+from sparserve.service.inference.engine import Engine
 from sparserve.service.limits import check_size
 from sparserve.service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
 

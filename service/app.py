@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
     from sparserve.service.grpc_server import GrpcServer
-    from sparserve.service.tracing import RequestTracer
+    from sparserve.service.observability.tracing import RequestTracer
 
 # FastAPI would else follow variables of the environment, and send the messages of exceptions, which may repeat a text.
 NO_TELEMETRY: "TelemetryConfig" = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -125,6 +125,6 @@ async def _grpc_server(app: FastAPI, service: Service) -> "GrpcServer | None":
 def _tracer_to(settings: Settings) -> "RequestTracer | None":
     if settings.otlp_endpoint is None:
         return None
-    from sparserve.service.tracing import RequestTracer
+    from sparserve.service.observability.tracing import RequestTracer
 
     return RequestTracer.to(str(settings.otlp_endpoint))

@@ -17,7 +17,7 @@ from sparserve.service.errors import (
     UnsupportedContent,
     error_response,
 )
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 
 DISCARDED_FACTOR = 8
 # zlib's window bits: its largest window, in gzip's wrapping or in its own, which HTTP calls deflate.

@@ -18,10 +18,10 @@ from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
 from sparserve.service.acceptance import Acceptance
 from sparserve.service.contents import Contents, Key, Refusal
-from sparserve.service.engine import Engine
 from sparserve.service.following import Follower
-from sparserve.service.metrics import Metrics
+from sparserve.service.inference.engine import Engine
 from sparserve.service.mirror import Mirror
+from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
 from sparserve.service.wanted import Wanted, wanted_of
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.agreement import agreeing
-from sparserve.service.batcher import Batcher
-from sparserve.service.classification import Classification, classify
-from sparserve.service.engine import Engine, Logits, scores
 from sparserve.service.errors import InvalidRequest
+from sparserve.service.inference.batcher import Batcher
+from sparserve.service.inference.classification import Classification, classify
+from sparserve.service.inference.engine import Engine, Logits, scores
 from sparserve.service.schemas import ComparisonSummary, ItemComparison, TextInput, VariantPrediction, VariantSummary
 
 

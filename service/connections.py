@@ -8,7 +8,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sparserve.service.errors import problem_response
 from sparserve.service.http_parser import Parser, offers_upgrade
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 from sparserve.service.security_headers import protect
 
 # What uvicorn's other parser allows; this one has no limit.

@@ -4,8 +4,8 @@ import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparserve.service.engine import Engine
 from sparserve.service.errors import Unavailable, UnknownResource
+from sparserve.service.inference.engine import Engine
 
 Key = tuple[str, str]
 

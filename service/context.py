@@ -9,11 +9,11 @@ from typing import Annotated, Final, TypeVar
 
 from fastapi import Depends, Request
 
-from sparserve.service.batcher import Batcher
 from sparserve.service.catalog import Catalog
 from sparserve.service.disagreements import Disagreements
 from sparserve.service.experiments import Experiments
-from sparserve.service.metrics import Metrics
+from sparserve.service.inference.batcher import Batcher
+from sparserve.service.observability.metrics import Metrics
 from sparserve.service.orders import Orders
 from sparserve.service.settings import Settings
 from sparserve.service.shutdown import Drain

@@ -37,7 +37,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -23,15 +23,15 @@ import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.agreement import said
-from sparserve.service.batcher import Batcher
 from sparserve.service.catalog import Catalog
-from sparserve.service.classification import Classification, classify
 from sparserve.service.comparison import Arm
 from sparserve.service.disagreements import Disagreement, Disagreements
-from sparserve.service.engine import Engine
 from sparserve.service.errors import InvalidRequest, ServiceError
 from sparserve.service.experiment import Experiment
-from sparserve.service.metrics import Metrics
+from sparserve.service.inference.batcher import Batcher
+from sparserve.service.inference.classification import Classification, classify
+from sparserve.service.inference.engine import Engine
+from sparserve.service.observability.metrics import Metrics
 from sparserve.service.policy import Policy
 from sparserve.service.schemas import TextInput
 

@@ -11,10 +11,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparserve.service.errors import problem_response
-from sparserve.service.logs import FIELDS, where
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.logs import FIELDS, where
+from sparserve.service.observability.metrics import Metrics
+from sparserve.service.observability.request_record import PROBES, RequestRecord, Tracer, recording, trace_id_of
 from sparserve.service.open_inference import name_media_type
-from sparserve.service.request_record import PROBES, RequestRecord, Tracer, recording, trace_id_of
 from sparserve.service.security_headers import protect
 from sparserve.service.shutdown import Drain
 

@@ -16,10 +16,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.datastructures import MutableHeaders
 
-from sparserve.service.closed_model import ClosedModel
 from sparserve.service.errors import PROBLEM_JSON, InvalidRequest, UnreadableRequest
 from sparserve.service.json_parsing import parsed
 from sparserve.service.limits import check_count
+from sparserve.service.strict_model import ClosedModel
 
 HEADER: Final = "Inference-Header-Content-Length"
 # More tensors than any model here has; each that is wrong makes an error of its own.

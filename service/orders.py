@@ -11,8 +11,8 @@ from sparserve.models.bundle.store import is_version
 from sparserve.models.errors import BundleError, SparserveError, StoreError
 from sparserve.service.catalog import Catalog
 from sparserve.service.contents import Key, listed
-from sparserve.service.engine import Engine
 from sparserve.service.errors import InvalidRequest, Unavailable
+from sparserve.service.inference.engine import Engine
 
 logger = logging.getLogger(__name__)
 

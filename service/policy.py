@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from sparserve.service.closed_model import ClosedModel
+from sparserve.service.strict_model import ClosedModel
 
 
 class Guard(ClosedModel):

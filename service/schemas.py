@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
-from sparserve.service.closed_model import ClosedModel
 from sparserve.service.json_numbers import PositiveWhole
 from sparserve.service.limits import check_count_here
+from sparserve.service.strict_model import ClosedModel
 
 FunctionToApply = Literal["softmax", "sigmoid", "none"]
 

@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     def _traces_can_be_sent(cls, endpoint: AnyHttpUrl | None) -> AnyHttpUrl | None:
         if endpoint is not None:
             try:
-                import sparserve.service.tracing  # noqa: F401
+                import sparserve.service.observability.tracing  # noqa: F401
             except ImportError as error:
                 raise ValueError(f'traces need {error.name}: pip install "sparserve[otel]"') from error
         return endpoint

@@ -10,7 +10,7 @@ def base_command(name: str) -> Callable[[list[str]], int] | None:
 
         return serve
     if name == "keys":
-        from sparserve.service.keys_command import main as keys
+        from sparserve.service.security.keys_command import main as keys
 
         return keys
     if name in ("promote", "rollback"):

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sparserve.service.context import Service, ServiceDependency
-from sparserve.service.engine import Engine
 from sparserve.service.errors import InvalidRequest, UnreadableRequest, problems
+from sparserve.service.inference.engine import Engine
 from sparserve.service.json_route import JsonRoute
 from sparserve.service.routes.models import list_models, show_task
 from sparserve.service.schemas import Body, ModelList, TaskFacts

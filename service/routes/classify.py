@@ -5,9 +5,9 @@ from starlette.responses import Response
 
 from sparserve.service.answers import answer
 from sparserve.service.caller import Caller, CallerDependency
-from sparserve.service.classification import server_timing
 from sparserve.service.context import Service, ServiceDependency
 from sparserve.service.errors import problems
+from sparserve.service.inference.classification import server_timing
 from sparserve.service.json_route import DirectRoute
 from sparserve.service.schemas import ClassifyAnswer, ClassifyRequest
 

@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from sparserve.service.caller import CallerDependency
 from sparserve.service.catalog import Catalog
-from sparserve.service.classification import server_timing, timings
 from sparserve.service.comparison import compare
 from sparserve.service.context import ServiceDependency
-from sparserve.service.engine import Engine
 from sparserve.service.errors import InvalidRequest, problems
+from sparserve.service.inference.classification import server_timing, timings
+from sparserve.service.inference.engine import Engine
 from sparserve.service.json_route import DirectRoute
 from sparserve.service.limits import check_size
 from sparserve.service.schemas import CompareAnswer, CompareRequest

@@ -6,8 +6,8 @@ from fastapi import APIRouter
 
 from sparserve.service.contents import Contents
 from sparserve.service.context import ServiceDependency
-from sparserve.service.engine import Engine
 from sparserve.service.errors import WrongMethod, problems
+from sparserve.service.inference.engine import Engine
 from sparserve.service.schemas import ModelList, RefusedBundle, TaskFacts, VariantDetail, VariantFacts
 
 router = APIRouter(tags=["models"])

@@ -13,8 +13,8 @@ from fastapi import APIRouter, Request, Response
 from sparserve.service.answers import ClassifyResult, answer
 from sparserve.service.caller import Caller, CallerDependency
 from sparserve.service.context import Service, ServiceDependency
-from sparserve.service.engine import Engine
 from sparserve.service.errors import InvalidRequest, Unavailable, problems
+from sparserve.service.inference.engine import Engine
 from sparserve.service.open_inference import HEADER, RequestedOutput, Tensor, read_request, write_answer
 from sparserve.service.schemas import TextInput
 from sparserve.service.version import VERSION

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

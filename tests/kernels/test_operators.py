@@ -22,7 +22,7 @@ from reference import (
 
 from sparserve.kernels.packing import pack_encoder, pack_linear
 from sparserve.kernels.weights import LinearWeights
-from sparserve.service.faults import out_of_memory
+from sparserve.service.inference.health import out_of_memory
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

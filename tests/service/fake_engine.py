@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.faults import Health
-from sparserve.service.pace import Pace
+from sparserve.service.inference.health import Health
+from sparserve.service.inference.latency_model import Pace
 from sparserve.service.schemas import ModelRef
 
 

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from sparserve.service.connections import Connection
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 
 DEADLINE_SECONDS = 20
 

@@ -17,10 +17,10 @@ from tiny_bundles import TASK
 from sparserve.models.bundle.store import Store
 from sparserve.service.access import ADMIN, ANY, CLASSIFY, Access, scopes_for
 from sparserve.service.app import create_app
-from sparserve.service.keys_command import create
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 from sparserve.service.open_inference import media_type_of_problems
 from sparserve.service.routes import admin
+from sparserve.service.security.keys_command import create
 from sparserve.service.settings import Settings
 
 CLASSIFY_URL = f"/v1/models/{TASK}/classify"

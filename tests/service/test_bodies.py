@@ -11,7 +11,7 @@ from tiny_bundles import TASK
 
 from sparserve.service.app import create_app
 from sparserve.service.bodies import BodyBudget, BodyLimit
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
 
 URL = f"/v1/models/{TASK}/classify"

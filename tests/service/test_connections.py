@@ -13,7 +13,7 @@ from raw_connections import DEADLINE_SECONDS, exchange, serving
 from starlette.types import Receive, Scope, Send
 
 from sparserve.service.connections import MAX_HEAD_BYTES, allow_descriptors
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 
 SECONDS = 0.3
 LONG = 8 * 2**20  # bytes that no socket's buffers hold

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, event, text
 
 from sparserve.service import disagreements
 from sparserve.service.disagreements import BATCH, WAITING, Disagreement, Disagreements, _storable
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 
 
 def row(position: int = 0, **changes: object) -> Disagreement:

@@ -11,10 +11,10 @@ from tiny_bundles import TASK, graph, publish, short_sighted
 from sparserve.models.bundle.store import Store
 from sparserve.service.answers import answer
 from sparserve.service.caller import Caller
-from sparserve.service.classification import classify
 from sparserve.service.context import Service
 from sparserve.service.experiments import _place
-from sparserve.service.faults import FAILURES_IN_ROW
+from sparserve.service.inference.classification import classify
+from sparserve.service.inference.health import FAILURES_IN_ROW
 from sparserve.service.policy import Guard, Policy
 from sparserve.service.schemas import TextInput
 

@@ -16,7 +16,7 @@ from sparserve.service import following
 from sparserve.service.app import create_app
 from sparserve.service.catalog import Catalog
 from sparserve.service.errors import InvalidRequest
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 from sparserve.service.orders import Orders
 from sparserve.service.settings import Settings
 

@@ -22,7 +22,7 @@ from benchmarks.loopback import connected, json_request
 from benchmarks.service_process import wait_until
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
-from sparserve.service.keys_command import create
+from sparserve.service.security.keys_command import create
 from sparserve.service.settings import Settings
 from sparserve.service.shutdown import Drain, DrainingServer
 

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.keys_command import create
+from sparserve.service.security.keys_command import create
 
 CLASSIFY = f"/v1/models/{TASK}/classify"
 INFER = f"/v2/models/{TASK}/infer"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparserve.service.disagreements import Disagreement, Disagreements
-from sparserve.service.metrics import Metrics
+from sparserve.service.observability.metrics import Metrics
 
 pytestmark = pytest.mark.thorough
 

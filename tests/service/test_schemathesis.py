@@ -16,7 +16,7 @@ from tiny_bundles import publish
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
-from sparserve.service.keys_command import create
+from sparserve.service.security.keys_command import create
 from sparserve.service.settings import Settings
 
 pytestmark = pytest.mark.thorough

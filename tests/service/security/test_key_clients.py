@@ -15,11 +15,11 @@ from tiny_bundles import TASK
 from sparserve.models.bundle.store import Store
 from sparserve.service.access import exposure
 from sparserve.service.app import create_app
-from sparserve.service.keys_command import create
+from sparserve.service.security.keys_command import create
 from sparserve.service.settings import Settings
 from sparserve.service.shutdown import Drain
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.logs import FIELDS, JsonFormatter, TextFormatter, where
+from sparserve.service.observability.logs import FIELDS, JsonFormatter, TextFormatter, where
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 URL = f"/v1/models/{TASK}/classify"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"

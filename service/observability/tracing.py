@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from starlette.types import Scope
 
-from sparserve.service.request_record import PROBES
+from sparserve.service.observability.request_record import PROBES
 from sparserve.service.version import VERSION
 
 if TYPE_CHECKING:

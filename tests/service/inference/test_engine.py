@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparserve.service.engine import scores
+from sparserve.service.inference.engine import scores
 
 
 @pytest.mark.parametrize("function", ["softmax", "sigmoid", "none", None])

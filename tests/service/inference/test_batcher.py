@@ -13,9 +13,9 @@ import pytest
 from fake_engine import FakeEngine, inputs
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.batcher import Answer, Batcher
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from sparserve.service.metrics import Metrics
+from sparserve.service.inference.batcher import Answer, Batcher
+from sparserve.service.observability.metrics import Metrics
 
 LIMITS = {"concurrency": 1, "budget": 32, "window_seconds": 1.0, "max_items": 8, "max_tokens": 64}
 

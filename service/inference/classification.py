@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.batcher import Batcher
-from sparserve.service.engine import Engine, Logits, scores
-from sparserve.service.request_record import RequestRecord, current_record
+from sparserve.service.inference.batcher import Batcher
+from sparserve.service.inference.engine import Engine, Logits, scores
+from sparserve.service.observability.request_record import RequestRecord, current_record
 from sparserve.service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
 
 

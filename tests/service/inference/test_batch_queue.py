@@ -5,8 +5,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sparserve.service.batch_queue import Batch, BatchQueue, Ticket
-from sparserve.service.pace import Pace
+from sparserve.service.inference.batch_queue import Batch, BatchQueue, Ticket
+from sparserve.service.inference.latency_model import Pace
 
 BUDGET = 64
 WINDOW = 3.0

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sparserve.models.errors import EnvironmentFault, InputError, SparserveError
 from sparserve.models.files import faults_explained, write_atomically
-from sparserve.service.keys import Key, Scope, new_key, read_keys
+from sparserve.service.security.api_keys import Key, Scope, new_key, read_keys
 
 VARIABLE: Final = "SPARSERVE_KEYS_FILE"
 

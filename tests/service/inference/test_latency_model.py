@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserve.service.pace import SURPRISE, Pace
+from sparserve.service.inference.latency_model import SURPRISE, Pace
 
 SIZES = (8, 512, 64, 32, 256, 16)
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from sparserve.service.log_output import Background, Descriptor
+from sparserve.service.observability.log_output import Background, Descriptor
 
 LogFormat = Literal["text", "json"]
 # The attribute of a record, given by `extra`, that holds its fields; the JSON object has them in place of the message.

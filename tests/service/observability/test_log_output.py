@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sparserve.service.log_output import WAITING_LINES, Background, Descriptor
+from sparserve.service.observability.log_output import WAITING_LINES, Background, Descriptor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FLOOD = """
 import logging, sys
 from sparserve.service.logs import configure_logging

@@ -16,12 +16,12 @@ from typing import Final
 import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.batch_queue import Batch, BatchQueue, Ticket
-from sparserve.service.engine import Engine, Logits
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from sparserve.service.faults import run_within_memory
-from sparserve.service.metrics import Metrics
-from sparserve.service.tokenizing import Tokenizing
+from sparserve.service.inference.batch_queue import Batch, BatchQueue, Ticket
+from sparserve.service.inference.engine import Engine, Logits
+from sparserve.service.inference.health import run_within_memory
+from sparserve.service.inference.tokenizer_pool import Tokenizing
+from sparserve.service.observability.metrics import Metrics
 
 # How fast the rate at which the queue drains follows: a batch counts as much as all before it would after ten.
 SMOOTHING: Final = 0.1

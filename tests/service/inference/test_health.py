@@ -12,7 +12,7 @@ from benchmarks.service_process import wait_until
 from sparserve.models.bundle.inference import Tokens
 from sparserve.models.bundle.store import Store
 from sparserve.service import catalog
-from sparserve.service.faults import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory, run_within_memory
+from sparserve.service.inference.health import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory, run_within_memory
 
 URL = f"/v1/models/{TASK}/hungry/classify"
 LABELS = f'{{task="{TASK}",variant="hungry"}}'

@@ -14,8 +14,8 @@ from stopped_clock import StoppedClock
 
 from sparserve.models.__main__ import main as sparserve
 from sparserve.models.errors import InputError
-from sparserve.service.keys import LOOK_SECONDS, Keyring, read_keys
-from sparserve.service.keys_command import create, main, revoke
+from sparserve.service.security.api_keys import LOOK_SECONDS, Keyring, read_keys
+from sparserve.service.security.keys_command import create, main, revoke
 
 CLASSIFY = frozenset({"classify"})
 

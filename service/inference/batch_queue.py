@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
 
-from sparserve.service.pace import Pace
+from sparserve.service.inference.latency_model import Pace
 
 # Inputs that are looked at for one batch: far more than a batch holds, and sorted in well under a millisecond.
 LOOKAHEAD: Final = 1024

@@ -11,8 +11,8 @@ from fake_engine import inputs
 
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.errors import DeadlineExceeded, Overloaded
+from sparserve.service.inference.tokenizer_pool import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing
 from sparserve.service.schemas import TextInput
-from sparserve.service.tokenizing import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing
 
 SHORT = [TextInput(text="a" * (AT_ONCE - 1), text_pair="b")]
 LONG = [TextInput(text="a" * AT_ONCE, text_pair="b")]

@@ -8,7 +8,7 @@ from fake_engine import FakeEngine, inputs
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from sparserve.service.batcher import Batcher
+from sparserve.service.inference.batcher import Batcher
 
 URL = f"/v1/models/{TASK}/classify"
 

@@ -15,7 +15,7 @@ from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError
 from sparserve.service.app import create_app
-from sparserve.service.loading import load_engine
+from sparserve.service.inference.engine_loader import load_engine
 from sparserve.service.settings import Settings
 
 OPTIONS = {"threads": 1, "sample_tolerance": 0.02}

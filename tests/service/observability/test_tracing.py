@@ -19,10 +19,10 @@ from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
+from sparserve.service.observability.tracing import RequestTracer
 from sparserve.service.settings import Settings
-from sparserve.service.tracing import RequestTracer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 URL = f"/v1/models/{TASK}/classify"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -159,7 +159,7 @@ def test_a_collector_gets_the_spans_by_the_time_the_service_has_stopped(store: S
 )
 def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, "sparserve.service.tracing")
+    monkeypatch.delitem(sys.modules, "sparserve.service.observability.tracing")
     with pytest.raises(ValidationError, match=r'pip install "sparserve\[otel\]"'):
         Settings(otlp_endpoint="http://localhost:4318")
 
