@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sparserve.service.caller import Caller
 from sparserve.service.context import Service
 from sparserve.service.errors import InferenceFailed
-from sparserve.service.experiments import Route
+from sparserve.service.experiments.traffic import Route
 from sparserve.service.inference.classification import classify, ranked, timings
 from sparserve.service.inference.engine import Engine
 from sparserve.service.limits import check_size

@@ -9,12 +9,12 @@ from typing import Annotated, Final, TypeVar
 
 from fastapi import Depends, Request
 
-from sparserve.service.catalog import Catalog
-from sparserve.service.disagreements import Disagreements
-from sparserve.service.experiments import Experiments
+from sparserve.service.catalog.catalog import Catalog
+from sparserve.service.catalog.operations import Orders
+from sparserve.service.experiments.disagreements import Disagreements
+from sparserve.service.experiments.traffic import Experiments
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.orders import Orders
 from sparserve.service.settings import Settings
 from sparserve.service.shutdown import Drain
 

@@ -16,7 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from sparserve.service.agreement import Agreement
+from sparserve.service.experiments.agreement import Agreement
 from sparserve.service.schemas import ModelRef, Timings, Usage
 from sparserve.service.version import VERSION
 

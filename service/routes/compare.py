@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from sparserve.service.caller import CallerDependency
-from sparserve.service.catalog import Catalog
-from sparserve.service.comparison import compare
+from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.context import ServiceDependency
 from sparserve.service.errors import InvalidRequest, problems
+from sparserve.service.experiments.comparison import compare
 from sparserve.service.inference.classification import server_timing, timings
 from sparserve.service.inference.engine import Engine
 from sparserve.service.json_route import DirectRoute

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from sparserve.service.agreement import RunningMean
 from sparserve.service.context import ServiceDependency
 from sparserve.service.errors import UnknownResource, problems
-from sparserve.service.experiment import Experiment
+from sparserve.service.experiments.agreement import RunningMean
+from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.json_route import JsonRoute
 from sparserve.service.policy import Policy
 from sparserve.service.schemas import ModelRef

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter
 
-from sparserve.service.contents import Contents
+from sparserve.service.catalog.snapshot import Contents
 from sparserve.service.context import ServiceDependency
 from sparserve.service.errors import WrongMethod, problems
 from sparserve.service.inference.engine import Engine

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, event, text
 
-from sparserve.service import disagreements
-from sparserve.service.disagreements import BATCH, WAITING, Disagreement, Disagreements, _storable
+from sparserve.service.experiments import disagreements
+from sparserve.service.experiments.disagreements import BATCH, WAITING, Disagreement, Disagreements, _storable
 from sparserve.service.observability.metrics import Metrics
 
 

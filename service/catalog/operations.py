@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from sparserve.models.bundle.store import is_version
 from sparserve.models.errors import BundleError, SparserveError, StoreError
-from sparserve.service.catalog import Catalog
-from sparserve.service.contents import Key, listed
+from sparserve.service.catalog.catalog import Catalog
+from sparserve.service.catalog.snapshot import Key, listed
 from sparserve.service.errors import InvalidRequest, Unavailable
 from sparserve.service.inference.engine import Engine
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sparserve.service.disagreements import Disagreement, Disagreements
+from sparserve.service.experiments.disagreements import Disagreement, Disagreements
 from sparserve.service.observability.metrics import Metrics
 
 pytestmark = pytest.mark.thorough

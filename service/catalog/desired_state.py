@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
-from sparserve.service.contents import Key
+from sparserve.service.catalog.snapshot import Key
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL
 from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError, StoreError
-from sparserve.service.contents import Key, Refusal, files_of
+from sparserve.service.catalog.snapshot import Key, Refusal, files_of
 from sparserve.service.inference.engine import Engine
 from sparserve.service.inference.engine_loader import expected_runtime, load_engine
 from sparserve.service.inference.health import out_of_memory

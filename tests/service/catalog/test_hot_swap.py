@@ -11,10 +11,10 @@ from tiny_bundles import TASK, graph, publish
 
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
-from sparserve.service import catalog as catalog_module
 from sparserve.service.app import create_app
+from sparserve.service.catalog import catalog as catalog_module
+from sparserve.service.catalog.desired_state import wanted_of
 from sparserve.service.settings import Settings
-from sparserve.service.wanted import wanted_of
 
 URL = f"/v1/models/{TASK}/classify"
 

@@ -9,8 +9,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
-from sparserve.service.contents import Key
-from sparserve.service.mirror import Mirror
+from sparserve.service.catalog.mirror import Mirror
+from sparserve.service.catalog.snapshot import Key
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.comparison import Arm
-from sparserve.service.experiment import Experiment
+from sparserve.service.experiments.comparison import Arm
+from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.inference.classification import Classification
 from sparserve.service.inference.engine import Engine
 from sparserve.service.policy import Guard, Policy

@@ -17,7 +17,7 @@ from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.manifest import Machine, Measurement
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
-from sparserve.service.mirror import KEPT_VERSIONS, Mirror
+from sparserve.service.catalog.mirror import KEPT_VERSIONS, Mirror
 
 URL = "memory://bucket/store"
 CLASSIFY = f"/v1/models/{TASK}/classify"

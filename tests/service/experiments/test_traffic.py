@@ -12,7 +12,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.service.answers import answer
 from sparserve.service.caller import Caller
 from sparserve.service.context import Service
-from sparserve.service.experiments import _place
+from sparserve.service.experiments.traffic import _place
 from sparserve.service.inference.classification import classify
 from sparserve.service.inference.health import FAILURES_IN_ROW
 from sparserve.service.policy import Guard, Policy

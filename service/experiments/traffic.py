@@ -22,12 +22,12 @@ from typing import Final
 import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.agreement import said
-from sparserve.service.catalog import Catalog
-from sparserve.service.comparison import Arm
-from sparserve.service.disagreements import Disagreement, Disagreements
+from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.errors import InvalidRequest, ServiceError
-from sparserve.service.experiment import Experiment
+from sparserve.service.experiments.agreement import said
+from sparserve.service.experiments.comparison import Arm
+from sparserve.service.experiments.disagreements import Disagreement, Disagreements
+from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine

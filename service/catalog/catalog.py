@@ -16,14 +16,14 @@ from typing import Final
 
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
-from sparserve.service.acceptance import Acceptance
-from sparserve.service.contents import Contents, Key, Refusal
-from sparserve.service.following import Follower
+from sparserve.service.catalog.bundle_loader import Acceptance
+from sparserve.service.catalog.desired_state import Wanted, wanted_of
+from sparserve.service.catalog.mirror import Mirror
+from sparserve.service.catalog.mirror_thread import Follower
+from sparserve.service.catalog.snapshot import Contents, Key, Refusal
 from sparserve.service.inference.engine import Engine
-from sparserve.service.mirror import Mirror
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
-from sparserve.service.wanted import Wanted, wanted_of
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparserve.service.agreement import Agreement, RunningMean, agreeing, said
+from sparserve.service.experiments.agreement import Agreement, RunningMean, agreeing, said
 
 
 @settings(deadline=None)

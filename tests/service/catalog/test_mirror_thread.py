@@ -12,12 +12,12 @@ from tiny_bundles import TASK, graph, publish
 
 from benchmarks.service_process import running, wait_until
 from sparserve.models.bundle.store import Store
-from sparserve.service import following
 from sparserve.service.app import create_app
-from sparserve.service.catalog import Catalog
+from sparserve.service.catalog import mirror_thread as following
+from sparserve.service.catalog.catalog import Catalog
+from sparserve.service.catalog.operations import Orders
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.orders import Orders
 from sparserve.service.settings import Settings
 
 DENSE = f"/v1/models/{TASK}/dense"
