@@ -15,7 +15,7 @@ from benchmarks.counting_clients import counting_clients, probing, wait_for_answ
 from benchmarks.hostile_clients import gone, half_closed, half_sent, wait_until_ended
 from benchmarks.service_process import ROOT, RunningService, running, wait_until
 from sparserve.models.bundle.store import Store
-from sparserve.service.connections import allow_descriptors
+from sparserve.service.server.connection import allow_descriptors
 from tests.tiny_bundles import MAX_LENGTH, TASK, graph, hungry, manifest, publish, tokenizer_json
 
 PATH = f"/v1/models/{TASK}/classify"

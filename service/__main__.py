@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from sparserve.models.errors import StoreError
-from sparserve.service.access import exposure
 from sparserve.service.app import create_app
-from sparserve.service.connections import Connection, allow_descriptors
+from sparserve.service.http.middleware.authorization import exposure
 from sparserve.service.observability.logs import configure_logging
+from sparserve.service.server.connection import Connection, allow_descriptors
+from sparserve.service.server.graceful_shutdown import Drain, DrainingServer
 from sparserve.service.settings import Settings
-from sparserve.service.shutdown import Drain, DrainingServer
 
 EXIT_USAGE = 2
 EXIT_NOT_STARTED = 3

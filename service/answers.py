@@ -4,14 +4,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparserve.service.caller import Caller
-from sparserve.service.context import Service
+from sparserve.service.api.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
+from sparserve.service.core import Service
 from sparserve.service.errors import InferenceFailed
 from sparserve.service.experiments.traffic import Route
+from sparserve.service.http.request_options import Caller
 from sparserve.service.inference.classification import classify, ranked, timings
 from sparserve.service.inference.engine import Engine
 from sparserve.service.limits import check_size
-from sparserve.service.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
 
 
 @dataclass(frozen=True)

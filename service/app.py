@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from sparserve.service.access import Access
-from sparserve.service.bodies import BodyBudget, BodyLimit
-from sparserve.service.context import Service
-from sparserve.service.disconnects import Disconnects
-from sparserve.service.error_mapping import install_error_mapping
-from sparserve.service.head_and_slash import HeadAndSlash
-from sparserve.service.observation import RequestObserver
-from sparserve.service.openapi import describe
-from sparserve.service.routes import (
+from sparserve.service.api import (
     admin,
     classify,
     compare,
@@ -28,15 +20,23 @@ from sparserve.service.routes import (
     report,
     text_embeddings,
 )
-from sparserve.service.security_headers import allow_origins
+from sparserve.service.core import Service
+from sparserve.service.http.middleware.authorization import Access
+from sparserve.service.http.middleware.body_limit import BodyBudget, BodyLimit
+from sparserve.service.http.middleware.disconnect import Disconnects
+from sparserve.service.http.middleware.path_normalization import HeadAndSlash
+from sparserve.service.http.middleware.request_log import RequestObserver
+from sparserve.service.http.middleware.security_headers import allow_origins
+from sparserve.service.http.openapi import describe
+from sparserve.service.http.problems import install_error_mapping
+from sparserve.service.server.graceful_shutdown import Drain
 from sparserve.service.settings import Settings
-from sparserve.service.shutdown import Drain
 from sparserve.service.version import VERSION
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
-    from sparserve.service.grpc_server import GrpcServer
+    from sparserve.service.grpc_api.server import GrpcServer
     from sparserve.service.observability.tracing import RequestTracer
 
 # FastAPI would else follow variables of the environment, and send the messages of exceptions, which may repeat a text.
@@ -115,7 +115,7 @@ def create_app(
 async def _grpc_server(app: FastAPI, service: Service) -> "GrpcServer | None":
     if service.settings.grpc_port is None:
         return None
-    from sparserve.service.grpc_server import GrpcServer
+    from sparserve.service.grpc_api.server import GrpcServer
 
     server = app.state.grpc_server = GrpcServer(app, service.settings, service.drain)
     await server.start()

@@ -9,7 +9,7 @@ from sparserve.service.errors import TooLarge
 from sparserve.service.settings import Settings
 
 if TYPE_CHECKING:
-    from sparserve.service.schemas import TextInput
+    from sparserve.service.api.schemas import TextInput
 
 
 def check_count(count: int, limit: int) -> None:

@@ -9,12 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sparserve.models.bundle.inference import Tokens
+from sparserve.service.api.schemas import (
+    ComparisonSummary,
+    ItemComparison,
+    TextInput,
+    VariantPrediction,
+    VariantSummary,
+)
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.experiments.agreement import agreeing
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine, Logits, scores
-from sparserve.service.schemas import ComparisonSummary, ItemComparison, TextInput, VariantPrediction, VariantSummary
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
+from sparserve.service.api.schemas import TextInput
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.errors import InvalidRequest, ServiceError
 from sparserve.service.experiments.agreement import said
@@ -33,7 +34,6 @@ from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.policy import Policy
-from sparserve.service.schemas import TextInput
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from sparserve.service.api.schemas import ModelRef, Timings, Usage
 from sparserve.service.experiments.agreement import Agreement
-from sparserve.service.schemas import ModelRef, Timings, Usage
 from sparserve.service.version import VERSION
 
 STAGES = ("queue", "tokenize", "inference")

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from sparserve.service.schemas import ModelRef
+from sparserve.service.api.schemas import ModelRef
 
 # Asked every few seconds: logged for debugging only, and not traced.
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})

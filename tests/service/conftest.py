@@ -13,7 +13,7 @@ from tiny_bundles import TASK, graph, publish
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
-from sparserve.service.context import Service
+from sparserve.service.core import Service
 from sparserve.service.settings import Settings
 
 

@@ -14,7 +14,7 @@ from listening import listening
 from tiny_bundles import TASK
 
 from sparserve.service.app import create_app
-from sparserve.service.context import Service
+from sparserve.service.core import Service
 from sparserve.service.settings import Settings
 
 

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
-from sparserve.service.context import Service
+from sparserve.service.core import Service
 
 URL = f"/v1/models/{TASK}/classify"
 COMPARE = f"/v1/compare/{TASK}"

@@ -10,8 +10,8 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from sparserve.service.connections import Connection
 from sparserve.service.observability.metrics import Metrics
+from sparserve.service.server.connection import Connection
 
 DEADLINE_SECONDS = 20
 

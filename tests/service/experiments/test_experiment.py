@@ -9,12 +9,12 @@ from fastapi.testclient import TestClient
 from tiny_bundles import TASK
 
 from sparserve.models.bundle.inference import Tokens
+from sparserve.service.api.schemas import TextInput
 from sparserve.service.experiments.comparison import Arm
 from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.inference.classification import Classification
 from sparserve.service.inference.engine import Engine
 from sparserve.service.policy import Guard, Policy
-from sparserve.service.schemas import TextInput
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from tiny_bundles import TASK, graph, publish, short_sighted
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.answers import answer
-from sparserve.service.caller import Caller
-from sparserve.service.context import Service
+from sparserve.service.api.schemas import TextInput
+from sparserve.service.core import Service
 from sparserve.service.experiments.traffic import _place
+from sparserve.service.http.request_options import Caller
 from sparserve.service.inference.classification import classify
 from sparserve.service.inference.health import FAILURES_IN_ROW
 from sparserve.service.policy import Guard, Policy
-from sparserve.service.schemas import TextInput
 
 
 @pytest.fixture

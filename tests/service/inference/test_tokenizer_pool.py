@@ -10,9 +10,9 @@ import pytest
 from fake_engine import inputs
 
 from sparserve.models.bundle.inference import Tokens
+from sparserve.service.api.schemas import TextInput
 from sparserve.service.errors import DeadlineExceeded, Overloaded
 from sparserve.service.inference.tokenizer_pool import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing
-from sparserve.service.schemas import TextInput
 
 SHORT = [TextInput(text="a" * (AT_ONCE - 1), text_pair="b")]
 LONG = [TextInput(text="a" * AT_ONCE, text_pair="b")]

@@ -13,11 +13,11 @@ from listening import listening
 from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.access import exposure
 from sparserve.service.app import create_app
+from sparserve.service.http.middleware.authorization import exposure
 from sparserve.service.security.keys_command import create
+from sparserve.service.server.graceful_shutdown import Drain
 from sparserve.service.settings import Settings
-from sparserve.service.shutdown import Drain
 
 ROOT = Path(__file__).parents[3]
 

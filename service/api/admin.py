@@ -1,0 +1,166 @@
+"""What is served, changed while it runs: in the memory of this process until it ends, but for a task's default variant.
+
+A version is pinned, or taken back; a variant is unloaded, or loaded again, in the Open Inference Protocol's words; or
+it becomes the task's default variant, in the store.
+Every route here needs a key with the scope `admin`, which `service.access` sees to.
+"""
+
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from sparserve.service.api.models import list_models, show_task
+from sparserve.service.api.schemas import Body, ModelList, TaskFacts
+from sparserve.service.core import Service, ServiceDependency
+from sparserve.service.errors import InvalidRequest, UnreadableRequest, problems
+from sparserve.service.http.json_route import JsonRoute
+from sparserve.service.inference.engine import Engine
+
+router = APIRouter(tags=["admin"])
+promotion = APIRouter(route_class=JsonRoute, tags=["admin"])
+RESPONSES = problems(400, 404, 413, 415, 422, 500, 503)
+
+
+class Promotion(Body):
+    """The version to serve."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": "0123456789abcdef"}]})
+
+    version: str = Field(description="one of the variant's versions in the store")
+
+
+class Served(BaseModel):
+    """What answers for a variant now."""
+
+    task: str
+    variant: str
+    version: str
+    pinned: bool = Field(description="whether it stays whatever the store says, until it is unpinned or a restart")
+
+
+class VariantName(BaseModel):
+    """A variant of a task."""
+
+    task: str
+    variant: str
+
+
+class Overrides(BaseModel):
+    """What was ordered here and not by the store."""
+
+    pinned: list[Served]
+    unloaded: list[VariantName]
+
+
+class RepositoryParameters(BaseModel):
+    """Parameters of load and unload; others are refused, but for the one that Triton's client always sends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: str | None = Field(None, description="the variant; by default all that the task has")
+    unload_dependents: bool = Field(False, description="means nothing here: no model depends on another")
+
+
+class RepositoryRequest(BaseModel):
+    """The body of load and unload, which may be empty."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parameters: RepositoryParameters = RepositoryParameters()
+
+
+_REPOSITORY: TypeAdapter[RepositoryRequest] = TypeAdapter(RepositoryRequest)
+# Written out: a reference would lead nowhere from inside the document.
+REPOSITORY_BODY: dict[str, Any] = {
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"parameters": RepositoryParameters.model_json_schema()},
+                    "additionalProperties": False,
+                }
+            }
+        }
+    }
+}
+
+
+@router.get("/v1/admin/overrides")
+async def show_overrides(service: ServiceDependency) -> Overrides:
+    """The versions that are pinned and the variants that are unloaded."""
+    pins, unloaded = service.catalog.overrides.pins, service.catalog.contents.unloaded
+    return Overrides(
+        pinned=[Served(task=key[0], variant=key[1], version=pins[key], pinned=True) for key in pins],
+        unloaded=[VariantName(task=key[0], variant=key[1]) for key in sorted(unloaded)],
+    )
+
+
+@router.post("/v1/admin/refresh", responses=RESPONSES)
+async def refresh(service: ServiceDependency) -> ModelList:
+    """Look at the store now; answers once every new version is served or refused.
+
+    A URL that the store mirrors is waited for ten seconds at most; what comes later is served when it is there.
+    """
+    await service.order(service.catalog.refresh)
+    return await list_models(service)
+
+
+@router.post("/v1/admin/models/{task}/{variant}/default", responses=RESPONSES)
+async def make_default(task: str, variant: str, service: ServiceDependency) -> TaskFacts:
+    """Let the task answer with this variant: in the store, so for every process that serves it, and after a restart."""
+    await service.order(partial(service.orders.make_default, task, variant))
+    return await show_task(task, service)
+
+
+@promotion.post("/v1/models/{task}/{variant}/promote", responses=RESPONSES)
+async def promote(task: str, variant: str, body: Promotion, service: ServiceDependency) -> Served:
+    """Serve this version; answers once it is served, and changes nothing where it is refused."""
+    return _served(service, await service.order(partial(service.orders.pin, task, variant, body.version)))
+
+
+@router.post("/v1/models/{task}/{variant}/rollback", responses=RESPONSES)
+async def rollback(task: str, variant: str, service: ServiceDependency) -> Served:
+    """Serve the version that was published before the one that is served."""
+    return _served(service, await service.order(partial(service.orders.rollback, task, variant)))
+
+
+@router.post("/v1/models/{task}/{variant}/unpin", responses=RESPONSES)
+async def unpin(task: str, variant: str, service: ServiceDependency) -> Served:
+    """Serve the version that the store says, again."""
+    return _served(service, await service.order(partial(service.orders.unpin, task, variant)))
+
+
+@router.post("/v2/repository/models/{task}/load", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
+async def load(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
+    """Take a task, or one variant of it, into service; answers once it is served."""
+    asked = _read(await request.body())
+    await service.order(partial(service.orders.load, task, asked.version))
+    return {"name": task, "load": True}
+
+
+@router.post("/v2/repository/models/{task}/unload", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
+async def unload(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
+    """Take a task, or one variant of it, out of service; requests that it has admitted are still answered."""
+    asked = _read(await request.body())
+    await service.order(partial(service.orders.unload, task, asked.version))
+    return {"name": task, "unload": True}
+
+
+def _served(service: Service, engine: Engine) -> Served:
+    task, variant, version = engine.manifest.task, engine.manifest.variant, engine.manifest.version
+    return Served(task=task, variant=variant, version=version, pinned=(task, variant) in service.catalog.overrides.pins)
+
+
+def _read(body: bytes) -> RepositoryParameters:
+    # The protocol's clients do not say that it is JSON, and some send nothing.
+    try:
+        return _REPOSITORY.validate_json(body or b"{}").parameters
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise UnreadableRequest(f"the body is not JSON: {first['msg']}") from error
+        place = ".".join(map(str, first["loc"])) or "body"
+        raise InvalidRequest(f"{place}: {first['msg']}; a model is changed in the store only") from error

@@ -1,0 +1,71 @@
+"""POST /hf/{task}[/{variant}]: Hugging Face's Inference protocol, as `InferenceClient.text_classification` speaks it.
+
+Its answer is nested, a list of labels for each input, also for one: the client misreads a flat list silently.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import ConfigDict, Field
+
+from sparserve.service.answers import answer
+from sparserve.service.api.schemas import Body, FunctionToApply, Inputs, Prediction
+from sparserve.service.core import Service, ServiceDependency
+from sparserve.service.errors import problems
+from sparserve.service.http.json_numbers import PositiveWhole
+from sparserve.service.http.json_route import DirectRoute
+from sparserve.service.http.request_options import Caller, CallerDependency
+
+router = APIRouter(route_class=DirectRoute, tags=["hugging face"])
+RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
+
+
+class Parameters(Body):
+    """What the client's keyword arguments become; null is as good as absent."""
+
+    top_k: PositiveWhole | None = Field(None, description="labels to answer with, best first; by default all")
+    function_to_apply: FunctionToApply | None = Field(None, description="by default what the task needs")
+    truncation: bool | None = Field(None, description="false refuses a text with more tokens than the model takes")
+
+
+class InferenceRequest(Body):
+    """One text, or several; `options` are for the client's own server and mean nothing here."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film"}]})
+
+    inputs: Inputs
+    parameters: Parameters | None = None
+    options: dict[str, Any] | None = None
+
+
+@router.post("/hf/{task}", responses=RESPONSES)
+async def infer_with_default_variant(
+    task: str, body: InferenceRequest, service: ServiceDependency, caller: CallerDependency
+) -> list[list[Prediction]]:
+    """Classify texts with a task's default variant."""
+    return await _infer(service, task, None, body, caller)
+
+
+@router.post("/hf/{task}/{variant}", responses=RESPONSES)
+async def infer_with_variant(
+    task: str, variant: str, body: InferenceRequest, service: ServiceDependency, caller: CallerDependency
+) -> list[list[Prediction]]:
+    """Classify texts with one variant of a task."""
+    return await _infer(service, task, variant, body, caller)
+
+
+async def _infer(
+    service: Service, task: str, variant: str | None, body: InferenceRequest, caller: Caller
+) -> list[list[Prediction]]:
+    asked = body.parameters or Parameters()
+    result = await answer(
+        service,
+        task,
+        variant,
+        body.inputs,
+        caller,
+        truncate=asked.truncation is not False,
+        top_k=asked.top_k,
+        function_to_apply=asked.function_to_apply,
+    )
+    return result.predictions

@@ -1,0 +1,207 @@
+"""The Open Inference Protocol's messages (v2): JSON, and the binary tensors that may follow it.
+
+A body is JSON; with the header Inference-Header-Content-Length its first so many bytes are, and the inputs' data follow
+in their order, each as many bytes as its `binary_data_size` says. A BYTES tensor is a little-endian 32-bit length and
+that many bytes for each element, any other its numbers in little-endian order.
+"""
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from starlette.datastructures import MutableHeaders
+
+from sparserve.service.errors import PROBLEM_JSON, InvalidRequest, UnreadableRequest
+from sparserve.service.http.json_body import parsed
+from sparserve.service.limits import check_count
+from sparserve.service.strict_model import ClosedModel
+
+HEADER: Final = "Inference-Header-Content-Length"
+# More tensors than any model here has; each that is wrong makes an error of its own.
+MOST_TENSORS: Final = 8
+_LENGTH: Final = struct.Struct("<I")
+
+
+Name = Annotated[str, StringConstraints(max_length=100)]
+
+
+class Parameters(BaseModel):
+    """Parameters of a request, an input or an output; those that mean nothing here are let be, as the protocol asks."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    binary_data_size: int | None = Field(None, ge=0, description="bytes of an input's data behind the JSON")
+    binary_data: bool | None = Field(None, description="whether an output's data come behind the JSON")
+    binary_data_output: bool | None = Field(None, description="whether all outputs' data do")
+    classification: int | None = Field(None, ge=1, description="the best so many labels in place of scores")
+    timeout: int | None = Field(None, ge=1, description="microseconds that the answer may take")
+
+
+class InputTensor(ClosedModel):
+    """Texts: shape [n] or [n, 1]."""
+
+    name: Name
+    shape: list[int] = Field(max_length=MOST_TENSORS)
+    datatype: Name
+    parameters: Parameters = Parameters()
+    data: list[Any] | None = None
+
+
+class RequestedOutput(ClosedModel):
+    """An output that the client wants."""
+
+    name: Name
+    parameters: Parameters = Parameters()
+
+
+class InferRequest(ClosedModel):
+    """The JSON of an inference request."""
+
+    id: str | None = None
+    model_name: str | None = Field(None, description="sent by KServe's client; the path says which model it is")
+    parameters: Parameters = Parameters()
+    inputs: list[InputTensor] = Field(min_length=1, max_length=MOST_TENSORS)
+    outputs: list[RequestedOutput] = Field([], max_length=MOST_TENSORS)
+
+
+class Tensor(BaseModel):
+    """One output: `data` are strings for BYTES, numbers for FP32, row after row."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any]
+
+
+def media_type_of_problems(path: str) -> str:
+    """What a problem is called in answers below a path: this protocol's clients read `error` of plain JSON only."""
+    return "application/json" if path == "/v2" or path.startswith("/v2/") else PROBLEM_JSON
+
+
+def name_media_type(path: str, headers: MutableHeaders) -> None:
+    """Call a problem what the path's clients do."""
+    if headers.get("content-type") == PROBLEM_JSON:
+        headers["Content-Type"] = media_type_of_problems(path)
+
+
+def read_request(body: bytes, header_length: str | None, max_items: int) -> tuple[InferRequest, dict[str, list[str]]]:
+    """A request and the texts of its inputs by name.
+
+    Raises:
+        UnreadableRequest: the body is not what the headers say.
+        InvalidRequest: an input is not a list of texts, or an input or output is named twice.
+        TooLarge: an input has more than `max_items` texts.
+    """
+    length = len(body)
+    if header_length is not None:
+        # Python reads no numbers of thousands of digits.
+        if not header_length.isdecimal() or len(header_length) > 20 or int(header_length) > len(body):
+            raise UnreadableRequest(f"{HEADER} must be the bytes of the JSON, at most the body's {len(body)}")
+        length = int(header_length)
+    try:
+        request = InferRequest.model_validate(parsed(body[:length], orjson.loads))
+    except orjson.JSONDecodeError as error:
+        raise UnreadableRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place, message = ".".join(map(str, first["loc"])) or "body", first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{place}: {message}") from error
+    rest = memoryview(body)[length:]
+    texts: dict[str, list[str]] = {}
+    for tensor in request.inputs:
+        size = tensor.parameters.binary_data_size
+        if size is not None and tensor.data is not None:
+            raise InvalidRequest(f"input {tensor.name} has both data and binary_data_size: send one of them")
+        if size is not None and size > len(rest):
+            raise UnreadableRequest(f"input {tensor.name} has {size} bytes, but {len(rest)} are left of the body")
+        if tensor.name in texts:
+            raise InvalidRequest(f"input {tensor.name} is there twice")
+        texts[tensor.name] = _texts(tensor, None if size is None else bytes(rest[:size]), max_items)
+        rest = rest[size or 0 :]
+    if len(rest):
+        raise UnreadableRequest(f"{len(rest)} bytes are left after the last input")
+    # Each is as long as the inputs are many: the answer to a short request would have no limit.
+    asked = [output.name for output in request.outputs]
+    for position, name in enumerate(asked):
+        if name in asked[:position]:
+            raise InvalidRequest(f"output {name} is there twice")
+    return request, texts
+
+
+def write_answer(
+    answer: dict[str, Any], tensors: Sequence[Tensor], binary: frozenset[str]
+) -> tuple[bytes, dict[str, str]]:
+    """The body of an answer, with the data of the outputs in `binary` behind the JSON, and its headers."""
+    outputs, tail = [], []
+    for tensor in tensors:
+        described = tensor.model_dump()
+        if tensor.name in binary:
+            data = _bytes(tensor)
+            del described["data"]
+            described["parameters"] = {"binary_data_size": len(data)}
+            tail.append(data)
+        outputs.append(described)
+    head = orjson.dumps({**answer, "outputs": outputs})
+    if not tail:
+        return head, {"Content-Type": "application/json"}
+    return b"".join([head, *tail]), {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
+
+
+def packed(texts: Iterable[bytes]) -> bytes:
+    """The data of a BYTES tensor."""
+    return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
+
+
+def _texts(tensor: InputTensor, binary: bytes | None, max_items: int) -> list[str]:
+    name, shape = tensor.name, tensor.shape
+    if tensor.datatype != "BYTES":
+        raise InvalidRequest(f"input {name} has datatype {tensor.datatype}: texts are BYTES")
+    if not shape or len(shape) > 2 or (len(shape) == 2 and shape[1] != 1) or shape[0] < 1:
+        raise InvalidRequest(f"input {name} has shape {shape}: give [n] or [n, 1] with n texts")
+    if binary is None and tensor.data is None:
+        raise InvalidRequest(f"input {name} has no data")
+    check_count(max(shape[0], len(tensor.data or [])), max_items)
+    texts = _split(binary, name, shape[0]) if binary is not None else _flat(tensor.data or [])
+    if len(texts) != math.prod(shape):
+        raise InvalidRequest(f"input {name} has {len(texts)} texts, but the shape {shape}")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidRequest(f"input {name}: element {position} is not a text")
+    return texts
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    """Data of shape [n, 1] may be nested or not."""
+    return [row[0] if isinstance(row, list) and len(row) == 1 else row for row in data]
+
+
+def _split(data: bytes, name: str, expected: int) -> list[str]:
+    texts: list[str] = []
+    place = 0
+    while place < len(data):
+        if len(texts) == expected:
+            raise InvalidRequest(f"input {name} has more than the {expected} texts of its shape")
+        if place + _LENGTH.size > len(data):
+            raise UnreadableRequest(f"input {name}: {len(data) - place} bytes are left, too few for a length")
+        (length,) = _LENGTH.unpack_from(data, place)
+        place += _LENGTH.size
+        if place + length > len(data):
+            raise UnreadableRequest(f"input {name}: text {len(texts)} has {length} bytes, more than are left")
+        try:
+            texts.append(data[place : place + length].decode())
+        except UnicodeDecodeError as error:
+            raise UnreadableRequest(f"input {name}: text {len(texts)} is not UTF-8") from error
+        place += length
+    return texts
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    if tensor.datatype == "BYTES":
+        return packed(text.encode() for text in tensor.data)
+    numbers: npt.NDArray[np.float32] = np.asarray(tensor.data, dtype="<f4")
+    return numbers.tobytes()

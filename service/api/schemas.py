@@ -1,0 +1,300 @@
+"""What requests and answers look like on the wire. Seconds, bytes and fractions throughout."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+
+from sparserve.service.http.json_numbers import PositiveWhole
+from sparserve.service.limits import check_count_here
+from sparserve.service.strict_model import ClosedModel
+
+FunctionToApply = Literal["softmax", "sigmoid", "none"]
+
+
+class TextInput(BaseModel):
+    """One input: a text, or a pair of texts for tasks that compare two."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    text: str
+    text_pair: str | None = None
+
+    @property
+    def characters(self) -> int:
+        """Characters of both texts."""
+        return len(self.text) + len(self.text_pair or "")
+
+
+def _as_list(inputs: Any, info: ValidationInfo) -> Any:
+    """Let one text, a list of texts, an object or a list of objects all become a list of objects."""
+    if isinstance(inputs, (str, dict)):
+        inputs = [inputs]
+    if not isinstance(inputs, list):
+        raise ValueError(f"expected a text, a list of texts or objects with text and text_pair, not {_kind(inputs)}")
+    if not inputs:
+        raise ValueError("the list is empty: send at least one text")
+    check_count_here(inputs, info)
+    # The first fault is enough: 10,000 wrong items must not make 10,000 messages.
+    return [_as_object(item, position) for position, item in enumerate(inputs)]
+
+
+def _as_object(item: Any, position: int) -> dict[str, str | None]:
+    fields = {"text": item} if isinstance(item, str) else item
+    if not isinstance(fields, dict):
+        raise ValueError(f"item {position} is {_kind(item)}, not a text or an object with text and text_pair")
+    if "text" not in fields:
+        raise ValueError(f"item {position} has no text")
+    if unknown := fields.keys() - {"text", "text_pair"}:
+        raise ValueError(f"item {position} has {len(unknown)} fields besides text and text_pair")
+    for name, value in fields.items():
+        if name == "text_pair" and value is None:
+            continue
+        if not isinstance(value, str):
+            raise ValueError(f"{name} of item {position} is {_kind(value)}, not a text")
+        if not _is_unicode(value):
+            raise ValueError(f"{name} of item {position} has a lone surrogate: send valid Unicode")
+    return fields
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    kinds = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list"}
+    return kinds.get(type(value), "an object")
+
+
+_INPUT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}, "text_pair": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
+    "required": ["text"],
+    "additionalProperties": False,
+}
+_INPUTS_SCHEMA: dict[str, Any] = {
+    "title": "Inputs",
+    "description": "a text, a list of texts, or objects with text and text_pair",
+    "anyOf": [
+        {"type": "string"},
+        _INPUT_SCHEMA,
+        {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, _INPUT_SCHEMA]}},
+    ],
+}
+Inputs = Annotated[list[TextInput], BeforeValidator(_as_list), WithJsonSchema(_INPUTS_SCHEMA)]
+
+
+class Body(ClosedModel):
+    """A request body, of which nothing is converted."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class ClassifyRequest(Body):
+    """Texts to classify, with the options of Hugging Face's text-classification pipeline."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film", "top_k": 2}]})
+
+    inputs: Inputs
+    top_k: PositiveWhole | None = Field(1, description="labels to answer with, best first; null for all")
+    function_to_apply: FunctionToApply | None = Field(
+        None, description="from logits to scores; by default what the task's problem type needs"
+    )
+    truncate: bool = Field(True, description="false refuses a text with more tokens than the model takes (422)")
+
+
+class CompareRequest(Body):
+    """Texts to run through several variants of a task."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": ["a warm, funny, engaging film"]}]})
+
+    inputs: Inputs
+    variants: (
+        Annotated[list[str], Field(min_length=2, max_length=16, json_schema_extra={"uniqueItems": True})] | None
+    ) = Field(None, description="the first is the reference; by default dense and the task's default variant")
+    truncate: bool = Field(True, description="false refuses a text with more tokens than the model takes (422)")
+
+
+class ModelRef(BaseModel):
+    """The exact bundle that answered."""
+
+    task: str
+    variant: str
+    version: str
+
+
+class Prediction(BaseModel):
+    """A label and its score."""
+
+    label: str
+    score: float
+
+
+class Usage(BaseModel):
+    """What one input cost."""
+
+    tokens: int = Field(description="tokens that the model saw, special tokens included")
+    truncated: bool = Field(description="whether the text had more tokens than that")
+
+
+class Timings(BaseModel):
+    """Where a request's time went."""
+
+    queue_seconds: float
+    tokenize_seconds: float
+    inference_seconds: float
+    total_seconds: float
+
+
+class ClassifyAnswer(BaseModel):
+    """Predictions for each input, in the order of the inputs."""
+
+    model: ModelRef
+    predictions: list[list[Prediction]] = Field(description="one list an input, best first")
+    usage: list[Usage]
+    timings: Timings
+
+
+class VariantPrediction(Prediction):
+    """What one variant says of one input."""
+
+    scores: dict[str, float] = Field(description="every label's score")
+
+
+class ItemComparison(BaseModel):
+    """One input through every variant."""
+
+    predictions: dict[str, VariantPrediction] = Field(description="by variant")
+    agree: bool | None = Field(description="whether all variants predict the same; null for a regression")
+    max_difference: float = Field(description="largest difference of a label's score between two variants")
+    tokens: int
+    truncated: bool
+
+
+class VariantSummary(BaseModel):
+    """One variant of a comparison against the reference."""
+
+    model: ModelRef
+    reference: bool
+    inference_seconds: float
+    seconds_per_item: float
+    latency_ratio: float = Field(description="the reference's inference seconds divided by this variant's")
+    agreement: float | None = Field(description="fraction of inputs with the reference's prediction")
+    mean_difference: float = Field(description="mean over inputs of the largest score difference from the reference")
+    max_difference: float
+
+
+class ComparisonSummary(BaseModel):
+    """A comparison in one line."""
+
+    items: int
+    agreement: float | None = Field(description="fraction of inputs on which all variants agree")
+    mean_difference: float
+    max_difference: float
+    latency_ratio: float = Field(description="the reference's inference seconds divided by the fastest other variant's")
+
+
+class CompareAnswer(BaseModel):
+    """The same inputs through several variants of a task."""
+
+    task: str
+    reference: str = Field(description="the variant that the others are compared with")
+    summary: ComparisonSummary
+    variants: list[VariantSummary]
+    items: list[ItemComparison]
+    timings: Timings
+
+
+class VariantFacts(BaseModel):
+    """A variant in a list: enough to choose one."""
+
+    variant: str
+    version: str | None
+    state: Literal["ready", "loading", "refused", "unloaded"]
+    reason: str | None = Field(None, description="why it was refused")
+    runtime: Literal["onnx", "sparse"] | None = Field(
+        None, description="what runs it: stock onnxruntime, or the sparse runtime inside it"
+    )
+    precision: str | None = None
+    encoder_sparsity: float | None = Field(None, description="fraction of zeros in the encoder's linear layers")
+    encoder_nonzeros: int | None = Field(None, description="weights of those layers that are not zero")
+    onnx_bytes: int | None = None
+    onnx_zipped_bytes: int | None = None
+    accuracy: float | None = None
+    sample_difference: float | None = Field(
+        None, description="largest difference of a logit here from the bundle's own sample"
+    )
+
+
+class VariantDetail(VariantFacts):
+    """A variant with all that its bundle says about itself."""
+
+    task: str
+    default: bool = Field(description="whether the task answers with it")
+    manifest: dict[str, Any] | None = Field(
+        description="manifest.json, the zeros of each tensor apart; null if not loaded"
+    )
+
+
+class TaskFacts(BaseModel):
+    """A task and its variants."""
+
+    task: str
+    default_variant: str | None
+    labels: list[str]
+    problem_type: str | None
+    max_length: int | None = Field(description="tokens; longer texts are truncated")
+    variants: list[VariantFacts]
+
+
+class RefusedBundle(BaseModel):
+    """A bundle that is not served, and why."""
+
+    task: str
+    variant: str
+    version: str | None
+    reason: str
+
+
+class ModelList(BaseModel):
+    """Everything in the store."""
+
+    models: list[TaskFacts]
+    refused: list[RefusedBundle]
+
+
+class ReportLink(BaseModel):
+    """A task's report and the formats that it has."""
+
+    task: str
+    url: str
+    formats: list[str]
+
+
+class ReportList(BaseModel):
+    """The reports in the store."""
+
+    reports: list[ReportLink]
+
+
+class Health(BaseModel):
+    """The answer of a probe."""
+
+    status: Literal["live", "ready"]
+
+
+class Info(BaseModel):
+    """What this process is and the limits that it keeps."""
+
+    name: str
+    version: str
+    libraries: dict[str, str]
+    threads: dict[str, int]
+    limits: dict[str, int]
+    shutdown: dict[str, float]
+    sparse_runtime: str = Field(description="its kernels here, or why it is not available")
+    ready: bool
+    reason: str | None

@@ -1,0 +1,171 @@
+"""text-embeddings-inference's protocol: /predict, /info, /health below /tei/{task}[/{variant}], the client's base URL.
+
+At the root, /predict and /health are for a service of one task. One input gets one list of labels, a batch a list of
+them; a batch is told from a pair by its nesting: ["a", "b"] is one pair, [["a"], ["b"]] are two texts.
+"""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from starlette.responses import Response
+
+from sparserve.service.answers import answer
+from sparserve.service.api.schemas import Body, Prediction, TextInput
+from sparserve.service.core import Service, ServiceDependency
+from sparserve.service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable, problems
+from sparserve.service.http.json_route import DirectRoute
+from sparserve.service.http.request_options import Caller, CallerDependency
+from sparserve.service.limits import check_count_here
+from sparserve.service.version import VERSION
+
+router = APIRouter(route_class=DirectRoute, tags=["text-embeddings-inference"])
+probes = APIRouter(tags=["text-embeddings-inference"])
+RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
+
+_TEXTS: dict[str, Any] = {"type": "array", "minItems": 1, "maxItems": 2, "items": {"type": "string", "minLength": 1}}
+_SCHEMA: dict[str, Any] = {
+    "description": "a text, a pair as [a, b], or a batch as [[text], [a, b], ...]",
+    "anyOf": [{"type": "string", "minLength": 1}, _TEXTS, {"type": "array", "minItems": 1, "items": _TEXTS}],
+}
+
+
+def _known(value: Any, info: ValidationInfo) -> Any:
+    """Refuse what is no input at all; what is empty is told apart later, by another status."""
+    rows = value if isinstance(value, list) and any(isinstance(row, list) for row in value) else [value]
+    check_count_here(rows, info)
+    for position, row in enumerate(rows):
+        texts = [row] if isinstance(row, str) else row
+        if not isinstance(texts, list) or len(texts) > 2 or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"input {position} is neither a text nor a list of one text or a pair")
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"input {position} has a lone surrogate: send valid Unicode") from None
+    return value
+
+
+class PredictRequest(Body):
+    """Texts to classify."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film"}]})
+
+    inputs: Annotated[Any, BeforeValidator(_known), WithJsonSchema(_SCHEMA)]
+    truncate: bool | None = Field(None, description="true cuts a text with more tokens than the model takes; else 413")
+    truncation_direction: Literal["Right", "right"] = Field("Right", description="texts are cut at their end only")
+    raw_scores: bool = Field(False, description="logits in place of scores")
+
+
+Answer = list[Prediction] | list[list[Prediction]]
+
+
+@router.post("/predict", responses=RESPONSES)
+async def predict(body: PredictRequest, service: ServiceDependency, caller: CallerDependency) -> Answer:
+    """Classify texts with the only task's default variant."""
+    tasks = service.catalog.contents.tasks()
+    if len(tasks) > 1:
+        raise InvalidRequest(f"several tasks are served: send to /tei/TASK/predict; the tasks are {', '.join(tasks)}")
+    if not tasks:
+        raise Unavailable(f"no model is served: {service.reason_not_ready()}")
+    return await _predict(service, tasks[0], None, body, caller)
+
+
+@router.post("/tei/{task}/predict", responses=RESPONSES)
+async def predict_with_default_variant(
+    task: str, body: PredictRequest, service: ServiceDependency, caller: CallerDependency
+) -> Answer:
+    """Classify texts with a task's default variant."""
+    return await _predict(service, task, None, body, caller)
+
+
+@router.post("/tei/{task}/{variant}/predict", responses=RESPONSES)
+async def predict_with_variant(
+    task: str, variant: str, body: PredictRequest, service: ServiceDependency, caller: CallerDependency
+) -> Answer:
+    """Classify texts with one variant of a task."""
+    return await _predict(service, task, variant, body, caller)
+
+
+@probes.get("/tei/{task}/info", responses=problems(404, 503))
+async def info_of_default_variant(task: str, service: ServiceDependency) -> dict[str, Any]:
+    """What is served, in text-embeddings-inference's words."""
+    return _info(service, task, None)
+
+
+@probes.get("/tei/{task}/{variant}/info", responses=problems(404, 503))
+async def info_of_variant(task: str, variant: str, service: ServiceDependency) -> dict[str, Any]:
+    """What is served, in text-embeddings-inference's words."""
+    return _info(service, task, variant)
+
+
+@probes.get("/health", response_class=Response, responses=problems(503))
+async def health(service: ServiceDependency) -> Response:
+    """Whether every task's default variant can answer."""
+    if reason := service.reason_not_ready():
+        raise Unavailable(reason)
+    return Response()
+
+
+@probes.get("/tei/{task}/health", response_class=Response, responses=problems(404, 503))
+async def health_of_default_variant(task: str, service: ServiceDependency) -> Response:
+    """Whether the task's default variant can answer."""
+    service.catalog.engine(task).check_health()
+    return Response()
+
+
+@probes.get("/tei/{task}/{variant}/health", response_class=Response, responses=problems(404, 503))
+async def health_of_variant(task: str, variant: str, service: ServiceDependency) -> Response:
+    """Whether the variant can answer."""
+    service.catalog.engine(task, variant).check_health()
+    return Response()
+
+
+async def _predict(service: Service, task: str, variant: str | None, body: PredictRequest, caller: Caller) -> Answer:
+    batch = isinstance(body.inputs, list) and any(isinstance(row, list) for row in body.inputs)
+    rows = body.inputs if batch else [body.inputs]
+    inputs = [_input(row, position) for position, row in enumerate(rows)]
+    try:
+        result = await answer(
+            service,
+            task,
+            variant,
+            inputs,
+            caller,
+            truncate=bool(body.truncate),
+            function_to_apply="none" if body.raw_scores else None,
+        )
+    except TooManyTokens as error:
+        raise TooLarge(str(error)) from error
+    return result.predictions if batch else result.predictions[0]
+
+
+def _input(row: str | list[str], position: int) -> TextInput:
+    texts = [row] if isinstance(row, str) else row
+    if not texts or not all(texts):
+        raise EmptyRequest(f"input {position} is empty: send a text")
+    return TextInput(text=texts[0], text_pair=texts[1] if len(texts) > 1 else None)
+
+
+def _info(service: Service, task: str, variant: str | None) -> dict[str, Any]:
+    engine, settings = service.catalog.engine(task, variant), service.settings
+    labels = engine.manifest.labels
+    return {
+        "model_id": f"{task}/{engine.manifest.variant}",
+        "model_sha": engine.manifest.version,
+        "model_dtype": "int8" if engine.manifest.precision == "int8" else "float32",
+        "model_type": {
+            "classifier": {
+                "id2label": {str(index): label for index, label in enumerate(labels)},
+                "label2id": {label: index for index, label in enumerate(labels)},
+            }
+        },
+        "max_concurrent_requests": settings.max_waiting_inputs,
+        "max_input_length": engine.manifest.max_length,
+        "max_batch_tokens": settings.max_batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": settings.max_items,
+        "auto_truncate": False,
+        "tokenization_workers": 1,
+        "version": VERSION,
+    }

@@ -1,0 +1,120 @@
+"""Routes for JSON: a body has to say that it is JSON, and where most requests go nothing stands between."""
+
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, cast
+
+import orjson
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from sparserve.service.core import Service
+from sparserve.service.errors import UnsupportedContent
+from sparserve.service.http.json_body import parsed
+
+_Dependency = Callable[[Request], Awaitable[Any]]
+
+
+class JsonRoute(APIRoute):
+    """A route whose body, if its method has one, must say that it is JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own handler, after the check."""
+        handler = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            check_content_type(request)
+            return await handler(request)
+
+        return checked
+
+
+class DirectRoute(JsonRoute):
+    """A route that finds its endpoint's arguments by itself: the path's parameters, the body, dependencies.
+
+    FastAPI would solve the tree of dependencies anew for every request and check its own service's answers, which is
+    much of what a short text takes besides its model. Its document of the route is the same. Dependencies take the
+    request alone; an endpoint answers with a `Response`, or with what its response model is for. Bodies are validated
+    with the settings' `max_items` as context, so that too many inputs are refused before anything is made of them.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """A handler that calls the endpoint.
+
+        Raises:
+            TypeError: the endpoint wants what is not found here, such as a query parameter.
+        """
+        endpoint: Callable[..., Awaitable[Any]] = self.endpoint
+        known = self.dependant
+        for each in (known, *known.dependencies):
+            if each.query_params or each.header_params or each.cookie_params or each.response_param_name:
+                raise TypeError(f"{self.path}: a DirectRoute has parameters of the path, a body and dependencies only")
+        dependencies = [(cast(str, each.name), cast(_Dependency, each.call)) for each in known.dependencies]
+        body = TypeAdapter[Any](known.body_params[0].field_info.annotation or Any) if known.body_params else None
+        body_name = known.body_params[0].name if known.body_params else ""
+        answers = TypeAdapter(self.response_model)
+
+        async def direct(request: Request) -> Response:
+            check_content_type(request)
+            values: dict[str, Any] = dict(request.path_params)
+            if body is not None:
+                service: Service = request.app.state.service
+                values[body_name] = read_body(await request.body(), body, service.settings.max_items)
+            if known.request_param_name:
+                values[known.request_param_name] = request
+            for name, call in dependencies:
+                values[name] = await call(request)
+            answer = await endpoint(**values)
+            if isinstance(answer, Response):
+                return answer
+            return Response(answers.dump_json(answer), media_type="application/json")
+
+        return direct
+
+
+def check_content_type(request: Request) -> None:
+    """Refuse a body that does not say that it is JSON.
+
+    Raises:
+        UnsupportedContent: its Content-Type is another one, or missing.
+    """
+    if request.method not in ("POST", "PUT", "PATCH"):
+        return
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared != "application/json" and not (declared.startswith("application/") and "+json" in declared):
+        raise UnsupportedContent("send the body as JSON, with the header Content-Type: application/json")
+
+
+def read_body(content: bytes, expected: TypeAdapter[Any], max_items: int) -> Any:
+    """What a JSON body of `max_items` inputs at most says.
+
+    Raises:
+        RequestValidationError, HTTPException: as FastAPI raises them, so that `errors` maps one kind.
+        TooLarge: it has more inputs.
+    """
+    if not content:
+        raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "Field required"}])
+    try:
+        value = _loaded(content)
+    except json.JSONDecodeError as error:
+        fault = {"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}
+        raise RequestValidationError([fault]) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number too long, too deep
+        raise HTTPException(400) from error
+    try:
+        return expected.validate_python(value, context={"max_items": max_items})
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from error
+
+
+def _loaded(content: bytes) -> Any:
+    try:
+        return parsed(content, orjson.loads)
+    except orjson.JSONDecodeError:
+        # What it refuses is FastAPI's parser's to judge: that takes lone surrogates, NaN and UTF-16, and is slower.
+        return parsed(content, json.loads)

@@ -1,0 +1,66 @@
+"""KServe's own clients, REST and gRPC, against the running service.
+
+kserve asks for older versions of protobuf, psutil and others than the service is tested with, so its clients run in an
+environment of their own: `make kserve-venv` makes it; .ci/run does so before the tests.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from listening import listening
+from tiny_bundles import TASK, publish
+
+from sparserve.models.bundle.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
+
+INTERPRETER = Path(__file__).parents[3] / "build" / "kserve-venv" / "bin" / "python"
+TEXTS = ["a good movie", "ünïcödé 🎬"]
+
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(not INTERPRETER.exists(), reason="`make kserve-venv` makes its environment"),
+]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the clients were told by a service of one task."""
+    root = tmp_path_factory.mktemp("kserve") / "store"
+    publish(Store(root), variant="dense")
+    app = create_app(Settings(store=root, threads=1, grpc_port=0))
+    with listening(app) as address:
+        grpc = f"127.0.0.1:{app.state.grpc_server.port}"
+        script = Path(__file__).with_name("kserve_calls.py")
+        ran = subprocess.run(
+            [INTERPRETER, script, f"http://{address}", grpc, TASK, *TEXTS], capture_output=True, text=True, check=False
+        )
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, dict[str, Any]] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_a_client_hears_that_the_service_is_there(told: dict[str, dict[str, Any]], protocol: str) -> None:
+    assert told[protocol]["live"]
+    assert told[protocol]["ready"]
+    assert told[protocol]["model ready"]
+
+
+def test_a_client_hears_that_a_model_is_not_there(told: dict[str, dict[str, Any]]) -> None:
+    assert not told["rest"]["no such model ready"]
+    assert "there is no task 'none'" in told["rest"]["refusal"]
+
+
+@pytest.mark.parametrize(("protocol", "forms"), [("rest", 4), ("grpc", 2)])
+def test_a_client_infers(told: dict[str, dict[str, Any]], protocol: str, forms: int) -> None:
+    answers = [answer for name, answer in told[protocol].items() if name.startswith("answer")]
+    assert len(answers) == forms
+    for answer in answers:
+        assert (answer["id"], answer["model"]) == ("seven", TASK)
+        assert len(answer["scores"]) == len(TEXTS)
+        assert [sum(row) for row in answer["scores"]] == pytest.approx([1, 1], abs=1e-5)
+        assert answer["scores"] == answers[0]["scores"]

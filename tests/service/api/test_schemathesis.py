@@ -1,0 +1,62 @@
+"""schemathesis against the running service: by its own OpenAPI document, and by the Open Inference Protocol's calls.
+
+Slow, so only `make test-thorough` runs it.
+"""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from listening import listening
+from tiny_bundles import publish
+
+from sparserve.models.bundle.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.security.keys_command import create
+from sparserve.service.settings import Settings
+
+pytestmark = pytest.mark.thorough
+DATA = Path(__file__).parent.parent / "data"
+Start = Callable[..., str]
+
+
+@pytest.fixture
+def start(store: Store, tmp_path: Path) -> Iterator[Start]:
+    """Start a service of two tasks; returns where it listens."""
+    publish(store, task="other")
+    with contextlib.ExitStack() as stack:
+
+        def make(**settings: Any) -> str:
+            disagreements = f"sqlite:///{tmp_path / 'disagreements.db'}"
+            kept = {"store": store.root, "threads": 1, "watch_seconds": 0, "disagreements_url": disagreements}
+            return "http://" + stack.enter_context(listening(create_app(Settings(**kept, **settings)), "critical"))
+
+        yield make
+
+
+def check(cwd: Path, *arguments: str) -> None:
+    """Fail with what the tool finds, or where it has tried nothing."""
+    tool = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(DATA / "schemathesis.toml"), "run"]
+    done = subprocess.run([*tool, *arguments, "--no-color"], cwd=cwd, capture_output=True, text=True, check=False)
+    found = done.stdout + done.stderr
+    if done.returncode or "No issues found" not in found:
+        pytest.fail(found, pytrace=False)
+
+
+def test_the_service_does_what_its_document_says(start: Start, tmp_path: Path) -> None:
+    check(tmp_path, f"{start(admin_without_key=True)}/openapi.json")
+
+
+def test_nothing_that_asks_for_a_key_answers_without(start: Start, tmp_path: Path) -> None:
+    key = create(tmp_path / "keys", "ci", frozenset({"classify", "admin"}))
+    document = f"{start(keys_file=tmp_path / 'keys')}/openapi.json"
+    chosen = ["--checks=ignored_auth,not_a_server_error", "--phases=fuzzing", "--mode=positive", "--max-examples=1"]
+    check(tmp_path, document, *chosen, f"--header=Authorization: Bearer {key}")
+
+
+def test_the_protocol_s_calls_are_answered_as_it_says(start: Start, tmp_path: Path) -> None:
+    check(tmp_path, str(DATA / "open_inference.yaml"), f"--url={start()}", "--phases=fuzzing")

@@ -1,0 +1,167 @@
+"""The Open Inference Protocol over gRPC, by Triton's own client against the running service."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+from google.protobuf.descriptor import Descriptor
+from grpc_service import Running, refusal, tensor
+from tiny_bundles import TASK
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from sparserve.models.bundle.store import Store
+from sparserve.service.grpc_api.messages import messages
+
+TEXTS = ["a good movie", "bad", "ünïcödé 🎬"]
+Code = grpc.StatusCode
+
+
+@pytest.fixture(scope="module")
+def running(module_store: Store) -> Iterator[Running]:
+    """One service for the tests that leave no trace in it."""
+    service = Running(module_store.root)
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def triton(running: Running) -> Iterator[Any]:
+    """Triton's client, connected to the service."""
+    with grpcclient.InferenceServerClient(running.address) as client:
+        yield client
+
+
+def test_triton_sees_a_server_and_its_models(triton: Any) -> None:
+    assert triton.is_server_live()
+    assert triton.is_server_ready()
+    assert triton.get_server_metadata().name == "sparserve"
+    assert triton.is_model_ready(TASK)
+    assert triton.is_model_ready(TASK, "sparse90")
+    assert not triton.is_model_ready("no-such-task")
+    metadata = triton.get_model_metadata(TASK)
+    assert list(metadata.versions) == ["dense", "sparse90"]
+    assert [(one.name, one.datatype, list(one.shape)) for one in metadata.outputs][2] == ("scores", "FP32", [-1, 2])
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_triton_infers(triton: Any, columns: bool) -> None:
+    answer = triton.infer(TASK, [tensor(TEXTS, columns)], model_version="sparse90", request_id="seven")
+    assert (answer.get_response().id, answer.get_response().model_version) == ("seven", "sparse90")
+    scores = answer.as_numpy("scores")
+    assert scores.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    labels = [one.decode() for one in answer.as_numpy("label")]
+    assert labels == [("negative", "positive")[best] for best in scores.argmax(axis=1)]
+    assert answer.as_numpy("score") == pytest.approx(scores.max(axis=1))
+
+
+def test_triton_gets_the_outputs_and_classes_that_it_asks_for(triton: Any) -> None:
+    outputs = [grpcclient.InferRequestedOutput("scores", class_count=1), grpcclient.InferRequestedOutput("label")]
+    answer = triton.infer(TASK, [tensor(TEXTS)], outputs=outputs)
+    assert [one.name for one in answer.get_response().outputs] == ["scores", "label"]
+    found = answer.as_numpy("scores")
+    assert found.shape == (3, 1)
+    assert found[0, 0].decode().split(":")[2] == answer.as_numpy("label")[0].decode()
+
+
+def test_texts_may_come_as_contents(running: Running) -> None:
+    request = service_pb2.ModelInferRequest(model_name=TASK)
+    one = request.inputs.add(name="text", datatype="BYTES", shape=[2])
+    one.contents.bytes_contents.extend(text.encode() for text in TEXTS[:2])
+    with grpc.insecure_channel(running.address) as channel:
+        answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+    with grpcclient.InferenceServerClient(running.address) as client:
+        as_raw = client.infer(TASK, [tensor(TEXTS[:2])]).get_response()
+    assert list(answer.raw_output_contents) == list(as_raw.raw_output_contents)
+
+
+def test_triton_hears_what_is_wrong(triton: Any) -> None:
+    assert refusal(lambda: triton.infer("no-such-task", [tensor(["a"])]))[0] == str(Code.NOT_FOUND)
+    assert refusal(lambda: triton.get_model_metadata(TASK, "none"))[0] == str(Code.NOT_FOUND)
+    assert refusal(lambda: triton.get_model_metadata(f"{TASK}/ready"))[0] == str(Code.NOT_FOUND)
+    wrong = grpcclient.InferInput("text", [1], "FP32")
+    wrong.set_data_from_numpy(np.zeros(1, dtype=np.float32))
+    status, message = refusal(lambda: triton.infer(TASK, [wrong]))
+    assert status == str(Code.INVALID_ARGUMENT)
+    assert "texts are BYTES" in message
+    status, message = refusal(lambda: triton.infer(TASK, [tensor(["a"] * 300)]))
+    assert status == str(Code.INVALID_ARGUMENT)
+    assert "300 inputs" in message
+    assert refusal(triton.get_model_repository_index)[0] == str(Code.UNIMPLEMENTED)
+
+
+def test_contents_and_raw_contents_that_do_not_fit_are_refused(running: Running) -> None:
+    request = service_pb2.ModelInferRequest(model_name=TASK, raw_input_contents=[b"", b""])
+    request.inputs.add(name="text", datatype="BYTES", shape=[1])
+    with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+    assert caught.value.code() is Code.INVALID_ARGUMENT
+    assert "1 inputs have 2 raw contents" in caught.value.details()
+
+
+def inputs(count: int, texts: int = 1, dimensions: int = 1, parameters: int = 0) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=TASK)
+    for number in range(count):
+        one = request.inputs.add(name=f"text{number}", datatype="BYTES", shape=[1] * dimensions)
+        one.contents.bytes_contents.extend([b"good"] * texts)
+        for name in range(parameters):
+            one.parameters[str(name)].int64_param = name
+    return request
+
+
+def outputs(count: int) -> Any:
+    request = inputs(1)
+    for number in range(count):
+        request.outputs.add(name=f"label{number}")
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (inputs(9), "9 inputs and 0 outputs, more than the 8 allowed"),
+        (outputs(9), "1 inputs and 9 outputs, more than the 8 allowed"),
+        (inputs(1, texts=300), "input text0 has 300 texts, more than"),
+        (inputs(1, dimensions=9), "input text0 has 9 dimensions"),
+        (inputs(1, parameters=65), "more than 64 parameters"),
+    ],
+    ids=["inputs", "outputs", "texts", "dimensions", "parameters"],
+)
+def test_what_has_too_many_parts_is_refused_before_anything_is_made_of_it(
+    running: Running, request_: Any, message: str
+) -> None:
+    with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=10)
+    assert caught.value.code() is Code.INVALID_ARGUMENT
+    assert message in caught.value.details()
+
+
+def test_a_deadline_that_cannot_be_kept_ends_the_call(triton: Any) -> None:
+    assert refusal(lambda: triton.infer(TASK, [tensor(["good"])], timeout=1))[0] == str(Code.DEADLINE_EXCEEDED)
+    late = refusal(lambda: triton.infer(TASK, [tensor(["good"])], client_timeout=1e-5))
+    assert late[0] == str(Code.DEADLINE_EXCEEDED)
+    assert triton.infer(TASK, [tensor(["good"])], client_timeout=30).as_numpy("label").shape == (1,)
+
+
+def test_calls_are_counted_as_rest_requests_are(running: Running, triton: Any) -> None:
+    def count() -> float:
+        labels = {"method": "POST", "route": "/v2/models/{task}/infer", "status": "200"}
+        return running.service.metrics.registry.get_sample_value("sparserve_http_requests_total", labels) or 0
+
+    before = count()
+    triton.infer(TASK, [tensor(["good"])])
+    assert count() == before + 1
+
+
+def fields(message: Descriptor) -> dict[str, Any]:
+    found = {one.name: (one.number, one.type, one.is_repeated) for one in message.fields}
+    inner = {one.name: fields(one.message_type) for one in message.fields if one.message_type}
+    return {"fields": found, "messages": inner}
+
+
+@pytest.mark.parametrize("name", sorted(messages()))
+def test_the_messages_are_those_that_triton_was_generated_from(name: str) -> None:
+    theirs = fields(getattr(service_pb2, name).DESCRIPTOR)
+    assert fields(messages()[name].DESCRIPTOR) == theirs

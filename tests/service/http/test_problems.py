@@ -1,0 +1,27 @@
+"""What becomes of exceptions: bodies that are wrong in many ways are told a few of them."""
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+
+from sparserve.service.errors import MOST_FIELDS
+from sparserve.service.http.problems import install_error_mapping
+
+
+class Numbers(BaseModel):
+    numbers: list[int]
+
+
+def test_of_many_faults_the_first_are_told() -> None:
+    app = FastAPI()
+
+    @app.post("/")
+    async def add(body: Numbers) -> int:
+        return sum(body.numbers)
+
+    install_error_mapping(app)
+    answer = TestClient(app).post("/", json={"numbers": ["a"] * 10_000})
+    assert answer.status_code == 422
+    errors = answer.json()["errors"]
+    assert [error["location"] for error in errors] == [f"body.numbers.{place}" for place in range(MOST_FIELDS)]
+    assert len(answer.content) < 5000

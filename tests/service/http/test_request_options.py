@@ -1,0 +1,66 @@
+"""How long a client waits counts from its request's arrival, not from the moment when all of its body is there."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from fastapi import Request
+from starlette.types import Message
+from tiny_bundles import TASK
+
+from sparserve.models.bundle.store import Store
+from sparserve.service.app import create_app
+from sparserve.service.http.request_options import Caller, caller_of
+from sparserve.service.server.graceful_shutdown import Drain
+from sparserve.service.settings import Settings
+
+
+def request(arrived: float, timeout: str, **settings: Any) -> Request:
+    app = create_app(Settings(threads=1, **settings), Drain())
+    headers = [(b"x-request-timeout", timeout.encode())]
+    return Request({"type": "http", "headers": headers, "app": app, "state": {"arrived": arrived}})
+
+
+def test_the_deadline_is_so_long_after_the_arrival() -> None:
+    arrived = time.perf_counter() - 100
+    for settings, deadline in (({}, 30), ({"request_timeout_seconds": 20}, 20), ({"request_timeout_seconds": 40}, 30)):
+        caller = asyncio.run(caller_of(request(arrived, "30", **settings)))
+        assert caller.deadline == arrived + deadline
+    assert caller.within(10).deadline == arrived + 10
+    assert caller.within(50).deadline == arrived + 30
+
+
+def test_who_does_not_say_when_it_arrived_has_just_come() -> None:
+    before = time.perf_counter()
+    assert before <= Caller().arrived <= time.perf_counter()
+
+
+@pytest.mark.parametrize(("seconds", "status"), [("0.02", 504), ("20", 200)])
+def test_a_body_that_comes_after_the_deadline_is_504(store: Store, seconds: str, status: int) -> None:
+    app = create_app(Settings(store=store.root, threads=1, watch_seconds=0))
+    path = f"/v1/models/{TASK}/classify"
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def test() -> None:
+        async with app.router.lifespan_context(app):
+            await app.state.service.loaded()
+            body = asyncio.Queue[Message]()
+            began = time.perf_counter()
+            headers = [(b"content-type", b"application/json"), (b"x-request-timeout", seconds.encode())]
+            scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+            running = asyncio.create_task(app(scope, body.get, send))
+            while time.perf_counter() < began + 0.05:
+                await asyncio.sleep(0)
+            body.put_nowait({"type": "http.request", "body": b'{"inputs": "good"}', "more_body": False})
+            await running
+
+    asyncio.run(test())
+    assert sent[0]["status"] == status
+    runs = app.state.service.metrics.registry.get_sample_value(
+        "sparserve_batches_total", {"task": TASK, "variant": "dense"}
+    )
+    assert bool(runs) == (status == 200)
