@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import read_results
-from benchmarks.accuracy_grid import cells
-from benchmarks.accuracy_plots import accuracy_against_sparsity
-from benchmarks.accuracy_scales import BASE, SCALES, SMALL
-from benchmarks.accuracy_scores import divergence, mean_interval, paired_drop
-from benchmarks.glue import TASKS
-from benchmarks.publish_accuracy import accuracy, page
+from benchmarks.accuracy.glue import TASKS
+from benchmarks.accuracy.grid import cells
+from benchmarks.accuracy.plots import accuracy_against_sparsity
+from benchmarks.accuracy.publish import accuracy, page
+from benchmarks.accuracy.run import read_results
+from benchmarks.accuracy.scales import BASE, SCALES, SMALL
+from benchmarks.accuracy.scores import divergence, mean_interval, paired_drop
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 
 

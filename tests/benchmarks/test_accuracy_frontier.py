@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy_frontier import Point, frontier, points
-from benchmarks.publish_accuracy import least_lost
+from benchmarks.accuracy.frontier import Point, frontier, points
+from benchmarks.accuracy.publish import least_lost
 
 
 def point(lost, milliseconds, dense_int8=8.0):

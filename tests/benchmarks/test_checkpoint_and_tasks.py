@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 
-from benchmarks import base_checkpoint
-from benchmarks.base_checkpoint import FILES, FOLDER, mpnet_base
-from benchmarks.glue import Task
+from benchmarks.accuracy import base_checkpoint
+from benchmarks.accuracy.base_checkpoint import FILES, FOLDER, mpnet_base
+from benchmarks.accuracy.glue import Task
 from sparserve.models.errors import EnvironmentFault
 
 CONTENT = {name: f"what is in {name}".encode() for name in FILES}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.pytorch_utils import prune_linear_layer
 
-from benchmarks.dense_encoders import (
+from benchmarks.kernels.dense_encoders import (
     TOLERANCE,
     EncoderShape,
     encoder_linears,

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from onnx import load, numpy_helper
 
-from benchmarks.dense_encoders import EncoderShape, random_classifier
-from benchmarks.kernel_models import FP32, PEER_SPARSITY, models, with_zeros, write_peers
-from benchmarks.kernels import inputs, multiply_adds
+from benchmarks.kernels.arms import FP32, PEER_SPARSITY, models, with_zeros, write_peers
+from benchmarks.kernels.dense_encoders import EncoderShape, random_classifier
+from benchmarks.kernels.run import inputs, multiply_adds
 from sparserve.models.bundle.inference import OnnxClassifier
 
 TINY = EncoderShape("tiny", layers=3, hidden=32, heads=4, intermediate=64, vocabulary=600)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.accuracy import Benchmark
-from benchmarks.accuracy_grid import cells
-from benchmarks.accuracy_scales import SMALL
+from benchmarks.accuracy.grid import cells
+from benchmarks.accuracy.run import Benchmark
+from benchmarks.accuracy.scales import SMALL
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
 
 

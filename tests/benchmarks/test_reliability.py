@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from tiny_bundles import TASK, publish
 
-from benchmarks import publish_reliability, reliability
+from benchmarks.reliability import publish as publish_reliability
+from benchmarks.reliability import run as reliability
+from benchmarks.reliability.soak import LONGEST_WORDS, Sample, figures, slope, soak
 from benchmarks.service_process import running
-from benchmarks.soak import LONGEST_WORDS, Sample, figures, slope, soak
 from sparserve.models.bundle.store import Store
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from tiny_bundles import TASK, publish
 
-from benchmarks import publish_serving
-from benchmarks.publish_serving import section
-from benchmarks.serving_arms import PEERS, default_python, peer_arm, sparserve, store_of_one
-from benchmarks.serving_measure import Bench, Plan, Progress
-from benchmarks.serving_raw import ceiling, sorted_batches
-from benchmarks.serving_search import RateSearch, summary
-from benchmarks.serving_texts import LONGEST, SHORTEST, lengths, poisson_arrivals, texts
+from benchmarks.serving import publish as publish_serving
+from benchmarks.serving.arms import PEERS, default_python, peer_arm, sparserve, store_of_one
+from benchmarks.serving.measure import Bench, Plan, Progress
+from benchmarks.serving.publish import section
+from benchmarks.serving.rate_search import RateSearch, summary
+from benchmarks.serving.raw_onnxruntime import ceiling, sorted_batches
+from benchmarks.serving.texts import LONGEST, SHORTEST, lengths, poisson_arrivals, texts
 from sparserve.models.bundle.inference import Tokens, load_bundle
 from sparserve.models.bundle.store import Store
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.accuracy.stopwatch import Stopwatch
 
 KEYS = {"squeeze": "s1", "student": "t1"}
 
@@ -14,7 +14,7 @@ def clock(monkeypatch):
     """Twenty seconds pass from one look at the clock to the next."""
     seconds = iter(range(0, 100_000, 20))
     times = SimpleNamespace(monotonic=lambda: next(seconds), process_time=lambda: next(seconds))
-    monkeypatch.setattr("benchmarks.stopwatch.time", times)
+    monkeypatch.setattr("benchmarks.accuracy.stopwatch.time", times)
 
 
 def carry_out(watch, *steps):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_bundles import TASK
 
-from benchmarks import fault_scenarios as faults
+from benchmarks.reliability import fault_scenarios as faults
 from benchmarks.service_process import RunningService, running
 from sparserve.models.bundle.store import Store
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fault_scenarios as faults
+from benchmarks.reliability import fault_scenarios as faults
 from benchmarks.service_process import running
 from sparserve.models.bundle.store import Store
 

@@ -1,0 +1,84 @@
+"""Latency and size of a run's graphs beside its teacher's: onnxruntime and the sparse runtime, fp32 and int8."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accuracy.glue import Task
+from sparserve.models.bundle.bundle import SPARSE_MODEL, TOKENIZER
+from sparserve.models.bundle.inference import sparse_library
+from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.errors import SparserveError
+from sparserve.models.evaluation.latency import Arm, measure
+from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM
+from sparserve.models.pipeline import steps
+from sparserve.models.pipeline.execution import build_graphs
+from sparserve.models.pipeline.plan import DENSE, Plan
+from sparserve.models.pipeline.step_cache import Workspace
+from sparserve.models.progress import Reporter
+from sparserve.models.recipes.schema import INT8
+
+SHAPES = ((1, 64), (8, 64))
+SECONDS = 12.0
+
+
+def measured(
+    plan: Plan, teacher: Checkpoint, student: Checkpoint, task: Task, workspace: Workspace, reporter: Reporter
+) -> dict[str, Any]:
+    """Median milliseconds at batch x tokens, bytes and score of every graph of a run and of its teacher's."""
+    job = plan.job
+    variant = job.recipe.variant_name
+    sources = {DENSE: teacher, variant: student}
+    graphs, packed = build_graphs(plan, sources, workspace, reporter)
+    pad = steps.pad_token_id(teacher)
+    library = _library()
+    arms = {name: Arm(path, pad) for name, path in graphs.items()}
+    if library is not None:
+        arms |= {name + SPARSE_ARM: Arm(folder / SPARSE_MODEL, pad, library) for name, folder in packed.items()}
+    latency = measure(
+        arms,
+        batches=sorted({batch for batch, _ in SHAPES}),
+        lengths=sorted({length for _, length in SHAPES}),
+        max_length=job.recipe.max_length,
+        threads=1,
+        budget_seconds=SECONDS,
+        vocabulary=int(job.checkpoint.config.vocab_size),
+    )
+    labels = np.asarray(job.dataset.test.labels)
+    records = {}
+    for name, arm in arms.items():
+        logits = steps.predict(
+            arm.model_path,
+            teacher.folder / TOKENIZER,
+            job.dataset.test,
+            max_length=job.recipe.max_length,
+            pad_token_id=pad,
+            threads=job.threads,
+            progress=lambda done, total, note: None,
+            library=arm.library,
+        )
+        records[_public_name(name, variant)] = {
+            "bytes": arm.model_path.stat().st_size,
+            "score": task.score(logits.argmax(-1), labels, job.dataset.label_names),
+            "milliseconds": {
+                f"{point.batch}x{point.length}": round(1000 * point.p50_seconds, 3) for point in latency[name].latency
+            },
+        }
+    machine = latency[DENSE].machine.model_dump(mode="json")
+    return {"threads": 1, "repeats": latency[DENSE].repeats, "machine": machine, "arms": records}
+
+
+def _public_name(arm: str, variant: str) -> str:
+    """The arm's name without the variant's: dense, dense-int8, fp32, int8, sparse fp32, sparse int8."""
+    if arm in (DENSE, DENSE + INT8):
+        return arm
+    runtime = "sparse " if arm.endswith(SPARSE_ARM) else ""
+    return runtime + ("int8" if arm.removesuffix(SPARSE_ARM) == variant + INT8 else "fp32")
+
+
+def _library() -> Path | None:
+    try:
+        return sparse_library().path
+    except SparserveError:
+        return None

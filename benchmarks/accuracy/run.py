@@ -1,0 +1,252 @@
+"""Every method, same teacher, same rows, same epochs: what each costs in accuracy, and what it gains in speed.
+
+    python -m benchmarks.accuracy --data FOLDER                        the small scale: hours on two cores
+    python -m benchmarks.accuracy --data FOLDER --task mrpc --method sparsebert-best --level "95 %"
+    python -m benchmarks.accuracy --data FOLDER --scale mpnet-base     the base scale: hours a run, minutes on a GPU
+    python -m benchmarks.accuracy --data FOLDER --plan                 what would run, and how long it may take
+
+Every run is cached in --work: the same command goes on where it was, and does again only what has changed. A run's
+figures are in benchmarks/results/accuracy.json as soon as it ends; what this command does not make stays there. A run
+whose figures are there is not made again, also not on another machine, unless its recipe, data or code has changed
+since, or with --again.
+"""
+
+import argparse
+import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from benchmarks.accuracy.base_checkpoint import mpnet_base
+from benchmarks.accuracy.glue import TASKS
+from benchmarks.accuracy.grid import SEEDS, WITHOUT_TRAINING, Cell, Scale, cells
+from benchmarks.accuracy.latency import measured
+from benchmarks.accuracy.scales import BASE, SCALES, SMALL
+from benchmarks.accuracy.scores import divergence, logits, paired_drop
+from benchmarks.accuracy.stopwatch import Stopwatch
+from sparserve.models.bundle.inference import available_cpus
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.defaults import default_checkpoint
+from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
+from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.errors import SparserveError
+from sparserve.models.evaluation.machine import describe_machine
+from sparserve.models.files import write_atomically
+from sparserve.models.pipeline.job import estimate_seconds
+from sparserve.models.pipeline.plan import Job, Plan, make_plan
+from sparserve.models.pipeline.step_cache import Workspace
+from sparserve.models.pipeline.training_steps import fine_tune, train_networks
+from sparserve.models.progress import PlainReporter, Reporter
+from sparserve.models.recipes.loading import load_recipe
+from sparserve.models.recipes.schema import Training
+from sparserve.models.training.precision import trains_in_bf16
+
+RESULTS = Path(__file__).parent.parent / "results" / "accuracy.json"
+RUN_FIELDS = ("scale", "task", "method", "level", "seed")
+LATENCY_FIELDS = ("scale", "task", "method", "level")
+LATENCY_TASK = "mrpc"
+
+
+@dataclass
+class Benchmark:
+    """One scale's runs: where their data, cache and results are."""
+
+    scale: Scale
+    checkpoint: Checkpoint
+    data: Path
+    work: Path
+    results: Path
+    threads: int
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    estimates: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.work / "steps")
+
+    def job(self, cell: Cell, teacher: Checkpoint | None = None) -> Job:
+        """What a run is made from; all seeds of a task have the teacher of seed 0."""
+        if cell.task not in self.datasets:
+            self.datasets[cell.task] = TASKS[cell.task].load(self.data, self.work)
+        recipe = load_recipe(cell.method.recipe, overrides=cell.overrides)
+        seed = cell.seed if teacher else SEEDS[0]
+        dataset = self.datasets[cell.task]
+        return Job(cell.task, recipe, self.checkpoint, teacher, dataset, cell.task, seed, self.threads)
+
+    def key(self, cell: Cell) -> str:
+        """Names all that decides a run's figures but the machine; the same before its teacher is fine-tuned."""
+        plan = make_plan(self.job(cell))
+        return f"{plan.teacher.key}-{plan.student.key}-{cell.seed}"
+
+    def is_recorded(self, cell: Cell) -> bool:
+        """Whether the results have the figures of exactly this run."""
+        named = {"key": self.key(cell), "scale": cell.scale.name, "method": cell.method.name, "level": cell.level}
+        return any(named.items() <= record.items() for record in read_results(self.results)["runs"])
+
+    def plan(self, cell: Cell, reporter: Reporter) -> Plan:
+        """The steps of a run; its teacher is fine-tuned first, if it is not there."""
+        return make_plan(self.job(cell, fine_tune(make_plan(self.job(cell)), self.workspace, reporter)))
+
+    def has(self, cell: Cell) -> bool:
+        """Whether a run is done."""
+        teacher = make_plan(self.job(cell)).teacher
+        if teacher is None or not self.workspace.has(teacher):
+            return False
+        return self.workspace.has(self.plan(cell, PlainReporter()).student)
+
+    def seconds(self, cell: Cell) -> float:
+        """What is left to train of a run: about as long as this task's first, whose estimate is kept."""
+        if cell.method.recipe in WITHOUT_TRAINING or self.is_recorded(cell) or self.has(cell):
+            return 0.0
+        if cell.task not in self.estimates:
+            self.estimates[cell.task] = estimate_seconds(make_plan(self.job(cell)))["student"]
+        return self.estimates[cell.task]
+
+    def run(self, cell: Cell, reporter: Reporter) -> None:
+        """Train and score, unless that was done before; the record goes into the results."""
+        plan = self.plan(cell, reporter)
+        counted = [step for step in (plan.squeeze, plan.student) if step is not None]
+        clock = Stopwatch(self.work / "step-minutes", {step.title: step.key for step in counted})
+        teacher, student = train_networks(plan, self.workspace, clock)
+        record = self._scored(cell, plan, teacher, student) | {"minutes": clock.minutes}
+        self._save("runs", record, RUN_FIELDS)
+        print(
+            f"{cell.title}: {record['score']:.1f}, dense {record['dense']:.1f}, drop {record['drop']['points']:+.1f} "
+            f"({record['drop']['low']:+.1f} to {record['drop']['high']:+.1f}), {clock.minutes} min",
+            flush=True,
+        )
+
+    def measure(self, cell: Cell, reporter: Reporter) -> None:
+        """Latency of a run's graphs, interleaved with the dense ones."""
+        plan = self.plan(cell, reporter)
+        teacher, student = train_networks(plan, self.workspace, reporter)
+        record = measured(plan, teacher, student, TASKS[cell.task], self.workspace, reporter)
+        named = {"key": self.key(cell), "scale": self.scale.name, "task": cell.task}
+        named |= {"method": cell.method.name, "kind": cell.method.kind, "level": cell.level}
+        self._save("latency", {**named, **record}, LATENCY_FIELDS)
+
+    def _scored(self, cell: Cell, plan: Plan, teacher: Checkpoint, student: Checkpoint) -> dict[str, Any]:
+        dataset, task, recipe = plan.job.dataset, TASKS[cell.task], plan.job.recipe
+        labels = np.asarray(dataset.test.labels)
+        dense, chosen = (
+            logits(network, dataset, recipe.max_length, "test").argmax(-1) for network in (teacher, student)
+        )
+        held_out = [logits(network, dataset, recipe.max_length, "validation") for network in (teacher, student)]
+
+        def score(predicted: Any, truth: Any) -> float:
+            return task.score(predicted, truth, dataset.label_names)
+
+        kept, whole = _encoder_weights(student, dataset), _encoder_weights(teacher, dataset)
+        return {
+            "key": self.key(cell),
+            "scale": self.scale.name,
+            "task": cell.task,
+            "metric": task.metric,
+            "method": cell.method.name,
+            "kind": cell.method.kind,
+            "level": cell.level,
+            "seed": cell.seed,
+            "train_rows": len(dataset.train),
+            "test_rows": len(dataset.test),
+            "epochs": recipe.student.epochs,
+            "majority": score(np.full_like(labels, np.bincount(dataset.train.labels).argmax()), labels),
+            "dense": score(dense, labels),
+            "score": score(chosen, labels),
+            "validation": score(held_out[1].argmax(-1), np.asarray(dataset.validation.labels)),
+            "divergence": divergence(*held_out),
+            "agreement": 100 * float((dense == chosen).mean()),
+            "drop": paired_drop(score, dense, chosen, labels),
+            "encoder_kept": kept / whole,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "threads": self.threads,
+            "precision": _precision(recipe.student),
+            "machine": describe_machine().model_dump(mode="json"),
+            "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+
+    def _save(self, kind: str, record: dict[str, Any], same: Sequence[str]) -> None:
+        """Put a record in the place of the one that is equal in the fields `same`."""
+        with FileLock(self.work / "results.lock"):
+            content = read_results(self.results)
+            others = [old for old in content[kind] if any(old[name] != record[name] for name in same)]
+            content[kind] = sorted([*others, record], key=lambda one: [str(one[name]) for name in same])
+            write_atomically(self.results, json.dumps(content, indent=1) + "\n")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What earlier runs have found."""
+    content: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {"runs": [], "latency": []}
+    return content
+
+
+def _precision(training: Training) -> str:
+    """What the network was trained in."""
+    return "bf16" if trains_in_bf16(training) else "fp32"
+
+
+def _encoder_weights(checkpoint: Checkpoint, dataset: Dataset) -> int:
+    """Weights of the encoder's linears that are not zero."""
+    model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type)
+    return sum(int(linear.weight.count_nonzero()) for linear in encoder_linears(model).values())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with a folder of JSON lines for each task")
+    parser.add_argument("--scale", choices=list(SCALES), default=SMALL.name)
+    parser.add_argument("--task", action="append", choices=list(TASKS))
+    parser.add_argument("--method", action="append")
+    parser.add_argument("--level", action="append")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the methods that are repeated")
+    parser.add_argument("--work", type=Path, default=Path(".cache") / "accuracy")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--threads", type=int, default=available_cpus())
+    parser.add_argument("--latency", action="store_true", help="measure latency of runs that are there; train nothing")
+    parser.add_argument("--again", action="store_true", help="also make what the results have")
+    parser.add_argument("--plan", action="store_true")
+    given = parser.parse_args(arguments)
+    scale = SCALES[given.scale]
+    unknown = set(given.task or ()) - set(scale.epochs) | set(given.method or ()) - {m.name for m in scale.methods}
+    if unknown:
+        parser.error(f"{scale.name} has no {', '.join(sorted(unknown))}")
+    tasks = given.task or list(scale.epochs)
+    missing = [str(path) for task in tasks for path in TASKS[task].files(given.data) if not path.is_file()]
+    if missing:
+        parser.error(f"there is no {missing[0]}: docs/results.md says what --data holds")
+    torch.set_num_threads(given.threads)
+    fetch = mpnet_base if scale is BASE else default_checkpoint
+    checkpoint = resolve_checkpoint(str(fetch(given.work / "downloads")), name=scale.checkpoint)
+    benchmark = Benchmark(scale, checkpoint, given.data, given.work, given.results, given.threads)
+    grid = list(cells(scale, tasks, given.method, given.level, seeds=given.seeds))
+    if not grid:
+        levels = sorted({level for method in scale.methods for level in method.levels})
+        parser.error(f"there is no such run; the levels are {', '.join(levels)}, not all of every method")
+    if given.plan:
+        total = 0.0
+        for cell in grid:
+            seconds = benchmark.seconds(cell)
+            total += seconds
+            print(f"{cell.title:<60} {'done' if not seconds else f'about {seconds / 60:.0f} min'}")
+        print(f"{len(grid)} runs, about {total / 3600:.1f} hours and their teachers")
+        return
+    reporter = PlainReporter()
+    for cell in grid:
+        try:
+            if not given.latency:
+                if given.again or not benchmark.is_recorded(cell):
+                    benchmark.run(cell, reporter)
+            elif benchmark.has(cell) and cell.seed == 0 and cell.task in (given.task or [LATENCY_TASK]):
+                benchmark.measure(cell, reporter)
+        except SparserveError as error:
+            # One method that cannot be run must not cost the rest of the night.
+            print(f"{cell.title}: {type(error).__name__}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

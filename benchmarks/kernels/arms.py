@@ -1,0 +1,116 @@
+"""The arms of the kernel benchmark as files: dense at ONNX Runtime's best, packed at every sparsity, and for peers."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import numpy_helper
+
+from benchmarks.kernels.dense_encoders import (
+    EncoderShape,
+    encoder_linears,
+    export_fused,
+    export_plain,
+    quantize_fused,
+    random_classifier,
+)
+from benchmarks.kernels.fused_graph import INPUT_NAMES
+from sparserve.kernels.packing import PackOptions, Values
+from sparserve.models.export.onnx_export import export_onnx
+from sparserve.models.export.quantization import quantize_embeddings
+from sparserve.models.export.sparse_graph import pack_graph
+
+FP32, INT8 = "ORT fp32 dense", "ORT int8 dense"
+SPARSITIES = (0.8, 0.9, 0.95, 0.975)
+NEARLY_DENSE = 0.55  # here packing chooses between a dense matrix and scattered nonzeros
+PEER_SPARSITY = 0.95
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file to run, and what it holds."""
+
+    path: Path
+    packed: bool
+    sparsity: float
+    encoder_bytes: int
+
+    @classmethod
+    def dense(cls, path: Path) -> "Model":
+        """A fused graph, whose layers' tensors are called `layer.N...`."""
+        tensors = onnx.load(str(path)).graph.initializer
+        return cls(path, False, 0, sum(numpy_helper.to_array(t).nbytes for t in tensors if t.name.startswith("layer.")))
+
+
+def with_zeros(weight: npt.NDArray[np.float32], sparsity: float, seed: int, *, block: int = 1) -> Any:
+    """A weight [out, in] with exactly this fraction of zeros, in blocks of `block` neighbouring inputs."""
+    groups = weight.reshape(-1, block).copy()
+    groups[np.random.default_rng(seed).permutation(len(groups))[: round(sparsity * len(groups))]] = 0
+    return groups.reshape(weight.shape)
+
+
+def packed_model(
+    source: Path, target: Path, head_size: int, sparsity: float, options: PackOptions, *, block: int = 1
+) -> Model:
+    """The graph of `source` with zeros in its encoder, packed; int8 embeddings with int8 weights."""
+    graph = onnx.load(str(source))
+    for seed, tensor in enumerate(graph.graph.initializer):
+        if sparsity and "encoder.layer" in tensor.name and len(tensor.dims) == 2:
+            weight = with_zeros(numpy_helper.to_array(tensor).T, sparsity, seed, block=block).T
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weight), tensor.name))
+    packed = pack_graph(graph, head_size=head_size, options=options)
+    if options.values == "int8":
+        quantize_embeddings(graph)
+    onnx.save(graph, str(target))
+    return Model(target, True, sparsity, packed.encoder_bytes)
+
+
+def write_peers(network: Any, folder: Path) -> dict[str, Path]:
+    """Plain graphs for peers: OpenVINO has the dense weights, DeepSparse 95 % zeros."""
+    paths = {kind: folder / f"{kind}.onnx" for kind in ("openvino", "deepsparse")}
+    export_plain(network, paths["openvino"])
+    sparse = copy.deepcopy(network)
+    with torch.no_grad():
+        for seed, (_, linear) in enumerate(encoder_linears(sparse)):
+            linear.weight.copy_(torch.from_numpy(with_zeros(linear.weight.numpy(), PEER_SPARSITY, seed)))
+    export_plain(sparse, paths["deepsparse"])
+    return paths
+
+
+def models(network: Any, shape: EncoderShape, folder: Path) -> Iterator[tuple[str, Model]]:
+    """All arms of a shape by name, written to `folder`."""
+    export_fused(network, folder / "fused.onnx")
+    yield FP32, Model.dense(folder / "fused.onnx")
+    quantize_fused(folder / "fused.onnx", folder / "fused-int8.onnx")
+    yield INT8, Model.dense(folder / "fused-int8.onnx")
+    source = folder / "plain.onnx"
+    export_onnx(
+        network,
+        source,
+        input_names=INPUT_NAMES,
+        max_length=512,
+        vocabulary=shape.vocabulary,
+        pad_token_id=0,
+        opset=20,
+        tolerance=1e-3,
+    )
+    size = shape.hidden // shape.heads
+    both: tuple[Values, ...] = ("fp32", "int8")
+    for values in both:
+        yield f"dense {values}", packed_model(source, folder / f"{values}.onnx", size, 0, PackOptions(values))
+    for sparsity in (NEARLY_DENSE, *SPARSITIES):
+        for values in both:
+            path, options = folder / f"{sparsity}-{values}.onnx", PackOptions(values, dense_above=None)
+            yield f"{100 * sparsity:g} % {values}", packed_model(source, path, size, sparsity, options)
+    for sparsity in (0.9, 0.95):
+        path, options = folder / f"{sparsity}-blocks.onnx", PackOptions("int8")
+        yield f"{100 * sparsity:g} % 1x4 int8", packed_model(source, path, size, sparsity, options, block=4)
+    export_fused(random_classifier(shape, 0, head_fraction=0.5, ffn_fraction=0.25), folder / "squeezed.onnx")
+    quantize_fused(folder / "squeezed.onnx", folder / "squeezed-int8.onnx")
+    yield "ORT int8 squeezed", Model.dense(folder / "squeezed-int8.onnx")

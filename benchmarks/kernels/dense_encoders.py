@@ -1,0 +1,193 @@
+"""Random BERT encoders and the dense ONNX graphs at their best, which a sparse kernel has to beat."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+from transformers.pytorch_utils import prune_linear_layer
+
+from benchmarks.kernels.fused_graph import INPUT_NAMES, fused_graph
+from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.errors import ParityError
+
+PARITY_SHAPES = ((1, 1), (1, 7), (3, 33), (2, 128))  # batch x length; the last row is half padding
+TOLERANCE = 1e-4  # of a logit
+WEIGHT_DEVIATION = 0.04  # a trained BERT-base's linears have 0.035-0.045
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """What an encoder's time depends on; `hidden` and `intermediate` are widths, `vocabulary` is in tokens."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+
+
+BERT_BASE = EncoderShape("BERT-base", 12, 768, 12, 3072, 30522)
+MINILM_L6 = EncoderShape("MiniLM-L6", 6, 384, 12, 1536, 30522)
+
+
+def random_classifier(shape: EncoderShape, seed: int, *, head_fraction: float = 1.0, ffn_fraction: float = 1.0) -> Any:
+    """Return a BertForSequenceClassification of two labels with random weights, in evaluation mode.
+
+    With fractions below 1 every layer is squeezed: it keeps that fraction of its heads and of its FFN width, drawn at
+    random, in linears that are really smaller. The config still tells the full widths.
+    """
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.intermediate,
+        num_labels=2,
+        initializer_range=WEIGHT_DEVIATION,
+        attn_implementation="eager",
+    )
+    model = BertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        # Biases of 0 and scales of 1 would hide a graph that mixes them up.
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * WEIGHT_DEVIATION)
+    for layer in model.bert.encoder.layer:
+        _keep_heads(layer, _draw(shape.heads, head_fraction))
+        _keep_neurons(layer, _draw(shape.intermediate, ffn_fraction))
+    return model
+
+
+def encoder_linears(model: Any) -> Iterator[tuple[str, nn.Linear]]:
+    """Every linear of the encoder's layers with its name: attention and FFN, neither embeddings nor the classifier."""
+    for name, module in model.bert.encoder.named_modules():
+        if isinstance(module, nn.Linear):
+            yield name, module
+
+
+def export_fused(model: Any, path: Path) -> float:
+    """Write the graph that onnxruntime runs fastest in fp32, and return its largest difference of a logit from torch's.
+
+    The graph is made from the weights, node by node: onnxruntime's transformer optimiser does not find the attention
+    of squeezed layers, and its SkipLayerNormalization costs more than it saves (see `fused_graph`).
+
+    Raises:
+        ValueError: the model's activation is not the exact (erf) GELU.
+        ParityError: the difference is above `TOLERANCE`; the file is removed.
+    """
+    if model.config.hidden_act != "gelu":
+        raise ValueError(f"the fused graph has the exact GELU; this model has {model.config.hidden_act}")
+    onnx.save(fused_graph(model), str(path))
+    return _checked(model, path)
+
+
+def export_plain(model: Any, path: Path, *, opset: int = 14) -> float:
+    """Write the graph with standard operators only, for runtimes that fuse it in their own way.
+
+    DeepSparse 1.8 knows opsets up to 14. Returns and raises as `export_fused`.
+    """
+    names = {name: {0: "batch", 1: "length"} for name in INPUT_NAMES} | {"logits": {0: "batch"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing, and of the exporter's own age
+        torch.onnx.export(
+            _Logits(model).eval(),
+            tuple(_inputs(model.config, 2, 16, seed=0).values()),
+            str(path),
+            dynamo=False,
+            opset_version=opset,
+            input_names=list(INPUT_NAMES),
+            output_names=["logits"],
+            dynamic_axes=names,
+        )
+    return _checked(model, path)
+
+
+def quantize_fused(source: Path, target: Path) -> None:
+    """Write a fused graph with int8 linears and attention; activations are quantised at run time.
+
+    On AVX2 no setting was faster than these: unsigned weights took a quarter longer, and so did attention that was
+    left in fp32. Attention becomes QAttention, whose scores and softmax stay fp32.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it advises a pre-processing that this graph does not need
+    try:
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["Gemm", "MatMul", "Attention"],  # it makes Gemm a MatMul before it looks
+            per_channel=True,  # as fast as one scale a matrix, and more exact on trained weights
+            reduce_range=True,  # as fast as 8 bits, which would saturate without VNNI
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": TensorProto.FLOAT},  # it cannot infer what Attention returns
+        )
+    finally:
+        logging.disable(disabled)
+
+
+class _Logits(nn.Module):
+    """A classifier as a function of its inputs to logits [batch, labels]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(**dict(zip(INPUT_NAMES, inputs, strict=True))).logits
+        return logits
+
+
+@torch.no_grad()
+def _checked(model: Any, path: Path) -> float:
+    classifier = OnnxClassifier(path, pad_token_id=0, threads=1)
+    worst = 0.0
+    for seed, (batch, length) in enumerate(PARITY_SHAPES):
+        inputs = _inputs(model.config, batch, length, seed=seed)
+        expected = model(**inputs).logits.numpy()
+        actual = classifier.run({name: value.numpy() for name, value in inputs.items()})
+        worst = max(worst, float(np.abs(expected - actual).max()))
+    if not worst <= TOLERANCE:
+        path.unlink()
+        raise ParityError(f"the graph's logits differ from torch's by {worst:.2g}, more than {TOLERANCE:g}")
+    return worst
+
+
+def _inputs(config: Any, batch: int, length: int, *, seed: int) -> dict[str, torch.Tensor]:
+    """Random token and type ids [batch, length]; the last row's second half is padding."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.ones(batch, length, dtype=torch.int64)
+    mask[-1, (length + 1) // 2 :] = 0
+    ids = torch.randint(1, config.vocab_size, (batch, length), generator=generator)
+    types = torch.randint(0, config.type_vocab_size, (batch, length), generator=generator)
+    return dict(zip(INPUT_NAMES, (ids * mask, mask, types * mask), strict=True))
+
+
+def _draw(count: int, fraction: float) -> torch.Tensor:
+    """Sorted indexes of this fraction of `count` things, at least one."""
+    kept = max(round(count * fraction), 1)
+    return torch.randperm(count)[:kept].sort().values
+
+
+def _keep_heads(layer: Any, heads: torch.Tensor) -> None:
+    attention = layer.attention
+    width = attention.self.attention_head_size
+    kept = (heads[:, None] * width + torch.arange(width)).flatten()
+    for name in ("query", "key", "value"):
+        setattr(attention.self, name, prune_linear_layer(getattr(attention.self, name), kept))
+    attention.output.dense = prune_linear_layer(attention.output.dense, kept, dim=1)
+
+
+def _keep_neurons(layer: Any, neurons: torch.Tensor) -> None:
+    layer.intermediate.dense = prune_linear_layer(layer.intermediate.dense, neurons)
+    layer.output.dense = prune_linear_layer(layer.output.dense, neurons, dim=1)

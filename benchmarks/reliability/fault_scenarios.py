@@ -1,0 +1,235 @@
+"""Faults that a running service meets, and what is counted while it does; shared by the tests and the measurement.
+
+Each scenario breaks one thing and returns figures of it; what they must be is the tests' to say.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability.counting_clients import counting_clients, probing, wait_for_answers
+from benchmarks.reliability.hostile_clients import gone, half_closed, half_sent, wait_until_ended
+from benchmarks.service_process import ROOT, RunningService, running, wait_until
+from sparserve.models.bundle.store import Store
+from sparserve.service.server.connection import allow_descriptors
+from tests.tiny_bundles import MAX_LENGTH, TASK, graph, hungry, manifest, publish, tokenizer_json
+
+PATH = f"/v1/models/{TASK}/classify"
+LONG = " ".join(["good"] * MAX_LENGTH)
+QUICK = ("--threads", "1", "--watch-seconds", "0.05", "--log-level", "warning")
+# Enough that copying and hashing it takes a moment in which a process can be killed.
+PADDING_BYTES = 64 * 2**20
+
+
+def version_served(service: RunningService) -> str:
+    """The version that answers.
+
+    Raises:
+        RuntimeError: none does.
+    """
+    status, answer = service.ask(PATH, "POST", {"inputs": "good film"})
+    if status != 200:
+        raise RuntimeError(f"{status}: {answer}")
+    return str(answer["model"]["version"])
+
+
+def padded(store: Store, seed: int, padding_bytes: int = PADDING_BYTES) -> str:
+    """Publish a version that is large enough to be interrupted; its version."""
+    files = {"model.onnx": graph(seed=seed), "tokenizer.json": tokenizer_json(), "padding.bin": bytes(padding_bytes)}
+    return store.publish(manifest(), files).manifest.version
+
+
+def slow_clients(service: RunningService, count: int) -> dict[str, Any]:
+    """Half-sent requests, while others ask; needs a service with a short `receive_timeout_seconds`."""
+    allow_descriptors()
+    before = service.metric("process_resident_memory_bytes")
+    began = time.monotonic()
+    with (
+        half_sent(service.port, PATH, count) as clients,
+        probing(service.port) as probed,
+        counting_clients(service.port, PATH, ["good film"], clients=1) as counts,
+    ):
+        wait_for_answers(counts, 50)
+        held = service.metric("process_resident_memory_bytes") - before
+        ended = wait_until_ended(clients)
+    return {
+        "connections": len(clients),
+        "answered_408": ended.answered_408,
+        "closed": ended.closed,
+        "seconds_to_the_last": time.monotonic() - began,
+        "bytes_held_each": held / max(len(clients), 1),
+        **counts.figures(),
+        "longest_probe_seconds": probed.longest_seconds,
+        "probes_failed": probed.failed,
+    }
+
+
+def descriptors_gone(service: RunningService, count: int) -> dict[str, Any]:
+    """More half-sent requests than the service may have connections; they go in time, and then it answers again."""
+    began = time.monotonic()
+    with half_sent(service.port, PATH, count) as clients:
+        seconds = wait_until(lambda: _answers(service), "an answer")
+        ended = wait_until_ended(clients)
+    return {
+        "connections": count,
+        "answered_408": ended.answered_408,
+        "closed": count - ended.answered_408,
+        "seconds_to_answer_again": seconds,
+        "seconds_to_the_last": time.monotonic() - began,
+        "ready": service.ask("/readyz")[0] == 200,
+    }
+
+
+def _answers(service: RunningService) -> bool:
+    try:
+        return bool(version_served(service))
+    except OSError:
+        return False
+
+
+def half_closed_clients(service: RunningService, count: int) -> dict[str, Any]:
+    """Clients that close their sending side after the request."""
+    answered, ended = half_closed(service.port, PATH, count)
+    return {"connections": count, "answered": answered, "closed": ended, "seconds_to_idle": seconds_to_idle(service)}
+
+
+def gone_clients(service: RunningService, count: int) -> dict[str, Any]:
+    """Clients that send all that a request may hold, and go away."""
+    before = service.metric("sparserve_inputs_total")
+    inputs = [LONG] * 256
+    gone(service.port, PATH, inputs, count)
+    idle = seconds_to_idle(service)
+    computed = service.metric("sparserve_inputs_total") - before
+    return {"inputs_sent": count * len(inputs), "inputs_answered": computed, "seconds_to_idle": idle}
+
+
+def seconds_to_idle(service: RunningService) -> float:
+    """Seconds until nothing waits or runs and only this client is connected."""
+    gauges = ("sparserve_inputs_waiting", "sparserve_batches_running", "sparserve_connections")
+    return wait_until(lambda: sum(map(service.metric, gauges)) <= 1, "an idle service")
+
+
+def memory_short(service: RunningService) -> dict[str, Any]:
+    """A batch of two that memory is too short for; needs the variant `hungry` in the store."""
+    status, _ = service.ask(f"/v1/models/{TASK}/hungry/classify", "POST", {"inputs": ["good", "bad film"]})
+    halved, failed = (service.metric(f"sparserve_batches_{what}_total") for what in ("halved", "failed"))
+    return {"status": status, "batches_halved": halved, "batches_failed": failed}
+
+
+def swaps_under_load(service: RunningService, store: Store, swaps: int) -> dict[str, Any]:
+    """Other versions become current, again and again, while clients ask."""
+    versions = [store.current(TASK, "dense"), publish(store, model=graph(seed=77)).manifest.version]
+    with probing(service.port) as probed, counting_clients(service.port, PATH, ["good film"], clients=4) as counts:
+        began = time.monotonic()
+        for swap in range(swaps):
+            store.promote(TASK, "dense", versions[(swap + 1) % 2])
+            wait_until(lambda swap=swap: version_served(service) == versions[(swap + 1) % 2], "the other version")
+        seconds = (time.monotonic() - began) / swaps
+    figures = {"swaps": swaps, "seconds_a_swap": seconds, "longest_probe_seconds": probed.longest_seconds}
+    return {**figures, **counts.figures()}
+
+
+def truncated_bundle(service: RunningService, store: Store) -> dict[str, Any]:
+    """A bundle that is cut short becomes the current version while clients ask."""
+    before = version_served(service)
+    with tempfile.TemporaryDirectory() as name:
+        bundle = publish(Store(Path(name)), model=graph(seed=78))
+        cut = bundle.folder / "model.onnx"
+        cut.write_bytes(cut.read_bytes()[:100])
+        shutil.copytree(bundle.folder, store.folder(TASK, "dense", bundle.manifest.version))
+    with counting_clients(service.port, PATH, ["good film"], clients=2) as counts:
+        store.promote(TASK, "dense", bundle.manifest.version)
+        seconds = wait_until(lambda: service.metric("sparserve_bundles_refused") == 1, "a refusal")
+        wait_for_answers(counts, 20)
+    kept = version_served(service) == before
+    store.promote(TASK, "dense", before)
+    store.remove(TASK, "dense", bundle.manifest.version)
+    logged = f"refused {TASK}/dense" in service.logged()
+    return {"old_version_stays": kept, "logged": logged, "seconds_to_refusal": seconds, **counts.figures()}
+
+
+def store_removed(service: RunningService, store: Store) -> dict[str, Any]:
+    """The whole store is deleted while clients ask."""
+    with counting_clients(service.port, PATH, ["good film"], clients=2) as counts:
+        shutil.rmtree(store.root)
+        seconds = wait_until(lambda: service.metric("sparserve_store_readable") == 0, "a look at the store")
+        wait_for_answers(counts, 20)
+    ready = service.ask("/readyz")[0] == 200
+    return {"ready": ready, "seconds_to_notice": seconds, **counts.figures()}
+
+
+def database_full(service: RunningService, requests: int) -> dict[str, Any]:
+    """Disagreements are found, and their database cannot grow; needs an experiment and a limit of file sizes."""
+    with counting_clients(service.port, PATH, ["good", "bad", "film", "fun", "dull"] * 20, clients=2) as counts:
+        wait_until(lambda: service.metric("sparserve_disagreements_lost_total") > 0, "a row that is lost")
+        wait_for_answers(counts, requests)
+    lost = service.metric("sparserve_disagreements_lost_total")
+    return {"rows_lost": lost, "logged_lines": service.logged().count("rows are lost"), **counts.figures()}
+
+
+def stopped_under_load(service: RunningService, requests: int) -> dict[str, Any]:
+    """SIGTERM while clients ask."""
+    with counting_clients(service.port, PATH, ["good film"] * 20, clients=4) as counts:
+        wait_for_answers(counts, requests)
+        began = time.monotonic()
+        status = service.stop()
+        seconds = time.monotonic() - began
+    return {"exit_status": status, "seconds_to_end": seconds, **counts.figures()}
+
+
+def killed_mid_swap(folder: Path) -> dict[str, Any]:
+    """kill -9 while a new version is fetched from another store, then a new start over what was left."""
+    origin, local = Store(folder / "origin"), Store(folder / "local")
+    publish(origin)
+    options = (*QUICK, "--store-url", origin.root.as_uri())
+    with running(local.root, *options) as service:
+        before = version_served(service)
+        with counting_clients(service.port, PATH, ["good film"], clients=2) as counts:
+            wait_for_answers(counts, 10)
+            newer = padded(origin, 5)
+            wait_until(lambda: any(local.root.rglob(".tmp-*")), "a version that is being fetched")
+            service.process.kill()
+            service.process.wait()
+    whole = local.open(TASK, "dense").manifest.version == before
+    with running(local.root, *options) as service:
+        first = version_served(service)
+        seconds = wait_until(lambda: version_served(service) == newer, "the new version")
+    figures = {"store_whole": whole, "first_answer_by": "old" if first == before else "new"}
+    return {**figures, "seconds_to_ready": service.ready_seconds, "seconds_to_new_version": seconds, **counts.figures()}
+
+
+def publisher_killed(service: RunningService, store: Store) -> dict[str, Any]:
+    """kill -9 of a process that publishes into the store, then another that succeeds."""
+    before = version_served(service)
+    code = (
+        "import sys; from pathlib import Path; from models.store import Store; "
+        "from benchmarks.fault_scenarios import padded; padded(Store(Path(sys.argv[1])), 6)"
+    )
+    publisher = subprocess.Popen([sys.executable, "-c", code, str(store.root)], cwd=ROOT)
+    try:
+        wait_until(lambda: any(store.root.rglob(".tmp-*")), "a version that is being published")
+    finally:
+        publisher.kill()
+        publisher.wait()
+    whole = store.open(TASK, "dense").manifest.version == before
+    kept = version_served(service) == before
+    with running(store.root, *QUICK) as second:
+        started = version_served(second) == before
+        seconds = second.ready_seconds
+    newer = publish(store, model=graph(seed=7)).manifest.version
+    wait_until(lambda: version_served(service) == newer, "the version of the next publisher")
+    return {"store_whole": whole, "old_version_stays": kept, "new_start_whole": started, "seconds_to_ready": seconds}
+
+
+def tiny_store(folder: Path) -> Store:
+    """A store with `dense`, its default, `rival`, which disagrees, and `hungry`, which wants much memory."""
+    store = Store(folder / "store")
+    publish(store, variant="dense")
+    publish(store, variant="rival", model=graph(seed=len("dense"), scale=-4.0))
+    publish(store, variant="hungry", model=hungry())
+    store.set_default_variant(TASK, "dense")
+    return store

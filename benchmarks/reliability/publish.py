@@ -1,0 +1,132 @@
+"""Write the tables of docs/reliability.md from benchmarks/results/reliability.json: nothing there is typed by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.markdown_tables import table, write_between
+from benchmarks.reliability.run import RESULTS
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
+MB = 1e6
+HELD = {
+    "rss_bytes": ("resident memory, MB", MB),
+    "pss_bytes": ("of it, its share (PSS), MB", MB),
+    "private_bytes": ("of it, its own (USS), MB", MB),
+    "descriptors": ("file descriptors", 1),
+    "threads": ("threads", 1),
+}
+# Figures with a unit that is not in their name, in the order that they are told in.
+SEEN = {
+    "exit_status": "exit status",
+    "swaps": "swaps",
+    "seconds_a_swap": "a swap took, s",
+    "store_whole": "store whole",
+    "old_version_stays": "old version stays",
+    "new_start_whole": "a new start serves it",
+    "first_answer_by": "first answer by the version that is",
+    "seconds_to_ready": "ready again after, s",
+    "seconds_to_new_version": "new version after, s",
+    "seconds_to_refusal": "refused after, s",
+    "seconds_to_notice": "noticed after, s",
+    "logged": "logged",
+    "ready": "stays ready",
+    "connections": "connections",
+    "answered_408": "ended with 408",
+    "closed": "ended without answer",
+    "bytes_held_each": "bytes held by each",
+    "seconds_to_answer_again": "answers again after, s",
+    "seconds_to_the_last": "the last ended after, s",
+    "seconds_to_idle": "idle after, s",
+    "inputs_sent": "inputs sent",
+    "inputs_answered": "inputs answered",
+    "status": "status",
+    "batches_halved": "batches halved",
+    "batches_failed": "batches failed",
+    "rows_lost": "rows lost",
+    "logged_lines": "log lines of it",
+    "probes_failed": "probes failed",
+    "seconds_to_end": "ended after, s",
+}
+COUNTED = ("accepted", "answered", "refused", "lost")
+LONGEST = ("longest_answer_seconds", "longest_probe_seconds")
+
+
+def page(results: dict[str, Any]) -> str:
+    """Everything between the page's markers."""
+    machine = results["machine"]
+    lead = (
+        f"`make bench-reliability`, {results['measured_at']}: {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['system']}, Python {machine['python']}, onnxruntime {machine['onnxruntime']}. The service and its "
+        "clients ran on the same machine, over loopback."
+    )
+    return "\n\n".join([lead, soak(results["soak"]), counts(results["faults"]), seen(results)]) + "\n"
+
+
+def soak(record: dict[str, Any]) -> str:
+    samples = record["samples"]
+    half = samples[len(samples) // 2 :]
+    rows = []
+    for name, (title, unit) in HELD.items():
+        growth = record["growth_per_100000"][name]
+        interval = f"{growth['low'] / unit:.2f} to {growth['high'] / unit:.2f}"
+        values = [sample[name] / unit for sample in (samples[0], half[0], samples[-1])]
+        most = max(sample[name] for sample in samples) / unit
+        rows.append([title, *map(number, values), number(most), f"{growth['value'] / unit:.2f}", interval])
+    statuses = ", ".join(f"{count:,} x {status}" for status, count in record["statuses"].items())
+    text = (
+        f"### {record['requests']:,} requests\n\n"
+        f"{record['requests_per_second']:,.0f} a second over {record['connections']} connections to "
+        f"{record['model']}, one thread; {record['seconds'] / 60:.1f} minutes. Answers: {statuses}; {record['wrong']} "
+        f"with a wrong status or label; {record['lost']} lost; {record['abandoned']} abandoned by their client. "
+        f"Exit status after it: {record['exit_status']}. Growth is that of a straight line through the second half of "
+        f"{len(samples)} samples, with its 95 % interval."
+    )
+    first, last = samples[0]["requests"], samples[-1]["requests"]
+    head = ["held", f"after {first:,}", f"after {half[0]['requests']:,}", f"after {last:,}", "most"]
+    return text + "\n\n" + table([*head, "growth in 100,000 requests", "95 % interval"], rows)
+
+
+def counts(faults: dict[str, dict[str, Any]]) -> str:
+    """What was counted where clients asked all the while."""
+    rows = []
+    for name, record in faults.items():
+        if "accepted" in record:
+            statuses = ", ".join(record["statuses"])
+            longest = [1000 * record[key] if key in record else None for key in LONGEST]
+            cells = ["-" if value is None else f"{value:,.0f}" for value in longest]
+            rows.append([name, *(f"{record[key]:,}" for key in COUNTED), statuses, *cells])
+    head = ["fault", *COUNTED, "statuses", "longest answer, ms", "longest /livez, ms"]
+    return "### Faults, while clients ask\n\n" + table(head, rows)
+
+
+def seen(results: dict[str, Any]) -> str:
+    """What was seen of each fault besides."""
+    lines = []
+    for name, record in results["faults"].items():
+        if unknown := record.keys() - SEEN.keys() - {*COUNTED, *LONGEST, "statuses", "lost_to"}:
+            raise KeyError(f"{name}: {', '.join(unknown)}")
+        told = [f"{title} {number(record[key])}" for key, title in SEEN.items() if key in record]
+        lines.append(f"- {name}: {'; '.join(told)}.")
+    settings = results["settings"]
+    note = (
+        f"Slow clients had {settings['receive_timeout_seconds']:g} seconds (`receive_timeout_seconds`); "
+        f'"no descriptors left" is a service that may open {settings["descriptors"]} files.'
+    )
+    return "### What was seen\n\n" + note + "\n\n" + "\n".join(lines)
+
+
+def number(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:,.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def main() -> None:
+    write_between(PAGE, page(json.loads(RESULTS.read_bytes())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The load generator: a process of its own that sends requests when they are due, whether others were answered or not.
+
+A JSON object comes in on stdin and one goes out. In an open loop requests arrive as a Poisson process, and a request's
+latency counts from the moment it was due: a generator that is late makes a server look worse, never better. In a closed
+loop some clients each wait for an answer before they ask again.
+"""
+
+import asyncio
+import gc
+import json
+import math
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import aiohttp
+import uvloop
+
+from benchmarks.serving.texts import poisson_arrivals
+
+GAVE_UP = 0
+NO_ANSWER = -1
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to send: `bodies` in turn to `url`, at `rate` a second for `seconds`, or by so many `clients`.
+
+    A client gives up after `patience` seconds.
+    """
+
+    url: str
+    bodies: list[str]
+    seconds: float
+    rate: float | None = None
+    clients: int = 1
+    patience: float = 10.0
+    headers: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass
+class Outcome:
+    """One entry a request: when it was due, in seconds from the beginning; its latency from then; its HTTP status.
+
+    The status is 0 where the client gave up, and -1 where the connection broke. `lag` is how late the generator was,
+    `processor` the fraction of a CPU that it used itself.
+    """
+
+    due: list[float] = field(default_factory=list)
+    latency: list[float] = field(default_factory=list)
+    status: list[int] = field(default_factory=list)
+    lag: list[float] = field(default_factory=list)
+    processor: float = math.nan
+
+
+async def generate(load: Load) -> Outcome:
+    """Send all of it, and wait for the last answer or for the last client to give up."""
+    outcome = Outcome()
+    timeout = aiohttp.ClientTimeout(total=load.patience)
+    connector = aiohttp.TCPConnector(limit=0)
+    headers = {"Content-Type": "application/json", **load.headers}
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
+
+        async def ask(number: int, due: float) -> None:
+            outcome.lag.append(time.perf_counter() - due)
+            try:
+                body = load.bodies[number % len(load.bodies)]
+                async with session.post(load.url, data=body.encode()) as answer:
+                    await answer.read()
+                    status = answer.status
+            except TimeoutError:
+                status = GAVE_UP
+            except aiohttp.ClientError:
+                status = NO_ANSWER
+            outcome.due.append(due - began)
+            outcome.latency.append(time.perf_counter() - due)
+            outcome.status.append(status)
+
+        async def client(number: int) -> None:
+            while (now := time.perf_counter()) < began + load.seconds:
+                await ask(number, now)
+                number += load.clients
+
+        begun_cpu, began = time.process_time(), time.perf_counter()
+        if load.rate is None:
+            await asyncio.gather(*(client(number) for number in range(load.clients)))
+        else:
+            tasks = []
+            for number, due in enumerate(poisson_arrivals(load.rate, load.seconds, load.seed).tolist()):
+                await asyncio.sleep(began + due - time.perf_counter())
+                tasks.append(asyncio.create_task(ask(number, began + due)))
+            await asyncio.sleep(began + load.seconds - time.perf_counter())
+        outcome.processor = (time.process_time() - begun_cpu) / (time.perf_counter() - began)
+        if load.rate is not None:
+            await asyncio.gather(*tasks)
+    return outcome
+
+
+def main() -> None:
+    request: dict[str, Any] = json.load(sys.stdin)
+    # Requests that an overloaded server keeps waiting have a connection each.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    gc.disable()  # a pause of the generator would be counted as the server's
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        outcome = runner.run(generate(Load(**request)))
+    json.dump(asdict(outcome), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

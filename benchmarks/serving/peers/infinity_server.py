@@ -1,0 +1,60 @@
+"""Infinity: its optimum engine over the same graph, as it reads models: a folder with a configuration and a tokenizer.
+
+The bundle's checkpoint has both. Infinity gives onnxruntime no options of its own, so it gets those of every arm here.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.peers.classifier import MAX_BATCH, Options
+from sparserve.models.bundle.bundle import MODEL, TOKENIZER
+from sparserve.models.bundle.inference import session_options
+
+NAME = "classifier"
+CONFIGURATION = ("config.json", "tokenizer_config.json")
+
+
+def model_folder(bundle: Path) -> Path:
+    """A folder that optimum reads, with the bundle's own graph and tokenizer."""
+    folder = Path(tempfile.mkdtemp(prefix="infinity-"))
+    for name in CONFIGURATION:
+        if not (bundle / "checkpoint" / name).is_file():
+            raise SystemExit(f"Infinity needs the bundle's checkpoint/{name}: serve a variant in fp32")
+        shutil.copyfile(bundle / "checkpoint" / name, folder / name)
+    for name in (MODEL, TOKENIZER):
+        (folder / name).symlink_to(bundle / name)
+    return folder
+
+
+def main() -> None:
+    options = Options.of_command_line()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+    import torch
+    import uvicorn
+    from infinity_emb.args import EngineArgs  # type: ignore[import-not-found]
+    from infinity_emb.infinity_server import create_server  # type: ignore[import-not-found]
+    from optimum.onnxruntime import ORTModelForSequenceClassification  # type: ignore[import-not-found]
+
+    torch.set_num_threads(options.threads)
+    original = ORTModelForSequenceClassification.from_pretrained
+
+    def from_pretrained(*given: Any, file_name: str, **named: Any) -> Any:
+        # Infinity says where the file is, and this optimum asks for its name in the folder.
+        given_options = session_options(options.threads)
+        return original(*given, file_name=Path(file_name).name, session_options=given_options, **named)
+
+    ORTModelForSequenceClassification.from_pretrained = from_pretrained
+    engine = EngineArgs(
+        model_name_or_path=str(model_folder(Path(options.bundle))), engine="optimum", device="cpu",
+        batch_size=MAX_BATCH, served_model_name=NAME, onnx_disable_optimize=True,
+        onnx_do_not_prefer_quantized=True, bettertransformer=False, model_warmup=False,
+    )  # fmt: skip
+    app = create_server(engine_args_list=[engine], url_prefix="")
+    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="error", access_log=False)
+
+
+if __name__ == "__main__":
+    main()
