@@ -46,7 +46,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*.
 
 demo: $(INSTALLED)
 	$(BIN)/sparserve compress $(RECIPE) --data movie-sentences --task movie-sentiment --sparsity $(SPARSITY) --store $(STORE)
-	$(BIN)/python -m benchmarks.serve_once --store $(STORE) --task movie-sentiment
+	$(BIN)/python -m benchmarks.demo.serve_once --store $(STORE) --task movie-sentiment
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -64,25 +64,25 @@ bench: $(INSTALLED)
 
 bench-kernels: $(INSTALLED)
 	$(BIN)/python -m benchmarks.kernels $(addprefix --peer ,$(PEERS))
-	$(BIN)/python -m benchmarks.publish_kernels
+	$(BIN)/python -m benchmarks.kernels.publish
 
 bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA) --scale $(SCALE) \
 	    $(addprefix --task ,$(TASK)) $(if $(METHOD),--method "$(METHOD)") $(if $(LEVEL),--level "$(LEVEL)")
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA) --scale $(SCALE) --latency \
 	    $(addprefix --task ,$(TASK)) $(if $(METHOD),--method "$(METHOD)") $(if $(LEVEL),--level "$(LEVEL)")
-	$(BIN)/python -m benchmarks.publish_accuracy
+	$(BIN)/python -m benchmarks.accuracy.publish
 
 bench-reliability: $(INSTALLED)
 	$(BIN)/python -m benchmarks.reliability --requests $(REQUESTS)
-	$(BIN)/python -m benchmarks.publish_reliability
+	$(BIN)/python -m benchmarks.reliability.publish
 
 bench-serving: $(INSTALLED) service-venv
 	$(BIN)/python -m benchmarks.serving --store $(STORE) --service build/service-venv/bin/python \
 	    $(addprefix --peer ,$(SERVING_PEERS))
 	$(BIN)/python -m benchmarks.serving --store $(STORE) --service build/service-venv/bin/python \
 	    $(addprefix --peer ,$(SERVING_PEERS)) --shared --endpoints
-	$(BIN)/python -m benchmarks.publish_serving
+	$(BIN)/python -m benchmarks.serving.publish
 
 serve: $(INSTALLED)
 	$(BIN)/sparserve serve --store $(STORE) --port $(PORT)
@@ -98,7 +98,7 @@ job-venv:
 kserve-venv:
 	$(PYTHON) -m venv build/kserve-venv
 	build/kserve-venv/bin/pip install --disable-pip-version-check --quiet --no-compile \
-	    -r tests/service/kserve-requirements.txt
+	    -r tests/support/service/kserve-requirements.txt
 
 audit:
 	@command -v pip-audit > /dev/null || { echo "pip-audit is not installed: pip install pip-audit" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""The container's health check: `python -m sparserve.service.healthcheck` exits with 0 if the service answers on its port.
+"""Health check of the container: `python -m sparserve.service.healthcheck` exits with 0 if the service answers.
 
 It cannot see the service's command line: where that has a `--port`, so must this one's.
 """

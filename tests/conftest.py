@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shared_folders import made_once
 
 from sparserve.kernels.library import Library, LibraryError, find_library
+from tests.support.shared_folders import made_once
 
 GOOD = ("good", "great", "fine", "love", "bright")
 BAD = ("bad", "awful", "dull", "hate", "long")

@@ -16,7 +16,7 @@ from benchmarks.reliability.hostile_clients import gone, half_closed, half_sent,
 from benchmarks.service_process import ROOT, RunningService, running, wait_until
 from sparserve.models.bundle.store import Store
 from sparserve.service.server.connection import allow_descriptors
-from tests.tiny_bundles import MAX_LENGTH, TASK, graph, hungry, manifest, publish, tokenizer_json
+from tests.support.tiny_bundles import MAX_LENGTH, TASK, graph, hungry, manifest, publish, tokenizer_json
 
 PATH = f"/v1/models/{TASK}/classify"
 LONG = " ".join(["good"] * MAX_LENGTH)
@@ -207,7 +207,7 @@ def publisher_killed(service: RunningService, store: Store) -> dict[str, Any]:
     before = version_served(service)
     code = (
         "import sys; from pathlib import Path; from models.store import Store; "
-        "from benchmarks.fault_scenarios import padded; padded(Store(Path(sys.argv[1])), 6)"
+        "from benchmarks.reliability.fault_scenarios import padded; padded(Store(Path(sys.argv[1])), 6)"
     )
     publisher = subprocess.Popen([sys.executable, "-c", code, str(store.root)], cwd=ROOT)
     try:

@@ -23,7 +23,7 @@ from benchmarks.service_process import running
 from sparserve.models.bundle.store import Store
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
-from tests.tiny_bundles import TASK, publish
+from tests.support.tiny_bundles import TASK, publish
 
 RESULTS = Path(__file__).parent.parent / "results" / "reliability.json"
 SOAK_OPTIONS = ("--threads", "1", "--log-level", "warning")

@@ -133,7 +133,7 @@ def peer_arm(name: str, python: Path, bundle: Bundle, timeout: float) -> Arm:
 
     def command(port: int) -> list[str]:
         given = ["--bundle", str(bundle.folder), "--port", str(port), "--threads", str(THREADS)]
-        return [str(python), "-m", f"benchmarks.serving_peers.{name}_server", *given, "--timeout", f"{timeout:g}"]
+        return [str(python), "-m", f"benchmarks.serving.peers.{name}_server", *given, "--timeout", f"{timeout:g}"]
 
     return Arm(name, command, peer.path, peer.body, peer.scores, python, peer.package, peer.settings)
 

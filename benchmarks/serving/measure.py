@@ -115,7 +115,7 @@ class Bench:
         seconds = seconds or self.plan.seconds
         request = {"url": url, "bodies": arm.bodies(self.texts), "seconds": seconds, **how}
         patience = how.get("patience", OVERLOAD_PATIENCE)
-        outcome = ask("serving_load", request, self.own_cpus, 2 * seconds + patience + 30)
+        outcome = ask("serving.load_generator", request, self.own_cpus, 2 * seconds + patience + 30)
         return summary(outcome, seconds, limit or self.plan.timeout)
 
     def point(self, arm: Arm, url: str, progress: Progress) -> bool:
@@ -191,7 +191,7 @@ class Bench:
             "bodies": arm.bodies(self.texts), "seconds": self.plan.seconds,
             "server_cpus": sorted(self.server_cpus or ()), "own_cpus": sorted(self.own_cpus or ()),
         }  # fmt: skip
-        return ask("serving_raw", request, self.own_cpus, self.plan.seconds + 60)
+        return ask("serving.raw_onnxruntime", request, self.own_cpus, self.plan.seconds + 60)
 
     def ceiling(self, budgets: list[int]) -> dict[str, Any]:
         """onnxruntime without a server, on the server's CPU."""
@@ -199,7 +199,7 @@ class Bench:
             "measure": "ceiling", "bundle": str(self.bundle), "threads": THREADS, "texts": self.texts,
             "budgets": budgets, "seconds": self.plan.seconds / 2,
         }  # fmt: skip
-        return ask("serving_raw", request, self.server_cpus, self.plan.seconds * len(budgets) + 60)
+        return ask("serving.raw_onnxruntime", request, self.server_cpus, self.plan.seconds * len(budgets) + 60)
 
 
 def seconds_text(seconds: float | None) -> str:

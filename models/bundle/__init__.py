@@ -1,0 +1,1 @@
+"""The contract between the job and the service: immutable, verified bundles in a store."""

@@ -1,0 +1,1 @@
+"""Labelled text from files to splits: loading, columns, labels, splitting, tokenization."""

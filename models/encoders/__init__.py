@@ -1,0 +1,1 @@
+"""Encoder networks: checkpoints, their layers and structure, and how they are made smaller."""

@@ -1,6 +1,6 @@
 """What graphs cost to run: latency on a small grid, all arms interleaved in one process, and resident memory.
 
-Run as a module, `python -m sparserve.models.measurement MODEL ...` measures the memory of one graph in a process of its own.
+`python -m sparserve.models.evaluation.latency MODEL ...` measures the memory of one graph in its own process.
 """
 
 import argparse
@@ -213,7 +213,7 @@ def _point(name: str, batch: int, length: int, times: Mapping[str, npt.NDArray[n
 
 def _print_resident_bytes() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m sparserve.models.measurement", description="Memory of one loaded graph."
+        prog="python -m sparserve.models.evaluation.latency", description="Memory of one loaded graph."
     )
     parser.add_argument("model_path", type=Path)
     for name in ("pad_token_id", "vocabulary", "length", "threads"):

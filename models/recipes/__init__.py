@@ -1,0 +1,1 @@
+"""Recipes: the schema, how they are loaded, and those that ship."""

@@ -1,0 +1,1 @@
+"""The report of a task: what compression saved and what it cost."""

@@ -1,1 +1,1 @@
-"""One protocol, or one part of the native one, a file; each has a `router`."""
+"""HTTP routes, one protocol per file."""

@@ -1,0 +1,1 @@
+"""Dense against compressed: comparisons, traffic splits and shadow runs."""

@@ -1,0 +1,1 @@
+"""HTTP without the routes: bodies, problems, request options, OpenAPI."""

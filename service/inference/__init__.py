@@ -1,0 +1,1 @@
+"""Tokenization, batching and running of inputs on one loaded model."""

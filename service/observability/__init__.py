@@ -1,0 +1,1 @@
+"""Metrics, logs, traces, and the record of a request that feeds them."""

@@ -1,0 +1,1 @@
+"""uvicorn: connections, sockets, graceful shutdown."""

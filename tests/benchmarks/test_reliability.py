@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from tiny_bundles import TASK, publish
 
 from benchmarks.reliability import publish as publish_reliability
 from benchmarks.reliability import run as reliability
 from benchmarks.reliability.soak import LONGEST_WORDS, Sample, figures, slope, soak
 from benchmarks.service_process import running
 from sparserve.models.bundle.store import Store
+from tests.support.tiny_bundles import TASK, publish
 
 
 def samples(*rss: float) -> list[Sample]:

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from tiny_bundles import TASK, publish
 
 from benchmarks.serving import publish as publish_serving
 from benchmarks.serving.arms import PEERS, default_python, peer_arm, sparserve, store_of_one
@@ -16,6 +15,7 @@ from benchmarks.serving.raw_onnxruntime import ceiling, sorted_batches
 from benchmarks.serving.texts import LONGEST, SHORTEST, lengths, poisson_arrivals, texts
 from sparserve.models.bundle.inference import Tokens, load_bundle
 from sparserve.models.bundle.store import Store
+from tests.support.tiny_bundles import TASK, publish
 
 
 def test_arrivals_are_a_poisson_process_of_the_rate():
@@ -136,7 +136,7 @@ def test_a_peer_is_asked_for_the_text_and_understood(name, tmp_path):
         "infinity": {"data": [rows]},
     }
     assert arm.scores(answers.get(name, {"scores": scores})) == scores
-    assert f"benchmarks.serving_peers.{name}_server" in arm.command(1234)
+    assert f"benchmarks.serving.peers.{name}_server" in arm.command(1234)
 
 
 def figures(**changes):

@@ -1,8 +1,9 @@
 from collections.abc import Iterator
 
 import pytest
-from reference import supported_isas
 from threadpoolctl import threadpool_limits
+
+from tests.support.kernels.reference import supported_isas
 
 
 @pytest.fixture(scope="module", params=supported_isas())

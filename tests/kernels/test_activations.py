@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from cases import pack
-from reference import encoder_reference, encoder_session, run
 
 from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from tests.support.kernels.cases import pack
+from tests.support.kernels.reference import encoder_reference, encoder_session, run
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

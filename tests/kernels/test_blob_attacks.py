@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from blob_seeds import mended, seeds
-from forged_blobs import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
+
+from sparserve.kernels.packed_format import ENCODER, GAPS, HEADER, LINEAR, RECORD, RECORDS_PER_LAYER, PackingError
+from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
+from tests.support.kernels.blob_seeds import mended, seeds
+from tests.support.kernels.forged_blobs import (
     ENCODER_BLOB,
     FLOATS,
     GOOD,
@@ -22,13 +28,7 @@ from forged_blobs import (
     kind_of,
     record_of,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
-from reference import encoder_session, linear_session, repeatable, run
-
-from sparserve.kernels.packed_format import ENCODER, GAPS, HEADER, LINEAR, RECORD, RECORDS_PER_LAYER, PackingError
-from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
+from tests.support.kernels.reference import encoder_session, linear_session, repeatable, run
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from cases import matrices
 from hypothesis import given, settings
-from reference import repeatable
 
 from sparserve.kernels.column_index import decode_index, encode_index
 from sparserve.kernels.packed_format import BITMAP, GAPS
 from sparserve.kernels.packing import pack_linear
 from sparserve.kernels.unpacking import unpack_linear
 from sparserve.kernels.weights import LinearWeights
+from tests.support.kernels.cases import matrices
+from tests.support.kernels.reference import repeatable
 
 
 def python_gaps(mask: np.ndarray) -> bytes:

@@ -5,10 +5,13 @@ The measure everywhere: the largest absolute difference, as a fraction of the la
 
 import numpy as np
 import pytest
-from cases import SMALL, TOLERANCE, batches, masked_batch, pack, random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import (
+
+from sparserve.kernels.packing import pack_encoder
+from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights
+from tests.support.kernels.cases import SMALL, TOLERANCE, batches, masked_batch, pack, random_batch
+from tests.support.kernels.reference import (
     MATRICES,
     encoder_reference,
     encoder_session,
@@ -18,9 +21,6 @@ from reference import (
     repeatable,
     run,
 )
-
-from sparserve.kernels.packing import pack_encoder
-from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cases import SMALL, SMALL_VARIANTS, TOLERANCE, batches, pack, random_batch
 from hypothesis import given, settings
-from reference import (
+
+from sparserve.kernels.packing import PackOptions, pack_encoder
+from tests.support.kernels.cases import SMALL, SMALL_VARIANTS, TOLERANCE, batches, pack, random_batch
+from tests.support.kernels.reference import (
     encoder_session,
     random_encoder,
     relative_error,
@@ -15,8 +17,6 @@ from reference import (
     run,
     supported_isas,
 )
-
-from sparserve.kernels.packing import PackOptions, pack_encoder
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

@@ -11,7 +11,11 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
-from reference import (
+
+from sparserve.kernels.library import LIBRARY, STAGES, LibraryError, find_library, read_profile
+from sparserve.kernels.packed_format import FORMAT_VERSION
+from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
+from tests.support.kernels.reference import (
     ISA_NAMES,
     encoder_session,
     model_bytes,
@@ -22,10 +26,6 @@ from reference import (
     session_options,
     supported_isas,
 )
-
-from sparserve.kernels.library import LIBRARY, STAGES, LibraryError, find_library, read_profile
-from sparserve.kernels.packed_format import FORMAT_VERSION
-from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
 
 
 def find_afresh(path: Path = LIBRARY):

@@ -5,10 +5,14 @@ The measure everywhere: the largest absolute difference, as a fraction of the la
 
 import numpy as np
 import pytest
-from cases import LAYOUTS, TOLERANCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import (
+
+from sparserve.kernels.packing import PackOptions, pack_linear
+from sparserve.kernels.unpacking import parts, unpack_linear
+from sparserve.kernels.weights import LinearWeights
+from tests.support.kernels.cases import LAYOUTS, TOLERANCE
+from tests.support.kernels.reference import (
     linear_reference,
     linear_session,
     quantized_activations,
@@ -18,10 +22,6 @@ from reference import (
     run,
     supported_isas,
 )
-
-from sparserve.kernels.packing import PackOptions, pack_linear
-from sparserve.kernels.unpacking import parts, unpack_linear
-from sparserve.kernels.weights import LinearWeights
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

@@ -3,10 +3,14 @@
 import numpy as np
 import onnxruntime
 import pytest
-from cases import TOLERANCE, masked_batch
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
-from reference import (
+
+from sparserve.kernels.packing import pack_encoder, pack_linear
+from sparserve.kernels.weights import LinearWeights
+from sparserve.service.inference.health import out_of_memory
+from tests.support.kernels.cases import TOLERANCE, masked_batch
+from tests.support.kernels.reference import (
     encoder_reference,
     encoder_session,
     linear_reference,
@@ -19,10 +23,6 @@ from reference import (
     run,
     session_options,
 )
-
-from sparserve.kernels.packing import pack_encoder, pack_linear
-from sparserve.kernels.weights import LinearWeights
-from sparserve.service.inference.health import out_of_memory
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 

@@ -4,16 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-from cases import assert_equal_linears, matrices
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import MATRICES, random_encoder, random_linear, repeatable
 
 from sparserve.kernels.packed_format import PackingError
 from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
 from sparserve.kernels.quantization import quantize_paired, quantize_unstructured
 from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
 from sparserve.kernels.weights import EncoderWeights, LinearWeights
+from tests.support.kernels.cases import assert_equal_linears, matrices
+from tests.support.kernels.reference import MATRICES, random_encoder, random_linear, repeatable
 
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import repeatable
 
 from sparserve.kernels.quantization import MAX_MAGNITUDE, quantize_paired, quantize_unstructured
+from tests.support.kernels.reference import repeatable
 
 magnitudes = st.sampled_from([0.0, 1e-3, 0.25, 0.49, 0.5, 0.51, 1.0, 1.0, 127.0, 1e30, 1e-30])
 rows_of_values = st.lists(

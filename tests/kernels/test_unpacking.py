@@ -4,15 +4,15 @@ import struct
 
 import numpy as np
 import pytest
-from cases import assert_equal_linears, matrices
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import random_encoder, random_linear, repeatable
 
 from sparserve.kernels.packed_format import HEADER, RECORD, PackingError
 from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
 from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
 from sparserve.kernels.weights import LinearWeights
+from tests.support.kernels.cases import assert_equal_linears, matrices
+from tests.support.kernels.reference import random_encoder, random_linear, repeatable
 
 
 @settings(repeatable, max_examples=40)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporting import classifier, export
-from shared_folders import made_once
 from transformers import AutoModelForSequenceClassification
 
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
+from tests.support.models.exporting import classifier, export
+from tests.support.shared_folders import made_once
 
 
 @dataclass(frozen=True)

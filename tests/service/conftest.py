@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, graph, publish
 
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.core import Service
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK, graph, publish
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tiny_bundles import TASK
 
 from benchmarks.reliability import fault_scenarios as faults
 from benchmarks.service_process import RunningService, running
 from sparserve.models.bundle.store import Store
+from tests.support.tiny_bundles import TASK
 
 SLOW_CLIENTS = 1_000
 FULL = 64 * 1024  # bytes that a file may have: room for an empty database and no more

@@ -4,12 +4,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from listening import listening
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.healthcheck import main
 from sparserve.service.settings import Settings
+from tests.support.service.listening import listening
 
 
 def test_it_asks_the_settings_port_or_the_one_it_is_given(

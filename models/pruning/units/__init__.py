@@ -1,0 +1,1 @@
+"""Methods that remove whole units (attention heads, feed-forward neurons), one per file."""

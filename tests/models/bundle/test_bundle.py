@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_bundles import graph, manifest, tokenizer_json
 
 from sparserve.models.bundle.bundle import MAX_MANIFEST_BYTES, Bundle, open_bundle, write_bundle
 from sparserve.models.bundle.manifest import Machine, Measurement, Sizes, SparseMeasurement, TokenTable
 from sparserve.models.errors import BundleError, EnvironmentFault
+from tests.support.tiny_bundles import graph, manifest, tokenizer_json
 
 ATTACKS = Path(__file__).parents[2] / "attacks" / "manifests"
 REASONS = {

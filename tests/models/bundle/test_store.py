@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_bundles import TASK, graph, publish
 
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import EnvironmentFault, StoreError
+from tests.support.tiny_bundles import TASK, graph, publish
 
 
 @pytest.fixture

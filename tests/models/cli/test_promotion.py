@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_bundles import TASK, graph, publish
 
 from sparserve.models.bundle.store import Store
 from sparserve.models.cli.base_commands import base_command
 from sparserve.models.cli.promotion import main
 from sparserve.models.errors import StoreError
+from tests.support.tiny_bundles import TASK, graph, publish
 
 
 @pytest.fixture

@@ -124,8 +124,8 @@ def test_levels_that_the_network_cannot_have_are_left_out_unless_they_were_asked
 
 
 def test_recipes_for_which_the_data_has_too_few_rows_are_left_out_at_once(compress_tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(sparserve.models.search.session, "USUAL_RECIPES", ("mutual-information", "distilbert"))
-    monkeypatch.setattr(sparserve.models.fit, "calibration_rows", lambda total, count, seed: [0, 1])
+    monkeypatch.setattr("sparserve.models.search.session.USUAL_RECIPES", ("mutual-information", "distilbert"))
+    monkeypatch.setattr("sparserve.models.pipeline.preflight.calibration_rows", lambda total, count, seed: [0, 1])
     command = compress_tiny(tmp_path / "store", "--target", "size<=6MB", "--dry-run")
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output

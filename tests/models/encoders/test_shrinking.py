@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-from exporting import ENCODERS, classifier
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -17,6 +16,7 @@ from sparserve.models.errors import RecipeError
 from sparserve.models.recipes.schema import Student
 from sparserve.models.training.distillation import hidden_loss, make_projection
 from sparserve.models.training.teacher_outputs import Wanted, run_network
+from tests.support.models.exporting import ENCODERS, classifier
 
 # The tiny networks have 2 layers, width 32, 48 units and 4 heads of 8 features.
 NARROW = Student(hidden_size=16, intermediate_size=24, heads=2)

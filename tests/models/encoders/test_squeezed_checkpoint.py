@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
-from exporting import ENCODERS, LABELS
-from squeezed import HIDDEN, NARROW, logits, network_of
 
 from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint, save_classifier
 from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.encoders.structure import STRUCTURE, Structure
 from sparserve.models.errors import CheckpointError
+from tests.support.models.exporting import ENCODERS, LABELS
+from tests.support.models.squeezed import HIDDEN, NARROW, logits, network_of
 
 PROBLEM = "single_label_classification"
 

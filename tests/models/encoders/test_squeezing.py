@@ -4,10 +4,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from exporting import ENCODERS, export
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from squeezed import HEADS, HIDDEN, NARROW, UNEVEN, UNITS, logits, network_of, texts
 from torch import nn
 
 from sparserve.models.bundle.inference import OnnxClassifier
@@ -20,6 +18,8 @@ from sparserve.models.export.quantization import quantize
 from sparserve.models.export.sparse_graph import write_sparse_graph
 from sparserve.models.export.statistics import flops, sparsity
 from sparserve.models.recipes.schema import Quantization
+from tests.support.models.exporting import ENCODERS, export
+from tests.support.models.squeezed import HEADS, HIDDEN, NARROW, UNEVEN, UNITS, logits, network_of, texts
 
 
 @pytest.fixture(scope="module")

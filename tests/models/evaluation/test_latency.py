@@ -1,19 +1,19 @@
 import math
 
 import pytest
-import tiny_bundles
 
+import tests.support.tiny_bundles
 from sparserve.models.errors import BundleError
 from sparserve.models.evaluation.latency import DENSE, DENSE_INT8, MINIMUM_ROUNDS, Arm, measure, resident_bytes
 
-VOCABULARY = len(tiny_bundles.WORDS)
+VOCABULARY = len(tests.support.tiny_bundles.WORDS)
 
 
 @pytest.fixture
 def make_arms(tmp_path):
     def make(*names: str) -> dict[str, Arm]:
         for index, name in enumerate(names):
-            (tmp_path / f"{name}.onnx").write_bytes(tiny_bundles.graph(seed=index))
+            (tmp_path / f"{name}.onnx").write_bytes(tests.support.tiny_bundles.graph(seed=index))
         return {name: Arm(tmp_path / f"{name}.onnx", pad_token_id=0) for name in names}
 
     return make

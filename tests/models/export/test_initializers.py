@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exporting import classifier, export
 from onnx import helper, numpy_helper
 
 from sparserve.models.bundle.inference import OnnxClassifier
@@ -14,6 +13,7 @@ from sparserve.models.encoders.linears import encoder_linears
 from sparserve.models.export.initializers import name_initializers, told_apart
 from sparserve.models.export.sparse_graph import write_sparse_graph
 from sparserve.models.export.statistics import sparsity
+from tests.support.models.exporting import classifier, export
 
 # What a high sparsity over all layers together can leave of a layer, and what has no counterpart in another.
 EMPTY = (

@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exporting import ENCODERS, classifier, export
 from onnx import numpy_helper
 
 from sparserve.models.bundle.inference import OnnxClassifier
@@ -15,6 +14,7 @@ from sparserve.models.export.onnx_export import METADATA_KEY, set_metadata
 from sparserve.models.export.quantization import quantize, quantize_rows
 from sparserve.models.files import sha256
 from sparserve.models.recipes.schema import Quantization
+from tests.support.models.exporting import ENCODERS, classifier, export
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_what_a_kill_leaves_behind_while_int8_is_made_is_gone_after_the_next_try
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sparserve.models.quantization, "quantize_dynamic", die)
+        patch.setattr("sparserve.models.export.quantization.quantize_dynamic", die)
         quantize(exported[1], working / "model.onnx", Quantization())
     assert not logging.root.manager.disable, "a failed quantisation silenced all logs"
     assert list(killed.iterdir())

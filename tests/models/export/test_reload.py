@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from exporting import LABELS, classifier
-from tiny_bundles import graph, manifest, tokenizer_json
 
 from sparserve.models.bundle.bundle import write_bundle
 from sparserve.models.bundle.inference import OnnxClassifier
@@ -13,6 +11,8 @@ from sparserve.models.errors import BundleError, CheckpointError
 from sparserve.models.export.reload import load_bundle_model
 from sparserve.models.export.token_table import shrink_embeddings
 from sparserve.models.recipes.schema import Embeddings
+from tests.support.models.exporting import LABELS, classifier
+from tests.support.tiny_bundles import graph, manifest, tokenizer_json
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 import numpy as np
 import onnx
 import pytest
-from exporting import ENCODERS
 from onnx import numpy_helper
 
 from sparserve.kernels.unpacking import unpack_encoder
@@ -10,6 +9,7 @@ from sparserve.models.errors import CheckpointError
 from sparserve.models.export.quantization import quantize
 from sparserve.models.export.sparse_graph import BLOB, write_sparse_graph
 from sparserve.models.recipes.schema import Quantization
+from tests.support.models.exporting import ENCODERS
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from functools import partial
 
 import pytest
-from exporting import ENCODERS
 
 from sparserve.models.bundle.bundle import SPARSE_MODEL
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
@@ -12,6 +11,7 @@ from sparserve.models.export.sparse_graph import write_sparse_graph
 from sparserve.models.export.sparse_parity import check_packed
 from sparserve.models.pipeline.steps import NOT_PACKED, PACKED, pack_checkpoint
 from sparserve.models.recipes.schema import Quantization
+from tests.support.models.exporting import ENCODERS
 
 
 def check(path, model, library):

@@ -4,7 +4,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exporting import TYPED
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -30,6 +29,7 @@ from sparserve.models.export.token_table import (
 from sparserve.models.pipeline.steps import shrink_tables
 from sparserve.models.recipes.schema import Embeddings, Quantization
 from sparserve.models.report.schema import token_bits
+from tests.support.models.exporting import TYPED
 
 PAD = 0
 FIRST = 2

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from squeezed import UNEVEN, network_of
 from transformers import AutoModelForSequenceClassification
 
 from sparserve.models.data.dataset import Split
@@ -14,6 +13,7 @@ from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.pipeline.preflight import check_calibration, check_fit, check_vocabulary, outline
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.recipes.schema import Student
+from tests.support.models.squeezed import UNEVEN, network_of
 
 FROM_TEACHER = {"student.start": "teacher"}
 NO_ATTENTION = {"distillation.attention": 0}
@@ -162,9 +162,9 @@ def test_a_tokenizer_of_more_tokens_than_the_network_has_is_refused_before_a_tex
 
 def test_a_network_that_no_onnx_file_holds_is_refused(recipe, whole, monkeypatch):
     size = sum(parameter.numel() * 4 for parameter in outline(whole, Student()).parameters())
-    monkeypatch.setattr(sparserve.models.fit, "LARGEST_GRAPH", size)
+    monkeypatch.setattr("sparserve.models.pipeline.preflight.LARGEST_GRAPH", size)
     check_fit(whole, None, recipe())
-    monkeypatch.setattr(sparserve.models.fit, "LARGEST_GRAPH", size - 1)
+    monkeypatch.setattr("sparserve.models.pipeline.preflight.LARGEST_GRAPH", size - 1)
     with pytest.raises(CheckpointError, match=r"tiny-bert has weights of 0\.00 GiB in float32"):
         check_fit(whole, None, recipe())
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from observing import observed
 from torch import nn
 
 from sparserve.models.errors import RecipeError
@@ -18,6 +17,7 @@ from sparserve.models.pruning.weights.group_lasso import GroupLasso
 from sparserve.models.pruning.weights.movement import Movement, SoftMovement
 from sparserve.models.pruning.weights.platon import Platon
 from sparserve.models.recipes.schema import Pruning
+from tests.support.models.observing import observed
 
 STEPS = 8
 OPTIONS = {"obert": {"fisher_block": 10, "gradients": 3}, "group-lasso": {"refreshes": 3}}

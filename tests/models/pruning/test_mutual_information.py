@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from calibration_rows import calibration, classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
@@ -12,6 +11,7 @@ from sparserve.models.pruning.units.moments import JointMoments
 from sparserve.models.pruning.units.mutual_information import MutualInformation, mutual_information
 from sparserve.models.pruning.units.registry import make_unit_method
 from sparserve.models.recipes.schema import Squeeze
+from tests.support.models.calibration_rows import calibration, classifier
 
 
 def gaussian(seed, vectors=400, features=6):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from observing import observed
 
 from sparserve.models.errors import RecipeError
 from sparserve.models.pruning.weights.obert import OBert
+from tests.support.models.observing import observed
 
 SHAPE = (4, 5)
 

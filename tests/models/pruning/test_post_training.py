@@ -4,7 +4,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from calibration_rows import calibration, classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
@@ -23,6 +22,7 @@ from sparserve.models.pruning.units.post_training import PostTraining
 from sparserve.models.pruning.units.reconstruction import refit, solve
 from sparserve.models.pruning.units.registry import make_unit_method
 from sparserve.models.recipes.schema import Squeeze
+from tests.support.models.calibration_rows import calibration, classifier
 
 HALF = Structure(heads=((0, 2), (1, 3)), units=(tuple(range(0, 48, 2)), tuple(range(24))))
 

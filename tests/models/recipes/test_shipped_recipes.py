@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from small_recipes import small_fields
 
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
@@ -15,6 +14,7 @@ from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
+from tests.support.models.small_recipes import small_fields
 
 
 @pytest.fixture(scope="module")

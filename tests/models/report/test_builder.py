@@ -6,15 +6,15 @@ import sys
 
 import jsonschema
 import pytest
-import tiny_bundles
-from reports import LABELS, MACHINE, TASK, measurement, printed, publish_variants, sparsity
 
+import tests.support.tiny_bundles
 from sparserve.models.bundle.bundle import MANIFEST
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
 from sparserve.models.report.builder import build_report, to_html, to_markdown, write_report
 from sparserve.models.report.plots import plots
 from sparserve.models.report.schema import Report
+from tests.support.models.reports import LABELS, MACHINE, TASK, measurement, printed, publish_variants, sparsity
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_findings_are_what_the_figures_say(report):
 
 
 def test_a_runtime_that_skips_zeros_is_not_told_that_it_does_not(store):
-    fast = tiny_bundles.publish(
+    fast = tests.support.tiny_bundles.publish(
         store, variant="sparse95", labels=LABELS, sparsity=sparsity(0.95), measurement=measurement(0.001)
     )
     found = " ".join(build_report(store, TASK).findings)
@@ -81,11 +81,13 @@ def test_a_runtime_that_skips_zeros_is_not_told_that_it_does_not(store):
 
 def test_variants_of_different_sessions_machines_and_data_are_told_apart(store):
     later = measurement(0.01, "2026-02-02T00:00:00+00:00")
-    tiny_bundles.publish(store, variant="later", labels=LABELS, measurement=later)
+    tests.support.tiny_bundles.publish(store, variant="later", labels=LABELS, measurement=later)
     assert any("more than one session" in finding for finding in build_report(store, TASK).findings)
     elsewhere = later.model_copy(update={"machine": MACHINE.model_copy(update={"cpu": "Another CPU"})})
-    lineage = tiny_bundles.manifest().lineage.model_copy(update={"data_digest": "1" * 64})
-    tiny_bundles.publish(store, variant="elsewhere", labels=LABELS, measurement=elsewhere, lineage=lineage)
+    lineage = tests.support.tiny_bundles.manifest().lineage.model_copy(update={"data_digest": "1" * 64})
+    tests.support.tiny_bundles.publish(
+        store, variant="elsewhere", labels=LABELS, measurement=elsewhere, lineage=lineage
+    )
     found = build_report(store, TASK)
     assert any("different machines" in finding for finding in found.findings)
     assert any("different data" in finding for finding in found.findings)
@@ -94,13 +96,13 @@ def test_variants_of_different_sessions_machines_and_data_are_told_apart(store):
 
 
 def test_a_stale_reference_is_told(store):
-    tiny_bundles.publish(store, variant="dense", labels=LABELS, architecture="newer")
+    tests.support.tiny_bundles.publish(store, variant="dense", labels=LABELS, architecture="newer")
     assert any("is not the current one" in finding for finding in build_report(store, TASK).findings)
 
 
 def test_what_is_missing_is_left_out_and_said(tmp_path):
     store = Store(tmp_path)
-    tiny_bundles.publish(store, variant="sparse90")
+    tests.support.tiny_bundles.publish(store, variant="sparse90")
     bare = build_report(store, TASK)
     assert bare.cell is None
     assert "There is no dense variant" in bare.findings[0]

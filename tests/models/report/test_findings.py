@@ -3,15 +3,15 @@
 import re
 
 import pytest
-import tiny_bundles
-from reports import TASK, printed
 
+import tests.support.tiny_bundles
 from sparserve.models.bundle.manifest import Density, Flops, Sizes, Sparsity, TensorSparsity, TokenTable
 from sparserve.models.bundle.store import Store
 from sparserve.models.report.builder import build_report, to_html, to_markdown
 from sparserve.models.report.findings import token_table_sentences
 from sparserve.models.report.model_card import model_card
 from sparserve.models.report.schema import EncoderKept, Report, token_bits
+from tests.support.models.reports import TASK, printed
 
 TABLE = TokenTable(tokens=30_522, rows=8_123, rank=None, energy_kept=1.0)
 
@@ -45,7 +45,7 @@ def described(variant, sparsity, **changes):
         "sizes": Sizes(onnx=4 * sparsity.whole_model.parameters, onnx_zipped=4 * sparsity.whole_model.nonzero),
         "precision": "int8" if variant.endswith("int8") else "fp32",
     }
-    return tiny_bundles.manifest(variant=variant, **figures | changes)
+    return tests.support.tiny_bundles.manifest(variant=variant, **figures | changes)
 
 
 DENSE = described("dense", counted())

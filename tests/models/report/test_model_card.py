@@ -2,10 +2,10 @@ import re
 
 import numpy as np
 import pytest
-import tiny_bundles
 import yaml
 from huggingface_hub import ModelCard
 
+import tests.support.tiny_bundles
 from sparserve.models.bundle.manifest import LatencyPoint, Machine, Measurement
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
 from sparserve.models.report.model_card import model_card
@@ -27,10 +27,10 @@ def manifest(**changes):
     measurement = Measurement(
         measured_at="2026", machine=machine, threads=2, repeats=7, resident_bytes=10**8, latency=(point,)
     )
-    lineage = tiny_bundles.manifest().lineage.model_copy(
+    lineage = tests.support.tiny_bundles.manifest().lineage.model_copy(
         update={"base_checkpoint": "someone/a-model", "data_source": "someone/a-set", "libraries": {"torch": "2.13.0"}}
     )
-    return tiny_bundles.manifest(
+    return tests.support.tiny_bundles.manifest(
         **{
             "variant": "sparse90",
             "labels": LABELS,
@@ -106,15 +106,15 @@ def test_it_says_how_to_call_it_and_what_its_limits_are():
 
 
 def dense_sparsity():
-    counted = tiny_bundles.manifest().sparsity
+    counted = tests.support.tiny_bundles.manifest().sparsity
     return counted.model_copy(
         update={"tensors": tuple(t.model_copy(update={"pattern": "dense"}) for t in counted.tensors)}
     )
 
 
 def test_the_python_of_the_card_runs_on_the_bundle(tmp_path, monkeypatch):
-    (tmp_path / "model.onnx").write_bytes(tiny_bundles.graph())
-    (tmp_path / "tokenizer.json").write_bytes(tiny_bundles.tokenizer_json())
+    (tmp_path / "model.onnx").write_bytes(tests.support.tiny_bundles.graph())
+    (tmp_path / "tokenizer.json").write_bytes(tests.support.tiny_bundles.tokenizer_json())
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", model_card(manifest()), flags=re.DOTALL)
     names: dict = {}

@@ -6,12 +6,12 @@ import re
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from reports import TASK, printed, publish_variants
 
 from sparserve.models.report.builder import build_report, to_html, to_markdown
 from sparserve.models.report.plots import matrix_title, plots
 from sparserve.models.report.rendering import markdown_text, milliseconds, quantity
 from sparserve.models.report.schema import Report
+from tests.support.models.reports import TASK, printed, publish_variants
 
 
 @pytest.fixture

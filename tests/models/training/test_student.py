@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from squeezed import HIDDEN, UNEVEN, network_of
 
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
@@ -17,6 +16,7 @@ from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.training.student import train_student
+from tests.support.models.squeezed import HIDDEN, UNEVEN, network_of
 
 NARROW = UNEVEN.model_copy(update={"hidden": tuple(range(HIDDEN - 8))})
 QUICK = {"teacher.epochs": 1, "student.epochs": 1, "distillation.attention": 0}

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, publish
 
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
@@ -17,6 +16,7 @@ from sparserve.service.api import admin
 from sparserve.service.app import create_app
 from sparserve.service.core import Service
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK, publish
 
 URL = f"/v1/models/{TASK}/classify"
 DENSE = f"/v1/models/{TASK}/dense"

@@ -5,10 +5,10 @@ import threading
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import LABELS, MAX_LENGTH, TASK, graph, publish
 
 from sparserve.models.bundle.inference import load_bundle, probabilities
 from sparserve.models.bundle.store import Store
+from tests.support.tiny_bundles import LABELS, MAX_LENGTH, TASK, graph, publish
 
 URL = f"/v1/models/{TASK}/classify"
 

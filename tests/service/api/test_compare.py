@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, graph, publish
 
 from sparserve.models.bundle.store import Store
+from tests.support.tiny_bundles import TASK, graph, publish
 
 URL = f"/v1/models/{TASK}/compare"
 TEXTS = ["good film", "bad", "the film was dull", "fun"]

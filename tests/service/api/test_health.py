@@ -5,11 +5,11 @@ import threading
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK
 
 
 def test_ready_once_the_default_models_are_warm(client: TestClient) -> None:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 from huggingface_hub import InferenceClient
-from listening import listening
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
+from tests.support.service.listening import listening
+from tests.support.tiny_bundles import TASK
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import LABELS, TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import LABELS, TASK
 
 
 def test_the_list_tells_enough_to_choose(client: TestClient, store: Store) -> None:

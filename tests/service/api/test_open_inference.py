@@ -12,14 +12,14 @@ import tritonclient.http as httpclient
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listening import listening
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.api.open_inference_codec import read_request
 from sparserve.service.app import create_app
 from sparserve.service.errors import ServiceError
 from sparserve.service.settings import Settings
+from tests.support.service.listening import listening
+from tests.support.tiny_bundles import TASK
 
 INFER = f"/v2/models/{TASK}/infer"
 # Two texts announced, five hundred thousand empty ones sent.

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.api.report import accepted_format
+from tests.support.tiny_bundles import TASK
 
 CONTENT = {"json": '{"é": 1}', "markdown": "# é", "html": "<!doctype html><p>é"}
 URL = f"/v1/reports/{TASK}"

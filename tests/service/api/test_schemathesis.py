@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listening import listening
-from tiny_bundles import publish
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.security.keys_command import create
 from sparserve.service.settings import Settings
+from tests.support.service.listening import listening
+from tests.support.tiny_bundles import publish
 
 pytestmark = pytest.mark.thorough
 DATA = Path(__file__).parent.parent / "data"

@@ -2,7 +2,8 @@
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK
+
+from tests.support.tiny_bundles import TASK
 
 URL = f"/tei/{TASK}/predict"
 

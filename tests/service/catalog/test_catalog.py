@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, forgetful, graph, publish, sample_of
 
 from sparserve.models.bundle.inference import load_bundle
 from sparserve.models.bundle.store import Store
+from tests.support.tiny_bundles import TASK, forgetful, graph, publish, sample_of
 
 Damage = Callable[[Path], object]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, graph, publish
 
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
@@ -15,6 +14,7 @@ from sparserve.service.app import create_app
 from sparserve.service.catalog import catalog as catalog_module
 from sparserve.service.catalog.desired_state import wanted_of
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK, graph, publish
 
 URL = f"/v1/models/{TASK}/classify"
 

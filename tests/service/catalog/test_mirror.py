@@ -11,13 +11,13 @@ from typing import Any
 import fsspec
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, graph, publish
 
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.manifest import Machine, Measurement
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
 from sparserve.service.catalog.mirror import KEPT_VERSIONS, Mirror
+from tests.support.tiny_bundles import TASK, graph, publish
 
 URL = "memory://bucket/store"
 CLASSIFY = f"/v1/models/{TASK}/classify"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, graph, publish
 
 from benchmarks.service_process import running, wait_until
 from sparserve.models.bundle.store import Store
@@ -19,6 +18,7 @@ from sparserve.service.catalog.operations import Orders
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK, graph, publish
 
 DENSE = f"/v1/models/{TASK}/dense"
 

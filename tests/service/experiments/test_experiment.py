@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.api.schemas import TextInput
@@ -15,6 +14,7 @@ from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.inference.classification import Classification
 from sparserve.service.inference.engine import Engine
 from sparserve.service.policy import Guard, Policy
+from tests.support.tiny_bundles import TASK
 
 
 @pytest.fixture(scope="module")

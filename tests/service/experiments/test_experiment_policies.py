@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from live_traffic import COMPARE, ask, settle
-from tiny_bundles import TASK, graph, publish
 
 from sparserve.models.bundle.store import Store
+from tests.support.service.live_traffic import COMPARE, ask, settle
+from tests.support.tiny_bundles import TASK, graph, publish
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from live_traffic import COMPARE, TEXTS, ask, differing, settle, written
-from tiny_bundles import TASK, graph, publish, short_sighted
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.answers import answer
@@ -17,6 +15,8 @@ from sparserve.service.http.request_options import Caller
 from sparserve.service.inference.classification import classify
 from sparserve.service.inference.health import FAILURES_IN_ROW
 from sparserve.service.policy import Guard, Policy
+from tests.support.service.live_traffic import COMPARE, TEXTS, ask, differing, settle, written
+from tests.support.tiny_bundles import TASK, graph, publish, short_sighted
 
 
 @pytest.fixture

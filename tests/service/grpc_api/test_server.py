@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from google.protobuf.descriptor import Descriptor
-from grpc_service import Running, refusal, tensor
-from tiny_bundles import TASK
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.grpc_api.messages import messages
+from tests.support.service.grpc_service import Running, refusal, tensor
+from tests.support.tiny_bundles import TASK
 
 TEXTS = ["a good movie", "bad", "ünïcödé 🎬"]
 Code = grpc.StatusCode

@@ -13,9 +13,7 @@ import grpc
 import pytest
 import tritonclient.grpc as grpcclient
 import uvicorn
-from grpc_service import Gate, Running, refusal, tensor
 from pydantic import ValidationError
-from tiny_bundles import TASK
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.loopback import connected, json_request
@@ -25,6 +23,8 @@ from sparserve.service.app import create_app
 from sparserve.service.security.keys_command import create
 from sparserve.service.server.graceful_shutdown import Drain, DrainingServer
 from sparserve.service.settings import Settings
+from tests.support.service.grpc_service import Gate, Running, refusal, tensor
+from tests.support.tiny_bundles import TASK
 
 ROOT = Path(__file__).parents[3]
 Code = grpc.StatusCode

@@ -9,7 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_bundles import TASK
+
+from tests.support.tiny_bundles import TASK
 
 URL = f"/v1/models/{TASK}/classify"
 ATTACKS = Path(__file__).parents[2] / "attacks" / "requests"

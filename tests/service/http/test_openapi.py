@@ -3,7 +3,8 @@
 import jsonschema
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK
+
+from tests.support.tiny_bundles import TASK
 
 REQUESTS = [
     ("get", "/livez", "/livez", None),

@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_bundles import TASK
 
 from sparserve.service.errors import ServiceError, TooLarge
 from sparserve.service.http.middleware.body_limit import unpacked
+from tests.support.tiny_bundles import TASK
 
 ATTACKS = Path(__file__).parents[2] / "attacks" / "gzip"
 TEXT = json.dumps({"inputs": "good"}).encode()

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from fastapi import Request
 from starlette.types import Message
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.http.request_options import Caller, caller_of
 from sparserve.service.server.graceful_shutdown import Drain
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK
 
 
 def request(arrived: float, timeout: str, **settings: Any) -> Request:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_engine import FakeEngine, inputs
 
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from sparserve.service.inference.batcher import Answer, Batcher
 from sparserve.service.observability.metrics import Metrics
+from tests.support.service.fake_engine import FakeEngine, inputs
 
 LIMITS = {"concurrency": 1, "budget": 32, "window_seconds": 1.0, "max_items": 8, "max_tokens": 64}
 

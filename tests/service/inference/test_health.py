@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK, hungry, publish
 
 from benchmarks.service_process import wait_until
 from sparserve.models.bundle.inference import Tokens
 from sparserve.models.bundle.store import Store
 from sparserve.service.catalog import catalog
 from sparserve.service.inference.health import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory, run_within_memory
+from tests.support.tiny_bundles import TASK, hungry, publish
 
 URL = f"/v1/models/{TASK}/hungry/classify"
 LABELS = f'{{task="{TASK}",variant="hungry"}}'

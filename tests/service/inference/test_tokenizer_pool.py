@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fake_engine import inputs
 
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.api.schemas import TextInput
 from sparserve.service.errors import DeadlineExceeded, Overloaded
 from sparserve.service.inference.tokenizer_pool import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing
+from tests.support.service.fake_engine import inputs
 
 SHORT = [TextInput(text="a" * (AT_ONCE - 1), text_pair="b")]
 LONG = [TextInput(text="a" * AT_ONCE, text_pair="b")]

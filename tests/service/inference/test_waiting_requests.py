@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from fake_engine import FakeEngine, inputs
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK
 
 from sparserve.service.inference.batcher import Batcher
+from tests.support.service.fake_engine import FakeEngine, inputs
+from tests.support.tiny_bundles import TASK
 
 URL = f"/v1/models/{TASK}/classify"
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.observability.logs import FIELDS, JsonFormatter, TextFormatter, where
+from tests.support.tiny_bundles import TASK
 
 ROOT = Path(__file__).parents[3]
 URL = f"/v1/models/{TASK}/classify"

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.version import VERSION
+from tests.support.tiny_bundles import TASK
 
 URL = f"/v1/models/{TASK}/classify"
 BASE_UNITS = ("seconds", "bytes", "ratio")

@@ -15,12 +15,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import ValidationError
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.observability.tracing import RequestTracer
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK
 
 ROOT = Path(__file__).parents[3]
 URL = f"/v1/models/{TASK}/classify"

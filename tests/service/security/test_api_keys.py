@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stopped_clock import StoppedClock
 
 from sparserve.models.__main__ import main as sparserve
 from sparserve.models.errors import InputError
 from sparserve.service.security.api_keys import LOOK_SECONDS, Keyring, read_keys
 from sparserve.service.security.keys_command import create, main, revoke
+from tests.support.service.stopped_clock import StoppedClock
 
 CLASSIFY = frozenset({"classify"})
 

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import tritonclient.http as httpclient
 from huggingface_hub import InferenceClient
-from listening import listening
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
@@ -18,6 +16,8 @@ from sparserve.service.http.middleware.authorization import exposure
 from sparserve.service.security.keys_command import create
 from sparserve.service.server.graceful_shutdown import Drain
 from sparserve.service.settings import Settings
+from tests.support.service.listening import listening
+from tests.support.tiny_bundles import TASK
 
 ROOT = Path(__file__).parents[3]
 

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stopped_clock import StoppedClock
 
 from sparserve.service.security.rate_limit import RateLimiter, network_of
+from tests.support.service.stopped_clock import StoppedClock
 
 
 def test_a_minutes_requests_pass_at_once_and_then_one_at_a_time() -> None:

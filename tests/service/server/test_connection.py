@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from raw_connections import DEADLINE_SECONDS, exchange, serving
 from starlette.types import Receive, Scope, Send
 
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.server.connection import MAX_HEAD_BYTES, allow_descriptors
+from tests.support.service.raw_connections import DEADLINE_SECONDS, exchange, serving
 
 SECONDS = 0.3
 LONG = 8 * 2**20  # bytes that no socket's buffers hold

@@ -8,11 +8,11 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
-from raw_connections import exchange, serving
 from starlette.types import Receive, Scope, Send
 
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.server.connection import MAX_HEAD_BYTES, Connection
+from tests.support.service.raw_connections import exchange, serving
 
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
 PLAIN = b"POST /a?b=%20c HTTP/1.1\r\nHost: x\r\nX-Twice: 1\r\nX-Twice: 2\r\nContent-Length: 5\r\n"

@@ -10,11 +10,11 @@ import sys
 import time
 
 import pytest
-from tiny_bundles import TASK
 
 from benchmarks.loopback import DEADLINE_SECONDS, ask, connected, json_request
 from benchmarks.service_process import ROOT, running
 from sparserve.models.bundle.store import Store
+from tests.support.tiny_bundles import TASK
 
 JOB_ONLY = ("torch", "transformers", "onnx", "yaml", "typer", "plotly", "pandas", "sklearn", "scipy")
 

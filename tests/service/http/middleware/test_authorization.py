@@ -12,7 +12,6 @@ from fastapi import APIRouter
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.api import admin
@@ -22,6 +21,7 @@ from sparserve.service.http.middleware.authorization import ADMIN, ANY, CLASSIFY
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.security.keys_command import create
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK
 
 CLASSIFY_URL = f"/v1/models/{TASK}/classify"
 CREDENTIALS = Path(__file__).parents[3] / "attacks" / "credentials"

@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tiny_bundles import TASK
 
 from sparserve.service.app import create_app
 from sparserve.service.http.middleware.body_limit import BodyBudget, BodyLimit
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK
 
 URL = f"/v1/models/{TASK}/classify"
 MAX_BYTES, ALL_BYTES = 100, 250

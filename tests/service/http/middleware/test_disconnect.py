@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK
 
 PATH = f"/v1/models/{TASK}/classify"
 DEADLINE_SECONDS = 20

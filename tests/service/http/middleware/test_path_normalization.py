@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.security.keys_command import create
+from tests.support.tiny_bundles import TASK
 
 CLASSIFY = f"/v1/models/{TASK}/classify"
 INFER = f"/v2/models/{TASK}/infer"

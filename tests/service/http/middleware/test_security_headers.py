@@ -3,9 +3,9 @@
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
-from tiny_bundles import TASK
 
 from sparserve.service.settings import Settings
+from tests.support.tiny_bundles import TASK
 
 URL = f"/v1/models/{TASK}/classify"
 ORIGIN = "https://app.example"

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
-from listening import listening
-from tiny_bundles import TASK
 
 from sparserve.service.app import create_app
 from sparserve.service.core import Service
 from sparserve.service.settings import Settings
+from tests.support.service.listening import listening
+from tests.support.tiny_bundles import TASK
 
 
 class Running:

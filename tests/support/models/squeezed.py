@@ -1,10 +1,10 @@
 """Structures that squeezing is tested with, of the tiny checkpoints, and what the networks then say."""
 
 import torch
-from exporting import classifier
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sparserve.models.encoders.structure import Structure
+from tests.support.models.exporting import classifier
 
 HEADS, UNITS, HIDDEN = 4, 48, 32
 UNEVEN = Structure(heads=((0, 2, 3), (1,)), units=(tuple(range(0, UNITS, 3)), (5,)))

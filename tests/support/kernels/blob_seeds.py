@@ -1,6 +1,6 @@
 """Small blobs of every kind, for the fuzzer and the tests of hostile blobs to start from.
 
-`python tests/kernels/blob_seeds.py FOLDER` writes them; `--mend FOLDER` gives all blobs in a folder the right size and
+`python -m tests.support.kernels.blob_seeds FOLDER` writes them; `--mend FOLDER` gives all blobs in a folder the right size and
 checksum, as the fuzzer does before it reads one.
 """
 
@@ -13,11 +13,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from reference import random_encoder, random_linear
 
 from sparserve.kernels.packed_format import CHECKSUMMED_FROM, HEADER
 from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
 from sparserve.kernels.weights import EncoderWeights
+from tests.support.kernels.reference import random_encoder, random_linear
 
 LAYOUTS = {
     "dense": ({"density": 1.0}, {"dense_above": 0.6}),

@@ -4,12 +4,12 @@ import struct
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-from blob_seeds import mended, tiny_encoder
-from reference import random_linear
 
 from sparserve.kernels.packed_format import BITMAP, GAPS, HEADER, LINEAR, RECORD, VECTOR, Record
 from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
 from sparserve.kernels.weights import LinearWeights
+from tests.support.kernels.blob_seeds import mended, tiny_encoder
+from tests.support.kernels.reference import random_linear
 
 HEADER_FIELDS = (
     "magic", "version", "kind", "size", "checksum", "reserved0", "records", "layers", "hidden", "head_size",

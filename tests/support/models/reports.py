@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import numpy as np
-import tiny_bundles
 from rich.console import Console
 
+import tests.support.tiny_bundles
 from sparserve.models.bundle.manifest import Density, LatencyPoint, Machine, Measurement, Sparsity, TensorSparsity
 from sparserve.models.bundle.store import Store
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
 from sparserve.models.report.builder import terminal_table
 from sparserve.models.report.schema import Report
 
-TASK = tiny_bundles.TASK
+TASK = tests.support.tiny_bundles.TASK
 ATTACK = "<script>alert('x')</script> | a\n\npipe & `code` </script>"
 LABELS = ("negative", "<b>posi|tive</b>")
 MACHINE = Machine(
@@ -84,7 +84,7 @@ def publish_variants(folder: Path) -> Store:
             evaluation = compare_with_reference(
                 evaluation, logits, right, labels, texts=texts, text_pairs=texts, reference_version=version, **options
             )
-        bundle = tiny_bundles.publish(
+        bundle = tests.support.tiny_bundles.publish(
             store,
             variant=variant,
             labels=LABELS,

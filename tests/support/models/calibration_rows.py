@@ -1,9 +1,9 @@
 """A whole classifier of three labels, and random rows to choose by what squeezing removes of it."""
 
 import torch
-from exporting import LABELS
 
 from sparserve.models.encoders.checkpoint import load_classifier
+from tests.support.models.exporting import LABELS
 
 
 def classifier(folder, problem_type="single_label_classification"):

@@ -1,6 +1,6 @@
 """Requests for `kernels/csrc/tests/encode`, and the comparison of what two instruction sets answered.
 
-`python tests/kernels/encode_requests.py write FOLDER` writes blobs, inputs and the list `requests`; `compare FOLDER
+`python -m tests.support.kernels.encode_requests write FOLDER` writes blobs, inputs and the list `requests`; `compare FOLDER
 FIRST SECOND` prints, for every layout and value type, the largest difference between two files of answers.
 """
 
@@ -10,10 +10,10 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from blob_seeds import LAYOUTS, tiny_encoder
-from reference import random_mask
 
 from sparserve.kernels.packing import PackOptions, pack_encoder
+from tests.support.kernels.blob_seeds import LAYOUTS, tiny_encoder
+from tests.support.kernels.reference import random_mask
 
 ENCODERS = (
     {"hidden": 36, "head_size": 12, "layers": 2, "widths": (36, 24), "intermediates": (400, 52)},

@@ -2,11 +2,11 @@
 
 import numpy as np
 from hypothesis import strategies as st
-from reference import random_mask, random_weight
 
 from sparserve.kernels.packing import PackOptions, pack_encoder
 from sparserve.kernels.unpacking import unpack_encoder
 from sparserve.kernels.weights import EncoderWeights, LinearWeights
+from tests.support.kernels.reference import random_mask, random_weight
 
 TOLERANCE = 1e-5
 LAYOUTS = {

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundles import TASK
 
 from sparserve.service.core import Service
+from tests.support.tiny_bundles import TASK
 
 URL = f"/v1/models/{TASK}/classify"
 COMPARE = f"/v1/compare/{TASK}"
