@@ -1,8 +1,8 @@
 """Several processes on one job: the main one carries it out, the others take part in whatever is trained.
 
 `accelerate launch --num_processes N -m sparserve compress ...` starts one process per GPU for N GPUs;
-`torchrun --nproc_per_node N -m sparserve compress ...` also works without GPUs. All processes see the same folders; only
-the main one writes results.
+`torchrun --nproc_per_node N -m sparserve compress ...` also works without GPUs. All processes see the same
+folders; only the main one writes results.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Small blobs of every kind, for the fuzzer and the tests of hostile blobs to start from.
 
-`python -m tests.support.kernels.blob_seeds FOLDER` writes them; `--mend FOLDER` gives all blobs in a folder the right size and
-checksum, as the fuzzer does before it reads one.
+`python -m tests.support.kernels.blob_seeds FOLDER` writes them.
+`--mend FOLDER` gives all blobs in a folder the right size and checksum, as the fuzzer does before it reads one.
 """
 
 import argparse

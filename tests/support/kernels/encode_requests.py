@@ -1,7 +1,7 @@
 """Requests for `kernels/csrc/tests/encode`, and the comparison of what two instruction sets answered.
 
-`python -m tests.support.kernels.encode_requests write FOLDER` writes blobs, inputs and the list `requests`; `compare FOLDER
-FIRST SECOND` prints, for every layout and value type, the largest difference between two files of answers.
+`python -m tests.support.kernels.encode_requests write FOLDER` writes blobs, inputs and the list `requests`. `compare
+FOLDER FIRST SECOND` prints the largest difference between two files of answers, per layout and value type.
 """
 
 import argparse
