@@ -15,10 +15,11 @@ from pydantic_settings import SettingsError
 
 from sparserve.models.errors import StoreError
 from sparserve.service.app import create_app
+from sparserve.service.drain import Drain
 from sparserve.service.http.middleware.authorization import exposure
 from sparserve.service.observability.logs import configure_logging
 from sparserve.service.server.connection import Connection, allow_descriptors
-from sparserve.service.server.graceful_shutdown import Drain, DrainingServer
+from sparserve.service.server.graceful_shutdown import DrainingServer
 from sparserve.service.settings import Settings
 
 EXIT_USAGE = 2

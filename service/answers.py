@@ -4,14 +4,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparserve.service.api.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
-from sparserve.service.core import Service
+from sparserve.service.core import ServingCore
 from sparserve.service.errors import InferenceFailed
 from sparserve.service.experiments.traffic import Route
 from sparserve.service.http.request_options import Caller
 from sparserve.service.inference.classification import classify, ranked, timings
 from sparserve.service.inference.engine import Engine
 from sparserve.service.limits import check_size
+from sparserve.service.types import FunctionToApply, Prediction, TextInput, Timings, Usage
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ClassifyResult:
 
 
 async def answer(
-    service: Service,
+    service: ServingCore,
     task: str,
     variant: str | None,
     inputs: Sequence[TextInput],
@@ -49,7 +49,7 @@ async def answer(
     else:
         route = Route(service.catalog.engine(task, variant))
     engine = route.engine
-    check_size(inputs, service.settings)
+    check_size(inputs, max_items=service.settings.max_items, max_characters=service.settings.max_characters)
     try:
         done = await classify(service.batcher, engine, inputs, truncate=truncate, deadline=caller.deadline)
         service.experiments.compare(task, route, inputs, done, caller.request_id)

@@ -20,7 +20,8 @@ from sparserve.service.api import (
     report,
     text_embeddings,
 )
-from sparserve.service.core import Service
+from sparserve.service.core import ServingCore
+from sparserve.service.drain import Drain
 from sparserve.service.http.middleware.authorization import Access
 from sparserve.service.http.middleware.body_limit import BodyBudget, BodyLimit
 from sparserve.service.http.middleware.disconnect import Disconnects
@@ -29,7 +30,6 @@ from sparserve.service.http.middleware.request_log import RequestObserver
 from sparserve.service.http.middleware.security_headers import allow_origins
 from sparserve.service.http.openapi import describe
 from sparserve.service.http.problems import install_error_mapping
-from sparserve.service.server.graceful_shutdown import Drain
 from sparserve.service.settings import Settings
 from sparserve.service.version import VERSION
 
@@ -50,7 +50,7 @@ def create_app(
 
     Traces go to `tracer`, by default to the collector that the settings name, if they do.
     """
-    service = Service(settings or Settings(), drain or Drain())
+    service = ServingCore(settings or Settings(), drain or Drain())
     tracer = tracer or _tracer_to(service.settings)
 
     @asynccontextmanager
@@ -112,7 +112,7 @@ def create_app(
     return app
 
 
-async def _grpc_server(app: FastAPI, service: Service) -> "GrpcServer | None":
+async def _grpc_server(app: FastAPI, service: ServingCore) -> "GrpcServer | None":
     if service.settings.grpc_port is None:
         return None
     from sparserve.service.grpc_api.server import GrpcServer

@@ -5,17 +5,15 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Final, TypeVar
-
-from fastapi import Depends, Request
+from typing import Final, TypeVar
 
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.catalog.operations import Orders
+from sparserve.service.drain import Drain
 from sparserve.service.experiments.disagreements import Disagreements
 from sparserve.service.experiments.traffic import Experiments
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.server.graceful_shutdown import Drain
 from sparserve.service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,7 +25,7 @@ CLOSE_SECONDS: Final = 5.0
 _Result = TypeVar("_Result")
 
 
-class Service:
+class ServingCore:
     """The parts of one running service."""
 
     def __init__(self, settings: Settings, drain: Drain) -> None:
@@ -91,11 +89,3 @@ class Service:
     def reason_not_ready(self) -> str | None:
         """Why traffic should go elsewhere; None when every task's default variant can answer."""
         return "the service is shutting down" if self.drain.draining else self.catalog.reason_not_ready()
-
-
-async def _service_of(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-ServiceDependency = Annotated[Service, Depends(_service_of)]

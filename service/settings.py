@@ -1,20 +1,46 @@
 """Every limit and choice of the service, from the command line, then `SPARSERVE_*` variables, then these defaults."""
 
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AnyHttpUrl, Field, IPvAnyNetwork, field_validator, model_validator
+from pydantic import AnyHttpUrl, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sparserve.models.bundle.inference import available_cpus
-from sparserve.service.policy import Policy
+from sparserve.service.strict_model import StrictModel
 
 THREADS_A_BATCH = 4
+# The extra otel; `observability.tracing` needs them.
+_TRACING_MODULES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+
+
+class Guard(StrictModel):
+    """Rule that stops a candidate once its agreement is below a level, with the given confidence."""
+
+    model_config = ConfigDict(frozen=True)
+
+    agreement: float = Field(gt=0, le=1, description="least fraction of inputs with the same labels")
+    confidence: float = Field(
+        0.999, gt=0.5, lt=1, description="of the one-sided bound; high, because it is checked after every request"
+    )
+    inputs: int = Field(200, ge=1, description="inputs to compare before the first decision")
+
+
+class Policy(StrictModel):
+    """Share of a task's live traffic that a candidate gets, and its role."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mode: Literal["shadow", "split"]
+    candidate: str = Field(description="the variant beside the task's default")
+    share: float = Field(gt=0, le=1, description="fraction of the requests")
+    guard: Guard | None = None
 
 
 class Settings(BaseSettings):
@@ -169,7 +195,8 @@ class Settings(BaseSettings):
     def _traces_can_be_sent(cls, endpoint: AnyHttpUrl | None) -> AnyHttpUrl | None:
         if endpoint is not None:
             try:
-                import sparserve.service.observability.tracing  # noqa: F401
+                for module in _TRACING_MODULES:
+                    import_module(module)
             except ImportError as error:
                 raise ValueError(f'traces need {error.name}: pip install "sparserve[otel]"') from error
         return endpoint

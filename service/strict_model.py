@@ -10,7 +10,7 @@ NAMED_FIELDS: Final = 3
 NAME_CHARACTERS: Final = 40
 
 
-class ClosedModel(BaseModel):
+class StrictModel(BaseModel):
     """A model without unknown fields."""
 
     model_config = ConfigDict(extra="forbid")

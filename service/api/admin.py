@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sparserve.service.api.models import list_models, show_task
 from sparserve.service.api.schemas import Body, ModelList, TaskFacts
-from sparserve.service.core import Service, ServiceDependency
-from sparserve.service.errors import InvalidRequest, UnreadableRequest, problems
+from sparserve.service.core import ServingCore
+from sparserve.service.errors import InvalidRequest, UnreadableRequest
+from sparserve.service.http.dependencies import ServiceDependency
 from sparserve.service.http.json_route import JsonRoute
+from sparserve.service.http.problems import problems
 from sparserve.service.inference.engine import Engine
 
 router = APIRouter(tags=["admin"])
@@ -149,7 +151,7 @@ async def unload(task: str, request: Request, service: ServiceDependency) -> dic
     return {"name": task, "unload": True}
 
 
-def _served(service: Service, engine: Engine) -> Served:
+def _served(service: ServingCore, engine: Engine) -> Served:
     task, variant, version = engine.manifest.task, engine.manifest.variant, engine.manifest.version
     return Served(task=task, variant=variant, version=version, pinned=(task, variant) in service.catalog.overrides.pins)
 

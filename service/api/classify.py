@@ -5,9 +5,10 @@ from starlette.responses import Response
 
 from sparserve.service.answers import answer
 from sparserve.service.api.schemas import ClassifyAnswer, ClassifyRequest
-from sparserve.service.core import Service, ServiceDependency
-from sparserve.service.errors import problems
+from sparserve.service.core import ServingCore
+from sparserve.service.http.dependencies import ServiceDependency
 from sparserve.service.http.json_route import DirectRoute
+from sparserve.service.http.problems import problems
 from sparserve.service.http.request_options import Caller, CallerDependency
 from sparserve.service.inference.classification import server_timing
 
@@ -32,7 +33,7 @@ async def classify_with_variant(
 
 
 async def _classify(
-    service: Service, task: str, variant: str | None, body: ClassifyRequest, caller: Caller
+    service: ServingCore, task: str, variant: str | None, body: ClassifyRequest, caller: Caller
 ) -> Response:
     result = await answer(
         service,

@@ -7,10 +7,11 @@ from starlette.responses import Response
 
 from sparserve.service.api.schemas import CompareAnswer, CompareRequest
 from sparserve.service.catalog.catalog import Catalog
-from sparserve.service.core import ServiceDependency
-from sparserve.service.errors import InvalidRequest, problems
+from sparserve.service.errors import InvalidRequest
 from sparserve.service.experiments.comparison import compare
+from sparserve.service.http.dependencies import ServiceDependency
 from sparserve.service.http.json_route import DirectRoute
+from sparserve.service.http.problems import problems
 from sparserve.service.http.request_options import CallerDependency
 from sparserve.service.inference.classification import server_timing, timings
 from sparserve.service.inference.engine import Engine
@@ -28,7 +29,7 @@ async def compare_variants(
     """Run texts through several variants: predictions, agreement, differences and latency of each."""
     arrived = time.perf_counter()
     engines = chosen_engines(service.catalog, task, body.variants)
-    check_size(body.inputs, service.settings)
+    check_size(body.inputs, max_items=service.settings.max_items, max_characters=service.settings.max_characters)
     comparison = await compare(service.batcher, engines, body.inputs, truncate=body.truncate, deadline=caller.deadline)
     answers = [arm.answer for arm in comparison.arms]
     stages = timings(

@@ -8,13 +8,14 @@ from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from sparserve.service.api.schemas import ModelRef
-from sparserve.service.core import ServiceDependency
-from sparserve.service.errors import UnknownResource, problems
+from sparserve.service.errors import UnknownResource
 from sparserve.service.experiments.agreement import RunningMean
 from sparserve.service.experiments.experiment import Experiment
+from sparserve.service.http.dependencies import ServiceDependency
 from sparserve.service.http.json_route import JsonRoute
-from sparserve.service.policy import Policy
+from sparserve.service.http.problems import problems
+from sparserve.service.settings import Policy
+from sparserve.service.types import ModelRef
 
 router = APIRouter(route_class=JsonRoute, tags=["experiments"])
 MOST = 1000

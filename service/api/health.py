@@ -10,8 +10,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sparserve.kernels.library import LibraryError, find_library
 from sparserve.models.bundle.inference import available_cpus
 from sparserve.service.api.schemas import Health, Info
-from sparserve.service.core import ServiceDependency
-from sparserve.service.errors import Unavailable, problems
+from sparserve.service.errors import Unavailable
+from sparserve.service.http.dependencies import ServiceDependency
+from sparserve.service.http.problems import problems
 from sparserve.service.version import VERSION
 
 router = APIRouter(tags=["operations"])

@@ -9,12 +9,14 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
 from sparserve.service.answers import answer
-from sparserve.service.api.schemas import Body, FunctionToApply, Inputs, Prediction
-from sparserve.service.core import Service, ServiceDependency
-from sparserve.service.errors import problems
-from sparserve.service.http.json_numbers import PositiveWhole
+from sparserve.service.api.schemas import Body, Inputs
+from sparserve.service.core import ServingCore
+from sparserve.service.http.dependencies import ServiceDependency
+from sparserve.service.http.json_body import PositiveInt
 from sparserve.service.http.json_route import DirectRoute
+from sparserve.service.http.problems import problems
 from sparserve.service.http.request_options import Caller, CallerDependency
+from sparserve.service.types import FunctionToApply, Prediction
 
 router = APIRouter(route_class=DirectRoute, tags=["hugging face"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
@@ -23,7 +25,7 @@ RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 class Parameters(Body):
     """What the client's keyword arguments become; null is as good as absent."""
 
-    top_k: PositiveWhole | None = Field(None, description="labels to answer with, best first; by default all")
+    top_k: PositiveInt | None = Field(None, description="labels to answer with, best first; by default all")
     function_to_apply: FunctionToApply | None = Field(None, description="by default what the task needs")
     truncation: bool | None = Field(None, description="false refuses a text with more tokens than the model takes")
 
@@ -55,7 +57,7 @@ async def infer_with_variant(
 
 
 async def _infer(
-    service: Service, task: str, variant: str | None, body: InferenceRequest, caller: Caller
+    service: ServingCore, task: str, variant: str | None, body: InferenceRequest, caller: Caller
 ) -> list[list[Prediction]]:
     asked = body.parameters or Parameters()
     result = await answer(

@@ -6,8 +6,9 @@ from fastapi import APIRouter
 
 from sparserve.service.api.schemas import ModelList, RefusedBundle, TaskFacts, VariantDetail, VariantFacts
 from sparserve.service.catalog.snapshot import Contents
-from sparserve.service.core import ServiceDependency
-from sparserve.service.errors import WrongMethod, problems
+from sparserve.service.errors import WrongMethod
+from sparserve.service.http.dependencies import ServiceDependency
+from sparserve.service.http.problems import problems
 from sparserve.service.inference.engine import Engine
 
 router = APIRouter(tags=["models"])

@@ -12,11 +12,13 @@ from fastapi import APIRouter, Request, Response
 
 from sparserve.service.answers import ClassifyResult, answer
 from sparserve.service.api.open_inference_codec import HEADER, RequestedOutput, Tensor, read_request, write_answer
-from sparserve.service.api.schemas import TextInput
-from sparserve.service.core import Service, ServiceDependency
-from sparserve.service.errors import InvalidRequest, Unavailable, problems
+from sparserve.service.core import ServingCore
+from sparserve.service.errors import InvalidRequest, Unavailable
+from sparserve.service.http.dependencies import ServiceDependency
+from sparserve.service.http.problems import problems
 from sparserve.service.http.request_options import Caller, CallerDependency
 from sparserve.service.inference.engine import Engine
+from sparserve.service.types import TextInput
 from sparserve.service.version import VERSION
 
 router = APIRouter(tags=["open inference protocol"])
@@ -105,7 +107,7 @@ async def version_ready(task: str, variant: str, service: ServiceDependency) -> 
     return _ready(service, task, variant)
 
 
-def _metadata(service: Service, task: str, variant: str | None) -> dict[str, Any]:
+def _metadata(service: ServingCore, task: str, variant: str | None) -> dict[str, Any]:
     engine = service.catalog.engine(task, variant)
     labels = len(engine.manifest.labels)
     return {
@@ -121,7 +123,7 @@ def _metadata(service: Service, task: str, variant: str | None) -> dict[str, Any
     }
 
 
-def _ready(service: Service, task: str, variant: str | None) -> dict[str, Any]:
+def _ready(service: ServingCore, task: str, variant: str | None) -> dict[str, Any]:
     engine = service.catalog.engine(task, variant)
     engine.check_health()
     return {"name": task, "version": engine.manifest.variant, "ready": True}
@@ -158,7 +160,7 @@ async def infer_with_version(
     return await _infer(service, task, variant, request, caller)
 
 
-async def _infer(service: Service, task: str, variant: str | None, request: Request, caller: Caller) -> Response:
+async def _infer(service: ServingCore, task: str, variant: str | None, request: Request, caller: Caller) -> Response:
     asked, texts = read_request(await request.body(), request.headers.get(HEADER), service.settings.max_items)
     outputs = asked.outputs or [RequestedOutput(name=name) for name in OUTPUTS]
     for output in outputs:

@@ -16,10 +16,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.datastructures import MutableHeaders
 
-from sparserve.service.errors import PROBLEM_JSON, InvalidRequest, UnreadableRequest
-from sparserve.service.http.json_body import parsed
+from sparserve.service.errors import InvalidRequest, UnreadableRequest
+from sparserve.service.http.json_body import parse_json
+from sparserve.service.http.problems import PROBLEM_JSON
 from sparserve.service.limits import check_count
-from sparserve.service.strict_model import ClosedModel
+from sparserve.service.strict_model import StrictModel
 
 HEADER: Final = "Inference-Header-Content-Length"
 # More tensors than any model here has; each that is wrong makes an error of its own.
@@ -42,7 +43,7 @@ class Parameters(BaseModel):
     timeout: int | None = Field(None, ge=1, description="microseconds that the answer may take")
 
 
-class InputTensor(ClosedModel):
+class InputTensor(StrictModel):
     """Texts: shape [n] or [n, 1]."""
 
     name: Name
@@ -52,14 +53,14 @@ class InputTensor(ClosedModel):
     data: list[Any] | None = None
 
 
-class RequestedOutput(ClosedModel):
+class RequestedOutput(StrictModel):
     """An output that the client wants."""
 
     name: Name
     parameters: Parameters = Parameters()
 
 
-class InferRequest(ClosedModel):
+class InferRequest(StrictModel):
     """The JSON of an inference request."""
 
     id: str | None = None
@@ -104,7 +105,7 @@ def read_request(body: bytes, header_length: str | None, max_items: int) -> tupl
             raise UnreadableRequest(f"{HEADER} must be the bytes of the JSON, at most the body's {len(body)}")
         length = int(header_length)
     try:
-        request = InferRequest.model_validate(parsed(body[:length], orjson.loads))
+        request = InferRequest.model_validate(parse_json(body[:length], orjson.loads))
     except orjson.JSONDecodeError as error:
         raise UnreadableRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from error
     except ValidationError as error:

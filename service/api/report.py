@@ -10,8 +10,9 @@ from pydantic import WithJsonSchema
 from sparserve.models.bundle.store import REPORT_FORMATS, Store
 from sparserve.models.errors import StoreError
 from sparserve.service.api.schemas import ReportLink, ReportList
-from sparserve.service.core import ServiceDependency
-from sparserve.service.errors import NotAcceptable, UnknownResource, problems
+from sparserve.service.errors import NotAcceptable, UnknownResource
+from sparserve.service.http.dependencies import ServiceDependency
+from sparserve.service.http.problems import problems
 
 router = APIRouter(tags=["reports"])
 MEDIA_TYPES = {"json": "application/json", "markdown": "text/markdown", "html": "text/html"}

@@ -4,25 +4,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
-from sparserve.service.http.json_numbers import PositiveWhole
-from sparserve.service.limits import check_count_here
-from sparserve.service.strict_model import ClosedModel
+from sparserve.service.experiments.comparison import ComparisonSummary, ItemComparison, VariantSummary
+from sparserve.service.http.json_body import PositiveInt
+from sparserve.service.limits import check_count
+from sparserve.service.strict_model import StrictModel
+from sparserve.service.types import FunctionToApply, ModelRef, Prediction, TextInput, Timings, Usage
 
-FunctionToApply = Literal["softmax", "sigmoid", "none"]
 
+def check_item_count(inputs: list[Any], info: ValidationInfo) -> None:
+    """Refuse more inputs than the validation context's `max_items`, if it has one, before validating any of them.
 
-class TextInput(BaseModel):
-    """One input: a text, or a pair of texts for tasks that compare two."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    text: str
-    text_pair: str | None = None
-
-    @property
-    def characters(self) -> int:
-        """Characters of both texts."""
-        return len(self.text) + len(self.text_pair or "")
+    Raises:
+        TooLarge: there are more.
+    """
+    if info.context is not None:
+        check_count(len(inputs), info.context["max_items"])
 
 
 def _as_list(inputs: Any, info: ValidationInfo) -> Any:
@@ -33,7 +29,7 @@ def _as_list(inputs: Any, info: ValidationInfo) -> Any:
         raise ValueError(f"expected a text, a list of texts or objects with text and text_pair, not {_kind(inputs)}")
     if not inputs:
         raise ValueError("the list is empty: send at least one text")
-    check_count_here(inputs, info)
+    check_item_count(inputs, info)
     # The first fault is enough: 10,000 wrong items must not make 10,000 messages.
     return [_as_object(item, position) for position, item in enumerate(inputs)]
 
@@ -87,7 +83,7 @@ _INPUTS_SCHEMA: dict[str, Any] = {
 Inputs = Annotated[list[TextInput], BeforeValidator(_as_list), WithJsonSchema(_INPUTS_SCHEMA)]
 
 
-class Body(ClosedModel):
+class Body(StrictModel):
     """A request body, of which nothing is converted."""
 
     model_config = ConfigDict(strict=True)
@@ -99,7 +95,7 @@ class ClassifyRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film", "top_k": 2}]})
 
     inputs: Inputs
-    top_k: PositiveWhole | None = Field(1, description="labels to answer with, best first; null for all")
+    top_k: PositiveInt | None = Field(1, description="labels to answer with, best first; null for all")
     function_to_apply: FunctionToApply | None = Field(
         None, description="from logits to scores; by default what the task's problem type needs"
     )
@@ -118,37 +114,6 @@ class CompareRequest(Body):
     truncate: bool = Field(True, description="false refuses a text with more tokens than the model takes (422)")
 
 
-class ModelRef(BaseModel):
-    """The exact bundle that answered."""
-
-    task: str
-    variant: str
-    version: str
-
-
-class Prediction(BaseModel):
-    """A label and its score."""
-
-    label: str
-    score: float
-
-
-class Usage(BaseModel):
-    """What one input cost."""
-
-    tokens: int = Field(description="tokens that the model saw, special tokens included")
-    truncated: bool = Field(description="whether the text had more tokens than that")
-
-
-class Timings(BaseModel):
-    """Where a request's time went."""
-
-    queue_seconds: float
-    tokenize_seconds: float
-    inference_seconds: float
-    total_seconds: float
-
-
 class ClassifyAnswer(BaseModel):
     """Predictions for each input, in the order of the inputs."""
 
@@ -156,45 +121,6 @@ class ClassifyAnswer(BaseModel):
     predictions: list[list[Prediction]] = Field(description="one list an input, best first")
     usage: list[Usage]
     timings: Timings
-
-
-class VariantPrediction(Prediction):
-    """What one variant says of one input."""
-
-    scores: dict[str, float] = Field(description="every label's score")
-
-
-class ItemComparison(BaseModel):
-    """One input through every variant."""
-
-    predictions: dict[str, VariantPrediction] = Field(description="by variant")
-    agree: bool | None = Field(description="whether all variants predict the same; null for a regression")
-    max_difference: float = Field(description="largest difference of a label's score between two variants")
-    tokens: int
-    truncated: bool
-
-
-class VariantSummary(BaseModel):
-    """One variant of a comparison against the reference."""
-
-    model: ModelRef
-    reference: bool
-    inference_seconds: float
-    seconds_per_item: float
-    latency_ratio: float = Field(description="the reference's inference seconds divided by this variant's")
-    agreement: float | None = Field(description="fraction of inputs with the reference's prediction")
-    mean_difference: float = Field(description="mean over inputs of the largest score difference from the reference")
-    max_difference: float
-
-
-class ComparisonSummary(BaseModel):
-    """A comparison in one line."""
-
-    items: int
-    agreement: float | None = Field(description="fraction of inputs on which all variants agree")
-    mean_difference: float
-    max_difference: float
-    latency_ratio: float = Field(description="the reference's inference seconds divided by the fastest other variant's")
 
 
 class CompareAnswer(BaseModel):

@@ -11,12 +11,14 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, WithJso
 from starlette.responses import Response
 
 from sparserve.service.answers import answer
-from sparserve.service.api.schemas import Body, Prediction, TextInput
-from sparserve.service.core import Service, ServiceDependency
-from sparserve.service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable, problems
+from sparserve.service.api.schemas import Body, check_item_count
+from sparserve.service.core import ServingCore
+from sparserve.service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable
+from sparserve.service.http.dependencies import ServiceDependency
 from sparserve.service.http.json_route import DirectRoute
+from sparserve.service.http.problems import problems
 from sparserve.service.http.request_options import Caller, CallerDependency
-from sparserve.service.limits import check_count_here
+from sparserve.service.types import Prediction, TextInput
 from sparserve.service.version import VERSION
 
 router = APIRouter(route_class=DirectRoute, tags=["text-embeddings-inference"])
@@ -33,7 +35,7 @@ _SCHEMA: dict[str, Any] = {
 def _known(value: Any, info: ValidationInfo) -> Any:
     """Refuse what is no input at all; what is empty is told apart later, by another status."""
     rows = value if isinstance(value, list) and any(isinstance(row, list) for row in value) else [value]
-    check_count_here(rows, info)
+    check_item_count(rows, info)
     for position, row in enumerate(rows):
         texts = [row] if isinstance(row, str) else row
         if not isinstance(texts, list) or len(texts) > 2 or not all(isinstance(text, str) for text in texts):
@@ -121,7 +123,9 @@ async def health_of_variant(task: str, variant: str, service: ServiceDependency)
     return Response()
 
 
-async def _predict(service: Service, task: str, variant: str | None, body: PredictRequest, caller: Caller) -> Answer:
+async def _predict(
+    service: ServingCore, task: str, variant: str | None, body: PredictRequest, caller: Caller
+) -> Answer:
     batch = isinstance(body.inputs, list) and any(isinstance(row, list) for row in body.inputs)
     rows = body.inputs if batch else [body.inputs]
     inputs = [_input(row, position) for position, row in enumerate(rows)]
@@ -147,7 +151,7 @@ def _input(row: str | list[str], position: int) -> TextInput:
     return TextInput(text=texts[0], text_pair=texts[1] if len(texts) > 1 else None)
 
 
-def _info(service: Service, task: str, variant: str | None) -> dict[str, Any]:
+def _info(service: ServingCore, task: str, variant: str | None) -> dict[str, Any]:
     engine, settings = service.catalog.engine(task, variant), service.settings
     labels = engine.manifest.labels
     return {

@@ -7,20 +7,54 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.api.schemas import (
-    ComparisonSummary,
-    ItemComparison,
-    TextInput,
-    VariantPrediction,
-    VariantSummary,
-)
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.experiments.agreement import agreeing
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine, Logits, scores
+from sparserve.service.types import ModelRef, Prediction, TextInput
+
+
+class VariantPrediction(Prediction):
+    """What one variant says of one input."""
+
+    scores: dict[str, float] = Field(description="every label's score")
+
+
+class ItemComparison(BaseModel):
+    """One input through every variant."""
+
+    predictions: dict[str, VariantPrediction] = Field(description="by variant")
+    agree: bool | None = Field(description="whether all variants predict the same; null for a regression")
+    max_difference: float = Field(description="largest difference of a label's score between two variants")
+    tokens: int
+    truncated: bool
+
+
+class VariantSummary(BaseModel):
+    """One variant of a comparison against the reference."""
+
+    model: ModelRef
+    reference: bool
+    inference_seconds: float
+    seconds_per_item: float
+    latency_ratio: float = Field(description="the reference's inference seconds divided by this variant's")
+    agreement: float | None = Field(description="fraction of inputs with the reference's prediction")
+    mean_difference: float = Field(description="mean over inputs of the largest score difference from the reference")
+    max_difference: float
+
+
+class ComparisonSummary(BaseModel):
+    """A comparison in one line."""
+
+    items: int
+    agreement: float | None = Field(description="fraction of inputs on which all variants agree")
+    mean_difference: float
+    max_difference: float
+    latency_ratio: float = Field(description="the reference's inference seconds divided by the fastest other variant's")
 
 
 @dataclass(frozen=True)

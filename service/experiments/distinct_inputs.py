@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.service.api.schemas import TextInput
+from sparserve.service.types import TextInput
 
 # Inputs that are remembered, at about 100 bytes each: one that comes back after so many others is counted once more.
 MOST: Final = 2**16

@@ -7,11 +7,11 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.service.api.schemas import ModelRef, TextInput
 from sparserve.service.experiments.agreement import Agreement, agreeing
 from sparserve.service.experiments.comparison import Arm
 from sparserve.service.experiments.distinct_inputs import DistinctInputs
-from sparserve.service.policy import Policy
+from sparserve.service.settings import Policy
+from sparserve.service.types import ModelRef, TextInput
 
 
 @dataclass

@@ -22,7 +22,6 @@ from typing import Final
 import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.api.schemas import TextInput
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.errors import InvalidRequest, ServiceError
 from sparserve.service.experiments.agreement import said
@@ -33,7 +32,8 @@ from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.policy import Policy
+from sparserve.service.settings import Policy
+from sparserve.service.types import TextInput
 
 logger = logging.getLogger(__name__)
 
@@ -222,8 +222,15 @@ class Experiments:
         one, two = Arm.of(route.engine, answered, labels), Arm.of(route.aside, other, labels)
         reference, candidate = (two, one) if split else (one, two)
         same_label = experiment.take_in(reference, candidate, inputs)
-        seconds = reference.seconds_per_input, candidate.seconds_per_input
-        self._metrics.compared_aside(task, experiment.policy.candidate, experiment.agreement, *seconds)
+        self._metrics.compared_aside(
+            task,
+            experiment.policy.candidate,
+            agreement=experiment.agreement.rate or 0.0,
+            drift=experiment.agreement.drift.mean,
+            inputs=experiment.agreement.inputs,
+            default_seconds=reference.seconds_per_input,
+            candidate_seconds=candidate.seconds_per_input,
+        )
         for position in map(int, np.flatnonzero(~same_label)):
             self._keep(task, request_id, position, reference, candidate, inputs[position])
         if experiment.guard():

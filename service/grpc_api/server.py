@@ -17,9 +17,9 @@ import orjson
 from starlette.types import ASGIApp, Message
 
 from sparserve.service.api.open_inference_codec import HEADER, MOST_TENSORS, packed
+from sparserve.service.drain import Drain
 from sparserve.service.grpc_api.messages import CHOICE, SERVICE, messages
 from sparserve.service.http.request_options import ROUTING_KEY, TIMEOUT
-from sparserve.service.server.graceful_shutdown import Drain
 from sparserve.service.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -1,18 +1,20 @@
-"""Clients' JSON is parsed with Python's collector of cycles at rest."""
+"""JSON as clients send it: fast parsing of large bodies, and integers by JSON Schema's rules."""
 
 import gc
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-# Of fewer bytes not enough is made for the collector to matter.
+from pydantic import BeforeValidator, Field
+
+# The collector costs nothing measurable for bodies below this size.
 SMALL_BYTES: Final = 2**14
 
 
-def parsed(content: bytes, parse: Callable[[bytes], Any]) -> Any:
-    """What `parse` makes of JSON; raises what that raises.
+def parse_json(content: bytes, parse: Callable[[bytes], Any]) -> Any:
+    """Return `parse(content)`, with Python's cyclic garbage collector paused; raises what `parse` raises.
 
-    JSON has no cycles, and the collector would walk through all that has been made, again and again: 2 MB of brackets
-    take the event loop a second in place of a tenth.
+    JSON has no cycles, but the collector traverses all new objects again and again while they are made: 2 MB of
+    brackets block the event loop for 1 s with it and for 0.1 s without.
     """
     if len(content) < SMALL_BYTES or not gc.isenabled():
         return parse(content)
@@ -21,3 +23,12 @@ def parsed(content: bytes, parse: Callable[[bytes], Any]) -> Any:
         return parse(content)
     finally:
         gc.enable()
+
+
+def _integral(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# An integer of at least 1. JSON Schema has one kind of number, in which 3.0 is an integer.
+# The bound stands inside: outside of the validator it would be checked, but be missing in the schema.
+PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_integral)]

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from sparserve.service.core import Service
+from sparserve.service.core import ServingCore
 from sparserve.service.errors import UnsupportedContent
-from sparserve.service.http.json_body import parsed
+from sparserve.service.http.json_body import parse_json
 
 _Dependency = Callable[[Request], Awaitable[Any]]
 
@@ -62,7 +62,7 @@ class DirectRoute(JsonRoute):
             check_content_type(request)
             values: dict[str, Any] = dict(request.path_params)
             if body is not None:
-                service: Service = request.app.state.service
+                service: ServingCore = request.app.state.service
                 values[body_name] = read_body(await request.body(), body, service.settings.max_items)
             if known.request_param_name:
                 values[known.request_param_name] = request
@@ -114,7 +114,7 @@ def read_body(content: bytes, expected: TypeAdapter[Any], max_items: int) -> Any
 
 def _loaded(content: bytes) -> Any:
     try:
-        return parsed(content, orjson.loads)
+        return parse_json(content, orjson.loads)
     except orjson.JSONDecodeError:
         # What it refuses is FastAPI's parser's to judge: that takes lone surrogates, NaN and UTF-16, and is slower.
-        return parsed(content, json.loads)
+        return parse_json(content, json.loads)

@@ -1,26 +1,143 @@
-"""The one mapping of exceptions to HTTP: the service's own, the framework's, and those of bodies that are not valid."""
+"""Errors over HTTP: one table from exception to status, and one body, application/problem+json (RFC 9457)."""
 
 from collections.abc import Mapping
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from sparserve.service.errors import (
-    MOST_FIELDS,
-    FieldProblem,
-    ServiceError,
-    error_response,
-    problem_response,
-    request_id_of,
-)
-from sparserve.service.http.middleware.path_normalization import allowed_methods
+from sparserve.service import errors
+from sparserve.service.errors import ServiceError
+
+PROBLEM_JSON: Final = "application/problem+json"
+MAX_FIELD_PROBLEMS: Final = 20
+MAX_FIELDS_IN_DETAIL: Final = 5
+
+# The nearest class of an exception's ancestry counts.
+STATUSES: Final[Mapping[type[ServiceError], int]] = {
+    ServiceError: 500,
+    errors.UnreadableRequest: 400,
+    errors.EmptyRequest: 400,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.UnknownResource: 404,
+    errors.WrongMethod: 405,
+    errors.NotAcceptable: 406,
+    errors.SlowRequest: 408,
+    errors.TooLarge: 413,
+    errors.UnsupportedContent: 415,
+    errors.InvalidRequest: 422,
+    errors.Overloaded: 429,
+    errors.InferenceFailed: 500,
+    errors.Unavailable: 503,
+    errors.DeadlineExceeded: 504,
+}
+# The kind of an error in the words of text-embeddings-inference.
+ERROR_TYPES: Final[Mapping[type[ServiceError], str]] = {
+    ServiceError: "Validation",
+    errors.EmptyRequest: "Empty",
+    errors.Overloaded: "Overloaded",
+    errors.InferenceFailed: "Backend",
+    errors.Unavailable: "Unhealthy",
+    errors.TooManyBodies: "Overloaded",
+    errors.DeadlineExceeded: "Backend",
+}
+# A part of the body was not read: the server would take it for the next request on this connection.
+_CLOSE: Final = {"Connection": "close"}
+_Value = TypeVar("_Value")
+
+
+class FieldProblem(BaseModel):
+    """One thing that is wrong in a request."""
+
+    location: str = Field(description="path of the field, such as body.inputs")
+    message: str
+
+
+class Problem(BaseModel):
+    """The body of every answer with a status of 400 or more (RFC 9457)."""
+
+    type: str = Field("about:blank", description="always about:blank: the status identifies the problem")
+    title: str = Field(description="the status in words")
+    status: int
+    detail: str = Field(description="what is wrong and the way out")
+    error: str = Field(description="the same as detail, for clients that read this member")
+    error_type: str = Field("Validation", description="the kind of error, in text-embeddings-inference's words")
+    request_id: str | None = Field(None, description="X-Request-Id of the request")
+    errors: list[FieldProblem] = Field([], description=f"the wrong fields, at most {MAX_FIELD_PROBLEMS}")
+
+
+def status_of(error: ServiceError) -> int:
+    """Return the HTTP status of an error."""
+    return _nearest(STATUSES, error)
+
+
+def headers_of(error: ServiceError) -> dict[str, str]:
+    """Return the headers that belong to an error's answer."""
+    match error:
+        case errors.Unauthorized():  # RFC 6750
+            return {"WWW-Authenticate": 'Bearer realm="sparserve"' + ', error="invalid_token"' * error.invalid}
+        case errors.WrongMethod():
+            return {"Allow": error.allow}
+        case errors.Overloaded():
+            return {"Retry-After": str(error.retry_after_seconds)}
+        case errors.TooManyBodies():
+            return {"Retry-After": "1", **_CLOSE}
+        case errors.SlowRequest() | errors.BodyTooLarge():
+            return dict(_CLOSE)
+    return {}
+
+
+def error_response(error: ServiceError, request_id: str | None) -> Response:
+    """Return the answer to a refused request."""
+    return problem_response(
+        status_of(error),
+        str(error),
+        request_id=request_id,
+        headers=headers_of(error),
+        error_type=_nearest(ERROR_TYPES, error),
+    )
+
+
+def problem_response(
+    status: int,
+    detail: str,
+    *,
+    request_id: str | None = None,
+    errors: list[FieldProblem] | None = None,
+    headers: Mapping[str, str] | None = None,
+    error_type: str | None = None,
+) -> Response:
+    """Return an answer with the one body that all clients get for an error."""
+    problem = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        error=detail,
+        error_type=error_type or ("Backend" if status >= 500 else "Validation"),
+        request_id=request_id,
+        errors=errors or [],
+    )
+    return Response(orjson.dumps(problem.model_dump()), status, headers, media_type=PROBLEM_JSON)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route that may answer with these errors."""
+    return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
+
+
+def request_id_of(request: Request) -> str | None:
+    """Return the request's X-Request-Id; None before it has one."""
+    return getattr(request.state, "request_id", None)
 
 
 def install_error_mapping(app: FastAPI) -> None:
-    """Map every exception that a route may raise to a problem; unexpected ones are `observation`'s to catch."""
+    """Map every expected exception of a route to a problem. `RequestLogMiddleware` handles unexpected ones."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
@@ -33,34 +150,47 @@ async def _service_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = error.errors()
-    if any(item["type"] == "json_invalid" for item in found):
-        position = found[0]["loc"][-1]
-        detail = f"the body is not JSON: {found[0]['ctx']['error']} at character {position}"
+    faults = error.errors()
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        position = faults[0]["loc"][-1]
+        detail = f"the body is not JSON: {faults[0]['ctx']['error']} at character {position}"
         return problem_response(400, detail, request_id=request_id_of(request))
-    # Only place and message: an item's `input` would repeat what was sent.
+    # Location and message only: a fault's `input` would repeat what was sent.
     fields = [
-        FieldProblem(location=".".join(map(str, item["loc"])), message=_message(item)) for item in found[:MOST_FIELDS]
+        FieldProblem(location=".".join(map(str, fault["loc"])), message=_message(fault))
+        for fault in faults[:MAX_FIELD_PROBLEMS]
     ]
-    detail = "; ".join(f"{field.location}: {field.message}" for field in fields[:5])
+    detail = "; ".join(f"{field.location}: {field.message}" for field in fields[:MAX_FIELDS_IN_DETAIL])
     return problem_response(422, detail, request_id=request_id_of(request), errors=fields)
 
 
-def _message(item: Mapping[str, Any]) -> str:
-    if item["type"] in ("model_type", "model_attributes_type"):  # pydantic would speak of its own classes
+def _message(fault: Mapping[str, Any]) -> str:
+    if fault["type"] in ("model_type", "model_attributes_type"):  # pydantic would name Python classes
         return "expected a JSON object"
-    return str(item["msg"]).removeprefix("Value error, ")
+    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     details = {
         400: "the body cannot be read as JSON: it is not UTF-8, or it is nested too deeply",
-        404: f"there is no {request.url.path}; / and /docs say what there is",
-        405: f"{request.method} is not for {request.url.path}; the Allow header says what is",
+        404: f"there is no {request.url.path}; see / and /docs for what exists",
+        405: f"{request.url.path} does not support {request.method}; the Allow header lists the methods",
     }
     detail = details.get(error.status_code, error.detail)
     headers = error.headers
     if error.status_code == 405:
-        headers = {"Allow": allowed_methods(request, (headers or {}).get("Allow", ""))}
+        headers = {"Allow": _allowed_methods(request, (headers or {}).get("Allow", ""))}
     return problem_response(error.status_code, detail, request_id=request_id_of(request), headers=headers)
+
+
+def _allowed_methods(request: Request, first_route: str) -> str:
+    """Return all methods of the request's path; FastAPI names only those of the path's first route."""
+    template = getattr(request.scope.get("route"), "path", None)
+    methods = {method.strip() for method in first_route.split(",")}
+    methods |= {method.upper() for method in request.app.openapi()["paths"].get(template, {})}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
+def _nearest(table: Mapping[type[ServiceError], _Value], error: ServiceError) -> _Value:
+    return next(table[kind] for kind in type(error).__mro__ if kind in table)

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Final, Self
 
 from fastapi import Depends, Request
 
-from sparserve.service.core import Service
-from sparserve.service.errors import InvalidRequest, request_id_of
+from sparserve.service.core import ServingCore
+from sparserve.service.errors import InvalidRequest
+from sparserve.service.http.problems import request_id_of
 
 TIMEOUT: Final = "X-Request-Timeout"
 ROUTING_KEY: Final = "X-Routing-Key"
@@ -64,7 +65,7 @@ async def caller_of(request: Request) -> Caller:
     # The body may have been long in coming; its client has waited since the head.
     arrived: float = request.state.arrived
     caller = Caller(routing_key=routing_key, request_id=request_id_of(request), arrived=arrived)
-    service: Service = request.app.state.service
+    service: ServingCore = request.app.state.service
     if service.settings.request_timeout_seconds is not None:
         caller = caller.within(service.settings.request_timeout_seconds)
     if timeout is None:

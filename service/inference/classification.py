@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.api.schemas import FunctionToApply, Prediction, TextInput, Timings, Usage
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.engine import Engine, Logits, scores
 from sparserve.service.observability.request_record import RequestRecord, current_record
+from sparserve.service.types import FunctionToApply, Prediction, TextInput, Timings, Usage
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import LoadedBundle, Runtime, Tokens, probabilities, sigmoid, softmax
 from sparserve.models.bundle.manifest import Manifest
-from sparserve.service.api.schemas import FunctionToApply, ModelRef, TextInput
 from sparserve.service.errors import InvalidRequest, TooManyTokens, Unavailable
 from sparserve.service.inference.health import Health
 from sparserve.service.inference.latency_model import Pace
+from sparserve.service.types import FunctionToApply, ModelRef, TextInput
 
 Logits = npt.NDArray[np.float32]
 

@@ -9,9 +9,9 @@ from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.inference import Runtime, load_bundle
 from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.errors import BundleError
-from sparserve.service.api.schemas import TextInput
 from sparserve.service.inference.engine import Engine, Logits
 from sparserve.service.inference.health import run_within_memory
+from sparserve.service.types import TextInput
 
 logger = logging.getLogger(__name__)
 

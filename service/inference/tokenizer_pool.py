@@ -7,9 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.api.schemas import TextInput
 from sparserve.service.errors import DeadlineExceeded, Overloaded
 from sparserve.service.inference.engine import Engine
+from sparserve.service.types import TextInput
 
 # Texts of so few characters are tokenised in less time than it takes to hand them to a thread and back.
 AT_ONCE: Final = 2_000

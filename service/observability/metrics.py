@@ -16,8 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from sparserve.service.api.schemas import ModelRef, Timings, Usage
-from sparserve.service.experiments.agreement import Agreement
+from sparserve.service.types import ModelRef, Timings, Usage
 from sparserve.service.version import VERSION
 
 STAGES = ("queue", "tokenize", "inference")
@@ -219,12 +218,20 @@ class Metrics:
             self.stage_seconds.labels(*names, stage).observe(getattr(timings, f"{stage}_seconds"))
 
     def compared_aside(
-        self, task: str, candidate: str, agreement: Agreement, default_seconds: float, candidate_seconds: float
+        self,
+        task: str,
+        candidate: str,
+        *,
+        agreement: float,
+        drift: float,
+        inputs: int,
+        default_seconds: float,
+        candidate_seconds: float,
     ) -> None:
-        """Tell how an experiment stands, and the compute time of an input of the request that was compared last."""
-        self.agreement.labels(task, candidate).set(agreement.rate or 0.0)
-        self.drift.labels(task, candidate).set(agreement.drift.mean)
-        self.compared.labels(task, candidate).set(agreement.inputs)
+        """Set an experiment's figures so far, and observe the compute time per input of the last compared request."""
+        self.agreement.labels(task, candidate).set(agreement)
+        self.drift.labels(task, candidate).set(drift)
+        self.compared.labels(task, candidate).set(inputs)
         for arm, seconds in zip(ARMS, (default_seconds, candidate_seconds), strict=True):
             self.compared_seconds.labels(task, candidate, arm).observe(seconds)
 

@@ -1,19 +1,13 @@
 """What is learnt of a request while it runs, for its log line and its trace: counts and times, never a text."""
 
-import re
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from starlette.datastructures import Headers
-from starlette.types import Scope
-
-from sparserve.service.api.schemas import ModelRef
+from sparserve.service.types import ModelRef
 
 # Asked every few seconds: logged for debugging only, and not traced.
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
-# W3C Trace Context: version, trace id, parent id, flags; versions after 00 may append fields.
-_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
 class Tracer(Protocol):
@@ -95,12 +89,3 @@ recording: Final[ContextVar[RequestRecord | None]] = ContextVar("recording", def
 def current_record() -> RequestRecord:
     """The record of the request that runs now; outside of one, a new one that nobody reads."""
     return recording.get() or RequestRecord()
-
-
-def trace_id_of(scope: Scope) -> str | None:
-    """The trace id of a client's traceparent header; None without a valid one."""
-    sent = Headers(scope=scope).getlist("traceparent")
-    found = _TRACEPARENT.fullmatch(sent[0].strip()) if len(sent) == 1 else None
-    if found is None or (sent[0].startswith("00") and found[2]):
-        return None
-    return found[1]

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from sparserve.service.errors import problem_response
 from sparserve.service.http.middleware.security_headers import protect
+from sparserve.service.http.problems import problem_response
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.server.http_parser import Parser, offers_upgrade
 

@@ -8,11 +8,13 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
 
 import uvicorn
+
+from sparserve.service.drain import Drain
 
 SETTLE_SECONDS = 0.1
 _SO_ATTACH_FILTER: Final = 26  # of Linux; Python's socket module does not name it
@@ -21,28 +23,6 @@ _NO_SYN: Final = b"".join(
     struct.pack("HBBI", *instruction)
     for instruction in ((0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 )
-
-
-class Drain:
-    """Whether the process is on its way out; `/readyz` and the Connection header follow it at once."""
-
-    def __init__(self) -> None:
-        self.draining = False
-        self.dropped = 0  # requests that the grace time was too short for
-        self._closers: list[Callable[[], object]] = []
-
-    def begin(self) -> None:
-        """Take no new clients from now on."""
-        self.draining = True
-
-    def on_close(self, close: Callable[[], object]) -> None:
-        """Have something else that listens closed together with the HTTP socket; called on the event loop."""
-        self._closers.append(close)
-
-    def close(self) -> None:
-        """The sockets close now, and the grace time of what has been accepted begins."""
-        for close in self._closers:
-            close()
 
 
 class DrainingServer(uvicorn.Server):

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
-from sparserve.service.core import Service
+from sparserve.service.core import ServingCore
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK, graph, publish
 
@@ -94,16 +94,16 @@ def module_client(module_store: Store) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def service_of() -> Callable[[TestClient], Service]:
+def service_of() -> Callable[[TestClient], ServingCore]:
     """The parts of the service behind a client."""
     return _service_of
 
 
-def _service_of(client: TestClient) -> Service:
+def _service_of(client: TestClient) -> ServingCore:
     app = client.app
     assert isinstance(app, FastAPI)
     service = app.state.service
-    assert isinstance(service, Service)
+    assert isinstance(service, ServingCore)
     return service
 
 

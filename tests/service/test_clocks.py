@@ -15,11 +15,11 @@ URL = f"/v1/models/{TASK}/classify"
 YEARS = 10 * 365 * 86_400
 # Who may ask for the time of day, and what for.
 TIMESTAMPS = {
-    "disagreements.py": "rows of a database outlive the process, so their age goes by the calendar",
-    "experiments.py": "when an experiment began and a disagreement was found",
-    "keys.py": "a key expires on a day",
-    "keys_command.py": "when a key was made, and its last day",
-    "tracing.py": "a span's place in time",
+    "experiments/disagreements.py": "rows of a database outlive the process, so their age goes by the calendar",
+    "experiments/traffic.py": "when an experiment began and a disagreement was found",
+    "security/api_keys.py": "a key expires on a day",
+    "security/keys_command.py": "when a key was made, and its last day",
+    "observability/tracing.py": "a span's place in time",
 }
 
 

@@ -7,7 +7,8 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sparserve.service.errors import Forbidden, RateLimited, ServiceError, Unauthorized, error_response
+from sparserve.service.errors import Forbidden, RateLimited, ServiceError, Unauthorized
+from sparserve.service.http.problems import error_response
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.security.api_keys import Key, Keyring
 from sparserve.service.security.api_keys import Scope as KeyScope

@@ -15,8 +15,8 @@ from sparserve.service.errors import (
     TooManyBodies,
     UnreadableRequest,
     UnsupportedContent,
-    error_response,
 )
+from sparserve.service.http.problems import error_response
 from sparserve.service.observability.metrics import Metrics
 
 DISCARDED_FACTOR = 8

@@ -3,10 +3,10 @@
 And what no client needs: paths with unprintable characters.
 """
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sparserve.service.errors import UnknownResource, error_response
+from sparserve.service.errors import UnknownResource
+from sparserve.service.http.problems import error_response
 
 
 class HeadAndSlash:
@@ -44,11 +44,3 @@ class HeadAndSlash:
         finally:
             if "route" in as_get:
                 scope["route"] = as_get["route"]
-
-
-def allowed_methods(request: Request, first: str) -> str:
-    """The methods of a path as `Allow` lists them; `first` are those of its first route, all the framework names."""
-    template = getattr(request.scope.get("route"), "path", None)
-    methods = {one.strip() for one in first.split(",")}
-    methods |= {method.upper() for method in request.app.openapi()["paths"].get(template, {})}
-    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))

@@ -5,22 +5,24 @@ import logging
 import re
 import time
 import uuid
-from typing import Any
+from typing import Any, Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparserve.service.api.open_inference_codec import name_media_type
-from sparserve.service.errors import problem_response
+from sparserve.service.drain import Drain
 from sparserve.service.http.middleware.security_headers import protect
+from sparserve.service.http.problems import problem_response
 from sparserve.service.observability.logs import FIELDS, where
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.observability.request_record import PROBES, RequestRecord, Tracer, recording, trace_id_of
-from sparserve.service.server.graceful_shutdown import Drain
+from sparserve.service.observability.request_record import PROBES, RequestRecord, Tracer, recording
 
 logger = logging.getLogger("sparserve.requests")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+# W3C Trace Context: version, trace id, parent id, flags; versions after 00 may append fields.
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class RequestObserver:
@@ -94,7 +96,7 @@ class RequestObserver:
         # A probe has no span, and so no trace of its own.
         if self._tracer and scope["path"] not in PROBES:
             return RequestRecord(self._tracer.trace_id(), self._tracer)
-        return RequestRecord(trace_id_of(scope))
+        return RequestRecord(_trace_id(scope))
 
     def _write(
         self, scope: Scope, status: int, seconds: float, record: RequestRecord, request_id: str, sizes: dict[str, int]
@@ -138,3 +140,12 @@ def _ids(request_id: str, record: RequestRecord) -> dict[str, Any]:
 def _request_id(scope: Scope) -> str:
     sent = Headers(scope=scope).get("x-request-id", "")
     return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def _trace_id(scope: Scope) -> str | None:
+    """Return the trace id of the client's traceparent header; None without a valid one."""
+    headers = Headers(scope=scope).getlist("traceparent")
+    match = _TRACEPARENT.fullmatch(headers[0].strip()) if len(headers) == 1 else None
+    if match is None or (headers[0].startswith("00") and match[2]):
+        return None
+    return match[1]

@@ -14,7 +14,7 @@ from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
 from sparserve.service.api import admin
 from sparserve.service.app import create_app
-from sparserve.service.core import Service
+from sparserve.service.core import ServingCore
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK, publish
 
@@ -242,7 +242,7 @@ def test_a_store_that_cannot_be_written_is_said(client: TestClient, store: Store
 
 
 def test_orders_that_wait_take_no_thread_from_others(client: TestClient, service_of: Any) -> None:
-    service: Service = service_of(client)
+    service: ServingCore = service_of(client)
     waiting: list[asyncio.Task[Any]] = []
 
     async def order_and_ask() -> str:

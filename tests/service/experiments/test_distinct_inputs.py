@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserve.service.api.schemas import TextInput
 from sparserve.service.experiments.distinct_inputs import DistinctInputs
+from sparserve.service.types import TextInput
 
 
 def inputs(*texts: str) -> list[TextInput]:

@@ -8,12 +8,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.api.schemas import TextInput
 from sparserve.service.experiments.comparison import Arm
 from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.inference.classification import Classification
 from sparserve.service.inference.engine import Engine
-from sparserve.service.policy import Guard, Policy
+from sparserve.service.settings import Guard, Policy
+from sparserve.service.types import TextInput
 from tests.support.tiny_bundles import TASK
 
 

@@ -8,13 +8,13 @@ from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.answers import answer
-from sparserve.service.api.schemas import TextInput
-from sparserve.service.core import Service
+from sparserve.service.core import ServingCore
 from sparserve.service.experiments.traffic import _place
 from sparserve.service.http.request_options import Caller
 from sparserve.service.inference.classification import classify
 from sparserve.service.inference.health import FAILURES_IN_ROW
-from sparserve.service.policy import Guard, Policy
+from sparserve.service.settings import Guard, Policy
+from sparserve.service.types import TextInput
 from tests.support.service.live_traffic import COMPARE, TEXTS, ask, differing, settle, written
 from tests.support.tiny_bundles import TASK, graph, publish, short_sighted
 
@@ -160,7 +160,7 @@ def test_a_version_that_takes_the_place_of_one_that_was_taken_off_is_tried(
 
 def test_what_was_asked_of_one_candidate_does_not_count_for_the_next(serve, service_of) -> None:
     client: TestClient = serve()
-    service: Service = service_of(client)
+    service: ServingCore = service_of(client)
     rival = Policy(mode="split", candidate="rival", share=1)
     twin = Policy(mode="split", candidate="twin", share=1, guard=Guard(agreement=0.99, confidence=0.6, inputs=1))
     inputs = [TextInput(text=text) for text in differing(client)]

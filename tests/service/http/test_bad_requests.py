@@ -268,7 +268,7 @@ def test_no_text_is_logged(client: TestClient, caplog: pytest.LogCaptureFixture)
     for body in ({"inputs": "UNIQUEWORD"}, {"inputs": ["UNIQUEWORD", 1]}, {"inputs": "a", "UNIQUEWORD": 1}):
         client.post(URL, json=body)
     client.post(URL, content=b'{"inputs": "UNIQUEWORD', headers=JSON)
-    ours = [record.getMessage() for record in caplog.records if record.name.startswith("service")]
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("sparserve")]
     assert ours and not any("UNIQUEWORD" in message for message in ours)
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sparserve.service.http.json_body import SMALL_BYTES, parsed
+from sparserve.service.http.json_body import SMALL_BYTES, parse_json
 
 
 def collections() -> int:
@@ -16,7 +16,7 @@ def test_nothing_is_collected_meanwhile_however_much_is_made() -> None:
     content = b"[" + b",".join([b"[]"] * 50_000) + b"]"
     gc.collect()
     before = collections()
-    found = parsed(content, json.loads)
+    found = parse_json(content, json.loads)
     assert collections() <= before + 1  # one is due as soon as it is on again
     assert gc.isenabled() and len(found) == 50_000
 
@@ -24,11 +24,11 @@ def test_nothing_is_collected_meanwhile_however_much_is_made() -> None:
 def test_the_collector_is_as_it_was_whatever_is_raised() -> None:
     content = b" " * SMALL_BYTES + b"["
     with pytest.raises(json.JSONDecodeError):
-        parsed(content, json.loads)
+        parse_json(content, json.loads)
     assert gc.isenabled()
     gc.disable()
     try:
-        assert parsed(content + b"]", json.loads) == []
+        assert parse_json(content + b"]", json.loads) == []
         assert not gc.isenabled()
     finally:
         gc.enable()

@@ -6,13 +6,14 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 from starlette.responses import Response
 
-from sparserve.service.api.schemas import ClassifyRequest, Prediction
-from sparserve.service.core import Service
+from sparserve.service.api.schemas import ClassifyRequest
+from sparserve.service.core import ServingCore
+from sparserve.service.drain import Drain
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.http.json_route import DirectRoute, JsonRoute
 from sparserve.service.http.problems import install_error_mapping
-from sparserve.service.server.graceful_shutdown import Drain
 from sparserve.service.settings import Settings
+from sparserve.service.types import Prediction
 
 JSON = {"Content-Type": "application/json"}
 BODIES = [
@@ -33,7 +34,7 @@ Name = Annotated[str, Depends(_name)]
 
 def client(route_class):
     app, router = FastAPI(), APIRouter(route_class=route_class)
-    app.state.service = Service(Settings(threads=1, max_items=3), Drain())
+    app.state.service = ServingCore(Settings(threads=1, max_items=3), Drain())
 
     @router.post("/{task}/of/{variant}")
     async def classify(task: str, variant: str, body: ClassifyRequest, name: Name) -> list[Prediction]:

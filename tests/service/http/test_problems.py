@@ -4,8 +4,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from sparserve.service.errors import MOST_FIELDS
-from sparserve.service.http.problems import install_error_mapping
+from sparserve.service.http.problems import MAX_FIELD_PROBLEMS, install_error_mapping
 
 
 class Numbers(BaseModel):
@@ -23,5 +22,5 @@ def test_of_many_faults_the_first_are_told() -> None:
     answer = TestClient(app).post("/", json={"numbers": ["a"] * 10_000})
     assert answer.status_code == 422
     errors = answer.json()["errors"]
-    assert [error["location"] for error in errors] == [f"body.numbers.{place}" for place in range(MOST_FIELDS)]
+    assert [error["location"] for error in errors] == [f"body.numbers.{place}" for place in range(MAX_FIELD_PROBLEMS)]
     assert len(answer.content) < 5000

@@ -10,8 +10,8 @@ from starlette.types import Message
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
+from sparserve.service.drain import Drain
 from sparserve.service.http.request_options import Caller, caller_of
-from sparserve.service.server.graceful_shutdown import Drain
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.api.schemas import TextInput
 from sparserve.service.errors import DeadlineExceeded, Overloaded
 from sparserve.service.inference.tokenizer_pool import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing
+from sparserve.service.types import TextInput
 from tests.support.service.fake_engine import inputs
 
 SHORT = [TextInput(text="a" * (AT_ONCE - 1), text_pair="b")]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.api.schemas import ModelRef
 from sparserve.service.inference.health import Health
 from sparserve.service.inference.latency_model import Pace
+from sparserve.service.types import ModelRef
 
 
 class FakeEngine:

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from sparserve.service.app import create_app
-from sparserve.service.core import Service
+from sparserve.service.core import ServingCore
 from sparserve.service.settings import Settings
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import TASK
@@ -23,7 +23,7 @@ class Running:
 
     def __init__(self, root: Path, **settings: Any) -> None:
         app = create_app(Settings(**{"store": root, "threads": 1, "grpc_port": 0, **settings}))
-        self.service: Service = app.state.service
+        self.service: ServingCore = app.state.service
         self._listening = contextlib.ExitStack()
         self._listening.enter_context(listening(app))
         self.address = f"127.0.0.1:{app.state.grpc_server.port}"

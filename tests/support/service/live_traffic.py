@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from sparserve.service.core import Service
+from sparserve.service.core import ServingCore
 from tests.support.tiny_bundles import TASK
 
 URL = f"/v1/models/{TASK}/classify"
@@ -30,12 +30,12 @@ def differing(client: TestClient) -> list[str]:
     return found
 
 
-def settle(client: TestClient, service: Service) -> None:
+def settle(client: TestClient, service: ServingCore) -> None:
     assert client.portal
     client.portal.call(service.experiments.settled)
 
 
-def written(client: TestClient, service: Service, count: int) -> list[dict[str, Any]]:
+def written(client: TestClient, service: ServingCore, count: int) -> list[dict[str, Any]]:
     """The disagreements, once the thread that writes them has got so far."""
     settle(client, service)
     for _ in range(1000):

@@ -222,7 +222,7 @@ def test_the_log_has_the_keys_name_and_never_the_key(
     caplog.set_level(logging.DEBUG)
     client.post(CLASSIFY_URL, json=TEXT, headers=bearer(keys["both"]))
     client.post(CLASSIFY_URL, json=TEXT, headers=bearer(keys["both"][:-1]))
-    lines = [json.dumps(vars(record), default=str) for record in caplog.records if record.name.startswith("service")]
+    lines = [json.dumps(vars(record), default=str) for record in caplog.records if record.name.startswith("sparserve")]
     assert any('"key": "both"' in line for line in lines)
     assert not any(keys["both"][:-1] in line for line in lines)
 
