@@ -4,13 +4,13 @@
 #                      at random; the service against schemathesis, KServe's clients and kill -9
 # make check   linters and types
 # make bench   measure the store's bundles again, on this machine
-# make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/kernels.md
+# make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/benchmarks/kernels.md
 #                      PEERS="openvino=PYTHON deepsparse=PYTHON" adds peers from environments of their own
-# make bench-accuracy   every compression method on GLUE tasks, then docs/results.md; DATA=FOLDER of JSON lines, and
+# make bench-accuracy   every compression method on GLUE tasks, then docs/benchmarks/accuracy.md; DATA=FOLDER of JSON lines, and
 #                       TASK=mrpc METHOD=sparsebert-best LEVEL="95 %" for a part; hours on two cores, resumable
-# make bench-reliability   a soak of a million requests and every fault that is tried, then docs/reliability.md; REQUESTS=20000
+# make bench-reliability   a soak of a million requests and every fault that is tried, then docs/benchmarks/reliability.md; REQUESTS=20000
 #                          for a part
-# make bench-serving   the service under load, and its sparse endpoints against dense ones, then docs/serving.md;
+# make bench-serving   the service under load, and its sparse endpoints against dense ones, then docs/benchmarks/serving.md;
 #                      SERVING_PEERS="litserve=PYTHON mlserver=PYTHON ..." adds servers from environments of their own
 # make serve   serve the store
 # make kserve-venv   an environment with KServe's clients, without which their test is skipped

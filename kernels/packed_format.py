@@ -1,4 +1,4 @@
-"""The packed format's fields and tables, as docs/kernels.md lays them out; csrc/blob.cpp reads the same."""
+"""Fields and tables of the packed format (docs/reference/packed-format.md); csrc/blob.cpp reads the same."""
 
 import struct
 import zlib

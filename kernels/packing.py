@@ -1,4 +1,4 @@
-"""From weights to the packed format, as small as they go without loss (docs/kernels.md has the byte layout).
+"""Pack weights losslessly into the packed format (docs/reference/packed-format.md has the byte layout).
 
 Column indexes are stored as a bitmap or as byte gaps, whichever is smaller; values as float32, as float16 where that
 loses nothing, or as int8. Unpacking gives back exactly the weights that the runtime computes with.

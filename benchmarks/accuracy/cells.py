@@ -1,4 +1,4 @@
-"""What the tables of docs/results.md put into their cells."""
+"""What the tables of docs/benchmarks/accuracy.md put into their cells."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The table of docs/results.md that says how the settings of sparsebert-best were chosen."""
+"""The table of docs/benchmarks/accuracy.md that says how the settings of sparsebert-best were chosen."""
 
 from collections import defaultdict
 from collections.abc import Sequence

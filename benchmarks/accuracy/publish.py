@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md, and its plots, from benchmarks/results/accuracy.json: none is typed there."""
+"""Write the tables and plots of docs/benchmarks/accuracy.md from benchmarks/results/accuracy.json."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from benchmarks.accuracy.scores import mean_interval, mean_over_tasks, shared_ta
 from benchmarks.accuracy.speed import conditions, least_lost, speed
 from benchmarks.markdown_tables import table, write_between
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "results.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks" / "accuracy.md"
 OTHER_MEANS = {"agreement": "{:.1f} %", "divergence": "{:.3f}", "minutes": "{:.1f}"}
 # BERT-base at 5 % of the encoder's weights, GLUE dev: Xu et al. 2021 (SparseBERT), table 1.
 PUBLISHED_DROP = {"mrpc": 88.6 - 88.5, "rte": 69.3 - 69.1, "cola": 56.3 - 52.1}

@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tasks = given.task or list(scale.epochs)
     missing = [str(path) for task in tasks for path in TASKS[task].files(given.data) if not path.is_file()]
     if missing:
-        parser.error(f"there is no {missing[0]}: docs/results.md says what --data holds")
+        parser.error(f"there is no {missing[0]}: docs/benchmarks/accuracy.md says what --data holds")
     torch.set_num_threads(given.threads)
     fetch = mpnet_base if scale is BASE else default_checkpoint
     checkpoint = resolve_checkpoint(str(fetch(given.work / "downloads")), name=scale.checkpoint)

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md about speed: every file's milliseconds, and what loses least at each speed."""
+"""Speed tables of docs/benchmarks/accuracy.md: milliseconds of every file, and the least loss at each speed."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""Write the tables of docs/kernels.md from benchmarks/results/kernels-*.json: no figure there is typed by hand.
+"""Write the tables of docs/benchmarks/kernels.md from benchmarks/results/kernels-*.json.
 
-There is one file for each instruction set that has been measured, and a section for each file.
+One result file and one section for each measured instruction set.
 """
 
 import json
@@ -11,7 +11,7 @@ from benchmarks.kernels.arms import FP32, INT8
 from benchmarks.kernels.run import PEER_LENGTHS, PEERS, RESULTS
 from benchmarks.markdown_tables import table, write_between
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "kernels.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks" / "kernels.md"
 STAGES = ("quantize", "projections", "attention", "attention_output", "norm", "intermediate", "output")
 
 

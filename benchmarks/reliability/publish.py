@@ -1,4 +1,4 @@
-"""Write the tables of docs/reliability.md from benchmarks/results/reliability.json: nothing there is typed by hand."""
+"""Write the tables of docs/benchmarks/reliability.md from benchmarks/results/reliability.json."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.markdown_tables import table, write_between
 from benchmarks.reliability.run import RESULTS
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks" / "reliability.md"
 MB = 1e6
 HELD = {
     "rss_bytes": ("resident memory, MB", MB),

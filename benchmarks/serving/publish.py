@@ -1,4 +1,4 @@
-"""Write the tables of docs/serving.md from benchmarks/results/serving*.json: no figure there is typed by hand."""
+"""Write the tables of docs/benchmarks/serving.md from benchmarks/results/serving*.json."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from benchmarks.serving.arms import SPARSERVE
 from benchmarks.serving.measure import CLOSED_CLIENTS, OVERLOAD
 from benchmarks.serving.run import RESULTS, SHARED
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "serving.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks" / "serving.md"
 MEGABYTE = 1e6
 DENSE = "dense"
 

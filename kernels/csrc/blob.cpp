@@ -101,7 +101,7 @@ void decode_delta(std::span<const std::uint8_t> coded, Matrix& m, const std::str
 }
 
 // Where an instruction adds the products of two neighbouring weights in 16 bits, they may not saturate it (see
-// docs/kernels.md). Unstructured weights are paired when they are packed for the machine; these stand where they stand.
+// docs/reference/packed-format.md). Unstructured weights are paired when packed for the machine; these keep their order.
 void check_pairs(const Matrix& m, const std::string& name) {
   if (m.layout == Layout::kUnstructured) return;
   const std::size_t width = m.width();

@@ -1,4 +1,4 @@
-// The packed weights of an encoder or of one linear, as they are stored (docs/kernels.md has the format).
+// The stored packed weights of an encoder or of one linear (format: docs/reference/packed-format.md).
 //
 // A blob comes from a file that anybody may have written: `parse` checks every size, offset, count and value before
 // anything is used, and says what is wrong.

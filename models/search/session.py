@@ -26,7 +26,7 @@ from sparserve.models.search.size_bound import least_bytes, least_dense_bytes
 from sparserve.models.search.targets import Target, parse_target, phrase
 from sparserve.models.search.trials import RunTrials, with_recipe
 
-# No training, units, single weights, the whole model: each is the best somewhere (docs/results.md).
+# No training, units, single weights, the whole model: each is the best somewhere (docs/benchmarks/accuracy.md).
 USUAL_RECIPES = ("post-training", "mutual-information", "sparsebert-best", "smallest")
 
 

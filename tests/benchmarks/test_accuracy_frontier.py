@@ -1,4 +1,4 @@
-"""The frontier of docs/results.md: what loses least at each speed."""
+"""The frontier of docs/benchmarks/accuracy.md: what loses least at each speed."""
 
 from hypothesis import given
 from hypothesis import strategies as st
