@@ -16,8 +16,7 @@ from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.inference import sparse_model
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError
-from sparserve.models.evaluation.latency import Arm, measure
-from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM
+from sparserve.models.evaluation.latency import SPARSE_ARM, Arm, measure
 from sparserve.models.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from sparserve.models.bundle.inference import available_cpus
+from sparserve.models.cpus import available_cpus
 from sparserve.service.strict_model import StrictModel
 
 THREADS_A_BATCH = 4

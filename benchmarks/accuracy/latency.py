@@ -10,14 +10,14 @@ from sparserve.models.bundle.bundle import SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import SparserveError
-from sparserve.models.evaluation.latency import Arm, measure
-from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM
-from sparserve.models.pipeline import steps
+from sparserve.models.evaluation.latency import SPARSE_ARM, Arm, measure
+from sparserve.models.evaluation.prediction import predict
 from sparserve.models.pipeline.execution import build_graphs
 from sparserve.models.pipeline.plan import DENSE, Plan
 from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.schema import INT8
+from sparserve.models.training.checkpoints import pad_token_id
 
 SHAPES = ((1, 64), (8, 64))
 SECONDS = 12.0
@@ -31,7 +31,7 @@ def measured(
     variant = job.recipe.variant_name
     sources = {DENSE: teacher, variant: student}
     graphs, packed = build_graphs(plan, sources, workspace, reporter)
-    pad = steps.pad_token_id(teacher)
+    pad = pad_token_id(teacher)
     library = _library()
     arms = {name: Arm(path, pad) for name, path in graphs.items()}
     if library is not None:
@@ -48,7 +48,7 @@ def measured(
     labels = np.asarray(job.dataset.test.labels)
     records = {}
     for name, arm in arms.items():
-        logits = steps.predict(
+        logits = predict(
             arm.model_path,
             teacher.folder / TOKENIZER,
             job.dataset.test,

@@ -30,15 +30,15 @@ from benchmarks.accuracy.latency import measured
 from benchmarks.accuracy.scales import BASE, SCALES, SMALL
 from benchmarks.accuracy.scores import divergence, logits, paired_drop
 from benchmarks.accuracy.stopwatch import Stopwatch
-from sparserve.models.bundle.inference import available_cpus
+from sparserve.models.cpus import available_cpus
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.defaults import default_checkpoint
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import SparserveError
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
-from sparserve.models.pipeline.job import estimate_seconds
+from sparserve.models.pipeline.estimate import estimate_seconds
 from sparserve.models.pipeline.plan import Job, Plan, make_plan
 from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.pipeline.training_steps import fine_tune, train_networks

@@ -12,7 +12,7 @@ from scipy import special, stats
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import Collator, tokenize
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
-from sparserve.models.pipeline.steps import pad_token_id
+from sparserve.models.training.checkpoints import pad_token_id
 
 Score = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float]
 RESAMPLES = 1000

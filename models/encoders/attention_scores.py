@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparserve.models.encoders.linears import transformer_layers
+from sparserve.models.encoders.layers import transformer_layers
 from sparserve.models.errors import CheckpointError
 
 QUERY_NAMES = ("query", "q_lin", "q_proj", "q")

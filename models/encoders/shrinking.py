@@ -8,8 +8,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from sparserve.models.encoders.layer_mapping import uniform_choice
-from sparserve.models.encoders.layers import EncoderLayer, encoder_layers
-from sparserve.models.encoders.linears import transformer_layers
+from sparserve.models.encoders.layers import EncoderLayer, encoder_layers, transformer_layers
 from sparserve.models.encoders.squeezing import structure_of
 from sparserve.models.errors import RecipeError
 from sparserve.models.recipes.schema import Student

@@ -7,11 +7,12 @@ import argparse
 import datetime
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,20 +21,22 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from sparserve.models.bundle.inference import OnnxClassifier, available_cpus
-from sparserve.models.bundle.manifest import LatencyPoint, Measurement
+from sparserve.models.bundle.inference import OnnxClassifier, sparse_library
+from sparserve.models.bundle.manifest import LatencyPoint, Measurement, ProblemType, SparseMeasurement
+from sparserve.models.cpus import available_cpus
 from sparserve.models.errors import BundleError
 from sparserve.models.evaluation.machine import describe_machine
+from sparserve.models.types import Progress
 
 DENSE: Final = "dense"
 DENSE_INT8: Final = "dense-int8"
+SPARSE_ARM: Final = " in the sparse runtime"
 MINIMUM_ROUNDS: Final = 7
 MAXIMUM_ROUNDS: Final = 200
 WARMUP_ROUNDS: Final = 2
 MEMORY_TIMEOUT: Final = 600.0
 
 Inputs = dict[str, npt.NDArray[np.int64]]
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,45 @@ def _point(name: str, batch: int, length: int, times: Mapping[str, npt.NDArray[n
         dense_p50_seconds=float(np.median(times[DENSE])),
         dense_int8_p50_seconds=float(np.median(times[DENSE_INT8])) if DENSE_INT8 in times else None,
     )
+
+
+def with_sparse(
+    stock: Measurement,
+    sparse: Measurement,
+    *,
+    logits: npt.NDArray[np.float32],
+    sparse_logits: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    problem_type: ProblemType,
+) -> Measurement:
+    """A bundle's measurement with that of its model.sparse.onnx, taken in the same session.
+
+    Logits [rows, labels] are of the same test rows, whose labels are `labels`.
+    """
+    # Not at the top: the child process that measures memory would import scipy.
+    from sparserve.models.evaluation.scores import decisions
+
+    ratios = [_ratio(ours, theirs) for ours, theirs in zip(sparse.latency, stock.latency, strict=True)]
+    truth, predicted = decisions(sparse_logits, labels, logits.shape[1], problem_type)
+    _, stock_predicted = decisions(logits, labels, logits.shape[1], problem_type)
+    record = SparseMeasurement(
+        isa=sparse_library().isa,
+        rows=len(labels),
+        accuracy=float((predicted == truth).all(axis=1).mean()),
+        same_labels=float((predicted == stock_predicted).all(axis=1).mean()),
+        largest_difference=float(np.abs(logits - sparse_logits).max()),
+        resident_bytes=sparse.resident_bytes,
+        latency=sparse.latency,
+        faster_at=tuple(
+            (point.batch, point.length) for point, ratio in zip(sparse.latency, ratios, strict=True) if ratio > 1
+        ),
+        preferred=math.fsum(map(math.log, ratios)) > 0,
+    )
+    return stock.model_copy(update={"sparse": record})
+
+
+def _ratio(sparse: LatencyPoint, stock: LatencyPoint) -> float:
+    return stock.p50_seconds / sparse.p50_seconds
 
 
 def _print_resident_bytes() -> None:

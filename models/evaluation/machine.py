@@ -8,8 +8,8 @@ import cpuinfo
 import onnxruntime
 import psutil
 
-from sparserve.models.bundle.inference import available_cpus
 from sparserve.models.bundle.manifest import Machine
+from sparserve.models.cpus import available_cpus
 
 # The instruction sets that decide how fast matrix kernels run, in the kernel's spelling.
 RELEVANT_ISA: Final = (

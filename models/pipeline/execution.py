@@ -14,8 +14,8 @@ from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import Measurement
 from sparserve.models.bundle.store import Store
 from sparserve.models.encoders.checkpoint import Checkpoint
-from sparserve.models.evaluation.latency import Arm, measure
-from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM, with_sparse
+from sparserve.models.evaluation.latency import SPARSE_ARM, Arm, measure, with_sparse
+from sparserve.models.evaluation.prediction import predict
 from sparserve.models.export.quantization import quantize
 from sparserve.models.pipeline import steps
 from sparserve.models.pipeline.plan import DENSE, Job, Plan
@@ -26,7 +26,7 @@ from sparserve.models.progress import Reporter
 from sparserve.models.recipes.schema import INT8, Embeddings
 from sparserve.models.report.builder import write_report
 from sparserve.models.report.schema import Report
-from sparserve.models.training.trainer import Progress
+from sparserve.models.types import Progress
 
 
 def run_plan(
@@ -156,7 +156,7 @@ def _prediction_builder(
 ) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         source = sources[variant.removesuffix(INT8)]
-        logits = steps.predict(
+        logits = predict(
             graphs[variant],
             source.folder / TOKENIZER,
             job.dataset.test,

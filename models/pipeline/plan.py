@@ -7,7 +7,7 @@ from typing import Any
 from sparserve.kernels.library import LibraryError, find_library
 from sparserve.kernels.packed_format import FORMAT_VERSION
 from sparserve.kernels.packing import PackOptions, Values
-from sparserve.models.bundle.inference import available_cpus
+from sparserve.models.cpus import available_cpus
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import tokenize
 from sparserve.models.encoders.checkpoint import Checkpoint
@@ -15,8 +15,7 @@ from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.export.sparse_graph import IR_VERSION, OPSET
 from sparserve.models.files import sha256
 from sparserve.models.pipeline.step_cache import Step
-from sparserve.models.pruning.registry import make_method
-from sparserve.models.pruning.units.registry import make_unit_method
+from sparserve.models.pruning.registry import make_method, make_unit_method
 from sparserve.models.recipes.schema import INT8, Distillation, Embeddings, Recipe
 from sparserve.models.training.student import outputs_wanted
 from sparserve.models.training.teacher_outputs import cache_bytes

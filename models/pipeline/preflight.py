@@ -10,17 +10,15 @@ from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import tokenize
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.encoders.layer_mapping import uniform_choice
-from sparserve.models.encoders.layers import encoder_layers
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_layers, encoder_linears
 from sparserve.models.encoders.shrinking import SQUEEZED_START, check_shape
 from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import load_structure
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.export.token_table import count_tokens
 from sparserve.models.pruning.pruner import Pruner
-from sparserve.models.pruning.registry import make_method
+from sparserve.models.pruning.registry import make_method, make_unit_method
 from sparserve.models.pruning.units.method import kept_count
-from sparserve.models.pruning.units.registry import make_unit_method
 from sparserve.models.recipes.schema import Recipe, Student
 from sparserve.models.training.augmentation import check_augmentation
 from sparserve.models.training.student import calibration_rows, outputs_wanted

@@ -10,11 +10,12 @@ from sparserve.models.bundle.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER,
 from sparserve.models.bundle.manifest import Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
 from sparserve.models.bundle.store import Store
 from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.evaluation.prediction import sample_answers
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
 from sparserve.models.export.statistics import flops, sizes, sparsity
 from sparserve.models.export.token_table import EMBEDDINGS
 from sparserve.models.pipeline.plan import DENSE, Job, library_versions
-from sparserve.models.pipeline.steps import PACKED, sample_answers
+from sparserve.models.pipeline.steps import PACKED
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.schema import INT8
 from sparserve.models.report.model_card import model_card

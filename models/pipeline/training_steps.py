@@ -6,12 +6,12 @@ from pathlib import Path
 
 from sparserve.models.distributed import everywhere, rows_each
 from sparserve.models.encoders.checkpoint import Checkpoint, adopt, resolve_checkpoint
-from sparserve.models.pipeline import steps
 from sparserve.models.pipeline.plan import SHAPE, Plan
 from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.progress import Reporter
 from sparserve.models.training import student as students
 from sparserve.models.training.augmentation import augment, read_split, write_split
+from sparserve.models.training.teacher import cache_teacher, train_teacher
 
 AUGMENTED = "train.jsonl"
 
@@ -41,7 +41,7 @@ def fine_tune(plan: Plan, workspace: Workspace, reporter: Reporter) -> Checkpoin
         plan.teacher,
         lambda f: everywhere(
             partial(
-                steps.train_teacher,
+                train_teacher,
                 f,
                 checkpoint=job.checkpoint,
                 dataset=job.dataset,
@@ -77,7 +77,7 @@ def _student(plan: Plan, teacher: Checkpoint, workspace: Workspace, reporter: Re
         wanted = students.outputs_wanted(recipe.distillation)
         cache = workspace.run(
             plan.teacher_outputs,
-            lambda f: steps.cache_teacher(
+            lambda f: cache_teacher(
                 f, teacher=teacher, dataset=dataset, max_length=recipe.max_length, wanted=wanted, progress=advance
             ),
             reporter,

@@ -1,4 +1,4 @@
-"""The pruning methods by the names that recipes call them, made from a recipe's settings."""
+"""The methods that prune weights or remove units, by the names that recipes call them."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sparserve.models.errors import RecipeError
+from sparserve.models.pruning.units.method import UnitMethod
+from sparserve.models.pruning.units.mutual_information import MutualInformation
+from sparserve.models.pruning.units.post_training import PostTraining
 from sparserve.models.pruning.weights.group_lasso import GroupLasso
 from sparserve.models.pruning.weights.layerwise_obs import LayerwiseObs
 from sparserve.models.pruning.weights.magnitude import Magnitude
@@ -14,7 +17,7 @@ from sparserve.models.pruning.weights.method import PruningMethod
 from sparserve.models.pruning.weights.movement import Movement, SoftMovement
 from sparserve.models.pruning.weights.obert import OBert
 from sparserve.models.pruning.weights.platon import Platon
-from sparserve.models.recipes.schema import Pruning
+from sparserve.models.recipes.schema import Pruning, Squeeze
 
 Made = TypeVar("Made")
 _KINDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -29,6 +32,11 @@ METHODS: Mapping[str, type[PruningMethod]] = {
     "group-lasso": GroupLasso,
 }
 
+UNIT_METHODS: Mapping[str, type[UnitMethod]] = {
+    "mutual-information": MutualInformation,
+    "post-training": PostTraining,
+}
+
 
 def make_method(pruning: Pruning) -> PruningMethod:
     """Return the recipe's pruning method with the recipe's options.
@@ -37,6 +45,15 @@ def make_method(pruning: Pruning) -> PruningMethod:
         RecipeError: there is no such method, or it has no such option.
     """
     return make(METHODS, pruning.method, pruning.options, "pruning")
+
+
+def make_unit_method(squeeze: Squeeze) -> UnitMethod:
+    """Return the recipe's method of squeezing with the recipe's options.
+
+    Raises:
+        RecipeError: there is no such method, or it has no such option.
+    """
+    return make(UNIT_METHODS, squeeze.method, squeeze.options, "squeeze")
 
 
 def make(known: Mapping[str, Callable[..., Made]], name: str, options: Mapping[str, Any], section: str) -> Made:

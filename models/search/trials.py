@@ -11,9 +11,9 @@ from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, Bundle
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import LatencyPoint, Measurement
 from sparserve.models.errors import CheckpointError, ParityError, RecipeError, TrainingError
+from sparserve.models.evaluation.latency import SPARSE_ARM
+from sparserve.models.evaluation.prediction import predict
 from sparserve.models.evaluation.scores import DECIMALS
-from sparserve.models.evaluation.sparse_measurement import SPARSE_ARM
-from sparserve.models.pipeline import steps
 from sparserve.models.pipeline.job import Run
 from sparserve.models.pipeline.plan import DENSE, Plan, make_plan
 from sparserve.models.pipeline.step_cache import Step
@@ -93,7 +93,7 @@ class RunTrials:
 
     def _validation_builder(self, run: Run, bundle: Bundle, *, sparse: bool) -> Callable[[Path], None]:
         def build(folder: Path) -> None:
-            logits = steps.predict(
+            logits = predict(
                 bundle.sparse_model_path if sparse else bundle.model_path,
                 bundle.tokenizer_path,
                 run.plan.job.dataset.validation,

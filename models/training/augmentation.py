@@ -14,7 +14,6 @@ from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError, DataError
 from sparserve.models.files import write_atomically
 from sparserve.models.recipes.schema import Augmentation
-from sparserve.models.training.trainer import Progress
 from sparserve.models.training.word_candidates import (
     Span,
     Vocabulary,
@@ -24,6 +23,7 @@ from sparserve.models.training.word_candidates import (
     masked_lm_predictions,
     neighbours,
 )
+from sparserve.models.types import Progress
 
 Candidates = Mapping[Span, Words]
 

@@ -15,16 +15,17 @@ from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import Collator, TokenizedSplit, tokenize
 from sparserve.models.distributed import is_main, unwrapped
 from sparserve.models.encoders.checkpoint import PRUNED, Checkpoint, load_classifier
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.encoders.shrinking import kept_dimensions, shrink
-from sparserve.models.pipeline.steps import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
 from sparserve.models.pruning.one_shot import prune_once
 from sparserve.models.pruning.pruner import MASKS, PruningCallback
-from sparserve.models.pruning.units.registry import make_unit_method
+from sparserve.models.pruning.registry import make_unit_method
 from sparserve.models.recipes.schema import Distillation, Pruning, Recipe, Squeeze
+from sparserve.models.training.checkpoints import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
 from sparserve.models.training.distillation import distillation_loss, make_projection
 from sparserve.models.training.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network
-from sparserve.models.training.trainer import Loss, Progress, train
+from sparserve.models.training.trainer import train
+from sparserve.models.types import Loss, Progress
 
 PROJECTION = "distillation_projection"
 CALIBRATION_BATCH = 32

@@ -16,9 +16,9 @@ from torch import nn
 
 from sparserve.models.data.tokenization import Collator, TokenizedSplit
 from sparserve.models.encoders.attention_scores import attention_scores
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.training.distillation import NetworkOutputs
-from sparserve.models.training.trainer import Progress
+from sparserve.models.types import Progress
 
 HALF_MAX = float(np.finfo(np.float16).max)
 

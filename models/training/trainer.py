@@ -29,9 +29,7 @@ from sparserve.models.errors import TrainingError
 from sparserve.models.files import write_atomically
 from sparserve.models.recipes.schema import Student, Training
 from sparserve.models.training.precision import fast_attention, trains_in_bf16
-
-Progress = Callable[[int, int, str], None]
-Loss = Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+from sparserve.models.types import Loss, Progress
 
 
 @dataclass(frozen=True)

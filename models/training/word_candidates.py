@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 from sparserve.models.distributed import uses_gpu
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError, RecipeError
-from sparserve.models.training.trainer import Progress
+from sparserve.models.types import Progress
 
 Span = tuple[int, int]  # where a word begins and ends in its text, in characters
 Words = tuple[str, ...]

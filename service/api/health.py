@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from sparserve.kernels.library import LibraryError, find_library
-from sparserve.models.bundle.inference import available_cpus
+from sparserve.models.cpus import available_cpus
 from sparserve.service.api.schemas import Health, Info
 from sparserve.service.errors import Unavailable
 from sparserve.service.http.dependencies import ServiceDependency

@@ -16,7 +16,7 @@ from sparserve.models.data.dataset import Split
 from sparserve.models.data.tokenization import tokenize
 from sparserve.models.distributed import everywhere, leading, rows_each
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import RecipeError, TrainingError
 from sparserve.models.pipeline.job import CompressOptions, prepare
 from sparserve.models.pipeline.training_steps import train_networks

@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from sparserve.models.encoders.attention_scores import attention_scores
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "electra"])

@@ -7,8 +7,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sparserve.models.encoders.checkpoint import load_classifier, save_classifier
 from sparserve.models.encoders.layer_mapping import uniform_choice
-from sparserve.models.encoders.layers import encoder_layers
-from sparserve.models.encoders.linears import transformer_layers
+from sparserve.models.encoders.layers import encoder_layers, transformer_layers
 from sparserve.models.encoders.shrinking import check_shape, kept_dimensions, shrink
 from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import Structure

@@ -9,7 +9,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from sparserve.models.bundle.inference import OnnxClassifier
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.export.initializers import name_initializers, told_apart
 from sparserve.models.export.sparse_graph import write_sparse_graph
 from sparserve.models.export.statistics import sparsity

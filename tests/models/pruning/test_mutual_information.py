@@ -7,9 +7,9 @@ from sklearn.linear_model import LinearRegression
 
 from sparserve.models.encoders.layers import encoder_layers
 from sparserve.models.errors import CheckpointError, RecipeError
+from sparserve.models.pruning.registry import make_unit_method
 from sparserve.models.pruning.units.moments import JointMoments
 from sparserve.models.pruning.units.mutual_information import MutualInformation, mutual_information
-from sparserve.models.pruning.units.registry import make_unit_method
 from sparserve.models.recipes.schema import Squeeze
 from tests.support.models.calibration_rows import calibration, classifier
 

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from sparserve.models.data.dataset import Split
 from sparserve.models.data.tokenization import Collator, tokenize
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import TrainingError
 from sparserve.models.pruning.one_shot import prune_once
 from sparserve.models.recipes.schema import Pruning

@@ -8,19 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
-from sparserve.models.encoders.layers import encoder_layers
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_layers, encoder_linears
 from sparserve.models.encoders.squeezing import squeeze as squeeze_network
 from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import RecipeError, TrainingError
 from sparserve.models.pruning.masks import Masks
+from sparserve.models.pruning.registry import make_unit_method
 from sparserve.models.pruning.units.budget import Operations, most_important, operations, search
 from sparserve.models.pruning.units.mask_gradients import mask_gradients, rearrange
 from sparserve.models.pruning.units.moments import JointMoments
 from sparserve.models.pruning.units.mutual_information import MutualInformation
 from sparserve.models.pruning.units.post_training import PostTraining
 from sparserve.models.pruning.units.reconstruction import refit, solve
-from sparserve.models.pruning.units.registry import make_unit_method
 from sparserve.models.recipes.schema import Squeeze
 from tests.support.models.calibration_rows import calibration, classifier
 

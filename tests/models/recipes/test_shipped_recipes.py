@@ -7,7 +7,7 @@ import torch
 
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.pipeline.plan import Job, make_plan
 from sparserve.models.pipeline.preflight import check_fit
 from sparserve.models.pipeline.step_cache import Workspace

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.pipeline.plan import Job, make_plan
 from sparserve.models.pipeline.step_cache import Workspace

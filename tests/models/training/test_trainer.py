@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from sparserve.models.data.dataset import Split
 from sparserve.models.data.tokenization import Collator, tokenize
-from sparserve.models.encoders.linears import encoder_linears
+from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import TrainingError
 from sparserve.models.evaluation.scores import evaluate
 from sparserve.models.pruning.pruner import MASKS, Pruner, PruningCallback

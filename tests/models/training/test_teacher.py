@@ -1,4 +1,4 @@
-"""`models.steps`: a teacher's training that is killed at its end, when the network has been written."""
+"""`models.training.teacher`: a teacher's training that is killed at its end, when the network has been written."""
 
 import json
 import shutil
@@ -8,8 +8,9 @@ import pytest
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import WEIGHTS
 from sparserve.models.files import sha256
-from sparserve.models.pipeline import steps
 from sparserve.models.recipes.schema import Training
+from sparserve.models.training.checkpoints import TRAINED, TRAINING
+from sparserve.models.training.teacher import train_teacher
 
 # So high a learning rate that an epoch before the last one is the best.
 RESTLESS = Training(
@@ -28,7 +29,7 @@ def train(whole, sentiment_csv):
 
     def make(folder):
         heard = []
-        steps.train_teacher(
+        train_teacher(
             folder, checkpoint=whole, dataset=dataset, training=RESTLESS, max_length=32, seed=3,
             progress=lambda *step: heard.append(step),
         )  # fmt: skip
@@ -43,7 +44,7 @@ def killed(train, tmp_path_factory):
     folder, rmtree = tmp_path_factory.mktemp("killed"), shutil.rmtree
 
     def kill(path, *options, **more):
-        if path == folder / steps.TRAINING:
+        if path == folder / TRAINING:
             raise Killed
         rmtree(path, *options, **more)
 
@@ -51,7 +52,7 @@ def killed(train, tmp_path_factory):
         patch.setattr(shutil, "rmtree", kill)
         with pytest.raises(Killed):
             train(folder)
-    record = json.loads((folder / steps.TRAINED).read_bytes())
+    record = json.loads((folder / TRAINED).read_bytes())
     assert record["best_step"] < record["steps"], "nothing tells the best epoch from the last"
     return folder
 
@@ -59,24 +60,24 @@ def killed(train, tmp_path_factory):
 @pytest.mark.parametrize("gone", [None, "scores.json", "best", "checkpoint-*", "*"])
 def test_what_is_left_of_the_states_of_a_network_that_was_written_changes_nothing(train, killed, tmp_path, gone):
     folder = shutil.copytree(killed, tmp_path / "folder")
-    for path in (folder / steps.TRAINING).glob(gone) if gone else ():
+    for path in (folder / TRAINING).glob(gone) if gone else ():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert not train(folder), "trained again"
-    for name in (WEIGHTS, steps.TRAINED):
+    for name in (WEIGHTS, TRAINED):
         assert sha256(folder / name) == sha256(killed / name)
-    assert not (folder / steps.TRAINING).exists()
+    assert not (folder / TRAINING).exists()
 
 
 @pytest.mark.parametrize("written", ["nothing", "half of the weights", "all but the record"])
 def test_a_network_that_was_not_written_to_its_end_is_written_again_from_the_states(train, killed, tmp_path, written):
     folder = shutil.copytree(killed, tmp_path / "folder")
-    (folder / steps.TRAINED).unlink()
+    (folder / TRAINED).unlink()
     if written != "all but the record":
         weights = (folder / WEIGHTS).read_bytes()
         (folder / WEIGHTS).write_bytes(weights[: len(weights) // 2])
     if written == "nothing":
         (folder / WEIGHTS).unlink()
     train(folder)
-    for name in (WEIGHTS, steps.TRAINED):
+    for name in (WEIGHTS, TRAINED):
         assert sha256(folder / name) == sha256(killed / name)
-    assert not (folder / steps.TRAINING).exists()
+    assert not (folder / TRAINING).exists()

@@ -1,0 +1,56 @@
+"""Logits of texts by the runtime that serves."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sparserve.models.bundle.inference import OnnxClassifier, TextTokenizer
+from sparserve.models.bundle.manifest import SampleAnswer
+from sparserve.models.data.dataset import Split
+from sparserve.models.types import Progress
+
+SAMPLE_TEXTS = (
+    "A wonderful surprise from beginning to end.",
+    "It was a waste of time and money, and I want both back.",
+    "The parcel arrived on Tuesday; naïve façade, 100 %!",
+)
+
+
+def predict(
+    model: Path,
+    tokenizer: Path,
+    split: Split,
+    *,
+    max_length: int,
+    pad_token_id: int,
+    threads: int,
+    progress: Progress,
+    library: Path | None = None,
+) -> npt.NDArray[np.float32]:
+    """Logits [rows, labels] of a split, by the runtime that serves; batches of 32 rows of similar length.
+
+    `library` is the sparse runtime's, for a graph that needs it.
+    """
+    classifier = OnnxClassifier(model, pad_token_id=pad_token_id, threads=threads, library=library)
+    tokens = TextTokenizer(tokenizer, max_length).encode(split.texts, split.text_pairs)
+    order = sorted(range(len(tokens)), key=lambda row: (len(tokens[row]), row))
+    parts: list[npt.NDArray[np.float32]] = []
+    for begin in range(0, len(order), 32):
+        parts.append(classifier.logits([tokens[row] for row in order[begin : begin + 32]]))
+        progress(min(begin + 32, len(order)), len(order), "rows")
+    logits = np.concatenate(parts)
+    result = np.empty_like(logits)
+    result[order] = logits
+    return result
+
+
+def sample_answers(model: Path, tokenizer: Path, *, max_length: int, pad_token_id: int) -> tuple[SampleAnswer, ...]:
+    """Logits for a few texts, one at a time on one thread: what a reader compares its own run with."""
+    classifier = OnnxClassifier(model, pad_token_id=pad_token_id, threads=1)
+    tokens = TextTokenizer(tokenizer, max_length).encode(SAMPLE_TEXTS)
+    logits = [classifier.logits([row])[0] for row in tokens]
+    return tuple(
+        SampleAnswer(text=text, logits=tuple(round(float(value), 5) for value in row))
+        for text, row in zip(SAMPLE_TEXTS, logits, strict=True)
+    )
