@@ -1,1 +1,1 @@
-"""Labelled text from files to splits: loading, columns, labels, splitting, tokenization."""
+"""Labelled text, from files to tokens: loading, columns, labels, splitting and tokenization."""

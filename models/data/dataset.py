@@ -1,6 +1,7 @@
-"""Labelled text: splits, their digest, and what is told of them.
+"""Labelled text in three splits, with a content digest and a summary for the user.
 
-Single-label rows carry one label's index; multi-label rows a 0 or 1 for every label, in the order of `label_names`.
+A single-label row carries the index of its label. A multi-label row carries 0 or 1 for every label, in the order of
+`label_names`.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of text with their labels; `text_pairs` is None where the task has one text a row."""
+    """Rows of text with their labels. `text_pairs` is None if the task has one text per row."""
 
     texts: Sequence[str]
     text_pairs: Sequence[str] | None
@@ -29,20 +30,20 @@ class Split:
         return len(self.texts)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Each row as plain data."""
+        """Yield each row as plain data."""
         pairs = self.text_pairs if self.text_pairs is not None else [None] * len(self)
         for text, pair, label in zip(self.texts, pairs, self.labels, strict=True):
             yield {"text": text, **({"text_pair": pair} if pair is not None else {}), "label": label}
 
     def duplicate_keys(self) -> list[tuple[str, str]]:
-        """What makes each row the same as another: its texts but for case and surrounding space."""
+        """Return each row's texts without case and surrounding space; rows with equal keys are duplicates."""
         pairs = self.text_pairs if self.text_pairs is not None else [""] * len(self)
         return [
             (text.strip().casefold(), pair.strip().casefold()) for text, pair in zip(self.texts, pairs, strict=True)
         ]
 
     def take(self, rows: Sequence[int]) -> "Split":
-        """These rows, in this order."""
+        """Return the split that has these rows, in this order."""
         return Split(
             [self.texts[row] for row in rows],
             [self.text_pairs[row] for row in rows] if self.text_pairs is not None else None,
@@ -52,10 +53,10 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What a user should know of the data before waiting for a model of it.
+    """Counts and notes that a user reads before training starts.
 
-    `duplicates` counts the rows whose text came before, in the order of the splits, and `shared` those of them whose
-    text came in an earlier split.
+    `duplicates` is the number of rows whose text occurs in an earlier row, in the order train, validation, test.
+    `shared` is the number of those whose text occurs in an earlier split.
     """
 
     source: str
@@ -70,7 +71,7 @@ class DataSummary:
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """The summary for a terminal."""
+        """Return the summary as lines for a terminal."""
         total = sum(self.rows.values())
         columns = ", ".join(f"{role} = {name!r}" for role, name in self.columns.items())
         lines = [f"Data {self.source}: {total:,} rows" + (f" ({columns})" if columns else "")]
@@ -79,9 +80,10 @@ class DataSummary:
         shares = ", ".join(f"{name} {count:,} ({100 * count / total:.0f} %)" for name, count in self.labels.items())
         lines.append(f"  labels: {shares}")
         for unit, figures in (("characters", self.characters), ("words", self.words)):
-            lines.append(f"  {unit} a row: median {figures['p50']}, 95 % {figures['p95']}, longest {figures['max']:,}")
-        where = f"{self.shared:,} of them across splits" if self.shared else "none across splits"
-        lines.append(f"  duplicate rows: {self.duplicates:,}" + (f" ({where})" if self.duplicates else ""))
+            spread = f"median {figures['p50']}, 95 % {figures['p95']}, longest {figures['max']:,}"
+            lines.append(f"  {unit} per row: {spread}")
+        across = f"{self.shared:,} of them across splits" if self.shared else "none across splits"
+        lines.append(f"  duplicate rows: {self.duplicates:,}" + (f" ({across})" if self.duplicates else ""))
         for reason, count in self.dropped.items():
             lines.append(f"  dropped: {count:,} rows ({reason})")
         return lines
@@ -89,7 +91,7 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits of one task. The test split is used once, for the report."""
+    """Three splits of one task. The test split is read once, for the report."""
 
     train: Split
     validation: Split
@@ -100,12 +102,12 @@ class Dataset:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a row may have several labels."""
+        """True if a row may have several labels."""
         return self.problem_type == "multi_label_classification"
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content: labels and every row of every split, in order."""
+        """SHA-256 of the content: the label names and every row of every split, in order."""
         digest = hashlib.sha256(json.dumps([self.problem_type, self.label_names]).encode())
         for name in SPLITS:
             digest.update(f"\n{name}\n".encode())
@@ -115,20 +117,19 @@ class Dataset:
 
 
 def describe(dataset: Dataset) -> Dataset:
-    """The same data with the counted parts of its summary filled in."""
-    every = [row for name in SPLITS for row in getattr(dataset, name).rows()]
-    seen: set[tuple[str, str]] = set()
+    """Return the same data with the counts of its summary filled in."""
+    rows = [row for name in SPLITS for row in getattr(dataset, name).rows()]
+    earlier: set[tuple[str, str]] = set()
     shared = 0
     for name in SPLITS:
         keys = getattr(dataset, name).duplicate_keys()
-        shared += sum(key in seen for key in keys)
-        seen.update(keys)
-    texts = [row["text"] + (" " + row["text_pair"] if "text_pair" in row else "") for row in every]
-    multi_label = dataset.problem_type == "multi_label_classification"
-    if multi_label:
-        counts = np.sum([row["label"] for row in every], axis=0)
+        shared += sum(key in earlier for key in keys)
+        earlier.update(keys)
+    texts = [row["text"] + (" " + row["text_pair"] if "text_pair" in row else "") for row in rows]
+    if dataset.multi_label:
+        counts = np.sum([row["label"] for row in rows], axis=0)
     else:
-        counter = Counter(row["label"] for row in every)
+        counter = Counter(row["label"] for row in rows)
         counts = np.asarray([counter[index] for index in range(len(dataset.label_names))])
     summary = replace(
         dataset.summary,
@@ -136,7 +137,7 @@ def describe(dataset: Dataset) -> Dataset:
         labels={name: int(count) for name, count in zip(dataset.label_names, counts, strict=True)},
         characters=_spread([len(text) for text in texts]),
         words=_spread([len(text.split()) for text in texts]),
-        duplicates=len(every) - len(seen),
+        duplicates=len(rows) - len(earlier),
         shared=shared,
     )
     return replace(dataset, summary=summary)

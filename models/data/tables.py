@@ -1,4 +1,4 @@
-"""Tables of text as columns of strings: CSV, TSV, JSON lines and Parquet, with errors that name the line."""
+"""Tables of labelled text read from CSV, TSV, JSON lines and Parquet files, with errors that name the line."""
 
 import csv
 import io
@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from sparserve.models.errors import DataError
 
-# A text of 100,000 characters is no mistake: the tokenizer truncates it. Python's own limit is 131,072.
+# Python's limit is 131,072 characters per field. Longer texts are valid: the tokenizer truncates them.
 csv.field_size_limit(2**30)
-# What such columns are usually called, the likeliest first.
+# Usual names of such columns, the most likely first.
 TEXT_NAMES = (
     "text", "sentence", "review", "content", "sentence1", "premise", "question1", "question", "body", "comment",
     "comment_text", "message", "tweet", "title", "document", "utterance", "query", "description",
@@ -28,7 +28,10 @@ _KNOWN_NAMES = frozenset({*TEXT_NAMES, *PAIR_NAMES, *LABEL_NAMES})
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length, as they were read: strings from CSV, any JSON or Parquet value otherwise."""
+    """Columns of equal length with the values of the file: strings from CSV, any JSON or Parquet value otherwise.
+
+    `named` is False if the file has no header row and the column names are made up.
+    """
 
     columns: Mapping[str, list[Any]]
     named: bool = True
@@ -38,21 +41,22 @@ class Table:
 
 
 def read_table(path: Path, *, header: bool | None = None, expected: Collection[str] = ()) -> Table:
-    """Read a file by its extension; `header` says whether a CSV's first row names its columns (None: guessed).
+    """Read a file by its extension.
 
-    `expected` are names that some of them should have.
+    `header` is True if the first row of a CSV file names its columns, None to detect that. `expected` are column names
+    that mark the first row as a header.
 
     Raises:
-        DataError: the file is missing, of an unknown kind, not UTF-8, or malformed.
+        DataError: the file is missing, empty, malformed, not UTF-8, or has an unknown extension.
     """
     if not path.is_file():
-        raise DataError(f"there is no file {path}")
+        raise DataError(f"File {path} does not exist.")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path} has none of the extensions that can be read: {', '.join(READERS)}")
+        raise DataError(f"{path} has an unknown extension. Supported: {', '.join(READERS)}.")
     table = reader(path, header, expected)
     if not len(table):
-        raise DataError(f"{path} has no rows")
+        raise DataError(f"{path} has no rows.")
     return table
 
 
@@ -63,18 +67,18 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path} is not UTF-8: byte {error.start} (0x{content[error.start]:02x}) in line {line}; "
-            "convert it, for example with iconv"
+            f"{path} is not UTF-8: byte {error.start} (0x{content[error.start]:02x}) in line {line}. "
+            "Convert the file, for example with iconv."
         ) from error
 
 
 def _read_csv(path: Path, header: bool | None, expected: Collection[str]) -> Table:
     text = _text(path)
     first, _, rest = text.partition("\n")
-    # Excel's own way to say it, in a line that is no data.
-    said = re.fullmatch(r"sep=([,;|\t])\r?", first)
-    if said:
-        return _read_delimited(path, f"\n{rest}", header, expected, said[1])
+    # Excel names the delimiter in a first line that is not data.
+    declared = re.fullmatch(r"sep=([,;|\t])\r?", first)
+    if declared:
+        return _read_delimited(path, f"\n{rest}", header, expected, declared[1])
     usual = ";" if first.count(";") > first.count(",") else ","
     delimiter = usual if usual in first else max(",|\t", key=first.count)
     return _read_delimited(path, text, header, expected, delimiter)
@@ -85,14 +89,14 @@ def _read_tsv(path: Path, header: bool | None, expected: Collection[str]) -> Tab
 
 
 def _read_delimited(path: Path, text: str, header: bool | None, expected: Collection[str], delimiter: str) -> Table:
-    # A quote inside a TSV's field is almost always just a quote: TSV files quote nothing, CSV files do.
-    plain = delimiter == "\t" and not _quoted(text)
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    # TSV files rarely quote fields, so a quote in them is a character like any other.
+    unquoted = delimiter == "\t" and not _has_quoted_fields(text)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
         quoting=quoting,
-        skipinitialspace=delimiter != "\t",  # of `text, "label"`: fields are stripped anyway, but their quotes are not
+        skipinitialspace=delimiter != "\t",  # so that the quotes of `text, "label"` are recognised
         strict=True,
     )
     rows: list[list[str]] = []
@@ -102,44 +106,45 @@ def _read_delimited(path: Path, text: str, header: bool | None, expected: Collec
                 continue
             if rows and len(row) != len(rows[0]):
                 raise DataError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields where the first row has {len(rows[0])}; "
-                    "quote fields that hold the delimiter"
+                    f"{path}, line {reader.line_num}: {len(row)} fields, but the first row has {len(rows[0])}. "
+                    f"Quote fields that contain the delimiter {delimiter!r}."
                 )
             rows.append(row)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+        raise DataError(f"{path}, line {reader.line_num} is not valid CSV: {error}.") from error
     if not rows:
         return Table({})
     if header is None:
         header = _looks_like_header(rows, expected)
-    # A table that was saved with its index has a column without a name.
+    # A table that was saved with its row index has a column without a name.
     names = [(name.strip() if header else "") or f"column {i}" for i, name in enumerate(rows[0], 1)]
     if len(set(names)) != len(names):
-        raise DataError(f"{path}: two columns have the same name in {names}")
+        raise DataError(f"{path}: two columns have the same name. Columns: {', '.join(names)}. Rename one of them.")
     body = rows[1:] if header else rows
     return Table({name: [row[i] for row in body] for i, name in enumerate(names)}, named=header)
 
 
-def _quoted(text: str) -> bool:
-    """Whether fields begin and end with quotes in the first lines."""
+def _has_quoted_fields(text: str) -> bool:
+    """Return True if a field of the first 20 lines begins and ends with a quote."""
     fields = [field for line in text.splitlines()[:20] for field in line.split("\t")]
     return any(len(field) > 1 and field.startswith('"') and field.endswith('"') for field in fields)
 
 
 def _looks_like_header(rows: list[list[str]], expected: Collection[str]) -> bool:
-    """Names are short and not data: none of them comes again in its column, and none is a number.
+    """Return True if the first row holds column names.
 
-    One that such a column is known or expected by is enough.
+    One known or expected name that does not occur again in its column is enough. Else every field must look like a
+    name: short, not a number, and not repeated in its column.
     """
     first, body = [name.strip() for name in rows[0]], rows[1:2001]
     if not body:
         return False
-    new = [all(row[index].strip() != name for row in body) for index, name in enumerate(first)]
+    unique = [all(row[index].strip() != name for row in body) for index, name in enumerate(first)]
     if any(
-        found and (name in expected or name.casefold() in _KNOWN_NAMES) for name, found in zip(first, new, strict=True)
+        once and (name in expected or name.casefold() in _KNOWN_NAMES) for name, once in zip(first, unique, strict=True)
     ):
         return True
-    return all(new) and all(
+    return all(unique) and all(
         name and len(name) <= 40 and len(name.split()) <= 4 and not _is_number(name) for name in first
     )
 
@@ -155,16 +160,18 @@ def _is_number(value: str) -> bool:
 def _read_json_lines(path: Path, header: bool | None, expected: Collection[str]) -> Table:
     columns: dict[str, list[Any]] = {}
     count = 0
-    # Not splitlines(): a JSON string may hold U+2028, which is no line's end in JSON lines.
+    # Not splitlines(): a JSON string may contain U+2028, which does not end a line of JSON lines.
     for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+            raise DataError(f"{path}, line {number} is not valid JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise DataError(f'{path}, line {number}: an object such as {{"text": ..., "label": ...}} is needed')
+            raise DataError(
+                f'{path}, line {number} is not a JSON object. Every line must be like {{"text": ..., "label": ...}}.'
+            )
         for name, value in row.items():
             columns.setdefault(name, [None] * count).append(value)
         count += 1
@@ -181,7 +188,7 @@ def _read_parquet(path: Path, header: bool | None, expected: Collection[str]) ->
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file that can be read: {error}") from error
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
     return Table({name: table.column(name).to_pylist() for name in table.column_names})
 
 

@@ -1,4 +1,4 @@
-"""Tokenised text for training: ragged rows, batches of similar length, and their padding."""
+"""Tokenised text for training: ragged rows, padding, and batches of similar length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from sparserve.models.data.dataset import Split
 
-ROWS_AT_ONCE = 1024
+TOKENIZE_BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class RaggedRows:
-    """Rows of different lengths in one array: row `i` is `values[offsets[i] : offsets[i + 1]]`."""
+    """Rows of different lengths in one array. Row `i` is `values[offsets[i] : offsets[i + 1]]`."""
 
     values: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
@@ -37,7 +37,7 @@ class RaggedRows:
 
 @dataclass(frozen=True)
 class TokenizedSplit(Dataset[dict[str, Any]]):
-    """A split as token ids; item `i` also names its row, so that cached teacher outputs can be found."""
+    """A split as token ids. Each item carries its row number, which is its index in cached teacher outputs."""
 
     encodings: Mapping[str, RaggedRows]
     labels: torch.Tensor
@@ -50,17 +50,17 @@ class TokenizedSplit(Dataset[dict[str, Any]]):
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
+        """Number of tokens of each row."""
         return [len(ids) for ids in self.encodings["input_ids"]]
 
 
 def tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, *, multi_label: bool) -> TokenizedSplit:
-    """Tokenise a split with truncation at `max_length` tokens."""
+    """Tokenise a split, truncated to `max_length` tokens."""
     parts: dict[str, list[npt.NDArray[np.int32]]] = {}
     sizes: list[int] = []
-    # A few rows at a time: the tokenizer answers with lists, and a whole corpus of those takes 200 bytes a token.
-    for begin in range(0, len(split), ROWS_AT_ONCE):
-        rows = slice(begin, begin + ROWS_AT_ONCE)
+    # In parts: the tokenizer returns lists, which take 200 bytes per token.
+    for begin in range(0, len(split), TOKENIZE_BATCH_ROWS):
+        rows = slice(begin, begin + TOKENIZE_BATCH_ROWS)
         encodings = tokenizer(
             list(split.texts[rows]),
             list(split.text_pairs[rows]) if split.text_pairs is not None else None,
@@ -78,13 +78,16 @@ def tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, 
 
 
 class Collator:
-    """Rows -> tensors [batch, length], padded to the longest row; `pad_token_id` fills `input_ids`, 0 the others."""
+    """Stack rows into tensors [batch, length], padded to the longest row.
+
+    `pad_token_id` fills `input_ids`; 0 fills the other inputs.
+    """
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Stack rows into a batch; `row` [batch] and `labels` come along."""
+        """Return the batch, with `row` [batch] and `labels` beside the inputs."""
         batch = {"labels": torch.stack([row["labels"] for row in rows])}
         batch["row"] = torch.tensor([row["row"] for row in rows])
         for name in rows[0].keys() - {"labels", "row"}:
@@ -95,10 +98,10 @@ class Collator:
 
 
 class LengthBucketSampler(Sampler[int]):
-    """Rows in an order in which neighbours have similar lengths and batches come at random.
+    """Order of rows that puts rows of similar length into a batch and shuffles the batches.
 
-    The order depends on the seed and the epoch alone, never on the global random state: a resumed run sees the rows
-    that an uninterrupted one would have seen.
+    The order depends only on the seed and the epoch, never on the global random state, so that a resumed run sees the
+    same rows as an uninterrupted one.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, *, bucket_batches: int = 50) -> None:
@@ -109,7 +112,7 @@ class LengthBucketSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+        """Set the epoch whose order the next iteration yields."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -121,7 +124,7 @@ class LengthBucketSampler(Sampler[int]):
         buckets = [order[i : i + self.bucket] for i in range(0, len(order), self.bucket)]
         rows = [row for bucket in buckets for row in sorted(bucket, key=lambda row: self.lengths[row], reverse=True)]
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        # A short last batch must stay last, or the batch sampler would cut the others at other places.
+        # An incomplete batch must stay last, or the batch sampler would shift the borders of the others.
         whole = len(rows) // self.batch_size
         for index in torch.randperm(whole, generator=generator).tolist():
             yield from batches[index]

@@ -46,7 +46,7 @@ def test_data_that_is_wrong(wrong, tmp_path):
     path = tmp_path / "one.csv"
     path.write_text("text,label\n" + "".join(f"text {i},same\n" for i in range(40)))
     wrong("--data", path, code=2, message="'same' only")
-    wrong("--data", tmp_path / "missing.csv", code=2, message="there is no file")
+    wrong("--data", tmp_path / "missing.csv", code=2, message="does not exist")
     wrong("--label-column", "labels", code=2, message="has no column 'labels'")
 
 

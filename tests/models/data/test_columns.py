@@ -1,15 +1,18 @@
-"""`models.columns`: the columns of well-known benchmarks are found without options."""
+"""Detection of the columns of well-known benchmarks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
-from sparserve.models.data.columns import choose_columns
+from sparserve.models.data.columns import Columns, choose_columns
 from sparserve.models.data.tables import Table
 
 
-def choose(names, label=None, **options):
+def choose(names: Sequence[str], label: Mapping[str, list[Any]] | None = None, **options: Any) -> Columns:
     cells = {name: [f"{name} number {i} of many" for i in range(30)] for name in names}
-    every = {"text": None, "text_pair": None, "label": None, "multi_label": None, **options}
-    return choose_columns(Table({**cells, **(label or {"label": ["yes", "no"] * 15})}), "a.jsonl", **every)
+    settings = {"text": None, "text_pair": None, "label": None, "multi_label": None, **options}
+    return choose_columns(Table({**cells, **(label or {"label": ["yes", "no"] * 15})}), "a.jsonl", **settings)
 
 
 @pytest.mark.parametrize(
@@ -27,18 +30,18 @@ def choose(names, label=None, **options):
         (("question",), "question", None),
     ],
 )
-def test_texts_and_pairs_of_benchmarks(names, text, pair):
+def test_choose_columns_detects_texts_of_benchmarks(names: Sequence[str], text: str, pair: str | None) -> None:
     columns = choose(names)
     assert (columns.text, columns.text_pair) == (text, pair)
 
 
-def test_a_named_column_decides_what_the_other_is():
+def test_choose_columns_detects_the_other_text_beside_a_named_one() -> None:
     assert choose(("question", "sentence"), text="question").text_pair == "sentence"
     assert choose(("question", "sentence"), text="sentence").text_pair is None
     assert choose(("question", "sentence"), text_pair="question").text == "sentence"
 
 
 @pytest.mark.parametrize("cells", [["0", "1"], ["0.0", "1.0"], [0.0, 1.0], [True, False], ["true", "false"]])
-def test_columns_of_0_and_1_are_labels_in_every_spelling(cells):
+def test_choose_columns_detects_label_columns_of_0_and_1(cells: list[Any]) -> None:
     columns = choose(("text",), {"toxic": cells * 15, "rude": cells[::-1] * 15})
     assert columns.labels == ("toxic", "rude")

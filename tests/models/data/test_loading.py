@@ -1,38 +1,42 @@
-"""Labelled text as users have it: in every format, with and without headers, and wrong in every way."""
+"""Labelled text as users have it: in every format, with and without headers, and invalid in many ways."""
 
 import json
 import random
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.errors import DataError, EnvironmentFault
 
 
-def rows(count=40):
+def rows(count: int = 40) -> list[dict[str, str]]:
     return [{"text": f"this is text number {i}", "label": "yes" if i % 2 else "no"} for i in range(count)]
 
 
-def write(path, content):
+def write(path: Path, content: str | bytes) -> Path:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
-def csv_of(items, separator=","):
+def csv_of(items: Sequence[Mapping[str, object]], separator: str = ",") -> str:
     names = list(items[0])
     lines = [separator.join(names), *(separator.join(str(item[name]) for name in names) for item in items)]
     return "\n".join(lines) + "\n"
 
 
-def notes(dataset):
+def notes(dataset: Dataset) -> str:
     return " | ".join(dataset.summary.notes)
 
 
-def test_every_format_gives_the_same_data(tmp_path):
+def test_load_dataset_reads_every_format_alike(tmp_path: Path) -> None:
     items = rows()
     files = [
         write(tmp_path / "a.csv", csv_of(items)),
@@ -50,7 +54,7 @@ def test_every_format_gives_the_same_data(tmp_path):
     assert len(digests) == 1
 
 
-def test_columns_are_guessed_and_said(tmp_path):
+def test_load_dataset_notes_detected_columns(tmp_path: Path) -> None:
     items = [{"Review": f"text {i} of some length", "Sentiment": i % 3} for i in range(60)]
     dataset = load_dataset(write(tmp_path / "a.csv", csv_of(items)))
     assert dataset.label_names == ("0", "1", "2")
@@ -61,23 +65,23 @@ def test_columns_are_guessed_and_said(tmp_path):
 
 
 @pytest.mark.parametrize("names", [",text,label", "text,label,", "what they said about it all,label,text"])
-def test_a_header_is_known_by_one_of_its_names(tmp_path, names):
+def test_load_dataset_detects_a_header_by_one_known_name(tmp_path: Path, names: str) -> None:
     first = names.split(",").index("label")
     lines = [",".join("yn"[i % 2] if at == first else f"some text {i}" for at in range(3)) for i in range(40)]
     dataset = load_dataset(write(tmp_path / "a.csv", "\n".join([names, *lines])))
     assert (sum(dataset.summary.rows.values()), dataset.label_names) == (40, ("n", "y"))
 
 
-def test_a_header_is_known_by_a_name_that_was_given(tmp_path):
+def test_load_dataset_detects_a_header_by_a_given_name(tmp_path: Path) -> None:
     lines = [f"{i},some text {i},{'yn'[i % 2]}" for i in range(40)]
     path = write(tmp_path / "a.csv", "\n".join([",words,verdict", *lines]))
     dataset = load_dataset(path, text_column="words", label_column="verdict")
     assert (sum(dataset.summary.rows.values()), dataset.label_names) == (40, ("n", "y"))
-    with pytest.raises(DataError, match="was taken to have no header; --header says that it has"):
+    with pytest.raises(DataError, match=r"No header row was detected; use --header"):
         load_dataset(path, text_column="wurds")
 
 
-def test_six_unbalanced_classes_without_a_header(tmp_path):
+def test_load_dataset_reads_unbalanced_classes_without_a_header(tmp_path: Path) -> None:
     chance = random.Random(0)
     names = ["billing", "tech", "sales", "hr", "legal", "other"]
     lines = [f'{chance.choices(names, [50, 30, 10, 5, 3, 2])[0]}\tmessage {i}, about "it"' for i in range(400)]
@@ -86,10 +90,10 @@ def test_six_unbalanced_classes_without_a_header(tmp_path):
     assert sum(dataset.summary.rows.values()) == 400
     assert set(dataset.train.labels) == set(range(6))
     assert dataset.train.texts[0].endswith('about "it"')
-    assert "no header" in notes(dataset)
+    assert "no header row" in notes(dataset)
 
 
-def test_folders_of_splits_and_text_pairs(tmp_path):
+def test_load_dataset_reads_a_folder_of_splits_with_text_pairs(tmp_path: Path) -> None:
     items = [{"sentence1": f"a long premise {i}", "sentence2": f"a {i}", "label": i % 2} for i in range(60)]
     write(tmp_path / "train.jsonl", "".join(json.dumps(item) + "\n" for item in items[:40]))
     write(tmp_path / "dev.jsonl", "".join(json.dumps(item) + "\n" for item in items[40:]))
@@ -97,24 +101,24 @@ def test_folders_of_splits_and_text_pairs(tmp_path):
     assert dataset.test.texts == [item["sentence1"] for item in items[40:]]
     assert dataset.test.text_pairs == [item["sentence2"] for item in items[40:]]
     assert dataset.summary.rows == {"train": 36, "validation": 4, "test": 20}
-    assert "the validation split is the test" in notes(dataset)
+    assert "the validation split is used as the test split" in notes(dataset)
 
 
 @pytest.mark.parametrize("form", ["columns", "lists", "separated"])
-def test_several_labels_a_row(tmp_path, form):
+def test_load_dataset_reads_multi_label_rows(tmp_path: Path, form: str) -> None:
     sets = [[name for name, every in (("spam", 3), ("threat", 7), ("toxic", 2)) if i % every == 0] for i in range(90)]
     if form == "columns":
         items = [
             {"text": f"t {i}", **{n: int(n in s) for n in ("spam", "threat", "toxic")}} for i, s in enumerate(sets)
         ]
-        path, options = write(tmp_path / "a.csv", csv_of(items)), {}
+        path = write(tmp_path / "a.csv", csv_of(items))
     elif form == "lists":
         lines = (json.dumps({"text": f"t {i}", "labels": s}) + "\n" for i, s in enumerate(sets))
-        path, options = write(tmp_path / "a.jsonl", "".join(lines)), {}
+        path = write(tmp_path / "a.jsonl", "".join(lines))
     else:
         items = [{"text": f"t {i}", "label": "|".join(s) or "toxic"} for i, s in enumerate(sets)]
-        path, options = write(tmp_path / "a.csv", csv_of(items)), {"label_separator": "|"}
-    dataset = load_dataset(path, **options)
+        path = write(tmp_path / "a.csv", csv_of(items))
+    dataset = load_dataset(path, label_separator="|" if form == "separated" else None)
     assert dataset.problem_type == "multi_label_classification"
     assert dataset.label_names == ("spam", "threat", "toxic")
     row = dataset.train.texts.index(next(t for t in dataset.train.texts if t == "t 42" or t == "t 84" or t == "t 21"))
@@ -122,14 +126,14 @@ def test_several_labels_a_row(tmp_path, form):
     assert dataset.train.labels[row] == [int(number % 3 == 0), int(number % 7 == 0), int(number % 2 == 0)]
 
 
-def test_what_was_dropped_is_counted(tmp_path):
+def test_load_dataset_counts_dropped_rows(tmp_path: Path) -> None:
     items = [*rows(), {"text": " ", "label": "yes"}, {"text": "unlabelled", "label": ""}]
     summary = load_dataset(write(tmp_path / "a.csv", csv_of(items))).summary
     assert summary.dropped == {"empty text": 1, "no label": 1}
     assert any("dropped: 1 rows (empty text)" in line for line in summary.lines())
 
 
-def test_very_long_texts_quoted_newlines_and_nul_are_kept(tmp_path):
+def test_load_dataset_keeps_long_texts_quoted_newlines_and_nul(tmp_path: Path) -> None:
     items = rows()
     items[0]["text"] = "x" * 100_000
     items[1]["text"] = '"two\nlines, and ""quotes"""'
@@ -140,14 +144,14 @@ def test_very_long_texts_quoted_newlines_and_nul_are_kept(tmp_path):
     assert dataset.summary.characters["max"] == 100_000
 
 
-def two_labels(count):
+def two_labels(count: int) -> str:
     return "".join(f"some text {i},{i % 2}\n" for i in range(count))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "text,label\n" + "a,b\n" * 30, "'b' only"),
+        ("a.csv", "text,label\n" + "a,b\n" * 30, "only the label 'b'"),
         ("a.csv", "text,label\n" + two_labels(30) + "lonely,rare\n", "'rare' has 1 row"),
         ("a.csv", "text,label\n" + " ,1\n , 0\n" * 20, "empty text"),
         ("a.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), r"not UTF-8: byte 14 \(0xe9\) in line 2"),
@@ -155,57 +159,62 @@ def two_labels(count):
         ("a.csv", "text,label\na,b,c\n", "line 2: 3 fields"),
         ("a.csv", 'text,label\n"open,1\n', "line 2"),
         ("a.csv", "", "no rows"),
-        ("a.csv", "text,label\n" + two_labels(9), "9 rows"),
+        ("a.csv", "text,label\n" + two_labels(9), "9 usable rows"),
         ("a.csv", "text,label\n" + "the same,a\nand the same,b\n" * 30, "only 2 different texts"),
         ("a.csv", "text,score\n" + "".join(f"text {i},{i / 7}\n" for i in range(60)), "label"),
         ("a.csv", "text,label\n" + "".join(f"text {i},{i / 7}\n" for i in range(300)), "regression"),
         ("a.csv", "text,text,label\na,b,1\n", "same name"),
         ("a.csv", "sep=;\ntext;label\na;b;c\n", "line 3: 3 fields"),
-        ("a.jsonl", '{"text": "a", "label": "x\\ud800"}\n' * 30, r"the label 'x\\ud800' holds half of a character"),
-        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2: not JSON"),
-        ("a.jsonl", "[1, 2]\n", "line 1: an object"),
-        ("a.jsonl", "[" * 100_000, "not JSON"),
-        ("a.jsonl", "".join(json.dumps({"text": i, "label": i % 2}) + "\n" for i in range(30)), "holds a int"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": "x\\ud800"}\n' * 30,
+            r"'x\\ud800' contains half of a surrogate",
+        ),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2 is not valid JSON"),
+        ("a.jsonl", "[1, 2]\n", "line 1 is not a JSON object"),
+        ("a.jsonl", "[" * 100_000, "not valid JSON"),
+        ("a.jsonl", "".join(json.dumps({"text": i, "label": i % 2}) + "\n" for i in range(30)), "type int in row 1"),
         ("a.jsonl", "".join(json.dumps({"text": "a", "label": {"a": 1}}) + "\n" for _ in range(30)), "label is a dict"),
-        ("a.parquet", b"PAR1 no", "not a Parquet file"),
-        ("a.xlsx", b"PK", "none of the extensions"),
+        ("a.parquet", b"PAR1 no", "not a readable Parquet file"),
+        ("a.xlsx", b"PK", "unknown extension"),
     ],
 )
-def test_wrong_data_is_refused_with_the_place_and_the_way_out(tmp_path, name, content, message):
+def test_load_dataset_refuses_invalid_data(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_dataset(write(tmp_path / name, content))
 
 
-def test_a_single_row_is_not_taken_for_data(tmp_path):
+def test_load_dataset_refuses_a_single_row(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\n")
-    with pytest.raises(DataError, match="has a single row, a header perhaps"):
+    with pytest.raises(DataError, match="only one row, which may be a header"):
         load_dataset(tmp_path / "rows.csv")
 
 
-def test_columns_that_are_not_there_and_files_that_are_not_there(tmp_path):
+def test_load_dataset_refuses_missing_columns_and_files(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", csv_of(rows()))
-    for option in ("text_column", "text_pair_column", "label_column"):
+    options: list[dict[str, Any]] = [{f"{role}_column": "nothing"} for role in ("text", "text_pair", "label")]
+    for option in options:
         with pytest.raises(DataError, match=r"no column 'nothing'.*text, label"):
-            load_dataset(path, **{option: "nothing"})
-    with pytest.raises(DataError, match="there is no file"):
+            load_dataset(path, **option)
+    with pytest.raises(DataError, match="does not exist"):
         load_dataset(tmp_path / "b.csv")
-    with pytest.raises(DataError, match=r"no file such as train\.csv"):
+    with pytest.raises(DataError, match=r"no training file\. Name it train\.csv"):
         load_dataset(tmp_path)
     with pytest.raises((DataError, EnvironmentFault), match="owner/name"):
         load_dataset("owner/name")
 
 
-def test_a_parquet_whose_text_is_no_text(tmp_path):
+def test_load_dataset_refuses_a_parquet_text_column_of_numbers(tmp_path: Path) -> None:
     table = pyarrow.table({"text": list(range(40)), "label": [i % 2 for i in range(40)]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="column 'text' holds a int in row 1"):
+    with pytest.raises(DataError, match="column 'text' holds a value of type int in row 1"):
         load_dataset(tmp_path / "a.parquet")
 
 
-def test_a_label_that_train_lacks(tmp_path):
+def test_load_dataset_refuses_a_label_that_train_lacks(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", csv_of(rows()))
     test = write(tmp_path / "other.csv", "text,label\nnew,maybe\nnewer,maybe\n")
-    with pytest.raises(DataError, match="'maybe' does not occur in the train split, but in 2 of test"):
+    with pytest.raises(DataError, match="'maybe' does not occur in the train split, but in 2 rows of test"):
         load_dataset(train, splits={"test": test})
     lines = [json.dumps({"text": f"t {i}", "labels": ["yes", "no"][: i % 3]}) for i in range(40)]
     several = write(tmp_path / "train.jsonl", "\n".join(lines))
@@ -214,15 +223,15 @@ def test_a_label_that_train_lacks(tmp_path):
         load_dataset(several, splits={"test": other})
 
 
-def test_duplicates_within_a_file_are_kept_together_and_counted(tmp_path):
+def test_load_dataset_counts_duplicates_and_keeps_them_together(tmp_path: Path) -> None:
     items = [*rows(), *rows()[:4]]
     summary = load_dataset(write(tmp_path / "a.csv", csv_of(items))).summary
     assert (summary.duplicates, summary.shared) == (4, 0)
     assert "  duplicate rows: 4 (none across splits)" in summary.lines()
-    assert not [note for note in summary.notes if "too good" in note]
+    assert not [note for note in summary.notes if "too optimistic" in note]
 
 
-def test_given_splits_that_share_texts_are_left_whole_and_said_loudly(tmp_path):
+def test_load_dataset_notes_texts_that_given_splits_share(tmp_path: Path) -> None:
     items = rows(60)
     train = write(tmp_path / "train.csv", csv_of(items))
     shouted = [{**item, "text": item["text"].upper()} for item in items[:30]]
@@ -242,20 +251,20 @@ def test_given_splits_that_share_texts_are_left_whole_and_said_loudly(tmp_path):
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """Return a way to say what the Hub has, with each column's feature."""
+def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that sets the features and splits of the Hub's data set."""
 
-    def publish(features, splits):
+    def publish(features: Mapping[str, Any], splits: Mapping[str, Mapping[str, list[Any]]]) -> None:
         package = ModuleType("datasets")
         loaded = {name: HubRows(features, columns) for name, columns in splits.items()}
-        package.load_dataset = lambda name: loaded
+        package.__dict__["load_dataset"] = lambda name: loaded
         monkeypatch.setitem(sys.modules, "datasets", package)
 
     return publish
 
 
-class HubRows(dict):
-    def __init__(self, features, columns):
+class HubRows(dict[str, list[Any]]):
+    def __init__(self, features: Mapping[str, Any], columns: Mapping[str, list[Any]]) -> None:
         super().__init__(columns)
         self.features = features
 
@@ -263,12 +272,12 @@ class HubRows(dict):
 CLASSES = SimpleNamespace(names=["joy", "anger", "calm"])
 
 
-def hub_columns(split, labels, count=60):
+def hub_columns(split: str, labels: Callable[[int], Any], count: int = 60) -> dict[str, list[Any]]:
     return {"text": [f"{split} text {i}" for i in range(count)], "labels": [labels(i) for i in range(count)]}
 
 
 @pytest.mark.parametrize("feature", [SimpleNamespace(feature=CLASSES), [CLASSES]])
-def test_lists_of_classes_on_the_hub_have_their_names(hub, feature):
+def test_load_dataset_names_hub_classes_in_lists(hub: Callable[..., None], feature: Any) -> None:
     splits = {name: hub_columns(name, lambda i: [i % 3, 2] if i % 4 else []) for name in ("train", "test")}
     hub({"text": SimpleNamespace(), "labels": feature}, splits)
     dataset = load_dataset("hub:owner/name")
@@ -276,7 +285,7 @@ def test_lists_of_classes_on_the_hub_have_their_names(hub, feature):
     assert dataset.test.labels[:4] == [[0, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1]]
 
 
-def test_a_test_split_without_labels_on_the_hub_is_none(hub):
+def test_load_dataset_ignores_a_hub_test_split_without_labels(hub: Callable[..., None]) -> None:
     splits = {"train": hub_columns("train", lambda i: i % 3), "test": hub_columns("test", lambda i: -1)}
     hub({"text": SimpleNamespace(), "labels": CLASSES}, splits)
     dataset = load_dataset("hub:owner/name")

@@ -1,3 +1,5 @@
+"""Tokenised splits, their padding and the order of their batches."""
+
 import numpy as np
 import pytest
 import torch
@@ -5,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserve.models.data.dataset import Split
-from sparserve.models.data.tokenization import ROWS_AT_ONCE, Collator, LengthBucketSampler, RaggedRows, tokenize
+from sparserve.models.data.tokenization import TOKENIZE_BATCH_ROWS, Collator, LengthBucketSampler, RaggedRows, tokenize
+from sparserve.models.encoders.checkpoint import Checkpoint
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
 
 @given(lengths=lengths, batch=st.integers(1, 40), epoch=st.integers(0, 5))
-def test_every_row_comes_once_and_the_order_depends_on_seed_and_epoch_alone(lengths, batch, epoch):
-    def order(random_state):
+def test_sampler_yields_every_row_once_by_seed_and_epoch(lengths: list[int], batch: int, epoch: int) -> None:
+    def order(random_state: int) -> list[int]:
         torch.manual_seed(random_state)
         sampler = LengthBucketSampler(lengths, batch, seed=3)
         sampler.set_epoch(epoch)
@@ -22,7 +25,7 @@ def test_every_row_comes_once_and_the_order_depends_on_seed_and_epoch_alone(leng
     assert order(0) == order(1)
 
 
-def test_neighbours_have_similar_lengths():
+def test_sampler_batches_rows_of_similar_length() -> None:
     lengths = [1 + (i * 37) % 100 for i in range(640)]
     rows = list(LengthBucketSampler(lengths, 32, seed=0))
     batches = [[lengths[row] for row in rows[i : i + 32]] for i in range(0, 640, 32)]
@@ -30,7 +33,7 @@ def test_neighbours_have_similar_lengths():
     assert padded / sum(lengths) < 1.1
 
 
-def test_rows_are_padded_to_the_longest():
+def test_collator_pads_to_the_longest_row() -> None:
     rows = [
         {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": torch.tensor(1), "row": 8},
         {"input_ids": [5], "attention_mask": [1], "labels": torch.tensor(0), "row": 2},
@@ -43,15 +46,15 @@ def test_rows_are_padded_to_the_longest():
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_tokens_are_what_the_tokenizer_gives_for_all_rows_at_once(whole, pairs):
+def test_tokenize_in_parts_equals_tokenizing_all_rows(whole: Checkpoint, pairs: bool) -> None:
     tokenizer = whole.tokenizer()
-    texts = ["the good film was bright " * (1 + row % 5) + "x" * (row % 3) for row in range(ROWS_AT_ONCE + 7)]
+    texts = ["the good film was bright " * (1 + row % 5) + "x" * (row % 3) for row in range(TOKENIZE_BATCH_ROWS + 7)]
     split = Split(texts, texts[::-1] if pairs else None, [row % 2 for row in range(len(texts))])
     rows = tokenize(split, tokenizer, 16, multi_label=False)
     expected = tokenizer(texts, split.text_pairs, truncation="longest_first", max_length=16)
     assert set(rows.encodings) == {"input_ids", "token_type_ids", "attention_mask"}
-    for name, found in rows.encodings.items():
-        assert [row.tolist() for row in found] == expected[name]
+    for name, encoded in rows.encodings.items():
+        assert [row.tolist() for row in encoded] == expected[name]
     assert rows.lengths == [len(ids) for ids in expected["input_ids"]]
     picked = [len(texts) - 1, 3, 19]
     lists = [
@@ -62,12 +65,12 @@ def test_tokens_are_what_the_tokenizer_gives_for_all_rows_at_once(whole, pairs):
     assert all(torch.equal(batch[name], same[name]) and batch[name].dtype == torch.int64 for name in batch)
 
 
-def test_a_token_takes_four_bytes_an_input(whole):
+def test_tokenize_stores_four_bytes_per_token(whole: Checkpoint) -> None:
     rows = tokenize(Split(["the good film"] * 50, None, [0] * 50), whole.tokenizer(), 16, multi_label=False)
-    assert {found.values.nbytes for found in rows.encodings.values()} == {4 * sum(rows.lengths)}
+    assert {encoded.values.nbytes for encoded in rows.encodings.values()} == {4 * sum(rows.lengths)}
 
 
-def test_rows_are_counted_from_both_ends():
+def test_ragged_rows_index_from_both_ends() -> None:
     rows = RaggedRows(np.arange(5, dtype=np.int32), np.asarray([0, 2, 2, 5]))
     assert [row.tolist() for row in rows] == [[0, 1], [], [2, 3, 4]]
     assert rows[-1].tolist() == [2, 3, 4]
