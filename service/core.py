@@ -1,32 +1,41 @@
-"""What a route works with: one object, made by `create_app` and kept on the app's state."""
+"""The serving core: classify, compare, and change the models that are served. It knows no protocol."""
 
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.catalog.operations import Orders
 from sparserve.service.drain import Drain
+from sparserve.service.errors import InferenceFailed, InvalidRequest
+from sparserve.service.experiments.comparison import Comparison, compare
 from sparserve.service.experiments.disagreements import Disagreements
-from sparserve.service.experiments.traffic import Experiments
+from sparserve.service.experiments.traffic import Experiments, Route
 from sparserve.service.inference.batcher import Batcher
+from sparserve.service.inference.classification import Classification, classify
+from sparserve.service.inference.engine import Engine
+from sparserve.service.limits import check_size
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
+from sparserve.service.types import RequestOptions, TextInput
 
 logger = logging.getLogger(__name__)
 
-# Orders that may run at once. They wait for each other, or a while for a store's URL, and never for requests' texts.
-ORDERS: Final = 4
-# What a bundle that is being loaded, or a database, may take when the service stops.
+# Catalog changes run on these threads. They wait for each other or for a store's URL, never for inference.
+ADMIN_THREADS: Final = 4
+# Limit on the wait for a bundle that is loading, or for a database, when the service stops.
 CLOSE_SECONDS: Final = 5.0
+# The variant that a comparison uses as its reference if none is named.
+REFERENCE_VARIANT: Final = "dense"
 _Result = TypeVar("_Result")
 
 
 class ServingCore:
-    """The parts of one running service."""
+    """One running service; protocols are adapters that translate to and from its methods."""
 
     def __init__(self, settings: Settings, drain: Drain) -> None:
         self.settings = settings
@@ -59,23 +68,85 @@ class ServingCore:
             metrics=self.metrics,
         )
         self.metrics.ready.set_function(lambda: self.reason_not_ready() is None)
-        self._ordering = ThreadPoolExecutor(ORDERS, thread_name_prefix="orders")
+        self._admin_threads = ThreadPoolExecutor(ADMIN_THREADS, thread_name_prefix="admin")
+
+    async def classify(
+        self,
+        task: str,
+        variant: str | None,
+        inputs: Sequence[TextInput],
+        options: RequestOptions,
+        *,
+        truncate: bool = True,
+    ) -> Classification:
+        """Classify inputs.
+
+        Without a variant the task's default answers, or, for a share of the requests, the candidate of its experiment.
+
+        Raises:
+            UnknownResource, Unavailable, TooLarge, InvalidRequest, Overloaded, DeadlineExceeded, InferenceFailed: as
+                described there.
+        """
+        started = time.perf_counter()
+        if variant is None:
+            route = self.experiments.route(task, options.routing_key)
+        else:
+            route = Route(self.catalog.engine(task, variant))
+        self._check_size(inputs)
+        try:
+            result = await self._classify(route.engine, inputs, options, truncate=truncate, started=started)
+            self.experiments.compare(task, route, inputs, result, options.request_id)
+        except InferenceFailed:
+            default = self.experiments.not_answered(task, route)
+            if default is None:
+                raise
+            result = await self._classify(default, inputs, options, truncate=truncate, started=started)
+        self._count(result)
+        return result
+
+    async def compare(
+        self,
+        task: str,
+        variants: Sequence[str] | None,
+        inputs: Sequence[TextInput],
+        options: RequestOptions,
+        *,
+        truncate: bool = True,
+    ) -> Comparison:
+        """Run the same inputs through several variants of a task; the first is the reference.
+
+        By default these are `dense` and the task's default variant; if that is `dense`, every other variant.
+
+        Raises:
+            InvalidRequest: a variant is named twice, the task has only one, or the labels of two variants differ.
+            UnknownResource, Unavailable, TooLarge, Overloaded, DeadlineExceeded, InferenceFailed: as described there.
+        """
+        engines = self._engines_to_compare(task, variants)
+        self._check_size(inputs)
+        comparison = await compare(self.batcher, engines, inputs, truncate=truncate, deadline=options.deadline)
+        for arm in comparison.arms:
+            self._count(arm.answer)
+        return comparison
+
+    async def run_admin(self, change: Callable[[], _Result]) -> _Result:
+        """Run a change of the catalog off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._admin_threads, change)
+
+    def reason_not_ready(self) -> str | None:
+        """Return why traffic should go elsewhere; None when every task's default variant can answer."""
+        return "the service is shutting down" if self.drain.draining else self.catalog.reason_not_ready()
 
     def start(self) -> None:
-        """Load the models aside, so that probes and pages answer meanwhile."""
+        """Load the models in a thread, so that probes and pages answer meanwhile."""
         threading.Thread(target=self.catalog.watch, name="store-watch", daemon=True).start()
 
     async def loaded(self) -> None:
-        """Wait until every bundle is served or refused; where the store mirrors a URL, until that has answered."""
+        """Wait until every bundle is served or refused and a mirrored URL has answered."""
         await asyncio.shield(asyncio.wrap_future(self.catalog.loaded))
 
-    async def order(self, work: Callable[[], _Result]) -> _Result:
-        """Let the catalog be changed, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._ordering, work)
-
     async def stop(self) -> None:
-        """Stop loading and take no more work; whatever hangs, it takes some seconds at most."""
-        self._ordering.shutdown(wait=False, cancel_futures=True)
+        """Stop loading and accept no more work; takes a few seconds at most, even if something hangs."""
+        self._admin_threads.shutdown(wait=False, cancel_futures=True)
         self.experiments.close()
         closing = (
             asyncio.to_thread(self.catalog.close, CLOSE_SECONDS),
@@ -84,8 +155,36 @@ class ServingCore:
         )
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):
-                logger.error("the service did not stop as it should", exc_info=outcome)
+                logger.error("a part of the service did not stop cleanly", exc_info=outcome)
 
-    def reason_not_ready(self) -> str | None:
-        """Why traffic should go elsewhere; None when every task's default variant can answer."""
-        return "the service is shutting down" if self.drain.draining else self.catalog.reason_not_ready()
+    async def _classify(
+        self, engine: Engine, inputs: Sequence[TextInput], options: RequestOptions, *, truncate: bool, started: float
+    ) -> Classification:
+        return await classify(
+            self.batcher, engine, inputs, truncate=truncate, deadline=options.deadline, arrived=started
+        )
+
+    def _engines_to_compare(self, task: str, variants: Sequence[str] | None) -> list[Engine]:
+        if variants is not None:
+            if len(set(variants)) != len(variants):
+                raise InvalidRequest("variants: name each variant once")
+            return [self.catalog.engine(task, variant) for variant in variants]
+        default = self.catalog.engine(task)
+        contents = self.catalog.contents
+        names = contents.variants(task)
+        reference = self.catalog.engine(task, REFERENCE_VARIANT) if REFERENCE_VARIANT in names else default
+        if default is not reference:
+            return [reference, default]
+        others = [contents.engines[task, name] for name in names if (task, name) in contents.engines]
+        others = [engine for engine in others if engine is not reference]
+        if not others:
+            raise InvalidRequest(
+                f"task {task!r} serves only {reference.manifest.variant}: publish another variant first"
+            )
+        return [reference, *others]
+
+    def _check_size(self, inputs: Sequence[TextInput]) -> None:
+        check_size(inputs, max_items=self.settings.max_items, max_characters=self.settings.max_characters)
+
+    def _count(self, result: Classification) -> None:
+        self.metrics.classified(result.engine.ref, result.usage(), result.timings())

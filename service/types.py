@@ -1,10 +1,34 @@
 """Values that every layer and protocol of the service shares. Seconds, bytes and fractions throughout."""
 
-from typing import Literal
+import time
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 FunctionToApply = Literal["softmax", "sigmoid", "none"]
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """Options of a request beside its body.
+
+    Attributes:
+        deadline: latest time for the answer, on the performance counter; None for no limit.
+        routing_key: requests with the same key get the same variant of a split; None to choose at random.
+        request_id: identifies the request in logs and disagreements.
+        arrived: time of the request's arrival, on the performance counter.
+    """
+
+    deadline: float | None = None
+    routing_key: str | None = None
+    request_id: str | None = None
+    arrived: float = field(default_factory=time.perf_counter)
+
+    def within(self, seconds: float) -> Self:
+        """Return the same options with a deadline at most `seconds` after the request's arrival."""
+        latest = self.arrived + seconds
+        return replace(self, deadline=latest if self.deadline is None else min(self.deadline, latest))
 
 
 class TextInput(BaseModel):

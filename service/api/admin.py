@@ -106,40 +106,40 @@ async def refresh(service: ServiceDependency) -> ModelList:
 
     A URL that the store mirrors is waited for ten seconds at most; what comes later is served when it is there.
     """
-    await service.order(service.catalog.refresh)
+    await service.run_admin(service.catalog.refresh)
     return await list_models(service)
 
 
 @router.post("/v1/admin/models/{task}/{variant}/default", responses=RESPONSES)
 async def make_default(task: str, variant: str, service: ServiceDependency) -> TaskFacts:
     """Let the task answer with this variant: in the store, so for every process that serves it, and after a restart."""
-    await service.order(partial(service.orders.make_default, task, variant))
+    await service.run_admin(partial(service.orders.make_default, task, variant))
     return await show_task(task, service)
 
 
 @promotion.post("/v1/models/{task}/{variant}/promote", responses=RESPONSES)
 async def promote(task: str, variant: str, body: Promotion, service: ServiceDependency) -> Served:
     """Serve this version; answers once it is served, and changes nothing where it is refused."""
-    return _served(service, await service.order(partial(service.orders.pin, task, variant, body.version)))
+    return _served(service, await service.run_admin(partial(service.orders.pin, task, variant, body.version)))
 
 
 @router.post("/v1/models/{task}/{variant}/rollback", responses=RESPONSES)
 async def rollback(task: str, variant: str, service: ServiceDependency) -> Served:
     """Serve the version that was published before the one that is served."""
-    return _served(service, await service.order(partial(service.orders.rollback, task, variant)))
+    return _served(service, await service.run_admin(partial(service.orders.rollback, task, variant)))
 
 
 @router.post("/v1/models/{task}/{variant}/unpin", responses=RESPONSES)
 async def unpin(task: str, variant: str, service: ServiceDependency) -> Served:
     """Serve the version that the store says, again."""
-    return _served(service, await service.order(partial(service.orders.unpin, task, variant)))
+    return _served(service, await service.run_admin(partial(service.orders.unpin, task, variant)))
 
 
 @router.post("/v2/repository/models/{task}/load", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
 async def load(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
     """Take a task, or one variant of it, into service; answers once it is served."""
     asked = _read(await request.body())
-    await service.order(partial(service.orders.load, task, asked.version))
+    await service.run_admin(partial(service.orders.load, task, asked.version))
     return {"name": task, "load": True}
 
 
@@ -147,7 +147,7 @@ async def load(task: str, request: Request, service: ServiceDependency) -> dict[
 async def unload(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
     """Take a task, or one variant of it, out of service; requests that it has admitted are still answered."""
     asked = _read(await request.body())
-    await service.order(partial(service.orders.unload, task, asked.version))
+    await service.run_admin(partial(service.orders.unload, task, asked.version))
     return {"name": task, "unload": True}
 
 

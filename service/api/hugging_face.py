@@ -8,15 +8,13 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
-from sparserve.service.answers import answer
 from sparserve.service.api.schemas import Body, Inputs
 from sparserve.service.core import ServingCore
-from sparserve.service.http.dependencies import ServiceDependency
+from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
 from sparserve.service.http.json_body import PositiveInt
 from sparserve.service.http.json_route import DirectRoute
 from sparserve.service.http.problems import problems
-from sparserve.service.http.request_options import Caller, CallerDependency
-from sparserve.service.types import FunctionToApply, Prediction
+from sparserve.service.types import FunctionToApply, Prediction, RequestOptions
 
 router = APIRouter(route_class=DirectRoute, tags=["hugging face"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
@@ -42,32 +40,24 @@ class InferenceRequest(Body):
 
 @router.post("/hf/{task}", responses=RESPONSES)
 async def infer_with_default_variant(
-    task: str, body: InferenceRequest, service: ServiceDependency, caller: CallerDependency
+    task: str, body: InferenceRequest, service: ServiceDependency, options: OptionsDependency
 ) -> list[list[Prediction]]:
     """Classify texts with a task's default variant."""
-    return await _infer(service, task, None, body, caller)
+    return await _infer(service, task, None, body, options)
 
 
 @router.post("/hf/{task}/{variant}", responses=RESPONSES)
 async def infer_with_variant(
-    task: str, variant: str, body: InferenceRequest, service: ServiceDependency, caller: CallerDependency
+    task: str, variant: str, body: InferenceRequest, service: ServiceDependency, options: OptionsDependency
 ) -> list[list[Prediction]]:
     """Classify texts with one variant of a task."""
-    return await _infer(service, task, variant, body, caller)
+    return await _infer(service, task, variant, body, options)
 
 
 async def _infer(
-    service: ServingCore, task: str, variant: str | None, body: InferenceRequest, caller: Caller
+    service: ServingCore, task: str, variant: str | None, body: InferenceRequest, options: RequestOptions
 ) -> list[list[Prediction]]:
-    asked = body.parameters or Parameters()
-    result = await answer(
-        service,
-        task,
-        variant,
-        body.inputs,
-        caller,
-        truncate=asked.truncation is not False,
-        top_k=asked.top_k,
-        function_to_apply=asked.function_to_apply,
-    )
-    return result.predictions
+    parameters = body.parameters or Parameters()
+    truncate = parameters.truncation is not False
+    result = await service.classify(task, variant, body.inputs, options, truncate=truncate)
+    return result.predictions(top_k=parameters.top_k, function_to_apply=parameters.function_to_apply)

@@ -91,27 +91,24 @@ def name_media_type(path: str, headers: MutableHeaders) -> None:
 
 
 def read_request(body: bytes, header_length: str | None, max_items: int) -> tuple[InferRequest, dict[str, list[str]]]:
-    """A request and the texts of its inputs by name.
+    """Return a request and the texts of its inputs by name.
 
     Raises:
-        UnreadableRequest: the body is not what the headers say.
+        UnreadableRequest: the body does not match its headers.
         InvalidRequest: an input is not a list of texts, or an input or output is named twice.
         TooLarge: an input has more than `max_items` texts.
     """
     length = len(body)
     if header_length is not None:
-        # Python reads no numbers of thousands of digits.
+        # Python refuses to parse numbers of thousands of digits.
         if not header_length.isdecimal() or len(header_length) > 20 or int(header_length) > len(body):
             raise UnreadableRequest(f"{HEADER} must be the bytes of the JSON, at most the body's {len(body)}")
         length = int(header_length)
     try:
-        request = InferRequest.model_validate(parse_json(body[:length], orjson.loads))
+        content = parse_json(body[:length], orjson.loads)
     except orjson.JSONDecodeError as error:
         raise UnreadableRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from error
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place, message = ".".join(map(str, first["loc"])) or "body", first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"{place}: {message}") from error
+    request = _validate(content)
     rest = memoryview(body)[length:]
     texts: dict[str, list[str]] = {}
     for tensor in request.inputs:
@@ -120,17 +117,27 @@ def read_request(body: bytes, header_length: str | None, max_items: int) -> tupl
             raise InvalidRequest(f"input {tensor.name} has both data and binary_data_size: send one of them")
         if size is not None and size > len(rest):
             raise UnreadableRequest(f"input {tensor.name} has {size} bytes, but {len(rest)} are left of the body")
-        if tensor.name in texts:
-            raise InvalidRequest(f"input {tensor.name} is there twice")
-        texts[tensor.name] = _texts(tensor, None if size is None else bytes(rest[:size]), max_items)
+        _add_texts(texts, tensor, None if size is None else bytes(rest[:size]), max_items)
         rest = rest[size or 0 :]
     if len(rest):
         raise UnreadableRequest(f"{len(rest)} bytes are left after the last input")
-    # Each is as long as the inputs are many: the answer to a short request would have no limit.
-    asked = [output.name for output in request.outputs]
-    for position, name in enumerate(asked):
-        if name in asked[:position]:
-            raise InvalidRequest(f"output {name} is there twice")
+    _check_outputs(request)
+    return request, texts
+
+
+def read_message(
+    content: dict[str, Any], data: Sequence[bytes], max_items: int
+) -> tuple[InferRequest, dict[str, list[str]]]:
+    """Return a request and the texts of its inputs by name; `data` has the binary data of each input.
+
+    Raises:
+        UnreadableRequest, InvalidRequest, TooLarge: as in `read_request`.
+    """
+    request = _validate(content)
+    texts: dict[str, list[str]] = {}
+    for tensor, binary in zip(request.inputs, data, strict=True):
+        _add_texts(texts, tensor, binary, max_items)
+    _check_outputs(request)
     return request, texts
 
 
@@ -142,7 +149,7 @@ def write_answer(
     for tensor in tensors:
         described = tensor.model_dump()
         if tensor.name in binary:
-            data = _bytes(tensor)
+            data = tensor_bytes(tensor)
             del described["data"]
             described["parameters"] = {"binary_data_size": len(data)}
             tail.append(data)
@@ -156,6 +163,29 @@ def write_answer(
 def packed(texts: Iterable[bytes]) -> bytes:
     """The data of a BYTES tensor."""
     return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
+
+
+def _validate(content: Any) -> InferRequest:
+    try:
+        return InferRequest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place, message = ".".join(map(str, first["loc"])) or "body", first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{place}: {message}") from error
+
+
+def _check_outputs(request: InferRequest) -> None:
+    # Every output is as long as the inputs: without this check a short request could have an answer of any length.
+    names = [output.name for output in request.outputs]
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise InvalidRequest(f"output {name} is there twice")
+
+
+def _add_texts(texts: dict[str, list[str]], tensor: InputTensor, binary: bytes | None, max_items: int) -> None:
+    if tensor.name in texts:
+        raise InvalidRequest(f"input {tensor.name} is there twice")
+    texts[tensor.name] = _texts(tensor, binary, max_items)
 
 
 def _texts(tensor: InputTensor, binary: bytes | None, max_items: int) -> list[str]:
@@ -201,7 +231,8 @@ def _split(data: bytes, name: str, expected: int) -> list[str]:
     return texts
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Return the binary data of an output."""
     if tensor.datatype == "BYTES":
         return packed(text.encode() for text in tensor.data)
     numbers: npt.NDArray[np.float32] = np.asarray(tensor.data, dtype="<f4")

@@ -10,15 +10,13 @@ from fastapi import APIRouter
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from starlette.responses import Response
 
-from sparserve.service.answers import answer
 from sparserve.service.api.schemas import Body, check_item_count
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable
-from sparserve.service.http.dependencies import ServiceDependency
+from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
 from sparserve.service.http.json_route import DirectRoute
 from sparserve.service.http.problems import problems
-from sparserve.service.http.request_options import Caller, CallerDependency
-from sparserve.service.types import Prediction, TextInput
+from sparserve.service.types import Prediction, RequestOptions, TextInput
 from sparserve.service.version import VERSION
 
 router = APIRouter(route_class=DirectRoute, tags=["text-embeddings-inference"])
@@ -63,30 +61,30 @@ Answer = list[Prediction] | list[list[Prediction]]
 
 
 @router.post("/predict", responses=RESPONSES)
-async def predict(body: PredictRequest, service: ServiceDependency, caller: CallerDependency) -> Answer:
+async def predict(body: PredictRequest, service: ServiceDependency, options: OptionsDependency) -> Answer:
     """Classify texts with the only task's default variant."""
     tasks = service.catalog.contents.tasks()
     if len(tasks) > 1:
         raise InvalidRequest(f"several tasks are served: send to /tei/TASK/predict; the tasks are {', '.join(tasks)}")
     if not tasks:
         raise Unavailable(f"no model is served: {service.reason_not_ready()}")
-    return await _predict(service, tasks[0], None, body, caller)
+    return await _predict(service, tasks[0], None, body, options)
 
 
 @router.post("/tei/{task}/predict", responses=RESPONSES)
 async def predict_with_default_variant(
-    task: str, body: PredictRequest, service: ServiceDependency, caller: CallerDependency
+    task: str, body: PredictRequest, service: ServiceDependency, options: OptionsDependency
 ) -> Answer:
     """Classify texts with a task's default variant."""
-    return await _predict(service, task, None, body, caller)
+    return await _predict(service, task, None, body, options)
 
 
 @router.post("/tei/{task}/{variant}/predict", responses=RESPONSES)
 async def predict_with_variant(
-    task: str, variant: str, body: PredictRequest, service: ServiceDependency, caller: CallerDependency
+    task: str, variant: str, body: PredictRequest, service: ServiceDependency, options: OptionsDependency
 ) -> Answer:
     """Classify texts with one variant of a task."""
-    return await _predict(service, task, variant, body, caller)
+    return await _predict(service, task, variant, body, options)
 
 
 @probes.get("/tei/{task}/info", responses=problems(404, 503))
@@ -124,24 +122,17 @@ async def health_of_variant(task: str, variant: str, service: ServiceDependency)
 
 
 async def _predict(
-    service: ServingCore, task: str, variant: str | None, body: PredictRequest, caller: Caller
+    service: ServingCore, task: str, variant: str | None, body: PredictRequest, options: RequestOptions
 ) -> Answer:
     batch = isinstance(body.inputs, list) and any(isinstance(row, list) for row in body.inputs)
     rows = body.inputs if batch else [body.inputs]
     inputs = [_input(row, position) for position, row in enumerate(rows)]
     try:
-        result = await answer(
-            service,
-            task,
-            variant,
-            inputs,
-            caller,
-            truncate=bool(body.truncate),
-            function_to_apply="none" if body.raw_scores else None,
-        )
+        result = await service.classify(task, variant, inputs, options, truncate=bool(body.truncate))
     except TooManyTokens as error:
         raise TooLarge(str(error)) from error
-    return result.predictions if batch else result.predictions[0]
+    predictions = result.predictions(function_to_apply="none" if body.raw_scores else None)
+    return predictions if batch else predictions[0]
 
 
 def _input(row: str | list[str], position: int) -> TextInput:

@@ -1,5 +1,6 @@
 """The same inputs through several variants of a task, and how far their answers are apart."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,7 +16,7 @@ from sparserve.service.experiments.agreement import agreeing
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine, Logits, scores
-from sparserve.service.types import ModelRef, Prediction, TextInput
+from sparserve.service.types import ModelRef, Prediction, TextInput, Timings
 
 
 class VariantPrediction(Prediction):
@@ -82,11 +83,22 @@ class Comparison:
     """The answers of all variants; the first is the reference."""
 
     arms: list[Arm]
+    total_seconds: float
 
     @property
     def reference(self) -> Arm:
         """What the others are compared with."""
         return self.arms[0]
+
+    def timings(self) -> Timings:
+        """Return the duration of each stage, summed over the variants."""
+        answers = [arm.answer for arm in self.arms]
+        return Timings(
+            queue_seconds=sum(answer.queue_seconds for answer in answers),
+            tokenize_seconds=sum(answer.tokenize_seconds for answer in answers),
+            inference_seconds=sum(answer.inference_seconds for answer in answers),
+            total_seconds=self.total_seconds,
+        )
 
     def items(self) -> list[ItemComparison]:
         """Each input's predictions, agreement and largest difference."""
@@ -172,6 +184,7 @@ async def compare(
         InvalidRequest: the variants have different labels, or an input cannot be tokenised as asked.
         TooLarge, Overloaded, DeadlineExceeded, InferenceFailed: as `Batcher.run` does.
     """
+    started = time.perf_counter()
     labels = engines[0].manifest.labels
     for engine in engines[1:]:
         if set(engine.manifest.labels) != set(labels):
@@ -184,4 +197,4 @@ async def compare(
         answer = await classify(batcher, engine, inputs, truncate=truncate, deadline=deadline, tokens=known, alone=True)
         tokenized[engine.tokenization] = answer.tokens
         arms.append(Arm.of(engine, answer, labels))
-    return Comparison(arms)
+    return Comparison(arms, time.perf_counter() - started)

@@ -19,13 +19,13 @@ from starlette.types import ASGIApp, Message
 from sparserve.service.api.open_inference_codec import HEADER, MOST_TENSORS, packed
 from sparserve.service.drain import Drain
 from sparserve.service.grpc_api.messages import CHOICE, SERVICE, messages
-from sparserve.service.http.request_options import ROUTING_KEY, TIMEOUT
+from sparserve.service.http.request_options import ROUTING_KEY_HEADER, TIMEOUT_HEADER
 from sparserve.service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 FORWARDED: Final = frozenset(
-    {"authorization", "x-api-key", "x-request-id", "traceparent", "tracestate", ROUTING_KEY.lower()}
+    {"authorization", "x-api-key", "x-request-id", "traceparent", "tracestate", ROUTING_KEY_HEADER.lower()}
 )
 RETURNED: Final = ("x-request-id", "retry-after")
 CODES: Final = {
@@ -214,7 +214,7 @@ def _scope(context: Any, method: str, path: str, headers: list[tuple[bytes, byte
             headers.append((name.encode(), value.encode()))
     seconds = context.time_remaining()
     if seconds is not None:
-        headers.append((TIMEOUT.lower().encode(), f"{max(seconds, _SHORTEST_SECONDS):.6f}".encode()))
+        headers.append((TIMEOUT_HEADER.lower().encode(), f"{max(seconds, _SHORTEST_SECONDS):.6f}".encode()))
     headers.append((b"content-length", str(len(body)).encode()))
     return {
         "type": "http",

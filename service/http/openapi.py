@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 
 from sparserve.service.api.open_inference_codec import media_type_of_problems
 from sparserve.service.http.middleware.authorization import METRICS, scopes_for
-from sparserve.service.http.request_options import HEADERS, caller_of
+from sparserve.service.http.request_options import HEADER_PARAMETERS, read_request_options
 from sparserve.service.settings import Settings
 
 # What `bodies` may answer wherever a body is sent.
@@ -48,11 +48,13 @@ def describe(app: FastAPI, settings: Settings) -> None:
 
 
 def _declare_headers(app: FastAPI, paths: dict[str, Any]) -> None:
-    """Say what `caller_of` reads."""
+    """Declare the headers that `read_request_options` reads."""
     for route in app.routes:
-        if isinstance(route, APIRoute) and any(one.call is caller_of for one in route.dependant.dependencies):
+        if isinstance(route, APIRoute) and any(
+            one.call is read_request_options for one in route.dependant.dependencies
+        ):
             for method in route.methods or ():
-                paths[route.path][method.lower()].setdefault("parameters", []).extend(HEADERS)
+                paths[route.path][method.lower()].setdefault("parameters", []).extend(HEADER_PARAMETERS)
 
 
 def _declare_key(method: str, path: str, operation: dict[str, Any], settings: Settings) -> None:

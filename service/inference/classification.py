@@ -15,18 +15,48 @@ from sparserve.service.types import FunctionToApply, Prediction, TextInput, Timi
 
 @dataclass(frozen=True)
 class Classification:
-    """The answer to one request: `logits` is `[inputs, labels]`; the seconds are as in `batcher.Answer`."""
+    """Answer of one engine to one request; every protocol, metric and log line is derived from it.
 
+    Attributes:
+        logits: `[inputs, labels]`.
+        inference_seconds: sum of the request's batches, which other requests may have shared.
+        compute_seconds: the request's own part of them, by tokens.
+        total_seconds: from the request's arrival to its last logits.
+    """
+
+    engine: Engine
     tokens: list[Tokens]
     logits: Logits
     queue_seconds: float
     tokenize_seconds: float
     inference_seconds: float
     compute_seconds: float
+    total_seconds: float
 
     def usage(self) -> list[Usage]:
-        """Tokens and truncation of each input."""
+        """Return tokens and truncation of each input."""
         return [Usage(tokens=len(item), truncated=item.truncated) for item in self.tokens]
+
+    def timings(self) -> Timings:
+        """Return the duration of each stage."""
+        return Timings(
+            queue_seconds=self.queue_seconds,
+            tokenize_seconds=self.tokenize_seconds,
+            inference_seconds=self.inference_seconds,
+            total_seconds=self.total_seconds,
+        )
+
+    def predictions(
+        self, *, top_k: int | None = None, function_to_apply: FunctionToApply | None = None
+    ) -> list[list[Prediction]]:
+        """Return the `top_k` best labels of each input (None: all), best first; ties keep the order of the labels."""
+        labels = self.engine.manifest.labels
+        values = scores(self.logits, self.engine.manifest.problem_type, function_to_apply)
+        order = np.argsort(-values, axis=-1, kind="stable")[:, :top_k]
+        return [
+            [Prediction(label=labels[column], score=float(row[column])) for column in columns]
+            for row, columns in zip(values, order, strict=True)
+        ]
 
 
 async def classify(
@@ -39,61 +69,35 @@ async def classify(
     tokens: list[Tokens] | None = None,
     alone: bool = False,
     background: bool = False,
+    arrived: float | None = None,
 ) -> Classification:
     """Tokenise, unless the tokens are known already, and let the batcher run them (`alone`, `background` as there).
+
+    `arrived` is the request's arrival on the performance counter, by default now.
 
     Raises:
         InvalidRequest: an input cannot be tokenised as asked.
         TooLarge, Overloaded, DeadlineExceeded, InferenceFailed: as `Batcher.run` does.
     """
     started = time.perf_counter()
+    arrived = started if arrived is None else arrived
     if tokens is None:
         if not background:
             batcher.check_room(len(inputs), len(inputs))  # whatever they say, they have a token each
         tokens = await batcher.tokenizing.tokens(engine, inputs, truncate=truncate, deadline=deadline)
-    arrived = time.perf_counter()
+    tokenized = time.perf_counter()
     # What runs in the background may outlive the request that it was begun by.
     record = RequestRecord() if background else current_record()
-    run = record.tokenized(engine.ref, [len(item) for item in tokens], started, arrived)
+    run = record.tokenized(engine.ref, [len(item) for item in tokens], started, tokenized)
     answer = await batcher.run(engine, tokens, deadline=deadline, alone=alone, background=background)
-    record.answered(run, arrived, answer.queue_seconds, time.perf_counter())
+    record.answered(run, tokenized, answer.queue_seconds, time.perf_counter())
     return Classification(
-        tokens,
-        answer.logits,
-        answer.queue_seconds,
-        arrived - started,
-        answer.inference_seconds,
-        answer.compute_seconds,
-    )
-
-
-def ranked(
-    logits: Logits,
-    labels: Sequence[str],
-    problem_type: str,
-    *,
-    top_k: int | None = None,
-    function_to_apply: FunctionToApply | None = None,
-) -> list[list[Prediction]]:
-    """Labels with their scores, best first, for each row of `logits`; ties keep the order of the labels."""
-    values = scores(logits, problem_type, function_to_apply)
-    order = np.argsort(-values, axis=-1, kind="stable")[:, :top_k]
-    return [
-        [Prediction(label=labels[column], score=float(row[column])) for column in columns]
-        for row, columns in zip(values, order, strict=True)
-    ]
-
-
-def timings(arrived: float, queue_seconds: float, tokenize_seconds: float, inference_seconds: float) -> Timings:
-    """Stage timings of a request that arrived at `arrived` on the performance counter, as of now."""
-    return Timings(
-        queue_seconds=queue_seconds,
-        tokenize_seconds=tokenize_seconds,
-        inference_seconds=inference_seconds,
+        engine=engine,
+        tokens=tokens,
+        logits=answer.logits,
+        queue_seconds=answer.queue_seconds,
+        tokenize_seconds=tokenized - started,
+        inference_seconds=answer.inference_seconds,
+        compute_seconds=answer.compute_seconds,
         total_seconds=time.perf_counter() - arrived,
     )
-
-
-def server_timing(stages: Timings) -> str:
-    """The Server-Timing header, in milliseconds as browsers want it."""
-    return ", ".join(f"{name.removesuffix('_seconds')};dur={value * 1000:.3f}" for name, value in stages)

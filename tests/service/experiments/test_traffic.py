@@ -7,14 +7,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.answers import answer
 from sparserve.service.core import ServingCore
 from sparserve.service.experiments.traffic import _place
-from sparserve.service.http.request_options import Caller
 from sparserve.service.inference.classification import classify
 from sparserve.service.inference.health import FAILURES_IN_ROW
 from sparserve.service.settings import Guard, Policy
-from sparserve.service.types import TextInput
+from sparserve.service.types import RequestOptions, TextInput
 from tests.support.service.live_traffic import COMPARE, TEXTS, ask, differing, settle, written
 from tests.support.tiny_bundles import TASK, graph, publish, short_sighted
 
@@ -167,7 +165,7 @@ def test_what_was_asked_of_one_candidate_does_not_count_for_the_next(serve, serv
 
     async def replaced_meanwhile() -> None:
         service.experiments.begin(TASK, rival)
-        asked = asyncio.create_task(answer(service, TASK, None, inputs, Caller(), truncate=True))
+        asked = asyncio.create_task(service.classify(TASK, None, inputs, RequestOptions()))
         await asyncio.sleep(0)  # it has its route, and no answer before the loop goes on
         service.experiments.begin(TASK, twin)
         assert (await asked).engine.ref.variant == "rival"

@@ -11,8 +11,9 @@ from starlette.types import Message
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.drain import Drain
-from sparserve.service.http.request_options import Caller, caller_of
+from sparserve.service.http.request_options import read_request_options
 from sparserve.service.settings import Settings
+from sparserve.service.types import RequestOptions
 from tests.support.tiny_bundles import TASK
 
 
@@ -25,7 +26,7 @@ def request(arrived: float, timeout: str, **settings: Any) -> Request:
 def test_the_deadline_is_so_long_after_the_arrival() -> None:
     arrived = time.perf_counter() - 100
     for settings, deadline in (({}, 30), ({"request_timeout_seconds": 20}, 20), ({"request_timeout_seconds": 40}, 30)):
-        caller = asyncio.run(caller_of(request(arrived, "30", **settings)))
+        caller = asyncio.run(read_request_options(request(arrived, "30", **settings)))
         assert caller.deadline == arrived + deadline
     assert caller.within(10).deadline == arrived + 10
     assert caller.within(50).deadline == arrived + 30
@@ -33,7 +34,7 @@ def test_the_deadline_is_so_long_after_the_arrival() -> None:
 
 def test_who_does_not_say_when_it_arrived_has_just_come() -> None:
     before = time.perf_counter()
-    assert before <= Caller().arrived <= time.perf_counter()
+    assert before <= RequestOptions().arrived <= time.perf_counter()
 
 
 @pytest.mark.parametrize(("seconds", "status"), [("0.02", 504), ("20", 200)])
