@@ -10,14 +10,13 @@ from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import tokenize
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.encoders.layer_mapping import uniform_choice
-from sparserve.models.encoders.layers import encoder_layers, encoder_linears
+from sparserve.models.encoders.layers import encoder_layers
 from sparserve.models.encoders.shrinking import SQUEEZED_START, check_shape
 from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import load_structure
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.export.token_table import count_tokens
-from sparserve.models.pruning.pruner import Pruner
-from sparserve.models.pruning.registry import make_method, make_unit_method
+from sparserve.models.pruning.registry import check_pruning, make_unit_method
 from sparserve.models.pruning.units.method import kept_count
 from sparserve.models.recipes.schema import Recipe, Student
 from sparserve.models.training.augmentation import check_augmentation
@@ -74,11 +73,8 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
     _check_size(start, student)
     if recipe.squeeze is not None:
         make_unit_method(recipe.squeeze).check(student, recipe.squeeze)
-    if recipe.pruning is not None and recipe.squeeze is None:
-        Pruner(student, recipe.pruning)
-    elif recipe.pruning is not None:
-        # Which matrices the squeeze leaves is not known yet, nor so whether a block divides them.
-        make_method(recipe.pruning).prepare(encoder_linears(student), recipe.pruning)
+    if recipe.pruning is not None:
+        check_pruning(student, recipe.pruning, shapes_are_final=recipe.squeeze is None)
     _check_rank(recipe, *_token_table(student, recipe))
     if recipe.augmentation is not None:
         check_augmentation(checkpoint, recipe.augmentation)

@@ -1,4 +1,1 @@
-"""Pruning: which weights become zero, by which score, and when.
-
-One method a file, all behind `method.PruningMethod`; `schedules` says how much, `masks` holds what is kept.
-"""
+"""Pruning methods, masks and schedules. README.md lists the methods with their papers and trade-offs."""

@@ -1,6 +1,6 @@
-"""Pruning without training: gradients are looked at, masks rise in a few updates, and the optimiser never runs.
+"""One-shot pruning: raise the masks in a few updates from gradients alone, without an optimiser.
 
-The way of the one-shot results of Optimal Brain Surgeon (Hassibi & Stork 1993) and oBERT (Kurtic et al. 2022,
+Follows the one-shot experiments of Optimal Brain Surgeon (Hassibi & Stork 1993) and oBERT (Kurtic et al. 2022,
 arXiv 2203.07259, section 4.3).
 """
 
@@ -27,13 +27,13 @@ def prune_once(
     progress: Progress,
     keep_zeros: bool = False,
 ) -> Pruner:
-    """Prune `model` in place over `total` batches, which stand for the steps of the schedule; it ends in eval mode.
+    """Prune `model` in place over `total` batches, one schedule step per batch, and leave it in eval mode.
 
-    A batch holds the model's inputs and `row` [batch], the rows' numbers. Dropout is off, so that gradients are those
-    of the network that is kept.
+    A batch holds the model's inputs and `row` [batch], the row numbers. Dropout is off, so that the gradients are
+    those of the network that is kept.
 
     Raises:
-        TrainingError: the loss or a gradient is not a finite number.
+        TrainingError: the loss or a gradient is not finite.
     """
     model.eval()
     pruner = Pruner(model, pruning, keep_zeros=keep_zeros)
@@ -42,11 +42,13 @@ def prune_once(
         inputs = dict(batch)
         value = loss(model, inputs, inputs.pop("row"))
         if not torch.isfinite(value):
-            raise TrainingError(f"the loss is {value.item()} at batch {step}: the network cannot be pruned by it")
+            raise TrainingError(f"the loss is {value.item()} at batch {step}; one-shot pruning needs a finite loss")
         value.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
-            raise TrainingError(f"the gradient's norm is {norm.item()} at batch {step}: nothing can be pruned by it")
+            raise TrainingError(
+                f"the gradient norm is {norm.item()} at batch {step}; one-shot pruning needs a finite norm"
+            )
         pruner.observe(step, total)
         pruner.after(step, total)
         for parameter in parameters:

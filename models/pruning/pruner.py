@@ -1,4 +1,4 @@
-"""When masks change: after the optimiser steps that the schedule names; and they are applied after every one."""
+"""Apply a pruning method during training: update masks on schedule, and zero masked weights after every step."""
 
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ _MASK, _METHOD = "mask/", "method/"
 
 
 class Pruner:
-    """A model's masks and the method that decides them, step by step."""
+    """The masks of a model and the method that updates them, step by step."""
 
     def __init__(self, model: nn.Module, pruning: Pruning, *, keep_zeros: bool = False) -> None:
         self.pruning = pruning
@@ -30,44 +30,44 @@ class Pruner:
         self.method = make_method(pruning)
         self.method.prepare(targets, pruning)
         for name, linear in targets.items():
-            # What is masked does not move: its gradient must not count in the norm that all gradients are clipped by.
+            # Masked weights do not move, so their gradients must not count in the norm used for clipping.
             linear.weight.register_hook(partial(self.masks.masked, name))  # type: ignore[no-untyped-call]
 
     def observe(self, step: int, total_steps: int) -> None:
-        """Let the method look at the gradients of optimiser step `step` (1 to `total_steps`), before it is taken."""
-        until = next_update(step, total_steps, self.pruning)
-        self.method.observe((step - 1) / total_steps, until)
+        """Pass the gradients to the method before the optimiser takes step `step` (1 to `total_steps`)."""
+        steps_left = next_update(step, total_steps, self.pruning)
+        self.method.observe((step - 1) / total_steps, steps_left)
 
     @torch.no_grad()
     def after(self, step: int, total_steps: int) -> None:
-        """Update the masks if the schedule says so after this step, then zero what they mask."""
+        """Update the masks if the schedule has an update after this step, then zero the masked weights."""
         sparsity = sparsity_at(step, total_steps, self.pruning)
         if sparsity is not None:
             scores = {name: self.method.scores(name) for name in self.masks.kept}
-            gone = self.masks.raise_sparsity(scores, sparsity, self.pruning.allocation)
-            for name, mask in gone.items():
+            newly_masked = self.masks.raise_sparsity(scores, sparsity, self.pruning.allocation)
+            for name, mask in newly_masked.items():
                 if mask.any():
                     self.method.removed(name, mask)
         self.masks.apply()
 
     def save(self, path: Path) -> None:
-        """Write the masks and the method's state as a safetensors file."""
+        """Write the masks and the method's state to a safetensors file."""
         state = {_MASK + name: value for name, value in self.masks.state().items()}
         state |= {_METHOD + name: value.contiguous() for name, value in self.method.state().items()}
-        # Whoever finds the final name has all of the file.
-        part = path.with_suffix(".part")
-        save_file(state, part)
-        part.replace(path)
+        # Renamed at the end, so that a file with the final name is always complete.
+        partial_path = path.with_suffix(".part")
+        save_file(state, partial_path)
+        partial_path.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from what `save` wrote for the same model and recipe."""
+        """Resume from a file that `save` wrote for the same model and recipe."""
         state = load_file(path)
-        for prefix, take in ((_MASK, self.masks.load_state), (_METHOD, self.method.load_state)):
-            take({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+        for prefix, load_state in ((_MASK, self.masks.load_state), (_METHOD, self.method.load_state)):
+            load_state({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
 
 
 class PruningCallback(TrainerCallback):  # type: ignore[misc]
-    """Prunes a model while the Trainer trains it; masks and scores are part of every checkpoint."""
+    """Trainer callback that prunes the model during training; checkpoints include masks and scores."""
 
     def __init__(
         self, model: nn.Module, pruning: Pruning, *, resume_from: Path | None = None, keep_zeros: bool = False
@@ -79,17 +79,17 @@ class PruningCallback(TrainerCallback):  # type: ignore[misc]
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show the method the gradients."""
-        # The Trainer counts the step only after it is taken.
+        """Pass the gradients to the method."""
+        # The Trainer increments `global_step` only after the step.
         self.pruner.observe(state.global_step + 1, state.max_steps)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Update the masks if the schedule says so, then zero what they mask."""
+        """Update the masks if an update is due, then zero the masked weights."""
         self.pruner.after(state.global_step + 1, state.max_steps)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save the masks with the checkpoint; they are the same in every process."""
+        """Save the masks with the checkpoint. They are equal in every process, so one process writes them."""
         if args.should_save:
             self.pruner.save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / MASKS)

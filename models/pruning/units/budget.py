@@ -1,4 +1,4 @@
-"""How many heads and feed-forward units a budget of operations pays for, and which."""
+"""Choice of attention heads and feed-forward units under a budget of operations."""
 
 import math
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ Masks = list[npt.NDArray[np.bool_]]  # True: stays
 
 @dataclass(frozen=True)
 class Operations:
-    """Multiply-adds over the real tokens of the calibration rows: of one head, and of one feed-forward unit."""
+    """Multiply-adds of one head and of one feed-forward unit over the real tokens of the calibration rows."""
 
     head: int
     unit: int
 
     def of(self, heads: int, units: int) -> int:
-        """What this many heads and units cost, of all layers together."""
+        """Return the cost of this many heads and units, all layers together."""
         return heads * self.head + units * self.unit
 
 
 def operations(layer: EncoderLayer, lengths: Sequence[int]) -> Operations:
-    """Cost of one head and of one unit of a layer, for rows of these numbers of tokens.
+    """Return the cost of one head and of one unit of a layer, for rows of these token counts.
 
-    A row of n tokens costs 4 n d h + 2 n^2 h and 2 n d, where d is the hidden size and h a head's features; biases,
-    softmax and LayerNorm are not counted.
+    A row of n tokens costs 4 n d h + 2 n^2 h per head and 2 n d per unit, where d is the hidden size and h the features
+    of a head. Biases, softmax and LayerNorm are not counted.
     """
     tokens, pairs = sum(lengths), sum(length**2 for length in lengths)
     hidden, features = layer.query.in_features, layer.head_size
@@ -38,32 +38,32 @@ def operations(layer: EncoderLayer, lengths: Sequence[int]) -> Operations:
 
 
 def affordable(layers: int, heads: int, units: int, cost: Operations, fraction: float) -> int:
-    """Operations that stay at this fraction of those of so many heads and units, all layers together.
+    """Return the budget: this fraction of the operations of all heads and units, all layers together.
 
     Raises:
-        RecipeError: they cannot pay for one head and one unit in every layer.
+        RecipeError: the budget is below the cost of one head and one unit in every layer.
     """
     whole, least = cost.of(heads, units), cost.of(layers, layers)
     if fraction * whole < least:
         raise RecipeError(
-            f"squeeze.flops {fraction:g} cannot pay for one head and one unit in each of {layers} layers: "
-            f"the smallest fraction is {math.ceil(1e4 * least / whole) / 1e4:g}"
+            f"squeeze.flops is {fraction:g}, too small for one head and one unit in each of {layers} layers. "
+            f"The smallest fraction is {math.ceil(1e4 * least / whole) / 1e4:g}."
         )
     return max(int(fraction * whole), least)
 
 
 def search(heads: Importance, units: Importance, cost: Operations, fraction: float) -> tuple[int, int]:
-    """Numbers of heads and units that stay, all layers together, at this fraction of the operations.
+    """Return the numbers of heads and units to keep, all layers together, at this fraction of the operations.
 
-    For each number of heads the most important units fill the rest of the budget; the numbers that keep the largest
-    sum of importances win (Kwon et al. 2022, arXiv 2204.09656, algorithm 1).
+    For each number of heads the most important units fill the rest of the budget. The pair with the largest sum of
+    importances wins (Kwon et al. 2022, arXiv 2204.09656, algorithm 1).
 
     Raises:
-        RecipeError: the budget cannot pay for one head and one unit in every layer.
+        RecipeError: the budget is below the cost of one head and one unit in every layer.
     """
     layers, all_heads, all_units = len(heads), sum(map(len, heads)), sum(map(len, units))
     budget = affordable(layers, all_heads, all_units, cost, fraction)
-    # Entry n: the importance of the first n.
+    # Entry n is the summed importance of the first n.
     of_heads = np.concatenate([[0.0], np.concatenate(heads)[_order(heads)].cumsum()])
     of_units = np.concatenate([[0.0], np.concatenate(units)[_order(units)].cumsum()])
     numbers = []
@@ -75,17 +75,17 @@ def search(heads: Importance, units: Importance, cost: Operations, fraction: flo
 
 
 def most_important(importance: Importance, count: int) -> Masks:
-    """Masks that keep the `count` most important of all layers together, and the best of every layer in any case."""
+    """Return masks that keep the `count` most important of all layers together, always including each layer's best."""
     mask = np.zeros(sum(map(len, importance)), dtype=bool)
     mask[_order(importance)[:count]] = True
     return np.split(mask, np.cumsum([len(layer) for layer in importance])[:-1])
 
 
 def _order(importance: Importance) -> npt.NDArray[np.intp]:
-    """Indices into all layers' heads or units one after another: every layer's best first, then by importance."""
-    ahead = []
+    """Return indices into the concatenated layers: the best of every layer first, then by importance."""
+    layer_best = []
     for layer in importance:
         first = np.zeros(len(layer), dtype=bool)
         first[layer.argmax()] = True
-        ahead.append(first)
-    return np.lexsort((-np.concatenate(importance), ~np.concatenate(ahead)))
+        layer_best.append(first)
+    return np.lexsort((-np.concatenate(importance), ~np.concatenate(layer_best)))

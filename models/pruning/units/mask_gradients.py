@@ -1,4 +1,4 @@
-"""Fisher information of masks on heads and feed-forward units, from the gradients of each calibration row's loss."""
+"""Gradients of each calibration row's loss with respect to masks on heads and feed-forward units."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,23 +16,23 @@ from sparserve.models.pruning.units.method import Batch, model_inputs
 
 @dataclass(frozen=True)
 class MaskGradients:
-    """Of one layer: dL/dm of every row's loss L, for masks m = 1 on its heads [rows, heads] and units [rows, units]."""
+    """dL/dm of every row's loss L in one layer, for masks m = 1 on its heads [rows, heads] and units [rows, units]."""
 
     heads: Tensor
     units: Tensor
 
 
 def mask_gradients(model: nn.Module, batches: Sequence[Batch]) -> list[MaskGradients]:
-    """Gradients with respect to the masks, the lowest layer first, with the model's own loss on the gold labels.
+    """Return the mask gradients of every layer, lowest first, for the model's loss on the gold labels.
 
-    Every row of a batch has masks of its own, so that one backward pass gives the gradient of each row (Kwon et al.
-    2022, arXiv 2204.09656, section 4). The weights get no gradient; the model should be in eval mode.
+    Every row of a batch has separate masks, so that one backward pass gives the gradient of each row (Kwon et al. 2022,
+    arXiv 2204.09656, section 4). The weights get no gradient. The model should be in eval mode.
 
     Raises:
-        TrainingError: the loss is not a finite number.
+        TrainingError: the loss is not finite.
     """
     layers = encoder_layers(model)
-    found: list[list[Tensor]] = []
+    gradients: list[list[Tensor]] = []
     for batch in batches:
         rows = len(batch["labels"])
         masks = [
@@ -41,19 +41,19 @@ def mask_gradients(model: nn.Module, batches: Sequence[Batch]) -> list[MaskGradi
         with _masked(layers, masks):
             loss = model(**model_inputs(batch)).loss
         if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {loss.item()} on a calibration batch: units cannot be chosen by it")
+            raise TrainingError(f"the loss is {loss.item()} on a calibration batch; choosing units needs a finite loss")
         # The loss is the mean over the rows.
-        found.append([rows * gradient for gradient in torch.autograd.grad(loss, masks)])
-    whole = [torch.cat(parts) for parts in zip(*found, strict=True)]
+        gradients.append([rows * gradient for gradient in torch.autograd.grad(loss, masks)])
+    whole = [torch.cat(parts) for parts in zip(*gradients, strict=True)]
     return [MaskGradients(heads, units) for heads, units in zip(whole[::2], whole[1::2], strict=True)]
 
 
 def rearrange(gradients: Tensor, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Swap removed units for kept ones of the same layer while that lowers the loss (Kwon et al. 2022, section 4.2).
 
-    With g_r the gradients of row r [rows, units] and s = 1 - m, the loss grows by s' I s / 2, I = sum_r g_r g_r' /
-    rows: unlike the diagonal alone, I knows units that do the same. Each removed unit in turn is swapped for the kept
-    one that lowers s' I s the most, until no swap does; as many units stay.
+    With `gradients` g_r of row r [rows, units] and s = 1 - m, the loss grows by s' I s / 2 where
+    I = sum_r g_r g_r' / rows. Unlike its diagonal, I accounts for units that do the same. Each removed unit in turn is
+    swapped for the kept unit that lowers s' I s most, until no swap lowers it. The number of units does not change.
     """
     fisher = (gradients.T.double() @ gradients.double() / len(gradients)).cpu().numpy()
     diagonal = fisher.diagonal()
@@ -92,8 +92,8 @@ def _masked(layers: Sequence[EncoderLayer], masks: Sequence[Tensor]) -> Iterator
 
 def _times(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        (given,) = inputs  # [batch, length, masks * features of each]
-        masked = given.reshape(*given.shape[:2], mask.shape[-1], -1) * mask[:, None, :, None]
-        return (masked.view(given.shape),)
+        (values,) = inputs  # [batch, length, masks * features per mask]
+        masked = values.reshape(*values.shape[:2], mask.shape[-1], -1) * mask[:, None, :, None]
+        return (masked.view(values.shape),)
 
     return hook

@@ -1,4 +1,4 @@
-"""What every method that removes whole units is: a choice of what stays, made on calibration rows and carried out."""
+"""Base class of the methods that remove whole units, chosen on calibration rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,53 +14,54 @@ Batch = Mapping[str, torch.Tensor]
 
 
 class UnitMethod(ABC):
-    """A choice of attention heads, feed-forward units and hidden dimensions; the network becomes smaller at once.
+    """Choice of attention heads, feed-forward units and hidden dimensions to keep; the network shrinks in one step.
 
-    Its constructor's keyword arguments are the recipe's `squeeze.options`.
+    The keyword arguments of the constructor are the `squeeze.options` of the recipe.
     """
 
     revision: int = 1  # raised when the same recipe gives another network than before
 
     @abstractmethod
     def check(self, model: nn.Module, squeeze: Squeeze, lengths: Sequence[int] | None = None) -> None:
-        """See what can be seen before anything is run; `model` may be on the device `meta`, without weights.
+        """Check that the method can carry out this recipe. The model may be on the device `meta`, without weights.
 
-        `lengths` are the tokens of each calibration row, None while they have not been read.
+        `lengths` are the token counts of the calibration rows, or None before they are tokenised.
 
         Raises:
-            RecipeError: the recipe asks for what the method cannot do, would leave a layer without heads or units, or
-                has too few calibration rows.
-            CheckpointError: the heads and units of the architecture are not known.
+            RecipeError: the recipe asks for something that the method cannot do, would leave a layer without heads or
+                units, or has too few calibration rows.
+            CheckpointError: the heads and units of the architecture are unknown.
         """
 
     @abstractmethod
     def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
-        """Choose units, squeeze `model` in place, and return what was kept; the model ends in eval mode.
+        """Choose units, squeeze `model` in place, leave it in eval mode and return the kept units.
 
-        A batch holds the model's inputs [batch, length] and `labels` on the model's device; also `row` [batch], which
-        the model does not take. Indices of the structure are of the network as it was given.
+        A batch holds the model's inputs [batch, length], `labels`, and `row` [batch], which the model does not take;
+        all on the model's device. The indices of the structure refer to the network before the squeeze.
 
         Raises:
-            RecipeError: the recipe asks for what the method cannot do, or would leave a layer without heads or units.
-            CheckpointError: the heads and units of the architecture are not known.
+            RecipeError: the recipe asks for something that the method cannot do, or would leave a layer without heads
+                or units.
+            CheckpointError: the heads and units of the architecture are unknown.
         """
 
 
 def model_inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    """What the model takes of a batch: everything but `row`."""
+    """Return the model's inputs: the batch without `row`."""
     return {name: value for name, value in batch.items() if name != "row"}
 
 
-def kept_count(fraction: float, total: int, what: str, *, layers: int = 1) -> int:
-    """How many of `total` stay, the nearest whole number to `fraction` of them; `layers` share them.
+def kept_count(fraction: float, total: int, units: str, *, layers: int = 1) -> int:
+    """Return the number of kept units: `fraction` of `total`, rounded. `units` is their plural, `layers` share them.
 
     Raises:
-        RecipeError: a layer would be left without any.
+        RecipeError: a layer would keep none.
     """
     count = round(fraction * total)
     if count < layers:
         raise RecipeError(
-            f"a fraction of {fraction:g} would squeeze to zero {what}: of {total} at least {layers} must stay, "
-            f"so the smallest fraction is {layers / total:.4g}; raise it in the recipe's squeeze section"
+            f"squeezing to a fraction of {fraction:g} leaves zero {units} of {total}; at least {layers} must stay. "
+            f"Raise the fraction in the squeeze section of the recipe; the smallest fraction is {layers / total:.4g}."
         )
     return count

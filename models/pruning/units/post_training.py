@@ -1,4 +1,4 @@
-"""Post-training pruning: heads and units chosen by Fisher information, and the rest refitted, without training.
+"""Post-training pruning: choose heads and units by Fisher information and refit the rest, without training.
 
 Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers" (arXiv 2204.09656).
 """
@@ -22,34 +22,34 @@ from sparserve.models.recipes.schema import Squeeze
 
 
 class PostTraining(UnitMethod):
-    """Search under a budget by the gradients of the gold labels' loss, mask rearrangement if asked for, least squares.
+    """Search under a budget by mask gradients, then optional mask rearrangement, then a least-squares refit.
 
-    `squeeze.flops` is the budget: heads and units compete for it over all layers. Without it the fractions `heads`
-    and `units` are kept over all layers together, so that a layer may keep more than another.
+    `squeeze.flops` is the budget, for which heads and units compete over all layers. Without it the fractions `heads`
+    and `units` hold over all layers together, so that one layer may keep more than another.
     """
 
     def __init__(self, rearrange: bool = False, tune: bool = True, damping: float = DAMPING) -> None:
-        """Keep the options.
+        """Store the options.
 
         Args:
-            rearrange: swap units of a layer that do the same as others, by the Fisher information between them. Worth
-                having without `tune`; a refit makes up for the same loss, and was seen to do so a little better alone.
-            tune: refit what stays to the dense network's layers by least squares (`reconstruction`).
-            damping: how strongly the refit holds on to the weights, relative to the mean variance of its inputs.
+            rearrange: swap redundant units of a layer by the Fisher information between them. Useful without `tune`;
+                with it, the refit recovers the same loss and was slightly better alone.
+            tune: refit the kept weights to the layers of the dense network by least squares (`reconstruction`).
+            damping: ridge penalty of the refit, relative to the mean variance of its inputs.
         """
         if damping <= 0:
-            raise ValueError(f"damping must be above 0, not {damping:g}")
+            raise ValueError(f"damping is {damping:g}; it must be above 0")
         self.rearrange = rearrange
         self.tune = tune
         self.revision = REVISION if tune else 1
         self.damping = damping
 
     def check(self, model: nn.Module, squeeze: Squeeze, lengths: Sequence[int] | None = None) -> None:
-        """See that no hidden dimensions are to go, and that a head and a unit can stay in every layer."""
+        """Check that all hidden dimensions stay and that every layer can keep a head and a unit."""
         if squeeze.hidden < 1:
             raise RecipeError(
-                "squeeze.hidden: post-training removes no hidden dimensions: set it to 1, or squeeze.method to "
-                "mutual-information"
+                "squeeze.hidden: post-training cannot remove hidden dimensions. Set it to 1, or squeeze.method to "
+                "mutual-information."
             )
         layers = encoder_layers(model)
         if squeeze.flops is None:
@@ -59,7 +59,7 @@ class PostTraining(UnitMethod):
             affordable(len(layers), heads, units, operations(layers[0], lengths), squeeze.flops)
 
     def apply(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
-        """Choose heads and units, squeeze `model` in place, refit it, and return what was kept."""
+        """Choose heads and units, squeeze `model` in place, refit it and return the kept units."""
         model.eval()
         structure = self.choose(model, batches, squeeze)
         if self.tune:
@@ -69,10 +69,10 @@ class PostTraining(UnitMethod):
         return structure
 
     def choose(self, model: nn.Module, batches: Sequence[Batch], squeeze: Squeeze) -> Structure:
-        """Choose heads and units; the network stays as it is.
+        """Choose heads and units without changing the network.
 
         Raises:
-            RecipeError: hidden dimensions are to go, or the budget cannot pay for a head and a unit in every layer.
+            RecipeError: the recipe removes hidden dimensions, or a layer would keep no head or no unit.
         """
         self.check(model, squeeze)
         layers = encoder_layers(model)
@@ -94,12 +94,12 @@ class PostTraining(UnitMethod):
     ) -> tuple[tuple[int, ...], ...]:
         masks = most_important(importance, count)
         if self.rearrange:
-            masks = [rearrange(found, mask) for found, mask in zip(gradients, masks, strict=True)]
+            masks = [rearrange(of_layer, mask) for of_layer, mask in zip(gradients, masks, strict=True)]
         return tuple(tuple(np.flatnonzero(mask).tolist()) for mask in masks)
 
 
 def _counts(layers: Sequence[EncoderLayer], squeeze: Squeeze) -> tuple[int, int]:
-    """Heads and units that stay, of all layers together."""
+    """Return the numbers of heads and units to keep, all layers together."""
     return (
         kept_count(squeeze.heads, sum(layer.heads for layer in layers), "heads", layers=len(layers)),
         kept_count(squeeze.units, sum(layer.units for layer in layers), "units", layers=len(layers)),
@@ -107,5 +107,5 @@ def _counts(layers: Sequence[EncoderLayer], squeeze: Squeeze) -> tuple[int, int]
 
 
 def _importance(gradients: torch.Tensor) -> npt.NDArray[np.float64]:
-    """Diagonal of the Fisher information (section 4.1): the mean over rows of a mask's squared gradient."""
+    """Return the diagonal of the Fisher information (section 4.1): a mask's mean squared gradient over rows."""
     return gradients.double().square().mean(0).cpu().numpy()

@@ -1,8 +1,8 @@
-"""Least-squares refit of a squeezed network's layers to what the dense network computes, without labels or training.
+"""Least-squares refit of the layers of a squeezed network to the dense network, without labels or training.
 
-Kwon et al. 2022 (arXiv 2204.09656, section 4.3) scale what stays by one factor a head and unit so that each layer's
-output comes close to the dense one's; here all kept columns of attention output and FFN output are solved for, which
-costs the same pass over the data and can only fit better.
+Kwon et al. 2022 (arXiv 2204.09656, section 4.3) scale kept heads and units by one factor each to approximate the output
+of each dense layer. Here all kept columns of attention output and FFN output are solved for. That needs the same pass
+over the data and fits at least as well.
 """
 
 import copy
@@ -19,14 +19,14 @@ from sparserve.models.encoders.structure import Structure
 from sparserve.models.pruning.units.method import Batch, model_inputs
 from sparserve.models.pruning.units.moments import JointMoments
 
-DAMPING: Final = 0.01  # from 0.001 to 1 the answers hardly differ
-REVISION: Final = 2  # raised when the same network is refitted to another one than before
-TOKENS: Final = 2**15  # more calibration tokens cost time and memory and change little
+DAMPING: Final = 0.01  # predictions hardly differ between 0.001 and 1
+REVISION: Final = 2  # raised when the refit gives another network than before
+MAX_TOKENS: Final = 2**15  # more calibration tokens cost time and memory and change little
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Mean squared difference of a token's vector from the dense network's, summed over features, before and after."""
+    """Squared error against the dense network before and after: mean over tokens, summed over features."""
 
     before: float
     after: float
@@ -35,7 +35,7 @@ class Fit:
 def squeeze_and_refit(
     model: nn.Module, structure: Structure, batches: Sequence[Batch], *, damping: float = DAMPING
 ) -> list[Fit]:
-    """Squeeze `model` in place to the heads and units that `structure` keeps, and refit it to what it was."""
+    """Squeeze `model` in place to the heads and units of `structure`, and refit it to the network it was."""
     dense = copy.deepcopy(model)
     squeezing.squeeze(model, structure)
     return refit(model, dense, batches, damping=damping)
@@ -45,15 +45,15 @@ def squeeze_and_refit(
 def refit(model: nn.Module, dense: nn.Module, batches: Sequence[Batch], *, damping: float) -> list[Fit]:
     """Solve for the kept columns of attention output and FFN output of a squeezed `model`, in place.
 
-    From the lowest layer up, for each of the two sums z = x + W c + b that a layer's LayerNorms read (x: the residual
-    stream; c: context of the kept heads or activations of the kept units; all as the squeezed and so far refitted
-    network computes them): the change of W and b that minimises, over calibration tokens, the mean of |z_dense - z|^2
-    plus lambda |change of W|^2, where lambda is `damping` times the mean variance of c. Weights that are zero stay so:
-    a network that was pruned is not regrown. To change nothing is among what is minimised over, so the difference
-    never grows on these tokens. The hidden size must be the dense network's.
+    Layers are solved from the lowest up. The LayerNorms of a layer read two sums z = x + W c + b, where x is the
+    residual stream and c the context of the kept heads or the activations of the kept units, both computed by the
+    squeezed network as refitted so far. For each sum, W and b change so as to minimise the mean over calibration tokens
+    of |z_dense - z|^2 plus lambda |change of W|^2, where lambda is `damping` times the mean variance of c. Zero weights
+    stay zero, so a pruned network does not regrow. No change is one of the candidates, so the error on these tokens
+    never grows. The hidden size must be that of the dense network.
 
     Returns:
-        Two results a layer, the lowest first: attention output, FFN output.
+        Two results per layer, lowest layer first: attention output, FFN output.
     """
     runs = _runs(dense, batches)
     fits = []
@@ -68,7 +68,7 @@ def refit(model: nn.Module, dense: nn.Module, batches: Sequence[Batch], *, dampi
             for run, target in zip(runs, targets, strict=True):
                 passed = _pass(small, run, run.squeezed)
                 difference = target[part] - passed.sums[part]
-                moments.add(difference[run.tokens], passed.read[part][run.tokens])
+                moments.add(difference[run.tokens], passed.inputs[part][run.tokens])
             fits.append(solve(linear, moments, damping))
         for run in runs:
             run.squeezed = _pass(small, run, run.squeezed).output
@@ -77,7 +77,7 @@ def refit(model: nn.Module, dense: nn.Module, batches: Sequence[Batch], *, dampi
 
 @dataclass
 class _Run:
-    """A batch on its way up: hidden states of both networks [batch, length, hidden], and what else a layer takes."""
+    """A batch between two layers: hidden states of both networks [batch, length, hidden] and other arguments."""
 
     tokens: Tensor  # [batch, length], True at real tokens
     dense: Tensor
@@ -88,32 +88,32 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Pass:
-    read: tuple[Tensor, Tensor]  # inputs of attention output and FFN output
+    inputs: tuple[Tensor, Tensor]  # of attention output and FFN output
     sums: tuple[Tensor, Tensor]  # inputs of the two LayerNorms
     output: Tensor
 
 
-class _Reached(Exception):
-    """The first layer was called: the layers above need not run."""
+class _FirstLayerReached(Exception):
+    """Stops the forward pass at the first layer, whose inputs are all that is needed."""
 
 
 def _runs(model: nn.Module, batches: Sequence[Batch]) -> list[_Run]:
     runs: list[_Run] = []
     tokens = 0
     for batch in batches:
-        if tokens >= TOKENS:
+        if tokens >= MAX_TOKENS:
             break
         mask = batch["attention_mask"].bool()
         tokens += int(mask.sum())
 
-        def keep(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], mask: Tensor = mask) -> None:
+        def stop(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], mask: Tensor = mask) -> None:
             runs.append(_Run(mask, arguments[0], arguments[0], arguments[1:], keywords))
-            raise _Reached
+            raise _FirstLayerReached
 
-        handle = encoder_layers(model)[0].module.register_forward_pre_hook(keep, with_kwargs=True)
+        handle = encoder_layers(model)[0].module.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             model(**model_inputs(batch))
-        except _Reached:
+        except _FirstLayerReached:
             pass
         finally:
             handle.remove()
@@ -122,21 +122,21 @@ def _runs(model: nn.Module, batches: Sequence[Batch]) -> list[_Run]:
 
 def _pass(layer: EncoderLayer, run: _Run, hidden: Tensor) -> _Pass:
     first, second = (module for module in layer.module.modules() if isinstance(module, nn.LayerNorm))
-    seen: dict[nn.Module, Tensor] = {}
+    recorded: dict[nn.Module, Tensor] = {}
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[module] = inputs[0]
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        recorded[module] = inputs[0]
 
-    watched = (layer.attention_output, layer.output, first, second)
-    handles = [module.register_forward_pre_hook(keep) for module in watched]
+    observed_modules = (layer.attention_output, layer.output, first, second)
+    handles = [module.register_forward_pre_hook(record) for module in observed_modules]
     try:
         output = layer.module(hidden, *run.arguments, **run.keywords)
     finally:
         for handle in handles:
             handle.remove()
     return _Pass(
-        (seen[layer.attention_output], seen[layer.output]),
-        (seen[first], seen[second]),
+        (recorded[layer.attention_output], recorded[layer.output]),
+        (recorded[first], recorded[second]),
         output[0] if isinstance(output, tuple) else output,
     )
 
@@ -145,13 +145,13 @@ def _pass(layer: EncoderLayer, run: _Run, hidden: Tensor) -> _Pass:
 def solve(linear: nn.Linear, moments: JointMoments, damping: float) -> Fit:
     """Change the nonzero weights and the bias of `linear`, in place, by the least squares that `refit` describes.
 
-    `moments` are of what its output lacks, X [outputs], with its inputs, Y [inputs]. A row has a Cholesky factor of
-    its own unless another has the same zeros.
+    In `moments`, X [outputs] is the missing part of its output and Y [inputs] are its inputs. Rows with the same zeros
+    share one Cholesky factor.
     """
     spread, bias = float(moments.xx.sum()), moments.x_mean
     before = spread + float(bias.square().sum())
     covariance, cross = moments.yy, moments.xy
-    # What varies by float32's rounding alone does not vary: no weight may be made large enough to see it.
+    # Treat variation within float32 rounding as none, so that no weight grows large to fit it.
     rounding = torch.finfo(torch.float32).eps * moments.y_mean.square().mean()
     change = _least_squares(covariance, cross, damping * covariance.diagonal().mean() + rounding, linear.weight != 0)
     after = spread - 2 * float((change * cross).sum()) + float(((change @ covariance) * change).sum())
@@ -161,16 +161,16 @@ def solve(linear: nn.Linear, moments: JointMoments, damping: float) -> Fit:
 
 
 def _least_squares(covariance: Tensor, cross: Tensor, ridge: Tensor, free: Tensor) -> Tensor:
-    """The change [outputs, inputs] of the weights that are `free`; of equal rows of these one factor serves all."""
+    """Return the change [outputs, inputs] of the `free` weights, with one factor per distinct row of `free`."""
     change = torch.zeros_like(cross)
     patterns, pattern_of = torch.unique(free, dim=0, return_inverse=True)
     for index, inputs in enumerate(patterns):
         rows = (pattern_of == index).nonzero()
         columns = inputs.nonzero().flatten()
-        among = covariance[columns[:, None], columns]
+        submatrix = covariance[columns[:, None], columns]
         noise = ridge * torch.eye(len(columns), dtype=covariance.dtype, device=covariance.device)
-        factor, failed = torch.linalg.cholesky_ex(among + noise)
-        # Where nothing that stays varies, only the bias can make up for what went.
+        factor, failed = torch.linalg.cholesky_ex(submatrix + noise)
+        # If no kept input varies, only the bias can compensate.
         if len(columns) and not int(failed):
             change[rows, columns] = torch.cholesky_solve(cross[rows, columns].T, factor).T
     return change

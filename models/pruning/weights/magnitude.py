@@ -1,4 +1,4 @@
-"""Magnitude: a weight matters as much as it is large (Zhu & Gupta 2017, arXiv 1710.01878)."""
+"""Magnitude pruning: remove the smallest weights (Zhu & Gupta 2017, arXiv 1710.01878)."""
 
 import torch
 
@@ -9,5 +9,5 @@ class Magnitude(PruningMethod):
     """Score |W|."""
 
     def scores(self, name: str) -> torch.Tensor:
-        """|W|, same shape as the matrix [out, in]."""
+        """Return |W|, [out, in]."""
         return self.targets[name].weight.detach().abs()

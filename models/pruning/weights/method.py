@@ -1,4 +1,4 @@
-"""What every pruning method of single weights is: a score for each weight of each target matrix."""
+"""Base class of the weight-pruning methods: a score for each weight of each target matrix."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,44 +11,52 @@ from sparserve.models.recipes.schema import Pruning
 
 
 class PruningMethod(ABC):
-    """A score of importance: where sparsity rises, the weights with the lowest scores become zero.
+    """Importance scores: as sparsity rises, the weights with the lowest scores become zero.
 
-    What is pruned is decided by `targets.encoder_linears`, how much by `schedules`, and when by
-    `callback.PruningCallback` or `one_shot.prune_once`: a method knows only how to score. Its constructor's keyword
-    arguments are the recipe's `pruning.options`.
+    A method only scores. `encoders.layers.encoder_linears` selects the matrices, `schedules` the sparsity, and
+    `pruner.PruningCallback` or `one_shot.prune_once` the time. The keyword arguments of the constructor are the
+    `pruning.options` of the recipe.
     """
 
     revision: ClassVar[int] = 1  # raised when the same recipe gives another network than before
 
-    def prepare(self, targets: Mapping[str, nn.Linear], pruning: Pruning) -> None:
-        """Begin: called once, before the first step, with the matrices [out, in] by name.
+    def check(self, targets: Mapping[str, nn.Linear], pruning: Pruning) -> None:  # noqa: B027 - optional
+        """Check that the method can carry out this recipe. The matrices may be on the device `meta`.
 
         Raises:
-            RecipeError: the recipe asks for what the method or these matrices cannot do.
+            RecipeError: the recipe asks for something that the method cannot do.
         """
+
+    def prepare(self, targets: Mapping[str, nn.Linear], pruning: Pruning) -> None:
+        """Set up for the matrices [out, in] by name. Called once, before the first step.
+
+        Raises:
+            RecipeError: the recipe asks for something that the method cannot do.
+        """
+        self.check(targets, pruning)
         self.targets = dict(targets)
         self.pruning = pruning
 
-    def observe(self, progress: float, next_update: int | None) -> None:  # noqa: B027 - most methods have no need of it
-        """Look at the gradients of a step, `weight.grad`, before the optimiser uses them; a penalty may add to them.
+    def observe(self, progress: float, next_update: int | None) -> None:  # noqa: B027 - optional
+        """Read the gradients of a step, `weight.grad`, before the optimiser does. A method may add a penalty to them.
 
-        `progress` is the fraction of all steps done before this one; `next_update` how many steps remain until masks
-        change (0: after this step), None when they change no more. Masked weights are 0.
+        `progress` is the fraction of all steps done before this one. `next_update` is the number of steps until masks
+        change (0: after this step), or None if they do not change again. Masked weights are 0.
         """
 
     @abstractmethod
     def scores(self, name: str) -> torch.Tensor:
-        """Importance of every entry of the target matrix `name`, same shape [out, in]."""
+        """Return the importance of every entry of the target matrix `name`, [out, in]."""
 
-    def removed(self, name: str, gone: torch.Tensor) -> None:  # noqa: B027 - most methods have no need of it
-        """Make up for weights about to be zeroed: `gone` [out, in] is True where this update's mask newly drops one.
+    def removed(self, name: str, newly_masked: torch.Tensor) -> None:  # noqa: B027 - optional
+        """Compensate for the weights that are about to become zero: `newly_masked` [out, in] is True there.
 
-        A method may change the weights that stay; called without gradients, after every mask is decided.
+        A method may change the weights that stay. Called without gradients, after all masks are final.
         """
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What must be saved to go on after an interruption, beyond weights and masks."""
+        """Return the state that a resumed run needs besides weights and masks."""
         return {}
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027 - most methods have no need of it
-        """Take up what `state` gave; called after `prepare`."""
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027 - optional
+        """Restore a state that `state` returned. Called after `prepare`."""

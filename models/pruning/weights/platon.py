@@ -1,4 +1,4 @@
-"""PLATON: a weight matters by the upper confidence bound of its sensitivity (Zhang et al. 2022, arXiv 2206.12562)."""
+"""PLATON: score weights by an upper confidence bound of their sensitivity (Zhang et al. 2022, arXiv 2206.12562)."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ from sparserve.models.recipes.schema import Pruning
 class Platon(PruningMethod):
     """Score I-bar U-bar of the weights W and their gradients g (algorithm 1).
 
-    At every step the sensitivity I = |W g| and its uncertainty U = |I - I-bar| are smoothed: I-bar becomes
-    beta1 I-bar + (1 - beta1) I, then U-bar becomes beta2 U-bar + (1 - beta2) U. In the paper weights can come back;
-    here masks never regrow.
+    Every step smooths the sensitivity I = |W g| and its uncertainty U = |I - I-bar|: I-bar becomes
+    beta1 I-bar + (1 - beta1) I, then U-bar becomes beta2 U-bar + (1 - beta2) U. In the paper masked weights can come
+    back; here masks never regrow.
     """
 
     def __init__(self, beta1: float = 0.85, beta2: float = 0.95) -> None:
@@ -25,14 +25,14 @@ class Platon(PruningMethod):
         self.beta2 = beta2
 
     def prepare(self, targets: Mapping[str, nn.Linear], pruning: Pruning) -> None:
-        """Begin with I-bar = U-bar = 0 for every matrix [out, in]."""
+        """Start with I-bar = U-bar = 0 for every matrix [out, in]."""
         super().prepare(targets, pruning)
         self.sensitivity = {name: torch.zeros_like(linear.weight.detach()) for name, linear in targets.items()}
         self.uncertainty = {name: torch.zeros_like(linear.weight.detach()) for name, linear in targets.items()}
 
     @torch.no_grad()
     def observe(self, progress: float, next_update: int | None) -> None:
-        """Smooth in the sensitivity of this step, until the masks are final."""
+        """Update I-bar and U-bar with the sensitivity of this step, until the masks are final."""
         if next_update is None:
             return
         for name, linear in self.targets.items():
@@ -43,17 +43,17 @@ class Platon(PruningMethod):
             self.uncertainty[name].lerp_((sensitivity - smoothed).abs_(), 1 - self.beta2)
 
     def scores(self, name: str) -> torch.Tensor:
-        """I-bar U-bar, [out, in]."""
+        """Return I-bar U-bar, [out, in]."""
         return self.sensitivity[name] * self.uncertainty[name]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """I-bar and U-bar of every matrix."""
+        """Return I-bar and U-bar of every matrix."""
         return {f"I/{name}": value for name, value in self.sensitivity.items()} | {
             f"U/{name}": value for name, value in self.uncertainty.items()
         }
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take up I-bar and U-bar."""
+        """Restore I-bar and U-bar."""
         for name in self.targets:
             self.sensitivity[name].copy_(state[f"I/{name}"])
             self.uncertainty[name].copy_(state[f"U/{name}"])

@@ -130,7 +130,7 @@ def test_recipes_for_which_the_data_has_too_few_rows_are_left_out_at_once(compre
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
-    assert "The recipe mutual-information is not searched: squeeze.calibration: its rows give" in said
+    assert "The recipe mutual-information is not searched: squeeze.calibration: the rows give" in said
     assert "the data has no more training rows: give more, or squeeze by post-training" in said
     assert "distilbert: student.layers" in said and "mutual-information: squeeze" not in said
 

@@ -60,12 +60,12 @@ def squeezed(make_checkpoint, tmp_path_factory, whole):
         ({"pruning.method": "soft-movement"}, "one threshold for all matrices"),
         ({"pruning.method": "group-lasso"}, "needs blocks of several weights"),
         ({"pruning.block": [1, 5]}, "blocks"),
-        ({"pruning.method": "magnitud"}, "there is no 'magnitud'"),
+        ({"pruning.method": "magnitud"}, "unknown method 'magnitud'"),
         ({"pruning.method": "obert", "pruning.options": {"gradients": 1.5}}, "gradients of obert must be a whole"),
         ({"pruning.method": "obert", "pruning.options": {"damping": True}}, "damping of obert must be a number"),
         ({**FROM_TEACHER, **NO_ATTENTION, "squeeze.heads": 0.01}, "zero heads"),
         ({**FROM_TEACHER, **NO_ATTENTION, "squeeze.flops": 0.001}, "zero heads"),
-        ({**FROM_TEACHER, "squeeze.method": "post-training", "squeeze.hidden": 0.5}, "removes no hidden dimensions"),
+        ({**FROM_TEACHER, "squeeze.method": "post-training", "squeeze.hidden": 0.5}, "cannot remove hidden dimensions"),
         ({**FROM_TEACHER, "squeeze.options": {"tune": True}, "squeeze.hidden": 0.5}, "squeeze.options.tune"),
         ({**FROM_TEACHER, "squeeze.options": {"tune": 1}}, "tune of mutual-information must be true or false"),
         ({**FROM_TEACHER, "squeeze.heads": 0.5}, "fewer heads than its teacher"),
@@ -92,7 +92,7 @@ def test_calibration_rows_have_to_be_more_than_units(recipe, whole, sentiment_cs
     squeezed = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__heads": 0.5}
     check_calibration(whole, recipe(**squeezed, squeeze__calibration=64), dataset, 0)
     check_calibration(whole, recipe(), dataset, 0)
-    with pytest.raises(RecipeError, match=r"its rows give .* raise it until"):
+    with pytest.raises(RecipeError, match=r"the rows give .* Raise it until"):
         check_calibration(whole, recipe(**squeezed, squeeze__calibration=4), dataset, 0)
 
 
@@ -102,10 +102,10 @@ def test_what_the_calibration_rows_tell_is_seen_before_anything_is_trained(recip
     # Tokens enough, but the last layer's heads of 8 features and 2 labels are told apart by rows.
     texts = " ".join(["the movie was good"] * 8)
     few = replace(dataset, train=Split([texts] * 10, None, [0, 1] * 5))
-    with pytest.raises(RecipeError, match=r"give 10 vectors, .* 10 features apart; the data has no more training rows"):
+    with pytest.raises(RecipeError, match=r"give 10 vectors, .* 10 features\. All training rows are in use"):
         check_calibration(whole, recipe(**squeezed), few, 0)
     poor = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__method": "post-training", "squeeze__flops": 0.001}
-    with pytest.raises(RecipeError, match="cannot pay for one head and one unit in each of 2 layers"):
+    with pytest.raises(RecipeError, match="too small for one head and one unit in each of 2 layers"):
         check_calibration(whole, recipe(**poor), dataset, 0)
 
 

@@ -239,9 +239,9 @@ def test_the_whole_budget_leaves_the_network_as_it_is(tiny_checkpoint):
 @pytest.mark.parametrize(
     ("squeeze", "message"),
     [
-        (Squeeze(method="post-training", hidden=0.5), r"squeeze\.hidden: post-training removes no hidden"),
-        (Squeeze(method="post-training", heads=0.1), r"squeeze to zero heads.*smallest fraction is 0\.25"),
-        (Squeeze(method="post-training", flops=0.01), r"cannot pay for one head and one unit in each of 2 layers"),
+        (Squeeze(method="post-training", hidden=0.5), r"squeeze\.hidden: post-training cannot remove hidden"),
+        (Squeeze(method="post-training", heads=0.1), r"leaves zero heads.*smallest fraction is 0\.25"),
+        (Squeeze(method="post-training", flops=0.01), r"too small for one head and one unit in each of 2 layers"),
     ],
 )
 def test_what_cannot_be_squeezed_is_refused(tiny_checkpoint, squeeze, message):
@@ -252,9 +252,9 @@ def test_what_cannot_be_squeezed_is_refused(tiny_checkpoint, squeeze, message):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("post-training", {"damping": 0}, "damping must be above 0"),
-        ("post-training", {"damp": 1}, "its options are rearrange, tune, damping"),
-        ("fisher", {}, "the methods are mutual-information, post-training"),
+        ("post-training", {"damping": 0}, "damping is 0; it must be above 0"),
+        ("post-training", {"damp": 1}, r"Options: rearrange, tune, damping\."),
+        ("fisher", {}, r"Methods: mutual-information, post-training\."),
     ],
 )
 def test_wrong_settings_are_refused(method, options, message):
