@@ -1,1 +1,1 @@
-"""Recipes: the schema, how they are loaded, and those that ship."""
+"""Recipes: the schema, loading, and the shipped recipes."""

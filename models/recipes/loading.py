@@ -1,4 +1,4 @@
-"""Recipes as YAML files: those that ship and those of users, read with changes and checked."""
+"""Loading and validation of recipes: shipped ones by name, or YAML files, with overrides."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -13,7 +13,7 @@ from sparserve.models.recipes.schema import Recipe
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with sparserve, by name."""
+    """Return the files of the shipped recipes by name."""
     folder = Path(str(resources.files("sparserve.models") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
@@ -21,63 +21,65 @@ def shipped_recipes() -> dict[str, Path]:
 def load_recipe(source: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe from a YAML file, or a shipped one by its name.
 
-    `overrides` maps dotted fields, such as `pruning.sparsity`, to values that replace the file's.
+    `overrides` maps dotted fields, such as `pruning.sparsity`, to values that replace those of the file.
 
     Raises:
-        RecipeError: the file cannot be read, a field is unknown or a value out of range.
+        RecipeError: the file cannot be read, a field is unknown, or a value is out of range.
     """
     path = Path(source)
     if not path.is_file():
         shipped = shipped_recipes()
         if str(source) not in shipped:
-            raise RecipeError(f"there is no recipe file {source}; the recipes that ship: {', '.join(shipped)}")
+            raise RecipeError(f"Recipe {source} does not exist. Give a YAML file, or one of {', '.join(shipped)}.")
         path = shipped[str(source)]
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"{path} must hold fields such as `name: my-recipe`, not a {type(content).__name__}")
+        raise RecipeError(f"{path} must contain fields such as `name: my-recipe`, not a {type(content).__name__}.")
     prunes = content.get("pruning") is not None
     for field, value in (overrides or {}).items():
-        _put(content, field.split("."), value)
+        _set_field(content, field.split("."), value)
     if overrides and "pruning.sparsity" in overrides and not prunes and "pruning.method" not in overrides:
         raise RecipeError(
-            f"{path.stem} prunes no single weights, so it has no sparsity to change; to have it prune, too, "
-            "add --set pruning.method=magnitude and another --variant"
+            f"Recipe {path.stem} prunes no single weights, so it has no sparsity to change. To add pruning, use "
+            "--set pruning.method=magnitude and another --variant."
         )
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         problems = error.errors()
         places = [problem["loc"] for problem in problems]
-        # What holds a wrong value is often said to be wrong as well.
-        problems = [p for p in problems if not any(len(p["loc"]) < len(q) and _meet(p["loc"], q) for q in places)]
+        # pydantic often reports the section of an invalid value as well.
+        problems = [p for p in problems if not any(len(p["loc"]) < len(q) and _overlap(p["loc"], q) for q in places)]
         changed = [
-            (field, value) for field, value in (overrides or {}).items() if _meet(problems[0]["loc"], field.split("."))
+            (field, value)
+            for field, value in (overrides or {}).items()
+            if _overlap(problems[0]["loc"], field.split("."))
         ]
         where = f"{path.stem} with {', '.join(f'{field}={value}' for field, value in changed)}" if changed else path
-        # Each type that an option may have complains on its own.
-        explained = dict.fromkeys(map(_explain, problems))
-        raise RecipeError(f"{where}: {'; '.join(explained)}") from error
+        # Of an option that may have several types, pydantic reports each type separately.
+        messages = dict.fromkeys(map(_describe_problem, problems))
+        raise RecipeError(f"{where}: {'; '.join(messages)}") from error
 
 
-def _meet(place: Sequence[int | str], other: Sequence[int | str]) -> bool:
-    """Whether one of two places in a recipe, () for the whole of it, is the other or within it."""
+def _overlap(place: Sequence[int | str], other: Sequence[int | str]) -> bool:
+    """Return True if one of two places in a recipe contains the other; () is the whole recipe."""
     return all(str(key) == str(same) for key, same in zip(place, other, strict=False))
 
 
-def _put(content: dict[str, Any], path: list[str], value: Any) -> None:
+def _set_field(content: dict[str, Any], path: list[str], value: Any) -> None:
     for key in path[:-1]:
         if content.get(key) is None:
             content[key] = {}
         content = content[key]
         if not isinstance(content, dict):
-            raise RecipeError(f"{'.'.join(path)}: {key} is {content!r} in the recipe, it has no fields of its own")
+            raise RecipeError(f"{'.'.join(path)} cannot be set: {key} is {content!r} in the recipe and has no fields.")
     content[path[-1]] = value
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
+def _describe_problem(problem: Mapping[str, Any]) -> str:
     field = ".".join(map(str, problem["loc"])) or "recipe"
     if problem["type"] == "extra_forbidden":
         parent: Any = Recipe
@@ -86,11 +88,11 @@ def _explain(problem: Mapping[str, Any]) -> str:
             parent = next(
                 (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), Recipe
             )
-        return f"unknown field {field!r}; the fields there are {', '.join(parent.model_fields)}"
+        return f"unknown field {field!r}. Fields there: {', '.join(parent.model_fields)}"
     given, message = problem["input"], str(problem["msg"]).removeprefix("Value error, ")
     if field == "recipe":
         return message
-    if isinstance(given, dict):  # a section whose fields do not go together: the message names them
+    if isinstance(given, dict):  # a section whose fields contradict each other: the message names them
         return f"{field}: {message}"
     if "options" in problem["loc"][:-1]:
         field, message = ".".join(map(str, problem["loc"][:3])), "Input should be a number, or true or false"

@@ -1,6 +1,6 @@
-"""A recipe: what one compressed variant is made by, as a schema read from YAML.
+"""Schema of a recipe, which describes one compressed variant in YAML.
 
-Every field has a default, a unit and a description; unknown fields are refused.
+Every field has a default, a unit and a description. Unknown fields are refused.
 """
 
 from collections.abc import Mapping
@@ -11,205 +11,209 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
-INT8 = "-int8"  # ends the name of a variant's quantised twin
+INT8 = "-int8"  # suffix of the name of a quantised variant
 NAME_LENGTH = 64
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, and unknown fields are refused."""
+    """Immutable part of a recipe that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Training(Section):
-    """How a network is trained; the optimiser is AdamW, without decay on biases and LayerNorm."""
+    """Training settings of a network. The optimiser is AdamW, without weight decay on biases and LayerNorm."""
 
     epochs: float = Field(3, gt=0, description="passes over the training rows")
-    batch_size: int = Field(32, ge=1, description="rows a step")
-    learning_rate: float = Field(5e-5, gt=0, description="peak, a step")
+    batch_size: int = Field(32, ge=1, description="rows per step")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of the schedule")
     schedule: Literal["constant", "linear", "decay_last"] = Field(
         "linear",
         description="after the warm-up: constant, linear to 0, or constant and then linear to 0 in the last `decay`",
     )
-    warmup: Fraction = Field(0.06, description="fraction of the steps with a rising learning rate")
+    warmup: Fraction = Field(0.06, description="fraction of the steps in which the learning rate rises")
     decay: Fraction = Field(0.3, description="fraction of the steps in which `decay_last` falls to 0")
-    weight_decay: float = Field(0.01, ge=0)
-    max_gradient_norm: float = Field(1.0, gt=0)
-    dropout: Fraction | None = Field(
-        None, description="probability in every dropout layer; None keeps the checkpoint's"
-    )
-    freeze_embeddings: bool = Field(False, description="do not train the embeddings")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 autocast where the processor has it")
-    save_steps: int = Field(100, ge=1, description="steps between two checkpoints to resume from")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
+    max_gradient_norm: float = Field(1.0, gt=0, description="norm to which gradients are clipped")
+    dropout: Fraction | None = Field(None, description="probability of every dropout layer; None: the checkpoint's")
+    freeze_embeddings: bool = Field(False, description="keep the embeddings fixed during training")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 if the processor has it")
+    save_steps: int = Field(100, ge=1, description="steps between two resumable checkpoints")
 
     @model_validator(mode="after")
     def _warmup_ends_before_decay(self) -> Self:
         if self.schedule == "decay_last" and self.warmup + self.decay > 1:
-            raise ValueError(f"warmup ({self.warmup}) and decay ({self.decay}) must not be above 1 together")
+            raise ValueError(f"warmup ({self.warmup}) plus decay ({self.decay}) must be at most 1")
         return self
 
 
 class Pruning(Section):
-    """Which weights are set to zero, by which score and when (methods: `models/pruning/`)."""
+    """Unstructured or block pruning: the score that selects weights, the sparsity and the schedule."""
 
-    method: str = Field("magnitude", description="how weights are scored: a name of `pruning.protocol.METHODS`")
-    options: Mapping[str, float | int | bool] = Field({}, description="the method's own settings, by their names")
+    method: str = Field("magnitude", description="a key of `pruning.registry.METHODS`")
+    options: Mapping[str, float | int | bool] = Field({}, description="settings of the method, by name")
     sparsity: Sparsity = Field(0.9, description="final fraction of zeros in the encoder's linears")
     initial_sparsity: Sparsity = Field(0.0, description="fraction of zeros at the first update")
-    allocation: Literal["uniform", "global"] = Field("uniform", description="same sparsity a matrix, or one ranking")
-    block: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
-        (1, 1), description="rows and columns [out, in] of the blocks that become zero as one"
+    allocation: Literal["uniform", "global"] = Field(
+        "uniform", description="the same sparsity in every matrix, or one ranking"
     )
-    schedule: Literal["cubic", "linear", "constant"] = "cubic"
-    begin: Fraction = Field(0.0, description="fraction of the steps at which pruning begins")
+    block: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+        (1, 1), description="rows and columns [out, in] of the blocks that are pruned as a whole"
+    )
+    schedule: Literal["cubic", "linear", "constant"] = Field(
+        "cubic", description="growth of the sparsity between begin and end"
+    )
+    begin: Fraction = Field(0.0, description="fraction of the steps after which pruning begins")
     end: Fraction = Field(
-        0.7, description="fraction of the steps at which the final sparsity is reached; then recovery"
+        0.7, description="fraction of the steps after which the final sparsity is reached; recovery follows"
     )
     updates: int = Field(100, ge=1, description="mask updates between begin and end")
-    calibration: int = Field(2048, ge=1, description="training rows that gradients come from where student.epochs is 0")
+    calibration: int = Field(2048, ge=1, description="training rows for the gradients if student.epochs is 0")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.begin > self.end:
-            raise ValueError(f"begin ({self.begin}) must not be after end ({self.end})")
+            raise ValueError(f"begin ({self.begin}) must be at most end ({self.end})")
         if self.initial_sparsity > self.sparsity:
-            raise ValueError(f"initial_sparsity ({self.initial_sparsity}) must not be above sparsity ({self.sparsity})")
+            raise ValueError(f"initial_sparsity ({self.initial_sparsity}) must be at most sparsity ({self.sparsity})")
         return self
 
 
 class Squeeze(Section):
-    """Which whole units leave the network, so that its matrices become smaller and stay dense."""
+    """Structured pruning: whole units are removed, so that matrices become smaller and stay dense."""
 
-    method: str = Field("mutual-information", description="how units are chosen: a name in `pruning.unit_methods`")
-    options: Mapping[str, float | int | bool] = Field({}, description="the method's own settings, by their names")
-    heads: Fraction = Field(1.0, gt=0, description="fraction of the attention heads that stays")
-    units: Fraction = Field(1.0, gt=0, description="fraction of the feed-forward units that stays")
-    hidden: Fraction = Field(1.0, gt=0, description="fraction of the hidden dimensions that stays")
+    method: str = Field("mutual-information", description="a key of `pruning.registry.UNIT_METHODS`")
+    options: Mapping[str, float | int | bool] = Field({}, description="settings of the method, by name")
+    heads: Fraction = Field(1.0, gt=0, description="fraction of the attention heads to keep")
+    units: Fraction = Field(1.0, gt=0, description="fraction of the feed-forward units to keep")
+    hidden: Fraction = Field(1.0, gt=0, description="fraction of the hidden dimensions to keep")
     flops: Fraction | None = Field(
         None,
         gt=0,
-        description="fraction of the encoder's operations that stays; the method shares it out",
+        description="fraction of the encoder's operations to keep; the method distributes it over heads and units",
     )
-    calibration: int = Field(2048, ge=1, description="training rows that the choice is made on")
+    calibration: int = Field(2048, ge=1, description="training rows for the selection")
 
     @property
     def removes(self) -> bool:
-        """Whether anything is to leave."""
+        """True if anything is removed."""
         return (self.flops or 1.0, self.heads, self.units, self.hidden) != (1.0,) * 4
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         if self.flops is not None and (self.heads, self.units, self.hidden) != (1.0, 1.0, 1.0):
-            raise ValueError("give either flops, or heads, units and hidden")
+            raise ValueError("flops cannot be combined with heads, units or hidden: set one or the other")
         return self
 
 
 class Augmentation(Section):
     """More training texts by replacing words (Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1)."""
 
-    variants: int = Field(30, ge=1, description="new texts made of each training row")
-    probability: Fraction = Field(0.4, gt=0, description="chance of each word to be replaced")
-    candidates: int = Field(15, ge=1, description="words to draw a replacement from")
+    variants: int = Field(30, ge=1, description="new texts per training row")
+    probability: Fraction = Field(0.4, gt=0, description="probability that a word is replaced")
+    candidates: int = Field(15, ge=1, description="words among which a replacement is drawn")
     source: Literal["auto", "masked-lm", "embeddings"] = Field(
-        "auto", description="masked-LM predictions, neighbours in the input embeddings, or whichever there is"
+        "auto", description="masked-LM predictions, or neighbours in the input embeddings; auto: what is available"
     )
 
 
 class Distillation(Section):
-    """What the student learns from the teacher: a weighted sum of losses."""
+    """Distillation loss: a weighted sum of losses between student and teacher."""
 
     logits: Weight = Field(1.0, description="weight of the soft cross-entropy of the logits")
-    temperature: float = Field(1.0, gt=0, description="T of the soft cross-entropy")
-    hidden: Weight = Field(1.0, description="weight of the hidden states' squared error, summed over layers")
+    temperature: float = Field(1.0, gt=0, description="temperature T of the soft cross-entropy")
+    hidden: Weight = Field(1.0, description="weight of the squared error of hidden states, summed over layers")
     hidden_relative: bool = Field(
-        False, description="hidden states' error as a fraction of the teacher's mean square, layer by layer"
+        False, description="divide the error of each layer's hidden states by the teacher's mean square"
     )
-    attention: Weight = Field(1.0, description="weight of the attention scores' squared error, summed over layers")
-    cosine: Weight = Field(0.0, description="weight of 1 - cosine of the hidden states, the mean over layers")
+    attention: Weight = Field(1.0, description="weight of the squared error of attention scores, summed over layers")
+    cosine: Weight = Field(0.0, description="weight of 1 - cosine of the hidden states, averaged over layers")
     labels: Weight = Field(0.0, description="weight of the cross-entropy with the gold labels")
     cache_bytes: int = Field(
-        6 * 10**9, ge=0, description="largest cache of teacher outputs; above it the teacher runs every step"
+        6 * 10**9,
+        ge=0,
+        description="largest cache of teacher outputs; if they need more, the teacher runs in every step",
     )
 
     @model_validator(mode="after")
-    def _learns_something(self) -> Self:
+    def _has_a_loss(self) -> Self:
         if not (self.logits or self.hidden or self.attention or self.cosine or self.labels):
-            raise ValueError("at least one of logits, hidden, attention, cosine and labels must have a weight above 0")
+            raise ValueError("at least one of logits, hidden, attention, cosine and labels needs a weight above 0")
         return self
 
 
 class Student(Training):
-    """How the compressed network is made and trained."""
+    """Structure and training settings of the compressed network."""
 
-    start: Literal["pretrained", "teacher"] = Field("pretrained", description="the weights it starts from")
-    layers: int | None = Field(None, ge=1, description="transformer layers, every k-th of the start's; None: all")
-    hidden_size: int | None = Field(None, ge=1, description="width of a narrower network; None: the start's")
-    intermediate_size: int | None = Field(None, ge=1, description="feed-forward units of each layer; None: the start's")
-    heads: int | None = Field(None, ge=1, description="attention heads of a narrower network; None: the start's")
+    start: Literal["pretrained", "teacher"] = Field("pretrained", description="origin of the student's weights")
+    layers: int | None = Field(None, ge=1, description="transformer layers, every k-th of the start network; None: all")
+    hidden_size: int | None = Field(None, ge=1, description="hidden size of a narrower network; None: unchanged")
+    intermediate_size: int | None = Field(None, ge=1, description="feed-forward units of each layer; None: unchanged")
+    heads: int | None = Field(None, ge=1, description="attention heads of a narrower network; None: unchanged")
     epochs: float = Field(3, ge=0, description="passes over the training rows; 0: prune without training")
     schedule: Literal["constant", "linear", "decay_last", "cosine_restarts"] = Field(  # type: ignore[assignment]
-        "linear", description="as a teacher's, or `cycles` cosines, each from the peak to 0 (learning-rate rewinds)"
+        "linear", description="as for the teacher, or `cycles` cosines from the peak to 0 (learning-rate rewinding)"
     )
-    cycles: int = Field(4, ge=1, description="rewinds of `cosine_restarts`")
+    cycles: int = Field(4, ge=1, description="number of cosines of `cosine_restarts`")
 
 
 class Quantization(Section):
-    """Int8: dynamic, per channel."""
+    """Int8 quantisation: dynamic activations, one weight scale per output channel."""
 
-    enabled: bool = Field(True, description="also make `<variant>-int8`, as `dense-int8` always is")
-    embeddings: bool = Field(True, description="embedding tables too, with one scale a row")
-    embedding_bits: Literal[4, 8] = Field(8, description="of the token table; 4: blocks of 32 entries share a scale")
+    enabled: bool = Field(True, description="also make the variant `<variant>-int8`; `dense-int8` is always made")
+    embeddings: bool = Field(True, description="quantise embedding tables too, with one scale per row")
+    embedding_bits: Literal[4, 8] = Field(8, description="bits of the token table; with 4, 32 entries share a scale")
     reduce_range: bool = Field(
-        True, description="7-bit weights: never saturates on CPUs without VNNI, so all CPUs give the same answers"
+        True, description="7-bit weights: no saturation on CPUs without VNNI, so that all CPUs give the same answers"
     )
 
 
 class Embeddings(Section):
-    """The embedding tables of what is exported; they are most of a model whose encoder is sparse."""
+    """Embedding tables of the exported model; they are most of a model whose encoder is sparse."""
 
     vocabulary: Literal["all", "training"] = Field(
         "all",
-        description="rows kept: every token's, or those of the training texts; other tokens take the nearest one's",
+        description="rows to keep: all, or those of tokens in training texts; other tokens get the nearest row",
     )
     rank: int | None = Field(None, ge=1, description="rank of a factorised token table; None: not factorised")
 
 
 class Export(Section):
-    """ONNX."""
+    """ONNX export."""
 
-    opset: int = Field(20, ge=17, le=23)
-    tolerance: float = Field(1e-4, gt=0, description="largest difference of a logit between torch and onnxruntime")
+    opset: int = Field(20, ge=17, le=23, description="version of the ONNX operator set")
+    tolerance: float = Field(1e-4, gt=0, description="largest difference of a logit between torch and ONNX Runtime")
 
 
 class Assessment(Section):
     """Evaluation on the test split."""
 
-    bootstrap_samples: int = Field(1000, ge=100, le=100_000)
-    examples: int = Field(20, ge=0, le=1000, description="lost examples kept in the report; their text is stored there")
+    bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="samples for confidence intervals")
+    examples: int = Field(20, ge=0, le=1000, description="lost examples in the report, with their texts")
 
 
 class Measuring(Section):
-    """Latency and memory."""
+    """Measurement of latency and memory."""
 
-    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 8), min_length=1, description="texts")
-    lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 64, 128), min_length=1, description="tokens")
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 8), min_length=1, description="texts per batch")
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 64, 128), min_length=1, description="tokens per text")
     seconds: float = Field(60.0, gt=0, description="time for the whole latency grid")
-    threads: int | None = Field(None, ge=1, description="intra-op threads of every arm; None takes all CPUs")
+    threads: int | None = Field(None, ge=1, description="intra-op threads of every model; None: one per CPU")
 
 
 class Recipe(Section):
-    """How one compressed variant is made."""
+    """Description of one compressed variant."""
 
-    name: str = Field(description="what the recipe is called")
-    description: str = Field("", description="a sentence, with its source")
-    variant: str = Field("sparse{sparsity}", description="name in the store; {sparsity} is the percentage of zeros")
-    max_length: int = Field(128, ge=8, le=512, description="tokens; longer texts are truncated")
+    name: str = Field(description="name of the recipe")
+    description: str = Field("", description="one sentence, with the source of the method")
+    variant: str = Field("sparse{sparsity}", description="name in the store; {sparsity}: percentage of zeros")
+    max_length: int = Field(128, ge=8, le=512, description="tokens per text; longer texts are truncated")
     teacher: Training = Training()
-    augmentation: Augmentation | None = Field(None, description="None: the training rows as they are")
+    augmentation: Augmentation | None = Field(None, description="None: no augmentation")
     student: Student = Student()
-    squeeze: Squeeze | None = Field(None, description="None: no unit leaves the network")
-    pruning: Pruning | None = Field(Pruning(), description="None: every weight that stays is kept")
-    distillation: Distillation | None = Field(None, description="None: the student learns from the gold labels alone")
+    squeeze: Squeeze | None = Field(None, description="None: no units are removed")
+    pruning: Pruning | None = Field(Pruning(), description="None: no single weights are pruned")
+    distillation: Distillation | None = Field(None, description="None: the student learns from the gold labels only")
     embeddings: Embeddings = Embeddings()
     quantization: Quantization = Quantization()
     export: Export = Export()
@@ -223,20 +227,20 @@ class Recipe(Section):
 
     @property
     def baseline_quantization(self) -> Quantization:
-        """How the dense baseline becomes int8: nothing that only makes a student smaller counts there."""
+        """Quantisation of the dense baseline, without the settings that only make a student smaller."""
         return self.quantization.model_copy(update={"enabled": True, "embedding_bits": 8})
 
     @model_validator(mode="after")
-    def _something_is_done(self) -> Self:
+    def _changes_something(self) -> Self:
         student = self.student
-        # A head drawn at random would decide which units leave, or be published as it is.
+        # A random head would decide which units are removed, or would be published untrained.
         if student.start == "pretrained" and (self.squeeze is not None or not student.epochs):
-            raise ValueError("squeeze, and student.epochs 0, need a fine-tuned network: set student.start to teacher")
+            raise ValueError("squeeze and student.epochs 0 need a fine-tuned network: set student.start to teacher")
         if student.epochs:
             distillation = self.distillation
             if student.start == "pretrained" and distillation and not (distillation.logits or distillation.labels):
                 raise ValueError(
-                    "distillation: nothing would train the classifier's head: give logits or labels a weight, "
+                    "distillation does not train the classifier's head: give logits or labels a weight above 0, "
                     "or set student.start to teacher"
                 )
             return self
@@ -245,11 +249,12 @@ class Recipe(Section):
         prunes = self.pruning is not None and self.pruning.sparsity > 0
         if not (removes or prunes or smaller) and self.embeddings == Embeddings():
             raise ValueError(
-                "student.epochs is 0, and nothing else is asked for: no squeeze, no pruning, no embeddings"
+                "the recipe changes nothing: student.epochs is 0 and there is no squeeze, pruning or embeddings; "
+                "set one of them"
             )
         for name in ("distillation", "augmentation"):
             if getattr(self, name) is not None:
-                raise ValueError(f"student.epochs is 0, so {name} would do nothing: set {name} to null")
+                raise ValueError(f"student.epochs is 0, so {name} has no effect: set {name} to null")
         return self
 
     @model_validator(mode="after")
@@ -257,14 +262,14 @@ class Recipe(Section):
         try:
             name = self.variant_name
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"variant {self.variant!r} may hold only the field {{sparsity}}") from error
+            raise ValueError(f"variant {self.variant!r} may contain only the field {{sparsity}}") from error
         if name == "dense":
-            raise ValueError(f"variant {name!r} is the name of the baseline: choose another one")
+            raise ValueError(f"variant {name!r} is the name of the baseline: choose another name")
         if name.endswith(INT8):
-            raise ValueError(f"variant {name!r} ends in {INT8}, as the int8 twin of a variant does: choose another one")
+            raise ValueError(f"variant {name!r} ends in {INT8}, reserved for int8 variants: choose another name")
         if len(name) > NAME_LENGTH - len(INT8):
             raise ValueError(
-                f"variant {name!r} has {len(name)} characters; its int8 twin has {len(INT8)} more, and may have "
-                f"{NAME_LENGTH}: choose a shorter one"
+                f"variant {name!r} has {len(name)} characters; at most {NAME_LENGTH - len(INT8)} are allowed, so that "
+                f"{name + INT8!r} has at most {NAME_LENGTH}: choose a shorter name"
             )
         return self

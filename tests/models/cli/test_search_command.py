@@ -88,7 +88,7 @@ def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_it
         (["--target", "latency<=3ms@1x64"], "cannot be measured: the recipe cuts texts at max_length 32"),
         (["--target", "size<=6MB", "--search-levels", "0.9;0.8"], "write numbers with commas"),
         (["--target", "size<=6MB", "--search-levels", "1.2"], "cannot have pruning.sparsity=1.2"),
-        (["--target", "size<=6MB", "--search-recipes", "none-such"], "there is no recipe file none-such"),
+        (["--target", "size<=6MB", "--search-recipes", "none-such"], "Recipe none-such does not exist"),
         (["--search-recipes", "demo"], "add --target"),
     ],
 )

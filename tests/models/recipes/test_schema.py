@@ -1,5 +1,8 @@
+"""The recipe schema, overrides, and the errors for invalid recipes."""
+
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,13 +11,13 @@ from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
-def test_shipped_recipes_are_valid(name):
+def test_shipped_recipes_are_valid(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description
 
 
-def write(tmp_path, text):
+def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -34,50 +37,50 @@ def write(tmp_path, text):
         ("name: a\nvariant: '{sparsity.foo}'", "only the field"),
         ("name: a\nvariant: '{sparsity[a]}'", "only the field"),
         ("name: a\nvariant: mine-int8", "ends in -int8"),
-        (f"name: a\nvariant: {'a' * 60}", "choose a shorter one"),
+        (f"name: a\nvariant: {'a' * 60}", "choose a shorter name"),
         ("name: a\nmeasurement: {batches: []}", "measurement.batches"),
         ("name: a\nmeasurement: {batches: [0]}", "measurement.batches"),
         ("name: a\nmeasurement: {lengths: [-1]}", "measurement.lengths"),
         ("name: a\nmax_length: 9999", "max_length"),
-        ("- a\n- b", "must hold fields"),
-        ("name: [", "not YAML"),
+        ("- a\n- b", "must contain fields"),
+        ("name: [", "not valid YAML"),
         ("name: a\nstudent: {learning_rate: .nan}", "learning_rate"),
-        ("name: a\nstudent: {schedule: decay_last, warmup: 0.5, decay: 0.9}", "must not be above 1 together"),
+        ("name: a\nstudent: {schedule: decay_last, warmup: 0.5, decay: 0.9}", "must be at most 1"),
         (
             "name: a\nstudent: {epochs: 0, start: teacher}\npruning: null\ndistillation: null",
-            "nothing else is asked for",
+            "the recipe changes nothing",
         ),
-        ("name: a\nstudent: {epochs: 0, start: teacher}\ndistillation: {}", "distillation would do nothing"),
+        ("name: a\nstudent: {epochs: 0, start: teacher}\ndistillation: {}", "distillation has no effect"),
         ("name: a\nstudent: {epochs: 0}", "set student.start to teacher"),
         ("name: a\nsqueeze: {heads: 0.5}", "set student.start to teacher"),
-        ("name: a\ndistillation: {logits: 0}", "nothing would train the classifier's head"),
+        ("name: a\ndistillation: {logits: 0}", "does not train the classifier's head"),
         *(
             (
                 f"name: a\nstudent: {{epochs: 0, start: teacher}}\ndistillation: null\n{rest}",
-                "nothing else is asked for",
+                "the recipe changes nothing",
             )
             for rest in ("squeeze: {}\npruning: null", "pruning: {sparsity: 0}", "squeeze: {flops: 1}\npruning: null")
         ),
     ],
 )
-def test_a_wrong_recipe_is_refused_with_its_field(tmp_path, text, message):
+def test_load_recipe_names_the_invalid_field(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(write(tmp_path, text))
 
 
-def test_the_recipe_in_the_readme_is_the_one_that_ships(tmp_path):
+def test_readme_shows_the_shipped_recipe(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"^```yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     ships = load_recipe("sparsebert-best")
     assert load_recipe(write(tmp_path, shown)) == ships.model_copy(update={"description": ""})
 
 
-def test_an_unknown_name_lists_those_that_ship():
+def test_load_recipe_lists_the_shipped_recipes_for_an_unknown_name() -> None:
     with pytest.raises(RecipeError, match="sparsebert-best"):
         load_recipe("no-such-recipe")
 
 
-def test_overrides_replace_fields_and_name_the_variant(tmp_path):
+def test_load_recipe_applies_overrides(tmp_path: Path) -> None:
     path = write(tmp_path, "name: a\npruning: {sparsity: 0.9}")
     recipe = load_recipe(path, overrides={"pruning.sparsity": 0.975, "student.epochs": 2})
     assert recipe.variant_name == "sparse97.5"
@@ -97,37 +100,38 @@ def test_overrides_replace_fields_and_name_the_variant(tmp_path):
         (
             "pruning.begin",
             0.9,
-            r"^magnitude with pruning.begin=0.9: pruning: begin \(0.9\) must not be after end \(\S+\)$",
+            r"^magnitude with pruning.begin=0.9: pruning: begin \(0.9\) must be at most end \(\S+\)$",
         ),
         ("measurement.batches", [0], r"^magnitude with .*: measurement.batches.0: .* equal to 1 \(given: 0\)$"),
     ],
 )
-def test_a_change_that_cannot_be_is_told_from_what_the_file_has(field, value, message):
+def test_load_recipe_names_the_invalid_override(field: str, value: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe("magnitude", overrides={"student.epochs": 2, field: value})
 
 
-def test_a_change_within_a_value_is_refused(tmp_path):
+def test_load_recipe_refuses_a_field_within_a_value(tmp_path: Path) -> None:
     path = write(tmp_path, "name: a")
-    with pytest.raises(RecipeError, match=r"name\.x: name is 'a' in the recipe"):
+    with pytest.raises(RecipeError, match=r"name\.x cannot be set: name is 'a' in the recipe"):
         load_recipe(path, overrides={"name.x": 1})
-    with pytest.raises(RecipeError, match=r"pruning\.sparsity: pruning is 5"):
+    with pytest.raises(RecipeError, match=r"pruning\.sparsity cannot be set: pruning is 5"):
         load_recipe(path, overrides={"pruning": 5, "pruning.sparsity": 0.5})
 
 
-def test_a_sparsity_for_what_is_not_pruned_is_refused():
+def test_load_recipe_refuses_sparsity_without_pruning() -> None:
     with pytest.raises(RecipeError, match="distilbert prunes no single weights"):
         load_recipe("distilbert", overrides={"pruning.sparsity": 0.9})
     both = {"pruning.method": "magnitude", "pruning.sparsity": 0.9}
-    assert load_recipe("distilbert", overrides=both).pruning.sparsity == 0.9
+    pruning = load_recipe("distilbert", overrides=both).pruning
+    assert pruning is not None and pruning.sparsity == 0.9
 
 
-def test_the_smallest_is_pruned_and_distilled_as_the_best_is():
+def test_recipe_smallest_trains_as_the_best_recipe() -> None:
     smallest, best = load_recipe("smallest"), load_recipe("sparsebert-best")
     for section in ("student", "pruning", "distillation"):
         assert getattr(smallest, section) == getattr(best, section)
 
 
-def test_the_baseline_is_the_same_whatever_makes_the_student_smaller():
+def test_baseline_quantization_ignores_what_shrinks_the_student() -> None:
     assert load_recipe("smallest").quantization.embedding_bits == 4
     assert load_recipe("smallest").baseline_quantization == load_recipe("demo").baseline_quantization

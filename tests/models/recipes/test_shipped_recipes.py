@@ -1,6 +1,7 @@
-"""Every recipe that ships, on a tiny model: same steps, a few rows, small numbers."""
+"""Every shipped recipe on a tiny model: the same steps with few rows and small numbers."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,12 +19,14 @@ from tests.support.models.small_recipes import small_fields
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(tmp_path_factory.mktemp("recipes"))
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_shipped_recipe_makes_what_it_says(name, workspace, tiny_checkpoint, sentiment_csv):
+def test_shipped_recipe_builds_a_network(
+    name: str, workspace: Workspace, tiny_checkpoint: Path, sentiment_csv: Path
+) -> None:
     recipe = load_recipe(name, overrides=small_fields(load_recipe(name)))
     checkpoint = resolve_checkpoint(str(tiny_checkpoint))
     check_fit(checkpoint, None, recipe)
@@ -34,10 +37,10 @@ def test_a_shipped_recipe_makes_what_it_says(name, workspace, tiny_checkpoint, s
     model = load_classifier(student.folder, dataset.label_names, dataset.problem_type)
     weights = [linear.weight for linear in encoder_linears(model).values()]
     if recipe.pruning:
-        asked, total = recipe.pruning.sparsity, sum(weight.numel() for weight in weights)
+        sparsity, total = recipe.pruning.sparsity, sum(weight.numel() for weight in weights)
         block = recipe.pruning.block[0] * recipe.pruning.block[1]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
-        assert abs(zeros - asked * total) <= block * len(weights)
+        assert abs(zeros - sparsity * total) <= block * len(weights)
         assert json.loads((student.folder / "pruning.json").read_text())["pruning"]["method"] == recipe.pruning.method
     elif recipe.squeeze or recipe.student.layers:
         whole = encoder_linears(load_classifier(tiny_checkpoint, dataset.label_names, dataset.problem_type))
