@@ -39,7 +39,7 @@ REQUESTS ?= 1000000
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*.cpp kernels/csrc/*.h kernels/csrc/simd/*.h)
+$(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*.* kernels/csrc/*/*.*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[compress,dev]"
 	touch $@

@@ -1,8 +1,8 @@
-"""Builds the sparse runtime's library where there is a C++ compiler; everything else is in pyproject.toml.
+"""Build the sparse runtime's library where there is a C++ compiler; everything else is in pyproject.toml.
 
-One library holds the kernels of all instruction sets and chooses among them at run time. Without a compiler, or with
-one that fails, the install still succeeds: serving then uses model.onnx, and says so; pip shows why with --verbose.
-With SPARSERVE_REQUIRE_LIBRARY=1 it fails instead, for images and wheels that are meant to have the library.
+One library holds the kernels of all instruction sets and chooses among them at run time. Without a working compiler the
+install still succeeds: serving then uses model.onnx, and pip shows the reason with --verbose. With
+SPARSERVE_REQUIRE_LIBRARY=1 it fails instead, for images and wheels that must contain the library.
 """
 
 import os
@@ -17,36 +17,21 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 SOURCES = Path("kernels/csrc")
 LIBRARY = Path("sparserve/kernels/libsparserve.so")
-COMMON = [
-    *("-std=c++20", "-O2", "-g0", "-fPIC", "-fvisibility=hidden"),
-    # Every instruction set computes the same: what is fused is said in the code.
-    *("-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Wno-psabi"),
-]
-AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-# GCC 12's own AVX-512 headers are full of what these two warn about.
-AVX512 = [
-    *AVX2,
-    "-mavx512f",
-    "-mavx512bw",
-    "-mavx512dq",
-    "-mavx512vl",
-    "-Wno-uninitialized",
-    "-Wno-maybe-uninitialized",
-]
-X86 = {
-    "isa_avx2.cpp": AVX2,
-    "isa_avx2_vnni.cpp": [*AVX2, "-mavxvnni"],
-    "isa_avx512.cpp": AVX512,
-    "isa_avx512_vnni.cpp": [*AVX512, "-mavx512vnni"],
-}
-
-# Some hosts close the library while its sessions live (Java's closes it with the session options): stay loaded.
+RELEASE = ["-g0", "-fvisibility=hidden", f"-I{SOURCES}"]
+# Some hosts close the library while its sessions live (Java closes it with the session options): stay loaded.
 EXPORTS = f"-Wl,--version-script={SOURCES / 'exports.map'}"
 LINK = ["-s", "-static-libstdc++", "-static-libgcc", EXPORTS, "-Wl,-z,nodelete"]
 
 
+def compiler_flags() -> dict[str, list[str]]:
+    """Read the table of compiler flags: by file name without its ending, and "common"."""
+    lines = (SOURCES / "isa" / "flags.txt").read_text(encoding="utf-8").splitlines()
+    rows = (line.split(":", 1) for line in lines if line and not line.startswith("#"))
+    return {name: flags.split() for name, flags in rows}
+
+
 class BuildLibrary(build_ext):
-    """Compiles each file with the flags of its instruction set; a failure is said once, and is no error by default."""
+    """Compile each file with the flags of its instruction set; by default a failure is reported once and ignored."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split("."))) + ".so"
@@ -55,13 +40,15 @@ class BuildLibrary(build_ext):
         return []
 
     def build_extension(self, ext: Extension) -> None:
-        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        table = compiler_flags()
+        common = table.pop("common")
+        isa = table if platform.machine().lower() in ("x86_64", "amd64") else {}
         extra = os.environ.get("SPARSERVE_CXXFLAGS", "").split()
         try:
 
             def compile_one(source: str) -> list[str]:
                 # The interpreter's own flags come first, these last.
-                flags = [*COMMON, *(X86.get(Path(source).name, []) if x86 else []), *extra]
+                flags = [*common, *RELEASE, *isa.get(Path(source).stem, []), *extra]
                 return self.compiler.compile(
                     [source], output_dir=self.build_temp, extra_postargs=flags, depends=ext.depends
                 )
@@ -80,14 +67,14 @@ class BuildLibrary(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """The library needs no Python: one wheel for all versions of it on a platform, and for any platform without it."""
+    """The library does not depend on Python: one wheel per platform, or one for any platform without the library."""
 
     def get_tag(self) -> tuple[str, str, str]:
         built = Path(self.bdist_dir) / LIBRARY
         return "py3", "none", super().get_tag()[2] if built.is_file() else "any"
 
 
-sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
+sources = [str(path) for path in sorted(SOURCES.rglob("*.cpp")) if path.parent.name != "tests"]
 headers = [str(path) for path in sorted(SOURCES.rglob("*.h"))]
 setup(
     ext_modules=[

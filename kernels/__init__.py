@@ -1,1 +1,1 @@
-"""The sparse runtime: an ONNX Runtime custom-op library for sparse encoders (csrc/), and the packer that feeds it."""
+"""The sparse runtime: an ONNX Runtime custom-op library for sparse encoders (csrc/) and the packer for its weights."""

@@ -1,4 +1,4 @@
-"""Where a row's nonzeros are: a bitmap, or a byte for the gap before each, whichever is smaller."""
+"""Column indexes of nonzeros: per matrix a bitmap or one byte per gap, whichever is smaller."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,10 +7,10 @@ from sparserve.kernels.packed_format import BITMAP, GAPS
 
 
 def encode_index(mask: npt.NDArray[np.bool_]) -> tuple[int, bytes]:
-    """Column indexes of the true entries of `mask` [rows, slots]: the smaller coding, and its bytes.
+    """Encode the true entries of `mask` [rows, slots]; return the smaller coding and its bytes.
 
-    A bitmap has a bit a slot, rows padded to bytes. Gaps have a byte an entry: how many slots lie between it and the
-    one before it in the row; a byte of 255 adds 255 and goes on.
+    A bitmap has one bit per slot; rows are padded to whole bytes. Gaps have one byte per entry: the number of slots
+    between it and the previous entry of its row. A byte of 255 means 255 slots more and is followed by another byte.
     """
     bitmap = np.packbits(mask, axis=1, bitorder="little").tobytes()
     rows, columns = np.nonzero(mask)
@@ -24,7 +24,7 @@ def encode_index(mask: npt.NDArray[np.bool_]) -> tuple[int, bytes]:
 
 
 def decode_index(coding: int, data: bytes, counts: npt.NDArray[np.int64], slots: int) -> npt.NDArray[np.bool_]:
-    """The inverse of `encode_index`: a mask [rows, slots]."""
+    """Return the mask [rows, slots] that `encode_index` encoded."""
     if coding == BITMAP:
         packed = np.frombuffer(data, np.uint8).reshape(len(counts), -1)
         return np.unpackbits(packed, axis=1, count=slots, bitorder="little").astype(bool)
@@ -33,7 +33,7 @@ def decode_index(coding: int, data: bytes, counts: npt.NDArray[np.int64], slots:
     sums = np.concatenate(([0], np.cumsum(coded)))
     gaps = np.diff(sums[ends + 1], prepend=0)
     rows = np.repeat(np.arange(len(counts)), counts)
-    # Slots counted through all rows: what lies before a row's first entry is taken off again.
+    # Slots are counted through all rows: subtract those before each row's first entry.
     running = np.cumsum(gaps + 1)
     begins = np.cumsum(counts) - counts
     before = np.concatenate(([0], running))[begins]

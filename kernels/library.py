@@ -1,4 +1,4 @@
-"""Where the sparse runtime's library is, and whether it works on this machine."""
+"""Find and check the sparse runtime's library."""
 
 import ctypes
 import struct
@@ -7,16 +7,16 @@ from functools import cache
 from pathlib import Path
 
 LIBRARY = Path(__file__).parent / "libsparserve.so"
-ELF_HEADER = struct.Struct("<40xQ10xHH2x")  # offset of the section headers; bytes of one, and how many
+ELF_HEADER = struct.Struct("<40xQ10xHH2x")  # offset, size and number of section headers
 
 
 class LibraryError(RuntimeError):
-    """The sparse runtime cannot be used here; the message says why and what to do."""
+    """The sparse runtime cannot be used on this machine; the message gives the reason and the way out."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """A library that loads."""
+    """A library that loads: its path, the instruction set of its kernels and its packed format's version."""
 
     path: Path
     isa: str
@@ -25,17 +25,17 @@ class Library:
 
 @cache
 def find_library(path: Path = LIBRARY) -> Library:
-    """Load the library and ask what it is.
+    """Load the library and read its version and instruction set.
 
     Raises:
-        LibraryError: it was not built, cannot be read, is cut short, does not load, or `SPARSERVE_ISA` asks for
-            kernels that do not run here.
+        LibraryError: the library was not built, cannot be read, is truncated or does not load, or `SPARSERVE_ISA`
+            names kernels that this machine cannot run.
     """
     if not path.is_file():
         raise LibraryError("it was not built: install a C++20 compiler and then sparserve again")
     try:
         if not _is_whole(path):
-            raise LibraryError(f"{path.name} is cut short: install sparserve again")
+            raise LibraryError(f"{path.name} is truncated: install sparserve again")
         library = ctypes.CDLL(str(path))
         library.sparserve_isa.restype = ctypes.c_char_p
         isa = library.sparserve_isa()
@@ -43,12 +43,12 @@ def find_library(path: Path = LIBRARY) -> Library:
     except (OSError, AttributeError) as error:
         raise LibraryError(f"{path.name} does not load: {error}") from error
     if isa is None:
-        raise LibraryError("the environment variable SPARSERVE_ISA asks for kernels that this machine does not run")
+        raise LibraryError("the environment variable SPARSERVE_ISA names kernels that this machine cannot run")
     return Library(path, isa.decode(), version)
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file reaches to the end that its ELF header tells; to load one that does not kills the process."""
+    """Return True if a file is as long as its ELF header says. Loading a truncated one kills the process (SIGBUS)."""
     with path.open("rb") as file:
         header = file.read(ELF_HEADER.size)
     if len(header) < ELF_HEADER.size:
@@ -61,7 +61,10 @@ STAGES = ("layout", "quantize", "projections", "attention", "attention_output", 
 
 
 def read_profile(library: Library, *, measure: bool) -> dict[str, float]:
-    """Seconds of each stage since the last call, over all threads and sessions; `measure` goes on counting."""
+    """Return the seconds of each stage since the last call, over all threads and sessions.
+
+    Counting continues if `measure` is true.
+    """
     counters = (ctypes.c_uint64 * len(STAGES))()
     ctypes.CDLL(str(library.path)).sparserve_profile(int(measure), counters)
     return {name: count / 1e9 for name, count in zip(STAGES, counters, strict=True)}

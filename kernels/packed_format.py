@@ -1,4 +1,4 @@
-"""Fields and tables of the packed format (docs/reference/packed-format.md); csrc/blob.cpp reads the same."""
+"""Fields and tables of the packed format (docs/reference/packed-format.md); csrc/packed/blob.cpp reads the same."""
 
 import struct
 import zlib
@@ -38,7 +38,7 @@ class PackingError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What the header says of the whole."""
+    """The blob's header: its kind, and the encoder's head size, activation and LayerNorm epsilon."""
 
     kind: int
     head_size: int
@@ -48,7 +48,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Record:
-    """One stored tensor: how it is stored, and at which bytes."""
+    """One stored tensor: its storage and the byte offsets of its parts."""
 
     layout: int
     type: int
@@ -68,13 +68,13 @@ class Record:
 
 
 def read_records(blob: bytes, kind: int | None) -> tuple[Header, list[Record]]:
-    """The header and the table of records; `kind` is what the blob must be, if that matters.
+    """Read the header and the table of records; `kind` is the required kind, or None for any.
 
     Raises:
-        PackingError: these are no packed weights, of another version or kind, damaged, or not well formed.
+        PackingError: the bytes are not packed weights, are of another version or kind, damaged or malformed.
     """
     if len(blob) < HEADER.size or blob[: len(MAGIC)] != MAGIC:
-        raise PackingError("these bytes are no packed weights")
+        raise PackingError("these bytes are not packed weights")
     _, version, found, size, checksum, _, count, _, _, head_size, activation, epsilon, _ = HEADER.unpack_from(blob)
     if version != FORMAT_VERSION:
         raise PackingError(f"packed format version {version} is unknown; this is version {FORMAT_VERSION}")
@@ -84,7 +84,7 @@ def read_records(blob: bytes, kind: int | None) -> tuple[Header, list[Record]]:
         raise PackingError("these packed weights are of the other kind (encoder or linear)")
     table = blob[HEADER.size : HEADER.size + RECORD.size * count]
     if count == 0 or len(table) != RECORD.size * count or (found == ENCODER and count % RECORDS_PER_LAYER):
-        raise PackingError("the packed weights are malformed: the table of records is not whole")
+        raise PackingError("the packed weights are malformed: the table of records is incomplete")
     records = [Record(*fields) for fields in RECORD.iter_unpack(table)]
     if any(record.layout not in LAYOUT_NAMES or record.type not in VALUE_BYTES for record in records):
         raise PackingError("the packed weights are malformed: unknown layout or value type")

@@ -1,7 +1,7 @@
-"""Pack weights losslessly into the packed format (docs/reference/packed-format.md has the byte layout).
+"""Pack weights into the smallest lossless form of the packed format (docs/reference/packed-format.md).
 
-Column indexes are stored as a bitmap or as byte gaps, whichever is smaller; values as float32, as float16 where that
-loses nothing, or as int8. Unpacking gives back exactly the weights that the runtime computes with.
+Column indexes are stored as a bitmap or as byte gaps, whichever is smaller. Values are stored as float32, as float16
+where that is exact, or as int8. Unpacking returns exactly the weights that the runtime computes with.
 """
 
 import zlib
@@ -42,13 +42,14 @@ from sparserve.kernels.quantization import quantize_paired, quantize_unstructure
 from sparserve.kernels.weights import EncoderWeights, Floats, LayerWeights, LinearWeights
 
 Values = Literal["fp32", "int8"]
-# Nonzeros from which dense is faster: the arms "55 %" and "dense" of benchmarks/kernels.py, a line between densities.
+# Fraction of nonzeros above which dense storage is faster: interpolated between the arms "55 %" and "dense" of
+# `python -m benchmarks.kernels`.
 DENSE_ABOVE: Final = {"fp32": 0.4, "int8": 0.6}
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How matrices are stored.
+    """Options for the storage of matrices.
 
     A matrix with a larger fraction of nonzeros than `dense_above` (auto: `DENSE_ABOVE`) is stored dense; one whose
     nonzeros fill at least `block_fill` of the 1x4 blocks that they touch is stored in blocks; None never chooses that
@@ -64,7 +65,7 @@ def pack_encoder(weights: EncoderWeights, options: PackOptions | None = None) ->
     """Pack an encoder.
 
     Raises:
-        PackingError: a shape or value that the format or the runtime does not take.
+        PackingError: the format or the runtime does not support a shape or value.
     """
     options = options or PackOptions()
     writer = _Writer()
@@ -122,7 +123,7 @@ def _check_layer(index: int, layer: LayerWeights, hidden: int, head_size: int) -
 
 
 class _Writer:
-    """Collects records and the bytes they point to."""
+    """Collector of records and the bytes that they point to."""
 
     def __init__(self) -> None:
         self._records: list[Record] = []
@@ -202,7 +203,7 @@ class _Writer:
 
 
 def choose_layout(weight: Floats, options: PackOptions) -> int:
-    """Dense, unstructured or 1x4 blocks: what this matrix `[out, in]` is stored as."""
+    """Choose the storage of a matrix `[out, in]`: dense, unstructured or 1x4 blocks."""
     nonzero = np.count_nonzero(weight)
     dense_above = DENSE_ABOVE[options.values] if options.dense_above == "auto" else options.dense_above
     if dense_above is not None and nonzero > dense_above * weight.size:
@@ -224,5 +225,5 @@ def _kept(weight: Floats, layout: int) -> npt.NDArray[np.bool_]:
 
 def _finite(values: Floats) -> Floats:
     if not np.isfinite(values).all():
-        raise PackingError("weights must be finite: there is a NaN or an infinity among them")
+        raise PackingError("weights must be finite, but some are NaN or infinite")
     return values

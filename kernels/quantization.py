@@ -1,9 +1,9 @@
-"""Int8 weights, a scale a row, that no instruction set saturates on.
+"""Int8 weights with one scale per row, on which no instruction set saturates.
 
 AVX2 and AVX-512 without VNNI multiply unsigned activations a by signed weights w and add two products in 16 bits:
-a0 w0 + a1 w1 with a <= 255 fits when |w0| + |w1| <= 128. Seven-bit weights always fit. Here a row keeps as many of
-the eight bits as its own pairs allow: neighbours in dense and 1x4 matrices; in unstructured ones, whose weights may be
-multiplied in any order, the largest with the smallest. So all machines compute the same integers.
+a0 w0 + a1 w1 with a <= 255 fits when |w0| + |w1| <= 128. Seven-bit weights always fit. Each row uses as many of
+the eight bits as its pairs allow. Pairs are neighbours in dense and 1x4 matrices; in unstructured matrices, whose
+weights may be multiplied in any order, the largest is paired with the smallest. All machines compute the same integers.
 """
 
 import numpy as np
@@ -14,13 +14,13 @@ from sparserve.kernels.weights import Floats
 Doubles = npt.NDArray[np.float64]
 
 MAX_MAGNITUDE = 127
-MAX_PAIR = 127  # of the sum of two real magnitudes; rounding may add one, and 128 still fits
+MAX_PAIR = 127  # largest sum of two magnitudes before rounding; rounding may add one, and 128 still fits
 
 
 def quantize_unstructured(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Nonzeros row by row, `counts` `[rows]` of them a row -> int8 in the same order, and scales `[rows]`."""
+    """Quantize nonzeros given row by row, `counts` [rows] per row, to int8 values in that order and scales [rows]."""
     rows = np.repeat(np.arange(len(counts)), counts)
-    magnitudes = np.abs(values).astype(np.float64)  # sums of two may not overflow
+    magnitudes = np.abs(values).astype(np.float64)  # the sum of two must not overflow
     order = np.lexsort((magnitudes, rows))
     # Sorted within each row; the partner of the i-th smallest is the i-th largest (the middle one has zero).
     begins = np.cumsum(counts) - counts
@@ -33,7 +33,7 @@ def quantize_unstructured(values: Floats, counts: npt.NDArray[np.int64]) -> tupl
 
 
 def quantize_paired(values: Floats, counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int8], Floats]:
-    """As `quantize_unstructured`, where the values at 2i and 2i + 1 of a row are multiplied together."""
+    """Quantize like `quantize_unstructured` a matrix in which values 2i and 2i + 1 of a row form a pair."""
     rows = np.repeat(np.arange(len(counts)), counts)
     within = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
     magnitudes = np.abs(values).astype(np.float64)

@@ -1,4 +1,4 @@
-"""From packed bytes back to the weights that the runtime computes with, and what each part takes."""
+"""Unpack packed bytes into the weights that the runtime computes with; list the size of each part."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,19 +32,19 @@ from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeight
 
 @dataclass(frozen=True)
 class Part:
-    """One stored tensor and its bytes."""
+    """One stored tensor and its size in bytes."""
 
     name: str
     layout: str
     shape: tuple[int, int]
-    values: int  # stored: the nonzeros, and the zeros of dense matrices and of blocks
+    values: int  # stored values: nonzeros, and the zeros of dense matrices and blocks
     index_bytes: int
     value_bytes: int
 
 
 @contextmanager
 def _well_formed() -> Iterator[None]:
-    """The runtime checks every field; here, a blob that is not well formed fails where something does not fit."""
+    """Turn any error from a malformed blob into PackingError; the runtime itself checks every field."""
     try:
         yield
     except PackingError:
@@ -55,10 +55,10 @@ def _well_formed() -> Iterator[None]:
 
 @_well_formed()
 def unpack_encoder(blob: bytes) -> EncoderWeights:
-    """The weights that the runtime computes with: exact, int8 ones times their scales.
+    """Return the weights that the runtime computes with; int8 values are multiplied by their scales.
 
     Raises:
-        PackingError: these bytes are no packed encoder.
+        PackingError: the bytes are not a packed encoder.
     """
     header, records = read_records(blob, ENCODER)
     layers = []
@@ -83,12 +83,12 @@ def unpack_encoder(blob: bytes) -> EncoderWeights:
 
 @_well_formed()
 def unpack_linear(blob: bytes) -> LinearWeights:
-    """As `unpack_encoder`, of one linear."""
+    """Unpack one linear; see `unpack_encoder`."""
     return _unpack(blob, read_records(blob, LINEAR)[1][0])
 
 
 def parts(blob: bytes) -> Iterator[Part]:
-    """What is stored in a blob, and the bytes of each part."""
+    """Yield the parts stored in a blob with their sizes in bytes."""
     header, records = read_records(blob, None)
     for index, record in enumerate(records):
         layer, position = divmod(index, RECORDS_PER_LAYER)

@@ -1,4 +1,4 @@
-"""What an encoder is made of, as numpy arrays: what `packing` takes and gives back."""
+"""Weights of an encoder as numpy arrays: the input of `packing` and the output of `unpacking`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -28,7 +28,7 @@ class NormWeights:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One post-norm transformer layer. Widths may differ from layer to layer, as squeezed models have them."""
+    """One post-norm transformer layer. Widths may differ between layers (squeezed models)."""
 
     query: LinearWeights
     key: LinearWeights
@@ -42,7 +42,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class EncoderWeights:
-    """A stack of layers with heads of `head_size` features."""
+    """Stack of layers whose attention heads have `head_size` features."""
 
     layers: tuple[LayerWeights, ...]
     head_size: int

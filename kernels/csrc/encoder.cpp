@@ -128,9 +128,9 @@ Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
     packed.query = packer_.pack(std::move(layer.query), false);
     packed.key = packer_.pack(std::move(layer.key), false);
     packed.value = packer_.pack(std::move(layer.value), false);
-    packed.output = packer_.pack(std::move(layer.output), false);
+    packed.attention_output = packer_.pack(std::move(layer.attention_output), false);
     packed.intermediate = packer_.pack(std::move(layer.intermediate), true);
-    packed.result = packer_.pack(std::move(layer.result), true);
+    packed.output = packer_.pack(std::move(layer.output), true);
     packed.attention_norm_weight = packer_.keep(std::move(layer.attention_norm_weight));
     packed.attention_norm_bias = packer_.keep(std::move(layer.attention_norm_bias));
     packed.output_norm_weight = packer_.keep(std::move(layer.output_norm_weight));

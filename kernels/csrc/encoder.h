@@ -6,9 +6,9 @@
 #include <mutex>
 #include <vector>
 
-#include "blob.h"
+#include "packed/blob.h"
 #include "kernels.h"
-#include "pack.h"
+#include "packed/isa_layout.h"
 
 namespace sparserve {
 

@@ -9,7 +9,7 @@
 
 namespace sparserve {
 
-enum class Shape : std::uint8_t { kDenseF32, kSparseF32, kBlockF32, kDenseI8, kSparseI8, kBlockI8 };
+enum class Storage : std::uint8_t { kDenseF32, kSparseF32, kBlockF32, kDenseI8, kSparseI8, kBlockI8 };
 
 // The entries of a row within a panel. `count` is in entries: weights, 1x4 blocks, or quads of int8 weights.
 struct RowSpan {
@@ -30,7 +30,7 @@ struct Panel {
 
 // A matrix as the kernels want it.
 struct PackedMatrix {
-  Shape shape;
+  Storage storage;
   std::uint32_t rows;
   std::uint32_t columns;
   std::uint32_t panel_count;    // sparse and block shapes
@@ -76,7 +76,7 @@ struct Tile {
 };
 
 struct PackedLayer {
-  PackedMatrix query, key, value, output, intermediate, result;
+  PackedMatrix query, key, value, attention_output, intermediate, output;
   const float* attention_norm_weight;
   const float* attention_norm_bias;
   const float* output_norm_weight;
@@ -85,8 +85,8 @@ struct PackedLayer {
 
 // Where the time of a run goes, in nanoseconds summed over threads; only written while a profile is asked for.
 enum Stage : std::uint32_t {
-  kLayoutStage, kQuantizeStage, kProjectStage, kAttentionStage, kOutputStage, kNormStage, kIntermediateStage,
-  kResultStage, kStages
+  kLayoutStage, kQuantizeStage, kProjectStage, kAttentionStage, kAttentionOutputStage, kNormStage, kIntermediateStage,
+  kOutputStage, kStages
 };
 struct Profile {
   std::uint64_t (*now)();

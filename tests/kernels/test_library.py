@@ -42,7 +42,7 @@ def test_a_missing_library_says_how_to_build_it(tmp_path):
 def test_a_file_that_is_no_library_is_named(tmp_path, content):
     path = tmp_path / "broken.so"
     path.write_bytes(content)
-    with pytest.raises(LibraryError, match=r"broken\.so (does not load|is cut short)"):
+    with pytest.raises(LibraryError, match=r"broken\.so (does not load|is truncated)"):
         find_library(path)
 
 
@@ -52,7 +52,7 @@ def test_a_library_that_is_cut_short_is_named_and_not_loaded(sparse_runtime, tmp
     whole = sparse_runtime.path.read_bytes()
     path = tmp_path / "cut.so"
     path.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(LibraryError, match=r"cut\.so is cut short: install sparserve again"):
+    with pytest.raises(LibraryError, match=r"cut\.so is truncated: install sparserve again"):
         find_library(path)
 
 

@@ -20,7 +20,7 @@
 #include <thread>
 #include <vector>
 
-#include "../cpu.h"
+#include "cpu.h"
 #include "pool.h"
 
 namespace sparserve {

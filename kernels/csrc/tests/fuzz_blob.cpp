@@ -7,8 +7,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "../cpu.h"
-#include "../encoder.h"
+#include "cpu.h"
+#include "encoder.h"
 
 namespace sparserve {
 namespace {
@@ -84,7 +84,7 @@ bool is_small(const Blob& blob) {
   };
   if (blob.kind == Kind::kLinear) return fits(blob.linear);
   for (const Layer& layer : blob.layers)
-    for (const Matrix* m : {&layer.query, &layer.key, &layer.value, &layer.output, &layer.intermediate, &layer.result})
+    for (const Matrix* m : {&layer.query, &layer.key, &layer.value, &layer.attention_output, &layer.intermediate, &layer.output})
       if (!fits(*m)) return false;
   return true;
 }

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "../encoder.h"
+#include "encoder.h"
 
 namespace sparserve {
 

@@ -13,7 +13,7 @@
 
 #include <unistd.h>
 
-#include "../cpu.h"
+#include "cpu.h"
 #include "pool.h"
 
 namespace sparserve {

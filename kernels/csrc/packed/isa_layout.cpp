@@ -1,4 +1,4 @@
-#include "pack.h"
+#include "packed/isa_layout.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -82,7 +82,7 @@ PackedMatrix MatrixPacker::pack(Matrix&& matrix, bool by_length) {
 void MatrixPacker::pack_dense(const Matrix& matrix, PackedMatrix& packed) {
   const std::size_t row_groups = (matrix.rows + kDenseRows - 1) / kDenseRows;
   if (matrix.type == ValueType::kInt8) {
-    packed.shape = Shape::kDenseI8;
+    packed.storage = Storage::kDenseI8;
     const std::size_t column_groups = (matrix.columns + kBlock - 1) / kBlock;
     auto* to = allocate<std::int8_t>(row_groups * kDenseRows * column_groups * kBlock);
     for (std::uint32_t row = 0; row < matrix.rows; ++row)
@@ -92,7 +92,7 @@ void MatrixPacker::pack_dense(const Matrix& matrix, PackedMatrix& packed) {
     packed.dense_ints = to;
     return;
   }
-  packed.shape = Shape::kDenseF32;
+  packed.storage = Storage::kDenseF32;
   auto* to = allocate<float>(row_groups * kDenseRows * matrix.columns);
   for (std::uint32_t row = 0; row < matrix.rows; ++row)
     for (std::uint32_t c = 0; c < matrix.columns; ++c)
@@ -105,9 +105,9 @@ void MatrixPacker::pack_sparse(const Matrix& matrix, PackedMatrix& packed, bool 
   const bool ints = matrix.type == ValueType::kInt8;
   const bool blocks = matrix.layout == Layout::kBlock1x4;
   if (ints) {
-    packed.shape = blocks ? Shape::kBlockI8 : Shape::kSparseI8;
+    packed.storage = blocks ? Storage::kBlockI8 : Storage::kSparseI8;
   } else {
-    packed.shape = blocks ? Shape::kBlockF32 : Shape::kSparseF32;
+    packed.storage = blocks ? Storage::kBlockF32 : Storage::kSparseF32;
   }
   const std::size_t feature_bytes = ints ? traits_.int_row_bytes() : traits_.float_row_bytes();
   std::size_t panel = std::max<std::size_t>(panel_bytes(ints), 4 * kBlock * feature_bytes);

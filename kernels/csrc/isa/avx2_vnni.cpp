@@ -6,7 +6,7 @@
 #define SPARSERVE_NAME "avx2-vnni"
 #define SPARSERVE_ENTRY avx2_vnni_kernels
 #define SPARSERVE_VNNI
-#include "isa.inc.h"
+#include "isa/all_kernels.inc.h"
 #else
 const sparserve::KernelTable* sparserve::avx2_vnni_kernels() { return nullptr; }
 #endif

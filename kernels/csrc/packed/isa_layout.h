@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "blob.h"
+#include "packed/blob.h"
 #include "kernels.h"
 
 namespace sparserve {

@@ -45,7 +45,7 @@ struct Matrix {
 };
 
 struct Layer {
-  Matrix query, key, value, output, intermediate, result;
+  Matrix query, key, value, attention_output, intermediate, output;
   std::vector<float> attention_norm_weight, attention_norm_bias, output_norm_weight, output_norm_bias;  // [hidden]
 };
 

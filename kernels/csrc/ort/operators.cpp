@@ -9,11 +9,11 @@
 #include <utility>
 #include <vector>
 
-#include "abi.h"
+#include "ort/abi.h"
 #include "cpu.h"
 #include "encoder.h"
-#include "runtime.h"
-#include "thread_count.h"
+#include "ort/api.h"
+#include "ort/thread_count.h"
 
 #define SPARSERVE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -23,7 +23,7 @@ namespace {
 using namespace ort;
 
 struct Call {
-  const Runtime& runtime;
+  const OrtApi& runtime;
   const KernelContext* context;
 };
 
@@ -39,11 +39,11 @@ Parallel parallel_of(Call& call, ThreadCount& threads) {
 [[noreturn]] void bad_input(const std::string& what) { throw OpError{kInvalidArgument, "sparserve: " + what}; }
 
 struct EncoderKernel {
-  Runtime runtime;
+  OrtApi runtime;
   Encoder encoder;
   ThreadCount threads;
 
-  EncoderKernel(const Runtime& api, const KernelInfo* info)
+  EncoderKernel(const OrtApi& api, const KernelInfo* info)
       : runtime(api),
         encoder(api.blob(info, 2, Kind::kEncoder), choose_kernels(), api.attribute(info, "first_token_only", 0) != 0) {}
 
@@ -76,11 +76,11 @@ struct EncoderKernel {
 };
 
 struct LinearKernel {
-  Runtime runtime;
+  OrtApi runtime;
   Linear linear;
   ThreadCount threads;
 
-  LinearKernel(const Runtime& api, const KernelInfo* info)
+  LinearKernel(const OrtApi& api, const KernelInfo* info)
       : runtime(api), linear(api.blob(info, 1, Kind::kLinear), choose_kernels()) {}
 
   void compute(KernelContext* context) {
@@ -97,7 +97,7 @@ struct LinearKernel {
 };
 
 template <class Body>
-Status* guarded(const Runtime& runtime, Body&& body) {
+Status* guarded(const OrtApi& runtime, Body&& body) {
   try {
     body();
     return nullptr;
@@ -145,7 +145,7 @@ Operator make_operator(Signature signature) {
   op.GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
   op.GetVariadicOutputHomogeneity = [](const CustomOp*) { return 1; };
   op.CreateKernelV2 = [](const CustomOp*, const Api* api, const KernelInfo* info, void** kernel) {
-    const Runtime runtime(api);
+    const OrtApi runtime(api);
     return guarded(runtime, [&] { *kernel = new Kernel(runtime, info); });
   };
   op.KernelComputeV2 = [](void* kernel, KernelContext* context) {
@@ -174,9 +174,9 @@ SPARSERVE_EXPORT sparserve::ort::Status* RegisterCustomOps(sparserve::ort::Sessi
     // An older runtime: version 1 exists in all of them, and can carry the message.
     const std::string message = std::string("sparserve needs onnxruntime 1.17 or newer; this is ") +
                                 base->GetVersionString() + ". Upgrade it, or serve model.onnx instead";
-    return Runtime(base->GetApi(1)).status({kFail, message});
+    return OrtApi(base->GetApi(1)).status({kFail, message});
   }
-  const Runtime runtime(api);
+  const OrtApi runtime(api);
   static const Operator encoder =
       make_operator<EncoderKernel>({"SparseEncoder", {kFloat, kInt64, kUint8, kFloat}, 3});
   static const Operator linear = make_operator<LinearKernel>({"SparseLinear", {kFloat, kUint8}, 2});

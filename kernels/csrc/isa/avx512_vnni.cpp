@@ -6,7 +6,7 @@
 #define SPARSERVE_NAME "avx512-vnni"
 #define SPARSERVE_ENTRY avx512_vnni_kernels
 #define SPARSERVE_VNNI
-#include "isa.inc.h"
+#include "isa/all_kernels.inc.h"
 #else
 const sparserve::KernelTable* sparserve::avx512_vnni_kernels() { return nullptr; }
 #endif

@@ -16,10 +16,10 @@ namespace sparserve {
 namespace {
 
 #include SPARSERVE_SIMD
-#include "elementwise.h"
-#include "linear.h"
-#include "attention.h"
-#include "phase.h"
+#include "isa/elementwise.inc.h"
+#include "isa/linear.inc.h"
+#include "isa/attention.inc.h"
+#include "isa/phase.inc.h"
 
 constexpr KernelTable kTable = {
     {SPARSERVE_NAME, kLanes, kMaxVectors, kSaturates}, phase_any, first_tokens_any, linear_any,

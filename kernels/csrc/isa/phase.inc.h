@@ -163,15 +163,15 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
 template <int V>
 void finish_layer(const Run& run, const PackedLayer& layer, float* x, const Buffers& b) {
   Input<V> context = input_of<V>(b.context, b);
-  linear<V>(layer.output, context, b.sum, kOutputStage, AddTo<V>{x});
+  linear<V>(layer.attention_output, context, b.sum, kAttentionOutputStage, AddTo<V>{x});
   {
     const Stopwatch watch(b.profile, kNormStage);
     layer_norm<V>(x, x, run.hidden, layer.attention_norm_weight, layer.attention_norm_bias, run.epsilon);
   }
   Input<V> hidden = input_of<V>(x, b);
-  linear<V>(layer.intermediate, hidden, b.sum, kIntermediateStage, StoreActivated<V>{b.wide, run.activation, is_int(layer.result)});
+  linear<V>(layer.intermediate, hidden, b.sum, kIntermediateStage, StoreActivated<V>{b.wide, run.activation, is_int(layer.output)});
   Input<V> wide = input_of<V>(b.wide, b);
-  linear<V>(layer.result, wide, b.sum, kResultStage, AddTo<V>{x});
+  linear<V>(layer.output, wide, b.sum, kOutputStage, AddTo<V>{x});
   const Stopwatch watch(b.profile, kNormStage);
   layer_norm<V>(x, x, run.hidden, layer.output_norm_weight, layer.output_norm_bias, run.epsilon);
 }

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "abi.h"
-#include "blob.h"
+#include "ort/abi.h"
+#include "packed/blob.h"
 
 namespace sparserve::ort {
 
@@ -19,9 +19,9 @@ struct OpError {
 
 // ONNX Runtime's functions as methods that throw. A failed call's status becomes an OpError with its words: the service
 // tells a want of memory by them.
-class Runtime {
+class OrtApi {
  public:
-  explicit Runtime(const Api* api) : api_(api) {}
+  explicit OrtApi(const Api* api) : api_(api) {}
 
   template <class Function, class... Arguments>
   void call(Index index, const char* what, Arguments... arguments) const {

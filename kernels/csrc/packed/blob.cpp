@@ -1,4 +1,4 @@
-#include "blob.h"
+#include "packed/blob.h"
 
 #include <array>
 #include <bit>
@@ -7,7 +7,7 @@
 #include <cstring>
 #include <string>
 
-#include "blob_bytes.h"
+#include "packed/blob_bytes.h"
 
 static_assert(std::endian::native == std::endian::little, "blobs are little-endian");
 
@@ -205,12 +205,12 @@ Layer read_layer(Reader& reader, std::span<const Record> records, const Header& 
   expect_shape(layer.key, width, header.hidden, prefix + "key");
   layer.value = read_matrix(reader, records[2], prefix + "value");
   expect_shape(layer.value, width, header.hidden, prefix + "value");
-  layer.output = read_matrix(reader, records[3], prefix + "attention output");
-  expect_shape(layer.output, header.hidden, width, prefix + "attention output");
+  layer.attention_output = read_matrix(reader, records[3], prefix + "attention output");
+  expect_shape(layer.attention_output, header.hidden, width, prefix + "attention output");
   layer.intermediate = read_matrix(reader, records[4], prefix + "intermediate");
   expect_shape(layer.intermediate, layer.intermediate.rows, header.hidden, prefix + "intermediate");
-  layer.result = read_matrix(reader, records[5], prefix + "output");
-  expect_shape(layer.result, header.hidden, layer.intermediate.rows, prefix + "output");
+  layer.output = read_matrix(reader, records[5], prefix + "output");
+  expect_shape(layer.output, header.hidden, layer.intermediate.rows, prefix + "output");
   layer.attention_norm_weight = read_vector(reader, records[6], header.hidden, prefix + "attention norm weight");
   layer.attention_norm_bias = read_vector(reader, records[7], header.hidden, prefix + "attention norm bias");
   layer.output_norm_weight = read_vector(reader, records[8], header.hidden, prefix + "output norm weight");

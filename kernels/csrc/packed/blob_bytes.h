@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "blob.h"
+#include "packed/blob.h"
 
 namespace sparserve {
 

@@ -5,7 +5,7 @@
 #define SPARSERVE_SIMD "simd/avx512.h"
 #define SPARSERVE_NAME "avx512"
 #define SPARSERVE_ENTRY avx512_kernels
-#include "isa.inc.h"
+#include "isa/all_kernels.inc.h"
 #else
 const sparserve::KernelTable* sparserve::avx512_kernels() { return nullptr; }
 #endif

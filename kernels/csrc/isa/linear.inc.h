@@ -288,7 +288,7 @@ void panels(const PackedMatrix& m, const Input<V>& in, float* spill, Emit& emit)
 }
 
 SPARSERVE_INLINE bool is_int(const PackedMatrix& m) {
-  return m.shape == Shape::kSparseI8 || m.shape == Shape::kBlockI8 || m.shape == Shape::kDenseI8;
+  return m.storage == Storage::kSparseI8 || m.storage == Storage::kBlockI8 || m.storage == Storage::kDenseI8;
 }
 
 // `spill` has room for the matrix's rows, [rows][V * kLanes] of 4 bytes, and is not what `emit` writes or `in` reads.
@@ -297,15 +297,15 @@ void linear(const PackedMatrix& m, Input<V>& in, float* spill, Stage stage, Emit
   if (is_int(m)) {
     const Stopwatch watch(in.profile, kQuantizeStage);
     if (!in.has_planar) quantize_tile<V>(in, m.columns);
-    if (m.shape != Shape::kSparseI8 && !in.has_blocks) interleave_tile<V>(in, m.columns);
+    if (m.storage != Storage::kSparseI8 && !in.has_blocks) interleave_tile<V>(in, m.columns);
   }
   const Stopwatch watch(in.profile, stage);
-  switch (m.shape) {
-    case Shape::kDenseF32: return dense_float_tile<V>(m, in.x, spill, emit);
-    case Shape::kSparseF32: return panels<V, false, false>(m, in, spill, emit);
-    case Shape::kBlockF32: return panels<V, false, true>(m, in, spill, emit);
-    case Shape::kDenseI8: return dense_int<V>(m, in, reinterpret_cast<std::int32_t*>(spill), emit);
-    case Shape::kSparseI8: return panels<V, true, false>(m, in, spill, emit);
-    case Shape::kBlockI8: return panels<V, true, true>(m, in, spill, emit);
+  switch (m.storage) {
+    case Storage::kDenseF32: return dense_float_tile<V>(m, in.x, spill, emit);
+    case Storage::kSparseF32: return panels<V, false, false>(m, in, spill, emit);
+    case Storage::kBlockF32: return panels<V, false, true>(m, in, spill, emit);
+    case Storage::kDenseI8: return dense_int<V>(m, in, reinterpret_cast<std::int32_t*>(spill), emit);
+    case Storage::kSparseI8: return panels<V, true, false>(m, in, spill, emit);
+    case Storage::kBlockI8: return panels<V, true, true>(m, in, spill, emit);
   }
 }

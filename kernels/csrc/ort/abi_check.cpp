@@ -1,4 +1,5 @@
-// Compares abi.h with ONNX Runtime's own header, wherever one is installed; an empty file elsewhere.
+// Compare abi.h with ONNX Runtime's own header where one is installed; elsewhere the file is empty. `make -C tests abi`
+// requires the header.
 #if __has_include(<onnxruntime_c_api.h>)
 #define SPARSERVE_HAS_HEADER
 #include <onnxruntime_c_api.h>
@@ -10,8 +11,12 @@
 #include <onnxruntime/core/session/onnxruntime_c_api.h>
 #endif
 
+#if defined(SPARSERVE_REQUIRE_HEADER) && !defined(SPARSERVE_HAS_HEADER)
+#error "onnxruntime_c_api.h was not found: name its folder with ORT_INCLUDE"
+#endif
+
 #ifdef SPARSERVE_HAS_HEADER
-#include "abi.h"
+#include "ort/abi.h"
 
 namespace sparserve::ort {
 

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "runtime.h"
+#include "ort/api.h"
 
 namespace sparserve::ort {
 
@@ -20,7 +20,7 @@ namespace sparserve::ort {
 // 255 runs. Only the cutting of tiles depends on it.
 class ThreadCount {
  public:
-  std::uint32_t get(const Runtime& runtime, const KernelContext* context) {
+  std::uint32_t get(const OrtApi& runtime, const KernelContext* context) {
     const std::uint64_t run = runs_.fetch_add(1, std::memory_order_relaxed);
     if (run <= kLastProbe && std::has_single_bit(run + 1)) {
       const std::uint32_t seen = probe(runtime, context);
@@ -35,7 +35,7 @@ class ThreadCount {
   static constexpr std::uint64_t kLastProbe = 256;
   static constexpr std::size_t kTasks = 64;
 
-  static std::uint32_t probe(const Runtime& runtime, const KernelContext* context) {
+  static std::uint32_t probe(const OrtApi& runtime, const KernelContext* context) {
     struct Seen {
       std::mutex mutex;
       std::vector<std::thread::id> threads;
