@@ -51,7 +51,7 @@ def test_bytes_of_the_other_kind_are_refused():
 @pytest.mark.parametrize("blob", [b"", b"SPARSRV\x01", b"\0" * 200, b"PK\x03\x04" * 50])
 def test_bytes_that_are_no_packed_weights_are_refused(blob):
     for read in (unpack_encoder, unpack_linear, lambda data: list(parts(data))):
-        with pytest.raises(PackingError, match="no packed weights"):
+        with pytest.raises(PackingError, match="not packed weights"):
             read(blob)
 
 
