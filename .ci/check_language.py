@@ -1,7 +1,7 @@
 """Check the English of docstrings, comments, messages and pages: `python .ci/check_language.py [PATH ...]`.
 
-A docstring begins with an imperative or a noun phrase, never with an interrogative. Some words are never used: each has a
-plainer one. Prints one line per finding and exits with 1 if there are any.
+A docstring begins with an imperative or a noun phrase, never with an interrogative. Some words are never used, because
+each has a plainer one. Print one line per finding and exit with 1 if there are any.
 """
 
 import ast
@@ -15,7 +15,7 @@ from pathlib import Path
 
 INTERROGATIVE = re.compile(r"(What|Which|Whether|Where|How|Who|Whose)\b")
 BANNED = re.compile(
-    r"\b(aside|anew|for ever|go(?:es)? on|went on|(?:is|are) told|(?:is|are) looked at|taken off|of (?:its|their) own)\b",
+    r"\b(aside|anew|for ever|go(?:es)? on|went on|(?:is|are) (?:told|looked at)|taken off|of (?:its|their) own)\b",
     re.IGNORECASE,
 )
 PROSE = (".md", ".yaml", ".yml", ".toml", ".html", ".j2", ".sh")
