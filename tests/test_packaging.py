@@ -15,10 +15,13 @@ DATA = (".yaml", ".j2", ".html", ".js", ".css", ".svg", ".proto", ".typed")
 def test_wheel_holds_one_top_level_package_and_all_its_data(tmp_path: Path) -> None:
     pytest.importorskip("setuptools.command.bdist_wheel")
     nowhere = str(tmp_path / "no-such-compiler")
-    command = [sys.executable, "setup.py", "-q", "build", "-b", str(tmp_path / "build"), "egg_info", "-e", str(tmp_path)]
-    command += ["bdist_wheel", "-d", str(tmp_path), "-b", str(tmp_path / "wheel")]
+    command = (
+        f"setup.py -q build -b {tmp_path}/build egg_info -e {tmp_path} bdist_wheel -d {tmp_path} -b {tmp_path}/wheel"
+    )
     environment = {**os.environ, "CC": nowhere, "CXX": nowhere}
-    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    built = subprocess.run(
+        [sys.executable, *command.split()], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
