@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.inference import sparse_model
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.variants import Arm, Variant
 from sparserve.models.errors import BundleError
-from sparserve.models.evaluation.latency import SPARSE_ARM, Arm, measure
+from sparserve.models.evaluation.latency import RunnableGraph, measure
 from sparserve.models.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,9 +28,12 @@ def vocabulary_size(bundle: Bundle) -> int:
     return int(Tokenizer.from_file(str(bundle.tokenizer_path)).get_vocab_size())
 
 
-def arms_of(bundles: dict[str, Bundle]) -> dict[str, Arm]:
+def arms_of(bundles: dict[str, Bundle]) -> dict[Arm, RunnableGraph]:
     """Every variant in stock ONNX Runtime, and every packed one in the sparse runtime where that works here."""
-    arms = {variant: Arm(bundle.model_path, bundle.manifest.pad_token_id) for variant, bundle in bundles.items()}
+    arms = {
+        Arm(Variant.parse(variant)): RunnableGraph(bundle.model_path, bundle.manifest.pad_token_id)
+        for variant, bundle in bundles.items()
+    }
     for variant, bundle in bundles.items():
         if bundle.manifest.packed is not None:
             try:
@@ -37,7 +41,7 @@ def arms_of(bundles: dict[str, Bundle]) -> dict[str, Arm]:
             except BundleError as error:
                 print(f"{variant}: {error}")
             else:
-                arms[variant + SPARSE_ARM] = Arm(path, bundle.manifest.pad_token_id, library)
+                arms[Arm(Variant.parse(variant), "sparse")] = RunnableGraph(path, bundle.manifest.pad_token_id, library)
     return arms
 
 
@@ -70,7 +74,7 @@ def main() -> None:
             progress=lambda done, total, note: bar.update(step, completed=done, total=total, description=note),
         )
     records = {
-        arm: {"version": bundles[arm.removesuffix(SPARSE_ARM)].manifest.version, **record.model_dump(mode="json")}
+        str(arm): {"version": bundles[str(arm.variant)].manifest.version, **record.model_dump(mode="json")}
         for arm, record in measured.items()
     }
     write_atomically(RESULTS / f"latency-{task}.json", json.dumps(records, indent=1) + "\n")
@@ -85,7 +89,7 @@ def main() -> None:
             f"{1000 * point.p50_seconds:.1f} ({point.speedup:.2f}x, {point.speedup_int8 or 0:.2f}x)"
             for point in record.latency
         ]
-        table.add_row(arm, *cells)
+        table.add_row(str(arm), *cells)
     Console(width=160).print(table)
 
 

@@ -8,15 +8,15 @@ import numpy as np
 from benchmarks.accuracy.glue import Task
 from sparserve.models.bundle.bundle import SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
+from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import SparserveError
-from sparserve.models.evaluation.latency import SPARSE_ARM, Arm, measure
+from sparserve.models.evaluation.latency import FP32_BASELINE, RunnableGraph, measure
 from sparserve.models.evaluation.prediction import predict
 from sparserve.models.pipeline.execution import build_graphs
-from sparserve.models.pipeline.plan import DENSE, Plan
+from sparserve.models.pipeline.plan import Plan
 from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.progress import Reporter
-from sparserve.models.recipes.schema import INT8
 from sparserve.models.training.checkpoints import pad_token_id
 
 SHAPES = ((1, 64), (8, 64))
@@ -33,9 +33,12 @@ def measured(
     graphs, packed = build_graphs(plan, sources, workspace, reporter)
     pad = pad_token_id(teacher)
     library = _library()
-    arms = {name: Arm(path, pad) for name, path in graphs.items()}
+    arms = {Arm(Variant.parse(name)): RunnableGraph(path, pad) for name, path in graphs.items()}
     if library is not None:
-        arms |= {name + SPARSE_ARM: Arm(folder / SPARSE_MODEL, pad, library) for name, folder in packed.items()}
+        arms |= {
+            Arm(Variant.parse(name), "sparse"): RunnableGraph(folder / SPARSE_MODEL, pad, library)
+            for name, folder in packed.items()
+        }
     latency = measure(
         arms,
         batches=sorted({batch for batch, _ in SHAPES}),
@@ -47,34 +50,33 @@ def measured(
     )
     labels = np.asarray(job.dataset.test.labels)
     records = {}
-    for name, arm in arms.items():
+    for arm, graph in arms.items():
         logits = predict(
-            arm.model_path,
+            graph.model_path,
             teacher.folder / TOKENIZER,
             job.dataset.test,
             max_length=job.recipe.max_length,
             pad_token_id=pad,
             threads=job.threads,
             progress=lambda done, total, note: None,
-            library=arm.library,
+            library=graph.library,
         )
-        records[_public_name(name, variant)] = {
-            "bytes": arm.model_path.stat().st_size,
+        records[_public_name(arm)] = {
+            "bytes": graph.model_path.stat().st_size,
             "score": task.score(logits.argmax(-1), labels, job.dataset.label_names),
             "milliseconds": {
-                f"{point.batch}x{point.length}": round(1000 * point.p50_seconds, 3) for point in latency[name].latency
+                f"{point.batch}x{point.length}": round(1000 * point.p50_seconds, 3) for point in latency[arm].latency
             },
         }
-    machine = latency[DENSE].machine.model_dump(mode="json")
-    return {"threads": 1, "repeats": latency[DENSE].repeats, "machine": machine, "arms": records}
+    machine = latency[FP32_BASELINE].machine.model_dump(mode="json")
+    return {"threads": 1, "repeats": latency[FP32_BASELINE].repeats, "machine": machine, "arms": records}
 
 
-def _public_name(arm: str, variant: str) -> str:
+def _public_name(arm: Arm) -> str:
     """The arm's name without the variant's: dense, dense-int8, fp32, int8, sparse fp32, sparse int8."""
-    if arm in (DENSE, DENSE + INT8):
-        return arm
-    runtime = "sparse " if arm.endswith(SPARSE_ARM) else ""
-    return runtime + ("int8" if arm.removesuffix(SPARSE_ARM) == variant + INT8 else "fp32")
+    if arm.variant.is_dense:
+        return str(arm)
+    return ("sparse " if arm.runtime == "sparse" else "") + arm.variant.precision
 
 
 def _library() -> Path | None:

@@ -7,7 +7,6 @@ Needs numpy, tokenizers and onnxruntime only.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,8 @@ from tokenizers import Tokenizer
 
 from sparserve.kernels.library import Library, LibraryError, find_library
 from sparserve.models.bundle.bundle import SPARSE_MODEL, Bundle
+from sparserve.models.bundle.variants import Runtime
 from sparserve.models.errors import BundleError
-
-Runtime = Literal["onnx", "sparse"]
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from sparserve.models.bundle.variants import Precision
+
 SCHEMA_VERSION: Final = 1
 VERSION_LENGTH = 16
 
@@ -260,7 +262,7 @@ class Manifest(Record):
     labels: tuple[str, ...] = Field(min_length=1)
     problem_type: ProblemType
     architecture: str
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     max_length: int = Field(ge=8, le=8192, description="tokens; longer texts are truncated")
     pad_token_id: Count
     recipe: dict[str, Any]

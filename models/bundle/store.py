@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sparserve.models.bundle.bundle import MANIFEST, Bundle, open_bundle, write_bundle
 from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.variants import DENSE
 from sparserve.models.errors import StoreError
 from sparserve.models.files import write_atomically
 
@@ -36,7 +37,7 @@ class Store:
         """Names of a task's variants that have a current version; `dense` first, the others sorted."""
         folders = _named_folders(self.root / _checked(task, "task"))
         names = [folder.name for folder in folders if (folder / CURRENT).is_file()]
-        return sorted(names, key=lambda name: (name != "dense", name))
+        return sorted(names, key=lambda name: (name != DENSE, name))
 
     def versions(self, task: str, variant: str, elsewhere: Mapping[str, float] | None = None) -> list[str]:
         """Versions of a variant, oldest first.

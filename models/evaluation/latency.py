@@ -23,14 +23,14 @@ import psutil
 
 from sparserve.models.bundle.inference import OnnxClassifier, sparse_library
 from sparserve.models.bundle.manifest import LatencyPoint, Measurement, ProblemType, SparseMeasurement
+from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.cpus import available_cpus
 from sparserve.models.errors import BundleError
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.types import Progress
 
-DENSE: Final = "dense"
-DENSE_INT8: Final = "dense-int8"
-SPARSE_ARM: Final = " in the sparse runtime"
+FP32_BASELINE: Final = Arm(Variant(DENSE))
+INT8_BASELINE: Final = Arm(Variant(DENSE, "int8"))
 MINIMUM_ROUNDS: Final = 7
 MAXIMUM_ROUNDS: Final = 200
 WARMUP_ROUNDS: Final = 2
@@ -40,8 +40,8 @@ Inputs = dict[str, npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A graph to measure: logits [batch, labels] from token ids [batch, length]."""
+class RunnableGraph:
+    """A graph to measure, and what its session needs: logits [batch, labels] from token ids [batch, length]."""
 
     model_path: Path
     pad_token_id: int = 0
@@ -57,7 +57,7 @@ class Arm:
 
 
 def measure(
-    arms: Mapping[str, Arm],
+    arms: Mapping[Arm, RunnableGraph],
     *,
     vocabulary: int,
     max_length: int = 512,
@@ -67,22 +67,23 @@ def measure(
     threads: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> dict[str, Measurement]:
+) -> dict[Arm, Measurement]:
     """Measure every arm on every cell of batches x lengths (tokens; those above `max_length` become it).
 
     In a cell each round runs all arms once in a new random order, so that what disturbs the machine disturbs all of
     them alike. The grid is given `budget_seconds` in all; a cell gets an equal share of what is left, but never fewer
-    than `MINIMUM_ROUNDS` nor more than `MAXIMUM_ROUNDS` rounds. The arms "dense" and "dense-int8" (if there) are the
-    baselines of each latency point. Token ids are random, below `vocabulary`, all of which every arm must know.
+    than `MINIMUM_ROUNDS` nor more than `MAXIMUM_ROUNDS` rounds. The dense arms in stock onnxruntime are
+    the baselines of each latency point. Token ids are random, below `vocabulary`, all of which every arm must know.
     `threads` is every arm's thread budget, by default all available CPUs. `progress` is called with the steps that are
     done, all steps and what is next.
 
     Raises:
-        ValueError: there is no arm named "dense", or the grid is empty.
+        ValueError: there is no dense arm, or the grid is empty.
         BundleError: onnxruntime cannot run a graph, or a graph has no row for a token of the vocabulary.
     """
-    if DENSE not in arms:
-        raise ValueError(f"an arm named {DENSE!r} is needed as the baseline; given: {', '.join(arms) or 'none'}")
+    if FP32_BASELINE not in arms:
+        given = ", ".join(map(str, arms)) or "none"
+        raise ValueError(f"the arm {str(FP32_BASELINE)!r} is needed as the baseline; given: {given}")
     cells = sorted({(batch, min(length, max_length)) for batch in batches for length in lengths})
     if not cells:
         raise ValueError("the grid is empty: give at least one batch and one length")
@@ -91,14 +92,14 @@ def measure(
     steps = len(arms) + len(cells)
 
     resident = {}
-    for done, (name, arm) in enumerate(arms.items()):
-        report(done, steps, f"memory of {name}")
+    for done, (arm, graph) in enumerate(arms.items()):
+        report(done, steps, f"memory of {arm}")
         longest = max(length for _, length in cells)
-        resident[name] = resident_bytes(arm, vocabulary=vocabulary, length=longest, threads=threads)
+        resident[arm] = resident_bytes(graph, vocabulary=vocabulary, length=longest, threads=threads)
 
-    loaded = {name: arm.load(threads) for name, arm in arms.items()}
+    loaded = {arm: graph.load(threads) for arm, graph in arms.items()}
     generator = np.random.default_rng(seed)
-    times: dict[tuple[int, int], dict[str, npt.NDArray[np.float64]]] = {}
+    times: dict[tuple[int, int], dict[Arm, npt.NDArray[np.float64]]] = {}
     end = time.perf_counter() + budget_seconds
     for done, (batch, length) in enumerate(cells):
         report(len(arms) + done, steps, f"latency at batch {batch}, {length} tokens")
@@ -108,21 +109,21 @@ def measure(
     report(steps, steps, "measured")
 
     measured_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    repeats = min(len(cell[DENSE]) for cell in times.values())
+    repeats = min(len(cell[FP32_BASELINE]) for cell in times.values())
     return {
-        name: Measurement(
+        arm: Measurement(
             measured_at=measured_at,
             machine=describe_machine(),
             threads=threads,
             repeats=repeats,
-            resident_bytes=resident[name],
-            latency=tuple(_point(name, batch, length, times[batch, length]) for batch, length in cells),
+            resident_bytes=resident[arm],
+            latency=tuple(_point(arm, batch, length, times[batch, length]) for batch, length in cells),
         )
-        for name in arms
+        for arm in arms
     }
 
 
-def resident_bytes(arm: Arm, *, vocabulary: int, length: int, threads: int) -> int:
+def resident_bytes(graph: RunnableGraph, *, vocabulary: int, length: int, threads: int) -> int:
     """Growth of a fresh process's resident memory by loading a graph and running one sequence of `length` tokens.
 
     Python, numpy and onnxruntime themselves are not in it.
@@ -130,16 +131,16 @@ def resident_bytes(arm: Arm, *, vocabulary: int, length: int, threads: int) -> i
     Raises:
         BundleError: onnxruntime cannot run the graph, or the graph has no row for a token of the vocabulary.
     """
-    numbers = (arm.pad_token_id, vocabulary, length, threads)
+    numbers = (graph.pad_token_id, vocabulary, length, threads)
     command = [
         sys.executable,
         "-m",
         "sparserve.models.evaluation.latency",
-        str(arm.model_path.resolve()),
+        str(graph.model_path.resolve()),
         *map(str, numbers),
     ]
-    if arm.library is not None:
-        command += ["--library", str(arm.library)]
+    if graph.library is not None:
+        command += ["--library", str(graph.library)]
     # The package may be a working copy that is not installed: the child searches where this process does.
     path = os.pathsep.join(filter(None, sys.path))
     result = subprocess.run(
@@ -153,34 +154,34 @@ def resident_bytes(arm: Arm, *, vocabulary: int, length: int, threads: int) -> i
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
         raise BundleError(
-            f"the memory of {arm.model_path} cannot be measured with token ids below {vocabulary}: {reason}"
+            f"the memory of {graph.model_path} cannot be measured with token ids below {vocabulary}: {reason}"
         )
     return int(json.loads(result.stdout)["resident_bytes"])
 
 
 def _cell(
-    loaded: Mapping[str, OnnxClassifier],
+    loaded: Mapping[Arm, OnnxClassifier],
     ids: npt.NDArray[np.int64],
     vocabulary: int,
     seconds: float,
     generator: np.random.Generator,
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> dict[Arm, npt.NDArray[np.float64]]:
     """Seconds of every round by arm [rounds], of one cell with token ids [batch, length]."""
-    names = list(loaded)
-    inputs = {name: _inputs(classifier, ids, vocabulary) for name, classifier in loaded.items()}
+    arms = list(loaded)
+    inputs = {arm: _inputs(classifier, ids, vocabulary) for arm, classifier in loaded.items()}
     round_seconds = 0.0
     for _ in range(WARMUP_ROUNDS):
-        round_seconds = sum(_time(loaded[name], inputs[name]) for name in names)
+        round_seconds = sum(_time(loaded[arm], inputs[arm]) for arm in arms)
     affordable = int(seconds / round_seconds) - WARMUP_ROUNDS if round_seconds > 0 else MAXIMUM_ROUNDS
     rounds = min(max(affordable, MINIMUM_ROUNDS), MAXIMUM_ROUNDS)
-    times = {name: np.zeros(rounds) for name in names}
+    times = {arm: np.zeros(rounds) for arm in arms}
     collecting = gc.isenabled()
     gc.disable()
     try:
         for index in range(rounds):
-            for arm in generator.permutation(len(names)):
-                name = names[arm]
-                times[name][index] = _time(loaded[name], inputs[name])
+            for place in generator.permutation(len(arms)):
+                arm = arms[place]
+                times[arm][index] = _time(loaded[arm], inputs[arm])
     finally:
         if collecting:
             gc.enable()
@@ -201,16 +202,16 @@ def _time(classifier: OnnxClassifier, inputs: Inputs) -> float:
     return time.perf_counter() - start
 
 
-def _point(name: str, batch: int, length: int, times: Mapping[str, npt.NDArray[np.float64]]) -> LatencyPoint:
-    p50, p95 = (float(np.quantile(times[name], q)) for q in (0.5, 0.95))
+def _point(arm: Arm, batch: int, length: int, times: Mapping[Arm, npt.NDArray[np.float64]]) -> LatencyPoint:
+    p50, p95 = (float(np.quantile(times[arm], q)) for q in (0.5, 0.95))
     return LatencyPoint(
         batch=batch,
         length=length,
         p50_seconds=p50,
         p95_seconds=p95,
         items_per_second=batch / p50,
-        dense_p50_seconds=float(np.median(times[DENSE])),
-        dense_int8_p50_seconds=float(np.median(times[DENSE_INT8])) if DENSE_INT8 in times else None,
+        dense_p50_seconds=float(np.median(times[FP32_BASELINE])),
+        dense_int8_p50_seconds=float(np.median(times[INT8_BASELINE])) if INT8_BASELINE in times else None,
     )
 
 
@@ -267,7 +268,7 @@ def _print_resident_bytes() -> None:
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
-    classifier = Arm(given.model_path, given.pad_token_id, given.library).load(given.threads)
+    classifier = RunnableGraph(given.model_path, given.pad_token_id, given.library).load(given.threads)
     classifier.run(_inputs(classifier, ids, given.vocabulary))
     print(json.dumps({"resident_bytes": max(process.memory_info().rss - before, 0)}))
 

@@ -13,8 +13,10 @@ from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import Measurement
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.variants import _INT8 as INT8
+from sparserve.models.bundle.variants import Arm, Variant
 from sparserve.models.encoders.checkpoint import Checkpoint
-from sparserve.models.evaluation.latency import SPARSE_ARM, Arm, measure, with_sparse
+from sparserve.models.evaluation.latency import RunnableGraph, measure, with_sparse
 from sparserve.models.evaluation.prediction import predict
 from sparserve.models.export.quantization import quantize
 from sparserve.models.pipeline import steps
@@ -23,7 +25,7 @@ from sparserve.models.pipeline.publishing import publish
 from sparserve.models.pipeline.step_cache import Workspace
 from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import Reporter
-from sparserve.models.recipes.schema import INT8, Embeddings
+from sparserve.models.recipes.schema import Embeddings
 from sparserve.models.report.builder import write_report
 from sparserve.models.report.schema import Report
 from sparserve.models.types import Progress
@@ -65,7 +67,7 @@ def run_plan(
     for variant in sparse_logits:
         measured[variant] = with_sparse(
             measured[variant],
-            measured[variant + SPARSE_ARM],
+            measured[str(Arm(Variant.parse(variant), "sparse"))],
             logits=logits[variant],
             sparse_logits=sparse_logits[variant],
             labels=np.asarray(job.dataset.test.labels),
@@ -180,9 +182,9 @@ def _measurement_builder(
     def build(folder: Path) -> None:
         settings = job.recipe.measurement
         pad_token_id = int(job.checkpoint.tokenizer().pad_token_id)
-        arms = {variant: Arm(path, pad_token_id) for variant, path in graphs.items()}
+        arms = {Arm(Variant.parse(variant)): RunnableGraph(path, pad_token_id) for variant, path in graphs.items()}
         for variant, path in packed.items():
-            arms[variant + SPARSE_ARM] = Arm(path, pad_token_id, sparse_library().path)
+            arms[Arm(Variant.parse(variant), "sparse")] = RunnableGraph(path, pad_token_id, sparse_library().path)
         measured = measure(
             arms,
             batches=settings.batches,
@@ -193,7 +195,7 @@ def _measurement_builder(
             vocabulary=min(int(network.config.vocab_size) for network in (job.checkpoint, job.teacher) if network),
             progress=progress,
         )
-        content = {variant: record.model_dump(mode="json") for variant, record in measured.items()}
+        content = {str(arm): record.model_dump(mode="json") for arm, record in measured.items()}
         (folder / "measurement.json").write_text(json.dumps(content), encoding="utf-8")
 
     return build

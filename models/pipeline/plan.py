@@ -7,6 +7,8 @@ from typing import Any
 from sparserve.kernels.library import LibraryError, find_library
 from sparserve.kernels.packed_format import FORMAT_VERSION
 from sparserve.kernels.packing import PackOptions, Values
+from sparserve.models.bundle.variants import _INT8 as INT8
+from sparserve.models.bundle.variants import DENSE as DENSE
 from sparserve.models.cpus import available_cpus
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import tokenize
@@ -16,11 +18,10 @@ from sparserve.models.export.sparse_graph import IR_VERSION, OPSET
 from sparserve.models.files import sha256
 from sparserve.models.pipeline.step_cache import Step
 from sparserve.models.pruning.registry import make_method, make_unit_method
-from sparserve.models.recipes.schema import INT8, Distillation, Embeddings, Recipe
+from sparserve.models.recipes.schema import Distillation, Embeddings, Recipe
 from sparserve.models.training.student import outputs_wanted
 from sparserve.models.training.teacher_outputs import cache_bytes
 
-DENSE = "dense"
 SHAPE = ("layers", "hidden_size", "intermediate_size", "heads")
 # Raised when a change of the code makes another result of the same inputs: what earlier code made is then made again.
 REVISIONS = {"teacher": 1, "augmentation": 1, "teacher outputs": 1, "squeeze": 1, "student": 1, "export": 1}

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from sparserve.models.bundle.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
 from sparserve.models.bundle.manifest import Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.variants import _INT8 as INT8
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.evaluation.prediction import sample_answers
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
@@ -17,7 +18,6 @@ from sparserve.models.export.token_table import EMBEDDINGS
 from sparserve.models.pipeline.plan import DENSE, Job, library_versions
 from sparserve.models.pipeline.steps import PACKED
 from sparserve.models.progress import Reporter
-from sparserve.models.recipes.schema import INT8
 from sparserve.models.report.model_card import model_card
 
 FLOPS_LENGTH = 128

@@ -8,10 +8,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sparserve.models.bundle.variants import DENSE, Variant
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
-INT8 = "-int8"  # suffix of the name of a quantised variant
 NAME_LENGTH = 64
 
 
@@ -263,13 +264,14 @@ class Recipe(Section):
             name = self.variant_name
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"variant {self.variant!r} may contain only the field {{sparsity}}") from error
-        if name == "dense":
+        if name == DENSE:
             raise ValueError(f"variant {name!r} is the name of the baseline: choose another name")
-        if name.endswith(INT8):
-            raise ValueError(f"variant {name!r} ends in {INT8}, reserved for int8 variants: choose another name")
-        if len(name) > NAME_LENGTH - len(INT8):
+        if Variant.parse(name).is_int8:
+            raise ValueError(f"variant {name!r} is named like an int8 variant: choose another name")
+        int8 = str(Variant(name, "int8"))
+        if len(int8) > NAME_LENGTH:
             raise ValueError(
-                f"variant {name!r} has {len(name)} characters; at most {NAME_LENGTH - len(INT8)} are allowed, so that "
-                f"{name + INT8!r} has at most {NAME_LENGTH}: choose a shorter name"
+                f"variant {name!r} has {len(name)} characters; at most {NAME_LENGTH - len(int8) + len(name)} are "
+                f"allowed, so that {int8!r} has at most {NAME_LENGTH}: choose a shorter name"
             )
         return self

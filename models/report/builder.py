@@ -10,13 +10,13 @@ from rich.table import Table
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.manifest import Interval, Manifest
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.variants import DENSE
 from sparserve.models.errors import BundleError, StoreError
 from sparserve.models.files import write_atomically
 from sparserve.models.report.findings import findings
 from sparserve.models.report.plots import plots
 from sparserve.models.report.rendering import percent, render
 from sparserve.models.report.schema import (
-    DENSE,
     PREFERRED_CELL,
     Cost,
     EncoderKept,

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sparserve.models.bundle.manifest import TokenTable
+from sparserve.models.bundle.variants import DENSE, Variant
 from sparserve.models.report.rendering import percent
-from sparserve.models.report.schema import DENSE, VariantReport
+from sparserve.models.report.schema import VariantReport
 
 # Ratios of latencies this near to 1 are within what a shared machine's noise makes of equal graphs.
 SAME_SPEED: Final = (0.9, 1.1)
@@ -125,7 +126,7 @@ def _speed_findings(row: VariantReport) -> Iterable[str]:
             f"{measured} and at {against_int8:.2f}x that of int8 dense: "
             "what it gains in speed comes from quantisation, not from its zeros."
         )
-    elif against_int8 is not None and row.variant != f"{DENSE}-int8":
+    elif against_int8 is not None and row.variant != str(Variant(DENSE, "int8")):
         yield f"{measured} and at {against_int8:.2f}x that of int8 dense."
     else:
         yield f"{measured}."

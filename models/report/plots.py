@@ -6,7 +6,8 @@ A colour is written as `var(--name)` and resolved by the page against its own th
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sparserve.models.report.schema import DENSE, Matrix, Report, Speed, VariantReport
+from sparserve.models.bundle.variants import DENSE
+from sparserve.models.report.schema import Matrix, Report, Speed, VariantReport
 
 Figure = dict[str, Any]
 Choices = dict[str, Figure]

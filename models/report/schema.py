@@ -23,9 +23,9 @@ from sparserve.models.bundle.manifest import (
     TokenTable,
     Version,
 )
+from sparserve.models.bundle.variants import DENSE
 
 REPORT_SCHEMA_VERSION: Final = 1
-DENSE: Final = "dense"
 PREFERRED_CELL: Final = (1, 64)
 PRUNED_FROM: Final = 0.25
 

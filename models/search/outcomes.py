@@ -1,13 +1,9 @@
 """What a trial found: the files that its variants can be served from, and what each costs and keeps."""
 
-from typing import Literal
-
 from pydantic import Field
 
-from sparserve.models.bundle.inference import Runtime
 from sparserve.models.bundle.manifest import Count, Fraction, LatencyPoint, Name, Record, Version
-
-Precision = Literal["fp32", "int8"]
+from sparserve.models.bundle.variants import Arm, Precision, Runtime, Variant
 
 
 class Serving(Record):
@@ -31,7 +27,12 @@ class Serving(Record):
     @property
     def title(self) -> str:
         """The variant, and its runtime where that is not stock onnxruntime."""
-        return f"{self.variant} in the sparse runtime" if self.runtime == "sparse" else self.variant
+        return str(self.arm)
+
+    @property
+    def arm(self) -> Arm:
+        """The variant in its runtime, as a value."""
+        return Arm(Variant.parse(self.variant), self.runtime)
 
     def p50_seconds(self, cell: tuple[int, int]) -> float:
         """Median seconds of a cell (batch, length); infinite where it was not measured."""

@@ -10,15 +10,16 @@ import numpy as np
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, Bundle
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.manifest import LatencyPoint, Measurement
+from sparserve.models.bundle.variants import _INT8 as INT8
+from sparserve.models.bundle.variants import Arm, Variant
 from sparserve.models.errors import CheckpointError, ParityError, RecipeError, TrainingError
-from sparserve.models.evaluation.latency import SPARSE_ARM
 from sparserve.models.evaluation.prediction import predict
 from sparserve.models.evaluation.scores import DECIMALS
 from sparserve.models.pipeline.job import Run
 from sparserve.models.pipeline.plan import DENSE, Plan, make_plan
 from sparserve.models.pipeline.step_cache import Step
 from sparserve.models.progress import Reporter
-from sparserve.models.recipes.schema import INT8, Recipe
+from sparserve.models.recipes.schema import Recipe
 from sparserve.models.search.ladders import Candidate
 from sparserve.models.search.outcomes import Outcome, Serving
 from sparserve.models.training.trainer import score
@@ -59,7 +60,7 @@ class RunTrials:
             bundle = run.store.open(task, variant)
             # The bundle may be older than this run and know another latency grid: the run's own measurement counts.
             latency = {
-                sparse: _latency(stored, variant + SPARSE_ARM if sparse else variant)
+                sparse: _latency(stored, str(Arm(Variant.parse(variant), "sparse" if sparse else "onnx")))
                 for sparse in ([False, True] if _runs_sparse(plan, bundle) else [False])
             }
             measured = bundle.manifest.measurement

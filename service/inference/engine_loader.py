@@ -6,8 +6,9 @@ from typing import Final, Literal
 import numpy as np
 
 from sparserve.models.bundle.bundle import Bundle
-from sparserve.models.bundle.inference import Runtime, load_bundle
+from sparserve.models.bundle.inference import load_bundle
 from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.variants import Runtime
 from sparserve.models.errors import BundleError
 from sparserve.service.inference.engine import Engine, Logits
 from sparserve.service.inference.health import run_within_memory

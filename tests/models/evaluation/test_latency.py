@@ -3,18 +3,27 @@ import math
 import pytest
 
 import tests.support.tiny_bundles
+from sparserve.models.bundle.variants import Arm
 from sparserve.models.errors import BundleError
-from sparserve.models.evaluation.latency import DENSE, DENSE_INT8, MINIMUM_ROUNDS, Arm, measure, resident_bytes
+from sparserve.models.evaluation.latency import (
+    FP32_BASELINE,
+    INT8_BASELINE,
+    MINIMUM_ROUNDS,
+    RunnableGraph,
+    measure,
+    resident_bytes,
+)
 
+SPARSE90 = Arm.parse("sparse90")
 VOCABULARY = len(tests.support.tiny_bundles.WORDS)
 
 
 @pytest.fixture
 def make_arms(tmp_path):
-    def make(*names: str) -> dict[str, Arm]:
-        for index, name in enumerate(names):
-            (tmp_path / f"{name}.onnx").write_bytes(tests.support.tiny_bundles.graph(seed=index))
-        return {name: Arm(tmp_path / f"{name}.onnx", pad_token_id=0) for name in names}
+    def make(*arms: Arm) -> dict[Arm, RunnableGraph]:
+        for index, arm in enumerate(arms):
+            (tmp_path / f"{arm}.onnx").write_bytes(tests.support.tiny_bundles.graph(seed=index))
+        return {arm: RunnableGraph(tmp_path / f"{arm}.onnx", pad_token_id=0) for arm in arms}
 
     return make
 
@@ -22,7 +31,7 @@ def make_arms(tmp_path):
 def test_every_arm_is_measured_on_every_cell_against_the_same_baselines(make_arms):
     heard = []
     measured = measure(
-        make_arms(DENSE, DENSE_INT8, "sparse90"),
+        make_arms(FP32_BASELINE, INT8_BASELINE, SPARSE90),
         vocabulary=VOCABULARY,
         batches=(1, 3),
         lengths=(4, 8),
@@ -30,48 +39,48 @@ def test_every_arm_is_measured_on_every_cell_against_the_same_baselines(make_arm
         threads=1,
         progress=lambda *step: heard.append(step),
     )
-    assert list(measured) == [DENSE, DENSE_INT8, "sparse90"]
+    assert list(measured) == [FP32_BASELINE, INT8_BASELINE, SPARSE90]
     for record in measured.values():
         assert [(p.batch, p.length) for p in record.latency] == [(1, 4), (1, 8), (3, 4), (3, 8)]
         assert (record.threads, record.repeats) == (1, MINIMUM_ROUNDS)
-        assert record.machine == measured[DENSE].machine
+        assert record.machine == measured[FP32_BASELINE].machine
         for point, dense, int8 in zip(
-            record.latency, measured[DENSE].latency, measured[DENSE_INT8].latency, strict=True
+            record.latency, measured[FP32_BASELINE].latency, measured[INT8_BASELINE].latency, strict=True
         ):
             assert 0 < point.p50_seconds <= point.p95_seconds
             assert math.isclose(point.items_per_second, point.batch / point.p50_seconds)
             assert point.dense_p50_seconds == dense.p50_seconds
             assert point.dense_int8_p50_seconds == int8.p50_seconds
-    assert all(point.speedup == 1 for point in measured[DENSE].latency)
+    assert all(point.speedup == 1 for point in measured[FP32_BASELINE].latency)
     assert heard[0] == (0, 7, "memory of dense")
     assert heard[-1] == (7, 7, "measured")
 
 
 def test_without_an_int8_baseline_its_ratio_is_left_out_and_long_lengths_become_the_models(make_arms):
     options = {"batches": (1,), "lengths": (4, 64, 128), "max_length": 8, "budget_seconds": 0.0}
-    points = measure(make_arms(DENSE), vocabulary=VOCABULARY, **options)[DENSE].latency
+    points = measure(make_arms(FP32_BASELINE), vocabulary=VOCABULARY, **options)[FP32_BASELINE].latency
     assert [point.length for point in points] == [4, 8]
     assert {(point.dense_int8_p50_seconds, point.speedup_int8) for point in points} == {(None, None)}
 
 
 def test_a_baseline_is_needed(make_arms):
     with pytest.raises(ValueError, match="given: sparse90"):
-        measure(make_arms("sparse90"), vocabulary=VOCABULARY)
+        measure(make_arms(SPARSE90), vocabulary=VOCABULARY)
 
 
 def test_an_empty_grid_is_refused(make_arms):
     with pytest.raises(ValueError, match="grid is empty"):
-        measure(make_arms(DENSE), vocabulary=VOCABULARY, lengths=())
+        measure(make_arms(FP32_BASELINE), vocabulary=VOCABULARY, lengths=())
 
 
 def test_memory_of_a_graph_that_does_not_load_names_the_graph(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"broken")
     with pytest.raises(BundleError, match=r"broken\.onnx"):
-        resident_bytes(Arm(tmp_path / "broken.onnx"), vocabulary=VOCABULARY, length=4, threads=1)
+        resident_bytes(RunnableGraph(tmp_path / "broken.onnx"), vocabulary=VOCABULARY, length=4, threads=1)
 
 
 def test_a_graph_with_fewer_tokens_than_the_vocabulary_is_named_with_both_numbers(make_arms):
-    arms = make_arms(DENSE)
+    arms = make_arms(FP32_BASELINE)
     expected = rf"dense\.onnx .* token ids below {VOCABULARY + 1}: .*idx={VOCABULARY} .*,{VOCABULARY - 1}\]"
     with pytest.raises(BundleError, match=expected):
         measure(arms, vocabulary=VOCABULARY + 1, batches=(1,), lengths=(2,), budget_seconds=0.0, threads=1)

@@ -36,7 +36,7 @@ def write(tmp_path: Path, text: str) -> Path:
         ("name: a\nvariant: '{what}'", "sparsity"),
         ("name: a\nvariant: '{sparsity.foo}'", "only the field"),
         ("name: a\nvariant: '{sparsity[a]}'", "only the field"),
-        ("name: a\nvariant: mine-int8", "ends in -int8"),
+        ("name: a\nvariant: mine-int8", "named like an int8 variant"),
         (f"name: a\nvariant: {'a' * 60}", "choose a shorter name"),
         ("name: a\nmeasurement: {batches: []}", "measurement.batches"),
         ("name: a\nmeasurement: {batches: [0]}", "measurement.batches"),
