@@ -8,7 +8,7 @@ from tests.support.kernels.reference import supported_isas
 
 @pytest.fixture(scope="module", params=supported_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every instruction set of this machine, one after the other: what sessions opened under it compute with."""
+    """Run the test with each instruction set of this machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSERVE_ISA", request.param)
         yield request.param
@@ -16,6 +16,6 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread_for_numpy() -> Iterator[None]:
-    """Thousands of tiny float64 products: BLAS threads would only wait for each other."""
+    """Limit BLAS to one thread: for thousands of tiny products, threads would only wait for each other."""
     with threadpool_limits(1):
         yield

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
 
 def one_layer(intermediate: LinearWeights, output: LinearWeights, activation: str) -> EncoderWeights:
-    """An encoder of two features whose feed-forward alone does something."""
+    """Return an encoder of two features in which only the feed-forward layer is not zero."""
     nothing = LinearWeights(np.zeros((2, 2), np.float32))
     plain = NormWeights(np.ones(2, np.float32), np.zeros(2, np.float32))
     layer = LayerWeights(nothing, nothing, nothing, nothing, plain, intermediate, output, plain)
@@ -23,7 +23,7 @@ ARGUMENTS += [-argument for argument in ARGUMENTS]
 
 
 def activation_error(activation: str, x: float, smallest: float, values: str) -> float:
-    """How far off the activation of `x` is, as a fraction of |x| or of `smallest`, whichever is larger.
+    """Return the error of the activation of `x` as a fraction of the larger of |x| and `smallest`.
 
     The bias of one intermediate feature is the argument; LayerNorm of epsilon 1 and of the value, times a weight, and
     of a zero shows it. As int8, one feature alone is a whole number of steps.
@@ -36,14 +36,14 @@ def activation_error(activation: str, x: float, smallest: float, values: str) ->
     expected = encoder_reference(encoder, states, mask)[0, 0]
 
     def value(normed: np.ndarray) -> float:
-        """v of LayerNorm(v, 0), which is +-v / 2 / sqrt(v^2 / 4 + 1)."""
+        """Invert LayerNorm(v, 0), which is +-v / 2 / sqrt(v^2 / 4 + 1)."""
         return float(2 * normed[0] / np.sqrt(1 - normed[0] ** 2))
 
     return abs(value(actual) - value(expected))
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
-def test_activations_agree_with_float64_from_tiny_to_huge(isa, activation):
+def test_activation_agrees_with_float64_from_tiny_to_huge(isa, activation):
     errors = {x: activation_error(activation, x, 1e-3, "fp32") for x in ARGUMENTS}
     assert max(errors.values()) < 1e-6, errors
 
@@ -51,7 +51,7 @@ def test_activations_agree_with_float64_from_tiny_to_huge(isa, activation):
 @pytest.mark.parametrize(
     ("activation", "tolerance"), [("none", 1e-6), ("gelu", 2.5e-5), ("gelu_tanh", 1e-6), ("relu", 1e-6)]
 )
-def test_activations_that_become_bytes_agree_with_float64_to_a_small_part_of_a_step(isa, activation, tolerance):
+def test_activation_before_quantization_agrees_with_float64(isa, activation, tolerance):
     """GELU is coarser there, by 1.8e-5 of max(1, |x|)."""
     errors = {x: activation_error(activation, x, 1.0, "int8") for x in ARGUMENTS}
     assert max(errors.values()) < tolerance, errors

@@ -1,4 +1,4 @@
-"""Packed weights that somebody made up: each is refused with a message that says why, and none is a crash.
+"""Forged packed weights: each is refused with the reason, and none crashes.
 
 tests/attacks/blobs holds what a fuzzer found (its README says how); `forged_blobs` those that were thought of.
 """
@@ -41,7 +41,7 @@ def open_blob(blob: bytes) -> onnxruntime.InferenceSession:
 
 
 def run_blob(blob: bytes, *, first_token_only: bool = False) -> None:
-    """Answers of the right shape, whatever they are."""
+    """Check that outputs have the right shape, whatever their values."""
     generator = np.random.default_rng(0)
     if kind_of(blob) == ENCODER:
         session = encoder_session(blob, first_token_only=first_token_only)
@@ -57,7 +57,7 @@ def run_blob(blob: bytes, *, first_token_only: bool = False) -> None:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_forged_blob_is_refused_with_the_reason(case: str) -> None:
+def test_parse_forged_blob_is_refused_with_reason(case: str) -> None:
     forged, message = REFUSED[case]
     blob = forged() if isinstance(forged, Forgery) else forged
     with pytest.raises(REFUSALS, match=message):
@@ -65,18 +65,18 @@ def test_a_forged_blob_is_refused_with_the_reason(case: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*GOOD, *seeds()])
-def test_the_blobs_that_are_forged_here_are_good_before(name: str) -> None:
+def test_forged_blobs_start_from_good_ones(name: str) -> None:
     run_blob(GOOD[name] if name in GOOD else seeds()[name])
 
 
 @pytest.mark.parametrize("blob", [FLOATS, ENCODER_BLOB], ids=["linear", "encoder"])
-def test_a_blob_that_says_it_is_of_the_other_kind_is_refused(blob: bytes) -> None:
+def test_parse_blob_of_other_kind_is_refused(blob: bytes) -> None:
     other = ENCODER + LINEAR - kind_of(blob)
     with pytest.raises(REFUSALS, match=r"out of range|number of records is wrong"):
         open_blob(Forgery(blob, {"kind": other})())
 
 
-def test_matrices_may_not_share_their_bytes() -> None:
+def test_parse_matrices_sharing_bytes_are_refused() -> None:
     """Otherwise a small file could fill any memory: 256 layers, all with the same bytes."""
     forged = TWO_LAYERS
     for index in range(RECORDS_PER_LAYER):
@@ -86,7 +86,7 @@ def test_matrices_may_not_share_their_bytes() -> None:
         open_blob(mended(forged[:end_of_first_layer]))
 
 
-def test_matrices_may_not_be_too_large_together() -> None:
+def test_parse_matrices_too_large_together_are_refused() -> None:
     """Empty rows take two bytes each, and their places none."""
     empty = {**HUGE, "type": 0, "layout": 1, "coding": GAPS, "has_bias": 0, "entries": 0, "index_bytes": 0}
     blob = ENCODER_BLOB
@@ -99,7 +99,7 @@ def test_matrices_may_not_be_too_large_together() -> None:
 
 
 @pytest.mark.parametrize("first_token_only", [False, True], ids=["all", "first"])
-def test_what_the_fuzzer_found_is_refused_or_runs(isa: str, first_token_only: bool) -> None:
+def test_parse_fuzzer_findings_are_refused_or_run(isa: str, first_token_only: bool) -> None:
     outcomes = {True: 0, False: 0}
     for path in sorted(ATTACKS.iterdir()):
         blob = path.read_bytes()
@@ -113,7 +113,7 @@ def test_what_the_fuzzer_found_is_refused_or_runs(isa: str, first_token_only: bo
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered|invalid value encountered:RuntimeWarning")
-def test_the_python_reader_takes_them_for_weights_or_says_that_they_are_not() -> None:
+def test_python_reader_accepts_or_refuses_fuzzer_findings() -> None:
     forgeries = [forged() if isinstance(forged, Forgery) else forged for forged, _ in REFUSED.values()]
     outcomes = {True: 0, False: 0}
     for blob in [path.read_bytes() for path in sorted(ATTACKS.iterdir())] + forgeries:
@@ -127,7 +127,7 @@ def test_the_python_reader_takes_them_for_weights_or_says_that_they_are_not() ->
 
 
 @pytest.mark.parametrize("case", WHOLE)
-def test_the_python_reader_refuses_what_is_not_whole(case: str) -> None:
+def test_python_reader_refuses_incomplete_blobs(case: str) -> None:
     for read in (unpack_linear, lambda blob: list(parts(blob))):
         with pytest.raises(PackingError):
             read(WHOLE[case][0])
@@ -135,7 +135,7 @@ def test_the_python_reader_refuses_what_is_not_whole(case: str) -> None:
 
 @settings(repeatable, max_examples=300)
 @given(st.data())
-def test_any_damage_under_a_right_checksum_is_refused_or_runs(data: st.DataObject) -> None:
+def test_parse_damage_under_valid_checksum_is_refused_or_runs(data: st.DataObject) -> None:
     blob = bytearray(seeds()[data.draw(st.sampled_from(sorted(seeds())))])
     for _ in range(data.draw(st.integers(1, 4))):
         # Most of it where the sizes and offsets are.

@@ -1,4 +1,4 @@
-"""With a compiler the install brings the library; without one it succeeds, and says once what is missing."""
+"""Builds with and without a compiler."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from sparserve.kernels.library import find_library
 ROOT = Path(__file__).parents[2]
 
 
-def test_with_a_compiler_the_library_was_built(tmp_path):
+def test_build_with_compiler_makes_library(tmp_path):
     """Else every test of the sparse runtime would be skipped, and a library that no longer compiles go unnoticed."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
@@ -27,7 +27,7 @@ def test_with_a_compiler_the_library_was_built(tmp_path):
     assert find_library().isa
 
 
-def test_without_a_compiler_the_build_succeeds_and_says_what_to_do(tmp_path):
+def test_build_without_compiler_succeeds_with_warning(tmp_path):
     pytest.importorskip("setuptools.command.bdist_wheel")
     nowhere = str(tmp_path / "no-such-compiler")
     result = subprocess.run(
@@ -45,7 +45,7 @@ def test_without_a_compiler_the_build_succeeds_and_says_what_to_do(tmp_path):
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_where_the_library_is_required_a_missing_compiler_fails_the_build(tmp_path):
+def test_build_without_compiler_fails_if_library_is_required(tmp_path):
     nowhere = str(tmp_path / "no-such-compiler")
     result = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path / "temp")],
@@ -60,7 +60,7 @@ def test_where_the_library_is_required_a_missing_compiler_fails_the_build(tmp_pa
 
 
 @pytest.mark.parametrize(("built", "tag"), [(True, "py3-none-linux_.*"), (False, "py3-none-any")])
-def test_a_wheel_without_the_library_is_not_named_as_one_with_it(tmp_path, built, tag):
+def test_wheel_tag_without_library_is_any(tmp_path, built, tag):
     """Else it could be cached or published in its place."""
     pytest.importorskip("setuptools.command.bdist_wheel")
     if sys.platform != "linux":
@@ -80,7 +80,7 @@ def test_a_wheel_without_the_library_is_not_named_as_one_with_it(tmp_path, built
     assert re.fullmatch(tag, result.stdout.strip()), result.stderr
 
 
-def test_every_source_of_an_instruction_set_has_its_flags():
+def test_flag_table_lists_every_instruction_set():
     table = (ROOT / "kernels" / "csrc" / "isa" / "flags.txt").read_text().splitlines()
     special = {path.stem for path in (ROOT / "kernels" / "csrc" / "isa").glob("*.cpp")} - {"portable", "neon"}
     assert special

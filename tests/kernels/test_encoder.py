@@ -53,7 +53,7 @@ ENCODERS = {
 
 
 def assert_agrees(encoder, expected, *, rows=slice(None), threads=1, **inputs):
-    """What is computed of all tokens, and of the first alone, is what is expected of these rows."""
+    """Check the outputs of all tokens, and of the first token alone, against the expected rows."""
     for first_token_only, wanted in ((False, expected), (True, expected[:, :1])):
         session = encoder_session(
             pack_encoder(encoder),
@@ -65,7 +65,7 @@ def assert_agrees(encoder, expected, *, rows=slice(None), threads=1, **inputs):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_float_encoders_agree_with_float64(isa, name):
+def test_encoder_float_agrees_with_float64(isa, name):
     encoder = random_encoder(**ENCODERS[name])
     states, mask = masked_batch(encoder.hidden)
     expected = encoder_reference(encoder, states, mask)
@@ -80,8 +80,8 @@ INT8_ENCODERS = [name for name in ENCODERS if name != "one feature"]
 
 
 @pytest.mark.parametrize("name", INT8_ENCODERS)
-def test_int8_encoders_agree_with_float64_to_the_steps_of_their_activations(isa, name):
-    """A step is 1/255 of a token's range, rounding errors of the features of a sum are independent: within 4 %."""
+def test_encoder_int8_agrees_within_activation_steps(isa, name):
+    """One step is 1/255 of a token's range; rounding errors are independent: within 4 %."""
     blob, encoder = pack(random_encoder(**ENCODERS[name]), "int8")
     states, mask = masked_batch(encoder.hidden)
     expected = encoder_reference(encoder, states, mask)
@@ -91,7 +91,7 @@ def test_int8_encoders_agree_with_float64_to_the_steps_of_their_activations(isa,
 
 
 @pytest.mark.parametrize("name", INT8_ENCODERS)
-def test_int8_encoders_round_their_activations_to_the_nearest_step(isa, name):
+def test_encoder_int8_rounds_activations_to_nearest_step(isa, name):
     """Numpy rounds the same activations to the same 256 steps a token.
 
     What is left are the few that lie between two steps and fall to the other side in float32, one step each: within
@@ -132,7 +132,7 @@ def rescaled(encoder: EncoderWeights, attention: float, rest: float) -> EncoderW
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("density", [0.1, 1.0])
-def test_float_encoders_of_extreme_magnitudes_agree_with_float64(isa, attention, rest, activations, density):
+def test_encoder_float_extreme_magnitudes(isa, attention, rest, activations, density):
     encoder = rescaled(random_encoder(densities=(density,)), attention, rest)
     states, mask = masked_batch(encoder.hidden)
     states *= np.float32(activations)
@@ -141,7 +141,7 @@ def test_float_encoders_of_extreme_magnitudes_agree_with_float64(isa, attention,
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e6])
-def test_saturated_attention_agrees_with_float64(isa, scale):
+def test_encoder_saturated_attention(isa, scale):
     """Scores of a million: one key takes all, whichever way it is rounded."""
     encoder = random_encoder(layers=1)
     states, mask = masked_batch(encoder.hidden)
@@ -151,7 +151,7 @@ def test_saturated_attention_agrees_with_float64(isa, scale):
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 512])
-def test_float_encoders_agree_with_float64_at_any_length(isa, length):
+def test_encoder_float_at_any_length(isa, length):
     encoder = random_encoder(hidden=16, head_size=8, widths=(16,), intermediates=(24,), densities=(0.5,))
     states, mask = masked_batch(16, length)
     expected = encoder_reference(encoder, states, mask)
@@ -159,7 +159,7 @@ def test_float_encoders_agree_with_float64_at_any_length(isa, length):
 
 
 @pytest.mark.parametrize(("batch", "length"), [(64, 512), (64, 1), (33, 40), (1, 1100)])
-def test_batches_longer_than_a_chunk_agree_with_float64(isa, batch, length):
+def test_encoder_batch_longer_than_chunk(isa, batch, length):
     encoder = random_encoder(layers=1, hidden=8, head_size=4, widths=(8,), intermediates=(8,), densities=(0.5,))
     generator = np.random.default_rng(2)
     states = generator.standard_normal((batch, length, 8)).astype(np.float32)
@@ -171,7 +171,7 @@ def test_batches_longer_than_a_chunk_agree_with_float64(isa, batch, length):
 
 
 @pytest.mark.parametrize("begin", [0, 100])
-def test_holes_longer_than_a_block_of_keys_agree_with_float64(isa, begin):
+def test_encoder_mask_holes_longer_than_key_block(isa, begin):
     encoder = random_encoder(hidden=16, head_size=8, widths=(16,), intermediates=(24,), densities=(0.5,))
     states = np.random.default_rng(0).standard_normal((2, 450, 16)).astype(np.float32)
     mask = np.ones((2, 450), np.int64)
@@ -182,7 +182,7 @@ def test_holes_longer_than_a_block_of_keys_agree_with_float64(isa, begin):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_tokens_without_an_answer_are_zeros(isa, values):
+def test_encoder_masked_tokens_are_zeros(isa, values):
     blob, encoder = pack(random_encoder(), values)
     states, mask = masked_batch(encoder.hidden)
     answer = run(encoder_session(blob), states=states, mask=mask)
@@ -195,7 +195,7 @@ def test_tokens_without_an_answer_are_zeros(isa, values):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_what_masked_tokens_hold_changes_no_other_answer(isa, values):
+def test_encoder_masked_content_changes_no_other_output(isa, values):
     blob, encoder = pack(random_encoder(), values)
     states, mask = masked_batch(encoder.hidden)
     session = encoder_session(blob)
@@ -206,7 +206,7 @@ def test_what_masked_tokens_hold_changes_no_other_answer(isa, values):
 
 @pytest.mark.parametrize("first_token_only", [False, True], ids=["all tokens", "first token"])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_nan_and_infinity_stay_in_their_padding_their_row_and_their_request(isa, values, first_token_only):
+def test_encoder_nan_and_infinity_stay_in_their_request(isa, values, first_token_only):
     blob, encoder = pack(random_encoder(layers=3), values)
     states, mask = masked_batch(encoder.hidden)
     mask[[2, 5]] = 1  # without holes: a masked token before the last one is computed with
@@ -226,8 +226,8 @@ def test_nan_and_infinity_stay_in_their_padding_their_row_and_their_request(isa,
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_one_bad_feature_spoils_every_token_that_attends_to_it(isa, values, bad):
-    """And is not rounded away: not in its own token, and not in those that read its key and value."""
+def test_encoder_bad_feature_spoils_tokens_that_attend_to_it(isa, values, bad):
+    """The bad value is not rounded away in its own token or in tokens that read its key and value."""
     blob, encoder = pack(random_encoder(layers=1, densities=(1.0,)), values)
     states, mask = np.random.default_rng(0).standard_normal((2, 9, encoder.hidden)).astype(np.float32), np.ones((2, 9))
     states[0, 3, 5] = bad
@@ -236,7 +236,7 @@ def test_one_bad_feature_spoils_every_token_that_attends_to_it(isa, values, bad)
     assert np.isfinite(answer[1]).all()
 
 
-def test_any_mask_value_but_zero_keeps_a_token(isa):
+def test_encoder_nonzero_mask_values_keep_tokens(isa):
     encoder = random_encoder()
     states, mask = masked_batch(encoder.hidden)
     session = encoder_session(pack_encoder(encoder))
@@ -246,7 +246,7 @@ def test_any_mask_value_but_zero_keeps_a_token(isa):
 
 @pytest.mark.parametrize("heads_batch", [1, 6])
 @pytest.mark.parametrize("length", [7, 41, 150])
-def test_position_bias_agrees_with_float64(isa, heads_batch, length):
+def test_encoder_position_bias(isa, heads_batch, length):
     encoder = random_encoder()
     states, mask = masked_batch(encoder.hidden, length)
     bias = np.random.default_rng(5).standard_normal((heads_batch, 4, length, length)).astype(np.float32) * 3
@@ -255,7 +255,7 @@ def test_position_bias_agrees_with_float64(isa, heads_batch, length):
     assert_agrees(encoder, expected, states=states, mask=mask, position_bias=bias)
 
 
-def test_position_bias_of_a_row_stays_with_its_row_in_later_chunks(isa):
+def test_encoder_position_bias_per_row_in_later_chunks(isa):
     encoder = random_encoder(layers=2, hidden=8, head_size=4, widths=(8,), intermediates=(8,), densities=(0.5,))
     generator = np.random.default_rng(3)
     states = generator.standard_normal((40, 37, 8)).astype(np.float32)
@@ -265,7 +265,7 @@ def test_position_bias_of_a_row_stays_with_its_row_in_later_chunks(isa):
     assert_agrees(encoder, expected, states=states, mask=mask, position_bias=bias)
 
 
-def test_a_position_bias_of_minus_infinity_masks(isa):
+def test_encoder_position_bias_of_minus_infinity_masks(isa):
     encoder = random_encoder()
     states, mask = masked_batch(encoder.hidden)
     length = states.shape[1]
@@ -280,7 +280,7 @@ def test_a_position_bias_of_minus_infinity_masks(isa):
 
 @settings(repeatable, max_examples=30)
 @given(shape=batches, density=st.sampled_from([0.05, 0.4, 1.0]), blocks=st.booleans())
-def test_float_encoders_agree_with_float64_for_any_batch_and_mask(isa, shape, density, blocks):
+def test_encoder_float_any_batch_and_mask(isa, shape, density, blocks):
     encoder = random_encoder(**SMALL, densities=(density,), blocks=blocks, seed=shape["seed"] % 7)
     states, mask = random_batch(encoder.hidden, **shape)
     blob = pack_encoder(encoder)

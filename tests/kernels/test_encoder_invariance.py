@@ -1,4 +1,4 @@
-"""Answers are the same bits whatever batch, padding, threads and callers; and the same on every instruction set."""
+"""Outputs are bit-identical for any batch, padding, threads and callers, and agree on every instruction set."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("sparse_runtime")
 @pytest.mark.parametrize("first_token_only", [False, True], ids=["all tokens", "first token"])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("variant", SMALL_VARIANTS)
-def test_answers_do_not_depend_on_the_batch_the_padding_or_the_threads(isa, variant, values, first_token_only):
+def test_encoder_invariant_to_batch_padding_and_threads(isa, variant, values, first_token_only):
     """Bit for bit: each row alone and without its padding, and the batch on more threads and in another order."""
     blob, encoder = pack(random_encoder(**SMALL, **SMALL_VARIANTS[variant]), values)
     sessions = [encoder_session(blob, first_token_only=first_token_only, threads=threads) for threads in (1, 2, 3)]
@@ -50,7 +50,7 @@ def test_answers_do_not_depend_on_the_batch_the_padding_or_the_threads(isa, vari
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_answers_do_not_depend_on_the_place_in_a_large_batch(isa, values):
+def test_encoder_invariant_to_place_in_large_batch(isa, values):
     blob, encoder = pack(random_encoder(**SMALL), values)
     states, mask = random_batch(encoder.hidden, batch=64, length=70, seed=8)
     states[40], mask[40] = states[3], mask[3]
@@ -63,7 +63,7 @@ def test_answers_do_not_depend_on_the_place_in_a_large_batch(isa, values):
 
 
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 0.015)])
-def test_the_first_token_alone_is_the_first_token_of_all(isa, values, tolerance):
+def test_encoder_first_token_only_equals_first_token(isa, values, tolerance):
     """In int8 the two ways to add up attention may round an activation to neighbouring steps."""
     for variant in SMALL_VARIANTS.values():
         blob, encoder = pack(random_encoder(**SMALL, **variant), values)
@@ -76,7 +76,7 @@ def test_the_first_token_alone_is_the_first_token_of_all(isa, values, tolerance)
 
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 0.015)])
 @pytest.mark.parametrize("variant", SMALL_VARIANTS)
-def test_instruction_sets_agree(monkeypatch, variant, values, tolerance):
+def test_encoder_instruction_sets_agree(monkeypatch, variant, values, tolerance):
     blob, encoder = pack(random_encoder(**SMALL, **SMALL_VARIANTS[variant]), values)
     states, mask = random_batch(encoder.hidden, batch=9, length=70, seed=6)
     answers = []
@@ -88,7 +88,7 @@ def test_instruction_sets_agree(monkeypatch, variant, values, tolerance):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_concurrent_runs_of_several_sessions_give_the_same_bits(isa, values):
+def test_encoder_concurrent_sessions_are_bit_identical(isa, values):
     blobs = [pack_encoder(random_encoder(**SMALL, seed=seed), PackOptions(values)) for seed in range(2)]
     sessions = [
         encoder_session(blob, first_token_only=first, threads=threads)

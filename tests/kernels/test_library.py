@@ -29,17 +29,17 @@ from tests.support.kernels.reference import (
 
 
 def find_afresh(path: Path = LIBRARY):
-    """As `find_library`, which remembers what it found under another SPARSERVE_ISA."""
+    """Call `find_library` without its cache, which may hold the result of another SPARSERVE_ISA."""
     return find_library.__wrapped__(path)
 
 
-def test_a_missing_library_says_how_to_build_it(tmp_path):
+def test_find_library_missing_names_the_build(tmp_path):
     with pytest.raises(LibraryError, match=r"not built: install a C\+\+20 compiler"):
         find_library(tmp_path / "libsparserve.so")
 
 
 @pytest.mark.parametrize("content", [b"no library at all" * 9, b"\x7fELF" + b"\0" * 300])
-def test_a_file_that_is_no_library_is_named(tmp_path, content):
+def test_find_library_non_library_file_is_named(tmp_path, content):
     path = tmp_path / "broken.so"
     path.write_bytes(content)
     with pytest.raises(LibraryError, match=r"broken\.so (does not load|is truncated)"):
@@ -47,8 +47,8 @@ def test_a_file_that_is_no_library_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.00001, 0.01, 0.5, 0.9999])
-def test_a_library_that_is_cut_short_is_named_and_not_loaded(sparse_runtime, tmp_path, kept):
-    """The loader would touch pages that are not there, and the process would die of SIGBUS."""
+def test_find_library_truncated_file_is_not_loaded(sparse_runtime, tmp_path, kept):
+    """The loader would touch missing pages and the process would die of SIGBUS."""
     whole = sparse_runtime.path.read_bytes()
     path = tmp_path / "cut.so"
     path.write_bytes(whole[: int(kept * len(whole))])
@@ -56,8 +56,8 @@ def test_a_library_that_is_cut_short_is_named_and_not_loaded(sparse_runtime, tmp
         find_library(path)
 
 
-def test_a_library_that_cannot_be_read_is_named(sparse_runtime, monkeypatch):
-    """An error of the file system would refuse every bundle, where model.onnx serves it."""
+def test_find_library_unreadable_file_is_named(sparse_runtime, monkeypatch):
+    """An OSError here would refuse every bundle instead of serving model.onnx."""
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
@@ -67,12 +67,12 @@ def test_a_library_that_cannot_be_read_is_named(sparse_runtime, monkeypatch):
         find_afresh()
 
 
-def test_a_folder_is_no_library(tmp_path):
+def test_find_library_folder_is_refused(tmp_path):
     with pytest.raises(LibraryError, match="not built"):
         find_library(tmp_path)
 
 
-def test_another_library_is_named(tmp_path):
+def test_find_library_other_library_is_named(tmp_path):
     import _ctypes
 
     path = tmp_path / "other.so"
@@ -81,13 +81,13 @@ def test_another_library_is_named(tmp_path):
         find_library(path)
 
 
-def test_the_library_is_found_with_an_instruction_set_and_the_format_of_the_packer(sparse_runtime):
+def test_find_library_reports_isa_and_format_version(sparse_runtime):
     assert sparse_runtime.path == LIBRARY
     assert sparse_runtime.isa in ISA_NAMES
     assert sparse_runtime.format_version == FORMAT_VERSION
 
 
-def test_the_best_instruction_set_is_taken_unless_another_is_asked_for(sparse_runtime, monkeypatch):
+def test_library_uses_best_isa_unless_set(sparse_runtime, monkeypatch):
     monkeypatch.delenv("SPARSERVE_ISA", raising=False)
     assert find_afresh().isa == supported_isas()[0]
     for name in supported_isas():
@@ -101,7 +101,7 @@ OTHER_MACHINE = "neon" if os.uname().machine == "x86_64" else "avx2"
 
 
 @pytest.mark.parametrize("nonsense", ["nonsense", "Portable", "portable ", OTHER_MACHINE])
-def test_an_instruction_set_that_is_not_there_is_an_error_and_not_another_one(sparse_runtime, monkeypatch, nonsense):
+def test_library_unknown_isa_is_an_error(sparse_runtime, monkeypatch, nonsense):
     blob = pack_encoder(random_encoder())
     monkeypatch.setenv("SPARSERVE_ISA", nonsense)
     with pytest.raises(LibraryError, match="SPARSERVE_ISA"):
@@ -112,7 +112,7 @@ def test_an_instruction_set_that_is_not_there_is_an_error_and_not_another_one(sp
     encoder_session(blob)
 
 
-def test_a_session_keeps_the_instruction_set_that_it_was_opened_with(sparse_runtime, monkeypatch):
+def test_library_session_keeps_its_isa(sparse_runtime, monkeypatch):
     states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
     session = encoder_session(pack_encoder(random_encoder()))
     before = run(session, states=states, mask=mask)
@@ -120,14 +120,14 @@ def test_a_session_keeps_the_instruction_set_that_it_was_opened_with(sparse_runt
     assert np.array_equal(run(session, states=states, mask=mask), before)
 
 
-def test_stages_have_a_name_each(sparse_runtime):
+def test_profile_names_every_stage(sparse_runtime):
     counters = (ctypes.c_uint64 * len(STAGES))()
     assert ctypes.CDLL(str(sparse_runtime.path)).sparserve_profile(0, counters) == len(STAGES)
 
 
 @pytest.mark.parametrize("first_token_only", [False, True])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_a_profile_has_the_time_of_every_stage_while_it_is_measured(sparse_runtime, values, first_token_only):
+def test_profile_has_time_of_every_stage(sparse_runtime, values, first_token_only):
     session = encoder_session(
         pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first_token_only, threads=2
     )
@@ -141,7 +141,7 @@ def test_a_profile_has_the_time_of_every_stage_while_it_is_measured(sparse_runti
     assert 0 < sum(seconds.values()) < 60
 
 
-def test_nothing_is_measured_unless_asked_for(sparse_runtime):
+def test_profile_is_off_by_default(sparse_runtime):
     session = encoder_session(pack_encoder(random_encoder()))
     states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
     read_profile(sparse_runtime, measure=False)
@@ -152,7 +152,7 @@ def test_nothing_is_measured_unless_asked_for(sparse_runtime):
     assert sum(read_profile(sparse_runtime, measure=False).values()) == 0, "reading starts again from zero"
 
 
-def test_the_library_may_be_registered_many_times(sparse_runtime):
+def test_library_registered_many_times(sparse_runtime):
     blob = pack_encoder(random_encoder())
     states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
     sessions = [encoder_session(blob) for _ in range(3)]
@@ -163,7 +163,7 @@ def test_the_library_may_be_registered_many_times(sparse_runtime):
     assert all(np.array_equal(answer, answers[0]) for answer in answers)
 
 
-def test_options_may_open_several_sessions(sparse_runtime):
+def test_library_session_options_open_several_sessions(sparse_runtime):
     blob = pack_linear(random_linear(np.random.default_rng(0), 3, 4, 1.0))
     node = helper.make_node("SparseLinear", ["x", "weights"], ["y"], domain="sparserve")
     model = model_bytes([node], {"x": TensorProto.FLOAT}, {"weights": blob})
@@ -173,7 +173,7 @@ def test_options_may_open_several_sessions(sparse_runtime):
 
 
 def grown_bytes(work: Callable[[int], None], *, warm_up: int, count: int) -> int:
-    """Growth of the process's resident memory by doing `count` times what was done before."""
+    """Return the growth of resident memory in bytes while the work is repeated `count` times."""
     process = psutil.Process()
     work(warm_up)
     gc.collect()
@@ -183,7 +183,7 @@ def grown_bytes(work: Callable[[int], None], *, warm_up: int, count: int) -> int
     return process.memory_info().rss - before
 
 
-def test_memory_does_not_grow_over_two_thousand_mixed_requests(sparse_runtime):
+def test_library_memory_is_bounded_over_mixed_requests(sparse_runtime):
     generator = np.random.default_rng(0)
     sessions = [
         encoder_session(pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first, threads=2)
@@ -208,7 +208,7 @@ def test_memory_does_not_grow_over_two_thousand_mixed_requests(sparse_runtime):
     assert grown_bytes(serve, warm_up=200, count=2000) < 8 * 2**20
 
 
-def test_memory_does_not_grow_over_sixty_sessions(sparse_runtime):
+def test_library_memory_is_bounded_over_sessions(sparse_runtime):
     blob = pack_encoder(random_encoder(hidden=128, widths=(128,), intermediates=(512,), densities=(1.0,)))
     assert len(blob) > 10**6
     states, mask = np.ones((2, 5, 128), np.float32), np.ones((2, 5), np.int64)

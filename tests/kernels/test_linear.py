@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("sparse_runtime")
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 13), (50, 36), (33, 300), (5, 2500)])
-def test_the_runtime_computes_with_the_unpacked_weights(isa, rows, columns, layout, values):
+def test_linear_computes_with_unpacked_weights(isa, rows, columns, layout, values):
     """Unit vectors read the weights out: exactly as floats, and to float rounding where 1 is 255 steps of 1/255."""
     linear = random_linear(np.random.default_rng(rows), rows, columns, bias=False, **LAYOUTS[layout])
     blob = pack_linear(linear, PackOptions(values))
@@ -43,7 +43,7 @@ def test_the_runtime_computes_with_the_unpacked_weights(isa, rows, columns, layo
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_runtime_computes_with_half_precision_weights_exactly(isa, layout):
+def test_linear_computes_with_half_precision_weights(isa, layout):
     generator = np.random.default_rng(0)
     half = generator.integers(0, 0x7C00, (30, 48), np.uint16) | generator.integers(0, 2, (30, 48), np.uint16) << 15
     half[0, :8] = 1, 0x3FF, 0x400, 0x7BFF, 0x8001, 0x83FF, 0x8400, 0xFBFF  # the ends of the subnormals and normals
@@ -58,7 +58,7 @@ def test_the_runtime_computes_with_half_precision_weights_exactly(isa, layout):
 
 
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 5e-3)])
-def test_the_widest_linears_agree_with_float64(isa, values, tolerance):
+def test_linear_widest_agrees_with_float64(isa, values, tolerance):
     generator = np.random.default_rng(0)
     for rows, columns in ((3, 65535), (65535, 3)):
         linear = random_linear(generator, rows, columns, 0.1)
@@ -69,7 +69,7 @@ def test_the_widest_linears_agree_with_float64(isa, values, tolerance):
 
 
 def int8_bound(weight: np.ndarray, bias: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """How far int8 outputs may lie from exact ones, [tokens, rows].
+    """Return the tolerance of int8 outputs against exact ones, [tokens, rows].
 
     An activation is off by half a step of its token at most, weight = w_q * scale_w is what the runtime computes with:
     sum |w_q| * scale_w * scale_x / 2. On top, float32 rounds what is added up, which is no more than sum |weight| times
@@ -106,7 +106,7 @@ def make_linear_case(case: dict) -> tuple[LinearWeights, np.ndarray]:
 
 @settings(repeatable, max_examples=40)
 @given(case=linear_cases)
-def test_int8_linears_are_within_half_a_step_of_every_activation(isa, case):
+def test_linear_int8_within_half_a_step_per_activation(isa, case):
     linear, x = make_linear_case(case)
     blob = pack_linear(linear, PackOptions("int8"))
     unpacked = unpack_linear(blob)
@@ -116,7 +116,7 @@ def test_int8_linears_are_within_half_a_step_of_every_activation(isa, case):
 
 @settings(repeatable, max_examples=40)
 @given(case=linear_cases)
-def test_float_linears_agree_with_float64(isa, case):
+def test_linear_float_agrees_with_float64(isa, case):
     """Each output to float rounding of what is added up, down to the smallest denormal for every product."""
     linear, x = make_linear_case(case)
     size = np.abs(x.astype(np.float64)) @ np.abs(linear.weight.astype(np.float64)).T + np.abs(linear.bias)
@@ -128,7 +128,7 @@ def test_float_linears_agree_with_float64(isa, case):
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_linear_answers_each_row_alone_and_on_any_number_of_threads(isa, layout, values):
+def test_linear_invariant_to_rows_and_threads(isa, layout, values):
     linear = random_linear(np.random.default_rng(0), 19, 44, **LAYOUTS[layout])
     blob = pack_linear(linear, PackOptions(values))
     x = np.random.default_rng(1).standard_normal((300, 44)).astype(np.float32)
@@ -141,7 +141,7 @@ def test_a_linear_answers_each_row_alone_and_on_any_number_of_threads(isa, layou
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("shape", [(), (1,), (70,), (0,), (3, 5), (0, 5), (3, 0), (2, 3, 4), (2, 0, 4)])
-def test_a_linear_takes_any_leading_dimensions(isa, shape, values):
+def test_linear_any_leading_dimensions(isa, shape, values):
     linear = random_linear(np.random.default_rng(0), 19, 44, 0.2)
     blob = pack_linear(linear, PackOptions(values))
     x = np.random.default_rng(1).standard_normal((*shape, 44)).astype(np.float32)
@@ -152,7 +152,7 @@ def test_a_linear_takes_any_leading_dimensions(isa, shape, values):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_a_linear_without_weights_gives_its_bias(isa, values):
+def test_linear_without_weights_returns_bias(isa, values):
     bias = np.arange(9, dtype=np.float32)
     linear = LinearWeights(np.zeros((9, 30), np.float32), bias)
     answer = run(linear_session(pack_linear(linear, PackOptions(values))), x=np.ones((5, 30), np.float32))
@@ -160,14 +160,14 @@ def test_a_linear_without_weights_gives_its_bias(isa, values):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_an_activation_of_zeros_gives_the_bias(isa, values):
+def test_linear_zero_activation_returns_bias(isa, values):
     linear = random_linear(np.random.default_rng(0), 9, 30, 1.0)
     answer = run(linear_session(pack_linear(linear, PackOptions(values))), x=np.zeros((5, 30), np.float32))
     assert np.array_equal(answer, np.broadcast_to(linear.bias, (5, 9)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_instruction_sets_multiply_the_same_integers(monkeypatch, layout):
+def test_linear_isas_multiply_same_integers(monkeypatch, layout):
     """Activations of 0 and 255 times the largest weights that a pair may have: where 16-bit sums would saturate."""
     generator = np.random.default_rng(0)
     weight = generator.choice([-1.0, 1.0], (20, 64)).astype(np.float32)
@@ -186,7 +186,7 @@ def test_instruction_sets_multiply_the_same_integers(monkeypatch, layout):
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_bad_activation_spoils_its_own_token_alone(isa, layout, values):
+def test_linear_bad_activation_spoils_its_token_only(isa, layout, values):
     linear = random_linear(np.random.default_rng(0), 9, 32, **LAYOUTS[layout])
     x = np.random.default_rng(1).standard_normal((3, 40, 32)).astype(np.float32)
     column = np.flatnonzero(linear.weight.any(axis=0))[0]

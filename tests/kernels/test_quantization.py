@@ -1,4 +1,4 @@
-"""Int8 rows: no pair saturates, no weight is off by more than half a step."""
+"""Int8 rows: no pair saturates, and no weight is wrong by more than half a step."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def quantized_rows(quantize, rows):
 
 @settings(repeatable, max_examples=100)
 @given(rows=rows_of_values)
-def test_neighbours_in_a_row_never_exceed_the_pair_bound(rows):
+def test_quantize_paired_neighbours_within_pair_bound(rows):
     for _, ints, _ in quantized_rows(quantize_paired, rows):
         pairs = np.abs(np.append(ints, [0] * (len(ints) % 2))).reshape(-1, 2)
         assert (pairs.sum(axis=1) <= 128).all()
@@ -39,7 +39,7 @@ def test_neighbours_in_a_row_never_exceed_the_pair_bound(rows):
 
 @settings(repeatable, max_examples=100)
 @given(rows=rows_of_values)
-def test_the_largest_with_the_smallest_never_exceed_the_pair_bound(rows):
+def test_quantize_unstructured_pairs_within_bound(rows):
     for _, ints, _ in quantized_rows(quantize_unstructured, rows):
         ordered = np.sort(np.abs(ints))
         half = len(ordered) // 2
@@ -48,7 +48,7 @@ def test_the_largest_with_the_smallest_never_exceed_the_pair_bound(rows):
 
 @settings(repeatable, max_examples=100)
 @given(rows=rows_of_values, quantize=st.sampled_from([quantize_paired, quantize_unstructured]))
-def test_quantisation_is_within_half_a_step_and_keeps_zeros_and_signs(rows, quantize):
+def test_quantize_within_half_a_step_keeps_zeros_and_signs(rows, quantize):
     for values, ints, scale in quantized_rows(quantize, rows):
         assert scale > 0
         assert np.isfinite(scale)
@@ -59,7 +59,7 @@ def test_quantisation_is_within_half_a_step_and_keeps_zeros_and_signs(rows, quan
 
 
 @pytest.mark.parametrize("quantize", [quantize_paired, quantize_unstructured])
-def test_rows_do_not_share_scales(quantize):
+def test_quantize_rows_have_separate_scales(quantize):
     alone = [quantized_rows(quantize, [row])[0] for row in ([1.0, 0.01], [1e-6, 1e-8], [1e20, -3.0], [])]
     together = quantized_rows(quantize, [[1.0, 0.01], [1e-6, 1e-8], [1e20, -3.0], []])
     for (_, ints, scale), (_, expected_ints, expected_scale) in zip(together, alone, strict=True):
@@ -67,14 +67,14 @@ def test_rows_do_not_share_scales(quantize):
         assert scale == expected_scale
 
 
-def test_one_large_weight_a_pair_keeps_all_eight_bits():
+def test_quantize_one_large_weight_per_pair_keeps_eight_bits():
     row = [1.0, 1e-4] * 8
     for quantize in (quantize_paired, quantize_unstructured):
         ((_, ints, _),) = quantized_rows(quantize, [row])
         assert np.abs(ints).max() == 127
 
 
-def test_equal_weights_are_stored_in_seven_bits():
+def test_quantize_equal_weights_use_seven_bits():
     ((_, ints, scale),) = quantized_rows(quantize_paired, [[1.0] * 8])
     assert np.array_equal(ints, np.full(8, 64)) or np.array_equal(ints, np.full(8, 63))
     assert abs(ints[0] * scale - 1) <= scale / 2

@@ -1,4 +1,4 @@
-"""What is stored in a blob, and bytes that are no packed weights."""
+"""Parts of a blob, and bytes that are not packed weights."""
 
 import struct
 
@@ -17,7 +17,7 @@ from tests.support.kernels.reference import random_encoder, random_linear, repea
 
 @settings(repeatable, max_examples=40)
 @given(weight=matrices, values=st.sampled_from(["fp32", "int8"]))
-def test_parts_add_up_to_the_blob(weight, values):
+def test_parts_add_up_to_blob(weight, values):
     blob = pack_linear(LinearWeights(weight, np.zeros(len(weight), np.float32)), PackOptions(values))
     (part,) = parts(blob)
     assert (part.name, part.shape) == ("linear", weight.shape)
@@ -27,7 +27,7 @@ def test_parts_add_up_to_the_blob(weight, values):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_parts_of_an_encoder_are_named_and_add_up_to_at_most_the_blob(values):
+def test_parts_of_encoder_are_named(values):
     encoder = random_encoder(layers=2, hidden=48, widths=(32,), intermediates=(80,))
     blob = pack_encoder(encoder, PackOptions(values))
     found = {part.name: part for part in parts(blob)}
@@ -40,7 +40,7 @@ def test_parts_of_an_encoder_are_named_and_add_up_to_at_most_the_blob(values):
     assert total + HEADER.size + len(found) * RECORD.size <= len(blob)
 
 
-def test_bytes_of_the_other_kind_are_refused():
+def test_unpack_blob_of_other_kind_is_refused():
     encoder, linear = pack_encoder(random_encoder()), pack_linear(LinearWeights(np.ones((2, 2), np.float32)))
     with pytest.raises(PackingError, match="other kind"):
         unpack_linear(encoder)
@@ -49,13 +49,13 @@ def test_bytes_of_the_other_kind_are_refused():
 
 
 @pytest.mark.parametrize("blob", [b"", b"SPARSRV\x01", b"\0" * 200, b"PK\x03\x04" * 50])
-def test_bytes_that_are_no_packed_weights_are_refused(blob):
+def test_unpack_foreign_bytes_are_refused(blob):
     for read in (unpack_encoder, unpack_linear, lambda data: list(parts(data))):
         with pytest.raises(PackingError, match="not packed weights"):
             read(blob)
 
 
-def test_an_unknown_version_is_refused_by_number():
+def test_unpack_unknown_version_is_named():
     blob = bytearray(pack_linear(LinearWeights(np.ones((2, 2), np.float32))))
     struct.pack_into("<I", blob, 8, 7)
     with pytest.raises(PackingError, match="version 7"):
@@ -64,7 +64,7 @@ def test_an_unknown_version_is_refused_by_number():
 
 @settings(repeatable, max_examples=100)
 @given(data=st.data())
-def test_a_damaged_bit_is_noticed(data):
+def test_unpack_damaged_bit_is_detected(data):
     blob = pack_linear(random_linear(np.random.default_rng(0), 6, 24, 0.2))
     position = data.draw(st.one_of(st.integers(0, HEADER.size - 1), st.integers(0, len(blob) - 1)))
     damaged = bytearray(blob)
@@ -78,7 +78,7 @@ def test_a_damaged_bit_is_noticed(data):
 
 @settings(repeatable, max_examples=60)
 @given(data=st.data())
-def test_cut_off_and_extended_blobs_are_refused(data):
+def test_unpack_truncated_and_extended_are_refused(data):
     blob = pack_encoder(random_encoder(hidden=8, head_size=4, widths=(8,), intermediates=(4,)))
     with pytest.raises(PackingError):
         unpack_encoder(blob[: data.draw(st.integers(0, len(blob) - 1))])

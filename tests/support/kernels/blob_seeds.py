@@ -1,4 +1,4 @@
-"""Small blobs of every kind, for the fuzzer and the tests of hostile blobs to start from.
+"""Small blobs of every kind: seeds of the fuzzer and of the tests of hostile blobs.
 
 `python -m tests.support.kernels.blob_seeds FOLDER` writes them.
 `--mend FOLDER` gives all blobs in a folder the right size and checksum, as the fuzzer does before it reads one.
@@ -28,7 +28,7 @@ LINEARS = ((6, 8), (1, 1), (3, 1000), (40, 20), (7, 300))
 
 
 def mended(blob: bytes) -> bytes:
-    """The blob with the size and the checksum that it should have."""
+    """Return the blob with the right size and checksum."""
     fields = list(HEADER.unpack_from(blob))
     fields[3], fields[4] = len(blob), zlib.crc32(blob[CHECKSUMMED_FROM:])
     return HEADER.pack(*fields)[:CHECKSUMMED_FROM] + blob[CHECKSUMMED_FROM:]
@@ -56,7 +56,7 @@ def rounded_to_half(encoder: EncoderWeights) -> EncoderWeights:
 
 @cache
 def seeds() -> dict[str, bytes]:
-    """Name -> blob."""
+    """Return the blobs by name."""
     blobs = {}
     for (layout, (weights, thresholds)), values in product(LAYOUTS.items(), ("fp32", "int8")):
         options = PackOptions(values, **thresholds)

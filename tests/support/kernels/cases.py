@@ -1,4 +1,4 @@
-"""Encoders, matrices and batches that several tests share."""
+"""Encoders, matrices and batches shared by several tests."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ LAYOUTS = {
 
 
 def masked_batch(hidden: int, length: int = 41, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """States and a mask of six rows: whole, with a tail, with holes, with nothing, of one token, the first masked."""
+    """Return states and a mask of six rows: full, padded, with holes, empty, one token, first token masked."""
     states = np.random.default_rng(seed).standard_normal((6, length, hidden)).astype(np.float32)
     mask = np.ones((6, length), np.int64)
     mask[1, length // 2 :] = 0
@@ -30,7 +30,7 @@ def masked_batch(hidden: int, length: int = 41, seed: int = 1) -> tuple[np.ndarr
 
 
 def pack(encoder: EncoderWeights, values: str = "fp32") -> tuple[bytes, EncoderWeights]:
-    """The packed encoder, and what the runtime computes with."""
+    """Return the packed encoder and the weights that the runtime computes with."""
     blob = pack_encoder(encoder, PackOptions(values))
     return blob, unpack_encoder(blob)
 

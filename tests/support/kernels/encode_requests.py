@@ -25,7 +25,7 @@ SHAPES += [(3, 20), (5, 37), (20, 9), (40, 5), (70, 6), (2, 270)]
 
 
 def cases() -> Iterator[tuple[str, str, int, int, int, int]]:
-    """Kind, blob's file, hidden size, batch, length, first token only."""
+    """One request: kind, blob file, hidden size, batch, length, first token only."""
     for encoder, layout, values in product(ENCODERS, LAYOUTS, ("fp32", "int8")):
         if layout == "1x4" and encoder["hidden"] % 4:
             continue

@@ -1,4 +1,4 @@
-"""Packed weights that somebody made up, each with what its refusal says, and the good ones that they are made from."""
+"""Forged packed weights with the text of their refusal, and the good blobs that they are made from."""
 
 import struct
 from dataclasses import dataclass, field, fields
@@ -30,7 +30,7 @@ def record_of(blob: bytes, index: int = 0) -> dict:
 
 @dataclass
 class Forgery:
-    """A blob with some of its fields and bytes changed, whose size and checksum are right again."""
+    """Return the blob with some fields and bytes changed and its size and checksum corrected."""
 
     blob: bytes
     header: dict = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Forgery:
 
 
 def spread(rows: int, columns: int, *places: tuple[int, int]) -> LinearWeights:
-    """Ones at some places [row, column], and zeros."""
+    """Return a matrix of zeros with ones at the given places [row, column]."""
     weight = np.zeros((rows, columns), np.float32)
     weight[tuple(np.transpose(places))] = 1
     return LinearWeights(weight, np.zeros(rows, np.float32))

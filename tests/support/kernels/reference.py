@@ -1,4 +1,4 @@
-"""What the runtime's answers are compared with: float64 encoders and linears in numpy, random weights, and sessions."""
+"""References for the runtime: float64 encoders and linears in numpy, random weights, sessions."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ repeatable = settings(derandomize=True, database=None, deadline=None)
 
 
 def supported_isas() -> list[str]:
-    """Instruction sets that the library has kernels for and that this machine runs; none without a library."""
+    """List the instruction sets that library and machine support; empty without a library."""
     try:
         library = ctypes.CDLL(str(find_library().path))
     except LibraryError:
@@ -51,7 +51,7 @@ def random_weight(
     empty_rows: float = 0.0,
     gain: float = 1.0,
 ) -> np.ndarray:
-    """Nonzeros [rows, columns] scattered or in 1x4 blocks, such that unit activations give outputs of about `gain`."""
+    """Return nonzeros [rows, columns], scattered or in 1x4 blocks; unit activations give outputs of about `gain`."""
     if blocks:
         kept = np.repeat(generator.random((rows, -(-columns // 4))) < density, 4, axis=1)[:, :columns]
     else:
@@ -85,7 +85,7 @@ def random_encoder(
     seed: int = 0,
     **options: float,
 ) -> EncoderWeights:
-    """A random encoder; the layers go round through `widths` of attention, `intermediates` and `densities`."""
+    """Return a random encoder whose layers cycle through `widths` of attention, `intermediates` and `densities`."""
     generator = np.random.default_rng(seed)
     made = []
     for index in range(layers):
@@ -103,7 +103,7 @@ def random_encoder(
 
 
 def random_mask(generator: np.random.Generator, batch: int, length: int) -> np.ndarray:
-    """[batch, length] of rows without padding, with a tail, with holes, with both, and with nothing at all."""
+    """Return a mask [batch, length]: rows without padding, padded, with holes, with both, and empty."""
     mask = np.ones((batch, length), np.int64)
     for row in mask:
         kind = generator.integers(5)
@@ -117,7 +117,7 @@ def random_mask(generator: np.random.Generator, batch: int, length: int) -> np.n
 
 
 def quantized_activations(x: np.ndarray) -> np.ndarray:
-    """What the int8 kernels make of activations [..., features]: 256 steps a token, such that zero is exact."""
+    """Quantize activations [..., features] like the int8 kernels: 256 steps per token, zero exact."""
     low, high = np.minimum(x.min(-1, keepdims=True), 0), np.maximum(x.max(-1, keepdims=True), 0)
     scale = np.maximum(high - low, 1e-30) / 255
     zero_point = np.rint(-low / scale)
@@ -137,7 +137,7 @@ def encoder_reference(
     *,
     int8: bool = False,
 ) -> np.ndarray:
-    """The encoder in numpy: states [batch, length, hidden]; position_bias [1 or batch, heads, key, query].
+    """Compute the encoder in numpy: states [batch, length, hidden]; position_bias [1 or batch, heads, key, query].
 
     Tokens behind a row's last unmasked one give zeros. `int8` rounds the activations as the int8 kernels do, `encoder`
     is then what `unpack_encoder` gave back.
@@ -195,7 +195,7 @@ def _activate(activation: str, x: np.ndarray) -> np.ndarray:
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """The largest absolute difference, as a fraction of the largest magnitude expected."""
+    """Return the largest absolute difference as a fraction of the largest expected magnitude."""
     assert actual.shape == expected.shape
     assert np.isfinite(actual).all()
     difference = float(np.abs(actual.astype(np.float64) - expected).max(initial=0))
@@ -205,7 +205,7 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
 def encoder_session(
     blob: bytes, *, first_token_only: bool = False, position_bias: bool = False, threads: int = 1
 ) -> onnxruntime.InferenceSession:
-    """A session of one SparseEncoder: states, mask and, if asked for, position_bias -> y."""
+    """Open a session of one SparseEncoder: states, mask and optionally position_bias -> y."""
     inputs = {"states": TensorProto.FLOAT, "mask": TensorProto.INT64}
     names = ["states", "mask", "weights"]
     if position_bias:
@@ -216,19 +216,19 @@ def encoder_session(
 
 
 def linear_session(blob: bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session of one SparseLinear: x -> y."""
+    """Open a session of one SparseLinear: x -> y."""
     node = helper.make_node("SparseLinear", ["x", "weights"], ["y"], domain="sparserve")
     return open_session(node, {"x": TensorProto.FLOAT}, blob, threads)
 
 
 def open_session(node, inputs: dict[str, int], blob: bytes, threads: int) -> onnxruntime.InferenceSession:
-    """A session of one node."""
+    """Open a session of one node."""
     model = model_bytes([node], inputs, {"weights": blob})
     return onnxruntime.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
 
 
 def model_bytes(nodes: list, inputs: dict[str, int], blobs: dict[str, bytes]) -> bytes:
-    """A graph that gives `y`. No shapes are declared: the operators see whatever they are given, and check it."""
+    """Return a graph with output `y`. No shapes are declared, so that the operators themselves must check them."""
     graph = helper.make_graph(
         nodes,
         "operators",
