@@ -78,8 +78,8 @@ std::size_t panel_bytes(bool ints) {
 #else
   constexpr long level1 = 0, level2 = 0;
 #endif
-  // Bytes fit the first level, with room for weights and indexes. Floats would need panels so narrow there that starting
-  // and ending their short rows costs more than the second level's latency.
+  // Byte panels fit the first-level cache with room for weights and indexes. Float panels that fit there would be so
+  // narrow that the overhead of their short rows costs more than the latency of the second level.
   if (ints) return static_cast<std::size_t>(std::clamp(level1, 32L << 10, 128L << 10)) * 3 / 4;
   return static_cast<std::size_t>(std::clamp(level2, 256L << 10, 4096L << 10)) / 5;
 }

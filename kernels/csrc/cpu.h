@@ -1,4 +1,4 @@
-// Which kernels this machine runs, and how much of its caches a panel may take.
+// Choice of kernels for this machine, and the share of its caches that a panel may use.
 #pragma once
 
 #include <cstddef>
@@ -7,11 +7,11 @@
 
 namespace sparserve {
 
-// The best that the processor and the operating system support, or the one named by the environment variable
-// SPARSERVE_ISA. Throws std::runtime_error if that one is unknown, not compiled in, or not supported here.
+// Return the best kernels that processor and operating system support, or those named by the environment variable
+// SPARSERVE_ISA. Throws std::runtime_error if these are unknown, not compiled in, or not supported here.
 const KernelTable& choose_kernels();
 
-// Bytes of activations that a panel of int8 (`ints`) or of float32 columns may take.
+// Return the bytes of activations that a panel of int8 (`ints`) or float32 columns may use.
 std::size_t panel_bytes(bool ints);
 
 }  // namespace sparserve

@@ -13,7 +13,7 @@ namespace sparserve {
 namespace {
 
 constexpr std::align_val_t kAlignment{64};
-constexpr std::size_t kChunkTokens = 1024;  // of a run that is longer: bounds the workspace, and keeps it in cache
+constexpr std::size_t kChunkTokens = 1024;  // longer runs are divided: bounds the workspace and keeps it in cache
 constexpr std::size_t kKeptScratch = 64;
 constexpr std::size_t kKeptScratchBytes = 16 << 20;
 constexpr std::size_t kKeptWorkspaces = 8;
@@ -33,7 +33,7 @@ const Profile kProfile = {
 
 std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Parts of the scratch of one tile: widths in features.
+// Lay out the scratch of one tile; widths are in features.
 Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t widest, std::size_t context,
                        std::size_t states, std::size_t scores) {
   const std::size_t tokens = std::size_t{traits.lanes} * traits.max_vectors;
@@ -47,7 +47,7 @@ Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t wid
   };
   s.context = part(context * tokens * 4);
   s.wide = part(widest * tokens * 4);
-  // A group of dense int8 rows meets here whole, even where the matrix has fewer.
+  // A whole group of dense int8 rows is written here, even if the matrix has fewer rows.
   s.sum = part(std::max<std::size_t>(widest, kDenseRows) * tokens * 4);
   s.bytes_planar = part(whole * tokens);
   s.bytes_blocks = part(whole * tokens);
@@ -57,7 +57,7 @@ Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t wid
   return s;
 }
 
-// An exception may not leave a task: the pool it runs on is not ours. The first is thrown again here.
+// An exception must not leave a task, because the pool belongs to the caller. The first is rethrown here.
 template <class Function>
 void parallel_for(const Parallel& parallel, std::size_t count, Function&& function) {
   if (count == 1) {
@@ -89,7 +89,7 @@ void BufferPool::Lease::Free::operator()(std::uint8_t* p) const { ::operator del
 BufferPool::Lease::Lease(BufferPool& pool, std::size_t bytes) : pool_(pool) {
   {
     const std::lock_guard lock(pool.mutex_);
-    // The smallest that is large enough; else any, to be replaced by a larger one.
+    // Take the smallest sufficient buffer; otherwise any, which is then replaced by a larger one.
     auto best = pool.free_.end();
     for (auto it = pool.free_.begin(); it != pool.free_.end(); ++it)
       if (it->bytes >= bytes && (best == pool.free_.end() || it->bytes < best->bytes)) best = it;
@@ -163,7 +163,7 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
 
   const std::uint32_t lanes = kernels_.traits.lanes;
   std::vector<Sequence> sequences;
-  std::deque<std::vector<float>> key_biases;  // of rows with holes; sequences point into them
+  std::deque<std::vector<float>> key_biases;  // of rows with masked tokens inside; sequences point into them
   std::uint32_t vectors = 0;
   const auto flush = [&] {
     if (sequences.empty()) return;
@@ -196,7 +196,7 @@ void Encoder::run_chunk(Run& run, const std::vector<Sequence>& sequences, std::u
   run.sequences = sequences.data();
   run.sequence_count = static_cast<std::uint32_t>(sequences.size());
 
-  // Full tiles, or as many smaller ones as keep all threads busy.
+  // Use full tiles, or enough smaller ones to keep all threads busy.
   std::uint32_t count = (vectors + traits.max_vectors - 1) / traits.max_vectors;
   if (count < 4 * parallel.threads) {
     const std::uint32_t whole = (count + parallel.threads - 1) / parallel.threads * parallel.threads;

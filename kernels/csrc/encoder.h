@@ -1,4 +1,4 @@
-// A packed encoder or linear ready to run, and how a run is cut into tiles and phases.
+// A packed encoder or linear that is ready to run; a run is divided into tiles and phases.
 #pragma once
 
 #include <cstdint>
@@ -12,19 +12,19 @@
 
 namespace sparserve {
 
-// Somebody else's thread pool: runs task(data, 0..count-1), each once, and returns when all are done.
+// The caller's thread pool: runs task(data, i) once for each i in [0, count) and returns when all are done.
 struct Parallel {
   void* context;
   void (*run)(void* context, void (*task)(void*, std::size_t), std::size_t count, void* data);
   std::uint32_t threads;
 };
 
-// Buffers that are lent and taken back: no allocation once as many exist as are used at one time. Thread-safe.
+// Pool of reusable buffers: no allocation once there are as many as are used at the same time. Thread-safe.
 class BufferPool {
  public:
-  // At most `keep` buffers of at most `keep_bytes` each stay when nobody uses them.
+  // Unused buffers are kept: at most `keep` of at most `keep_bytes` each.
   BufferPool(std::size_t keep, std::size_t keep_bytes) : keep_(keep), keep_bytes_(keep_bytes) {
-    free_.reserve(keep);  // taking one back must not fail
+    free_.reserve(keep);  // returning a buffer must not fail
   }
 
   class Lease {
@@ -66,8 +66,8 @@ class Encoder {
   std::size_t layers() const { return layers_.size(); }
 
   // input [batch, length, hidden]; mask [batch, length], 0 or not; position_bias [1 or batch, heads, key, query] or
-  // null; output [batch, length (or 1), hidden]. Tokens behind a row's last unmasked one, and rows without any, give
-  // zeros. Answers do not depend on what else is in the batch, nor on the number of threads. Thread-safe.
+  // null; output [batch, length (or 1), hidden]. Tokens after a row's last unmasked token, and rows without any, give
+  // zeros. Outputs do not depend on the rest of the batch or on the number of threads. Thread-safe.
   void run(const float* input, const std::int64_t* mask, const float* position_bias, bool bias_per_row, float* output,
            std::size_t batch, std::size_t length, const Parallel& parallel) const;
 
@@ -89,7 +89,7 @@ class Encoder {
   mutable BufferPool workspaces_;
 };
 
-// Where all encoders' time went since the last call, by Stage; and whether to go on measuring.
+// Return the nanoseconds of each Stage since the last call, over all encoders; `on` turns measuring on or off.
 void profile(bool on, std::uint64_t* nanoseconds);
 
 class Linear {

@@ -1,7 +1,7 @@
-// What the code that is compiled once per instruction set (isa.inc.h) shares with the rest: plain structs only.
+// The seam between the code that is compiled once per instruction set (isa/) and the rest: plain structs only.
 //
-// Nothing with a linkage of its own may be instantiated in those files: the linker keeps one copy of an inline
-// function, and a std::vector method compiled for AVX-512 would then run on a machine without it.
+// Those files must not instantiate anything with external linkage: the linker keeps one copy of an inline function, and
+// a std::vector method compiled for AVX-512 would then run on a machine without it.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,7 @@ struct Panel {
   const std::int8_t* ints;
 };
 
-// A matrix as the kernels want it.
+// A matrix in the order in which the kernels read it.
 struct PackedMatrix {
   Storage storage;
   std::uint32_t rows;
@@ -47,12 +47,12 @@ inline constexpr std::uint32_t kBlock = 4;        // columns of a 1x4 block
 inline constexpr std::uint32_t kKeyBlock = 128;   // keys whose scores exist at a time
 inline constexpr float kMasked = -1e30F;          // the score of a masked key: no sum of real scores comes near it
 
-// How one instruction set wants its tiles and matrices.
+// Tile and matrix parameters of one instruction set.
 struct Traits {
   const char* name;
   std::uint32_t lanes;        // tokens of one vector
   std::uint32_t max_vectors;  // vectors of a full tile
-  bool saturates;             // its byte product adds two products in 16 bits
+  bool saturates;             // its byte product adds two products in 16 bits, saturating
   // Bytes of one feature's activations in a full tile
   std::uint32_t float_row_bytes() const { return lanes * max_vectors * 4; }
   std::uint32_t int_row_bytes() const { return lanes * max_vectors; }
@@ -83,7 +83,7 @@ struct PackedLayer {
   const float* output_norm_bias;
 };
 
-// Where the time of a run goes, in nanoseconds summed over threads; only written while a profile is asked for.
+// Stages of a run for profiles: nanoseconds summed over threads, counted only while profiling is on.
 enum Stage : std::uint32_t {
   kLayoutStage, kQuantizeStage, kProjectStage, kAttentionStage, kAttentionOutputStage, kNormStage, kIntermediateStage,
   kOutputStage, kStages
@@ -93,7 +93,7 @@ struct Profile {
   void (*add)(std::uint32_t stage, std::uint64_t nanoseconds);
 };
 
-// Everything that the phases of one run share.
+// State shared by the phases of one run.
 struct Run {
   const PackedLayer* layers;
   std::uint32_t layer_count;
@@ -120,7 +120,7 @@ struct Run {
   float* values[2];
 };
 
-// Scratch of one tile, in bytes, and where its parts begin.
+// Scratch of one tile: offsets of its parts and its total size, in bytes.
 struct Scratch {
   std::size_t context, wide, sum, bytes_planar, bytes_blocks, scores, token, total;
 };

@@ -43,7 +43,7 @@ def activation_error(activation: str, x: float, smallest: float, values: str) ->
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
-def test_activation_agrees_with_float64_from_tiny_to_huge(isa, activation):
+def test_activation_agrees_with_float64_from_tiny_to_huge(isa: str, activation: str) -> None:
     errors = {x: activation_error(activation, x, 1e-3, "fp32") for x in ARGUMENTS}
     assert max(errors.values()) < 1e-6, errors
 
@@ -51,7 +51,7 @@ def test_activation_agrees_with_float64_from_tiny_to_huge(isa, activation):
 @pytest.mark.parametrize(
     ("activation", "tolerance"), [("none", 1e-6), ("gelu", 2.5e-5), ("gelu_tanh", 1e-6), ("relu", 1e-6)]
 )
-def test_activation_before_quantization_agrees_with_float64(isa, activation, tolerance):
+def test_activation_before_quantization_agrees_with_float64(isa: str, activation: str, tolerance: float) -> None:
     """GELU is coarser there, by 1.8e-5 of max(1, |x|)."""
     errors = {x: activation_error(activation, x, 1.0, "int8") for x in ARGUMENTS}
     assert max(errors.values()) < tolerance, errors

@@ -14,7 +14,7 @@ from sparserve.kernels.library import find_library
 ROOT = Path(__file__).parents[2]
 
 
-def test_build_with_compiler_makes_library(tmp_path):
+def test_build_with_compiler_makes_library(tmp_path: Path) -> None:
     """Else every test of the sparse runtime would be skipped, and a library that no longer compiles go unnoticed."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
@@ -27,7 +27,7 @@ def test_build_with_compiler_makes_library(tmp_path):
     assert find_library().isa
 
 
-def test_build_without_compiler_succeeds_with_warning(tmp_path):
+def test_build_without_compiler_succeeds_with_warning(tmp_path: Path) -> None:
     pytest.importorskip("setuptools.command.bdist_wheel")
     nowhere = str(tmp_path / "no-such-compiler")
     result = subprocess.run(
@@ -45,7 +45,7 @@ def test_build_without_compiler_succeeds_with_warning(tmp_path):
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_build_without_compiler_fails_if_library_is_required(tmp_path):
+def test_build_without_compiler_fails_if_library_is_required(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "no-such-compiler")
     result = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path / "temp")],
@@ -60,7 +60,7 @@ def test_build_without_compiler_fails_if_library_is_required(tmp_path):
 
 
 @pytest.mark.parametrize(("built", "tag"), [(True, "py3-none-linux_.*"), (False, "py3-none-any")])
-def test_wheel_tag_without_library_is_any(tmp_path, built, tag):
+def test_wheel_tag_without_library_is_any(tmp_path: Path, built: bool, tag: str) -> None:
     """Else it could be cached or published in its place."""
     pytest.importorskip("setuptools.command.bdist_wheel")
     if sys.platform != "linux":
@@ -80,7 +80,7 @@ def test_wheel_tag_without_library_is_any(tmp_path, built, tag):
     assert re.fullmatch(tag, result.stdout.strip()), result.stderr
 
 
-def test_flag_table_lists_every_instruction_set():
+def test_flag_table_lists_every_instruction_set() -> None:
     table = (ROOT / "kernels" / "csrc" / "isa" / "flags.txt").read_text().splitlines()
     special = {path.stem for path in (ROOT / "kernels" / "csrc" / "isa").glob("*.cpp")} - {"portable", "neon"}
     assert special

@@ -1,5 +1,7 @@
 """Column indexes in the smaller of two codings."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,7 +28,7 @@ def python_gaps(mask: np.ndarray) -> bytes:
 
 @settings(repeatable, max_examples=120)
 @given(weight=matrices)
-def test_column_index_uses_smaller_of_bitmap_and_gaps(weight):
+def test_column_index_uses_smaller_of_bitmap_and_gaps(weight: Any) -> None:
     mask = weight != 0
     coding, data = encode_index(mask)
     gaps, bitmap_bytes = python_gaps(mask), len(mask) * -(-mask.shape[1] // 8)
@@ -38,7 +40,7 @@ def test_column_index_uses_smaller_of_bitmap_and_gaps(weight):
 
 
 @pytest.mark.parametrize("gap", [253, 254, 255, 256, 509, 510, 511, 765, 3000])
-def test_column_index_gaps_around_multiples_of_255(gap):
+def test_column_index_gaps_around_multiples_of_255(gap: int) -> None:
     weight = np.zeros((3, 2 * gap + 4), np.float32)
     weight[0, [0, gap + 1, 2 * gap + 2]] = 1, 2, 3
     weight[2, [gap, 2 * gap + 1]] = 4, 5

@@ -3,6 +3,8 @@
 The measure everywhere: the largest absolute difference, as a fraction of the largest magnitude in the expected output.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,7 +54,7 @@ ENCODERS = {
 }  # fmt: skip
 
 
-def assert_agrees(encoder, expected, *, rows=slice(None), threads=1, **inputs):
+def assert_agrees(encoder: Any, expected: Any, *, rows: Any = slice(None), threads: int = 1, **inputs: Any) -> None:
     """Check the outputs of all tokens, and of the first token alone, against the expected rows."""
     for first_token_only, wanted in ((False, expected), (True, expected[:, :1])):
         session = encoder_session(
@@ -65,7 +67,7 @@ def assert_agrees(encoder, expected, *, rows=slice(None), threads=1, **inputs):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_encoder_float_agrees_with_float64(isa, name):
+def test_encoder_float_agrees_with_float64(isa: str, name: Any) -> None:
     encoder = random_encoder(**ENCODERS[name])
     states, mask = masked_batch(encoder.hidden)
     expected = encoder_reference(encoder, states, mask)
@@ -80,7 +82,7 @@ INT8_ENCODERS = [name for name in ENCODERS if name != "one feature"]
 
 
 @pytest.mark.parametrize("name", INT8_ENCODERS)
-def test_encoder_int8_agrees_within_activation_steps(isa, name):
+def test_encoder_int8_agrees_within_activation_steps(isa: str, name: Any) -> None:
     """One step is 1/255 of a token's range; rounding errors are independent: within 4 %."""
     blob, encoder = pack(random_encoder(**ENCODERS[name]), "int8")
     states, mask = masked_batch(encoder.hidden)
@@ -91,7 +93,7 @@ def test_encoder_int8_agrees_within_activation_steps(isa, name):
 
 
 @pytest.mark.parametrize("name", INT8_ENCODERS)
-def test_encoder_int8_rounds_activations_to_nearest_step(isa, name):
+def test_encoder_int8_rounds_activations_to_nearest_step(isa: str, name: Any) -> None:
     """Numpy rounds the same activations to the same 256 steps a token.
 
     What is left are the few that lie between two steps and fall to the other side in float32, one step each: within
@@ -132,7 +134,9 @@ def rescaled(encoder: EncoderWeights, attention: float, rest: float) -> EncoderW
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("density", [0.1, 1.0])
-def test_encoder_float_extreme_magnitudes(isa, attention, rest, activations, density):
+def test_encoder_float_extreme_magnitudes(
+    isa: str, attention: float | int, rest: float | int, activations: float | int, density: float
+) -> None:
     encoder = rescaled(random_encoder(densities=(density,)), attention, rest)
     states, mask = masked_batch(encoder.hidden)
     states *= np.float32(activations)
@@ -141,7 +145,7 @@ def test_encoder_float_extreme_magnitudes(isa, attention, rest, activations, den
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e6])
-def test_encoder_saturated_attention(isa, scale):
+def test_encoder_saturated_attention(isa: str, scale: float) -> None:
     """Scores of a million: one key takes all, whichever way it is rounded."""
     encoder = random_encoder(layers=1)
     states, mask = masked_batch(encoder.hidden)
@@ -151,7 +155,7 @@ def test_encoder_saturated_attention(isa, scale):
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 512])
-def test_encoder_float_at_any_length(isa, length):
+def test_encoder_float_at_any_length(isa: str, length: int) -> None:
     encoder = random_encoder(hidden=16, head_size=8, widths=(16,), intermediates=(24,), densities=(0.5,))
     states, mask = masked_batch(16, length)
     expected = encoder_reference(encoder, states, mask)
@@ -159,7 +163,7 @@ def test_encoder_float_at_any_length(isa, length):
 
 
 @pytest.mark.parametrize(("batch", "length"), [(64, 512), (64, 1), (33, 40), (1, 1100)])
-def test_encoder_batch_longer_than_chunk(isa, batch, length):
+def test_encoder_batch_longer_than_chunk(isa: str, batch: int, length: int) -> None:
     encoder = random_encoder(layers=1, hidden=8, head_size=4, widths=(8,), intermediates=(8,), densities=(0.5,))
     generator = np.random.default_rng(2)
     states = generator.standard_normal((batch, length, 8)).astype(np.float32)
@@ -171,7 +175,7 @@ def test_encoder_batch_longer_than_chunk(isa, batch, length):
 
 
 @pytest.mark.parametrize("begin", [0, 100])
-def test_encoder_mask_holes_longer_than_key_block(isa, begin):
+def test_encoder_mask_holes_longer_than_key_block(isa: str, begin: int) -> None:
     encoder = random_encoder(hidden=16, head_size=8, widths=(16,), intermediates=(24,), densities=(0.5,))
     states = np.random.default_rng(0).standard_normal((2, 450, 16)).astype(np.float32)
     mask = np.ones((2, 450), np.int64)
@@ -182,7 +186,7 @@ def test_encoder_mask_holes_longer_than_key_block(isa, begin):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_masked_tokens_are_zeros(isa, values):
+def test_encoder_masked_tokens_are_zeros(isa: str, values: str) -> None:
     blob, encoder = pack(random_encoder(), values)
     states, mask = masked_batch(encoder.hidden)
     answer = run(encoder_session(blob), states=states, mask=mask)
@@ -195,7 +199,7 @@ def test_encoder_masked_tokens_are_zeros(isa, values):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_masked_content_changes_no_other_output(isa, values):
+def test_encoder_masked_content_changes_no_other_output(isa: str, values: str) -> None:
     blob, encoder = pack(random_encoder(), values)
     states, mask = masked_batch(encoder.hidden)
     session = encoder_session(blob)
@@ -206,7 +210,7 @@ def test_encoder_masked_content_changes_no_other_output(isa, values):
 
 @pytest.mark.parametrize("first_token_only", [False, True], ids=["all tokens", "first token"])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_nan_and_infinity_stay_in_their_request(isa, values, first_token_only):
+def test_encoder_nan_and_infinity_stay_in_their_request(isa: str, values: str, first_token_only: bool) -> None:
     blob, encoder = pack(random_encoder(layers=3), values)
     states, mask = masked_batch(encoder.hidden)
     mask[[2, 5]] = 1  # without holes: a masked token before the last one is computed with
@@ -226,7 +230,7 @@ def test_encoder_nan_and_infinity_stay_in_their_request(isa, values, first_token
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_encoder_bad_feature_spoils_tokens_that_attend_to_it(isa, values, bad):
+def test_encoder_bad_feature_spoils_tokens_that_attend_to_it(isa: str, values: str, bad: Any) -> None:
     """The bad value is not rounded away in its own token or in tokens that read its key and value."""
     blob, encoder = pack(random_encoder(layers=1, densities=(1.0,)), values)
     states, mask = np.random.default_rng(0).standard_normal((2, 9, encoder.hidden)).astype(np.float32), np.ones((2, 9))
@@ -236,7 +240,7 @@ def test_encoder_bad_feature_spoils_tokens_that_attend_to_it(isa, values, bad):
     assert np.isfinite(answer[1]).all()
 
 
-def test_encoder_nonzero_mask_values_keep_tokens(isa):
+def test_encoder_nonzero_mask_values_keep_tokens(isa: str) -> None:
     encoder = random_encoder()
     states, mask = masked_batch(encoder.hidden)
     session = encoder_session(pack_encoder(encoder))
@@ -246,7 +250,7 @@ def test_encoder_nonzero_mask_values_keep_tokens(isa):
 
 @pytest.mark.parametrize("heads_batch", [1, 6])
 @pytest.mark.parametrize("length", [7, 41, 150])
-def test_encoder_position_bias(isa, heads_batch, length):
+def test_encoder_position_bias(isa: str, heads_batch: int, length: int) -> None:
     encoder = random_encoder()
     states, mask = masked_batch(encoder.hidden, length)
     bias = np.random.default_rng(5).standard_normal((heads_batch, 4, length, length)).astype(np.float32) * 3
@@ -255,7 +259,7 @@ def test_encoder_position_bias(isa, heads_batch, length):
     assert_agrees(encoder, expected, states=states, mask=mask, position_bias=bias)
 
 
-def test_encoder_position_bias_per_row_in_later_chunks(isa):
+def test_encoder_position_bias_per_row_in_later_chunks(isa: str) -> None:
     encoder = random_encoder(layers=2, hidden=8, head_size=4, widths=(8,), intermediates=(8,), densities=(0.5,))
     generator = np.random.default_rng(3)
     states = generator.standard_normal((40, 37, 8)).astype(np.float32)
@@ -265,7 +269,7 @@ def test_encoder_position_bias_per_row_in_later_chunks(isa):
     assert_agrees(encoder, expected, states=states, mask=mask, position_bias=bias)
 
 
-def test_encoder_position_bias_of_minus_infinity_masks(isa):
+def test_encoder_position_bias_of_minus_infinity_masks(isa: str) -> None:
     encoder = random_encoder()
     states, mask = masked_batch(encoder.hidden)
     length = states.shape[1]
@@ -280,7 +284,7 @@ def test_encoder_position_bias_of_minus_infinity_masks(isa):
 
 @settings(repeatable, max_examples=30)
 @given(shape=batches, density=st.sampled_from([0.05, 0.4, 1.0]), blocks=st.booleans())
-def test_encoder_float_any_batch_and_mask(isa, shape, density, blocks):
+def test_encoder_float_any_batch_and_mask(isa: str, shape: Any, density: Any, blocks: Any) -> None:
     encoder = random_encoder(**SMALL, densities=(density,), blocks=blocks, seed=shape["seed"] % 7)
     states, mask = random_batch(encoder.hidden, **shape)
     blob = pack_encoder(encoder)

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ pytestmark = pytest.mark.usefixtures("sparse_runtime")
 @pytest.mark.parametrize("first_token_only", [False, True], ids=["all tokens", "first token"])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("variant", SMALL_VARIANTS)
-def test_encoder_invariant_to_batch_padding_and_threads(isa, variant, values, first_token_only):
+def test_encoder_invariant_to_batch_padding_and_threads(
+    isa: str, variant: Any, values: str, first_token_only: bool
+) -> None:
     """Bit for bit: each row alone and without its padding, and the batch on more threads and in another order."""
     blob, encoder = pack(random_encoder(**SMALL, **SMALL_VARIANTS[variant]), values)
     sessions = [encoder_session(blob, first_token_only=first_token_only, threads=threads) for threads in (1, 2, 3)]
@@ -50,7 +53,7 @@ def test_encoder_invariant_to_batch_padding_and_threads(isa, variant, values, fi
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_invariant_to_place_in_large_batch(isa, values):
+def test_encoder_invariant_to_place_in_large_batch(isa: str, values: str) -> None:
     blob, encoder = pack(random_encoder(**SMALL), values)
     states, mask = random_batch(encoder.hidden, batch=64, length=70, seed=8)
     states[40], mask[40] = states[3], mask[3]
@@ -63,7 +66,7 @@ def test_encoder_invariant_to_place_in_large_batch(isa, values):
 
 
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 0.015)])
-def test_encoder_first_token_only_equals_first_token(isa, values, tolerance):
+def test_encoder_first_token_only_equals_first_token(isa: str, values: str, tolerance: Any) -> None:
     """In int8 the two ways to add up attention may round an activation to neighbouring steps."""
     for variant in SMALL_VARIANTS.values():
         blob, encoder = pack(random_encoder(**SMALL, **variant), values)
@@ -76,7 +79,9 @@ def test_encoder_first_token_only_equals_first_token(isa, values, tolerance):
 
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 0.015)])
 @pytest.mark.parametrize("variant", SMALL_VARIANTS)
-def test_encoder_instruction_sets_agree(monkeypatch, variant, values, tolerance):
+def test_encoder_instruction_sets_agree(
+    monkeypatch: pytest.MonkeyPatch, variant: Any, values: str, tolerance: Any
+) -> None:
     blob, encoder = pack(random_encoder(**SMALL, **SMALL_VARIANTS[variant]), values)
     states, mask = random_batch(encoder.hidden, batch=9, length=70, seed=6)
     answers = []
@@ -88,7 +93,7 @@ def test_encoder_instruction_sets_agree(monkeypatch, variant, values, tolerance)
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_concurrent_sessions_are_bit_identical(isa, values):
+def test_encoder_concurrent_sessions_are_bit_identical(isa: str, values: str) -> None:
     blobs = [pack_encoder(random_encoder(**SMALL, seed=seed), PackOptions(values)) for seed in range(2)]
     sessions = [
         encoder_session(blob, first_token_only=first, threads=threads)

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -28,18 +29,18 @@ from tests.support.kernels.reference import (
 )
 
 
-def find_afresh(path: Path = LIBRARY):
+def find_afresh(path: Path = LIBRARY) -> Any:
     """Call `find_library` without its cache, which may hold the result of another SPARSERVE_ISA."""
     return find_library.__wrapped__(path)
 
 
-def test_find_library_missing_names_the_build(tmp_path):
+def test_find_library_missing_names_the_build(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match=r"not built: install a C\+\+20 compiler"):
         find_library(tmp_path / "libsparserve.so")
 
 
 @pytest.mark.parametrize("content", [b"no library at all" * 9, b"\x7fELF" + b"\0" * 300])
-def test_find_library_non_library_file_is_named(tmp_path, content):
+def test_find_library_non_library_file_is_named(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "broken.so"
     path.write_bytes(content)
     with pytest.raises(LibraryError, match=r"broken\.so (does not load|is truncated)"):
@@ -47,7 +48,7 @@ def test_find_library_non_library_file_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.00001, 0.01, 0.5, 0.9999])
-def test_find_library_truncated_file_is_not_loaded(sparse_runtime, tmp_path, kept):
+def test_find_library_truncated_file_is_not_loaded(sparse_runtime: Any, tmp_path: Path, kept: float) -> None:
     """The loader would touch missing pages and the process would die of SIGBUS."""
     whole = sparse_runtime.path.read_bytes()
     path = tmp_path / "cut.so"
@@ -56,10 +57,10 @@ def test_find_library_truncated_file_is_not_loaded(sparse_runtime, tmp_path, kep
         find_library(path)
 
 
-def test_find_library_unreadable_file_is_named(sparse_runtime, monkeypatch):
+def test_find_library_unreadable_file_is_named(sparse_runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An OSError here would refuse every bundle instead of serving model.onnx."""
 
-    def refuse(*_, **__):
+    def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
@@ -67,12 +68,12 @@ def test_find_library_unreadable_file_is_named(sparse_runtime, monkeypatch):
         find_afresh()
 
 
-def test_find_library_folder_is_refused(tmp_path):
+def test_find_library_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="not built"):
         find_library(tmp_path)
 
 
-def test_find_library_other_library_is_named(tmp_path):
+def test_find_library_other_library_is_named(tmp_path: Path) -> None:
     import _ctypes
 
     path = tmp_path / "other.so"
@@ -81,13 +82,13 @@ def test_find_library_other_library_is_named(tmp_path):
         find_library(path)
 
 
-def test_find_library_reports_isa_and_format_version(sparse_runtime):
+def test_find_library_reports_isa_and_format_version(sparse_runtime: Any) -> None:
     assert sparse_runtime.path == LIBRARY
     assert sparse_runtime.isa in ISA_NAMES
     assert sparse_runtime.format_version == FORMAT_VERSION
 
 
-def test_library_uses_best_isa_unless_set(sparse_runtime, monkeypatch):
+def test_library_uses_best_isa_unless_set(sparse_runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPARSERVE_ISA", raising=False)
     assert find_afresh().isa == supported_isas()[0]
     for name in supported_isas():
@@ -101,7 +102,7 @@ OTHER_MACHINE = "neon" if os.uname().machine == "x86_64" else "avx2"
 
 
 @pytest.mark.parametrize("nonsense", ["nonsense", "Portable", "portable ", OTHER_MACHINE])
-def test_library_unknown_isa_is_an_error(sparse_runtime, monkeypatch, nonsense):
+def test_library_unknown_isa_is_an_error(sparse_runtime: Any, monkeypatch: pytest.MonkeyPatch, nonsense: Any) -> None:
     blob = pack_encoder(random_encoder())
     monkeypatch.setenv("SPARSERVE_ISA", nonsense)
     with pytest.raises(LibraryError, match="SPARSERVE_ISA"):
@@ -112,7 +113,7 @@ def test_library_unknown_isa_is_an_error(sparse_runtime, monkeypatch, nonsense):
     encoder_session(blob)
 
 
-def test_library_session_keeps_its_isa(sparse_runtime, monkeypatch):
+def test_library_session_keeps_its_isa(sparse_runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
     session = encoder_session(pack_encoder(random_encoder()))
     before = run(session, states=states, mask=mask)
@@ -120,14 +121,14 @@ def test_library_session_keeps_its_isa(sparse_runtime, monkeypatch):
     assert np.array_equal(run(session, states=states, mask=mask), before)
 
 
-def test_profile_names_every_stage(sparse_runtime):
+def test_profile_names_every_stage(sparse_runtime: Any) -> None:
     counters = (ctypes.c_uint64 * len(STAGES))()
     assert ctypes.CDLL(str(sparse_runtime.path)).sparserve_profile(0, counters) == len(STAGES)
 
 
 @pytest.mark.parametrize("first_token_only", [False, True])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_profile_has_time_of_every_stage(sparse_runtime, values, first_token_only):
+def test_profile_has_time_of_every_stage(sparse_runtime: Any, values: str, first_token_only: bool) -> None:
     session = encoder_session(
         pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first_token_only, threads=2
     )
@@ -141,7 +142,7 @@ def test_profile_has_time_of_every_stage(sparse_runtime, values, first_token_onl
     assert 0 < sum(seconds.values()) < 60
 
 
-def test_profile_is_off_by_default(sparse_runtime):
+def test_profile_is_off_by_default(sparse_runtime: Any) -> None:
     session = encoder_session(pack_encoder(random_encoder()))
     states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
     read_profile(sparse_runtime, measure=False)
@@ -152,7 +153,7 @@ def test_profile_is_off_by_default(sparse_runtime):
     assert sum(read_profile(sparse_runtime, measure=False).values()) == 0, "reading starts again from zero"
 
 
-def test_library_registered_many_times(sparse_runtime):
+def test_library_registered_many_times(sparse_runtime: Any) -> None:
     blob = pack_encoder(random_encoder())
     states, mask = np.ones((2, 5, 64), np.float32), np.ones((2, 5), np.int64)
     sessions = [encoder_session(blob) for _ in range(3)]
@@ -163,7 +164,7 @@ def test_library_registered_many_times(sparse_runtime):
     assert all(np.array_equal(answer, answers[0]) for answer in answers)
 
 
-def test_library_session_options_open_several_sessions(sparse_runtime):
+def test_library_session_options_open_several_sessions(sparse_runtime: Any) -> None:
     blob = pack_linear(random_linear(np.random.default_rng(0), 3, 4, 1.0))
     node = helper.make_node("SparseLinear", ["x", "weights"], ["y"], domain="sparserve")
     model = model_bytes([node], {"x": TensorProto.FLOAT}, {"weights": blob})
@@ -183,7 +184,7 @@ def grown_bytes(work: Callable[[int], None], *, warm_up: int, count: int) -> int
     return process.memory_info().rss - before
 
 
-def test_library_memory_is_bounded_over_mixed_requests(sparse_runtime):
+def test_library_memory_is_bounded_over_mixed_requests(sparse_runtime: Any) -> None:
     generator = np.random.default_rng(0)
     sessions = [
         encoder_session(pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first, threads=2)
@@ -208,7 +209,7 @@ def test_library_memory_is_bounded_over_mixed_requests(sparse_runtime):
     assert grown_bytes(serve, warm_up=200, count=2000) < 8 * 2**20
 
 
-def test_library_memory_is_bounded_over_sessions(sparse_runtime):
+def test_library_memory_is_bounded_over_sessions(sparse_runtime: Any) -> None:
     blob = pack_encoder(random_encoder(hidden=128, widths=(128,), intermediates=(512,), densities=(1.0,)))
     assert len(blob) > 10**6
     states, mask = np.ones((2, 5, 128), np.float32), np.ones((2, 5), np.int64)

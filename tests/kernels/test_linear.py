@@ -3,6 +3,8 @@
 The measure everywhere: the largest absolute difference, as a fraction of the largest magnitude in the expected output.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("sparse_runtime")
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 13), (50, 36), (33, 300), (5, 2500)])
-def test_linear_computes_with_unpacked_weights(isa, rows, columns, layout, values):
+def test_linear_computes_with_unpacked_weights(isa: str, rows: int, columns: int, layout: Any, values: str) -> None:
     """Unit vectors read the weights out: exactly as floats, and to float rounding where 1 is 255 steps of 1/255."""
     linear = random_linear(np.random.default_rng(rows), rows, columns, bias=False, **LAYOUTS[layout])
     blob = pack_linear(linear, PackOptions(values))
@@ -43,7 +45,7 @@ def test_linear_computes_with_unpacked_weights(isa, rows, columns, layout, value
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_linear_computes_with_half_precision_weights(isa, layout):
+def test_linear_computes_with_half_precision_weights(isa: str, layout: Any) -> None:
     generator = np.random.default_rng(0)
     half = generator.integers(0, 0x7C00, (30, 48), np.uint16) | generator.integers(0, 2, (30, 48), np.uint16) << 15
     half[0, :8] = 1, 0x3FF, 0x400, 0x7BFF, 0x8001, 0x83FF, 0x8400, 0xFBFF  # the ends of the subnormals and normals
@@ -58,7 +60,7 @@ def test_linear_computes_with_half_precision_weights(isa, layout):
 
 
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 5e-3)])
-def test_linear_widest_agrees_with_float64(isa, values, tolerance):
+def test_linear_widest_agrees_with_float64(isa: str, values: str, tolerance: Any) -> None:
     generator = np.random.default_rng(0)
     for rows, columns in ((3, 65535), (65535, 3)):
         linear = random_linear(generator, rows, columns, 0.1)
@@ -106,7 +108,7 @@ def make_linear_case(case: dict) -> tuple[LinearWeights, np.ndarray]:
 
 @settings(repeatable, max_examples=40)
 @given(case=linear_cases)
-def test_linear_int8_within_half_a_step_per_activation(isa, case):
+def test_linear_int8_within_half_a_step_per_activation(isa: str, case: Any) -> None:
     linear, x = make_linear_case(case)
     blob = pack_linear(linear, PackOptions("int8"))
     unpacked = unpack_linear(blob)
@@ -116,7 +118,7 @@ def test_linear_int8_within_half_a_step_per_activation(isa, case):
 
 @settings(repeatable, max_examples=40)
 @given(case=linear_cases)
-def test_linear_float_agrees_with_float64(isa, case):
+def test_linear_float_agrees_with_float64(isa: str, case: Any) -> None:
     """Each output to float rounding of what is added up, down to the smallest denormal for every product."""
     linear, x = make_linear_case(case)
     size = np.abs(x.astype(np.float64)) @ np.abs(linear.weight.astype(np.float64)).T + np.abs(linear.bias)
@@ -128,7 +130,7 @@ def test_linear_float_agrees_with_float64(isa, case):
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_linear_invariant_to_rows_and_threads(isa, layout, values):
+def test_linear_invariant_to_rows_and_threads(isa: str, layout: Any, values: str) -> None:
     linear = random_linear(np.random.default_rng(0), 19, 44, **LAYOUTS[layout])
     blob = pack_linear(linear, PackOptions(values))
     x = np.random.default_rng(1).standard_normal((300, 44)).astype(np.float32)
@@ -141,7 +143,7 @@ def test_linear_invariant_to_rows_and_threads(isa, layout, values):
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("shape", [(), (1,), (70,), (0,), (3, 5), (0, 5), (3, 0), (2, 3, 4), (2, 0, 4)])
-def test_linear_any_leading_dimensions(isa, shape, values):
+def test_linear_any_leading_dimensions(isa: str, shape: Any, values: str) -> None:
     linear = random_linear(np.random.default_rng(0), 19, 44, 0.2)
     blob = pack_linear(linear, PackOptions(values))
     x = np.random.default_rng(1).standard_normal((*shape, 44)).astype(np.float32)
@@ -152,7 +154,7 @@ def test_linear_any_leading_dimensions(isa, shape, values):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_linear_without_weights_returns_bias(isa, values):
+def test_linear_without_weights_returns_bias(isa: str, values: str) -> None:
     bias = np.arange(9, dtype=np.float32)
     linear = LinearWeights(np.zeros((9, 30), np.float32), bias)
     answer = run(linear_session(pack_linear(linear, PackOptions(values))), x=np.ones((5, 30), np.float32))
@@ -160,14 +162,14 @@ def test_linear_without_weights_returns_bias(isa, values):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_linear_zero_activation_returns_bias(isa, values):
+def test_linear_zero_activation_returns_bias(isa: str, values: str) -> None:
     linear = random_linear(np.random.default_rng(0), 9, 30, 1.0)
     answer = run(linear_session(pack_linear(linear, PackOptions(values))), x=np.zeros((5, 30), np.float32))
     assert np.array_equal(answer, np.broadcast_to(linear.bias, (5, 9)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_linear_isas_multiply_same_integers(monkeypatch, layout):
+def test_linear_isas_multiply_same_integers(monkeypatch: pytest.MonkeyPatch, layout: Any) -> None:
     """Activations of 0 and 255 times the largest weights that a pair may have: where 16-bit sums would saturate."""
     generator = np.random.default_rng(0)
     weight = generator.choice([-1.0, 1.0], (20, 64)).astype(np.float32)
@@ -186,7 +188,7 @@ def test_linear_isas_multiply_same_integers(monkeypatch, layout):
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_linear_bad_activation_spoils_its_token_only(isa, layout, values):
+def test_linear_bad_activation_spoils_its_token_only(isa: str, layout: Any, values: str) -> None:
     linear = random_linear(np.random.default_rng(0), 9, 32, **LAYOUTS[layout])
     x = np.random.default_rng(1).standard_normal((3, 40, 32)).astype(np.float32)
     column = np.flatnonzero(linear.weight.any(axis=0))[0]

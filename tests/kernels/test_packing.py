@@ -1,6 +1,7 @@
 """Packing round trips and sizes; weights that do not fit are refused by name."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,14 +46,14 @@ def stored_int8(weight: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray
 
 @settings(repeatable, max_examples=80)
 @given(weight=matrices, bias=st.booleans())
-def test_pack_float_weights_round_trip(weight, bias):
+def test_pack_float_weights_round_trip(weight: Any, bias: Any) -> None:
     linear = LinearWeights(weight, np.arange(len(weight), dtype=np.float32) if bias else None)
     assert_equal_linears(unpack_linear(pack_linear(linear)), linear)
 
 
 @settings(repeatable, max_examples=40)
 @given(weight=matrices)
-def test_pack_every_layout_round_trip(weight):
+def test_pack_every_layout_round_trip(weight: Any) -> None:
     for name, options in LAYOUTS.items():
         if name == "1x4" and (weight.shape[1] % 4 or not weight.any()):
             continue
@@ -63,7 +64,7 @@ def test_pack_every_layout_round_trip(weight):
 
 @settings(repeatable, max_examples=80)
 @given(weight=matrices, layout=st.sampled_from(list(LAYOUTS)))
-def test_pack_int8_within_half_a_step_keeps_zeros(weight, layout):
+def test_pack_int8_within_half_a_step_keeps_zeros(weight: Any, layout: Any) -> None:
     if layout == "1x4" and (weight.shape[1] % 4 or not weight.any()):
         layout = "unstructured"
     ints, scales = stored_int8(weight, layout)
@@ -85,7 +86,7 @@ def test_pack_int8_within_half_a_step_keeps_zeros(weight, layout):
     ],
     ids=["unstructured", "blocks", "empty and full layers", "uneven widths", "empty rows"],
 )
-def test_pack_encoder_keeps_widths_and_settings(values, options):
+def test_pack_encoder_keeps_widths_and_settings(values: str, options: Any) -> None:
     encoder = random_encoder(**options)
     unpacked = unpack_encoder(pack_encoder(encoder, PackOptions(values)))
     assert (unpacked.head_size, unpacked.activation) == (encoder.head_size, encoder.activation)
@@ -105,7 +106,7 @@ def test_pack_encoder_keeps_widths_and_settings(values, options):
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
-def test_pack_encoder_keeps_activation(activation):
+def test_pack_encoder_keeps_activation(activation: str) -> None:
     assert unpack_encoder(pack_encoder(random_encoder(activation=activation))).activation == activation
 
 
@@ -119,7 +120,7 @@ def test_pack_encoder_keeps_activation(activation):
         [65520.0, 1.0, 0.0, 2.0],  # rounds to float16's infinity
     ],
 )
-def test_pack_float_any_magnitude_round_trip(row):
+def test_pack_float_any_magnitude_round_trip(row: Any) -> None:
     weight = np.array([row, row[::-1]], np.float32)
     for options in LAYOUTS.values():
         assert np.array_equal(unpack_linear(pack_linear(LinearWeights(weight), options)).weight, weight)
@@ -130,7 +131,7 @@ def value_bytes(weight: np.ndarray, options: PackOptions | None = None) -> int:
     return part.value_bytes
 
 
-def test_pack_half_precision_only_if_exact():
+def test_pack_half_precision_only_if_exact() -> None:
     lossless = np.arange(1, 65, dtype=np.float32).reshape(4, 16) / 8
     assert value_bytes(lossless) == 2 * 64
     lossy = lossless.copy()
@@ -138,13 +139,13 @@ def test_pack_half_precision_only_if_exact():
     assert value_bytes(lossy) == 4 * 64
 
 
-def test_pack_int8_one_byte_per_weight_one_scale_per_row():
+def test_pack_int8_one_byte_per_weight_one_scale_per_row() -> None:
     weight = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
     assert value_bytes(weight, PackOptions("int8")) == 64 + 4 * 4
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_pack_widest_matrix_round_trip(values):
+def test_pack_widest_matrix_round_trip(values: str) -> None:
     weight = np.zeros((2, 65535), np.float32)
     weight[0, [0, 65534]] = 0.5, 0.25
     weight[1, ::3] = 1
@@ -153,20 +154,20 @@ def test_pack_widest_matrix_round_trip(values):
         assert np.allclose(unpacked, matrix, atol=0 if values == "fp32" else 1 / 127)
 
 
-def test_pack_sparser_weights_are_smaller():
+def test_pack_sparser_weights_are_smaller() -> None:
     sizes = [len(pack_encoder(random_encoder(densities=(density,)))) for density in (1.0, 0.3, 0.1, 0.03, 0.0)]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == len(sizes)
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_pack_is_deterministic(values):
+def test_pack_is_deterministic(values: str) -> None:
     first, second = (pack_encoder(random_encoder(seed=3), PackOptions(values)) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_pack_ignores_memory_order(values):
+def test_pack_ignores_memory_order(values: str) -> None:
     linear = random_linear(np.random.default_rng(0), 12, 20, 0.3)
     strided = np.repeat(linear.weight, 2, axis=1)[:, ::2]
     for weight in (np.asfortranarray(linear.weight), strided, linear.weight.astype(np.float64)):
@@ -174,7 +175,7 @@ def test_pack_ignores_memory_order(values):
         assert pack_linear(turned, PackOptions(values)) == pack_linear(linear, PackOptions(values))
 
 
-def test_choose_layout_follows_density_and_blocks():
+def test_choose_layout_follows_density_and_blocks() -> None:
     generator = np.random.default_rng(0)
 
     def layout(**options: object) -> str:
@@ -189,7 +190,7 @@ def test_choose_layout_follows_density_and_blocks():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_pack_non_finite_weights_are_refused(bad, values):
+def test_pack_non_finite_weights_are_refused(bad: Any, values: str) -> None:
     good = np.ones((2, 4), np.float32)
     for linear in (
         LinearWeights(np.array([[1, 0, bad, 0]], np.float32)),
@@ -200,7 +201,7 @@ def test_pack_non_finite_weights_are_refused(bad, values):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_pack_non_finite_norms_are_refused(bad):
+def test_pack_non_finite_norms_are_refused(bad: Any) -> None:
     encoder = random_encoder()
     norm = encoder.layers[1].output_norm
     with pytest.raises(PackingError, match="finite"):
@@ -208,13 +209,13 @@ def test_pack_non_finite_norms_are_refused(bad):
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (65536, 1), (1, 65536), (4,), (2, 2, 2)])
-def test_pack_bad_shapes_are_refused(shape):
+def test_pack_bad_shapes_are_refused(shape: Any) -> None:
     with pytest.raises(PackingError, match="65535"):
         pack_linear(LinearWeights(np.zeros(shape, np.float32)))
 
 
 @pytest.mark.parametrize("shape", [(3,), (5,), (1,), (4, 1)])
-def test_pack_bad_bias_size_is_refused(shape):
+def test_pack_bad_bias_size_is_refused(shape: Any) -> None:
     with pytest.raises(PackingError, match="bias"):
         pack_linear(LinearWeights(np.ones((4, 8), np.float32), np.zeros(shape, np.float32)))
 
@@ -226,7 +227,7 @@ def with_layer(encoder: EncoderWeights, index: int, **changes: object) -> Encode
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_pack_matrix_not_fitting_layer_is_named(name):
+def test_pack_matrix_not_fitting_layer_is_named(name: Any) -> None:
     encoder = random_encoder()
     rows, columns = getattr(encoder.layers[1], name).weight.shape
     wrong = LinearWeights(np.ones((rows, columns + 4), np.float32), np.zeros(rows, np.float32))
@@ -235,7 +236,7 @@ def test_pack_matrix_not_fitting_layer_is_named(name):
 
 
 @pytest.mark.parametrize("head_size", [0, -16, 7, 128])
-def test_pack_partial_heads_are_refused(head_size):
+def test_pack_partial_heads_are_refused(head_size: int) -> None:
     encoder = dataclasses.replace(random_encoder(), head_size=head_size)
     with pytest.raises(PackingError, match="whole heads"):
         pack_encoder(encoder)
@@ -265,12 +266,12 @@ def with_nan_epsilon(encoder: EncoderWeights) -> EncoderWeights:
 @pytest.mark.parametrize(
     "spoil", [without_layers, with_too_many_layers, with_short_norm, with_negative_epsilon, with_nan_epsilon]
 )
-def test_pack_unloadable_encoder_is_refused(spoil):
+def test_pack_unloadable_encoder_is_refused(spoil: Any) -> None:
     with pytest.raises(PackingError):
         pack_encoder(spoil(random_encoder(hidden=8, head_size=4, widths=(8,), intermediates=(4,))))
 
 
-def test_pack_too_many_weights_are_refused():
+def test_pack_too_many_weights_are_refused() -> None:
     encoder = random_encoder(hidden=8, head_size=4, widths=(8,), intermediates=(4,))
     endless = np.broadcast_to(np.float32(0), (65535, 65535))  # takes no memory
     wide = dataclasses.replace(encoder.layers[0].intermediate, weight=endless)
@@ -279,7 +280,7 @@ def test_pack_too_many_weights_are_refused():
         pack_encoder(dataclasses.replace(encoder, layers=(layer, layer)))
 
 
-def test_quantize_denormals_become_zero():
+def test_quantize_denormals_become_zero() -> None:
     weight = np.array([[1e-40, -1e-42, 0, SMALLEST]], np.float32)
     for name in LAYOUTS:
         unpacked = unpack_linear(pack_linear(LinearWeights(weight), with_layout(name, "int8"))).weight
@@ -287,7 +288,7 @@ def test_quantize_denormals_become_zero():
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_quantize_largest_floats_do_not_overflow(layout):
+def test_quantize_largest_floats_do_not_overflow(layout: Any) -> None:
     weight = np.array([[LARGEST, -LARGEST, LARGEST, 0], [LARGEST, LARGEST, LARGEST, LARGEST]], np.float32)
     unpacked = unpack_linear(pack_linear(LinearWeights(weight), with_layout(layout, "int8"))).weight
     assert np.isfinite(unpacked).all()

@@ -1,5 +1,7 @@
 """Int8 rows: no pair saturates, and no weight is wrong by more than half a step."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ rows_of_values = st.lists(
 )
 
 
-def quantized_rows(quantize, rows):
+def quantized_rows(quantize: Any, rows: Any) -> Any:
     counts = np.array([len(row) for row in rows], np.int64)
     values = np.array([value for row in rows for value in row], np.float32)
     ints, scales = quantize(values, counts)
@@ -31,7 +33,7 @@ def quantized_rows(quantize, rows):
 
 @settings(repeatable, max_examples=100)
 @given(rows=rows_of_values)
-def test_quantize_paired_neighbours_within_pair_bound(rows):
+def test_quantize_paired_neighbours_within_pair_bound(rows: Any) -> None:
     for _, ints, _ in quantized_rows(quantize_paired, rows):
         pairs = np.abs(np.append(ints, [0] * (len(ints) % 2))).reshape(-1, 2)
         assert (pairs.sum(axis=1) <= 128).all()
@@ -39,7 +41,7 @@ def test_quantize_paired_neighbours_within_pair_bound(rows):
 
 @settings(repeatable, max_examples=100)
 @given(rows=rows_of_values)
-def test_quantize_unstructured_pairs_within_bound(rows):
+def test_quantize_unstructured_pairs_within_bound(rows: Any) -> None:
     for _, ints, _ in quantized_rows(quantize_unstructured, rows):
         ordered = np.sort(np.abs(ints))
         half = len(ordered) // 2
@@ -48,7 +50,7 @@ def test_quantize_unstructured_pairs_within_bound(rows):
 
 @settings(repeatable, max_examples=100)
 @given(rows=rows_of_values, quantize=st.sampled_from([quantize_paired, quantize_unstructured]))
-def test_quantize_within_half_a_step_keeps_zeros_and_signs(rows, quantize):
+def test_quantize_within_half_a_step_keeps_zeros_and_signs(rows: Any, quantize: Any) -> None:
     for values, ints, scale in quantized_rows(quantize, rows):
         assert scale > 0
         assert np.isfinite(scale)
@@ -59,7 +61,7 @@ def test_quantize_within_half_a_step_keeps_zeros_and_signs(rows, quantize):
 
 
 @pytest.mark.parametrize("quantize", [quantize_paired, quantize_unstructured])
-def test_quantize_rows_have_separate_scales(quantize):
+def test_quantize_rows_have_separate_scales(quantize: Any) -> None:
     alone = [quantized_rows(quantize, [row])[0] for row in ([1.0, 0.01], [1e-6, 1e-8], [1e20, -3.0], [])]
     together = quantized_rows(quantize, [[1.0, 0.01], [1e-6, 1e-8], [1e20, -3.0], []])
     for (_, ints, scale), (_, expected_ints, expected_scale) in zip(together, alone, strict=True):
@@ -67,14 +69,14 @@ def test_quantize_rows_have_separate_scales(quantize):
         assert scale == expected_scale
 
 
-def test_quantize_one_large_weight_per_pair_keeps_eight_bits():
+def test_quantize_one_large_weight_per_pair_keeps_eight_bits() -> None:
     row = [1.0, 1e-4] * 8
     for quantize in (quantize_paired, quantize_unstructured):
         ((_, ints, _),) = quantized_rows(quantize, [row])
         assert np.abs(ints).max() == 127
 
 
-def test_quantize_equal_weights_use_seven_bits():
+def test_quantize_equal_weights_use_seven_bits() -> None:
     ((_, ints, scale),) = quantized_rows(quantize_paired, [[1.0] * 8])
     assert np.array_equal(ints, np.full(8, 64)) or np.array_equal(ints, np.full(8, 63))
     assert abs(ints[0] * scale - 1) <= scale / 2

@@ -1,6 +1,7 @@
 """Parts of a blob, and bytes that are not packed weights."""
 
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.support.kernels.reference import random_encoder, random_linear, repea
 
 @settings(repeatable, max_examples=40)
 @given(weight=matrices, values=st.sampled_from(["fp32", "int8"]))
-def test_parts_add_up_to_blob(weight, values):
+def test_parts_add_up_to_blob(weight: Any, values: Any) -> None:
     blob = pack_linear(LinearWeights(weight, np.zeros(len(weight), np.float32)), PackOptions(values))
     (part,) = parts(blob)
     assert (part.name, part.shape) == ("linear", weight.shape)
@@ -27,7 +28,7 @@ def test_parts_add_up_to_blob(weight, values):
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_parts_of_encoder_are_named(values):
+def test_parts_of_encoder_are_named(values: str) -> None:
     encoder = random_encoder(layers=2, hidden=48, widths=(32,), intermediates=(80,))
     blob = pack_encoder(encoder, PackOptions(values))
     found = {part.name: part for part in parts(blob)}
@@ -40,7 +41,7 @@ def test_parts_of_encoder_are_named(values):
     assert total + HEADER.size + len(found) * RECORD.size <= len(blob)
 
 
-def test_unpack_blob_of_other_kind_is_refused():
+def test_unpack_blob_of_other_kind_is_refused() -> None:
     encoder, linear = pack_encoder(random_encoder()), pack_linear(LinearWeights(np.ones((2, 2), np.float32)))
     with pytest.raises(PackingError, match="other kind"):
         unpack_linear(encoder)
@@ -49,13 +50,13 @@ def test_unpack_blob_of_other_kind_is_refused():
 
 
 @pytest.mark.parametrize("blob", [b"", b"SPARSRV\x01", b"\0" * 200, b"PK\x03\x04" * 50])
-def test_unpack_foreign_bytes_are_refused(blob):
+def test_unpack_foreign_bytes_are_refused(blob: Any) -> None:
     for read in (unpack_encoder, unpack_linear, lambda data: list(parts(data))):
         with pytest.raises(PackingError, match="not packed weights"):
             read(blob)
 
 
-def test_unpack_unknown_version_is_named():
+def test_unpack_unknown_version_is_named() -> None:
     blob = bytearray(pack_linear(LinearWeights(np.ones((2, 2), np.float32))))
     struct.pack_into("<I", blob, 8, 7)
     with pytest.raises(PackingError, match="version 7"):
@@ -64,7 +65,7 @@ def test_unpack_unknown_version_is_named():
 
 @settings(repeatable, max_examples=100)
 @given(data=st.data())
-def test_unpack_damaged_bit_is_detected(data):
+def test_unpack_damaged_bit_is_detected(data: Any) -> None:
     blob = pack_linear(random_linear(np.random.default_rng(0), 6, 24, 0.2))
     position = data.draw(st.one_of(st.integers(0, HEADER.size - 1), st.integers(0, len(blob) - 1)))
     damaged = bytearray(blob)
@@ -78,7 +79,7 @@ def test_unpack_damaged_bit_is_detected(data):
 
 @settings(repeatable, max_examples=60)
 @given(data=st.data())
-def test_unpack_truncated_and_extended_are_refused(data):
+def test_unpack_truncated_and_extended_are_refused(data: Any) -> None:
     blob = pack_encoder(random_encoder(hidden=8, head_size=4, widths=(8,), intermediates=(4,)))
     with pytest.raises(PackingError):
         unpack_encoder(blob[: data.draw(st.integers(0, len(blob) - 1))])

@@ -40,7 +40,7 @@ SPARSERVE_INLINE void multiply(const float* a, std::size_t a_row, std::size_t a_
   }
 }
 
-// As above for any number of rows.
+// The same for any number of rows.
 template <int N, bool Onto>
 void multiply_rows(const float* a, std::size_t a_row, std::size_t a_step, const float* b, std::size_t b_step,
                    std::uint32_t depth, float* out, std::size_t out_row, std::uint32_t rows, const F32* keep) {
@@ -143,7 +143,7 @@ SPARSERVE_INLINE void attend_one(const float* query, std::size_t stride, const f
   }
   for (std::uint32_t j = 0; j < sequence.stride; j += kLanes)
     store(scores + j, exponential(sub(load(scores + j), broadcast(highest))));
-  // Whole vectors, then the rest one by one: what lies behind the last token may be anything.
+  // Whole vectors, then the rest one by one: the values after the last token are undefined.
   const std::uint32_t whole = sequence.tokens / kLanes * kLanes;
   float total = 0.0F;
   F32 sum = zero();

@@ -1,4 +1,4 @@
-// What happens to one vector of tokens at a time: exponential, activations, LayerNorm. Included once per instruction set.
+// Elementwise functions on vectors of tokens: exponential, activations, LayerNorm. Included once per instruction set.
 #pragma once
 
 // exp(x) to about 2e-7 relative; x below -87.3 gives about 1e-38.
@@ -49,7 +49,7 @@ SPARSERVE_INLINE void gelu_by(F32 (&x)[V], const float (&coefficients)[N]) {
   }
 }
 
-// To 4e-7 of max(1, |x|)
+// Error at most 4e-7 of max(1, |x|).
 template <int V>
 SPARSERVE_INLINE void gelu(F32 (&x)[V]) {
   constexpr float fine[] = {0.36073703F,    -0.18010822F,   0.13406372F,    -0.1091858F,     0.09094576F,
@@ -58,7 +58,7 @@ SPARSERVE_INLINE void gelu(F32 (&x)[V]) {
   gelu_by(x, fine);
 }
 
-// To 1.8e-5 of max(1, |x|): for activations that become bytes
+// Error at most 1.8e-5 of max(1, |x|): for activations that are quantized next.
 template <int V>
 SPARSERVE_INLINE void coarse_gelu(F32 (&x)[V]) {
   constexpr float coarse[] = {0.360738009F,   -0.18025279F,  0.134083033F,   -0.106218018F, 0.0898025101F, -0.090621695F,

@@ -2,7 +2,7 @@
 // Included once per instruction set.
 #pragma once
 
-// The input of linears that read the same activations: as floats, and as bytes once one of them asks for it.
+// Shared input of linears that read the same activations: floats, and bytes once one of them needs them.
 template <int V>
 struct Input {
   const float* x;        // [features][V * kLanes]
@@ -16,7 +16,7 @@ struct Input {
 
 constexpr int kTile = kLanes * kMaxVectors;
 
-// Adds the time since its beginning to a stage.
+// Add the time since construction to a stage.
 class Stopwatch {
  public:
   SPARSERVE_MEMBER Stopwatch(const Profile* profile, Stage stage)
@@ -31,7 +31,7 @@ class Stopwatch {
   std::uint64_t begin_;
 };
 
-// Asymmetric 8-bit quantisation with a scale a token: x ~ scale * (byte - zero point); zero is exact.
+// Asymmetric 8-bit quantization with one scale per token: x ~ scale * (byte - zero point); zero is exact.
 template <int V>
 void quantize_tile(Input<V>& in, std::uint32_t features) {
   constexpr int stride = V * kLanes;
@@ -44,7 +44,7 @@ void quantize_tile(Input<V>& in, std::uint32_t features) {
       const F32 x = load(in.x + f * stride + v * kLanes);
       low[v] = min(low[v], x);
       high[v] = max(high[v], x);
-      nan[v] = fma(x, zero(), nan[v]);  // minimum and maximum may lose a NaN, or an infinity's
+      nan[v] = fma(x, zero(), nan[v]);  // minimum and maximum may lose NaN and infinity
     }
   }
   SPARSERVE_UNROLL
@@ -81,7 +81,7 @@ SPARSERVE_INLINE void dequantize(const PackedMatrix& m, const Input<V>& in, std:
   }
 }
 
-// Emit: `void operator()(row, F32 (&y)[V])` takes a finished row. Between panels rows wait in `spill`.
+// Emit: `void operator()(row, F32 (&y)[V])` receives a finished row. Between panels rows are kept in `spill`.
 template <int V, bool First, bool Last, bool Block, class Emit>
 void sparse_float_panel(const PackedMatrix& m, const Panel& panel, const float* x, float* spill, Emit& emit) {
   constexpr int stride = V * kLanes;
@@ -211,7 +211,7 @@ void dense_float(const PackedMatrix& m, const float* x, int first, float* spill,
         for (int n = 0; n < N; ++n) acc[r][n] = fma(w, b[n], acc[r][n]);
       }
     }
-    // A row's vectors are finished in several passes: they meet in `spill`, [rows][V * kLanes].
+    // A row's vectors are finished in several passes and collected in `spill`, [rows][V * kLanes].
     SPARSERVE_UNROLL
     for (int r = 0; r < static_cast<int>(kDenseRows); ++r) {
       if (static_cast<std::uint32_t>(r) >= rows) continue;
@@ -291,7 +291,7 @@ SPARSERVE_INLINE bool is_int(const PackedMatrix& m) {
   return m.storage == Storage::kSparseI8 || m.storage == Storage::kBlockI8 || m.storage == Storage::kDenseI8;
 }
 
-// `spill` has room for the matrix's rows, [rows][V * kLanes] of 4 bytes, and is not what `emit` writes or `in` reads.
+// `spill` has room for the matrix's rows, [rows][V * kLanes] of 4 bytes, and overlaps neither `emit`'s nor `in`'s data.
 template <int V, class Emit>
 void linear(const PackedMatrix& m, Input<V>& in, float* spill, Stage stage, Emit emit) {
   if (is_int(m)) {

@@ -1,4 +1,4 @@
-// One tile's way through a layer. Included once per instruction set.
+// Computation of one tile through a layer. Included once per instruction set.
 #pragma once
 
 struct Buffers {
@@ -23,7 +23,7 @@ SPARSERVE_INLINE Input<V> input_of(const float* x, const Buffers& b) {
   return {x, b.planar, b.blocks, b.token, b.profile};
 }
 
-// Finished rows times a factor, in tile order.
+// Store finished rows times a factor, in tile order.
 template <int V>
 struct StoreScaled {
   float* out;
@@ -39,7 +39,7 @@ template <int V>
 struct StoreActivated {
   float* out;
   std::uint32_t activation;
-  bool coarse;  // what reads it makes bytes of it
+  bool coarse;  // the result is quantized next
   void operator()(std::uint32_t row, const F32 (&y)[V]) const {
     F32 a[V];
     SPARSERVE_UNROLL
@@ -50,7 +50,7 @@ struct StoreActivated {
   }
 };
 
-// Added to the residual stream, in place.
+// Add finished rows to the residual stream, in place.
 template <int V>
 struct AddTo {
   float* stream;
@@ -63,7 +63,7 @@ struct AddTo {
   }
 };
 
-// Keys or values: each vector goes to its own sequence's buffer.
+// Store keys or values: each vector goes to the buffer of its sequence.
 template <int V>
 struct StoreToSequences {
   float* to[V];
@@ -79,7 +79,7 @@ SPARSERVE_INLINE std::uint32_t sequence_of(const Run& run, std::uint32_t vector,
   return sequence;
 }
 
-// Calls visit(vector, sequence, position of its first lane) for every vector of the tile.
+// Call visit(vector, sequence, position of its first lane) for every vector of the tile.
 template <int V, class Visit>
 SPARSERVE_INLINE void each_vector(const Run& run, const Tile& tile, Visit visit) {
   std::uint32_t s = tile.first_sequence;
@@ -90,7 +90,7 @@ SPARSERVE_INLINE void each_vector(const Run& run, const Tile& tile, Visit visit)
   }
 }
 
-// Row-major input [tokens, hidden] into the tile's [hidden][V * kLanes]; lanes behind a sequence's end are zero.
+// Row-major input [tokens, hidden] into the tile's [hidden][V * kLanes]; lanes after a sequence's end are zero.
 template <int V>
 void read_input(const Run& run, const Tile& tile, float* x) {
   const Stopwatch watch(run.profile, kLayoutStage);
@@ -217,7 +217,7 @@ void phase_tile(const Run& run, std::uint32_t phase, std::uint32_t index, const 
   }
 }
 
-// The last layer where only each sequence's first token is read: keys and values of all tokens are there.
+// The last layer when only each sequence's first token is read; keys and values of all tokens are known.
 template <int V>
 void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count, const Scratch& layout,
                        std::uint8_t* scratch) {
@@ -226,7 +226,7 @@ void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count,
   const std::uint32_t index = run.layer_count - 1;
   const PackedLayer& layer = run.layers[index];
   const std::uint32_t heads = layer.query.rows / run.head_dim;
-  // The feed-forward's buffer is free until finish_layer: it lends room for the queries; the gathered states lie behind `token`.
+  // The feed-forward's buffer is free until finish_layer and holds the queries; the gathered states follow `token`.
   float* x = b.token + 2 * stride;
   float* queries = b.wide;
   for (std::uint32_t lane = 0; lane < stride; ++lane) {
@@ -284,7 +284,7 @@ void linear_tile(const PackedMatrix& m, const float* input, float* output, std::
       output[std::size_t{token} * m.rows + row] = b.wide[row * stride + token];
 }
 
-// Calls `with<V>()` for the number of vectors known at run time.
+// Call `with<V>()` for the number of vectors known at run time.
 template <int V = 1, class Function>
 SPARSERVE_INLINE void for_vectors(std::uint32_t vectors, const Function& with) {
   if (vectors == V) return with.template operator()<V>();

@@ -1,9 +1,9 @@
 // The part of ONNX Runtime's C ABI that a custom-op library needs, declared by hand.
 //
-// onnxruntime's wheels carry no headers. Its C ABI is append-only: a function keeps its place in OrtApi for ever, so
-// the few used here are named by their index. abi_check.cpp compares all of this with the official header wherever
-// a machine has one. Functions are asked for at version 17, the oldest that has KernelContext_ParallelFor; every
-// newer runtime serves it.
+// onnxruntime's wheels carry no headers. Its C ABI is append-only: a function never changes its place in OrtApi, so the
+// few that are used are named by their index. abi_check.cpp compares these declarations with the official header where
+// one is installed. Version 17 of the API is requested, the oldest with KernelContext_ParallelFor; every newer runtime
+// provides it.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace sparserve::ort {
 
 inline constexpr std::uint32_t kApiVersion = 17;
 
-// Opaque to us.
+// Opaque types.
 struct Status;
 struct Value;
 struct KernelInfo;

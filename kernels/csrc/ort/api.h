@@ -1,4 +1,4 @@
-// ONNX Runtime's C functions as methods that throw, for operators.
+// ONNX Runtime's C API for operators.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +17,8 @@ struct OpError {
   std::string message;
 };
 
-// ONNX Runtime's functions as methods that throw. A failed call's status becomes an OpError with its words: the service
-// tells a want of memory by them.
+// ONNX Runtime's functions as methods that throw. A failed call's status becomes an OpError with its message, by
+// which the service recognizes an out-of-memory failure.
 class OrtApi {
  public:
   explicit OrtApi(const Api* api) : api_(api) {}
@@ -77,13 +77,13 @@ class OrtApi {
   std::int64_t attribute(const KernelInfo* info, const char* name, std::int64_t fallback) const {
     std::int64_t value = fallback;
     if (Status* status = function<KernelInfoGetAttributeInt64>(api_, kKernelInfoGetAttributeInt64)(info, name, &value)) {
-      function<ReleaseStatus>(api_, kReleaseStatus)(status);  // it is not there
+      function<ReleaseStatus>(api_, kReleaseStatus)(status);  // the attribute is missing
       return fallback;
     }
     return value;
   }
 
-  // The packed weights: input `index` must be an initializer of bytes.
+  // Read the packed weights; input `index` must be an initializer of bytes.
   Blob blob(const KernelInfo* info, std::size_t index, Kind kind) const {
     int constant = 0;
     const Value* value = nullptr;

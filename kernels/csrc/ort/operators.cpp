@@ -1,9 +1,9 @@
 // The custom operators, domain "sparserve": SparseEncoder and SparseLinear, over ONNX Runtime's C ABI.
 //
 // SparseEncoder: hidden states [batch, length, hidden], attention mask [batch, length] int64, packed weights [bytes]
-// uint8 (an initializer) and optionally a position bias [1 or batch, heads, key, query]; gives the last layer's states
+// uint8 (an initializer) and optionally a position bias [1 or batch, heads, key, query]; returns the last layer's states
 // [batch, length, hidden], or of the first token alone, [batch, 1, hidden], with the attribute first_token_only = 1.
-// SparseLinear: activations [..., columns], packed weights; gives [..., rows].
+// SparseLinear: activations [..., columns], packed weights; returns [..., rows].
 #include <exception>
 #include <string>
 #include <utility>
@@ -110,7 +110,7 @@ Status* guarded(const OrtApi& runtime, Body&& body) {
   }
 }
 
-// Operator tables. Inputs are given by type; those from `required` on are optional.
+// Operator tables. Inputs are listed by type; those from index `required` are optional.
 struct Signature {
   const char* name;
   std::vector<ElementType> inputs;
@@ -164,14 +164,14 @@ Operator make_operator(Signature signature) {
 }  // namespace
 }  // namespace sparserve
 
-// Called by onnxruntime when a session's options name this library.
+// Entry point: onnxruntime calls it when a session's options name this library.
 SPARSERVE_EXPORT sparserve::ort::Status* RegisterCustomOps(sparserve::ort::SessionOptions* options,
                                                            const sparserve::ort::ApiBase* base) {
   using namespace sparserve;
   using namespace sparserve::ort;
   const Api* api = base->GetApi(kApiVersion);
   if (api == nullptr) {
-    // An older runtime: version 1 exists in all of them, and can carry the message.
+    // The runtime is older. Version 1 exists in all of them and can return the message.
     const std::string message = std::string("sparserve needs onnxruntime 1.17 or newer; this is ") +
                                 base->GetVersionString() + ". Upgrade it, or serve model.onnx instead";
     return OrtApi(base->GetApi(1)).status({kFail, message});
@@ -181,7 +181,7 @@ SPARSERVE_EXPORT sparserve::ort::Status* RegisterCustomOps(sparserve::ort::Sessi
       make_operator<EncoderKernel>({"SparseEncoder", {kFloat, kInt64, kUint8, kFloat}, 3});
   static const Operator linear = make_operator<LinearKernel>({"SparseLinear", {kFloat, kUint8}, 2});
   return guarded(runtime, [&] {
-    // One domain for the life of the process: sessions refer to it, and options may be used again.
+    // One domain for the lifetime of the process: sessions refer to it, and options may be reused.
     static CustomOpDomain* domain = [&] {
       CustomOpDomain* made = nullptr;
       runtime.call<CreateCustomOpDomain>(kCreateCustomOpDomain, "CreateCustomOpDomain", "sparserve", &made);
@@ -195,7 +195,7 @@ SPARSERVE_EXPORT sparserve::ort::Status* RegisterCustomOps(sparserve::ort::Sessi
   });
 }
 
-// The name of the kernels that this machine runs, for people and for logs; null if SPARSERVE_ISA asks for others.
+// Return the name of the kernels that this machine runs; null if SPARSERVE_ISA names unsupported ones.
 SPARSERVE_EXPORT const char* sparserve_isa() {
   try {
     return sparserve::choose_kernels().traits.name;
@@ -204,10 +204,10 @@ SPARSERVE_EXPORT const char* sparserve_isa() {
   }
 }
 
-// The version of the packed format that it reads.
+// Return the version of the packed format that the library reads.
 SPARSERVE_EXPORT unsigned sparserve_format_version() { return sparserve::kFormatVersion; }
 
-// Nanoseconds of each stage (kernels.h, Stage) since the last call, over all sessions; on: whether to go on measuring.
+// Write the nanoseconds of each stage (kernels.h, Stage) since the last call, over all sessions; `on`: keep measuring.
 SPARSERVE_EXPORT unsigned sparserve_profile(int on, std::uint64_t* nanoseconds) {
   sparserve::profile(on != 0, nanoseconds);
   return sparserve::kStages;

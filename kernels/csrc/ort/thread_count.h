@@ -1,4 +1,4 @@
-// How many threads an operator may share its work among.
+// Number of threads among which an operator divides its work.
 #pragma once
 
 #include <algorithm>
@@ -15,9 +15,9 @@
 
 namespace sparserve::ort {
 
-// The size of the session's own pool, which the ABI does not tell: the most distinct threads that took part in a short
-// burst of small tasks. On a busy machine a thread may wake too late to be seen, so it is asked again after 1, 3, 7, ...
-// 255 runs. Only the cutting of tiles depends on it.
+// Estimate of the size of the session's thread pool, which the ABI does not expose: the largest number of distinct
+// threads seen in a short burst of small tasks. On a busy machine a thread may wake too late to be seen, so the estimate
+// is repeated after 1, 3, 7, ... 255 runs. Only the division into tiles depends on it.
 class ThreadCount {
  public:
   std::uint32_t get(const OrtApi& runtime, const KernelContext* context) {
@@ -51,7 +51,7 @@ class ThreadCount {
       while (std::chrono::steady_clock::now() < until) {
       }
     };
-    seen.threads.reserve(kTasks);  // nothing may throw in a task: the pool it runs on is not ours
+    seen.threads.reserve(kTasks);  // a task must not throw: the pool belongs to the caller
     runtime.parallel_for(context, task, kTasks, &seen);
     return static_cast<std::uint32_t>(seen.threads.size());
   }

@@ -100,7 +100,7 @@ void decode_delta(std::span<const std::uint8_t> coded, Matrix& m, const std::str
   if (at != coded.size()) fail(name + ": bytes are left over after the column indexes");
 }
 
-// Where an instruction adds the products of two neighbouring weights in 16 bits, they may not saturate it (see
+// Some instructions add the products of two neighbouring weights in 16 bits, which must not saturate (see
 // docs/reference/packed-format.md). Unstructured weights are paired when packed for the machine; these keep their order.
 void check_pairs(const Matrix& m, const std::string& name) {
   if (m.layout == Layout::kUnstructured) return;

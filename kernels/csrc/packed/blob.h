@@ -1,7 +1,7 @@
 // The stored packed weights of an encoder or of one linear (format: docs/reference/packed-format.md).
 //
-// A blob comes from a file that anybody may have written: `parse` checks every size, offset, count and value before
-// anything is used, and says what is wrong.
+// A blob comes from an untrusted file: `parse` checks every size, offset, count and value before use and reports the
+// first fault.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ inline constexpr int kMaxPairMagnitude = 128;        // |w0| + |w1| of two int8 
 // One matrix [rows, columns] with its bias, decoded: entries in row order, columns ascending.
 struct Matrix {
   Layout layout = Layout::kDense;
-  ValueType type = ValueType::kFloat32;  // kFloat16 has become kFloat32
+  ValueType type = ValueType::kFloat32;  // kFloat16 was converted to kFloat32
   std::uint32_t rows = 0;
   std::uint32_t columns = 0;
   std::vector<std::uint32_t> row_begin;  // [rows + 1], in entries; an entry is a weight, or a block of four

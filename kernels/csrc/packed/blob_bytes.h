@@ -1,4 +1,4 @@
-// The bytes of a blob: their checksum, and a reader that gives out no byte twice.
+// Bytes of a blob: checksum, and a reader that returns no byte twice.
 #pragma once
 
 #include <array>
@@ -69,8 +69,8 @@ inline void expect_finite(const std::vector<float>& values, const std::string& w
     if (!std::isfinite(value)) fail(what + " holds a value that is not finite");
 }
 
-// Gives out the blob's sections, and keeps account of them: together they may not be larger than the blob, nor the
-// matrices than kMaxPlaces. Otherwise a small file could share its bytes among so many that memory runs out.
+// Reader of the blob's sections with accounting: together they must not be larger than the blob, nor the matrices larger
+// than kMaxPlaces. Otherwise a small file could share its bytes among so many matrices that memory runs out.
 class Reader {
  public:
   explicit Reader(std::span<const std::uint8_t> bytes) : bytes_(bytes), bytes_left_(bytes.size() - kHeaderBytes) {}
@@ -78,7 +78,7 @@ class Reader {
   std::span<const std::uint8_t> section(std::uint64_t offset, std::uint64_t size, const std::string& what) {
     if (offset < kHeaderBytes || offset > bytes_.size() || size > bytes_.size() - offset)
       fail(what + " lies outside the blob");
-    if (size > bytes_left_) fail(what + " makes the sections larger than the blob");  // so they share bytes
+    if (size > bytes_left_) fail(what + " makes the sections larger than the blob");  // sections share bytes
     bytes_left_ -= size;
     return bytes_.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(size));
   }

@@ -14,8 +14,8 @@ struct Weight {
   std::int8_t value;
 };
 
-// Orders a row's int8 weights in fours. Where the byte product saturates, the largest goes with the smallest, or with
-// a zero if even that is too much: 255 * (|w0| + |w1|) then fits 16 bits.
+// Order a row's int8 weights in fours. If the byte product saturates, pair the largest with the smallest, or with a zero
+// if even that sum is too large: 255 * (|w0| + |w1|) then fits 16 bits.
 std::vector<Weight> in_quads(std::vector<Weight> row, bool saturates) {
   std::vector<Weight> ordered;
   if (saturates) {

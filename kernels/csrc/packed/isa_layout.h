@@ -1,4 +1,4 @@
-// Decoded matrices (blob.h) brought into the order in which one instruction set reads them (kernels.h).
+// Conversion of decoded matrices (blob.h) into the order in which one instruction set reads them (kernels.h).
 #pragma once
 
 #include <memory>
@@ -13,8 +13,8 @@ namespace sparserve {
 class MatrixPacker {
  public:
   explicit MatrixPacker(const Traits& traits) : traits_(traits) {}
-  // `by_length`: rows with as many nonzeros follow each other, so that the end of the inner loop is predicted. That is
-  // for outputs in the cache; where rows go far away, their natural order is worth more: it can be prefetched.
+  // `by_length` orders rows by their number of nonzeros, so that the end of the inner loop is predicted. It suits
+  // outputs in the cache; for rows written far apart the natural order is better, because it can be prefetched.
   PackedMatrix pack(Matrix&& matrix, bool by_length);
   const float* keep(std::vector<float>&& values);
 

@@ -1,4 +1,4 @@
-// The vector type over 64-bit Arm's NEON: 4 floats. Run under an emulator only; its speed was never measured.
+// The vector type over 64-bit Arm's NEON: 4 floats. Tested only under an emulator; its speed has not been measured.
 #pragma once
 
 #include <arm_neon.h>
@@ -33,7 +33,7 @@ SPARSERVE_INLINE I32 load_int(const std::int32_t* p) { return vld1q_s32(p); }
 SPARSERVE_INLINE void store_int(std::int32_t* p, I32 a) { vst1q_s32(p, a); }
 SPARSERVE_INLINE F32 to_float(I32 a) { return vcvtq_f32_s32(a); }
 
-// Rows stay as they are: a widening multiply-add takes one weight and four tokens.
+// Rows are not interleaved: a widening multiply-add takes one weight and four tokens.
 template <int V>
 SPARSERVE_INLINE void quad(I32 (&acc)[V], const std::uint8_t* a0, const std::uint8_t* a1, const std::uint8_t* a2,
                            const std::uint8_t* a3, const std::int8_t* w) {

@@ -1,5 +1,5 @@
-// The vector type over the compiler's generic vectors, for any machine: what the other instruction sets are compared
-// with. 8 floats, which the compiler splits into what the machine has.
+// The vector type over the compiler's generic vectors, for any machine: the reference of the other instruction
+// sets. 8 floats, which the compiler splits as the machine requires.
 #pragma once
 
 typedef float F32 __attribute__((vector_size(32)));
@@ -29,14 +29,14 @@ SPARSERVE_INLINE F32 sqrt(F32 a) {
   for (int i = 0; i < kLanes; ++i) a[i] = __builtin_sqrtf(a[i]);
   return a;
 }
-// To the nearest whole number, of anything that a conversion to int can take (others stay as they are)
+// Round to the nearest integer if the value fits an int; other values are unchanged.
 SPARSERVE_INLINE F32 round(F32 a) {
   const F32 magic = broadcast(12582912.0F);  // 1.5 * 2^23: adding it leaves no room for a fraction
   const F32 rounded = (a + magic) - magic;
   return ((a < broadcast(4194304.0F)) & (a > broadcast(-4194304.0F))) ? rounded : a;
 }
 SPARSERVE_INLINE I32 to_int(F32 a) {
-  // A NaN, or what no int holds, becomes 0: its conversion would be undefined.
+  // NaN and values that no int holds become 0, because their conversion is undefined.
   const F32 safe = ((a < broadcast(2e9F)) & (a > broadcast(-2e9F))) ? a : zero();
   return __builtin_convertvector(safe, I32);
 }

@@ -1,5 +1,5 @@
-// What AVX2 and AVX-512 share: the same operations on vectors of another width. The file that includes this gives F32,
-// I32, kLanes, kAttentionVectors, and how the width spells its intrinsics; SPARSERVE_VNNI chooses byte dot products.
+// Operations shared by AVX2 and AVX-512 on vectors of different width. The including file defines F32, I32, kLanes,
+// kAttentionVectors and the spelling of the intrinsics; SPARSERVE_VNNI selects byte dot products.
 #pragma once
 
 constexpr int kMaxVectors = 4;
@@ -51,8 +51,8 @@ SPARSERVE_INLINE I32 dot(I32 acc, I32 activations, I32 weights) {
 #endif
 }
 
-// Four rows of bytes, interleaved: vector v has, for each of its tokens, the four rows' bytes. Packing (below) works
-// within 128-bit lanes and so do the unpacks: they undo each other's order, and vector v holds its own tokens in order.
+// Interleave four rows of bytes: vector v holds the four rows' bytes for each of its tokens. Packing (below) and the
+// unpacks both work within 128-bit lanes: their orders cancel, and vector v holds its tokens in order.
 template <int V>
 SPARSERVE_INLINE void interleave(const std::uint8_t* a0, const std::uint8_t* a1, const std::uint8_t* a2,
                                  const std::uint8_t* a3, I32 (&out)[V]) {

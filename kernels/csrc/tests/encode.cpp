@@ -1,11 +1,11 @@
-// Runs packed weights without ONNX Runtime: for emulators, sanitizers and profilers.
+// Run packed weights without ONNX Runtime, for emulators, sanitizers and profilers.
 //
 //   encode BLOB INPUT MASK BATCH LENGTH THREADS FIRST_TOKEN_ONLY REPEATS CALLERS [OUTPUT]
 //   encode @REQUESTS
 //
 // INPUT is raw float32 [batch, length, hidden], MASK raw int64 [batch, length], OUTPUT (- for standard output) raw
-// float32. A file of REQUESTS has such arguments on each line. Every caller computes the answer REPEATS times, all at
-// once, on one encoder and one pool; each must equal, bit for bit, the one that a single thread gives. The environment
+// float32. A file of REQUESTS has such arguments on each line. Every caller computes the output REPEATS times
+// concurrently on one encoder and one pool; each must equal the single-threaded output bit for bit. The environment
 // variable SPARSERVE_ISA chooses the instruction set.
 #include <atomic>
 #include <cstdio>
@@ -60,7 +60,7 @@ void write(const std::string& path, const std::vector<float>& values) {
   if (file != stdout) std::fclose(file);
 }
 
-// Whether all answers were the same.
+// Return true if all outputs were the same.
 bool answer(const Request& request) {
   const KernelTable& kernels = choose_kernels();
   const auto bytes = read<std::uint8_t>(request.blob);

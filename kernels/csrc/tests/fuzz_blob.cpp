@@ -1,5 +1,5 @@
-// A libFuzzer target: any bytes as packed weights. What parses is packed and run by every instruction set of this
-// machine, so that hostile but well-formed blobs reach the kernels as well. tests/attacks/README.md has the commands.
+// libFuzzer target: any bytes as packed weights. Blobs that parse are packed and run by every instruction set of this
+// machine, so that hostile but well-formed blobs also reach the kernels. Commands: tests/attacks/README.md.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -133,7 +133,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace sparserve;
   static const auto tables = supported_kernels();
   Blob blob;
-  // As they are; and with the size and checksum mended, which no mutation would get right.
+  // Try the bytes unchanged, and with corrected size and checksum, which no mutation would get right.
   if (!parses({data, size}, blob)) {
     if (size < kHeaderBytes) return 0;
     std::vector<std::uint8_t> mended(data, data + size);

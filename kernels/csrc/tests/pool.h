@@ -16,7 +16,7 @@ namespace sparserve {
 
 class Pool {
  public:
-  // The caller of a job works on it too: `threads` - 1 are started.
+  // The caller of a job works on it as well: `threads` - 1 threads are started.
   explicit Pool(std::uint32_t threads) : threads_(threads) {
     for (std::uint32_t i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
   }
@@ -31,7 +31,7 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  // Outlives no pool. `threads` is what the encoder is told, and may differ from what there is.
+  // Must not outlive its pool. `threads` is the number reported to the encoder; it may differ from the real one.
   Parallel parallel(std::uint32_t threads) {
     return {this,
             [](void* context, void (*task)(void*, std::size_t), std::size_t count, void* data) {

@@ -1,4 +1,4 @@
-// Many requests of mixed shapes on one encoder: what memory the process keeps. `soak BLOB REQUESTS [CALLERS]`
+// Many requests of mixed shapes on one encoder: the memory that the process keeps. `soak BLOB REQUESTS [CALLERS]`
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def mended(blob: bytes) -> bytes:
     return HEADER.pack(*fields)[:CHECKSUMMED_FROM] + blob[CHECKSUMMED_FROM:]
 
 
-def tiny_encoder(layout: str = "unstructured", **options) -> EncoderWeights:
+def tiny_encoder(layout: str = "unstructured", **options: Any) -> EncoderWeights:
     weights, _ = LAYOUTS[layout]
     shapes = {"layers": 1, "hidden": 8, "head_size": 4, "widths": (8,), "intermediates": (12,)}
     density = {"densities": (weights["density"],), "blocks": weights.get("blocks", False)}

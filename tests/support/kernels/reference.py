@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -221,7 +222,7 @@ def linear_session(blob: bytes, *, threads: int = 1) -> onnxruntime.InferenceSes
     return open_session(node, {"x": TensorProto.FLOAT}, blob, threads)
 
 
-def open_session(node, inputs: dict[str, int], blob: bytes, threads: int) -> onnxruntime.InferenceSession:
+def open_session(node: Any, inputs: dict[str, int], blob: bytes, threads: int) -> onnxruntime.InferenceSession:
     """Open a session of one node."""
     model = model_bytes([node], inputs, {"weights": blob})
     return onnxruntime.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
