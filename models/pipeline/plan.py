@@ -19,7 +19,7 @@ from sparserve.models.files import sha256
 from sparserve.models.pipeline.step_cache import Step
 from sparserve.models.pruning.registry import make_method, make_unit_method
 from sparserve.models.recipes.schema import Distillation, Embeddings, Recipe
-from sparserve.models.training.student import outputs_wanted
+from sparserve.models.training.student import required_outputs
 from sparserve.models.training.teacher_outputs import cache_bytes
 
 SHAPE = ("layers", "hidden_size", "intermediate_size", "heads")
@@ -107,7 +107,7 @@ def make_plan(job: Job) -> Plan:
     learns = recipe.distillation is not None and recipe.student.epochs > 0
     outputs: Step | None = None
     if learns and recipe.distillation is not None and _cache_fits(job, recipe.distillation):
-        wanted = outputs_wanted(recipe.distillation)
+        wanted = required_outputs(recipe.distillation)
         needed = {"hidden": wanted.hidden, "attention": wanted.attention}
         outputs = _network_step("teacher outputs", {**rows, "teacher": teacher.key, "wanted": needed})
     # Stored outputs are computed in float32 and rounded to 16 bits; a teacher beside its student computes as that does.
@@ -224,7 +224,7 @@ def _cache_fits(job: Job, distillation: Distillation) -> bool:
     rows = tokenize(job.dataset.train, tokenizer, job.recipe.max_length, multi_label=job.multi_label)
     needed = cache_bytes(
         rows,
-        outputs_wanted(distillation),
+        required_outputs(distillation),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,

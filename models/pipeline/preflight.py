@@ -20,7 +20,7 @@ from sparserve.models.pruning.registry import check_pruning, make_unit_method
 from sparserve.models.pruning.units.method import kept_count
 from sparserve.models.recipes.schema import Recipe, Student
 from sparserve.models.training.augmentation import check_augmentation
-from sparserve.models.training.student import calibration_rows, outputs_wanted
+from sparserve.models.training.student import calibration_rows, required_outputs
 
 POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 # One ONNX file is one protobuf message of less than 2 GiB; what is not weights takes far less than this.
@@ -205,7 +205,7 @@ def outline(checkpoint: Checkpoint, student: Student) -> nn.Module:
 
 def _check_losses(student: nn.Module, teacher: nn.Module, recipe: Recipe) -> None:
     assert recipe.distillation is not None
-    wanted = outputs_wanted(recipe.distillation)
+    wanted = required_outputs(recipe.distillation)
     own, imitated = encoder_layers(student), encoder_layers(teacher)
     if (wanted.hidden or wanted.attention) and len(own) > len(imitated):
         raise CheckpointError(

@@ -74,7 +74,7 @@ def _student(plan: Plan, teacher: Checkpoint, workspace: Workspace, reporter: Re
         dataset = replace(job.dataset, train=read_split(folder / AUGMENTED))
     cache: Path | None = None
     if plan.teacher_outputs is not None and recipe.distillation is not None:
-        wanted = students.outputs_wanted(recipe.distillation)
+        wanted = students.required_outputs(recipe.distillation)
         cache = workspace.run(
             plan.teacher_outputs,
             lambda f: cache_teacher(

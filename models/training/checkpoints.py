@@ -1,4 +1,4 @@
-"""Trained networks as checkpoints on disk: written whole, and recognised when a killed run is repeated."""
+"""Trained networks as checkpoints: written atomically, and recognised when a killed run is repeated."""
 
 import json
 import shutil
@@ -14,11 +14,11 @@ from sparserve.models.files import sync, write_atomically
 from sparserve.models.training.trainer import TrainingResult
 
 TRAINED = "training.json"
-TRAINING = "training"  # the states that an unfinished training goes on from
+TRAINING = "training"  # folder with the states that an unfinished training resumes from
 
 
 def tokenized(checkpoint: Checkpoint, dataset: Dataset, max_length: int) -> tuple[TokenizedSplit, TokenizedSplit]:
-    """The training and validation rows as the checkpoint's tokens."""
+    """Return the training and validation rows, tokenised for the checkpoint."""
     tokenizer = checkpoint.tokenizer()
     return (
         tokenize(dataset.train, tokenizer, max_length, multi_label=dataset.multi_label),
@@ -27,7 +27,7 @@ def tokenized(checkpoint: Checkpoint, dataset: Dataset, max_length: int) -> tupl
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether an earlier try has trained the network in `folder` to its end, and written it there."""
+    """Return True if a previous run already finished training this network and wrote it to `folder`."""
     if not (folder / TRAINED).is_file():
         return False
     if is_main():
@@ -36,9 +36,9 @@ def is_trained(folder: Path) -> bool:
 
 
 def finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: TrainingResult | None = None) -> None:
-    """Write a network as a checkpoint of its own, and drop the states that its training resumed from.
+    """Write a network as a checkpoint and remove the states that its training resumed from.
 
-    Only the main process does. A kill at any point leaves those states whole, or a folder that `is_trained`.
+    Only the main process writes. A kill at any point leaves either those states intact or a folder that `is_trained`.
     """
     if not is_main():
         return
@@ -47,7 +47,7 @@ def finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: Train
     save_classifier(model, folder)
     checkpoint.tokenizer().save_pretrained(folder)
     if result is not None:
-        # The record must not outlive a power cut that the weights do not.
+        # After a power cut the record must not exist without the weights.
         for path in folder.iterdir():
             sync(path)
         scores = {"steps": result.steps, "best_step": result.best_step, "scores": result.scores}
@@ -56,10 +56,10 @@ def finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: Train
 
 
 def pad_token_id(checkpoint: Checkpoint) -> int:
-    """Id of the checkpoint's padding token."""
+    """Return the id of the checkpoint's padding token."""
     return int(checkpoint.tokenizer().pad_token_id)
 
 
 def on_device(model: nn.Module) -> nn.Module:
-    """The model on the GPU if one is used."""
+    """Move the model to the GPU if one is used, else to the CPU."""
     return model.to("cuda" if uses_gpu() else "cpu")

@@ -1,4 +1,4 @@
-"""What networks are trained in, fp32 or bf16, and what that asks of their attention."""
+"""Training precision, fp32 or bf16, and the attention implementation that suits it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from sparserve.models.recipes.schema import Training
 
 
 def has_bf16() -> bool:
-    """Whether this machine computes in bf16; where it is only emulated, bf16 is slower than fp32."""
+    """Return True if this machine has bf16 instructions. Emulated bf16 is slower than fp32 and does not count."""
     if uses_gpu():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -20,16 +20,16 @@ def has_bf16() -> bool:
 
 
 def trains_in_bf16(training: Training) -> bool:
-    """Whether the forward and backward passes of a run are in bf16 on this machine; weights stay fp32."""
+    """Return True if forward and backward passes run in bf16 on this machine. Weights stay fp32."""
     return training.precision == "bf16" or (training.precision == "auto" and has_bf16())
 
 
 @contextmanager
 def fast_attention(model: nn.Module, *, bf16: bool) -> Iterator[None]:
-    """Within the block attention is written out where PyTorch's fused one is slow: in bf16 on a CPU.
+    """Use eager attention within the context where fused attention is slow: in bf16 on a CPU.
 
-    There its backward pass takes 4 to 27 times as long as that of the three operations (32 rows of 12 to 120 tokens,
-    12 heads of 32; torch 2.13, Zen 4).
+    There the fused backward pass takes 4 to 27 times as long as the eager one (32 rows of 12 to 120 tokens, 12 heads of
+    32; torch 2.13, Zen 4).
     """
     network: Any = model
     before = network.config._attn_implementation

@@ -23,8 +23,14 @@ from sparserve.models.pruning.registry import make_unit_method
 from sparserve.models.recipes.schema import Distillation, Pruning, Recipe, Squeeze
 from sparserve.models.training.checkpoints import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
 from sparserve.models.training.distillation import distillation_loss, make_projection
-from sparserve.models.training.teacher_outputs import CachedTeacher, LiveTeacher, TeacherSource, Wanted, run_network
-from sparserve.models.training.trainer import train
+from sparserve.models.training.teacher_outputs import (
+    CachedTeacher,
+    LiveTeacher,
+    RequiredOutputs,
+    TeacherSource,
+    run_network,
+)
+from sparserve.models.training.trainer import ResumableCallback, TrainingRows, train
 from sparserve.models.types import Loss, Progress
 
 PROJECTION = "distillation_projection"
@@ -41,7 +47,7 @@ def squeeze_student(
     seed: int,
     progress: Progress,
 ) -> None:
-    """Take whole units out of the start network, chosen on calibration rows of the training split."""
+    """Remove whole units from the start network, chosen on calibration rows of the training split."""
     model = on_device(start_network(recipe, start, dataset, seed)).eval()
     rows = tokenize(dataset.train, start.tokenizer(), recipe.max_length, multi_label=dataset.multi_label)
     batches = list(calibration_batches(rows, squeeze.calibration, start, seed, device=next(model.parameters()).device))
@@ -65,9 +71,9 @@ def train_student(
 ) -> None:
     """Prune while distilling (SparseBERT), or while fine-tuning if the recipe has no distillation.
 
-    `start` is the network as it was started or squeezed. The last weights are taken, not the best epoch's: earlier
-    ones are less sparse. Without epochs, weights are pruned in one shot, if at all. A start that was pruned keeps its
-    zeros.
+    `start` is the initial network, squeezed if the recipe says so. The result has the last weights, not those of the
+    best epoch, because earlier weights are less sparse. Without epochs, pruning is one-shot. A start that was pruned
+    keeps its zeros.
     """
     if is_trained(folder):
         return
@@ -76,36 +82,32 @@ def train_student(
     loss: Loss | None = None
     if recipe.distillation is not None and recipe.student.epochs:
         attach_projection(model, teacher)
-        wanted = outputs_wanted(recipe.distillation)
+        required = required_outputs(recipe.distillation)
         source: TeacherSource
         if teacher_cache is not None:
             source = CachedTeacher(teacher_cache)
         else:
-            source = LiveTeacher(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type), wanted)
+            source = LiveTeacher(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type), required)
         loss = student_loss(source, recipe.distillation, multi_label=dataset.multi_label)
     result = None
-    # What was pruned earlier stays so, whether or not this recipe prunes on.
+    # Zeros of a pruned start stay zero even if this recipe does not prune.
     pruned = (start.folder / PRUNED).is_file()
     pruning = recipe.pruning or (Pruning(sparsity=0.0) if pruned else None)
     if recipe.student.epochs:
 
-        def callback(resume: Path | None) -> PruningCallback:
+        def make_callback(checkpoint: Path | None) -> PruningCallback:
             assert pruning is not None
-            return PruningCallback(model, pruning, resume_from=resume, keep_zeros=pruned)
+            return PruningCallback(model, pruning, resume_from=checkpoint, keep_zeros=pruned)
 
         result = train(
             model,
             recipe.student,
-            rows,
-            validation,
-            pad_token_id=pad_token_id(start),
-            multi_label=dataset.multi_label,
+            TrainingRows(rows, validation, pad_token_id(start), dataset.multi_label),
             seed=seed,
             folder=folder / TRAINING,
             progress=progress,
             loss=loss,
-            callbacks=[callback] if pruning else [],
-            checkpoint_files=[MASKS] if pruning else [],
+            callbacks=[ResumableCallback(make_callback, MASKS)] if pruning else [],
             keep_best=False,
         )
     elif pruning is not None:
@@ -122,21 +124,21 @@ def train_student(
 
 
 def start_network(recipe: Recipe, start: Checkpoint, dataset: Dataset, seed: int) -> nn.Module:
-    """The network that the student begins as: the start's, in fewer layers or narrower if the recipe says so."""
+    """Load the initial network of the student, with fewer layers or a smaller width if the recipe says so."""
     model = load_classifier(start.folder, dataset.label_names, dataset.problem_type, seed=seed)
     return shrink(model, recipe.student)
 
 
 def calibration_rows(total: int, count: int, seed: int) -> list[int]:
-    """Up to `count` of `total` rows, drawn without replacement."""
-    chosen: list[int] = np.random.default_rng(seed).permutation(total)[:count].tolist()
-    return chosen
+    """Draw up to `count` of `total` row numbers without replacement."""
+    rows: list[int] = np.random.default_rng(seed).permutation(total)[:count].tolist()
+    return rows
 
 
 def calibration_batches(
     rows: TokenizedSplit, count: int, checkpoint: Checkpoint, seed: int, *, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Up to `count` rows, drawn without replacement, in batches of similar length; the network's inputs, and `row`."""
+    """Yield batches of similar length over up to `count` random rows: the network's inputs, and `row`."""
     order = sorted(calibration_rows(len(rows), count, seed), key=lambda row: (rows.lengths[row], row))
     collate = Collator(pad_token_id(checkpoint))
     batches = [order[begin : begin + CALIBRATION_BATCH] for begin in range(0, len(order), CALIBRATION_BATCH)]
@@ -146,7 +148,7 @@ def calibration_batches(
 
 
 def attach_projection(model: nn.Module, teacher: Checkpoint) -> None:
-    """Give a network that is narrower than its teacher a projection to the teacher's width, to be trained with it."""
+    """Add a trainable projection to the teacher's width to a network that is narrower than its teacher."""
     width = next(iter(encoder_linears(model).values())).in_features
     if width != teacher.hidden_size:
         config: Any = teacher.config
@@ -155,13 +157,15 @@ def attach_projection(model: nn.Module, teacher: Checkpoint) -> None:
         model.add_module(PROJECTION, make_projection(width, teacher.hidden_size, dimensions=dimensions))
 
 
-def outputs_wanted(distillation: Distillation) -> Wanted:
-    """What of the teacher the losses look at, besides its logits."""
-    return Wanted(hidden=distillation.hidden > 0 or distillation.cosine > 0, attention=distillation.attention > 0)
+def required_outputs(distillation: Distillation) -> RequiredOutputs:
+    """Return the outputs, besides the logits, that the losses of a recipe need."""
+    return RequiredOutputs(
+        hidden=distillation.hidden > 0 or distillation.cosine > 0, attention=distillation.attention > 0
+    )
 
 
 def label_loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-    """The network's own loss on the gold labels."""
+    """Return the network's loss on the gold labels."""
     loss: torch.Tensor = model(**inputs).loss
     return loss
 
@@ -169,17 +173,16 @@ def label_loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Te
 def student_loss(
     teacher: TeacherSource, distillation: Distillation, *, multi_label: bool
 ) -> Callable[[nn.Module, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]:
-    """The student's loss on a batch, as `training.train` takes it."""
-    wanted = outputs_wanted(distillation)
+    """Return the distillation loss in the form that `trainer.train` takes."""
+    required = required_outputs(distillation)
 
     def loss(model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         network = unwrapped(model)
         model.config = network.config  # the forward pass must go through the wrapper
-        student = run_network(model, inputs, wanted)
-        said = teacher.outputs(rows, inputs)
+        student = run_network(model, inputs, required)
         total = distillation_loss(
             student,
-            said,
+            teacher.outputs(rows, inputs),
             inputs["attention_mask"],
             distillation,
             multi_label=multi_label,
@@ -189,7 +192,7 @@ def student_loss(
             gold = functional.binary_cross_entropy_with_logits if multi_label else functional.cross_entropy
             total = total + distillation.labels * gold(student.logits, inputs["labels"])
         elif not distillation.logits and network is not model:
-            # Every parameter has to have a gradient before gradients are averaged, the classifier's, too.
+            # Gradients are averaged over processes, so every parameter needs one, including the classifier's.
             total = total + 0 * student.logits.sum()
         return total
 

@@ -1,4 +1,4 @@
-"""The dense teacher: fine-tuned, and its outputs cached for the student."""
+"""The dense teacher: fine-tuning, and a cache of its outputs for the student."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from sparserve.models.data.tokenization import tokenize
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
 from sparserve.models.recipes.schema import Training
 from sparserve.models.training.checkpoints import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
-from sparserve.models.training.teacher_outputs import Wanted, write_cache
-from sparserve.models.training.trainer import train
+from sparserve.models.training.teacher_outputs import RequiredOutputs, write_cache
+from sparserve.models.training.trainer import TrainingRows, train
 from sparserve.models.types import Progress
 
 
@@ -22,7 +22,7 @@ def train_teacher(
     seed: int,
     progress: Progress,
 ) -> None:
-    """Fine-tune the pre-trained checkpoint; the best epoch on validation becomes the checkpoint in `folder`."""
+    """Fine-tune the pre-trained checkpoint and write the best epoch on validation to `folder`."""
     if is_trained(folder):
         return
     model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type, seed=seed)
@@ -30,10 +30,7 @@ def train_teacher(
     result = train(
         model,
         training,
-        rows,
-        validation,
-        pad_token_id=pad_token_id(checkpoint),
-        multi_label=dataset.multi_label,
+        TrainingRows(rows, validation, pad_token_id(checkpoint), dataset.multi_label),
         seed=seed,
         folder=folder / TRAINING,
         progress=progress,
@@ -47,10 +44,10 @@ def cache_teacher(
     teacher: Checkpoint,
     dataset: Dataset,
     max_length: int,
-    wanted: Wanted,
+    wanted: RequiredOutputs,
     progress: Progress,
 ) -> None:
-    """Write what the teacher says about every training row."""
+    """Write the outputs of the teacher for every training row to `folder`."""
     model = on_device(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type))
     rows = tokenize(dataset.train, teacher.tokenizer(), max_length, multi_label=dataset.multi_label)
     write_cache(folder, model, rows, wanted, pad_token_id=pad_token_id(teacher), progress=progress)

@@ -1,7 +1,7 @@
-"""What the teacher says about every training row: computed once and read from disk, or computed at every step.
+"""Teacher outputs for the training rows: computed once and read from disk, or computed at every step.
 
-The cache is ragged, without padding: row `i` owns `lengths[i]` tokens. Hidden states lie as
-[tokens, layers + 1, hidden], attention scores as [layers, heads, length, length] row after row, both in fp16.
+The cache is ragged, without padding: row `i` has `lengths[i]` tokens. Hidden states are stored as
+[tokens, layers + 1, hidden] and attention scores as [layers, heads, length, length] row after row, both in fp16.
 """
 
 from collections.abc import Sequence
@@ -24,46 +24,46 @@ HALF_MAX = float(np.finfo(np.float16).max)
 
 
 class TeacherSource(Protocol):
-    """Gives the teacher's outputs for a batch."""
+    """Source of teacher outputs for a batch."""
 
     def outputs(self, rows: torch.Tensor, inputs: dict[str, torch.Tensor]) -> NetworkOutputs:
-        """Outputs for these rows [batch], padded like `inputs` [batch, length]."""
+        """Return the outputs for these rows [batch], padded like `inputs` [batch, length]."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which outputs the losses need."""
+class RequiredOutputs:
+    """Outputs, besides the logits, that the losses need."""
 
     hidden: bool
     attention: bool
 
 
-def run_network(model: nn.Module, inputs: dict[str, torch.Tensor], wanted: Wanted) -> NetworkOutputs:
-    """One forward pass with the outputs that are wanted; gradients flow unless the caller forbids them."""
+def run_network(model: nn.Module, inputs: dict[str, torch.Tensor], required: RequiredOutputs) -> NetworkOutputs:
+    """Run one forward pass and return the required outputs. Gradients flow unless the caller disables them."""
     inputs = {name: value for name, value in inputs.items() if name != "labels"}
-    if not wanted.attention:
-        outputs = model(**inputs, output_hidden_states=wanted.hidden)
-        return NetworkOutputs(outputs.logits, outputs.hidden_states if wanted.hidden else ())
+    if not required.attention:
+        outputs = model(**inputs, output_hidden_states=required.hidden)
+        return NetworkOutputs(outputs.logits, outputs.hidden_states if required.hidden else ())
     with attention_scores(model, model.config.num_attention_heads) as scores:  # type: ignore[union-attr,arg-type]
-        outputs = model(**inputs, output_hidden_states=wanted.hidden)
-        return NetworkOutputs(outputs.logits, outputs.hidden_states if wanted.hidden else (), tuple(scores))
+        outputs = model(**inputs, output_hidden_states=required.hidden)
+        return NetworkOutputs(outputs.logits, outputs.hidden_states if required.hidden else (), tuple(scores))
 
 
 class LiveTeacher:
-    """Runs the teacher at every step: for data too large to cache."""
+    """Teacher that runs at every step, for data that is too large to cache."""
 
-    def __init__(self, model: nn.Module, wanted: Wanted) -> None:
+    def __init__(self, model: nn.Module, required: RequiredOutputs) -> None:
         self.model = model.eval()
-        self.wanted = wanted
+        self.required = required
 
     @torch.no_grad()
     def outputs(self, rows: torch.Tensor, inputs: dict[str, torch.Tensor]) -> NetworkOutputs:
-        """Outputs for this batch."""
-        return run_network(self.model.to(rows.device), inputs, self.wanted)
+        """Run the teacher on this batch."""
+        return run_network(self.model.to(rows.device), inputs, self.required)
 
 
 class CachedTeacher:
-    """Reads what `write_cache` wrote; the files are mapped, so memory holds only what is in use."""
+    """Teacher outputs from the files of `write_cache`. The files are memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self._logits = torch.from_numpy(np.load(folder / "logits.npy"))
@@ -77,7 +77,7 @@ class CachedTeacher:
             self._attention_offsets = np.concatenate([[0], np.cumsum(layers * heads * self._lengths**2)])
 
     def outputs(self, rows: torch.Tensor, inputs: dict[str, torch.Tensor]) -> NetworkOutputs:
-        """Outputs for these rows, zero where there is padding."""
+        """Return the cached outputs for these rows, with 0 at padding."""
         length = inputs["input_ids"].shape[1]
         device = rows.device
         numbers = rows.tolist()
@@ -101,30 +101,36 @@ class CachedTeacher:
         return NetworkOutputs(self._logits[rows.cpu()].to(device), hidden, attention)
 
 
-def cache_bytes(rows: TokenizedSplit, wanted: Wanted, *, layers: int, hidden: int, heads: int) -> int:
-    """Bytes that a cache of these rows takes."""
+def cache_bytes(rows: TokenizedSplit, required: RequiredOutputs, *, layers: int, hidden: int, heads: int) -> int:
+    """Return the size in bytes of a cache of these rows."""
     lengths = np.asarray(rows.lengths, dtype=np.int64)
     tokens = int(lengths.sum())
     attention = int((lengths**2).sum()) * layers * heads
-    return 2 * (wanted.hidden * tokens * (layers + 1) * hidden + wanted.attention * attention)
+    return 2 * (required.hidden * tokens * (layers + 1) * hidden + required.attention * attention)
 
 
 @torch.no_grad()
 def write_cache(
-    folder: Path, model: nn.Module, rows: TokenizedSplit, wanted: Wanted, *, pad_token_id: int, progress: Progress
+    folder: Path,
+    model: nn.Module,
+    rows: TokenizedSplit,
+    required: RequiredOutputs,
+    *,
+    pad_token_id: int,
+    progress: Progress,
 ) -> None:
-    """Run the teacher in eval mode over every row and write what it says into `folder`."""
+    """Run the teacher in eval mode over every row and write its outputs to `folder`."""
     model.eval()
     device = next(model.parameters()).device
     config: Any = model.config
     layers, heads = config.num_hidden_layers, config.num_attention_heads
-    width = next(iter(encoder_linears(model).values())).in_features  # of a squeezed network, less than configured
+    width = next(iter(encoder_linears(model).values())).in_features  # a squeezed network is narrower than its config
     lengths = np.asarray(rows.lengths, dtype=np.int64)
     tokens = np.concatenate([[0], np.cumsum(lengths)])
     squares = np.concatenate([[0], np.cumsum(layers * heads * lengths**2)])
     logits = np.zeros((len(rows), config.num_labels), dtype=np.float32)
-    hidden = _create(folder / "hidden.npy", (int(tokens[-1]), layers + 1, width)) if wanted.hidden else None
-    attention = _create(folder / "attention.npy", (int(squares[-1]),)) if wanted.attention else None
+    hidden = _create(folder / "hidden.npy", (int(tokens[-1]), layers + 1, width)) if required.hidden else None
+    attention = _create(folder / "attention.npy", (int(squares[-1]),)) if required.attention else None
     collate = Collator(pad_token_id)
     order = sorted(range(len(rows)), key=lambda row: (lengths[row], row))
     done = 0
@@ -132,7 +138,7 @@ def write_cache(
         numbers = order[begin : begin + 64]
         batch = collate([rows[row] for row in numbers])
         batch.pop("row")
-        outputs = run_network(model, {name: value.to(device) for name, value in batch.items()}, wanted)
+        outputs = run_network(model, {name: value.to(device) for name, value in batch.items()}, required)
         logits[numbers] = outputs.logits.float().cpu().numpy()
         stacked = _half(torch.stack(tuple(outputs.hidden), dim=2)) if hidden is not None else None
         scores = _half(torch.stack(tuple(outputs.attention), dim=1)) if attention is not None else None

@@ -1,8 +1,8 @@
-"""Fine-tuning on the Hugging Face Trainer: length buckets, bf16 where there is some, exact resumption.
+"""Fine-tuning with the Hugging Face Trainer: length buckets, bf16 where supported, exact resumption.
 
-A run that was killed goes on from its last checkpoint and ends with the same weights, bit for bit, as one that was
-not, on the same machine with the same number of threads: the order of rows depends on the seed and the epoch alone,
-and the random numbers of a step on the seed and the step alone. Several processes share every batch.
+A killed run resumes from its last checkpoint and ends with the same weights, bit for bit, as an uninterrupted run on
+the same machine with the same number of threads. The order of rows depends only on the seed and the epoch, and the
+random numbers of a step only on the seed and the step. Several processes share every batch.
 """
 
 import json
@@ -33,8 +33,30 @@ from sparserve.models.types import Loss, Progress
 
 
 @dataclass(frozen=True)
+class TrainingRows:
+    """Tokenised rows of a run. Batches are padded with `pad_token_id`."""
+
+    training: TokenizedSplit
+    validation: TokenizedSplit
+    pad_token_id: int
+    multi_label: bool
+
+
+@dataclass(frozen=True)
+class ResumableCallback:
+    """A callback whose state is part of every checkpoint.
+
+    `make` builds the callback for a run that resumes from a checkpoint folder (None: a new run). A checkpoint without
+    `file` is incomplete.
+    """
+
+    make: Callable[[Path | None], TrainerCallback]
+    file: str | None = None
+
+
+@dataclass(frozen=True)
 class TrainingResult:
-    """What a run found: validation scores by step (accuracy; macro F1 for multi-label), and the step of the best."""
+    """Validation scores by step (accuracy; macro F1 for multi-label tasks) and the step with the best score."""
 
     steps: int
     best_step: int
@@ -42,7 +64,7 @@ class TrainingResult:
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Give every dropout layer this probability."""
+    """Set the probability of every dropout layer."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
@@ -51,36 +73,74 @@ def set_dropout(model: nn.Module, probability: float) -> None:
 def train(
     model: nn.Module,
     training: Training,
-    rows: TokenizedSplit,
-    validation: TokenizedSplit,
+    rows: TrainingRows,
     *,
-    pad_token_id: int,
-    multi_label: bool,
     seed: int,
     folder: Path,
     progress: Progress,
     loss: Loss | None = None,
-    callbacks: Sequence[Callable[[Path | None], TrainerCallback]] = (),
-    checkpoint_files: Sequence[str] = (),
+    callbacks: Sequence[ResumableCallback] = (),
     keep_best: bool = True,
 ) -> TrainingResult:
-    """Train `model` in place; it ends as the best on validation, or as the last if `keep_best` is false.
+    """Train `model` in place. It ends with the best weights on validation, or the last ones without `keep_best`.
 
-    `folder` holds the checkpoints of an unfinished run, which is resumed. `loss` is called with the model, its inputs
-    and the rows' numbers [batch]; without it the model's own loss on the labels is taken. Each of `callbacks` makes
-    a callback for a run that starts at a checkpoint folder (None: from the beginning), which must hold
-    `checkpoint_files` to be complete.
+    `folder` holds the checkpoints of an unfinished run, which is resumed. `loss` takes the model, its inputs and the
+    row numbers [batch]; the default is the model's loss on the labels.
 
     Raises:
-        TrainingError: the loss or a gradient is not a finite number; the last good checkpoint stays in `folder`.
+        TrainingError: the loss or a gradient is not finite. The last good checkpoint stays in `folder`.
         RecipeError: the processes cannot share a batch evenly.
     """
     if training.dropout is not None:
         set_dropout(model, training.dropout)
     if training.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)  # type: ignore[union-attr]
-    steps_an_epoch = math.ceil(len(rows) / training.batch_size)
-    steps = max(round(training.epochs * steps_an_epoch), 1)
+    steps_per_epoch = math.ceil(len(rows.training) / training.batch_size)
+    steps = max(round(training.epochs * steps_per_epoch), 1)
+    arguments = _arguments(training, folder, seed=seed, steps=steps, steps_per_epoch=steps_per_epoch)
+    model.to(arguments.device)  # before the callbacks are made: their masks and scores lie on the model's device
+    checkpoint_files = tuple(callback.file for callback in callbacks if callback.file is not None)
+    checkpoint = last_complete_checkpoint(folder, checkpoint_files)
+    best = _BestCallback(model, folder / "best" if keep_best else None, folder / "scores.json")
+    trainer = _ClassifierTrainer(
+        loss=loss,
+        checkpoint_files=checkpoint_files,
+        model=model,
+        args=arguments,
+        train_dataset=rows.training,
+        eval_dataset=rows.validation,
+        data_collator=Collator(rows.pad_token_id),
+        compute_metrics=lambda output: {
+            "score": score(output.predictions, output.label_ids, multi_label=rows.multi_label)
+        },
+        callbacks=[
+            _SeedCallback(seed),
+            _FiniteCallback(folder, checkpoint_files),
+            best,
+            _ProgressCallback(progress),
+            *(callback.make(checkpoint) for callback in callbacks),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    transformers.logging.disable_progress_bar()  # the Trainer enables it
+    with fast_attention(model, bf16=arguments.bf16):
+        if checkpoint is not None and _step(checkpoint) >= steps:
+            # Killed after the last step: the Trainer would start the epoch again and take one more step.
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state.global_step = trainer.state.max_steps = steps
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if steps not in best.scores:
+            trainer.evaluate()
+    if keep_best:
+        wait()
+        load_model(model, folder / "best" / "model.safetensors")
+    wait()  # after this the caller may remove `folder`
+    model.eval()
+    return TrainingResult(steps, best.best_step if keep_best else steps, best.scores)
+
+
+def _arguments(training: Training, folder: Path, *, seed: int, steps: int, steps_per_epoch: int) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -91,7 +151,7 @@ def train(
         max_grad_norm=training.max_gradient_norm,
         bf16=trains_in_bf16(training),
         eval_strategy="steps",
-        eval_steps=steps_an_epoch,
+        eval_steps=steps_per_epoch,
         save_strategy="steps",
         save_steps=training.save_steps,
         save_total_limit=2,
@@ -100,7 +160,7 @@ def train(
         seed=seed,
         use_cpu=not uses_gpu(),
         dataloader_pin_memory=uses_gpu(),
-        # Some parameters, such as a projection, are used outside of the forward pass: DDP would take them for unused.
+        # Some parameters, such as a projection, are used outside the forward pass, where DDP does not see them.
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -110,52 +170,16 @@ def train(
         log_level_replica="error",
         **_schedule(training, steps),
     )
-    # With several GPUs to one process the Trainer would use nn.DataParallel, whose copies lose the hooks of losses.
+    # With several GPUs per process the Trainer would use nn.DataParallel, whose replicas lose the hooks of the losses.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    model.to(arguments.device)  # before callbacks are made, whose masks and scores lie beside the weights
-    resume = last_complete_checkpoint(folder, checkpoint_files)
-    best = _BestCallback(model, folder / "best" if keep_best else None, folder / "scores.json")
-    trainer = _ClassifierTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        eval_dataset=validation,
-        data_collator=Collator(pad_token_id),
-        compute_metrics=lambda found: {"score": score(found.predictions, found.label_ids, multi_label=multi_label)},
-        callbacks=[
-            _SeedCallback(seed),
-            _FiniteCallback(folder, checkpoint_files),
-            best,
-            _ProgressCallback(progress),
-            *(make(resume) for make in callbacks),
-        ],
-    )
-    trainer.distillation_loss = loss
-    trainer.checkpoint_files = tuple(checkpoint_files)
-    trainer.remove_callback(PrinterCallback)
-    transformers.logging.disable_progress_bar()  # the Trainer switches it on
-    with fast_attention(model, bf16=arguments.bf16):
-        if resume is not None and _step(resume) >= steps:
-            # Killed after its last step: the Trainer would begin the epoch again, and take one more.
-            trainer._load_from_checkpoint(str(resume))
-            trainer.state.global_step = trainer.state.max_steps = steps
-        else:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if steps not in best.scores:
-            trainer.evaluate()
-    if keep_best:
-        wait()
-        load_model(model, folder / "best" / "model.safetensors")
-    wait()  # from here on `folder` may be removed
-    model.eval()
-    return TrainingResult(steps, best.best_step if keep_best else steps, best.scores)
+    return arguments
 
 
 def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], *, multi_label: bool) -> float:
-    """What epochs and searches are compared by: accuracy, or macro F1 where a row may have several labels.
+    """Return the score that compares epochs and search trials: accuracy, or macro F1 for multi-label tasks.
 
-    `logits` are [rows, labels]; `labels` [rows], or for multi-label tasks [rows, labels] of 0 and 1. As reports have it
-    (`evaluation.evaluate`), a label that is neither in the truth nor predicted does not count.
+    `logits` are [rows, labels]. `labels` are [rows], or [rows, labels] of 0 and 1 for multi-label tasks. As in reports
+    (`evaluation.scores.evaluate`), a label that is neither in the truth nor predicted does not count.
     """
     if not multi_label:
         return float(accuracy_score(labels, np.argmax(logits, axis=-1)))
@@ -167,11 +191,11 @@ def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], *, multi_la
 
 
 def last_complete_checkpoint(folder: Path, required: Sequence[str] = ()) -> Path | None:
-    """The newest checkpoint that was written to its end; newer ones that a kill cut short are removed."""
-    found = {_step(path): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
-    for step, path in sorted(found.items(), reverse=True):
+    """Return the newest complete checkpoint, or None. Removes newer ones that a kill left incomplete."""
+    by_step = {_step(path): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    for step, path in sorted(by_step.items(), reverse=True):
         try:
-            # The Trainer writes this file last but for what callbacks add.
+            # The Trainer writes this file last, before the files of callbacks.
             state = json.loads((path / "trainer_state.json").read_bytes())
             complete = state["global_step"] == step and all((path / name).is_file() for name in required)
         except (OSError, ValueError, KeyError):
@@ -189,7 +213,7 @@ def _step(checkpoint: Path) -> int:
 def _schedule(training: Training, steps: int) -> dict[str, Any]:
     warmup = round(training.warmup * steps)
     if isinstance(training, Student) and training.schedule == "cosine_restarts":
-        # Learning-rate rewinds: the peak again at the beginning of every cycle.
+        # Learning-rate rewinds: every cycle starts at the peak again.
         cycles = {"num_cycles": training.cycles}
         return {"lr_scheduler_type": "cosine_with_restarts", "warmup_steps": warmup, "lr_scheduler_kwargs": cycles}
     if training.schedule == "decay_last":
@@ -200,8 +224,10 @@ def _schedule(training: Training, steps: int) -> dict[str, Any]:
 
 
 class _ClassifierTrainer(Trainer):  # type: ignore[misc]
-    distillation_loss: Loss | None = None
-    checkpoint_files: tuple[str, ...] = ()
+    def __init__(self, *, loss: Loss | None, checkpoint_files: tuple[str, ...], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.distillation_loss = loss
+        self.checkpoint_files = checkpoint_files
 
     def _get_train_sampler(self, train_dataset: TokenizedSplit | None = None) -> LengthBucketSampler:
         rows: TokenizedSplit = train_dataset if train_dataset is not None else self.train_dataset
@@ -217,14 +243,14 @@ class _ClassifierTrainer(Trainer):  # type: ignore[misc]
             loss = outputs.loss
         else:
             outputs, loss = None, self.distillation_loss(model, inputs, rows)
-        if not torch.isfinite(found := mean(loss)):
-            what = f"the loss is {found.item()}"
-            raise _not_finite(what, self.state.global_step + 1, Path(self.args.output_dir), self.checkpoint_files)
+        if not torch.isfinite(mean_loss := mean(loss)):
+            problem = f"the loss is {mean_loss.item()}"
+            raise _not_finite(problem, self.state.global_step + 1, Path(self.args.output_dir), self.checkpoint_files)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
 
 class _SeedCallback(TrainerCallback):  # type: ignore[misc]
-    """Gives every step its own random numbers in each process, whatever ran before it."""
+    """Seeds every step of each process, so that its random numbers do not depend on earlier steps."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -234,7 +260,7 @@ class _SeedCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class _FiniteCallback(TrainerCallback):  # type: ignore[misc]
-    """Stops before a gradient that is not a number gets into the weights, and from there into a checkpoint."""
+    """Stops training at a gradient that is not finite, before it reaches the weights and a checkpoint."""
 
     def __init__(self, folder: Path, checkpoint_files: Sequence[str]) -> None:
         self.folder = folder
@@ -243,20 +269,20 @@ class _FiniteCallback(TrainerCallback):  # type: ignore[misc]
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
         norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         if not torch.isfinite(norm):
-            what = f"the gradient's norm is {norm.item()}"
-            raise _not_finite(what, state.global_step + 1, self.folder, self.checkpoint_files)
+            problem = f"the gradient norm is {norm.item()}"
+            raise _not_finite(problem, state.global_step + 1, self.folder, self.checkpoint_files)
 
 
-def _not_finite(what: str, step: int, folder: Path, checkpoint_files: Sequence[str]) -> TrainingError:
-    good = last_complete_checkpoint(folder, checkpoint_files)
-    kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
+def _not_finite(problem: str, step: int, folder: Path, checkpoint_files: Sequence[str]) -> TrainingError:
+    checkpoint = last_complete_checkpoint(folder, checkpoint_files)
+    kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
     return TrainingError(
-        f"{what} at step {step}; {kept}. Lower the learning rate or raise the warm-up in the recipe, and run again"
+        f"{problem} at step {step}; {kept}. Lower the learning rate or raise the warm-up in the recipe, and run again."
     )
 
 
 class _BestCallback(TrainerCallback):  # type: ignore[misc]
-    """Notes validation scores; keeps the weights that did best, the first of equals, if there is a `folder`."""
+    """Records validation scores. With a `folder`, keeps the best weights in it; the first of equals wins."""
 
     def __init__(self, model: nn.Module, folder: Path | None, scores_path: Path) -> None:
         self.model = model
@@ -270,12 +296,12 @@ class _BestCallback(TrainerCallback):  # type: ignore[misc]
         return max(self.scores, key=lambda step: (self.scores[step], -step))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
-        # A resumed run may come by an evaluated step again, with the same score.
+        # A resumed run may evaluate a step again, with the same score.
         earlier = [score for step, score in self.scores.items() if step < state.global_step]
         if self.folder and is_main() and (not earlier or metrics["eval_score"] > max(earlier)):
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_model(self.model, str(self.folder / "writing.safetensors"))
-            (self.folder / "writing.safetensors").replace(self.folder / "model.safetensors")
+            save_model(self.model, str(self.folder / "partial.safetensors"))
+            (self.folder / "partial.safetensors").replace(self.folder / "model.safetensors")
         self.scores[state.global_step] = metrics["eval_score"]
         if is_main():
             write_atomically(self.scores_path, json.dumps(self.scores))

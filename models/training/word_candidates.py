@@ -1,4 +1,4 @@
-"""Words that can stand in another word's place: neighbours in the input embeddings, and masked-LM predictions."""
+"""Replacement candidates for words: neighbours in the input embeddings, and masked-LM predictions."""
 
 import re
 import unicodedata
@@ -18,15 +18,15 @@ from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.types import Progress
 
-Span = tuple[int, int]  # where a word begins and ends in its text, in characters
+Span = tuple[int, int]  # begin and end of a word in its text, in characters
 Words = tuple[str, ...]
 
-# What `\w` leaves out of a word: accents that are characters of their own, vowel signs.
+# Combining marks, such as separate accents and vowel signs, which `\w` does not match.
 _MARKS: Final = "".join(chr(code) for code in range(0x10000) if unicodedata.category(chr(code))[0] == "M")
 _LETTER: Final = rf"[^\W\d_][{_MARKS}]*"
 _WORD: Final = re.compile(rf"(?<![\w{_MARKS}])(?:{_LETTER})+(?:['’](?:{_LETTER})+)*(?![\w{_MARKS}])")
 _TOKEN_TABLE: Final = "embeddings.word_embeddings.weight"
-# One parameter of each architecture's masked-LM head; its largest matrix is tied to the embeddings and not stored.
+# One parameter of the masked-LM head of each architecture. The largest is tied to the embeddings and not stored.
 _HEADS: Final = frozenset(
     (
         "cls.predictions.transform.dense.weight",
@@ -36,44 +36,44 @@ _HEADS: Final = frozenset(
     )
 )
 _MASKED_EVERY: Final = 7  # words between two masks: masked-LMs are trained with 15 % of the tokens masked
-_LONGEST: Final = 256  # tokens that a masked-LM sees of a text
-_TEXTS_A_BATCH: Final = 32
-_WORDS_A_BLOCK: Final = 512
+_MAX_TOKENS: Final = 256  # of a text that the masked LM reads
+_TEXTS_PER_BATCH: Final = 32
+_WORDS_PER_BLOCK: Final = 512
 
 
 def find_words(text: str) -> list[Span]:
-    """Where the words of a text are: runs of letters with their accents and vowel signs, with apostrophes inside.
+    """Return the spans of the words of a text: letters with their accents and vowel signs, apostrophes inside.
 
-    Single letters are not among them: they are mostly rests of words, such as the s of "Bob 's".
+    Single letters are skipped: most are parts of words, such as the s of "Bob 's".
     """
     return [match.span() for match in _WORD.finditer(text) if sum(map(str.isalpha, match.group())) > 1]
 
 
 def has_masked_lm_head(checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint's weights hold a masked-LM head; only the headers of its files are read."""
+    """Return True if the checkpoint has a masked-LM head. Reads only the headers of its weight files."""
     return any(not _HEADS.isdisjoint(_names(path)) for path in _weight_files(checkpoint))
 
 
 class Vocabulary:
-    """The whole words among a checkpoint's tokens: those that a tokenizer makes of their own text alone."""
+    """The whole words among the tokens of a checkpoint: tokens whose text is tokenised as that one token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, candidates: int) -> None:
-        """Find the words; `candidates` of them are given for a word.
+        """Collect the words. `best` returns `candidates` of them for a word.
 
         Raises:
-            RecipeError: there are not as many.
+            RecipeError: the vocabulary has too few words.
         """
         self.tokenizer = tokenizer
         self.candidates = candidates
         tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         texts = [tokenizer.convert_tokens_to_string([token]).strip() for token, _ in tokens]
-        may_be = [(text, index) for text, (_, index) in zip(texts, tokens, strict=True) if _is_word(text)]
-        pieces = self.pieces([text for text, _ in may_be])
-        whole = [(text, index) for (text, index), found in zip(may_be, pieces, strict=True) if found == (index,)]
+        possible = [(text, index) for text, (_, index) in zip(texts, tokens, strict=True) if _is_word(text)]
+        pieces = self.pieces([text for text, _ in possible])
+        whole = [(text, index) for (text, index), ids in zip(possible, pieces, strict=True) if ids == (index,)]
         if len(whole) <= candidates:
             raise RecipeError(
-                f"augmentation.candidates is {candidates}, but the vocabulary of the tokenizer has {len(whole)} words, "
-                f"the one to be replaced among them: give at most {max(len(whole) - 1, 0)}"
+                f"augmentation.candidates is {candidates}, but the vocabulary of the tokenizer has only {len(whole)} "
+                f"words, including the word to replace. Set it to at most {max(len(whole) - 1, 0)}."
             )
         self.words = [text for text, _ in whole]
         self.ids = torch.tensor([index for _, index in whole])
@@ -82,15 +82,15 @@ class Vocabulary:
             self._columns[text.casefold()].append(column)
 
     def pieces(self, words: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of each word as it is tokenised in the midst of a text; none where a piece is unknown."""
+        """Return the token ids of each word within a text; an empty tuple if a piece is unknown."""
         if not words:
             return []
-        # Byte-level tokenizers take a word with the space before it as another token than one without.
-        ids = self.tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
-        return [() if self.tokenizer.unk_token_id in found else tuple(found) for found in ids]
+        # In byte-level tokenizers a word after a space is another token than the same word at the start.
+        rows = self.tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+        return [() if self.tokenizer.unk_token_id in ids else tuple(ids) for ids in rows]
 
     def best(self, scores: torch.Tensor, pieces: Sequence[tuple[int, ...]]) -> list[Words]:
-        """The words with the highest scores [rows, words] of each row, without the row's own word in any casing."""
+        """Return the words with the highest scores [rows, words] of each row, except the row's own word in any case."""
         rows, columns = [], []
         for row, own in enumerate(pieces):
             text = self.tokenizer.convert_tokens_to_string(self.tokenizer.convert_ids_to_tokens(list(own)))
@@ -101,59 +101,59 @@ class Vocabulary:
         values, places = scores.topk(self.candidates, dim=1)
         kept = values.isfinite().tolist()
         return [
-            tuple(self.words[place] for place, keep in zip(found, keeps, strict=True) if keep)
-            for found, keeps in zip(places.tolist(), kept, strict=True)
+            tuple(self.words[place] for place, keep in zip(row_places, keeps, strict=True) if keep)
+            for row_places, keeps in zip(places.tolist(), kept, strict=True)
         ]
 
 
 def neighbours(
     checkpoint: Checkpoint, vocabulary: Vocabulary, words: Sequence[str], progress: Progress
 ) -> dict[str, Words]:
-    """Whole words next to each word in the checkpoint's input embeddings, by cosine, the nearest first.
+    """Return the nearest whole words of each word in the checkpoint's input embeddings, by cosine, nearest first.
 
-    A word of several pieces lies at the mean of its pieces' embeddings. A word that the tokenizer does not know has no
-    neighbours and is not among the keys.
+    The embedding of a word of several pieces is the mean over its pieces. Words that the tokenizer does not know have
+    no neighbours and no key.
 
     Raises:
-        CheckpointError: the weights hold no token embeddings.
+        CheckpointError: the checkpoint has no token embeddings.
     """
     table = _token_table(checkpoint)
     targets = functional.normalize(table[vocabulary.ids], dim=1)
     pieces = dict(zip(words, vocabulary.pieces(words), strict=True))
     distinct = [own for own in dict.fromkeys(pieces.values()) if own]
-    found: dict[tuple[int, ...], Words] = {}
-    for begin in range(0, len(distinct), _WORDS_A_BLOCK):
-        block = distinct[begin : begin + _WORDS_A_BLOCK]
+    nearest: dict[tuple[int, ...], Words] = {}
+    for begin in range(0, len(distinct), _WORDS_PER_BLOCK):
+        block = distinct[begin : begin + _WORDS_PER_BLOCK]
         means = torch.stack([table[list(own)].mean(0) for own in block])
         scores = functional.normalize(means, dim=1) @ targets.T
-        found |= dict(zip(block, vocabulary.best(scores, block), strict=True))
-        progress(len(found), len(distinct), "words")
-    return {word: found[own] for word, own in pieces.items() if own}
+        nearest |= dict(zip(block, vocabulary.best(scores, block), strict=True))
+        progress(len(nearest), len(distinct), "words")
+    return {word: nearest[own] for word, own in pieces.items() if own}
 
 
 def masked_lm_predictions(
     checkpoint: Checkpoint, vocabulary: Vocabulary, texts: Sequence[str], progress: Progress
 ) -> list[dict[Span, Words]]:
-    """For each text, what the checkpoint's masked-LM predicts in place of each word that is a single token.
+    """Return, for each text, the masked-LM predictions in place of each word that is a single token.
 
-    Of a text's words every seventh is masked at once. Words beyond the first 256 tokens have no predictions.
+    Every seventh word of a text is masked at the same time. Words beyond the first 256 tokens have no predictions.
 
     Raises:
-        CheckpointError: the masked-LM cannot be loaded, or its tokenizer has no mask token.
+        CheckpointError: the masked LM cannot be loaded, or its tokenizer has no mask token.
     """
     if vocabulary.tokenizer.mask_token_id is None:
         raise CheckpointError(
-            f"the tokenizer of {checkpoint.name} has no mask token: set augmentation.source to embeddings"
+            f"the tokenizer of {checkpoint.name} has no mask token. Set augmentation.source to embeddings."
         )
     model = _masked_lm(checkpoint)
     config: Any = checkpoint.config
-    longest = min(_LONGEST, config.max_position_embeddings - 2)
-    found: list[dict[Span, Words]] = [{} for _ in texts]
+    max_length = min(_MAX_TOKENS, config.max_position_embeddings - 2)
+    predictions: list[dict[Span, Words]] = [{} for _ in texts]
     order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
-    for begin in range(0, len(order), _TEXTS_A_BATCH):
-        batch = order[begin : begin + _TEXTS_A_BATCH]
+    for begin in range(0, len(order), _TEXTS_PER_BATCH):
+        batch = order[begin : begin + _TEXTS_PER_BATCH]
         encoded = vocabulary.tokenizer(
-            [texts[index] for index in batch], padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            [texts[index] for index in batch], padding=True, truncation=True, max_length=max_length, return_tensors="pt"
         )
         for masked in _masks([texts[index] for index in batch], encoded):
             rows, positions = (torch.tensor([place[axis] for place in masked.values()]) for axis in (0, 1))
@@ -163,13 +163,13 @@ def masked_lm_predictions(
             logits = _predict(model, {**encoded, "input_ids": ids}, rows, positions)
             best = vocabulary.best(logits[:, vocabulary.ids], own)
             for (row, span), words in zip(masked, best, strict=True):
-                found[batch[row]][span] = words
-        progress(min(begin + _TEXTS_A_BATCH, len(order)), len(order), "texts read by the masked LM")
-    return found
+                predictions[batch[row]][span] = words
+        progress(min(begin + _TEXTS_PER_BATCH, len(order)), len(order), "texts read by the masked LM")
+    return predictions
 
 
 def _masks(texts: Sequence[str], encoded: Any) -> Iterator[dict[tuple[int, Span], tuple[int, int]]]:
-    """Words to mask together, as row and span, with the row and position of their token."""
+    """Yield the words to mask together: row and span of each, with row and position of its token."""
     for first in range(_MASKED_EVERY):
         masked = {}
         for row, text in enumerate(texts):
@@ -185,7 +185,7 @@ def _masks(texts: Sequence[str], encoded: Any) -> Iterator[dict[tuple[int, Span]
 def _predict(
     model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
-    """Logits [masks, vocabulary] at these places; the head, as costly as the encoder, sees no others."""
+    """Return logits [masks, vocabulary] at these positions; the head, as costly as the encoder, runs only there."""
 
     def keep_masked(module: nn.Module, arguments: Any, outputs: Any) -> Any:
         outputs.last_hidden_state = outputs.last_hidden_state[rows, positions].unsqueeze(0)
@@ -208,12 +208,12 @@ def _masked_lm(checkpoint: Checkpoint) -> nn.Module:
         )
     except Exception as error:  # transformers and safetensors raise many kinds
         raise CheckpointError(
-            f"{checkpoint.folder} cannot be loaded as a masked LM ({error}): set augmentation.source to embeddings"
+            f"{checkpoint.folder} cannot be loaded as a masked LM ({error}). Set augmentation.source to embeddings."
         ) from error
     if report["missing_keys"]:
         raise CheckpointError(
-            f"{checkpoint.folder} lacks parts of a masked LM, such as {min(report['missing_keys'])}: "
-            "set augmentation.source to embeddings"
+            f"{checkpoint.folder} lacks parts of a masked LM, such as {min(report['missing_keys'])}. "
+            "Set augmentation.source to embeddings."
         )
     loaded: nn.Module = model
     return loaded.eval().to("cuda" if uses_gpu() else "cpu")
@@ -226,7 +226,7 @@ def _token_table(checkpoint: Checkpoint) -> torch.Tensor:
                 with safe_open(path, framework="pt") as weights:
                     table: torch.Tensor = weights.get_tensor(name)
                     return table.float()
-    raise CheckpointError(f"{checkpoint.folder} holds no token embeddings ({_TOKEN_TABLE}): save the network again")
+    raise CheckpointError(f"{checkpoint.folder} has no token embeddings ({_TOKEN_TABLE}). Save the network again.")
 
 
 def _names(path: Path) -> list[str]:

@@ -23,9 +23,9 @@ from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import PlainReporter
 from sparserve.models.pruning.pruner import MASKS, PruningCallback
 from sparserve.models.recipes.schema import Distillation, Pruning, Training
-from sparserve.models.training.student import outputs_wanted, student_loss
+from sparserve.models.training.student import required_outputs, student_loss
 from sparserve.models.training.teacher_outputs import LiveTeacher, run_network
-from sparserve.models.training.trainer import train
+from sparserve.models.training.trainer import ResumableCallback, TrainingRows, train
 
 LABELS = ("bad", "good")
 PRUNING = Pruning(sparsity=0.6, updates=5)
@@ -83,16 +83,12 @@ def train_one(checkpoint: Checkpoint, folder: Path, *, loss=None, precision="fp3
     train(
         model,
         training,
-        rows,
-        rows,
-        pad_token_id=0,
-        multi_label=False,
+        TrainingRows(rows, rows, pad_token_id=0, multi_label=False),
         seed=1,
         folder=folder,
         progress=progress,
         loss=loss,
-        callbacks=[lambda resume: PruningCallback(model, PRUNING, resume_from=resume)],
-        checkpoint_files=[MASKS],
+        callbacks=[ResumableCallback(lambda resume: PruningCallback(model, PRUNING, resume_from=resume), MASKS)],
         keep_best=False,
     )
     return model
@@ -100,7 +96,7 @@ def train_one(checkpoint: Checkpoint, folder: Path, *, loss=None, precision="fp3
 
 def tell_digests(checkpoint: Checkpoint, folder: Path, *, progress):
     """Write into `folder` what the network of each process has become, by the loss of a whole distillation."""
-    wanted = outputs_wanted(Distillation(logits=0))
+    wanted = required_outputs(Distillation(logits=0))
     teacher = LiveTeacher(load_classifier(checkpoint.folder, LABELS, "single_label_classification", seed=1), wanted)
     loss = student_loss(teacher, Distillation(logits=0), multi_label=False)
     model = train_one(checkpoint, folder, loss=loss, progress=progress)
@@ -165,7 +161,7 @@ def test_two_processes_train_as_one_does(tiny_checkpoint, tmp_path):
 
 def test_in_bf16_weights_and_losses_are_fp32(tiny_checkpoint, tmp_path):
     checkpoint = resolve_checkpoint(str(tiny_checkpoint))
-    wanted = outputs_wanted(Distillation())
+    wanted = required_outputs(Distillation())
     seen, attention = set(), set()
 
     def loss(model, inputs, rows):

@@ -14,12 +14,12 @@ from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import RecipeError
 from sparserve.models.recipes.schema import Student
 from sparserve.models.training.distillation import hidden_loss, make_projection
-from sparserve.models.training.teacher_outputs import Wanted, run_network
+from sparserve.models.training.teacher_outputs import RequiredOutputs, run_network
 from tests.support.models.exporting import ENCODERS, classifier
 
 # The tiny networks have 2 layers, width 32, 48 units and 4 heads of 8 features.
 NARROW = Student(hidden_size=16, intermediate_size=24, heads=2)
-HIDDEN = Wanted(hidden=True, attention=False)
+HIDDEN = RequiredOutputs(hidden=True, attention=False)
 
 
 @pytest.fixture(scope="module")

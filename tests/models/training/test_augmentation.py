@@ -232,7 +232,7 @@ def test_embeddings_are_taken_where_they_are_asked_for(make_masked_lm):
 
 
 def test_more_candidates_than_words_are_refused(checkpoint):
-    with pytest.raises(RecipeError, match=r"candidates is 24, but .* has 24 words"):
+    with pytest.raises(RecipeError, match=r"candidates is 24, but .* has only 24 words"):
         augment(ROWS, checkpoint, asked(candidates=24), seed=0, progress=silent)
 
 
@@ -255,5 +255,5 @@ def test_a_split_is_read_as_it_was_written(tmp_path_factory, rows, pairs):
 def test_a_file_that_is_no_split_is_refused(tmp_path, row):
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"text": "a", "label": 1}) + "\n" + row + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"train\.jsonl is not a split"):
+    with pytest.raises(DataError, match=r"train\.jsonl is not a file of labelled rows"):
         read_split(path)

@@ -170,7 +170,7 @@ def test_without_known_dimensions_a_projection_is_drawn():
 
 @pytest.mark.parametrize("dimensions", [(0, 1), (0, 1, 8)])
 def test_a_projection_needs_a_place_for_each_dimension(dimensions):
-    with pytest.raises(ValueError, match="give 3 dimensions below 8"):
+    with pytest.raises(ValueError, match="expected 3 dimensions below 8"):
         make_projection(3, 8, dimensions=dimensions)
 
 

@@ -22,12 +22,18 @@ from sparserve.models.training.student import student_loss
 from sparserve.models.training.teacher_outputs import (
     CachedTeacher,
     LiveTeacher,
-    Wanted,
+    RequiredOutputs,
     cache_bytes,
     run_network,
     write_cache,
 )
-from sparserve.models.training.trainer import last_complete_checkpoint, score, train
+from sparserve.models.training.trainer import (
+    ResumableCallback,
+    TrainingRows,
+    last_complete_checkpoint,
+    score,
+    train,
+)
 
 PRUNING = Pruning(sparsity=0.8, end=0.7, updates=10)
 
@@ -55,19 +61,18 @@ def run(network, rows, folder, *, stop_after=None, pruning=None, loss=None, **ch
         if done == stop_after:
             raise Killed
 
+    def make_callback(checkpoint):
+        return PruningCallback(model, pruning, resume_from=checkpoint)
+
     result = train(
         model,
         training,
-        rows,
-        rows,
-        pad_token_id=0,
-        multi_label=False,
+        TrainingRows(rows, rows, pad_token_id=0, multi_label=False),
         seed=1,
         folder=folder,
         progress=progress,
         loss=loss,
-        callbacks=[lambda resume: PruningCallback(model, pruning, resume_from=resume)] if pruning else [],
-        checkpoint_files=[MASKS] if pruning else [],
+        callbacks=[ResumableCallback(make_callback, MASKS)] if pruning else [],
         keep_best=pruning is None,
     )
     return model, result
@@ -243,7 +248,7 @@ def test_a_number_that_is_not_finite_stops_training_and_leaves_the_last_good_che
 
 @pytest.mark.parametrize(("hidden", "attention"), [(True, True), (True, False), (False, False)])
 def test_the_cache_says_what_the_teacher_says(network, rows, tmp_path, hidden, attention):
-    wanted = Wanted(hidden=hidden, attention=attention)
+    wanted = RequiredOutputs(hidden=hidden, attention=attention)
     write_cache(tmp_path, network, rows, wanted, pad_token_id=0, progress=lambda *_: None)
     batch = Collator(0)([rows[row] for row in (3, 6, 41)])
     numbers = batch.pop("row")
@@ -270,7 +275,7 @@ def test_a_student_that_is_the_teacher_has_no_hidden_or_attention_loss(network, 
 
     class Echo:
         def outputs(self, rows: torch.Tensor, inputs: dict[str, torch.Tensor]) -> NetworkOutputs:
-            return run_network(network, inputs, Wanted(True, True))
+            return run_network(network, inputs, RequiredOutputs(True, True))
 
     loss = student_loss(Echo(), Distillation(logits=0), multi_label=False)
     assert loss(network, batch, numbers).item() == 0
@@ -278,7 +283,7 @@ def test_a_student_that_is_the_teacher_has_no_hidden_or_attention_loss(network, 
 
 def test_distillation_teaches(network, rows, tmp_path):
     teacher, _ = run(network, rows, tmp_path / "teacher")
-    wanted = Wanted(hidden=True, attention=True)
+    wanted = RequiredOutputs(hidden=True, attention=True)
     # The logits' cross-entropy cannot fall under the teacher's own entropy; squared errors can fall to 0.
     loss = student_loss(LiveTeacher(teacher, wanted), Distillation(logits=0), multi_label=False)
     batch = Collator(0)([rows[row] for row in range(20)])
@@ -299,8 +304,8 @@ def test_the_learning_rate_rewinds(network, rows, tmp_path):
         epochs=8, batch_size=8, learning_rate=1e-3, schedule="cosine_restarts", cycles=4, warmup=0, precision="fp32"
     )
     train(
-        copy.deepcopy(network), student, rows, rows, pad_token_id=0, multi_label=False, seed=1,
-        folder=tmp_path, progress=lambda done, total, note: None, callbacks=[lambda resume: Watch()],
+        copy.deepcopy(network), student, TrainingRows(rows, rows, pad_token_id=0, multi_label=False), seed=1,
+        folder=tmp_path, progress=lambda *_: None, callbacks=[ResumableCallback(lambda checkpoint: Watch())],
     )  # fmt: skip
     peaks = [step for step, rate in enumerate(rates) if rate == pytest.approx(1e-3)]
     assert peaks == [cycle * len(rates) // 4 for cycle in range(4)]
