@@ -1,1 +1,1 @@
-"""Encoder networks: checkpoints, their layers and structure, and how they are made smaller."""
+"""Encoder networks: checkpoints, layers, structure, and the transformations that make them smaller."""

@@ -1,7 +1,7 @@
 """Pre-softmax attention scores of any BERT-family encoder, which transformers does not return.
 
-They are computed from what the query and key projections put out: Q K^T / sqrt(d), [batch, heads, length, length].
-MPNet adds its bias of relative positions to them afterwards; it is not in these scores: no encoder linear makes it.
+They are computed from the outputs of the query and key projections: Q K^T / sqrt(d), [batch, heads, length, length].
+MPNet's bias of relative positions is not part of these scores: no encoder linear computes it.
 """
 
 import math
@@ -21,13 +21,13 @@ KEY_NAMES = ("key", "k_lin", "k_proj", "k")
 
 @contextmanager
 def attention_scores(model: nn.Module, heads: int) -> Iterator[list[torch.Tensor]]:
-    """Within the block, the list holds the scores of the latest forward pass, one tensor a layer, with gradients.
+    """Collect the scores of the latest forward pass in the yielded list, one tensor per layer, with gradients.
 
-    `heads` is that of the configuration, of the network before any squeezing: it says how wide a head is. A layer that
-    has fewer heads gives scores of those.
+    `heads` is the number of heads in the configuration, before any squeezing: it defines the size of a head. A squeezed
+    layer yields scores for its remaining heads only.
 
     Raises:
-        CheckpointError: a layer has no query and key projections by any known name.
+        CheckpointError: a layer has no query and key projections with a known name.
     """
     _, layers = transformer_layers(model)
     config: Any = model.config
@@ -45,7 +45,7 @@ def attention_scores(model: nn.Module, heads: int) -> Iterator[list[torch.Tensor
 
     def keep_scores(layer: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            # Under autocast the product would be rounded to bf16, and its squared error be mostly that.
+            # Under autocast the product would be rounded to bf16, and the rounding would dominate its squared error.
             query, key = (_split_heads(part.float(), head_size) for part in (queries.pop(layer), output))
             with torch.autocast(output.device.type, enabled=False):
                 scores.append(query @ key.transpose(-1, -2) / math.sqrt(head_size))
@@ -68,12 +68,12 @@ def _projection(layer: nn.Module, names: tuple[str, ...]) -> nn.Linear:
         if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in names:
             return module
     raise CheckpointError(
-        f"a layer of type {type(layer).__name__} has no linear called {' or '.join(names)}: its attention cannot be "
-        "distilled; set distillation.attention to 0 in the recipe"
+        f"The attention of {type(layer).__name__} cannot be distilled: it has no linear called {' or '.join(names)}. "
+        "Set distillation.attention to 0 in the recipe."
     )
 
 
 def _split_heads(projected: torch.Tensor, head_size: int) -> torch.Tensor:
-    """[batch, length, heads * d] -> [batch, heads, length, d]."""
+    """Reshape [batch, length, heads * d] to [batch, heads, length, d]."""
     batch, length, _ = projected.shape
     return projected.view(batch, length, -1, head_size).transpose(1, 2)

@@ -27,7 +27,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """One transformer layer: its module, its linears [out, in] by role, and the size of a head in features."""
+    """One transformer layer: its module, its linears [out, in] by role, and the number of features per head."""
 
     module: nn.Module
     query: nn.Linear
@@ -40,20 +40,20 @@ class EncoderLayer:
 
     @property
     def heads(self) -> int:
-        """Attention heads that this layer has."""
+        """Number of attention heads."""
         return self.query.out_features // self.head_size
 
     @property
     def units(self) -> int:
-        """Feed-forward units that this layer has."""
+        """Number of feed-forward units."""
         return self.intermediate.out_features
 
 
 def encoder_layers(model: nn.Module) -> list[EncoderLayer]:
-    """The transformer layers of a classifier, the lowest first.
+    """Return the transformer layers of a classifier, the lowest first.
 
     Raises:
-        CheckpointError: a layer is built in no way that is known: its heads and units cannot be told apart.
+        CheckpointError: the architecture of a layer is unknown, so its heads and units cannot be located.
     """
     config: Any = model.config
     _, layers = transformer_layers(model)
@@ -61,10 +61,10 @@ def encoder_layers(model: nn.Module) -> list[EncoderLayer]:
 
 
 def encoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linears of every transformer layer, by module name, in the model's order.
+    """Return the linears of every transformer layer by module name, in the model's order.
 
-    Six a layer in BERT-family models: query, key, value, attention output, FFN in, FFN out. Embeddings, pooler and
-    classifier are not among them.
+    BERT-family models have six per layer: query, key, value, attention output, FFN in, FFN out. Embeddings, pooler and
+    classifier are not included.
 
     Raises:
         CheckpointError: the model has no stack of layers with linears.
@@ -79,7 +79,7 @@ def encoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def transformer_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The stack of transformer layers and its module name: the list of modules that holds most parameters.
+    """Return the module name and the stack of transformer layers: the module list with the most parameters.
 
     Raises:
         CheckpointError: there is no such list.
@@ -91,8 +91,8 @@ def transformer_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     ]
     if not stacks:
         raise CheckpointError(
-            f"{type(model).__name__} has no stack of transformer layers with linears: it cannot be pruned; "
-            "give a BERT-family encoder"
+            f"{type(model).__name__} has no stack of transformer layers with linears, so it cannot be pruned. "
+            "Use a BERT-family encoder."
         )
     return max(stacks, key=lambda stack: sum(p.numel() for p in stack[1].parameters()))
 
@@ -100,10 +100,10 @@ def transformer_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 def _layer(module: nn.Module, head_size: int) -> EncoderLayer:
     modules = dict(module.named_modules())
     for names in _NAMES.values():
-        found = [modules.get(name) for name in names]
-        if all(isinstance(linear, nn.Linear) for linear in found):
-            return EncoderLayer(module, **dict(zip(_ROLES, found, strict=True)), head_size=head_size)  # type: ignore[arg-type]
+        linears = [modules.get(name) for name in names]
+        if all(isinstance(linear, nn.Linear) for linear in linears):
+            return EncoderLayer(module, **dict(zip(_ROLES, linears, strict=True)), head_size=head_size)  # type: ignore[arg-type]
     raise CheckpointError(
-        f"layers of type {type(module).__name__} are none whose heads and feed-forward units are known "
-        f"({', '.join(_NAMES)}): remove `squeeze` from the recipe, or prune single weights"
+        f"Heads and feed-forward units of {type(module).__name__} are unknown; they are known for {', '.join(_NAMES)}. "
+        "Remove `squeeze` from the recipe and prune single weights instead."
     )

@@ -1,4 +1,4 @@
-"""Small dense students: fewer layers, or a narrower network, that begin with the weights of the start network."""
+"""Small dense students with fewer layers or narrower layers, initialised with weights of the start network."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,29 +16,31 @@ from sparserve.models.recipes.schema import Student
 Indices = tuple[int, ...]
 
 SQUEEZED_START: Final = (
-    "the network to start from was squeezed, its layers differ from each other: remove layers, hidden_size, "
-    "intermediate_size and heads from `student`"
+    "The network to start from was squeezed, so its layers differ from each other. Remove layers, hidden_size, "
+    "intermediate_size and heads from `student`."
 )
 _RECORD: Final = "sparserve_dimensions"
 
 
 def shrink(model: nn.Module, student: Student) -> nn.Module:
-    """A network of the same architecture with the layers, width, units and heads that `student` asks for.
+    """Return a network of the same architecture with the layers, width, units and heads of `student`.
 
-    Layers are every k-th of the start's (DistilBERT, Sanh et al. 2019, arXiv 1910.01108, section 3), by
+    Layers are every k-th layer of the start network (DistilBERT, Sanh et al. 2019, arXiv 1910.01108, section 3), by
     `layer_mapping.uniform_choice`. A narrower network (TinyBERT's shape, Jiao et al. 2020, arXiv 1909.10351) is cut out
-    of the start's weights instead of drawn at random: one set of hidden dimensions for all layers, those with the
-    largest LayerNorm gains, which are the standard deviations of hidden states; a uniform choice of heads; of each
-    head's features, and of the feed-forward units, those with the largest weights, the norm of what they read times
-    that of what they write. Weights are not rescaled: measured on a MiniLM, that only took hidden states farther away.
+    of the start's weights instead of initialised at random:
+    - All layers keep the same hidden dimensions, those with the largest LayerNorm gains. A gain is the standard
+      deviation of a hidden dimension.
+    - Heads are a uniform choice.
+    - Features of a head, and feed-forward units, are those with the largest weights: the norm of the weights that they
+      read times the norm of the weights that they write.
+    Weights are not rescaled: on a MiniLM, rescaling moved the hidden states farther from the teacher's.
 
-    The network has a configuration of its own, so that it is saved and loaded as any other; its parameters are new
-    tensors, its mode is the start's. Where nothing is asked for, `model` itself is returned.
+    The configuration of the new network is changed accordingly, so it is saved and loaded like any other network. Its
+    parameters are new tensors; its mode is the start's. If `student` changes nothing, `model` itself is returned.
 
     Raises:
-        RecipeError: what is asked for is larger than the start, cannot be built (`check_shape`), or the start was
-            squeezed.
-        CheckpointError: the architecture is not known.
+        RecipeError: the shape is larger than the start or cannot be built (`check_shape`), or the start was squeezed.
+        CheckpointError: the architecture is unknown.
     """
     config: Any = model.config
     changes = check_shape(config, student)
@@ -59,11 +61,11 @@ def shrink(model: nn.Module, student: Student) -> nn.Module:
 
 
 def check_shape(config: PreTrainedConfig, student: Student) -> dict[str, int]:
-    """The fields of a start's configuration that this student changes, by their names there, with the new values.
+    """Return the fields of the start's configuration that the student changes, with their new values.
 
     Raises:
-        RecipeError: a number is larger than the start's, the heads do not divide the width, or the width is that of
-            embeddings which the start projects to another one.
+        RecipeError: a number is larger than the start's, the heads do not divide the width, or the width equals the
+            width of embeddings that the start projects to another width.
     """
     changes: dict[str, int] = {}
     names = {
@@ -73,18 +75,18 @@ def check_shape(config: PreTrainedConfig, student: Student) -> dict[str, int]:
         "heads": "num_attention_heads",
     }
     for field, name in names.items():
-        asked, has = getattr(student, field), getattr(config, name)
-        if asked is None or asked == has:
+        size, start_size = getattr(student, field), getattr(config, name)
+        if size is None or size == start_size:
             continue
-        if asked > has:
+        if size > start_size:
             raise RecipeError(
-                f"student.{field} is {asked}, but the network to start from has {has}: give at most {has}"
+                f"student.{field} is {size}, but the network to start from has {start_size}. Set at most {start_size}."
             )
-        changes[config.attribute_map.get(name, name)] = asked
+        changes[config.attribute_map.get(name, name)] = size
     width, heads = student.hidden_size or config.hidden_size, student.heads or config.num_attention_heads
     if width % heads:
         raise RecipeError(
-            f"student.hidden_size {width} is not divisible by {heads} heads: give a multiple of {heads}, or other heads"
+            f"student.hidden_size {width} is not divisible by {heads} heads. Set a multiple of {heads}, or other heads."
         )
     embeddings = getattr(config, "embedding_size", None)  # ELECTRA's may be narrower than its layers
     if embeddings is not None and width != config.hidden_size:
@@ -93,15 +95,15 @@ def check_shape(config: PreTrainedConfig, student: Student) -> dict[str, int]:
         elif embeddings == width:
             raise RecipeError(
                 f"student.hidden_size {width} is the width of the embeddings, which the network to start from projects "
-                f"to {config.hidden_size}: give another width, so that this projection stays"
+                f"to {config.hidden_size}. Set another width, so that the projection stays."
             )
     return changes
 
 
 def kept_dimensions(model: nn.Module, teacher_width: int) -> Indices | None:
-    """Which of the teacher's hidden dimensions a shrunk or squeezed network began with, for `make_projection`.
+    """Return the teacher's hidden dimensions that a shrunk or squeezed network started with, for `make_projection`.
 
-    None where that is not known: after a shrunk network was squeezed, or if it began with a network of another width.
+    None if they are unknown: a shrunk network was squeezed, or the start network had another width than the teacher.
     """
     whole_width, dimensions = getattr(model, _RECORD, (None, None))
     structure = structure_of(model)
@@ -113,14 +115,14 @@ def kept_dimensions(model: nn.Module, teacher_width: int) -> Indices | None:
 
 @dataclass(frozen=True)
 class _Cut:
-    """What stays of the start, the same in all layers."""
+    """Hidden dimensions and heads of the start network that all layers keep."""
 
     hidden: Indices
     heads: Indices
 
 
 def _copy(start: nn.Module, smaller: nn.Module) -> Indices:
-    """Fill every parameter of the smaller network from the start's; the hidden dimensions that stay are returned."""
+    """Fill every parameter of the smaller network from the start's, and return the kept hidden dimensions."""
     prefix, _ = transformer_layers(smaller)
     old, new = encoder_layers(start), encoder_layers(smaller)
     layers = uniform_choice(len(old), len(new))
@@ -141,9 +143,9 @@ def _copy(start: nn.Module, smaller: nn.Module) -> Indices:
             place, _, inner = name.removeprefix(f"{prefix}.").partition(".")
             source = f"{prefix}.{layers[int(place)]}.{inner}"
         weight: torch.Tensor = weights[source]
-        for dimension, wanted in enumerate(parameter.shape):
-            if weight.shape[dimension] != wanted:
-                # Outside of the linears only MPNet's position bias [buckets, heads] has a dimension for heads.
+        for dimension, size in enumerate(parameter.shape):
+            if weight.shape[dimension] != size:
+                # Besides linears, only MPNet's position bias [buckets, heads] has a dimension for heads.
                 weight = _select(weight, dimension, cut.hidden if weight.shape[dimension] == width else cut.heads)
         parameter.copy_(weight)
     return cut.hidden
@@ -151,14 +153,14 @@ def _copy(start: nn.Module, smaller: nn.Module) -> Indices:
 
 def _copy_linears(source: EncoderLayer, layer: EncoderLayer, cut: _Cut) -> set[nn.Parameter]:
     """Fill the six linears of a layer, and return their parameters."""
-    compared = _features(source, layer, cut, _reads(source.query) * _reads(source.key))
-    carried = _features(source, layer, cut, _reads(source.value) * _writes(source.attention_output))
-    units = _largest(_reads(source.intermediate) * _writes(source.output), layer.units)
+    key_features = _features(source, layer, cut, _output_norms(source.query) * _output_norms(source.key))
+    value_features = _features(source, layer, cut, _output_norms(source.value) * _input_norms(source.attention_output))
+    units = _largest(_output_norms(source.intermediate) * _input_norms(source.output), layer.units)
     pairs = (
-        (source.query, layer.query, compared, cut.hidden),
-        (source.key, layer.key, compared, cut.hidden),
-        (source.value, layer.value, carried, cut.hidden),
-        (source.attention_output, layer.attention_output, cut.hidden, carried),
+        (source.query, layer.query, key_features, cut.hidden),
+        (source.key, layer.key, key_features, cut.hidden),
+        (source.value, layer.value, value_features, cut.hidden),
+        (source.attention_output, layer.attention_output, cut.hidden, value_features),
         (source.intermediate, layer.intermediate, units, cut.hidden),
         (source.output, layer.output, cut.hidden, units),
     )
@@ -169,8 +171,8 @@ def _copy_linears(source: EncoderLayer, layer: EncoderLayer, cut: _Cut) -> set[n
 
 
 def _features(source: EncoderLayer, layer: EncoderLayer, cut: _Cut, importance: torch.Tensor) -> Indices:
-    """The features of a projection [heads * head size, hidden] that stay, `importance` [heads * head size]."""
-    if layer.head_size > source.head_size:  # neighbouring heads become one
+    """Return the features of a projection [heads * head size, hidden] to keep; `importance` is [heads * head size]."""
+    if layer.head_size > source.head_size:  # neighbouring heads are merged
         return uniform_choice(source.heads * source.head_size, layer.heads * layer.head_size)
     features: list[int] = []
     for head in cut.heads:
@@ -181,20 +183,20 @@ def _features(source: EncoderLayer, layer: EncoderLayer, cut: _Cut, importance: 
 
 
 def _gains(start: nn.Module, width: int) -> torch.Tensor:
-    """Size [hidden] of each hidden dimension: the root of its squared gains, summed over LayerNorms."""
+    """Return the size of each hidden dimension, [hidden]: the norm of its gains over all LayerNorms."""
     norms = [norm for norm in start.modules() if isinstance(norm, nn.LayerNorm) and norm.weight.shape == (width,)]
     gains: torch.Tensor = torch.stack([norm.weight for norm in norms]).norm(dim=0)
     return gains
 
 
-def _reads(linear: nn.Linear) -> torch.Tensor:
-    """Norm of each output's weights, [out]."""
+def _output_norms(linear: nn.Linear) -> torch.Tensor:
+    """Return the norm of each output's weights, [out]."""
     norms: torch.Tensor = linear.weight.norm(dim=1)
     return norms
 
 
-def _writes(linear: nn.Linear) -> torch.Tensor:
-    """Norm of each input's weights, [in]."""
+def _input_norms(linear: nn.Linear) -> torch.Tensor:
+    """Return the norm of each input's weights, [in]."""
     norms: torch.Tensor = linear.weight.norm(dim=0)
     return norms
 

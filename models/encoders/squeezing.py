@@ -1,4 +1,4 @@
-"""Squeezing: heads, units and hidden dimensions leave a network, whose matrices become smaller and stay dense."""
+"""Squeezing: removal of heads, units and hidden dimensions, so that matrices become smaller and stay dense."""
 
 import inspect
 from collections.abc import Callable
@@ -15,27 +15,27 @@ Indices = tuple[int, ...]
 Narrowing = tuple[Callable[[Any, Indices], None], nn.Module]
 
 _RECORD: Final = "sparserve_structure"
-# The linear of a classifier that reads the encoder's output, whatever an architecture calls it.
+# Names of the classifier's linear that reads the encoder's output.
 _READERS: Final = ("pooler.dense", "pre_classifier", "classifier.dense")
 _BIAS_HEADS: Final = "position_bias_heads"
 
 
 def squeeze(model: nn.Module, structure: Structure) -> None:
-    """Take out of a classifier, in place, all but the heads, units and hidden dimensions that `structure` keeps.
+    """Remove from a classifier, in place, all heads, units and hidden dimensions that `structure` does not keep.
 
-    The indices are of the network as it is. What stays of the original one is recorded (`structure_of`), so that a
-    squeezed network can be squeezed again; the configuration remains the original's. Parameters become new tensors:
-    make the optimiser afterwards.
+    Indices refer to the network as it is. The kept part of the original network is recorded (`structure_of`), so that
+    a squeezed network can be squeezed again; the configuration stays that of the original. Parameters become new
+    tensors: create the optimiser afterwards.
 
-    Without some heads and units, a network computes what it computes with their weights at zero (Michel et al. 2019,
-    arXiv 1905.10650, equation 1; squeezing: Fan et al. 2021, arXiv 2108.12594). Hidden dimensions are one set for the
-    whole residual stream: the embeddings' output, every LayerNorm, what layers read and write, what the classifier
-    reads. LayerNorm then takes mean and variance over those that stay, so the answers equal the masked network's only
-    where these have the mean and variance of all; elsewhere training has to recover what changed.
+    A network without some heads and units computes the same as with their weights set to zero (Michel et al. 2019,
+    arXiv 1905.10650, equation 1; squeezing: Fan et al. 2021, arXiv 2108.12594). One set of hidden dimensions applies to
+    the whole residual stream: the embeddings' output, every LayerNorm, the inputs and outputs of layers, the
+    classifier's input. LayerNorm then computes mean and variance over the kept dimensions. So logits equal those of the
+    masked network only if the kept dimensions have the mean and variance of all; otherwise training has to recover.
 
     Raises:
-        CheckpointError: the architecture is not known, or the structure keeps what the network does not have; the
-            network is left as it was.
+        CheckpointError: the architecture is unknown, or the structure keeps parts that the network does not have. The
+            network is unchanged then.
     """
     layers = encoder_layers(model)
     _check(layers, structure)
@@ -52,7 +52,7 @@ def squeeze(model: nn.Module, structure: Structure) -> None:
 
 
 def structure_of(model: nn.Module) -> Structure | None:
-    """What a squeezed network keeps of the original one; None for a network that was never squeezed."""
+    """Return the part of the original network that a squeezed network keeps; None if it was never squeezed."""
     structure: Structure | None = getattr(model, _RECORD, None)
     return structure
 
@@ -69,14 +69,14 @@ def _check(layers: list[EncoderLayer], structure: Structure) -> None:
 
 
 def _residual_stream(model: Any, layers: list[EncoderLayer]) -> list[Narrowing]:
-    """Every module that reads or writes hidden states, and how it is narrowed."""
+    """Return every module that reads or writes hidden states, with the function that narrows it."""
     readers = [module for name, module in model.named_modules() if name.endswith(_READERS)]
     if not readers:
         raise CheckpointError(
-            f"{type(model).__name__} has no linear called {', '.join(_READERS)} that reads hidden states: "
-            "set squeeze.hidden to 1 in the recipe"
+            f"{type(model).__name__} has no linear that reads hidden states with one of the names "
+            f"{', '.join(_READERS)}. Set squeeze.hidden to 1 in the recipe."
         )
-    # ELECTRA's embeddings have a width of their own, where they are projected to the hidden one.
+    # ELECTRA may project its embeddings to the hidden size; then the embeddings' width is independent of it.
     project = getattr(model.base_model, "embeddings_project", None)
     stream: list[Narrowing] = []
     if project is not None:
@@ -105,7 +105,7 @@ def _keep_heads(layer: EncoderLayer, heads: Indices) -> None:
     attention: Any = next(
         module for module in layer.module.modules() if any(child is layer.query for child in module.children())
     )
-    # transformers keeps these on the module, and MPNet's attention computes shapes from them.
+    # transformers stores these on the module, and MPNet's attention computes shapes from them.
     for name, size in (("num_attention_heads", len(heads)), ("n_heads", len(heads)), ("all_head_size", len(features))):
         if hasattr(attention, name):
             setattr(attention, name, size)
@@ -114,12 +114,12 @@ def _keep_heads(layer: EncoderLayer, heads: Indices) -> None:
 
 
 def _keep_position_bias(attention: nn.Module, heads: Indices) -> None:
-    """Let a layer of MPNet take its own heads of the position bias [1, heads, query, key] that all layers share."""
+    """Make a layer of MPNet select its heads from the position bias [1, heads, query, key] that all layers share."""
     kept = torch.tensor(heads, device=next(attention.parameters()).device)
     earlier = getattr(attention, _BIAS_HEADS, None)
     if earlier is None:
         attention.register_forward_pre_hook(_select_position_bias)
-    # Not in the checkpoint's file: the structure beside it says the same.
+    # Not saved with the weights: the structure file has the same information.
     attention.register_buffer(_BIAS_HEADS, kept if earlier is None else earlier[kept], persistent=False)
 
 

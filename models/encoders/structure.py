@@ -1,4 +1,4 @@
-"""Which heads, feed-forward units and hidden dimensions of a network stay: a squeezed checkpoint is rebuilt from it."""
+"""Structure of a squeezed network: the heads, feed-forward units and hidden dimensions that it keeps."""
 
 from pathlib import Path
 from typing import Self
@@ -12,27 +12,27 @@ STRUCTURE = "structure.json"
 
 
 class Structure(BaseModel):
-    """Indices that stay, of the network that the configuration describes; one tuple a layer, the lowest first."""
+    """Kept indices of the network that the configuration describes, one tuple per layer, the lowest layer first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     heads: tuple[tuple[int, ...], ...]
     units: tuple[tuple[int, ...], ...]
-    hidden: tuple[int, ...] | None = None  # one set for all layers, embeddings and LayerNorms; None: all
+    hidden: tuple[int, ...] | None = None  # the same for all layers, embeddings and LayerNorms; None: all
 
     @model_validator(mode="after")
-    def _sensible(self) -> Self:
+    def _valid_indices(self) -> Self:
         if len(self.heads) != len(self.units):
-            raise ValueError(f"heads of {len(self.heads)} layers, but units of {len(self.units)}")
-        named = {f"heads of layer {layer}": kept for layer, kept in enumerate(self.heads)}
-        named |= {f"units of layer {layer}": kept for layer, kept in enumerate(self.units)}
+            raise ValueError(f"heads are given for {len(self.heads)} layers, but units for {len(self.units)}")
+        parts = {f"heads of layer {layer}": kept for layer, kept in enumerate(self.heads)}
+        parts |= {f"units of layer {layer}": kept for layer, kept in enumerate(self.units)}
         if self.hidden is not None:
-            named["hidden dimensions"] = self.hidden
-        for what, kept in named.items():
+            parts["hidden dimensions"] = self.hidden
+        for part, kept in parts.items():
             if not kept:
-                raise ValueError(f"{what}: none would stay")
+                raise ValueError(f"{part}: none is kept")
             if list(kept) != sorted(set(kept)) or kept[0] < 0:
-                raise ValueError(f"{what}: not distinct indices in order")
+                raise ValueError(f"{part}: indices must be distinct and ascending")
         return self
 
     def save(self, folder: Path) -> None:
@@ -41,25 +41,27 @@ class Structure(BaseModel):
 
 
 def compose(outer: Structure, inner: Structure) -> Structure:
-    """What stays of a network after `outer` and then `inner`, whose indices are of the network that `outer` leaves.
+    """Return the structure after `outer` and then `inner`, whose indices refer to the network that `outer` leaves.
 
     Raises:
-        CheckpointError: `inner` is of another number of layers, or has an index beyond what `outer` keeps.
+        CheckpointError: `inner` has another number of layers, or an index beyond what `outer` keeps.
     """
     if len(outer.heads) != len(inner.heads):
-        raise CheckpointError(f"a structure of {len(inner.heads)} layers for a network of {len(outer.heads)} layers")
+        raise CheckpointError(
+            f"The structure has {len(inner.heads)} layers, but the network has {len(outer.heads)} layers."
+        )
     hidden = inner.hidden
     if outer.hidden is not None:
-        hidden = outer.hidden if hidden is None else _picked(outer.hidden, hidden, "hidden dimensions")
+        hidden = outer.hidden if hidden is None else _select(outer.hidden, hidden, "hidden dimensions")
     return Structure(
-        heads=_each_picked(outer.heads, inner.heads, "heads"),
-        units=_each_picked(outer.units, inner.units, "units"),
+        heads=_select_per_layer(outer.heads, inner.heads, "heads"),
+        units=_select_per_layer(outer.units, inner.units, "units"),
         hidden=hidden,
     )
 
 
 def load_structure(folder: Path) -> Structure | None:
-    """The structure of a squeezed checkpoint; None where the checkpoint is a whole network.
+    """Return the structure of a squeezed checkpoint; None if the checkpoint was never squeezed.
 
     Raises:
         CheckpointError: the file is not a structure.
@@ -73,14 +75,14 @@ def load_structure(folder: Path) -> Structure | None:
         raise CheckpointError(f"{path} is not the structure of a squeezed network: {error}") from error
 
 
-def _each_picked(
-    outer: tuple[tuple[int, ...], ...], inner: tuple[tuple[int, ...], ...], what: str
+def _select_per_layer(
+    outer: tuple[tuple[int, ...], ...], inner: tuple[tuple[int, ...], ...], part: str
 ) -> tuple[tuple[int, ...], ...]:
     pairs = enumerate(zip(outer, inner, strict=True))
-    return tuple(_picked(kept, places, f"{what} of layer {layer}") for layer, (kept, places) in pairs)
+    return tuple(_select(kept, indices, f"{part} of layer {layer}") for layer, (kept, indices) in pairs)
 
 
-def _picked(kept: tuple[int, ...], places: tuple[int, ...], what: str) -> tuple[int, ...]:
-    if places[-1] >= len(kept):
-        raise CheckpointError(f"{what}: index {places[-1]} of only {len(kept)}")
-    return tuple(kept[place] for place in places)
+def _select(kept: tuple[int, ...], indices: tuple[int, ...], part: str) -> tuple[int, ...]:
+    if indices[-1] >= len(kept):
+        raise CheckpointError(f"{part}: index {indices[-1]} is out of range; the network has {len(kept)}.")
+    return tuple(kept[index] for index in indices)

@@ -1,33 +1,29 @@
+"""Fixtures for tests of the offline job: tiny networks and their exported graphs."""
+
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from sparserve.models.encoders.checkpoint import resolve_checkpoint
-from tests.support.models.exporting import classifier, export
+from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
+from tests.support.models.exporting import Exported, classifier, export
 from tests.support.shared_folders import made_once
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A random classifier with 80 % zeros in its encoder, and its graph."""
-
-    model: torch.nn.Module
-    path: Path
-    difference: float  # of a logit between the two
-
-
 @pytest.fixture(scope="session")
-def exported_encoder(make_checkpoint, tmp_path_factory):
-    """Return a maker of exported classifiers, one a model type, made once a session."""
+def exported_encoder(
+    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Exported]:
+    """Return a maker of exported classifiers; each model type is exported once per session."""
 
     @cache
-    def make(model_type):
+    def make(model_type: str) -> Exported:
         model = classifier(make_checkpoint(model_type))
         torch.manual_seed(0)
         with torch.no_grad():
@@ -35,7 +31,7 @@ def exported_encoder(make_checkpoint, tmp_path_factory):
                 if ".layer." in name and parameter.ndim == 2:
                     parameter.mul_(5 * (torch.rand_like(parameter) < 0.2))
 
-        def build(folder):
+        def build(folder: Path) -> None:
             difference = export(model, folder / "model.onnx")
             (folder / "difference").write_text(repr(difference))
 
@@ -46,10 +42,10 @@ def exported_encoder(make_checkpoint, tmp_path_factory):
 
 
 @pytest.fixture
-def changed_bert(make_checkpoint, tmp_path):
-    """Return a maker of the graph of a random BERT with other settings, and the model."""
+def changed_bert(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
+    """Return a maker of a random BERT with changed settings, which returns its graph and the model."""
 
-    def make(**changes):
+    def make(**changes: Any) -> tuple[Path, Any]:
         checkpoint = shutil.copytree(make_checkpoint("bert"), tmp_path / "changed")
         config = json.loads((checkpoint / "config.json").read_text())
         (checkpoint / "config.json").write_text(json.dumps({**config, **changes}))
@@ -67,19 +63,19 @@ def changed_bert(make_checkpoint, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def bert(exported_encoder):
+def bert(exported_encoder: Callable[[str], Exported]) -> Exported:
     """A random sparse BERT and its graph."""
     return exported_encoder("bert")
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_checkpoint):
+def whole(tiny_checkpoint: Path) -> Checkpoint:
     """The tiny checkpoint, resolved."""
     return resolve_checkpoint(str(tiny_checkpoint))
 
 
 @pytest.fixture(scope="module")
-def network(tiny_checkpoint):
+def network(tiny_checkpoint: Path) -> Any:
     """The tiny checkpoint as a classifier of two labels, with a random head."""
     torch.manual_seed(0)
     return AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=2)

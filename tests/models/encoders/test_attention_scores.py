@@ -1,3 +1,8 @@
+"""Attention scores and the encoder's linears."""
+
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -7,7 +12,7 @@ from sparserve.models.encoders.layers import encoder_linears
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "electra"])
-def test_their_softmax_is_the_models_attention(make_checkpoint, model_type):
+def test_attention_scores_give_the_models_attention(make_checkpoint: Callable[..., Path], model_type: str) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(
         make_checkpoint(model_type), attn_implementation="eager"
     ).eval()
@@ -22,7 +27,7 @@ def test_their_softmax_is_the_models_attention(make_checkpoint, model_type):
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "electra", "mpnet"])
-def test_six_linears_a_layer_are_pruned(make_checkpoint, model_type):
+def test_encoder_linears_returns_six_per_layer(make_checkpoint: Callable[..., Path], model_type: str) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(make_checkpoint(model_type))
     targets = encoder_linears(model)
     assert len(targets) == 12

@@ -1,5 +1,9 @@
+"""Checkpoints: resolving, copying and loading."""
+
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +17,11 @@ from sparserve.models.files import sha256
 
 
 @pytest.fixture
-def copy(tiny_checkpoint, tmp_path):
+def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_checkpoint, tmp_path / "copy")
 
 
-def test_a_checkpoint_is_known_by_its_content(tiny_checkpoint, copy):
+def test_checkpoint_digest_depends_on_the_content(tiny_checkpoint: Path, copy: Path) -> None:
     first, second = resolve_checkpoint(str(tiny_checkpoint)), resolve_checkpoint(str(copy))
     assert first.model_type == "bert"
     assert first.digest == second.digest
@@ -26,18 +30,18 @@ def test_a_checkpoint_is_known_by_its_content(tiny_checkpoint, copy):
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "merges.txt", "spiece.model"])
-def test_what_decides_the_tokens_is_part_of_the_content(copy, name):
+def test_checkpoint_digest_covers_tokenizer_files_only(copy: Path, name: str) -> None:
     before = resolve_checkpoint(str(copy)).digest
     (copy / name).write_text('{"do_lower_case": false}')
     assert resolve_checkpoint(str(copy)).digest != before
     before = resolve_checkpoint(str(copy)).digest
-    (copy / "notes.txt").write_text("decides nothing")
+    (copy / "notes.txt").write_text("not part of the digest")
     assert resolve_checkpoint(str(copy)).digest == before
 
 
-def test_an_adopted_checkpoint_has_a_whole_tokenizer_and_nothing_that_is_not_a_models(copy, tmp_path):
+def test_adopt_writes_a_complete_tokenizer_and_no_other_files(copy: Path, tmp_path: Path) -> None:
     whole = resolve_checkpoint(str(copy)).tokenizer()
-    vocabulary = sorted(whole.get_vocab(), key=whole.get_vocab().get)
+    vocabulary = sorted(whole.get_vocab(), key=lambda word: int(whole.get_vocab()[word]))
     (copy / "vocab.txt").write_text("".join(f"{word}\n" for word in vocabulary))
     (copy / "tokenizer.json").unlink()
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False}
@@ -56,7 +60,7 @@ def test_an_adopted_checkpoint_has_a_whole_tokenizer_and_nothing_that_is_not_a_m
     assert not {"api_key.txt", "rows.json"} & {path.name for path in adopted.folder.iterdir()}
 
 
-def test_texts_are_cut_where_the_service_cuts_them(copy, tmp_path):
+def test_checkpoint_tokenizer_truncates_as_the_service_does(copy: Path, tmp_path: Path) -> None:
     settings = json.loads((copy / "tokenizer_config.json").read_text())
     settings |= {"truncation_side": "left", "padding_side": "left"}
     (copy / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -73,27 +77,27 @@ def test_texts_are_cut_where_the_service_cuts_them(copy, tmp_path):
         assert padded[: len(served[1])] == served[1].ids and not any(trained["attention_mask"][1][len(served[1]) :])
 
 
-def test_a_decoder_is_refused_by_name(copy):
+def test_resolve_checkpoint_refuses_a_decoder(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(CheckpointError, match=r"'gpt2' model, not an encoder.*bert"):
         resolve_checkpoint(str(copy))
 
 
 @pytest.mark.parametrize("config", ['{"model_type": "no-such-model"}', "{", '{"model_type": 3}'])
-def test_a_configuration_that_is_none_is_refused(copy, config):
+def test_resolve_checkpoint_refuses_an_invalid_configuration(copy: Path, config: str) -> None:
     (copy / "config.json").write_text(config)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         resolve_checkpoint(str(copy))
 
 
-def test_pickled_weights_are_refused(copy):
+def test_resolve_checkpoint_refuses_pickled_weights(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     torch.save({}, copy / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="pickled weights"):
         resolve_checkpoint(str(copy))
 
 
-def test_an_empty_folder_and_a_missing_hub_model_are_explained(tmp_path):
+def test_resolve_checkpoint_explains_missing_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         resolve_checkpoint(str(tmp_path))
     with pytest.raises(CheckpointError, match="no folder here"):
@@ -102,7 +106,7 @@ def test_an_empty_folder_and_a_missing_hub_model_are_explained(tmp_path):
         resolve_checkpoint("not/a/hub/id")
 
 
-def test_truncated_weights_are_refused(copy):
+def test_load_classifier_refuses_truncated_weights(copy: Path) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="cannot be loaded"):
@@ -110,7 +114,7 @@ def test_truncated_weights_are_refused(copy):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_that_are_no_numbers_are_refused_by_name(copy, value):
+def test_load_classifier_refuses_weights_that_are_not_finite(copy: Path, value: float) -> None:
     weights = load_file(copy / "model.safetensors")
     name = next(name for name in weights if name.endswith("intermediate.dense.weight"))
     weights[name][0, 0] = value
@@ -119,15 +123,16 @@ def test_weights_that_are_no_numbers_are_refused_by_name(copy, value):
         load_classifier(copy, ("a", "b"), "single_label_classification")
 
 
-def test_a_checkpoint_without_a_fast_tokenizer_is_refused(copy):
+def test_checkpoint_without_a_fast_tokenizer_is_refused(copy: Path) -> None:
     for path in copy.glob("*token*"):
         path.unlink()
     with pytest.raises(CheckpointError, match="tokenizer"):
         resolve_checkpoint(str(copy)).tokenizer()
 
 
-def test_the_head_is_drawn_from_the_seed(tiny_checkpoint):
-    heads = [load_classifier(tiny_checkpoint, ("a", "b"), "single_label_classification", seed=s) for s in (1, 1, 2)]
-    weights = [model.classifier.weight for model in heads]
+def test_load_classifier_initialises_the_head_from_the_seed(tiny_checkpoint: Path) -> None:
+    labels, problem = ("a", "b"), "single_label_classification"
+    models: list[Any] = [load_classifier(tiny_checkpoint, labels, problem, seed=seed) for seed in (1, 1, 2)]
+    weights = [model.classifier.weight for model in models]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])

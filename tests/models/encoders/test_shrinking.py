@@ -1,4 +1,9 @@
+"""Small dense students cut out of a start network."""
+
 import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,10 +28,10 @@ HIDDEN = RequiredOutputs(hidden=True, attention=False)
 
 
 @pytest.fixture(scope="module")
-def make_start(make_checkpoint):
-    loaded = {}
+def make_start(make_checkpoint: Callable[..., Path]) -> Callable[..., Any]:
+    loaded: dict[str, Any] = {}
 
-    def make(model_type="bert"):
+    def make(model_type: str = "bert") -> Any:
         if model_type not in loaded:
             loaded[model_type] = classifier(make_checkpoint(model_type))
         return copy.deepcopy(loaded[model_type])
@@ -34,21 +39,23 @@ def make_start(make_checkpoint):
     return make
 
 
-def inputs(rows=8, length=12):
+def inputs(rows: int = 8, length: int = 12) -> dict[str, torch.Tensor]:
     ids = torch.randint(5, 30, (rows, length), generator=torch.Generator().manual_seed(1))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 @torch.no_grad()
-def logits(model):
-    return model(**inputs()).logits
+def logits(model: Any) -> torch.Tensor:
+    values: torch.Tensor = model(**inputs()).logits
+    return values
 
 
 @torch.no_grad()
-def double(model, heads):
-    """Make the second half of the dimensions a copy of the first, which alone is read, and half of the units idle.
+def double(model: Any, heads: int) -> None:
+    """Make half of a network redundant, so that shrinking it to half changes nothing.
 
-    Of the heads, or else of each head's features, only half is used as well.
+    The second half of the hidden dimensions copies the first half and is never read; half of the units, and half of the
+    heads or of each head's features, are zero.
     """
     kept_features = [f for f in range(32) if (f // 8 in uniform_choice(4, 2) if heads == 2 else f % 8 < 4)]
     idle = [f for f in range(32) if f not in kept_features]
@@ -59,7 +66,7 @@ def double(model, heads):
         if isinstance(module, nn.Embedding) and module.embedding_dim == 32:
             module.weight[:, 16:] = module.weight[:, :16]
         elif isinstance(module, nn.LayerNorm):
-            module.weight[:] = 1  # equal gains: the first dimensions stay
+            module.weight[:] = 1  # equal gains: the first dimensions are kept
             module.bias[16:] = module.bias[:16]
         elif isinstance(module, nn.Linear):
             if module.in_features == 32:
@@ -76,16 +83,16 @@ def double(model, heads):
         layer.output.weight[:, 1::2] = 0
 
 
-def test_nothing_asked_for_is_the_start_itself(make_start):
+def test_shrink_without_changes_returns_the_start(make_start: Callable[..., Any]) -> None:
     start = make_start()
     assert shrink(start, Student()) is start
     assert shrink(start, Student(layers=2, hidden_size=32, intermediate_size=48, heads=4)) is start
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
-def test_fewer_layers_are_those_of_the_start(make_start, model_type):
+def test_shrink_copies_layers_of_the_start(make_start: Callable[..., Any], model_type: str) -> None:
     start = make_start(model_type)
-    student = shrink(start, Student(layers=1))
+    student: Any = shrink(start, Student(layers=1))
     assert student.config.num_hidden_layers == 1
     prefix, stack = transformer_layers(student)
     assert len(stack) == 1
@@ -97,10 +104,12 @@ def test_fewer_layers_are_those_of_the_start(make_start, model_type):
 
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("model_type", ENCODERS)
-def test_a_narrower_network_computes_the_same_when_nothing_else_was_used(make_start, model_type, heads):
+def test_shrink_keeps_logits_if_only_kept_parts_are_used(
+    make_start: Callable[..., Any], model_type: str, heads: int
+) -> None:
     start = make_start(model_type)
     double(start, heads)
-    student = shrink(start, Student(hidden_size=16, intermediate_size=24, heads=heads))
+    student: Any = shrink(start, Student(hidden_size=16, intermediate_size=24, heads=heads))
     with torch.no_grad():
         for layer in encoder_layers(student):
             for parameter in layer.query.parameters():
@@ -110,8 +119,8 @@ def test_a_narrower_network_computes_the_same_when_nothing_else_was_used(make_st
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
-def test_a_small_student_is_saved_and_loaded_as_any_network(make_start, model_type, tmp_path):
-    student = shrink(make_start(model_type), Student(layers=1, hidden_size=24, intermediate_size=20, heads=3))
+def test_shrunk_network_is_saved_and_loaded(make_start: Callable[..., Any], model_type: str, tmp_path: Path) -> None:
+    student: Any = shrink(make_start(model_type), Student(layers=1, hidden_size=24, intermediate_size=20, heads=3))
     save_classifier(student, tmp_path)
     expected = logits(student)
     labels = tuple(student.config.id2label.values())
@@ -122,42 +131,44 @@ def test_a_small_student_is_saved_and_loaded_as_any_network(make_start, model_ty
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
-def test_it_imitates_better_than_a_random_network(make_start, model_type):
+def test_shrunk_network_imitates_better_than_a_random_one(make_start: Callable[..., Any], model_type: str) -> None:
     start = make_start(model_type)
-    student = shrink(start, Student(hidden_size=16, intermediate_size=24))
+    student: Any = shrink(start, Student(hidden_size=16, intermediate_size=24))
     torch.manual_seed(0)
-    drawn = AutoModelForSequenceClassification.from_config(student.config).eval()
+    random = AutoModelForSequenceClassification.from_config(student.config).eval()
 
-    def loss(network):
+    def loss(network: Any) -> float:
         projection = make_projection(16, 32, dimensions=kept_dimensions(student, 32))
         with torch.no_grad():
-            taught, said = run_network(network, inputs(), HIDDEN), run_network(start, inputs(), HIDDEN)
-            return hidden_loss(taught.hidden, said.hidden, inputs()["attention_mask"], projection).item()
+            outputs, teacher = run_network(network, inputs(), HIDDEN), run_network(start, inputs(), HIDDEN)
+            return hidden_loss(outputs.hidden, teacher.hidden, inputs()["attention_mask"], projection).item()
 
-    assert loss(student) < 0.9 * loss(drawn)
+    assert loss(student) < 0.9 * loss(random)
 
 
-def test_the_dimensions_with_the_largest_gains_stay(make_start):
+def test_shrink_keeps_dimensions_with_the_largest_gains(make_start: Callable[..., Any]) -> None:
     start = make_start()
     with torch.no_grad():
         for norm in (module for module in start.modules() if isinstance(module, nn.LayerNorm)):
             norm.weight[[3, 8, 20, 31]] = 4.0
-    student = shrink(start, Student(hidden_size=4))
+    student: Any = shrink(start, Student(hidden_size=4))
     assert kept_dimensions(student, 32) == (3, 8, 20, 31)
-    assert kept_dimensions(student, 16) is kept_dimensions(student, 64) is None, "a teacher of another width has others"
+    assert kept_dimensions(student, 16) is kept_dimensions(student, 64) is None, (
+        "unknown for a teacher of another width"
+    )
 
 
-def test_heads_that_grow_take_features_of_their_neighbours(make_start):
+def test_shrink_merges_neighbouring_heads(make_start: Callable[..., Any]) -> None:
     start = make_start()
-    student = shrink(start, Student(heads=2))
+    student: Any = shrink(start, Student(heads=2))
     assert encoder_layers(student)[0].head_size == 16
     assert torch.equal(encoder_layers(student)[0].query.weight, encoder_layers(start)[0].query.weight)
     assert logits(student).shape == (8, 3)
 
 
-def test_labels_mode_and_attention_stay(make_start):
+def test_shrink_keeps_labels_mode_and_attention(make_start: Callable[..., Any]) -> None:
     start = make_start().train()
-    student = shrink(start, NARROW)
+    student: Any = shrink(start, NARROW)
     assert student.training
     assert student.config.id2label == start.config.id2label
     assert student.config.problem_type == start.config.problem_type
@@ -166,7 +177,7 @@ def test_labels_mode_and_attention_stay(make_start):
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("changes", "message"),
     [
         ({"layers": 3}, "student.layers is 3, but .* has 2"),
         ({"hidden_size": 64}, "student.hidden_size is 64, but .* has 32"),
@@ -177,20 +188,22 @@ def test_labels_mode_and_attention_stay(make_start):
     ],
 )
 @pytest.mark.parametrize("model_type", ["bert", "distilbert"])
-def test_what_cannot_be_built_is_refused(make_checkpoint, model_type, asked, message):
+def test_check_shape_refuses_impossible_shapes(
+    make_checkpoint: Callable[..., Path], model_type: str, changes: dict[str, int], message: str
+) -> None:
     config = AutoConfig.from_pretrained(make_checkpoint(model_type))
     with pytest.raises(RecipeError, match=message):
-        check_shape(config, Student(**asked))
+        check_shape(config, Student(**changes))
 
 
-def test_embeddings_that_are_projected_keep_their_width():
+def test_check_shape_keeps_the_width_of_projected_embeddings() -> None:
     config = AutoConfig.for_model("electra", embedding_size=16, hidden_size=32, num_attention_heads=4)
     assert check_shape(config, Student(hidden_size=24)) == {"hidden_size": 24}
     with pytest.raises(RecipeError, match="is the width of the embeddings"):
         check_shape(config, Student(hidden_size=16))
 
 
-def test_a_squeezed_start_is_refused_and_its_dimensions_are_known(make_start):
+def test_shrink_refuses_a_squeezed_start(make_start: Callable[..., Any]) -> None:
     start = make_start()
     squeeze(start, Structure(heads=((0,), (1, 2)), units=((0, 1), (2,)), hidden=(1, 5, 6)))
     with pytest.raises(RecipeError, match="squeezed"):

@@ -1,7 +1,10 @@
-"""Squeezed networks in `models.checkpoint`."""
+"""Saving and loading of squeezed networks."""
 
 import copy
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +20,14 @@ PROBLEM = "single_label_classification"
 
 
 @pytest.fixture(scope="module")
-def bert(make_checkpoint):
+def bert(make_checkpoint: Callable[..., Path]) -> Any:
     return network_of(make_checkpoint, "bert")
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_saved_network_is_the_same_when_loaded(make_checkpoint, tmp_path, name):
+def test_squeezed_checkpoint_loads_as_it_was_saved(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
     model = network_of(make_checkpoint, name)
     squeeze(model, NARROW)
     save_classifier(model, tmp_path)
@@ -36,7 +41,7 @@ def test_a_saved_network_is_the_same_when_loaded(make_checkpoint, tmp_path, name
 
 
 @pytest.fixture
-def saved(bert, tmp_path):
+def saved(bert: Any, tmp_path: Path) -> Path:
     """The folder of a squeezed BERT."""
     model = copy.deepcopy(bert)
     squeeze(model, NARROW)
@@ -44,11 +49,12 @@ def saved(bert, tmp_path):
     return tmp_path / "squeezed"
 
 
-def test_other_labels_get_a_head_drawn_from_the_seed(saved):
-    same, first, again, other = (
+def test_squeezed_checkpoint_gets_a_new_head_for_other_labels(saved: Path) -> None:
+    models: list[Any] = [
         load_classifier(saved, names, PROBLEM, seed=seed)
         for names, seed in ((LABELS, 0), ("ab", 1), ("ab", 1), ("ab", 2))
-    )
+    ]
+    same, first, again, other = models
     assert first.classifier.weight.shape == (2, HIDDEN)
     assert torch.equal(first.classifier.weight, again.classifier.weight)
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
@@ -56,18 +62,18 @@ def test_other_labels_get_a_head_drawn_from_the_seed(saved):
     assert first.config.label2id == {"a": 0, "b": 1}
 
 
-def test_the_structure_is_part_of_what_a_checkpoint_is(saved):
+def test_checkpoint_digest_covers_the_structure(saved: Path) -> None:
     digest = resolve_checkpoint(str(saved)).digest
     Structure(heads=((0, 1, 3), (1,)), units=NARROW.units, hidden=NARROW.hidden).save(saved)
     assert resolve_checkpoint(str(saved)).digest != digest
 
 
-def test_a_whole_network_saved_over_a_squeezed_one_is_whole(saved, bert):
+def test_save_classifier_removes_an_earlier_structure(saved: Path, bert: Any) -> None:
     save_classifier(bert, saved)
     assert torch.equal(logits(load_classifier(saved, LABELS, PROBLEM, attention="eager")), logits(bert))
 
 
-def test_weights_without_their_structure_are_refused(saved):
+def test_load_classifier_refuses_squeezed_weights_without_structure(saved: Path) -> None:
     (saved / STRUCTURE).unlink()
     with pytest.raises(CheckpointError, match=r"encoder's weights have another shape.*structure\.json"):
         load_classifier(saved, LABELS, PROBLEM)
@@ -76,14 +82,14 @@ def test_weights_without_their_structure_are_refused(saved):
 @pytest.mark.parametrize(
     ("structure", "reason"),
     [
-        ({"heads": ((0, 2, 3), (1, 4))}, "heads of layer 1: index 4 of only 4"),
-        ({"hidden": (0, 32)}, "hidden dimensions: index 32 of only 32"),
+        ({"heads": ((0, 2, 3), (1, 4))}, "heads of layer 1: index 4 is out of range"),
+        ({"hidden": (0, 32)}, "hidden dimensions: index 32 is out of range"),
         ({"heads": ((0, 2), (1,))}, "cannot be loaded as a classifier"),
         ({"hidden": None}, "cannot be loaded as a classifier"),
-        ({"heads": ((0,),), "units": ((0,),)}, "1 layers for a network of 2 layers"),
+        ({"heads": ((0,),), "units": ((0,),)}, "1 layers, but the network has 2 layers"),
     ],
 )
-def test_a_forged_structure_is_refused(saved, structure, reason):
+def test_load_classifier_refuses_a_forged_structure(saved: Path, structure: dict[str, Any], reason: str) -> None:
     Structure(**{**NARROW.model_dump(), **structure}).save(saved)
     with pytest.raises(CheckpointError, match=reason):
         load_classifier(saved, LABELS, PROBLEM)
@@ -92,7 +98,7 @@ def test_a_forged_structure_is_refused(saved, structure, reason):
 @pytest.mark.parametrize(
     "change", [{"num_attention_heads": 2}, {"hidden_size": 64}, {"num_hidden_layers": 3}, {"hidden_size": 33}]
 )
-def test_a_configuration_that_does_not_fit_is_refused(saved, change):
+def test_load_classifier_refuses_a_configuration_that_does_not_fit(saved: Path, change: dict[str, int]) -> None:
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CheckpointError):

@@ -1,5 +1,10 @@
+"""Squeezed networks against masked ones, in torch and as exported graphs."""
+
 import copy
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sparserve.kernels.library import Library
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.encoders.attention_scores import attention_scores
 from sparserve.models.encoders.layers import encoder_layers
@@ -23,28 +29,28 @@ from tests.support.models.squeezed import HEADS, HIDDEN, NARROW, UNEVEN, UNITS, 
 
 
 @pytest.fixture(scope="module")
-def network(make_checkpoint):
-    """A maker of whole classifiers by name."""
+def network(make_checkpoint: Callable[..., Path]) -> Callable[[str], Any]:
+    """Return a maker of whole classifiers by name."""
     return partial(network_of, make_checkpoint)
 
 
 @torch.no_grad()
-def masked(model, structure):
-    """A copy in which the heads and units that do not stay have only zeros."""
+def masked(model: Any, structure: Structure) -> Any:
+    """Return a copy whose removed heads and units have zero weights."""
     model = copy.deepcopy(model)
     for layer, heads, units in zip(encoder_layers(model), structure.heads, structure.units, strict=True):
-        gone = [f for f in range(layer.query.out_features) if f // layer.head_size not in heads]
+        removed = [f for f in range(layer.query.out_features) if f // layer.head_size not in heads]
         for linear in (layer.query, layer.key, layer.value):
-            linear.weight[gone], linear.bias[gone] = 0, 0
-        layer.attention_output.weight[:, gone] = 0
-        gone = [unit for unit in range(layer.units) if unit not in units]
-        layer.intermediate.weight[gone], layer.intermediate.bias[gone] = 0, 0
-        layer.output.weight[:, gone] = 0
+            linear.weight[removed], linear.bias[removed] = 0, 0
+        layer.attention_output.weight[:, removed] = 0
+        removed = [unit for unit in range(layer.units) if unit not in units]
+        layer.intermediate.weight[removed], layer.intermediate.bias[removed] = 0, 0
+        layer.output.weight[:, removed] = 0
     return model
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_squeezed_network_says_what_the_masked_one_says(network, name):
+def test_squeeze_equals_masking_heads_and_units(network: Callable[[str], Any], name: str) -> None:
     model = network(name)
     whole, expected = logits(model), logits(masked(model, UNEVEN))
     squeeze(model, UNEVEN)
@@ -53,26 +59,28 @@ def test_a_squeezed_network_says_what_the_masked_one_says(network, name):
     assert (whole - expected).abs().max() > 1e-3
 
 
-def subsets(size):
+def subsets(size: int) -> st.SearchStrategy[tuple[int, ...]]:
     return st.sets(st.integers(0, size - 1), min_size=1).map(lambda kept: tuple(sorted(kept)))
 
 
 @given(heads=st.tuples(subsets(HEADS), subsets(HEADS)), units=st.tuples(subsets(UNITS), subsets(UNITS)))
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-def test_any_heads_and_units_can_leave(bert, heads, units):
+def test_squeeze_removes_any_heads_and_units(
+    bert: Any, heads: tuple[tuple[int, ...], tuple[int, ...]], units: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
     structure, model = Structure(heads=heads, units=units), copy.deepcopy(bert)
     squeeze(model, structure)
     torch.testing.assert_close(logits(model), logits(masked(bert, structure)), atol=1e-5, rtol=0)
 
 
 @pytest.fixture(scope="module")
-def bert(network):
+def bert(network: Callable[[str], Any]) -> Any:
     return network("bert")
 
 
 @torch.no_grad()
-def in_equal_pairs(model):
-    """Make each odd hidden dimension equal to the one before it, and let nothing read it."""
+def make_equal_pairs(model: Any) -> None:
+    """Make each odd hidden dimension equal to the one before it, and unread."""
     base = model.base_model
     project = getattr(base, "embeddings_project", None)
     writers = [project] if project is not None else []
@@ -94,9 +102,9 @@ def in_equal_pairs(model):
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "electra-projected"])
-def test_hidden_dimensions_leave_unnoticed_where_mean_and_variance_stay(network, name):
+def test_squeeze_keeps_logits_if_mean_and_variance_stay(network: Callable[[str], Any], name: str) -> None:
     model = network(name)
-    in_equal_pairs(model)
+    make_equal_pairs(model)
     structure = UNEVEN.model_copy(update={"hidden": tuple(range(0, HIDDEN, 2))})
     expected = logits(masked(model, structure))
     squeeze(model, structure)
@@ -105,36 +113,38 @@ def test_hidden_dimensions_leave_unnoticed_where_mean_and_variance_stay(network,
 
 
 @pytest.mark.parametrize("name", ["bert", "mpnet"])
-def test_squeezing_twice_is_squeezing_by_the_composition(network, name):
+def test_squeeze_twice_equals_the_composition(network: Callable[[str], Any], name: str) -> None:
     twice, once = network(name), network(name)
     squeeze(twice, NARROW)
     squeeze(twice, Structure(heads=((1, 2), (0,)), units=((2, 3), (0,)), hidden=(0, 5, 6, 26)))
     assert structure_of(twice) == Structure(heads=((2, 3), (1,)), units=((6, 9), (5,)), hidden=(1, 6, 7, 27))
-    squeeze(once, structure_of(twice))
+    structure = structure_of(twice)
+    assert structure is not None
+    squeeze(once, structure)
     assert torch.equal(logits(once), logits(twice))
 
 
 @pytest.mark.parametrize("structure", [UNEVEN.model_copy(update={"units": ((0,), (48,))}), NARROW])
-def test_a_network_that_cannot_be_squeezed_is_left_as_it_was(network, structure):
+def test_squeeze_leaves_the_network_unchanged_on_error(network: Callable[[str], Any], structure: Structure) -> None:
     model = network("bert")
     if structure is NARROW:
         model.bert.pooler = None
     before = {name: value.shape for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"units of layer 1: index 48 of only 48|reads hidden states"):
+    with pytest.raises(CheckpointError, match=r"units of layer 1: index 48 is out of range|reads hidden states"):
         squeeze(model, structure)
     assert before == {name: value.shape for name, value in model.state_dict().items()}
     assert structure_of(model) is None
 
 
-def test_an_unknown_architecture_is_refused(bert):
+def test_squeeze_refuses_an_unknown_architecture(bert: Any) -> None:
     model = copy.deepcopy(bert)
     model.bert.encoder.layer[1].attention.self.query = nn.Identity()
-    with pytest.raises(CheckpointError, match="none whose heads and feed-forward units are known"):
+    with pytest.raises(CheckpointError, match=r"Heads and feed-forward units of .* are unknown"):
         squeeze(model, UNEVEN)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_training_goes_on(network, name):
+def test_squeezed_network_can_be_trained(network: Callable[[str], Any], name: str) -> None:
     model = network(name)
     model.base_model.embeddings.word_embeddings.weight.requires_grad_(False)
     squeeze(model, NARROW)
@@ -147,35 +157,35 @@ def test_training_goes_on(network, name):
     assert frozen == {f"{model.base_model_prefix}.embeddings.word_embeddings.weight"}
     if name == "mpnet":
         used = trained["mpnet.encoder.relative_attention_bias.weight"].grad.abs().sum(0) > 0
-        assert used.all()  # each head stays in one of the two layers
+        assert used.all()  # each head is kept in one of the two layers
     before = {name: parameter.detach().clone() for name, parameter in trained.items()}
     optimizer.step()
     assert not any(torch.equal(before[name], parameter) for name, parameter in trained.items())
 
 
-def test_attention_scores_are_those_of_the_heads_that_stay(network):
+def test_attention_scores_of_a_squeezed_network(network: Callable[[str], Any]) -> None:
     model = network("bert")
     squeeze(model, UNEVEN)
     with torch.no_grad(), attention_scores(model, HEADS) as scores:
         attentions = model(**texts(), output_attentions=True).attentions
     assert [score.shape[1] for score in scores] == [3, 1]
-    gone = texts()["attention_mask"][:, None, None] == 0
+    padding = texts()["attention_mask"][:, None, None] == 0
     for score, attention in zip(scores, attentions, strict=True):
-        torch.testing.assert_close(score.masked_fill(gone, -torch.inf).softmax(-1), attention)
+        torch.testing.assert_close(score.masked_fill(padding, -torch.inf).softmax(-1), attention)
 
 
-def answers(path, inputs, library=None):
+def answers(path: Path, inputs: Mapping[str, np.ndarray], library: Path | None = None) -> np.ndarray:
     model = OnnxClassifier(path, pad_token_id=0, threads=1, library=library)
     return model.run({name: value for name, value in inputs.items() if name in model.input_names})
 
 
-def graph_inputs():
+def graph_inputs() -> dict[str, np.ndarray]:
     inputs = {name: value.numpy() for name, value in texts().items()}
     return {**inputs, "token_type_ids": np.zeros_like(inputs["input_ids"])}
 
 
 @pytest.fixture(scope="module")
-def exported(network, tmp_path_factory):
+def exported(network: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A BERT with uneven layers and a narrow residual stream, and its graph."""
     model, path = network("bert"), tmp_path_factory.mktemp("squeezed") / "model.onnx"
     squeeze(model, NARROW)
@@ -183,7 +193,9 @@ def exported(network, tmp_path_factory):
     return model, path
 
 
-def test_a_squeezed_graph_says_the_same_packed_and_in_int8(exported, sparse_runtime, tmp_path):
+def test_squeezed_graph_is_packed_and_quantized(
+    exported: tuple[Any, Path], sparse_runtime: Library, tmp_path: Path
+) -> None:
     model, path = exported
     expected = logits(model).numpy()
     packed = write_sparse_graph(
@@ -195,7 +207,7 @@ def test_a_squeezed_graph_says_the_same_packed_and_in_int8(exported, sparse_runt
     assert np.abs(answers(tmp_path / "int8.onnx", graph_inputs()) - expected).max() < 0.1 * np.abs(expected).max()
 
 
-def test_attention_costs_what_the_heads_that_stay_cost(exported):
+def test_flops_count_the_remaining_heads(exported: tuple[Any, Path]) -> None:
     model, path = exported
     counted = flops(sparsity(path), layers=2, hidden=HIDDEN, length=10)
     size = HIDDEN // HEADS
@@ -208,12 +220,12 @@ def test_attention_costs_what_the_heads_that_stay_cost(exported):
     assert counted.dense == 4 * 10**2 * (3 + 1) * size + 2 * 10 * linears + 2 * head
 
 
-def test_mpnet_keeps_each_heads_position_bias_in_the_graph_and_is_not_packed(network, tmp_path):
+def test_squeezed_mpnet_exports_position_bias_and_is_not_packed(network: Callable[[str], Any], tmp_path: Path) -> None:
     model = network("mpnet")
     squeeze(model, NARROW)
     assert export(model, tmp_path / "model.onnx") < 1e-4
-    found = answers(tmp_path / "model.onnx", graph_inputs())
-    assert np.abs(found - logits(model).numpy()).max() < 1e-4
+    outputs = answers(tmp_path / "model.onnx", graph_inputs())
+    assert np.abs(outputs - logits(model).numpy()).max() < 1e-4
     with pytest.raises(CheckpointError, match="keep all heads to have it packed"):
         write_sparse_graph(
             tmp_path / "model.onnx",

@@ -170,7 +170,7 @@ def test_a_network_that_no_onnx_file_holds_is_refused(recipe, whole, monkeypatch
 
 
 def test_a_squeezed_network_gets_no_other_shape(recipe, squeezed):
-    with pytest.raises(RecipeError, match="was squeezed, its layers differ"):
+    with pytest.raises(RecipeError, match="was squeezed, so its layers differ"):
         check_fit(squeezed, None, recipe(**NO_ATTENTION, student__layers=1))
 
 

@@ -1,4 +1,8 @@
-"""Random sparse classifiers of every architecture, and how tests export them."""
+"""Random sparse classifiers of every architecture, and their exported graphs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from sparserve.models.encoders.checkpoint import load_classifier
 from sparserve.models.export.onnx_export import export_onnx
@@ -9,14 +13,24 @@ ENCODERS = ("bert", "distilbert", "electra", "mpnet", "roberta")
 TYPED = ("bert", "electra")
 
 
-def classifier(folder):
+@dataclass(frozen=True)
+class Exported:
+    """A random classifier with 80 % zeros in its encoder, and its graph."""
+
+    model: Any
+    path: Path
+    difference: float  # largest difference of a logit between the two
+
+
+def classifier(folder: Path) -> Any:
+    """Load a random checkpoint as a classifier of three labels."""
     return load_classifier(folder, LABELS, "single_label_classification", attention="eager").eval()
 
 
-def export(model, path, **changes):
-    """Write the model's graph; the largest difference of a logit from torch's."""
+def export(model: Any, path: Path, **changes: Any) -> float:
+    """Write the model's graph and return the largest difference of a logit from torch's."""
     typed = ("token_type_ids",) if model.config.model_type in TYPED else ()
-    options = {
+    options: dict[str, Any] = {
         "input_names": ("input_ids", *typed, "attention_mask"),
         "max_length": 64,
         "vocabulary": model.config.vocab_size,
