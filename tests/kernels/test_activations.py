@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.packing import Values
+from sparserve.kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
 from tests.support.kernels.cases import pack
 from tests.support.kernels.reference import encoder_reference, encoder_session, run
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
 
-def one_layer(intermediate: LinearWeights, output: LinearWeights, activation: str) -> EncoderWeights:
+def one_layer(intermediate: LinearWeights, output: LinearWeights, activation: Activation) -> EncoderWeights:
     """Return an encoder of two features in which only the feed-forward layer is not zero."""
     nothing = LinearWeights(np.zeros((2, 2), np.float32))
     plain = NormWeights(np.ones(2, np.float32), np.zeros(2, np.float32))
@@ -22,7 +23,7 @@ ARGUMENTS = [-1e6, -1e3, -30.0, -6.0, -4.0, -2.0, -1.0, -0.5, -0.1, -1e-3, -1e-2
 ARGUMENTS += [-argument for argument in ARGUMENTS]
 
 
-def activation_error(activation: str, x: float, smallest: float, values: str) -> float:
+def activation_error(activation: str, x: float, smallest: float, values: Values) -> float:
     """Return the error of the activation of `x` as a fraction of the larger of |x| and `smallest`.
 
     The bias of one intermediate feature is the argument; LayerNorm of epsilon 1 and of the value, times a weight, and

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserve.kernels.packing import pack_encoder
+from sparserve.kernels.packing import Values, pack_encoder
 from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights
 from tests.support.kernels.cases import SMALL, TOLERANCE, batches, masked_batch, pack, random_batch
 from tests.support.kernels.reference import (
@@ -27,7 +27,7 @@ from tests.support.kernels.reference import (
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
 
-ENCODERS = {
+ENCODERS: dict[str, Any] = {
     "unstructured": {"densities": (0.1,)},
     "1x4 blocks": {"densities": (0.2,), "blocks": True},
     "dense": {"densities": (1.0,)},
@@ -119,7 +119,7 @@ def rescaled(encoder: EncoderWeights, attention: float, rest: float) -> EncoderW
     layers = []
     for layer in encoder.layers:
         factors = {name: attention if name in ("query", "key") else rest for name in MATRICES}
-        changed = {name: scaled(getattr(layer, name), factor) for name, factor in factors.items()}
+        changed: dict[str, Any] = {name: scaled(getattr(layer, name), factor) for name, factor in factors.items()}
         norms = {name: getattr(layer, name) for name in ("attention_norm", "output_norm")}
         layers.append(LayerWeights(**changed, **norms))
     return EncoderWeights(tuple(layers), encoder.head_size, encoder.activation, encoder.epsilon)
@@ -186,7 +186,7 @@ def test_encoder_mask_holes_longer_than_key_block(isa: str, begin: int) -> None:
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_masked_tokens_are_zeros(isa: str, values: str) -> None:
+def test_encoder_masked_tokens_are_zeros(isa: str, values: Values) -> None:
     blob, encoder = pack(random_encoder(), values)
     states, mask = masked_batch(encoder.hidden)
     answer = run(encoder_session(blob), states=states, mask=mask)
@@ -199,7 +199,7 @@ def test_encoder_masked_tokens_are_zeros(isa: str, values: str) -> None:
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_masked_content_changes_no_other_output(isa: str, values: str) -> None:
+def test_encoder_masked_content_changes_no_other_output(isa: str, values: Values) -> None:
     blob, encoder = pack(random_encoder(), values)
     states, mask = masked_batch(encoder.hidden)
     session = encoder_session(blob)
@@ -210,7 +210,7 @@ def test_encoder_masked_content_changes_no_other_output(isa: str, values: str) -
 
 @pytest.mark.parametrize("first_token_only", [False, True], ids=["all tokens", "first token"])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_nan_and_infinity_stay_in_their_request(isa: str, values: str, first_token_only: bool) -> None:
+def test_encoder_nan_and_infinity_stay_in_their_request(isa: str, values: Values, first_token_only: bool) -> None:
     blob, encoder = pack(random_encoder(layers=3), values)
     states, mask = masked_batch(encoder.hidden)
     mask[[2, 5]] = 1  # without holes: a masked token before the last one is computed with
@@ -230,7 +230,7 @@ def test_encoder_nan_and_infinity_stay_in_their_request(isa: str, values: str, f
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_encoder_bad_feature_spoils_tokens_that_attend_to_it(isa: str, values: str, bad: Any) -> None:
+def test_encoder_bad_feature_spoils_tokens_that_attend_to_it(isa: str, values: Values, bad: Any) -> None:
     """The bad value is not rounded away in its own token or in tokens that read its key and value."""
     blob, encoder = pack(random_encoder(layers=1, densities=(1.0,)), values)
     states, mask = np.random.default_rng(0).standard_normal((2, 9, encoder.hidden)).astype(np.float32), np.ones((2, 9))

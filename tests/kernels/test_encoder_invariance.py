@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from sparserve.kernels.packing import PackOptions, pack_encoder
+from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from tests.support.kernels.cases import SMALL, SMALL_VARIANTS, TOLERANCE, batches, pack, random_batch
 from tests.support.kernels.reference import (
     encoder_session,
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("sparse_runtime")
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("variant", SMALL_VARIANTS)
 def test_encoder_invariant_to_batch_padding_and_threads(
-    isa: str, variant: Any, values: str, first_token_only: bool
+    isa: str, variant: Any, values: Values, first_token_only: bool
 ) -> None:
     """Bit for bit: each row alone and without its padding, and the batch on more threads and in another order."""
     blob, encoder = pack(random_encoder(**SMALL, **SMALL_VARIANTS[variant]), values)
@@ -53,7 +53,7 @@ def test_encoder_invariant_to_batch_padding_and_threads(
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_invariant_to_place_in_large_batch(isa: str, values: str) -> None:
+def test_encoder_invariant_to_place_in_large_batch(isa: str, values: Values) -> None:
     blob, encoder = pack(random_encoder(**SMALL), values)
     states, mask = random_batch(encoder.hidden, batch=64, length=70, seed=8)
     states[40], mask[40] = states[3], mask[3]
@@ -66,7 +66,7 @@ def test_encoder_invariant_to_place_in_large_batch(isa: str, values: str) -> Non
 
 
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 0.015)])
-def test_encoder_first_token_only_equals_first_token(isa: str, values: str, tolerance: Any) -> None:
+def test_encoder_first_token_only_equals_first_token(isa: str, values: Values, tolerance: Any) -> None:
     """In int8 the two ways to add up attention may round an activation to neighbouring steps."""
     for variant in SMALL_VARIANTS.values():
         blob, encoder = pack(random_encoder(**SMALL, **variant), values)
@@ -80,7 +80,7 @@ def test_encoder_first_token_only_equals_first_token(isa: str, values: str, tole
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 0.015)])
 @pytest.mark.parametrize("variant", SMALL_VARIANTS)
 def test_encoder_instruction_sets_agree(
-    monkeypatch: pytest.MonkeyPatch, variant: Any, values: str, tolerance: Any
+    monkeypatch: pytest.MonkeyPatch, variant: Any, values: Values, tolerance: Any
 ) -> None:
     blob, encoder = pack(random_encoder(**SMALL, **SMALL_VARIANTS[variant]), values)
     states, mask = random_batch(encoder.hidden, batch=9, length=70, seed=6)
@@ -93,7 +93,7 @@ def test_encoder_instruction_sets_agree(
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_encoder_concurrent_sessions_are_bit_identical(isa: str, values: str) -> None:
+def test_encoder_concurrent_sessions_are_bit_identical(isa: str, values: Values) -> None:
     blobs = [pack_encoder(random_encoder(**SMALL, seed=seed), PackOptions(values)) for seed in range(2)]
     sessions = [
         encoder_session(blob, first_token_only=first, threads=threads)

@@ -15,7 +15,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, Runtime
 
 from sparserve.kernels.library import LIBRARY, STAGES, LibraryError, find_library, read_profile
 from sparserve.kernels.packed_format import FORMAT_VERSION
-from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
+from sparserve.kernels.packing import PackOptions, Values, pack_encoder, pack_linear
 from tests.support.kernels.reference import (
     ISA_NAMES,
     encoder_session,
@@ -128,7 +128,7 @@ def test_profile_names_every_stage(sparse_runtime: Any) -> None:
 
 @pytest.mark.parametrize("first_token_only", [False, True])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_profile_has_time_of_every_stage(sparse_runtime: Any, values: str, first_token_only: bool) -> None:
+def test_profile_has_time_of_every_stage(sparse_runtime: Any, values: Values, first_token_only: bool) -> None:
     session = encoder_session(
         pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first_token_only, threads=2
     )
@@ -170,7 +170,8 @@ def test_library_session_options_open_several_sessions(sparse_runtime: Any) -> N
     model = model_bytes([node], {"x": TensorProto.FLOAT}, {"weights": blob})
     options, x = session_options(), np.ones((2, 4), np.float32)
     sessions = [onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]) for _ in range(2)]
-    assert np.array_equal(*(run(session, x=x) for session in sessions))
+    first, second = (run(session, x=x) for session in sessions)
+    assert np.array_equal(first, second)
 
 
 def grown_bytes(work: Callable[[int], None], *, warm_up: int, count: int) -> int:
@@ -181,14 +182,15 @@ def grown_bytes(work: Callable[[int], None], *, warm_up: int, count: int) -> int
     before = process.memory_info().rss
     work(count)
     gc.collect()
-    return process.memory_info().rss - before
+    return int(process.memory_info().rss - before)
 
 
 def test_library_memory_is_bounded_over_mixed_requests(sparse_runtime: Any) -> None:
     generator = np.random.default_rng(0)
+    cases: tuple[tuple[Values, bool], ...] = (("fp32", False), ("int8", True))
     sessions = [
         encoder_session(pack_encoder(random_encoder(), PackOptions(values)), first_token_only=first, threads=2)
-        for values, first in (("fp32", False), ("int8", True))
+        for values, first in cases
     ]
     requests = []
     for batch, length in ((1, 1), (1, 200), (16, 12), (3, 70), (8, 128), (0, 5)):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserve.kernels.packing import PackOptions, pack_linear
+from sparserve.kernels.packing import PackOptions, Values, pack_linear
 from sparserve.kernels.unpacking import parts, unpack_linear
 from sparserve.kernels.weights import LinearWeights
 from tests.support.kernels.cases import LAYOUTS, TOLERANCE
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("sparse_runtime")
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 13), (50, 36), (33, 300), (5, 2500)])
-def test_linear_computes_with_unpacked_weights(isa: str, rows: int, columns: int, layout: Any, values: str) -> None:
+def test_linear_computes_with_unpacked_weights(isa: str, rows: int, columns: int, layout: Any, values: Values) -> None:
     """Unit vectors read the weights out: exactly as floats, and to float rounding where 1 is 255 steps of 1/255."""
     linear = random_linear(np.random.default_rng(rows), rows, columns, bias=False, **LAYOUTS[layout])
     blob = pack_linear(linear, PackOptions(values))
@@ -60,7 +60,7 @@ def test_linear_computes_with_half_precision_weights(isa: str, layout: Any) -> N
 
 
 @pytest.mark.parametrize(("values", "tolerance"), [("fp32", TOLERANCE), ("int8", 5e-3)])
-def test_linear_widest_agrees_with_float64(isa: str, values: str, tolerance: Any) -> None:
+def test_linear_widest_agrees_with_float64(isa: str, values: Values, tolerance: Any) -> None:
     generator = np.random.default_rng(0)
     for rows, columns in ((3, 65535), (65535, 3)):
         linear = random_linear(generator, rows, columns, 0.1)
@@ -98,7 +98,7 @@ linear_cases = st.fixed_dictionaries(
 )
 
 
-def make_linear_case(case: dict) -> tuple[LinearWeights, np.ndarray]:
+def make_linear_case(case: dict[str, Any]) -> tuple[LinearWeights, np.ndarray]:
     generator = np.random.default_rng(case["seed"])
     options = {**LAYOUTS[case["layout"]], "empty_rows": case["empty_rows"], "gain": case["gain"]}
     linear = random_linear(generator, case["rows"], case["columns"], **options)
@@ -113,6 +113,7 @@ def test_linear_int8_within_half_a_step_per_activation(isa: str, case: Any) -> N
     blob = pack_linear(linear, PackOptions("int8"))
     unpacked = unpack_linear(blob)
     error = np.abs(run(linear_session(blob), x=x) - linear_reference(unpacked, x.astype(np.float64)))
+    assert linear.bias is not None
     assert (error <= int8_bound(unpacked.weight, linear.bias, x)).all()
 
 
@@ -121,6 +122,7 @@ def test_linear_int8_within_half_a_step_per_activation(isa: str, case: Any) -> N
 def test_linear_float_agrees_with_float64(isa: str, case: Any) -> None:
     """Each output to float rounding of what is added up, down to the smallest denormal for every product."""
     linear, x = make_linear_case(case)
+    assert linear.bias is not None
     size = np.abs(x.astype(np.float64)) @ np.abs(linear.weight.astype(np.float64)).T + np.abs(linear.bias)
     for threads in (1, 2):
         actual = run(linear_session(pack_linear(linear), threads=threads), x=x)
@@ -130,7 +132,7 @@ def test_linear_float_agrees_with_float64(isa: str, case: Any) -> None:
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_linear_invariant_to_rows_and_threads(isa: str, layout: Any, values: str) -> None:
+def test_linear_invariant_to_rows_and_threads(isa: str, layout: Any, values: Values) -> None:
     linear = random_linear(np.random.default_rng(0), 19, 44, **LAYOUTS[layout])
     blob = pack_linear(linear, PackOptions(values))
     x = np.random.default_rng(1).standard_normal((300, 44)).astype(np.float32)
@@ -143,7 +145,7 @@ def test_linear_invariant_to_rows_and_threads(isa: str, layout: Any, values: str
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("shape", [(), (1,), (70,), (0,), (3, 5), (0, 5), (3, 0), (2, 3, 4), (2, 0, 4)])
-def test_linear_any_leading_dimensions(isa: str, shape: Any, values: str) -> None:
+def test_linear_any_leading_dimensions(isa: str, shape: Any, values: Values) -> None:
     linear = random_linear(np.random.default_rng(0), 19, 44, 0.2)
     blob = pack_linear(linear, PackOptions(values))
     x = np.random.default_rng(1).standard_normal((*shape, 44)).astype(np.float32)
@@ -154,7 +156,7 @@ def test_linear_any_leading_dimensions(isa: str, shape: Any, values: str) -> Non
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_linear_without_weights_returns_bias(isa: str, values: str) -> None:
+def test_linear_without_weights_returns_bias(isa: str, values: Values) -> None:
     bias = np.arange(9, dtype=np.float32)
     linear = LinearWeights(np.zeros((9, 30), np.float32), bias)
     answer = run(linear_session(pack_linear(linear, PackOptions(values))), x=np.ones((5, 30), np.float32))
@@ -162,9 +164,10 @@ def test_linear_without_weights_returns_bias(isa: str, values: str) -> None:
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_linear_zero_activation_returns_bias(isa: str, values: str) -> None:
+def test_linear_zero_activation_returns_bias(isa: str, values: Values) -> None:
     linear = random_linear(np.random.default_rng(0), 9, 30, 1.0)
     answer = run(linear_session(pack_linear(linear, PackOptions(values))), x=np.zeros((5, 30), np.float32))
+    assert linear.bias is not None
     assert np.array_equal(answer, np.broadcast_to(linear.bias, (5, 9)))
 
 
@@ -188,7 +191,7 @@ def test_linear_isas_multiply_same_integers(monkeypatch: pytest.MonkeyPatch, lay
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_linear_bad_activation_spoils_its_token_only(isa: str, layout: Any, values: str) -> None:
+def test_linear_bad_activation_spoils_its_token_only(isa: str, layout: Any, values: Values) -> None:
     linear = random_linear(np.random.default_rng(0), 9, 32, **LAYOUTS[layout])
     x = np.random.default_rng(1).standard_normal((3, 40, 32)).astype(np.float32)
     column = np.flatnonzero(linear.weight.any(axis=0))[0]

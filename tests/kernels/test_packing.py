@@ -9,23 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserve.kernels.packed_format import PackingError
-from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
+from sparserve.kernels.packing import PackOptions, Values, pack_encoder, pack_linear
 from sparserve.kernels.quantization import quantize_paired, quantize_unstructured
 from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
-from sparserve.kernels.weights import EncoderWeights, LinearWeights
+from sparserve.kernels.weights import Activation, EncoderWeights, LinearWeights
 from tests.support.kernels.cases import assert_equal_linears, matrices
 from tests.support.kernels.reference import MATRICES, random_encoder, random_linear, repeatable
 
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
-LAYOUTS = {
+LAYOUTS: dict[str, Any] = {
     "dense": PackOptions(dense_above=-1.0),
     "unstructured": PackOptions(dense_above=None, block_fill=None),
     "1x4": PackOptions(dense_above=None, block_fill=0.0),
 }
 
 
-def with_layout(name: str, values: str) -> PackOptions:
+def with_layout(name: str, values: Values) -> PackOptions:
     return dataclasses.replace(LAYOUTS[name], values=values)
 
 
@@ -86,7 +86,7 @@ def test_pack_int8_within_half_a_step_keeps_zeros(weight: Any, layout: Any) -> N
     ],
     ids=["unstructured", "blocks", "empty and full layers", "uneven widths", "empty rows"],
 )
-def test_pack_encoder_keeps_widths_and_settings(values: str, options: Any) -> None:
+def test_pack_encoder_keeps_widths_and_settings(values: Values, options: Any) -> None:
     encoder = random_encoder(**options)
     unpacked = unpack_encoder(pack_encoder(encoder, PackOptions(values)))
     assert (unpacked.head_size, unpacked.activation) == (encoder.head_size, encoder.activation)
@@ -106,7 +106,7 @@ def test_pack_encoder_keeps_widths_and_settings(values: str, options: Any) -> No
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
-def test_pack_encoder_keeps_activation(activation: str) -> None:
+def test_pack_encoder_keeps_activation(activation: Activation) -> None:
     assert unpack_encoder(pack_encoder(random_encoder(activation=activation))).activation == activation
 
 
@@ -145,7 +145,7 @@ def test_pack_int8_one_byte_per_weight_one_scale_per_row() -> None:
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_pack_widest_matrix_round_trip(values: str) -> None:
+def test_pack_widest_matrix_round_trip(values: Values) -> None:
     weight = np.zeros((2, 65535), np.float32)
     weight[0, [0, 65534]] = 0.5, 0.25
     weight[1, ::3] = 1
@@ -161,16 +161,17 @@ def test_pack_sparser_weights_are_smaller() -> None:
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_pack_is_deterministic(values: str) -> None:
+def test_pack_is_deterministic(values: Values) -> None:
     first, second = (pack_encoder(random_encoder(seed=3), PackOptions(values)) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_pack_ignores_memory_order(values: str) -> None:
+def test_pack_ignores_memory_order(values: Values) -> None:
     linear = random_linear(np.random.default_rng(0), 12, 20, 0.3)
     strided = np.repeat(linear.weight, 2, axis=1)[:, ::2]
-    for weight in (np.asfortranarray(linear.weight), strided, linear.weight.astype(np.float64)):
+    weights: list[Any] = [np.asfortranarray(linear.weight), strided, linear.weight.astype(np.float64)]
+    for weight in weights:
         turned = LinearWeights(weight, linear.bias)
         assert pack_linear(turned, PackOptions(values)) == pack_linear(linear, PackOptions(values))
 
@@ -178,7 +179,7 @@ def test_pack_ignores_memory_order(values: str) -> None:
 def test_choose_layout_follows_density_and_blocks() -> None:
     generator = np.random.default_rng(0)
 
-    def layout(**options: object) -> str:
+    def layout(**options: Any) -> str:
         (part,) = parts(pack_linear(random_linear(generator, 64, 64, **options)))
         return part.layout
 
@@ -190,7 +191,7 @@ def test_choose_layout_follows_density_and_blocks() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_pack_non_finite_weights_are_refused(bad: Any, values: str) -> None:
+def test_pack_non_finite_weights_are_refused(bad: Any, values: Values) -> None:
     good = np.ones((2, 4), np.float32)
     for linear in (
         LinearWeights(np.array([[1, 0, bad, 0]], np.float32)),
@@ -220,7 +221,7 @@ def test_pack_bad_bias_size_is_refused(shape: Any) -> None:
         pack_linear(LinearWeights(np.ones((4, 8), np.float32), np.zeros(shape, np.float32)))
 
 
-def with_layer(encoder: EncoderWeights, index: int, **changes: object) -> EncoderWeights:
+def with_layer(encoder: EncoderWeights, index: int, **changes: Any) -> EncoderWeights:
     layers = list(encoder.layers)
     layers[index] = dataclasses.replace(layers[index], **changes)
     return dataclasses.replace(encoder, layers=tuple(layers))

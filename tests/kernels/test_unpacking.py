@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserve.kernels.packed_format import HEADER, RECORD, PackingError
-from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
+from sparserve.kernels.packing import PackOptions, Values, pack_encoder, pack_linear
 from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
 from sparserve.kernels.weights import LinearWeights
 from tests.support.kernels.cases import assert_equal_linears, matrices
@@ -28,7 +28,7 @@ def test_parts_add_up_to_blob(weight: Any, values: Any) -> None:
 
 
 @pytest.mark.parametrize("values", ["fp32", "int8"])
-def test_parts_of_encoder_are_named(values: str) -> None:
+def test_parts_of_encoder_are_named(values: Values) -> None:
     encoder = random_encoder(layers=2, hidden=48, widths=(32,), intermediates=(80,))
     blob = pack_encoder(encoder, PackOptions(values))
     found = {part.name: part for part in parts(blob)}

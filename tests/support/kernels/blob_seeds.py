@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 from sparserve.kernels.packed_format import CHECKSUMMED_FROM, HEADER
-from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
+from sparserve.kernels.packing import PackOptions, Values, pack_encoder, pack_linear
 from sparserve.kernels.weights import EncoderWeights
 from tests.support.kernels.reference import random_encoder, random_linear
 
-LAYOUTS = {
+LAYOUTS: dict[str, Any] = {
     "dense": ({"density": 1.0}, {"dense_above": 0.6}),
     "unstructured": ({"density": 0.3}, {"dense_above": None, "block_fill": None}),
     "1x4": ({"density": 0.3, "blocks": True}, {"dense_above": None, "block_fill": 0.9}),
 }
 LINEARS = ((6, 8), (1, 1), (3, 1000), (40, 20), (7, 300))
+VALUES: tuple[Values, ...] = ("fp32", "int8")
 
 
 def mended(blob: bytes) -> bytes:
@@ -59,7 +60,7 @@ def rounded_to_half(encoder: EncoderWeights) -> EncoderWeights:
 def seeds() -> dict[str, bytes]:
     """Return the blobs by name."""
     blobs = {}
-    for (layout, (weights, thresholds)), values in product(LAYOUTS.items(), ("fp32", "int8")):
+    for (layout, (weights, thresholds)), values in product(LAYOUTS.items(), VALUES):
         options = PackOptions(values, **thresholds)
         blobs[f"encoder-{layout}-{values}"] = pack_encoder(tiny_encoder(layout), options)
         blobs[f"encoder-uneven-{layout}-{values}"] = pack_encoder(uneven_encoder(layout), options)

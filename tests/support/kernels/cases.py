@@ -1,15 +1,17 @@
 """Encoders, matrices and batches shared by several tests."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 
-from sparserve.kernels.packing import PackOptions, pack_encoder
+from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from sparserve.kernels.unpacking import unpack_encoder
 from sparserve.kernels.weights import EncoderWeights, LinearWeights
 from tests.support.kernels.reference import random_mask, random_weight
 
 TOLERANCE = 1e-5
-LAYOUTS = {
+LAYOUTS: dict[str, Any] = {
     "unstructured": {"density": 0.1},
     "1x4": {"density": 0.2, "blocks": True},
     "dense": {"density": 1.0},
@@ -29,14 +31,14 @@ def masked_batch(hidden: int, length: int = 41, seed: int = 1) -> tuple[np.ndarr
     return states, mask
 
 
-def pack(encoder: EncoderWeights, values: str = "fp32") -> tuple[bytes, EncoderWeights]:
+def pack(encoder: EncoderWeights, values: Values = "fp32") -> tuple[bytes, EncoderWeights]:
     """Return the packed encoder and the weights that the runtime computes with."""
     blob = pack_encoder(encoder, PackOptions(values))
     return blob, unpack_encoder(blob)
 
 
-SMALL = {"layers": 3, "hidden": 20, "head_size": 4, "widths": (12, 20, 8), "intermediates": (28, 5)}
-SMALL_VARIANTS = {
+SMALL: dict[str, Any] = {"layers": 3, "hidden": 20, "head_size": 4, "widths": (12, 20, 8), "intermediates": (28, 5)}
+SMALL_VARIANTS: dict[str, Any] = {
     "unstructured": {"densities": (0.3,)},
     "1x4": {"densities": (0.4,), "blocks": True},
     "dense": {"densities": (1.0,)},
@@ -69,4 +71,5 @@ def assert_equal_linears(actual: LinearWeights, expected: LinearWeights) -> None
     assert actual.weight.dtype == np.float32
     assert np.array_equal(actual.weight, expected.weight)
     assert (actual.bias is None) == (expected.bias is None)
-    assert actual.bias is None or np.array_equal(actual.bias, expected.bias)
+    if actual.bias is not None and expected.bias is not None:
+        assert np.array_equal(actual.bias, expected.bias)

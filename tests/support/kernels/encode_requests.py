@@ -8,25 +8,27 @@ import argparse
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sparserve.kernels.packing import PackOptions, pack_encoder
+from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from tests.support.kernels.blob_seeds import LAYOUTS, tiny_encoder
 from tests.support.kernels.reference import random_mask
 
-ENCODERS = (
+ENCODERS: tuple[Any, ...] = (
     {"hidden": 36, "head_size": 12, "layers": 2, "widths": (36, 24), "intermediates": (400, 52)},
     {"hidden": 35, "head_size": 7, "widths": (35,), "intermediates": (30,), "activation": "gelu_tanh"},
     {"hidden": 4, "head_size": 4, "widths": (4,), "intermediates": (3,), "activation": "relu"},
 )
 SHAPES = [(1, length) for length in (1, 3, 16, 17, 33, 49, 64, 65, 129, 300)]
 SHAPES += [(3, 20), (5, 37), (20, 9), (40, 5), (70, 6), (2, 270)]
+VALUES: tuple[Values, ...] = ("fp32", "int8")
 
 
 def cases() -> Iterator[tuple[str, str, int, int, int, int]]:
     """One request: kind, blob file, hidden size, batch, length, first token only."""
-    for encoder, layout, values in product(ENCODERS, LAYOUTS, ("fp32", "int8")):
+    for encoder, layout, values in product(ENCODERS, LAYOUTS, VALUES):
         if layout == "1x4" and encoder["hidden"] % 4:
             continue
         kind = f"{layout}-{values}"
@@ -37,7 +39,7 @@ def cases() -> Iterator[tuple[str, str, int, int, int, int]]:
 def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(7)
-    for encoder, (layout, (_, thresholds)), values in product(ENCODERS, LAYOUTS.items(), ("fp32", "int8")):
+    for encoder, (layout, (_, thresholds)), values in product(ENCODERS, LAYOUTS.items(), VALUES):
         blob = pack_encoder(tiny_encoder(layout, **encoder), PackOptions(values, **thresholds))
         (folder / f"{encoder['hidden']}-{layout}-{values}.blob").write_bytes(blob)
     for encoder, (batch, length) in product(ENCODERS, SHAPES):
@@ -54,7 +56,9 @@ def write(folder: Path) -> None:
 
 def compare(first_file: Path, second_file: Path) -> None:
     ours, theirs = (np.fromfile(path, np.float32) for path in (first_file, second_file))
-    at, worst, equal = 0, {}, {}
+    at = 0
+    worst: dict[str, float] = {}
+    equal: dict[str, bool] = {}
     for kind, _, hidden, batch, length, first in cases():
         size = batch * hidden * (1 if first else length)
         a, b = ours[at : at + size], theirs[at : at + size]

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from sparserve.kernels.weights import LinearWeights
 from tests.support.kernels.blob_seeds import mended, tiny_encoder
 from tests.support.kernels.reference import random_linear
 
-HEADER_FIELDS = (
+HEADER_FIELDS: tuple[Any, ...] = (
     "magic", "version", "kind", "size", "checksum", "reserved0", "records", "layers", "hidden", "head_size",
     "activation", "epsilon", "reserved1",
 )  # fmt: skip
@@ -20,23 +21,23 @@ SCATTERED = PackOptions(dense_above=None, block_fill=None)
 SCATTERED_INT8 = PackOptions("int8", dense_above=None, block_fill=None)
 
 
-def header_of(blob: bytes) -> dict:
+def header_of(blob: bytes) -> dict[str, Any]:
     return dict(zip(HEADER_FIELDS, HEADER.unpack_from(blob), strict=True))
 
 
-def record_of(blob: bytes, index: int = 0) -> dict:
+def record_of(blob: bytes, index: int = 0) -> dict[str, Any]:
     return dict(zip(RECORD_FIELDS, RECORD.unpack_from(blob, HEADER.size + RECORD.size * index), strict=True))
 
 
 @dataclass
 class Forgery:
-    """Return the blob with some fields and bytes changed and its size and checksum corrected."""
+    """A blob with some fields and bytes changed and its size and checksum corrected."""
 
     blob: bytes
-    header: dict = field(default_factory=dict)
-    record: dict = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
     index: int = 0  # of that record
-    sections: dict = field(default_factory=dict)  # of that record: what they begin with instead
+    sections: dict[str, Any] = field(default_factory=dict)  # of that record: what they begin with instead
     appended: bytes = b""
 
     def __call__(self) -> bytes:
@@ -69,7 +70,7 @@ DENSE = pack_linear(MANY, PackOptions(dense_above=0.1))
 ENCODER_BLOB = pack_encoder(tiny_encoder(), SCATTERED)
 TWO_LAYERS = pack_encoder(tiny_encoder(layers=2, densities=(1.0,)))
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "gapped": GAPPED, "mapped": MAPPED, "floats": FLOATS, "halves": HALVES, "ints": INTS, "block ints": BLOCK_INTS,
     "dense ints": DENSE_INTS, "dense": DENSE, "encoder": ENCODER_BLOB, "two layers": TWO_LAYERS,
 }  # fmt: skip
@@ -77,7 +78,7 @@ GOOD = {
 assert record_of(GAPPED)["coding"] == GAPS
 assert record_of(MAPPED)["coding"] == BITMAP
 
-WHOLE = {
+WHOLE: dict[str, Any] = {
     "nothing at all": (b"", "shorter than a header"),
     "less than a header": (FLOATS[: HEADER.size - 1], "shorter than a header"),
     "cut": (FLOATS[:-1], rf"the header says {len(FLOATS)} bytes, but there are {len(FLOATS) - 1}"),
@@ -86,7 +87,7 @@ WHOLE = {
     "zeros": (bytes(1000), "bad magic"),
     "ones": (b"\xff" * 1000, "bad magic"),
 }
-HEADERS = {
+HEADERS: dict[str, Any] = {
     "another magic": (Forgery(FLOATS, {"magic": b"SPARSRV\x02"}), "bad magic"),
     "another format": (Forgery(FLOATS, {"magic": b"\x08\0\0\0ONNX"}), "bad magic"),
     "version 0": (Forgery(FLOATS, {"version": 0}), "format version 0 is unknown; this library reads version 1"),
@@ -114,8 +115,8 @@ HEADERS = {
     "epsilon negative": (Forgery(ENCODER_BLOB, {"epsilon": -1e-12}), "epsilon is out of range"),
     "epsilon infinite": (Forgery(ENCODER_BLOB, {"epsilon": np.inf}), "epsilon is out of range"),
 }
-HUGE = {"rows": 65535, "columns": 65535}
-SHAPES = {
+HUGE: dict[str, Any] = {"rows": 65535, "columns": 65535}
+SHAPES: dict[str, Any] = {
     "no rows": (Forgery(FLOATS, record={"rows": 0}), "shape is out of range"),
     "no columns": (Forgery(FLOATS, record={"columns": 0}), "shape is out of range"),
     "65536 rows": (Forgery(FLOATS, record={"rows": 65536}), "shape is out of range"),
@@ -149,7 +150,7 @@ SHAPES = {
         "output norm weight is not a vector of 8 floats",
     ),
 }
-OFFSETS = {
+OFFSETS: dict[str, Any] = {
     f"{name} {where}": (Forgery(blob, record={name: offset}), f"the {what} lies outside the blob")
     for blob, name, what in (
         (FLOATS, "counts", "row counts"),
@@ -167,7 +168,7 @@ OFFSETS = {
         ("at 2^64 - 1", 2**64 - 1),
     )
 }
-INDEXES = {
+INDEXES: dict[str, Any] = {
     "counts that do not add up": (
         Forgery(FLOATS, sections={"counts": b"\0\0"}),
         "row counts do not add up to the entries",
@@ -189,7 +190,7 @@ INDEXES = {
 }
 FULL = bytes([127, 127])
 NAN, INFINITE = struct.pack("<f", np.nan), struct.pack("<f", -np.inf)
-VALUES = {
+VALUES: dict[str, Any] = {
     "value NaN": (Forgery(FLOATS, sections={"values": NAN}), "the values holds a value that is not finite"),
     "value infinite": (Forgery(DENSE, sections={"values": INFINITE}), "the values holds a value that is not finite"),
     "half infinite": (Forgery(HALVES, sections={"values": b"\x00\xfc"}), "the values holds a value that is not finite"),
@@ -208,7 +209,7 @@ VALUES = {
         "weights of row 0 exceed the pair bound",
     ),
 }
-REFUSED = {
+REFUSED: dict[str, Any] = {
     f"{group}: {name}": case
     for group, cases in (
         ("whole", WHOLE), ("header", HEADERS), ("shape", SHAPES), ("offset", OFFSETS), ("index", INDEXES),

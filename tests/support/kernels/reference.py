@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.special import erf
 
 from sparserve.kernels.library import LibraryError, find_library
-from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
 
 ISA_NAMES = ("avx512-vnni", "avx512", "avx2-vnni", "avx2", "neon", "portable")
 MATRICES = ("query", "key", "value", "attention_output", "intermediate", "output")
@@ -63,7 +63,7 @@ def random_weight(
 
 
 def random_linear(
-    generator: np.random.Generator, rows: int, columns: int, density: float, *, bias: bool = True, **options: float
+    generator: np.random.Generator, rows: int, columns: int, density: float, *, bias: bool = True, **options: Any
 ) -> LinearWeights:
     weight = random_weight(generator, rows, columns, density, **options)
     return LinearWeights(weight, (0.1 * generator.standard_normal(rows)).astype(np.float32) if bias else None)
@@ -82,9 +82,9 @@ def random_encoder(
     widths: Sequence[int] = (64,),
     intermediates: Sequence[int] = (128,),
     densities: Sequence[float] = (0.1,),
-    activation: str = "gelu",
+    activation: Activation = "gelu",
     seed: int = 0,
-    **options: float,
+    **options: Any,
 ) -> EncoderWeights:
     """Return a random encoder whose layers cycle through `widths` of attention, `intermediates` and `densities`."""
     generator = np.random.default_rng(seed)
@@ -228,7 +228,7 @@ def open_session(node: Any, inputs: dict[str, int], blob: bytes, threads: int) -
     return onnxruntime.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
 
 
-def model_bytes(nodes: list, inputs: dict[str, int], blobs: dict[str, bytes]) -> bytes:
+def model_bytes(nodes: list[Any], inputs: dict[str, int], blobs: dict[str, bytes]) -> bytes:
     """Return a graph with output `y`. No shapes are declared, so that the operators themselves must check them."""
     graph = helper.make_graph(
         nodes,
