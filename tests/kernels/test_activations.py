@@ -23,7 +23,7 @@ ARGUMENTS = [-1e6, -1e3, -30.0, -6.0, -4.0, -2.0, -1.0, -0.5, -0.1, -1e-3, -1e-2
 ARGUMENTS += [-argument for argument in ARGUMENTS]
 
 
-def activation_error(activation: str, x: float, smallest: float, values: Values) -> float:
+def activation_error(activation: Activation, x: float, smallest: float, values: Values) -> float:
     """Return the error of the activation of `x` as a fraction of the larger of |x| and `smallest`.
 
     The bias of one intermediate feature is the argument; LayerNorm of epsilon 1 and of the value, times a weight, and
@@ -44,7 +44,7 @@ def activation_error(activation: str, x: float, smallest: float, values: Values)
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
-def test_activation_agrees_with_float64_from_tiny_to_huge(isa: str, activation: str) -> None:
+def test_activation_agrees_with_float64_from_tiny_to_huge(isa: str, activation: Activation) -> None:
     errors = {x: activation_error(activation, x, 1e-3, "fp32") for x in ARGUMENTS}
     assert max(errors.values()) < 1e-6, errors
 
@@ -52,7 +52,7 @@ def test_activation_agrees_with_float64_from_tiny_to_huge(isa: str, activation: 
 @pytest.mark.parametrize(
     ("activation", "tolerance"), [("none", 1e-6), ("gelu", 2.5e-5), ("gelu_tanh", 1e-6), ("relu", 1e-6)]
 )
-def test_activation_before_quantization_agrees_with_float64(isa: str, activation: str, tolerance: float) -> None:
+def test_activation_before_quantization_agrees_with_float64(isa: str, activation: Activation, tolerance: float) -> None:
     """GELU is coarser there, by 1.8e-5 of max(1, |x|)."""
     errors = {x: activation_error(activation, x, 1.0, "int8") for x in ARGUMENTS}
     assert max(errors.values()) < tolerance, errors

@@ -58,14 +58,14 @@ def compare(first_file: Path, second_file: Path) -> None:
     ours, theirs = (np.fromfile(path, np.float32) for path in (first_file, second_file))
     at = 0
     worst: dict[str, float] = {}
-    equal: dict[str, bool] = {}
+    equal: dict[str, list[bool]] = {}
     for kind, _, hidden, batch, length, first in cases():
         size = batch * hidden * (1 if first else length)
         a, b = ours[at : at + size], theirs[at : at + size]
         at += size
         difference = float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))
         worst[kind] = max(worst.get(kind, 0.0), difference)
-        equal[kind] = (*equal.get(kind, ()), np.array_equal(a, b))
+        equal.setdefault(kind, []).append(np.array_equal(a, b))
     if not at == len(ours) == len(theirs):
         raise SystemExit(f"{at} numbers are expected, not {len(ours)} and {len(theirs)}")
     for kind, difference in worst.items():
