@@ -1,1 +1,1 @@
-"""The report of a task: what compression saved and what it cost."""
+"""The report of a task: savings and cost of compression."""

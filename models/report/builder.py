@@ -1,4 +1,4 @@
-"""The compression/accuracy report of a task: what each variant costs and keeps, from the bundles of a store."""
+"""Build and write the compression report of a task from the bundles of a store."""
 
 import datetime
 import math
@@ -32,10 +32,10 @@ from sparserve.models.report.schema import (
 
 
 def build_report(store: Store, task: str) -> Report:
-    """The report of a task from the current bundles of its variants, whose weights are not read.
+    """Return the report of a task from the current bundles of its variants. Does not read their weights.
 
     Raises:
-        StoreError: there is no such task, or none of its bundles can be read.
+        StoreError: there is no such task, or none of its bundles is readable.
     """
     default = store.default_variant(task)
     bundles: list[Bundle] = []
@@ -44,9 +44,9 @@ def build_report(store: Store, task: str) -> Report:
         try:
             bundles.append(store.open(task, variant, verify=False))
         except (BundleError, StoreError) as error:
-            unreadable.append(f"{variant} is left out: {error}")
+            unreadable.append(f"{variant} is not in this report: {error}")
     if not bundles:
-        raise StoreError(f"no bundle of task {task!r} can be read: {'; '.join(unreadable)}")
+        raise StoreError(f"no bundle of task {task!r} is readable: {'; '.join(unreadable)}")
     manifests = [bundle.manifest for bundle in bundles]
     dense = next((m for m in manifests if m.variant == DENSE), None)
     rows = tuple(_row(manifest, dense) for manifest in manifests)
@@ -62,11 +62,11 @@ def build_report(store: Store, task: str) -> Report:
 
 
 def write_report(store: Store, task: str) -> Report:
-    """Write a task's report into the store as JSON, Markdown and HTML, each file whole or not at all.
+    """Write a task's report into the store as JSON, Markdown and HTML, each file atomically.
 
     Raises:
-        StoreError: there is no such task, or none of its bundles can be read.
-        EnvironmentFault: the disk is full or the store cannot be written.
+        StoreError: there is no such task, or none of its bundles is readable.
+        EnvironmentFault: the disk is full or the store is not writable.
     """
     report = build_report(store, task)
     write_atomically(store.report_path(task, "json"), report.model_dump_json(indent=1) + "\n")
@@ -76,20 +76,20 @@ def write_report(store: Store, task: str) -> Report:
 
 
 def to_markdown(report: Report) -> str:
-    """The report as GitHub-flavoured Markdown."""
+    """Return the report as GitHub-flavoured Markdown."""
     return render("report.md.j2", report=report)
 
 
 def to_html(report: Report) -> str:
-    """The report as one page that needs no network: about 5 MB, nearly all of it the plots' library."""
-    # Imported late: the library's source is 5 MB, and only pages need it.
+    """Return the report as one offline HTML page of about 5 MB, nearly all of it the plotting library."""
+    # Imported here because only HTML needs this 5 MB source.
     from plotly.offline import get_plotlyjs
 
     return render("report.html.j2", report=report, plots=plots(report), plotly=get_plotlyjs())
 
 
 def terminal_table(report: Report) -> Table:
-    """The report's summary for a terminal."""
+    """Return the summary table for a terminal."""
     batch, length = report.cell or PREFERRED_CELL
     table = Table(title=f"{report.task}: compression against accuracy", title_justify="left")
     table.add_column("variant", no_wrap=True)
@@ -125,14 +125,14 @@ def terminal_table(report: Report) -> Table:
                 "",
             )
     table.caption = (
-        "* answers by default. kept, encoder weights, agreement: of dense's. x: times faster than ONNX Runtime dense."
+        "* default variant. kept, encoder weights, agreement: relative to dense. x: speed-up over dense ONNX Runtime."
     )
     table.caption_justify = "left"
     return table
 
 
 def percent_interval(interval: Interval) -> str:
-    """`86.3 [84.1, 88.4]`, in percent."""
+    """Format an interval in percent, such as `86.3 [84.1, 88.4]`."""
     return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
@@ -193,14 +193,14 @@ def _ratios(manifest: Manifest, dense: Manifest) -> Ratios:
 
 
 def _matrices(manifest: Manifest) -> Iterable[Matrix]:
-    """The encoder's matrices, by layer, in the order of their names."""
-    found = []
+    """Return the encoder's matrices, sorted by layer and name."""
+    matrices = []
     for tensor in manifest.sparsity.tensors:
         place = re.search(r"\.(\d+)\.(.+?)(?:\.weight)?$", tensor.name)
         if tensor.group == "encoder_linear" and place:
             parameters = math.prod(tensor.shape)
             sparsity = 1 - tensor.nonzero / parameters if parameters else 0.0
-            found.append(
+            matrices.append(
                 Matrix(
                     layer=int(place[1]),
                     matrix=place[2],
@@ -209,4 +209,4 @@ def _matrices(manifest: Manifest) -> Iterable[Matrix]:
                     sparsity=round(sparsity, 6),
                 )
             )
-    return sorted(found, key=lambda matrix: (matrix.layer, matrix.matrix))
+    return sorted(matrices, key=lambda matrix: (matrix.layer, matrix.matrix))

@@ -1,4 +1,4 @@
-"""What a report's figures say, in sentences computed from them: nothing is claimed that they do not show."""
+"""Sentences about the figures of a report, computed from these figures alone."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,18 +9,18 @@ from sparserve.models.bundle.variants import DENSE, Variant
 from sparserve.models.report.rendering import percent
 from sparserve.models.report.schema import VariantReport
 
-# Ratios of latencies this near to 1 are within what a shared machine's noise makes of equal graphs.
+# Latency ratios of equal graphs on a shared machine stay within this range.
 SAME_SPEED: Final = (0.9, 1.1)
 SIGNIFICANT: Final = 0.05
 
 
 def findings(rows: Sequence[VariantReport]) -> list[str]:
-    """What the figures of all variants say, one sentence each; nothing is claimed that the figures do not show."""
-    found = [*_what_is_missing(rows), *_what_cannot_be_compared(rows)]
+    """Return the findings about all variants, missing and incomparable figures first."""
+    sentences = [*_missing(rows), *_incomparable(rows)]
     dense = next((row for row in rows if row.variant == DENSE), None)
     for row in rows:
         if row.variant != DENSE:
-            found += [
+            sentences += [
                 *_accuracy_findings(row),
                 *(_smaller_encoder_findings(row, dense) if dense else ()),
                 *_zeros_findings(row),
@@ -28,14 +28,14 @@ def findings(rows: Sequence[VariantReport]) -> list[str]:
                 *_speed_findings(row),
                 *_sparse_findings(row),
             ]
-    sized = next((row.evaluation for row in rows if row.evaluation), None)
-    if sized:
-        points = 50 * (sized.accuracy.high - sized.accuracy.low)
-        found.append(
-            f"{sized.rows:,} test rows fix an accuracy to about ±{points:.1f} points: smaller differences between "
-            "variants are settled by the paired figures (accuracy kept, McNemar's test), if at all."
+    evaluation = next((row.evaluation for row in rows if row.evaluation), None)
+    if evaluation:
+        points = 50 * (evaluation.accuracy.high - evaluation.accuracy.low)
+        sentences.append(
+            f"With {evaluation.rows:,} test rows an accuracy is certain to about ±{points:.1f} points. For smaller "
+            "differences between variants use the paired figures (accuracy kept, McNemar's test)."
         )
-    return found
+    return sentences
 
 
 def _accuracy_findings(row: VariantReport) -> Iterable[str]:
@@ -43,72 +43,72 @@ def _accuracy_findings(row: VariantReport) -> Iterable[str]:
     if agreement is None:
         return
     kept = agreement.accuracy_kept
-    says = (
-        f"{row.variant} keeps {percent(kept.value)} of dense's accuracy "
+    summary = (
+        f"{row.variant} keeps {percent(kept.value)} of the accuracy of dense "
         f"(95 % interval {percent(kept.low)} to {percent(kept.high)})"
     )
     p = f"McNemar p = {agreement.mcnemar_p:.2g}"
     if agreement.mcnemar_p >= SIGNIFICANT:
-        yield f"{says}; the difference cannot be told from chance on these rows ({p})."
+        yield f"{summary}; the difference is not statistically significant on these rows ({p})."
     elif agreement.only_reference_right > agreement.only_this_right:
-        yield f"{says}; the loss is real, not chance ({p})."
+        yield f"{summary}; the loss is statistically significant ({p})."
     else:
-        yield f"{says}; it is better than dense beyond chance ({p})."
+        yield f"{summary}; the gain is statistically significant ({p})."
 
 
 def token_table_sentences(table: TokenTable | None, bits: int | None) -> list[str]:
-    """What a reader must know of a token table: that tokens share rows, its low rank, its entries of `bits` bits."""
-    said = []
+    """Describe a reduced token table: shared rows, low rank, entries of `bits` bits."""
+    sentences = []
     if table is not None and table.rows < table.tokens:
-        said.append(
-            f"Of {table.tokens:,} tokens {table.rows:,} have embeddings of their own; every other is read as its "
-            "nearest."
+        sentences.append(
+            f"The token table has {table.rows:,} rows for {table.tokens:,} tokens; each token without a row "
+            "uses the row of its nearest token."
         )
     if table is not None and table.rank is not None:
-        said.append(
-            f"The token table has the rank {table.rank}: that keeps {percent(table.energy_kept)} of the rows' squared "
-            "length, each row weighted by its occurrences in the training texts."
+        sentences.append(
+            f"The token table has rank {table.rank}, which keeps {percent(table.energy_kept)} of the squared length of "
+            "its rows, weighted by occurrences in the training texts."
         )
     if bits == 4:
-        said.append("Each entry of the token table has 4 bits.")
-    return said
+        sentences.append("Each entry of the token table has 4 bits.")
+    return sentences
 
 
 def _smaller_encoder_findings(row: VariantReport, dense: VariantReport) -> Iterable[str]:
     kept = row.encoder_kept
     if kept is None or not kept.smaller or row.ratios is None:
         return
-    says = (
-        f"{row.variant}'s encoder has {row.encoder_linear.parameters:,} of dense's {dense.encoder_linear.parameters:,} "
-        f"weights in {kept.matrices_are} {'' if row.pruned else 'dense '}matrices: "
-        f"{dense.flops.dense / max(row.flops.dense, 1):.1f}x fewer operations"
+    summary = (
+        f"The encoder of {row.variant} has {row.encoder_linear.parameters:,} of dense's "
+        f"{dense.encoder_linear.parameters:,} weights in {kept.matrices_are} {'' if row.pruned else 'dense '}"
+        f"matrices: {dense.flops.dense / max(row.flops.dense, 1):.1f}x fewer operations"
     )
     if row.pruned:
-        yield f"{says}, zeros included; {percent(kept.weights)} of dense's weights are there and not zero."
+        yield f"{summary}, zeros included. {percent(kept.weights)} of dense's weights remain and are not zero."
     else:
-        stored = f"its file{', in int8,' if row.precision == 'int8' else ''} is"
-        yield f"{says}; {stored} {smaller(row.ratios.bytes)} than dense's."
+        file = f"Its file{', in int8,' if row.precision == 'int8' else ''} is"
+        yield f"{summary}. {file} {smaller(row.ratios.bytes)} than dense's."
 
 
 def _token_table_findings(row: VariantReport) -> Iterable[str]:
-    said = token_table_sentences(row.token_table, row.token_bits)
-    if said:
-        yield f"{row.variant} has a smaller token table. {' '.join(said)}"
+    sentences = token_table_sentences(row.token_table, row.token_bits)
+    if sentences:
+        yield f"{row.variant} has a smaller token table. {' '.join(sentences)}"
 
 
 def _zeros_findings(row: VariantReport) -> Iterable[str]:
     if not row.pruned or row.ratios is None:
         return
     yield (
-        f"{row.variant} has {percent(row.encoder_linear.sparsity)} zeros in the encoder's linears, the figure that the "
-        f"literature quotes; of the whole model, embeddings included, {percent(row.whole_model.sparsity)}. Its file is "
-        f"{smaller(row.ratios.bytes)} than dense's as stored and {smaller(row.ratios.bytes_zipped)} deflated; "
-        f"skipping the zeros would take {row.ratios.flops:.1f}x fewer operations."
+        f"{row.variant} has {percent(row.encoder_linear.sparsity)} zeros in the linear layers of the encoder (the "
+        f"usual figure in papers) and {percent(row.whole_model.sparsity)} in the whole model, embeddings included. Its "
+        f"file is {smaller(row.ratios.bytes)} than dense's as stored and {smaller(row.ratios.bytes_zipped)} when "
+        f"zipped. A runtime that skips zeros needs {row.ratios.flops:.1f}x fewer operations."
     )
 
 
 def smaller(ratio: float) -> str:
-    """A ratio of bytes in words: `3.9x smaller`, or `no smaller`."""
+    """Describe a ratio of bytes: `3.9x smaller`, or `no smaller`."""
     return f"{ratio:.1f}x smaller" if ratio >= 1.05 else "no smaller"
 
 
@@ -120,11 +120,11 @@ def _speed_findings(row: VariantReport) -> Iterable[str]:
     against_int8 = _mean_ratio(ratios_int8) if ratios_int8 else None
     measured = f"{row.variant} runs at {against_fp32:.2f}x the speed of fp32 dense (geometric mean over the grid)"
     if row.precision == "fp32" and row.pruned and _same(against_fp32):
-        yield f"{measured}: stock ONNX Runtime multiplies by the zeros, so sparsity alone buys no speed in it."
+        yield f"{measured}: stock ONNX Runtime multiplies by zeros, so sparsity alone does not make it faster."
     elif row.precision == "int8" and row.pruned and against_int8 is not None and _same(against_int8):
         yield (
             f"{measured} and at {against_int8:.2f}x that of int8 dense: "
-            "what it gains in speed comes from quantisation, not from its zeros."
+            "its speed-up comes from quantisation, not from its zeros."
         )
     elif against_int8 is not None and row.variant != str(Variant(DENSE, "int8")):
         yield f"{measured} and at {against_int8:.2f}x that of int8 dense."
@@ -140,18 +140,18 @@ def _sparse_findings(row: VariantReport) -> Iterable[str]:
     ratios_int8 = [point.speedup_int8 for point in points if point.speedup_int8]
     int8 = f" and {_mean_ratio(ratios_int8):.2f}x that of int8 dense" if ratios_int8 else ""
     slower = len(points) - len(row.sparse.faster_at)
-    where = "" if not slower else f"; in {slower} of {len(points)} cells stock ONNX Runtime is faster"
+    exception = "" if not slower else f"; in {slower} of {len(points)} cells stock ONNX Runtime is faster"
     yield (
         f"In the sparse runtime ({row.sparse.isa} kernels) {row.variant} runs at {against_fp32:.2f}x the speed of fp32 "
-        f"dense{int8} (geometric means over the grid{where}). It gives {percent(row.sparse.same_labels)} of "
-        f"{row.sparse.rows:,} test rows the same label as in stock ONNX Runtime; its accuracy is "
+        f"dense{int8} (geometric means over the grid{exception}). {percent(row.sparse.same_labels)} of "
+        f"{row.sparse.rows:,} test rows get the same label as from stock ONNX Runtime; the accuracy is "
         f"{percent(row.sparse.accuracy)}."
     )
 
 
-def _what_is_missing(rows: Sequence[VariantReport]) -> Iterable[str]:
+def _missing(rows: Sequence[VariantReport]) -> Iterable[str]:
     if all(row.variant != DENSE for row in rows):
-        yield "There is no dense variant to compare with: ratios are left out."
+        yield "There is no dense variant to compare with, so this report has no ratios."
     for row in rows:
         if row.evaluation is None:
             yield f"{row.variant} was not evaluated."
@@ -161,21 +161,21 @@ def _what_is_missing(rows: Sequence[VariantReport]) -> Iterable[str]:
             yield f"{row.variant} was not measured."
 
 
-def _what_cannot_be_compared(rows: Sequence[VariantReport]) -> Iterable[str]:
+def _incomparable(rows: Sequence[VariantReport]) -> Iterable[str]:
     if len({row.lineage.data_digest for row in rows}) > 1:
-        yield "The variants come from different data: their accuracies cannot be compared."
+        yield "The variants come from different data; their accuracies are not comparable."
     dense = next((row for row in rows if row.variant == DENSE), None)
     for row in rows:
         agreement = row.evaluation.agreement if row.evaluation else None
         if dense and agreement and agreement.reference != dense.version:
-            yield f"{row.variant} was compared with dense {agreement.reference}, which is not the current one."
+            yield f"{row.variant} was compared with dense {agreement.reference}, which is not the current version."
     costs = [row.cost for row in rows if row.cost]
     if len({(cost.machine, cost.threads) for cost in costs}) > 1:
-        yield "The variants were measured on different machines: compare their speed-ups, not their milliseconds."
+        yield "The variants were measured on different machines: compare speed-ups, not milliseconds."
     elif len({cost.measured_at for cost in costs}) > 1:
         yield (
-            "The variants were measured in more than one session: compare their speed-ups, each against baselines "
-            "of its own session, rather than their milliseconds."
+            "The variants were measured in several sessions: compare speed-ups, which use the baselines of the same "
+            "session, not milliseconds."
         )
 
 

@@ -1,4 +1,4 @@
-"""The model card of a bundle: Hugging Face front matter that a machine reads, and a page that a person reads."""
+"""The model card of a bundle: Hugging Face front matter and a page of Markdown."""
 
 import re
 from typing import Any, Final
@@ -10,16 +10,16 @@ from sparserve.models.report.findings import smaller, token_table_sentences
 from sparserve.models.report.rendering import render
 from sparserve.models.report.schema import EncoderKept, token_bits
 
-# A Hub id, such as `user/name`; local paths and URLs are no ids and stay out of the front matter.
+# A Hub id such as `user/name`. Local paths and URLs are not ids and stay out of the front matter.
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?")
 
 
 def model_card(manifest: Manifest, dense: Manifest | None = None) -> str:
-    """README.md of a bundle: YAML front matter with a model-index, then Markdown.
+    """Return the README.md of a bundle: YAML front matter with a model-index, then Markdown.
 
-    Takes a manifest before it is sealed: its version and files are not read. No licence is claimed, since the base
-    checkpoint's and the data's are not known here. With the manifest of the `dense` variant it says what of its encoder
-    is kept.
+    The manifest need not be sealed: its version and files are not read. The card states no licence, because those of
+    the base checkpoint and the data are unknown here. With the manifest of the `dense` variant it states how much of
+    the encoder is kept.
     """
     kept = EncoderKept.of(manifest.sparsity, dense.sparsity) if dense else None
     front = yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=10_000)
@@ -36,7 +36,7 @@ def model_card(manifest: Manifest, dense: Manifest | None = None) -> str:
 
 
 def front_matter(manifest: Manifest) -> dict[str, Any]:
-    """The card's metadata as the Hub's model card specification has it."""
+    """Return the metadata of the card by the model card specification of the Hub."""
     lineage = manifest.lineage
     tags = ["onnx", "onnxruntime", "text-classification", "sparserve", manifest.precision]
     metadata: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""The report's plots, as plotly.js figures in plain data: what is drawn here, how it is coloured in the page's style.
+"""The plots of a report, as plotly.js figures in plain data.
 
-A colour is written as `var(--name)` and resolved by the page against its own theme, so plots follow light and dark.
+Colours are written as `var(--name)`; the page resolves them against its theme, so plots follow light and dark mode.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from sparserve.models.report.schema import Matrix, Report, Speed, VariantReport
 Figure = dict[str, Any]
 Choices = dict[str, Figure]
 
-# What the architectures call the six matrices of a transformer layer, in the order in which they act.
+# Parameter names of the six matrices of a transformer layer by architecture, in order of execution.
 _MATRIX_TITLES = {
     "query": ("attention.self.query", "attention.q_lin", "attention.attn.q", "attention.self.query_proj"),
     "key": ("attention.self.key", "attention.k_lin", "attention.attn.k", "attention.self.key_proj"),
@@ -26,16 +26,16 @@ _SERIES = (("fp32", "var(--fp32)", "circle"), ("int8", "var(--int8)", "diamond")
 
 
 def plots(report: Report) -> dict[str, Choices]:
-    """The plots by name, "latency", "size" and "sparsity": each some figures to choose from, by the choice's title.
+    """Return the plots "latency", "size" and "sparsity", each with its figures by title.
 
-    A plot without figures to draw is left out.
+    A plot without figures is omitted.
     """
-    found = {"latency": latency_plots(report), "size": size_plots(report), "sparsity": sparsity_plots(report)}
-    return {name: choices for name, choices in found.items() if choices}
+    by_name = {"latency": latency_plots(report), "size": size_plots(report), "sparsity": sparsity_plots(report)}
+    return {name: choices for name, choices in by_name.items() if choices}
 
 
 def latency_plots(report: Report) -> Choices:
-    """Accuracy against median latency, one figure a cell of the grid; bars are the 95 % interval and the way to p95."""
+    """Plot accuracy against median latency, one figure per grid cell. Bars show the 95 % interval and p95."""
     cells = sorted(report.cells, key=lambda cell: (cell != report.cell, cell))
     choices = {}
     for cell in cells:
@@ -46,7 +46,7 @@ def latency_plots(report: Report) -> Choices:
         figure = _scatter(
             rows,
             x=lambda row, cell=cell: 1000 * row.speed(cell).p50_seconds,  # type: ignore[misc]
-            x_title="median latency, ms (less is better)",
+            x_title="median latency, ms (lower is better)",
             hover=lambda row, cell=cell: _latency_hover(row, cell),  # type: ignore[misc]
             x_reach=lambda row, cell=cell: 1000 * (row.speed(cell).p95_seconds - row.speed(cell).p50_seconds),  # type: ignore[misc]
         )
@@ -56,7 +56,7 @@ def latency_plots(report: Report) -> Choices:
 
 
 def _sparse_traces(rows: Sequence[VariantReport], cell: tuple[int, int]) -> list[dict[str, Any]]:
-    """The same variants in the sparse runtime: stars in their precision's colour."""
+    """Return the traces of the sparse runtime: stars in the colour of their precision."""
     traces = []
     for precision, colour, _ in _SERIES:
         members = [
@@ -90,7 +90,7 @@ def _sparse_traces(rows: Sequence[VariantReport], cell: tuple[int, int]) -> list
 
 
 def size_plots(report: Report) -> Choices:
-    """Accuracy against the ONNX file's bytes, deflated and as stored."""
+    """Plot accuracy against the size of the ONNX file, zipped and as stored."""
     rows = [row for row in report.variants if row.evaluation]
     if not rows:
         return {}
@@ -98,20 +98,20 @@ def size_plots(report: Report) -> Choices:
     def hover(row: VariantReport) -> str:
         return (
             f"<b>{row.variant}</b><br>{_accuracy_text(row)}<br>{row.sizes.onnx / 1e6:.1f} MB, "
-            f"deflated {row.sizes.onnx_zipped / 1e6:.1f} MB"
+            f"zipped {row.sizes.onnx_zipped / 1e6:.1f} MB"
         )
 
-    title = "model file, MB (less is better)"
+    title = "model file, MB (lower is better)"
     return {
-        "deflated": _scatter(rows, x=lambda row: row.sizes.onnx_zipped / 1e6, x_title=title, hover=hover),
+        "zipped": _scatter(rows, x=lambda row: row.sizes.onnx_zipped / 1e6, x_title=title, hover=hover),
         "as stored": _scatter(rows, x=lambda row: row.sizes.onnx / 1e6, x_title=title, hover=hover),
     }
 
 
 def sparsity_plots(report: Report) -> Choices:
-    """What is gone of every matrix of the encoder, layers by matrices, one figure a variant; the smallest first.
+    """Plot the removed fraction of every encoder matrix, one heat map per variant, smallest variant first.
 
-    Gone are zeros, and what a squeezed variant's smaller matrices have less than dense's of the same layer.
+    Removed weights are zeros and, in a squeezed variant, the difference to dense's matrix of the same layer.
     """
     dense = next((row for row in report.variants if row.variant == DENSE), None)
     whole = {(m.layer, m.matrix): m.parameters for m in dense.matrices} if dense else {}
@@ -120,7 +120,7 @@ def sparsity_plots(report: Report) -> Choices:
 
 
 def matrix_title(name: str) -> str:
-    """A short title for a matrix's name inside its layer, such as "query" for `attention.self.query`."""
+    """Return a short title for the name of a matrix inside its layer, such as "query" for `attention.self.query`."""
     return _TITLE_OF.get(name, name)
 
 
@@ -182,7 +182,7 @@ def _scatter(
 
 
 def _heat_map(row: VariantReport, whole: Mapping[tuple[int, str], int]) -> Figure:
-    def gone(matrix: Matrix) -> float:
+    def removed(matrix: Matrix) -> float:
         before = max(whole.get((matrix.layer, matrix.matrix), 0), matrix.parameters)
         return 100 * (1 - matrix.nonzero / before)
 
@@ -198,15 +198,15 @@ def _heat_map(row: VariantReport, whole: Mapping[tuple[int, str], int]) -> Figur
         "type": "heatmap",
         "x": titles,
         "y": [f"layer {layer}" for layer in layers],
-        "z": [[None if m is None else round(gone(m), 3) for m in line] for line in places],
-        "text": [["" if m is None else f"{gone(m):.1f}" for m in line] for line in places],
+        "z": [[None if m is None else round(removed(m), 3) for m in line] for line in places],
+        "text": [["" if m is None else f"{removed(m):.1f}" for m in line] for line in places],
         "customdata": [[0 if m is None else m.nonzero for m in line] for line in places],
         "texttemplate": "%{text}",
-        "hovertemplate": "%{y}, %{x}<br>%{z:.2f} % gone, %{customdata:,} weights kept<extra></extra>",
+        "hovertemplate": "%{y}, %{x}<br>%{z:.2f} % removed, %{customdata:,} weights kept<extra></extra>",
         "zmin": 0,
         "zmax": 100,
         "colorscale": [[0, "var(--heat-0)"], [0.5, "var(--heat-50)"], [1, "var(--heat-100)"]],
-        "colorbar": {"title": {"text": "% gone"}, "thickness": 12, "outlinewidth": 0},
+        "colorbar": {"title": {"text": "% removed"}, "thickness": 12, "outlinewidth": 0},
         "xgap": 2,
         "ygap": 2,
     }

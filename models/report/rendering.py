@@ -1,7 +1,7 @@
-"""The documents that the job writes, as Jinja templates, and how they are filled.
+"""Render the documents of the job from Jinja templates.
 
-Pages (`*.html.j2`) escape every value by themselves. In Markdown (`*.md.j2`) every text that a user or a checkpoint
-brought goes through the filter `md`.
+HTML templates (`*.html.j2`) escape every value. In Markdown templates (`*.md.j2`) every text from a user or a
+checkpoint goes through the filter `md`.
 """
 
 import re
@@ -13,18 +13,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 _ALWAYS_SPECIAL = re.compile(r"([\\`*\[\]|~])")
-# Underscores inside a word, as in LABEL_0, mean nothing in GitHub-flavoured Markdown.
+# Underscores inside a word, as in LABEL_0, are literal in GitHub-flavoured Markdown.
 _EMPHASIS = re.compile(r"(?<!\w)_|_(?!\w)")
 _LINE_START = re.compile(r"^(\s*)([#>+-]|\d+[.)])(?=\s|$)")
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill the template of this name."""
+    """Render the template of this name."""
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
 def markdown_text(text: object) -> str:
-    """A text as Markdown that shows just that text, on one line, also inside a table's cell or a heading."""
+    """Escape a text for Markdown and put it on one line, also for table cells and headings."""
     line = " ".join(str(text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = _EMPHASIS.sub(r"\\_", _ALWAYS_SPECIAL.sub(r"\\\1", line))
@@ -32,22 +32,22 @@ def markdown_text(text: object) -> str:
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """0.863 as `86.3 %`, with a non-breaking space."""
+    """Format 0.863 as `86.3 %`, with a non-breaking space."""
     return f"{100 * fraction:.{digits}f}\u00a0%"
 
 
 def interval(record: Any, digits: int = 1) -> str:
-    """An interval of fractions in percent: `86.3 [84.1, 88.4]`."""
+    """Format an interval of fractions in percent: `86.3 [84.1, 88.4]`."""
     return f"{100 * record.value:.{digits}f} [{100 * record.low:.{digits}f}, {100 * record.high:.{digits}f}]"
 
 
 def plain_interval(record: Any, digits: int = 3) -> str:
-    """An interval as it is: `0.726 [0.681, 0.770]`."""
+    """Format an interval unscaled: `0.726 [0.681, 0.770]`."""
     return f"{record.value:.{digits}f} [{record.low:.{digits}f}, {record.high:.{digits}f}]"
 
 
 def quantity(value: float) -> str:
-    """A count with a unit prefix and three significant digits: `2.87 G`, `22.7 M`, `950`."""
+    """Format a count with a unit prefix and three significant digits: `2.87 G`, `22.7 M`, `950`."""
     for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:#.3g}".rstrip(".") + f"\u00a0{prefix}"
@@ -55,23 +55,23 @@ def quantity(value: float) -> str:
 
 
 def megabytes(size: float) -> str:
-    """Bytes in millions of bytes: `23.1`."""
+    """Format bytes as millions of bytes: `23.1`."""
     return f"{size / 1e6:,.1f}"
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds in milliseconds, three significant digits: `4.57`, `13.7`, `436`."""
+    """Format seconds as milliseconds with three significant digits: `4.57`, `13.7`, `436`."""
     value = 1000 * seconds
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def to_yaml(value: Any) -> str:
-    """A plain value as YAML, in its own order."""
+    """Format a plain value as YAML, with keys in their original order."""
     return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)).rstrip()
 
 
 def _verbatim(source: str) -> Markup:
-    """A program's own source, which must not be escaped."""
+    """Mark trusted source code, which must not be escaped."""
     return Markup(source)
 
 

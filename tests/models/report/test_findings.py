@@ -1,4 +1,4 @@
-"""What report and card say of encoders and token tables that were made smaller."""
+"""Findings and cards of variants with smaller encoders and token tables."""
 
 import re
 
@@ -77,45 +77,45 @@ def summary_row(report: Report, variant: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("variant", "sparsity", "says"),
+    ("variant", "sparsity", "finding"),
     [
         (
             "squeezed",
             counted(side=5),
-            "squeezed's encoder has 150 of dense's 600 weights in smaller dense matrices: 4.0x fewer operations; "
-            "its file is 1.4x smaller than dense's.",
+            "The encoder of squeezed has 150 of dense's 600 weights in smaller dense matrices: 4.0x fewer operations. "
+            "Its file is 1.4x smaller than dense's.",
         ),
         (
             "squeezed-int8",
             counted(side=5, kept=0.96, bits=8),
-            "squeezed-int8's encoder has 150 of dense's 600 weights in smaller dense matrices: 4.0x fewer operations; "
-            "its file, in int8, is 1.4x smaller than dense's.",
+            "The encoder of squeezed-int8 has 150 of dense's 600 weights in smaller dense matrices: 4.0x fewer "
+            "operations. Its file, in int8, is 1.4x smaller than dense's.",
         ),
         (
             "distilbert",
             counted(layers=3),
-            "distilbert's encoder has 300 of dense's 600 weights in fewer dense matrices: 2.0x fewer operations; "
-            "its file is 1.2x smaller than dense's.",
+            "The encoder of distilbert has 300 of dense's 600 weights in fewer dense matrices: 2.0x fewer operations. "
+            "Its file is 1.2x smaller than dense's.",
         ),
         (
             "tinybert",
             counted(layers=4, side=5),
-            "tinybert's encoder has 100 of dense's 600 weights in fewer and smaller dense matrices: 6.0x fewer "
-            "operations; its file is 1.5x smaller than dense's.",
+            "The encoder of tinybert has 100 of dense's 600 weights in fewer and smaller dense matrices: 6.0x fewer "
+            "operations. Its file is 1.5x smaller than dense's.",
         ),
     ],
 )
-def test_a_smaller_encoder_is_said_everywhere(tmp_path, variant, sparsity, says):
+def test_a_smaller_encoder_is_said_everywhere(tmp_path, variant, sparsity, finding):
     manifest = described(variant, sparsity)
     report = report_of(tmp_path, manifest)
-    assert says in report.findings
-    assert not any("zeros" in finding for finding in report.findings)
+    assert finding in report.findings
+    assert not any("zeros" in sentence for sentence in report.findings)
     kept = sparsity.encoder_linear.nonzero / 6
     assert re.match(rf"Encoder weights kept +{kept:.1f} % +of dense’s, in .* dense matrices", tile(to_html(report)))
     assert summary_row(report, variant)[4] == f"{kept:.1f} %"
     assert f"{kept:.1f} %" in printed(report)
     card = plain(model_card(manifest, DENSE))
-    assert says.split("encoder has ")[1].split(":")[0] in card
+    assert finding.split(" has ")[1].split(":")[0] in card
     assert "are zero" not in card
 
 
@@ -128,7 +128,7 @@ def test_a_masked_encoder_keeps_what_is_not_zero(tmp_path):
     assert summary_row(report, "sparse90")[4] == "10.0 %"
     assert summary_row(report, "dense")[4] == "100.0 %"
     card = plain(model_card(manifest, DENSE))
-    assert "90.0 % of the weights in the encoder's linears are zero" in card
+    assert "90.0 % of the weights in the linear layers of the encoder are zero" in card
     assert "whose embeddings are not pruned" in card
     assert "encoder is smaller" not in card
 
@@ -138,17 +138,17 @@ def test_of_a_squeezed_and_pruned_encoder_both_are_said(tmp_path):
     report = report_of(tmp_path, manifest)
     found = plain(" ".join(report.findings))
     assert (
-        "both's encoder has 150 of dense's 600 weights in smaller matrices: 4.0x fewer operations, zeros included; "
-        "10.0 % of dense's weights are there and not zero."
+        "The encoder of both has 150 of dense's 600 weights in smaller matrices: 4.0x fewer operations, zeros "
+        "included. 10.0 % of dense's weights remain and are not zero."
     ) in found
-    assert "both has 60.0 % zeros in the encoder's linears" in found
-    assert "skipping the zeros would take 10.0x fewer operations" in found
+    assert "both has 60.0 % zeros in the linear layers of the encoder" in found
+    assert "A runtime that skips zeros needs 10.0x fewer operations" in found
     assert re.match(
         r"Encoder weights kept +10\.0 % +of dense’s, in smaller matrices; 60\.0 % zeros", tile(to_html(report))
     )
     card = plain(model_card(manifest, DENSE))
-    assert "whole attention heads, feed-forward units or hidden dimensions are gone" in card
-    assert "60.0 % of the weights that are left in the encoder's linears are zero" in card
+    assert "whole attention heads, feed-forward units or hidden dimensions are removed" in card
+    assert "60.0 % of the remaining weights in the linear layers of the encoder are zero" in card
 
 
 def test_a_dense_encoder_and_one_without_a_baseline_are_not_called_smaller(tmp_path):
@@ -170,7 +170,9 @@ def test_a_smaller_token_table_is_said_of_both_twins(tmp_path):
         described("smallest-int8", counted(kept=0.05, bits=8, token_bits=4), token_table=TABLE),
     ]
     report = report_of(tmp_path, *twins)
-    shares = "Of 30,522 tokens 8,123 have embeddings of their own; every other is read as its nearest."
+    shares = (
+        "The token table has 8,123 rows for 30,522 tokens; each token without a row uses the row of its nearest token."
+    )
     assert f"smallest has a smaller token table. {shares}" in report.findings
     assert (
         f"smallest-int8 has a smaller token table. {shares} Each entry of the token table has 4 bits."
@@ -190,4 +192,4 @@ def test_only_what_became_of_the_table_is_said():
     assert token_bits(counted(token_bits=4)) == 4
     whole = TABLE.model_copy(update={"rows": TABLE.tokens, "rank": 64, "energy_kept": 0.875})
     (said,) = token_table_sentences(whole, 32)
-    assert plain(said).startswith("The token table has the rank 64: that keeps 87.5 % of the rows' squared length")
+    assert plain(said).startswith("The token table has rank 64, which keeps 87.5 % of the squared length of its rows")

@@ -79,7 +79,7 @@ def test_a_local_path_is_no_hub_id(name):
 def test_an_unevaluated_and_unmeasured_bundle_has_a_card_too():
     card = model_card(manifest(evaluation=None, measurement=None, recipe={}))
     assert "model-index" not in front(card)
-    assert "It was not evaluated." in card
+    assert "Not evaluated." in card
 
 
 def test_the_card_does_not_depend_on_version_and_files():

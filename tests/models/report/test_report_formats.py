@@ -67,7 +67,7 @@ def test_the_plots_are_figures_that_plotly_takes(report):
     found = plots(report)
     assert list(found) == ["latency", "size", "sparsity"]
     assert next(iter(found["latency"])) == "batch 1, 64 tokens"
-    assert list(found["size"]) == ["deflated", "as stored"]
+    assert list(found["size"]) == ["zipped", "as stored"]
     assert next(iter(found["sparsity"])) == "sparse90"
     for choices in found.values():
         for figure in choices.values():
