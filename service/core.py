@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from sparserve.models.bundle.store import Store
+from sparserve.service.catalog.bundle_loader import BundleLoader
 from sparserve.service.catalog.catalog import Catalog
-from sparserve.service.catalog.operations import Orders
 from sparserve.service.drain import Drain
 from sparserve.service.errors import InferenceFailed, InvalidRequest
 from sparserve.service.experiments.comparison import Comparison, compare
@@ -41,8 +42,22 @@ class ServingCore:
         self.settings = settings
         self.drain = drain
         self.metrics = Metrics()
-        self.catalog = Catalog(settings, self.metrics)
-        self.orders = Orders(self.catalog)
+        store = Store(settings.store)
+        self.catalog = Catalog(
+            store,
+            loader=BundleLoader(
+                store,
+                threads=settings.threads_per_session,
+                sample_tolerance=settings.sample_tolerance,
+                runtime=settings.runtime,
+                max_model_bytes=settings.max_model_bytes,
+                metrics=self.metrics,
+            ),
+            url=settings.store_url,
+            pins=settings.pins,
+            watch_seconds=settings.watch_seconds,
+            metrics=self.metrics,
+        )
         self.batcher = Batcher(
             concurrency=settings.concurrent_batches,
             budget=settings.max_batch_tokens,
@@ -55,7 +70,7 @@ class ServingCore:
         )
         self.disagreements = Disagreements(
             settings.disagreements_url,
-            most=settings.disagreements_most,
+            capacity=settings.disagreements_most,
             days=settings.disagreements_days,
             metrics=self.metrics,
         )
@@ -124,8 +139,8 @@ class ServingCore:
         engines = self._engines_to_compare(task, variants)
         self._check_size(inputs)
         comparison = await compare(self.batcher, engines, inputs, truncate=truncate, deadline=options.deadline)
-        for arm in comparison.arms:
-            self._count(arm.answer)
+        for compared in comparison.variants:
+            self._count(compared.answer)
         return comparison
 
     async def run_admin(self, change: Callable[[], _Result]) -> _Result:
@@ -170,12 +185,12 @@ class ServingCore:
                 raise InvalidRequest("variants: name each variant once")
             return [self.catalog.engine(task, variant) for variant in variants]
         default = self.catalog.engine(task)
-        contents = self.catalog.contents
-        names = contents.variants(task)
+        snapshot = self.catalog.snapshot
+        names = snapshot.variants(task)
         reference = self.catalog.engine(task, REFERENCE_VARIANT) if REFERENCE_VARIANT in names else default
         if default is not reference:
             return [reference, default]
-        others = [contents.engines[task, name] for name in names if (task, name) in contents.engines]
+        others = [snapshot.engines[task, name] for name in names if (task, name) in snapshot.engines]
         others = [engine for engine in others if engine is not reference]
         if not others:
             raise InvalidRequest(
@@ -187,4 +202,4 @@ class ServingCore:
         check_size(inputs, max_items=self.settings.max_items, max_characters=self.settings.max_characters)
 
     def _count(self, result: Classification) -> None:
-        self.metrics.classified(result.engine.ref, result.usage(), result.timings())
+        self.metrics.requests.classified(result.engine.ref, result.usage(), result.timings())

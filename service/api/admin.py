@@ -93,7 +93,7 @@ REPOSITORY_BODY: dict[str, Any] = {
 @router.get("/v1/admin/overrides")
 async def show_overrides(service: ServiceDependency) -> Overrides:
     """The versions that are pinned and the variants that are unloaded."""
-    pins, unloaded = service.catalog.overrides.pins, service.catalog.contents.unloaded
+    pins, unloaded = service.catalog.overrides.pins, service.catalog.snapshot.unloaded
     return Overrides(
         pinned=[Served(task=key[0], variant=key[1], version=pins[key], pinned=True) for key in pins],
         unloaded=[VariantName(task=key[0], variant=key[1]) for key in sorted(unloaded)],
@@ -113,33 +113,33 @@ async def refresh(service: ServiceDependency) -> ModelList:
 @router.post("/v1/admin/models/{task}/{variant}/default", responses=RESPONSES)
 async def make_default(task: str, variant: str, service: ServiceDependency) -> TaskFacts:
     """Let the task answer with this variant: in the store, so for every process that serves it, and after a restart."""
-    await service.run_admin(partial(service.orders.make_default, task, variant))
+    await service.run_admin(partial(service.catalog.make_default, task, variant))
     return await show_task(task, service)
 
 
 @promotion.post("/v1/models/{task}/{variant}/promote", responses=RESPONSES)
 async def promote(task: str, variant: str, body: Promotion, service: ServiceDependency) -> Served:
     """Serve this version; answers once it is served, and changes nothing where it is refused."""
-    return _served(service, await service.run_admin(partial(service.orders.pin, task, variant, body.version)))
+    return _served(service, await service.run_admin(partial(service.catalog.pin, task, variant, body.version)))
 
 
 @router.post("/v1/models/{task}/{variant}/rollback", responses=RESPONSES)
 async def rollback(task: str, variant: str, service: ServiceDependency) -> Served:
     """Serve the version that was published before the one that is served."""
-    return _served(service, await service.run_admin(partial(service.orders.rollback, task, variant)))
+    return _served(service, await service.run_admin(partial(service.catalog.rollback, task, variant)))
 
 
 @router.post("/v1/models/{task}/{variant}/unpin", responses=RESPONSES)
 async def unpin(task: str, variant: str, service: ServiceDependency) -> Served:
     """Serve the version that the store says, again."""
-    return _served(service, await service.run_admin(partial(service.orders.unpin, task, variant)))
+    return _served(service, await service.run_admin(partial(service.catalog.unpin, task, variant)))
 
 
 @router.post("/v2/repository/models/{task}/load", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
 async def load(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
     """Take a task, or one variant of it, into service; answers once it is served."""
     asked = _read(await request.body())
-    await service.run_admin(partial(service.orders.load, task, asked.version))
+    await service.run_admin(partial(service.catalog.load, task, asked.version))
     return {"name": task, "load": True}
 
 
@@ -147,7 +147,7 @@ async def load(task: str, request: Request, service: ServiceDependency) -> dict[
 async def unload(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
     """Take a task, or one variant of it, out of service; requests that it has admitted are still answered."""
     asked = _read(await request.body())
-    await service.run_admin(partial(service.orders.unload, task, asked.version))
+    await service.run_admin(partial(service.catalog.unload, task, asked.version))
     return {"name": task, "unload": True}
 
 

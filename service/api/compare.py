@@ -22,7 +22,7 @@ async def compare_variants(
         task=task,
         reference=comparison.reference.engine.manifest.variant,
         summary=comparison.summary(),
-        variants=comparison.variants(),
+        variants=comparison.variant_summaries(),
         items=comparison.items(),
         timings=comparison.timings(),
     )

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from fastapi import APIRouter
 
 from sparserve.service.api.schemas import ModelList, RefusedBundle, TaskFacts, VariantDetail, VariantFacts
-from sparserve.service.catalog.snapshot import Contents
+from sparserve.service.catalog.snapshot import Snapshot
 from sparserve.service.errors import WrongMethod
 from sparserve.service.http.dependencies import ServiceDependency
 from sparserve.service.http.problems import problems
@@ -18,43 +18,43 @@ _POSTED = frozenset({"classify", "compare"})
 @router.get("/v1/models")
 async def list_models(service: ServiceDependency) -> ModelList:
     """Every task with its variants, and the bundles that were refused."""
-    contents = service.catalog.contents
+    snapshot = service.catalog.snapshot
     refused = [
         RefusedBundle(task=item.task, variant=item.variant, version=item.version, reason=item.reason)
-        for item in contents.refused.values()
+        for item in snapshot.refused.values()
     ]
-    return ModelList(models=[_task_facts(contents, task) for task in contents.tasks()], refused=refused)
+    return ModelList(models=[_task_facts(snapshot, task) for task in snapshot.tasks()], refused=refused)
 
 
 @router.get("/v1/models/{task}", responses=problems(404, 503))
 async def show_task(task: str, service: ServiceDependency) -> TaskFacts:
     """One task with its variants."""
-    contents = service.catalog.contents
-    contents.keys(task)
-    return _task_facts(contents, task)
+    snapshot = service.catalog.snapshot
+    snapshot.keys(task)
+    return _task_facts(snapshot, task)
 
 
 @router.get("/v1/models/{task}/{variant}", responses=problems(404, 405, 422, 503))
 async def show_variant(task: str, variant: str, service: ServiceDependency, tensors: bool = False) -> VariantDetail:
     """One variant with its manifest; with `tensors`, also the zeros of every tensor."""
-    contents = service.catalog.contents
-    if variant in _POSTED and variant not in contents.variants(task):
-        contents.keys(task)
+    snapshot = service.catalog.snapshot
+    if variant in _POSTED and variant not in snapshot.variants(task):
+        snapshot.keys(task)
         raise WrongMethod(f"/v1/models/{task}/{variant} is for POST", "POST")
-    contents.keys(task, variant)
-    engine = contents.engines.get((task, variant))
+    snapshot.keys(task, variant)
+    engine = snapshot.engines.get((task, variant))
     return VariantDetail(
-        **dict(_variant_facts(contents, task, variant)),
+        **dict(_variant_facts(snapshot, task, variant)),
         task=task,
-        default=contents.defaults.get(task) == variant,
+        default=snapshot.defaults.get(task) == variant,
         manifest=_manifest(engine, tensors) if engine else None,
     )
 
 
-def _task_facts(contents: Contents, task: str) -> TaskFacts:
-    default = contents.defaults.get(task)
-    variants = contents.variants(task)
-    engines = [contents.engines.get((task, variant)) for variant in ([default] if default else []) + variants]
+def _task_facts(snapshot: Snapshot, task: str) -> TaskFacts:
+    default = snapshot.defaults.get(task)
+    variants = snapshot.variants(task)
+    engines = [snapshot.engines.get((task, variant)) for variant in ([default] if default else []) + variants]
     manifest = next((engine.manifest for engine in engines if engine), None)
     return TaskFacts(
         task=task,
@@ -62,16 +62,16 @@ def _task_facts(contents: Contents, task: str) -> TaskFacts:
         labels=list(manifest.labels) if manifest else [],
         problem_type=manifest.problem_type if manifest else None,
         max_length=manifest.max_length if manifest else None,
-        variants=[_variant_facts(contents, task, variant) for variant in variants],
+        variants=[_variant_facts(snapshot, task, variant) for variant in variants],
     )
 
 
-def _variant_facts(contents: Contents, task: str, variant: str) -> VariantFacts:
-    engine, refusal = contents.engines.get((task, variant)), contents.refused.get((task, variant))
+def _variant_facts(snapshot: Snapshot, task: str, variant: str) -> VariantFacts:
+    engine, refusal = snapshot.engines.get((task, variant)), snapshot.refused.get((task, variant))
     if engine is None and refusal:
         return VariantFacts(variant=variant, version=refusal.version, state="refused", reason=refusal.reason)
     if engine is None:
-        state: Literal["loading", "unloaded"] = "unloaded" if (task, variant) in contents.unloaded else "loading"
+        state: Literal["loading", "unloaded"] = "unloaded" if (task, variant) in snapshot.unloaded else "loading"
         return VariantFacts(variant=variant, version=None, state=state)
     manifest = engine.manifest
     return VariantFacts(

@@ -47,7 +47,7 @@ def model_metadata(core: ServingCore, task: str, variant: str | None) -> dict[st
     labels = len(engine.manifest.labels)
     return {
         "name": task,
-        "versions": core.catalog.contents.variants(task),
+        "versions": core.catalog.snapshot.variants(task),
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in INPUTS],
         "outputs": [
@@ -71,16 +71,16 @@ def model_ready(core: ServingCore, task: str, variant: str | None) -> dict[str, 
 
 def repository_index(core: ServingCore) -> list[dict[str, str]]:
     """Return every model and version with its state."""
-    contents = core.catalog.contents
+    snapshot = core.catalog.snapshot
     index = []
-    for task in contents.tasks():
-        for variant in contents.variants(task):
+    for task in snapshot.tasks():
+        for variant in snapshot.variants(task):
             key, state = (task, variant), {"state": "READY", "reason": ""}
-            if key not in contents.engines and (refusal := contents.refused.get(key)):
+            if key not in snapshot.engines and (refusal := snapshot.refused.get(key)):
                 state = {"state": "UNAVAILABLE", "reason": refusal.reason}
-            elif key in contents.unloaded:
+            elif key in snapshot.unloaded:
                 state = {"state": "UNAVAILABLE", "reason": "unloaded"}
-            elif key in contents.loading:
+            elif key in snapshot.loading:
                 state = {"state": "LOADING", "reason": ""}
             index.append({"name": task, "version": variant, **state})
     return index

@@ -63,7 +63,7 @@ Answer = list[Prediction] | list[list[Prediction]]
 @router.post("/predict", responses=RESPONSES)
 async def predict(body: PredictRequest, service: ServiceDependency, options: OptionsDependency) -> Answer:
     """Classify texts with the only task's default variant."""
-    tasks = service.catalog.contents.tasks()
+    tasks = service.catalog.snapshot.tasks()
     if len(tasks) > 1:
         raise InvalidRequest(f"several tasks are served: send to /tei/TASK/predict; the tasks are {', '.join(tasks)}")
     if not tasks:

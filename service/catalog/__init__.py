@@ -1,1 +1,1 @@
-"""The models that are served: what the store asks for, what is loaded, and changes while serving."""
+"""Catalog of served models: desired state, loaded engines, and changes while serving."""

@@ -1,8 +1,4 @@
-"""Whether a version that is wanted is served: it becomes an engine within the memory allowed, or is refused.
-
-A refusal holds while its bundle stays as it is; one whose cause lies outside of the bundle, while the same graphs are
-in memory.
-"""
+"""Load a bundle version as an engine, or refuse it: invalid bundle, or over the memory budget."""
 
 import logging
 from collections.abc import Mapping
@@ -11,85 +7,106 @@ from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL
 from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError, StoreError
-from sparserve.service.catalog.snapshot import Key, Refusal, files_of
+from sparserve.service.catalog.snapshot import ModelKey, Refusal, file_states
 from sparserve.service.inference.engine import Engine
-from sparserve.service.inference.engine_loader import expected_runtime, load_engine
-from sparserve.service.inference.health import out_of_memory
+from sparserve.service.inference.engine_loader import RuntimeChoice, expected_runtime, load_engine
+from sparserve.service.inference.health import is_out_of_memory
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 class _OverBudget(Exception):
-    """The graphs that are in memory leave too little room."""
+    """The loaded graphs leave too little memory."""
 
 
-class Acceptance:
-    """Opens, verifies and loads the versions of a store."""
+class BundleLoader:
+    """Opens, verifies and loads bundle versions of a store.
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
-        self._settings = settings
+    Args:
+        store: the store.
+        threads: threads of one ONNX Runtime session.
+        sample_tolerance: difference of a logit from the bundle's sample that is accepted without a warning.
+        runtime: the runtime that serves bundles with a packed graph.
+        max_model_bytes: size limit of all loaded graphs together; None for no limit.
+        metrics: counts loaded and refused bundles.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        threads: int,
+        sample_tolerance: float,
+        runtime: RuntimeChoice,
+        max_model_bytes: int | None,
+        metrics: Metrics,
+    ) -> None:
         self._store = store
+        self._threads = threads
+        self._sample_tolerance = sample_tolerance
+        self._runtime: RuntimeChoice = runtime
+        self._max_model_bytes = max_model_bytes
         self._metrics = metrics
 
-    def load(self, key: Key, version: str, engines: Mapping[Key, Engine]) -> Engine | Refusal:
-        """An engine that has answered a warm-up request, or why there is none; takes seconds.
+    def load(self, key: ModelKey, version: str, engines: Mapping[ModelKey, Engine]) -> Engine | Refusal:
+        """Return an engine that has answered a warm-up request, or a refusal. Takes seconds.
 
-        `engines` are those in memory. One of the same version is taken for broken: the new one is to replace it.
+        `engines` are the loaded ones. An engine of the same version is considered broken, and the new one replaces it.
         """
-        seen, taken = files_of(self._store.folder(*key, version)), _graph_bytes(engines)
-        own = engines.get(key)
-        # Another version that it takes the place of is in memory until its last request is answered.
-        used = taken - (own.graph_bytes if own and own.manifest.version == version else 0)
+        files, loaded_bytes = file_states(self._store.folder(*key, version)), _graph_bytes(engines)
+        replaced = engines.get(key)
+        # An engine of another version stays in memory until its last request is answered.
+        same_version = replaced is not None and replaced.manifest.version == version
+        used_bytes = loaded_bytes - (replaced.graph_bytes if replaced and same_version else 0)
         try:
-            engine = self._load(key, version, used)
+            engine = self._load(key, version, used_bytes)
         except (BundleError, StoreError) as error:
-            reason, outside = str(error), out_of_memory(error)
+            reason, external = str(error), is_out_of_memory(error)
         except _OverBudget as error:
-            reason, outside = str(error), True
-        except Exception as error:  # one bad bundle must not keep the others from serving
+            reason, external = str(error), True
+        except Exception as error:  # one bad bundle must not stop the others from being served
             logger.exception("%s/%s cannot be loaded", *key)
-            reason, outside = f"it cannot be loaded: {type(error).__name__}: {error}", True
+            reason, external = f"it cannot be loaded: {type(error).__name__}: {error}", True
         else:
-            self._metrics.loaded(*key, "served")
+            self._metrics.store.loaded(*key, "served")
             return engine
-        self._metrics.loaded(*key, "refused")
-        return Refusal(*key, version, reason, seen, taken if outside else None)
+        self._metrics.store.loaded(*key, "refused")
+        return Refusal(*key, version, reason, files, loaded_bytes if external else None)
 
-    def stands(self, refusal: Refusal, engines: Mapping[Key, Engine]) -> bool:
-        """Whether to try again would end the same."""
-        if refusal.version is None or refusal.taken not in (None, _graph_bytes(engines)):
+    def is_final(self, refusal: Refusal, engines: Mapping[ModelKey, Engine]) -> bool:
+        """Return True if another attempt would end the same way.
+
+        A refusal stays valid until a file of its bundle changes. If its cause lies outside the bundle, it also becomes
+        invalid when other graphs are in memory.
+        """
+        if refusal.version is None or refusal.other_graph_bytes not in (None, _graph_bytes(engines)):
             return False
-        return refusal.seen == files_of(self._store.folder(refusal.task, refusal.variant, refusal.version))
+        return refusal.files == file_states(self._store.folder(refusal.task, refusal.variant, refusal.version))
 
-    def _load(self, key: Key, version: str, used: int) -> Engine:
-        settings = self._settings
+    def _load(self, key: ModelKey, version: str, used_bytes: int) -> Engine:
         bundle = self._store.open(*key, version)
-        self._check_memory(_expected_bytes(bundle.manifest, settings), used)
+        self._check_memory(_expected_bytes(bundle.manifest, self._runtime), used_bytes)
         engine = load_engine(
-            bundle,
-            threads=settings.threads_per_session,
-            sample_tolerance=settings.sample_tolerance,
-            runtime=settings.runtime,
+            bundle, threads=self._threads, sample_tolerance=self._sample_tolerance, runtime=self._runtime
         )
-        self._check_memory(engine.graph_bytes, used)  # where the sparse runtime was expected and did not serve
+        self._check_memory(engine.graph_bytes, used_bytes)  # the sparse runtime may have been expected, but not usable
         return engine
 
-    def _check_memory(self, size: int, used: int) -> None:
-        limit = self._settings.max_model_bytes
-        if limit is not None and used + size > limit:
+    def _check_memory(self, size: int, used_bytes: int) -> None:
+        limit = self._max_model_bytes
+        if limit is not None and used_bytes + size > limit:
             raise _OverBudget(
-                f"its graph has {size:,} bytes, and {used:,} of the {limit:,} that all graphs may have are taken: "
-                "raise max_model_bytes, or remove variants from the store"
+                f"its graph has {size:,} bytes, and {used_bytes:,} of the {limit:,} bytes allowed for all graphs "
+                "are in use: raise max_model_bytes, or remove variants from the store"
             )
 
 
-def _expected_bytes(manifest: Manifest, settings: Settings) -> int:
-    runtime = expected_runtime(manifest, settings.runtime)
+def _expected_bytes(manifest: Manifest, choice: RuntimeChoice) -> int:
+    runtime = expected_runtime(manifest, choice)
     name = SPARSE_MODEL if runtime == "sparse" and SPARSE_MODEL in manifest.files else MODEL
     return manifest.files[name].bytes
 
 
-def _graph_bytes(engines: Mapping[Key, Engine]) -> int:
+def _graph_bytes(engines: Mapping[ModelKey, Engine]) -> int:
     return sum(engine.graph_bytes for engine in engines.values())

@@ -1,35 +1,35 @@
-"""What a store says should be served: the version of each variant, the tasks' defaults, and what is damaged."""
+"""The desired state of the catalog, as the store describes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
-from sparserve.service.catalog.snapshot import Key
+from sparserve.service.catalog.snapshot import ModelKey
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One look at a store; `damaged` says of a variant why it is."""
+class DesiredState:
+    """Versions that should be served, the default variant of each task, and the reason why a variant is damaged."""
 
-    versions: dict[Key, str] = field(default_factory=dict)
+    versions: dict[ModelKey, str] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
-    damaged: dict[Key, str] = field(default_factory=dict)
+    damaged: dict[ModelKey, str] = field(default_factory=dict)
 
 
-def wanted_of(store: Store, pins: Mapping[Key, str]) -> Wanted:
-    """What should be served now; `pins` go before the versions that the store says.
+def read_desired_state(store: Store, pins: Mapping[ModelKey, str]) -> DesiredState:
+    """Read the store; a pinned version takes precedence over the current version of its variant.
 
     Raises:
-        OSError, StoreError: the store cannot be read, or holds nothing.
+        OSError, StoreError: the store cannot be read, or is empty.
     """
     if not store.root.is_dir():
         raise StoreError("it does not exist: publish a bundle there")
-    wanted = Wanted()
+    desired = DesiredState()
     for task in store.tasks():
         try:
-            wanted.defaults[task] = store.default_variant(task)
-        except StoreError:  # it has gone since
+            desired.defaults[task] = store.default_variant(task)
+        except StoreError:  # deleted since it was listed
             continue
         for variant in store.variants(task):
             key = (task, variant)
@@ -37,9 +37,9 @@ def wanted_of(store: Store, pins: Mapping[Key, str]) -> Wanted:
                 version = pins.get(key) or store.current(task, variant)
                 store.folder(task, variant, version)
             except (OSError, StoreError) as error:
-                wanted.damaged[key] = str(error)
+                desired.damaged[key] = str(error)
             else:
-                wanted.versions[key] = version
-    if not wanted.defaults:
+                desired.versions[key] = version
+    if not desired.defaults:
         raise StoreError("it holds no bundle: publish one")
-    return wanted
+    return desired

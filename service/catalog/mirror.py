@@ -1,7 +1,7 @@
-"""A store behind an fsspec URL, such as s3://bucket/store, mirrored into a local one.
+"""Mirror of a store behind an fsspec URL, such as s3://bucket/store, in a local store.
 
-Bundles are immutable and named by their digest, so each is fetched once, checked against its manifest, and renamed into
-place; pointers move only after what they point to is there. So the local store is whole at any time.
+Bundles are immutable and named by their digest. Each is fetched once, checked against its manifest, and renamed into
+place. A pointer moves only after its target has arrived, so the local store is complete at any time.
 """
 
 import contextlib
@@ -22,94 +22,93 @@ from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.store import CURRENT, DEFAULT, REPORT_FORMATS, Store, is_name, is_version
 from sparserve.models.errors import BundleError, StoreError
 from sparserve.models.files import settle, temporary_folder, write_atomically
+from sparserve.service.catalog.snapshot import ModelKey
 
 logger = logging.getLogger(__name__)
 
 POINTER_BYTES: Final = 1024
 REPORT_BYTES: Final = 64 * 2**20
-KEPT_VERSIONS: Final = 3  # of each variant, wanted and current ones among them: the last ones to roll back to
-
-Key = tuple[str, str]
+KEPT_VERSIONS: Final = 3  # per variant, required and current ones included; the rest are for a rollback
 
 
 class Mirror:
-    """A local store that follows the one at a URL."""
+    """Keeps a local store in sync with the one at a URL."""
 
     def __init__(self, url: str, store: Store) -> None:
-        """Find the file system of the URL.
+        """Open the file system of the URL.
 
         Raises:
-            StoreError: there is none for it, or its package is not installed.
+            StoreError: the URL is of an unknown kind, or its package is not installed.
         """
         self._store = store
-        # What is told and logged: a URL may hold a password.
+        # For messages and logs: a URL may contain a password.
         parts = urlsplit(url)
         self.place = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         try:
-            found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
+            file_system: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise StoreError(f"store_url {self.place}: {error}") from error
-        self._files, self._root = found
+        self._files, self._root = file_system
         self._reports: dict[str, Any] = {}
-        self._left_out: dict[str, str] = {}
+        self._skipped: dict[str, str] = {}
 
-    def sync(self, wanted: Mapping[Key, set[str]]) -> None:
-        """Fetch what is new, move the pointers, forget what is gone.
+    def sync(self, required: Mapping[ModelKey, set[str]]) -> None:
+        """Fetch new bundles, move the pointers, and drop deleted variants.
 
-        A bundle that is damaged or not yet complete there is left out, and tried again the next time: the local pointer
-        stays where it is.
+        A bundle that is damaged or incomplete at the URL is skipped and tried again at the next sync; until then the
+        local pointer stays.
 
         Args:
-            wanted: versions to have besides the current ones: those that are pinned or served.
+            required: versions to keep besides the current ones: the pinned and the served ones.
 
         Raises:
             OSError: the URL cannot be read.
         """
-        with self._faults_explained():
-            self._sync(wanted)
+        with self._translated_errors():
+            self._sync(required)
 
     def fetch(self, task: str, variant: str, version: str) -> None:
-        """Have one bundle in the local store.
+        """Copy one bundle into the local store, unless it is there already.
 
         Raises:
-            BundleError: it is not there, or not whole.
+            BundleError: it is missing or incomplete at the URL.
             OSError: the URL cannot be read.
         """
-        with self._faults_explained():
+        with self._translated_errors():
             self._fetch(task, variant, version)
 
     def published(self, task: str, variant: str) -> dict[str, float]:
-        """Every version of a variant at the URL, with the Unix time at which it was published there.
+        """Return every version of a variant at the URL with its publication time in Unix seconds.
 
         Raises:
             OSError: the URL cannot be read.
         """
-        folder, found = f"{self._root}/{task}/{variant}", {}
-        with self._faults_explained():
+        folder, times = f"{self._root}/{task}/{variant}", {}
+        with self._translated_errors():
             for version in filter(is_version, self._names(folder)):
-                with contextlib.suppress(BundleError, FileNotFoundError):  # one that is no bundle is none to go back to
-                    found[version] = self._published(f"{folder}/{version}") or 0
-        return found
+                with contextlib.suppress(BundleError, FileNotFoundError):  # not a bundle: no target for a rollback
+                    times[version] = self._published(f"{folder}/{version}") or 0
+        return times
 
     @contextlib.contextmanager
-    def _faults_explained(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except BundleError:
             raise
         except OSError as error:
             raise OSError(f"the store {self.place} cannot be read: {error}") from error
-        except Exception as error:  # every kind of storage has exceptions of its own
+        except Exception as error:  # each storage library has its own exceptions
             raise OSError(f"the store {self.place} cannot be read: {type(error).__name__}: {error}") from error
 
-    def _sync(self, wanted: Mapping[Key, set[str]]) -> None:
+    def _sync(self, required: Mapping[ModelKey, set[str]]) -> None:
         tasks = [name for name in self._names(self._root) if is_name(name)]
         variants = {task: self._variants(task) for task in tasks}
-        for task, found in variants.items():
-            for variant, version in found.items():
-                kept = [version, *filter(is_version, wanted.get((task, variant), ()))]
-                there = [self._is_there(task, variant, one) for one in dict.fromkeys(kept)]
-                if there[0]:
+        for task, current in variants.items():
+            for variant, version in current.items():
+                kept = [version, *filter(is_version, required.get((task, variant), ()))]
+                available = [self._ensure_local(task, variant, one) for one in dict.fromkeys(kept)]
+                if available[0]:
                     self._point(self._store.root / task / variant / CURRENT, version)
                     self._prune(task, variant, set(kept))
             default = self._read(f"{self._root}/{task}/{DEFAULT}", POINTER_BYTES)
@@ -122,26 +121,26 @@ class Mirror:
                     (self._store.root / task / variant / CURRENT).unlink()
 
     def _variants(self, task: str) -> dict[str, str]:
-        """The current version of each variant that has one."""
-        found = {}
+        """Return the current version of each variant that has one."""
+        versions = {}
         for variant in filter(is_name, self._names(f"{self._root}/{task}")):
             pointer = self._read(f"{self._root}/{task}/{variant}/{CURRENT}", POINTER_BYTES)
             version = pointer.decode("ascii", "replace").strip() if pointer is not None else ""
             if is_version(version):
-                found[variant] = version
-        return found
+                versions[variant] = version
+        return versions
 
-    def _is_there(self, task: str, variant: str, version: str) -> bool:
-        """Whether the bundle is in the local store, after it was fetched if need be."""
+    def _ensure_local(self, task: str, variant: str, version: str) -> bool:
+        """Fetch the bundle if necessary; return True if it is in the local store."""
         name = f"{task}/{variant} version {version}"
         try:
             self._fetch(task, variant, version)
         except BundleError as error:
-            if self._left_out.get(name) != str(error):  # once, not at every look
+            if self._skipped.get(name) != str(error):  # once, not at every sync
                 logger.warning("%s is not mirrored: %s", name, error)
-            self._left_out[name] = str(error)
+            self._skipped[name] = str(error)
             return False
-        self._left_out.pop(name, None)
+        self._skipped.pop(name, None)
         return True
 
     def _fetch(self, task: str, variant: str, version: str) -> None:
@@ -152,7 +151,7 @@ class Mirror:
             content, manifest = self._manifest(remote)
             with temporary_folder(target.parent) as stage:
                 (stage / MANIFEST).write_bytes(content)
-                # The names of a manifest that was parsed are plain paths inside of the bundle.
+                # Names of a parsed manifest are plain paths inside the bundle.
                 for name, record in manifest.files.items():
                     size = self._files.size(f"{remote}/{name}")
                     if size != record.bytes:
@@ -160,7 +159,7 @@ class Mirror:
                     (stage / name).parent.mkdir(parents=True, exist_ok=True)
                     self._files.get_file(f"{remote}/{name}", str(stage / name))
                 open_bundle(stage)
-                # A store tells by the time of its manifest when a bundle was published.
+                # The modification time of its manifest is the publication time of a bundle.
                 if (published := self._published(remote)) is not None:
                     os.utime(stage / MANIFEST, (published, published))
                 settle(stage, target)
@@ -178,11 +177,11 @@ class Mirror:
             raise BundleError(f"its {MANIFEST} is not JSON: {error}") from error
 
     def _published(self, remote: str) -> float | None:
-        """When a bundle was published, else when it was measured, in Unix time; None where nothing tells."""
+        """Return the publication time of a bundle in Unix seconds, else its measurement time, else None."""
         with contextlib.suppress(NotImplementedError):
-            found: datetime = self._files.modified(f"{remote}/{MANIFEST}")
-            return found.timestamp()
-        _, manifest = self._manifest(remote)  # HTTP, for one, does not tell
+            modified: datetime = self._files.modified(f"{remote}/{MANIFEST}")
+            return modified.timestamp()
+        _, manifest = self._manifest(remote)  # HTTP, for example, has no modification time
         if manifest.measurement is None:
             return None
         try:
@@ -203,21 +202,21 @@ class Mirror:
                 write_atomically(self._store.report_path(task, format), content)
                 self._reports[remote] = state
 
-    def _prune(self, task: str, variant: str, wanted: set[str]) -> None:
-        """Delete versions beyond the last few."""
-        others = [version for version in self._store.versions(task, variant) if version not in wanted]
-        for version in others[: max(len(others) + len(wanted) - KEPT_VERSIONS, 0)]:
+    def _prune(self, task: str, variant: str, required: set[str]) -> None:
+        """Delete all but the last few versions."""
+        others = [version for version in self._store.versions(task, variant) if version not in required]
+        for version in others[: max(len(others) + len(required) - KEPT_VERSIONS, 0)]:
             shutil.rmtree(self._store.folder(task, variant, version), ignore_errors=True)
 
     def _names(self, folder: str) -> list[str]:
         return sorted({str(path).rstrip("/").rpartition("/")[2] for path in self._files.ls(folder, detail=False)})
 
-    def _read(self, path: str, most: int) -> bytes | None:
-        """A small file's content; None where there is none, or it is larger than it may be."""
+    def _read(self, path: str, max_bytes: int) -> bytes | None:
+        """Return the content of a small file, or None if it is missing or too large."""
         try:
             size = self._files.size(path)
-            if size is None or size > most:
-                logger.warning("%s has %s bytes, and may have %d: it is left out", path, size, most)
+            if size is None or size > max_bytes:
+                logger.warning("%s has %s bytes, the limit is %d: it is skipped", path, size, max_bytes)
                 return None
             content: bytes = self._files.cat_file(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -1,4 +1,4 @@
-"""The thread on which a mirror follows its URL: what waits for the URL waits here, and nobody waits for it for long."""
+"""The thread that keeps a mirror up to date. Callers wait for it only for a limited time, because a URL may hang."""
 
 import logging
 import threading
@@ -10,24 +10,24 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from sparserve.service.catalog.mirror import Mirror
-from sparserve.service.catalog.snapshot import Key
+from sparserve.service.catalog.snapshot import ModelKey
 
 logger = logging.getLogger(__name__)
 
-# How long what the thread does may have taken before those who wait for it, or for what comes after it, give up.
-PATIENCE_SECONDS: Final = 10.0
+# Time limit of one task of the thread, after which the callers that wait for it, or behind it, give up.
+MIRROR_TIMEOUT_SECONDS: Final = 10.0
 _Result = TypeVar("_Result")
-_Work = tuple[Callable[[], Any], Future[Any]]
+_Job = tuple[Callable[[], Any], Future[Any]]
 
 
-class Follower:
-    """Brings a mirror up to date every few seconds; begins with the first request.
+class MirrorThread:
+    """Syncs a mirror every few seconds. The thread starts with the first request.
 
     Args:
         mirror: the mirror.
-        seconds: pause between two times; 0: only when asked.
-        wanted: versions to have besides the current ones and those that were fetched.
-        synced: called after every time, whether the URL could be read or not; raises nothing.
+        seconds: interval between two syncs; 0 syncs on request only.
+        required: returns the versions to keep besides the current ones and those that were fetched.
+        synced: called after each sync, successful or not; must not raise.
     """
 
     def __init__(
@@ -35,69 +35,70 @@ class Follower:
         mirror: Mirror,
         *,
         seconds: float,
-        wanted: Callable[[], Mapping[Key, set[str]]],
+        required: Callable[[], Mapping[ModelKey, set[str]]],
         synced: Callable[[], None],
     ) -> None:
-        self.mirror = mirror
+        self.place = mirror.place
         self.fault: str | None = f"the store {mirror.place} is being read for the first time"
+        self._mirror = mirror
         self._seconds = seconds
-        self._wanted = wanted
+        self._required = required
         self._synced = synced
-        self._fetched: dict[Key, str] = {}
+        self._fetched: dict[ModelKey, str] = {}
         self._failing = False
-        self._todo: SimpleQueue[_Work | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed: Future[None] = Future()
         self._busy_since: float | None = None
-        self._beginning = threading.Lock()
-        # What hangs on a socket must not keep the process from ending.
+        self._starting = threading.Lock()
+        # A daemon, so that a hanging socket does not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="store-mirror", daemon=True)
 
     def begin(self) -> None:
-        """Bring the mirror up to date from now on."""
+        """Start to sync the mirror regularly."""
         self._submit(self._sync)
 
     def sync(self) -> None:
-        """Bring the mirror up to date now.
+        """Sync the mirror now.
 
         Raises:
-            TimeoutError: it takes too long; what has been begun goes on.
+            TimeoutError: it takes too long; the sync continues.
         """
-        self._ask(self._sync)
+        self._call(self._sync)
 
     def fetch(self, task: str, variant: str, version: str) -> None:
-        """Have one version in the mirror, and keep it until another one is fetched.
+        """Copy one version into the mirror, and keep it until another one is fetched.
 
         Raises:
-            BundleError: it is not at the URL, or not whole.
+            BundleError: it is missing or incomplete at the URL.
             OSError: the URL cannot be read.
-            TimeoutError: it takes too long; what has been begun goes on.
+            TimeoutError: it takes too long; the copy continues.
         """
         self._fetched[task, variant] = version
-        self._ask(partial(self.mirror.fetch, task, variant, version))
+        self._call(partial(self._mirror.fetch, task, variant, version))
 
     def published(self, task: str, variant: str) -> dict[str, float]:
-        """Every version at the URL, with the Unix time at which it was published there.
+        """Return every version at the URL with its publication time in Unix seconds.
 
         Raises:
             OSError: the URL cannot be read.
             TimeoutError: it takes too long.
         """
-        return self._ask(partial(self.mirror.published, task, variant))
+        return self._call(partial(self._mirror.published, task, variant))
 
     def close(self) -> None:
-        """Begin nothing more, and let nobody wait."""
+        """Start no more work, and release all callers."""
         if not self._closed.done():
             self._closed.set_result(None)
-        self._todo.put(None)
+        self._jobs.put(None)
 
     def _sync(self) -> None:
-        wanted = self._wanted()
-        kept = {key: wanted.get(key, set()) | {version} for key, version in self._fetched.copy().items()}
+        required = self._required()
+        kept = {key: required.get(key, set()) | {version} for key, version in self._fetched.copy().items()}
         try:
-            self.mirror.sync({**wanted, **kept})
+            self._mirror.sync({**required, **kept})
         except OSError as error:
             if not self._failing:  # once, not every few seconds
-                logger.error("%s; what has been mirrored is served", error)
+                logger.error("%s; mirrored bundles are still served", error)
             self._failing, self.fault = True, str(error)
         else:
             self._failing, self.fault = False, None
@@ -105,32 +106,32 @@ class Follower:
 
     def _submit(self, work: Callable[[], _Result]) -> "Future[_Result]":
         future: Future[_Result] = Future()
-        with self._beginning:
+        with self._starting:
             if self._thread.ident is None:
                 self._thread.start()
-        self._todo.put((work, future))
+        self._jobs.put((work, future))
         return future
 
-    def _ask(self, work: Callable[[], _Result]) -> _Result:
-        """What the thread has to say; nobody waits for it whom the URL would keep waiting for long."""
+    def _call(self, work: Callable[[], _Result]) -> _Result:
+        """Return the result of work on the thread; the time that a hanging job has taken already counts as waiting."""
         future, busy_since = self._submit(work), self._busy_since
         waited = 0 if busy_since is None else time.monotonic() - busy_since
         either: list[Future[Any]] = [future, self._closed]
-        wait(either, max(PATIENCE_SECONDS - waited, 0), return_when=FIRST_COMPLETED)
+        wait(either, max(MIRROR_TIMEOUT_SECONDS - waited, 0), return_when=FIRST_COMPLETED)
         if not future.done():
             future.cancel()
-            raise TimeoutError(f"the store {self.mirror.place} takes long to answer")
+            raise TimeoutError(f"the store {self.place} takes long to answer")
         return future.result()
 
     def _run(self) -> None:
         while not self._closed.done():
             try:
-                asked = self._todo.get(timeout=self._seconds or None)
+                job = self._jobs.get(timeout=self._seconds or None)
             except Empty:
-                asked = (self._sync, Future())
-            if asked is None:
+                job = (self._sync, Future())
+            if job is None:
                 return
-            work, future = asked
+            work, future = job
             if not future.set_running_or_notify_cancel():
                 continue
             self._busy_since = time.monotonic()

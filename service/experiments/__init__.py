@@ -1,1 +1,1 @@
-"""Dense against compressed: comparisons, traffic splits and shadow runs."""
+"""Comparison of variants: on request, by traffic split, and in shadow runs."""

@@ -1,4 +1,4 @@
-"""How two variants' answers to the same texts compare, as running figures with intervals."""
+"""Running statistics of how two variants answer the same texts."""
 
 import math
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ CONFIDENCE: Final = 0.95
 
 @dataclass
 class RunningMean:
-    """Mean and standard error of numbers that come one by one (Welford 1962)."""
+    """Mean and standard error of a sequence of numbers (Welford 1962)."""
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
 
     def add(self, value: float) -> None:
-        """Take a number in."""
+        """Add a number."""
         self.count += 1
-        before = value - self.mean
-        self.mean += before / self.count
-        self.squares += before * (value - self.mean)
+        difference = value - self.mean
+        self.mean += difference / self.count
+        self.squares += difference * (value - self.mean)
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-        """The mean's interval, by the normal distribution; None for fewer than two numbers."""
+        """Return the confidence interval of the mean (normal distribution), or None for fewer than two numbers."""
         if self.count < 2:
             return None
         error = math.sqrt(self.squares / (self.count - 1) / self.count)
@@ -40,10 +40,10 @@ class RunningMean:
 
 
 @dataclass
-class Agreement:
-    """What has been seen of a candidate beside the variant that answers, input by input.
+class RunningAgreement:
+    """Statistics of a candidate against the variant that answers, input by input.
 
-    The intervals take the inputs for independent ones: `DistinctInputs` says which may be added.
+    The intervals assume independent inputs, so only distinct inputs should be added (see `DistinctInputs`).
     """
 
     inputs: int = 0
@@ -53,7 +53,7 @@ class Agreement:
     candidate_seconds: RunningMean = field(default_factory=RunningMean)
 
     def add(self, reference: Logits, candidate: Logits, agree: Sequence[bool] | npt.NDArray[np.bool_]) -> None:
-        """Take in scores `[inputs, labels]` of both, columns alike, and whether they agree on each input."""
+        """Add scores `[inputs, labels]` of both, with equal columns, and for each input whether they agree."""
         for row, same in enumerate(agree):
             self.inputs += 1
             self.agreed += bool(same)
@@ -61,11 +61,11 @@ class Agreement:
 
     @property
     def rate(self) -> float | None:
-        """Fraction of inputs on which both say the same; None before the first."""
+        """Fraction of inputs with the same prediction; None before the first input."""
         return self.agreed / self.inputs if self.inputs else None
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """The agreement's interval (Wilson 1927, "Probable inference", equation for a binomial proportion)."""
+        """Return the confidence interval of the rate (Wilson 1927, "Probable inference")."""
         if not self.inputs:
             return 0.0, 1.0
         z, n, p = NormalDist().inv_cdf((1 + confidence) / 2), self.inputs, self.agreed / self.inputs
@@ -74,23 +74,26 @@ class Agreement:
         return max(centre - half, 0.0), min(centre + half, 1.0)
 
     def is_below(self, level: float, confidence: float) -> bool:
-        """Whether the true agreement is under `level` with this confidence, one-sided."""
-        # A two-sided interval of 2 c - 1 has the one-sided bound of c.
+        """Return True if the true rate is under `level` with this one-sided confidence."""
+        # A two-sided interval with confidence 2c - 1 has the one-sided bound of confidence c.
         return self.inputs > 0 and self.interval(2 * confidence - 1)[1] < level
 
 
-def said(problem_type: str, labels: Sequence[str], scores: Logits) -> str:
-    """The label, or all those, that an input's scores `[labels]` say it has, as `agreeing` compares them."""
+def predicted_label(problem_type: str, labels: Sequence[str], scores: Logits) -> str:
+    """Return the predicted label of one input from its scores `[labels]`; several labels are joined by commas."""
     if problem_type == "multi_label_classification" or len(labels) == 1:
         return ", ".join(label for label, score in zip(labels, scores, strict=True) if score >= MULTI_LABEL_THRESHOLD)
     return labels[int(scores.argmax())]
 
 
-def agreeing(problem_type: str, one: Logits, other: Logits) -> npt.NDArray[np.bool_] | None:
-    """Whether scores `[inputs, labels]` say the same of each input; None for a regression, which says numbers."""
+def same_prediction(problem_type: str, first: Logits, second: Logits) -> npt.NDArray[np.bool_] | None:
+    """Compare the predicted labels of two arrays of scores `[inputs, labels]`.
+
+    Returns a boolean for each input, or None for a regression, which has no labels.
+    """
     if problem_type == "regression":
         return None
-    if problem_type == "multi_label_classification" or one.shape[-1] == 1:
-        same = (one >= MULTI_LABEL_THRESHOLD) == (other >= MULTI_LABEL_THRESHOLD)
+    if problem_type == "multi_label_classification" or first.shape[-1] == 1:
+        same = (first >= MULTI_LABEL_THRESHOLD) == (second >= MULTI_LABEL_THRESHOLD)
         return np.asarray(same.all(axis=-1))
-    return np.asarray(one.argmax(axis=-1) == other.argmax(axis=-1))
+    return np.asarray(first.argmax(axis=-1) == second.argmax(axis=-1))

@@ -1,4 +1,4 @@
-"""The same inputs through several variants of a task, and how far their answers are apart."""
+"""Comparison of several variants of a task on the same inputs."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.errors import InvalidRequest
-from sparserve.service.experiments.agreement import agreeing
+from sparserve.service.experiments.agreement import same_prediction
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine, Logits, scores
@@ -59,8 +59,8 @@ class ComparisonSummary(BaseModel):
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One variant's answer: `scores` is `[inputs, labels]`, columns in the reference's order of labels."""
+class ComparedVariant:
+    """The answer of one variant. `scores` is `[inputs, labels]`, with the labels in the order of the reference."""
 
     engine: Engine
     answer: Classification
@@ -68,31 +68,31 @@ class Arm:
 
     @classmethod
     def of(cls, engine: Engine, answer: Classification, labels: Sequence[str]) -> Self:
-        """An answer with its scores, columns in the order of `labels`, which are the engine's own in any order."""
+        """Return an answer with its scores in the order of `labels`, a permutation of the engine's labels."""
         columns = [engine.manifest.labels.index(label) for label in labels]
         return cls(engine, answer, scores(answer.logits, engine.manifest.problem_type)[:, columns])
 
     @property
     def seconds_per_input(self) -> float:
-        """Compute time of an input: of batches that other requests had a part in, its own part."""
+        """Compute time per input; of batches shared with other requests, only this request's share."""
         return self.answer.compute_seconds / len(self.answer.tokens)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answers of all variants; the first is the reference."""
+    """The answers of all variants. The first one is the reference."""
 
-    arms: list[Arm]
+    variants: list[ComparedVariant]
     total_seconds: float
 
     @property
-    def reference(self) -> Arm:
-        """What the others are compared with."""
-        return self.arms[0]
+    def reference(self) -> ComparedVariant:
+        """The variant that the others are compared with."""
+        return self.variants[0]
 
     def timings(self) -> Timings:
         """Return the duration of each stage, summed over the variants."""
-        answers = [arm.answer for arm in self.arms]
+        answers = [one.answer for one in self.variants]
         return Timings(
             queue_seconds=sum(answer.queue_seconds for answer in answers),
             tokenize_seconds=sum(answer.tokenize_seconds for answer in answers),
@@ -101,71 +101,71 @@ class Comparison:
         )
 
     def items(self) -> list[ItemComparison]:
-        """Each input's predictions, agreement and largest difference."""
+        """Return the predictions, the agreement and the largest score difference for each input."""
         agree, differences = self._all_agree(), self._spread()
         return [
             ItemComparison(
-                predictions={arm.engine.manifest.variant: self._prediction(arm, row) for arm in self.arms},
+                predictions={one.engine.manifest.variant: self._prediction(one, row) for one in self.variants},
                 agree=None if agree is None else bool(agree[row]),
                 max_difference=float(differences[row]),
                 tokens=len(tokens),
-                truncated=any(arm.answer.tokens[row].truncated for arm in self.arms),
+                truncated=any(one.answer.tokens[row].truncated for one in self.variants),
             )
             for row, tokens in enumerate(self.reference.answer.tokens)
         ]
 
-    def variants(self) -> list[VariantSummary]:
-        """Each variant against the reference."""
-        return [self._variant(arm) for arm in self.arms]
+    def variant_summaries(self) -> list[VariantSummary]:
+        """Return the comparison of each variant with the reference."""
+        return [self._summary_of(one) for one in self.variants]
 
     def summary(self) -> ComparisonSummary:
-        """All of it in one line."""
+        """Return the figures of the whole comparison."""
         agree, differences = self._all_agree(), self._spread()
         return ComparisonSummary(
             items=len(differences),
             agreement=None if agree is None else float(agree.mean()),
             mean_difference=float(differences.mean()),
             max_difference=float(differences.max()),
-            latency_ratio=max(self._latency_ratio(arm) for arm in self.arms[1:]),
+            latency_ratio=max(self._latency_ratio(one) for one in self.variants[1:]),
         )
 
-    def _variant(self, arm: Arm) -> VariantSummary:
-        differences = np.abs(arm.scores - self.reference.scores).max(axis=-1)
-        agree = self._agree(arm, self.reference)
-        seconds = arm.answer.inference_seconds
+    def _summary_of(self, compared: ComparedVariant) -> VariantSummary:
+        differences = np.abs(compared.scores - self.reference.scores).max(axis=-1)
+        agree = self._agree(compared, self.reference)
+        seconds = compared.answer.inference_seconds
         return VariantSummary(
-            model=arm.engine.ref,
-            reference=arm is self.reference,
+            model=compared.engine.ref,
+            reference=compared is self.reference,
             inference_seconds=seconds,
-            seconds_per_item=seconds / len(arm.answer.tokens),
-            latency_ratio=self._latency_ratio(arm),
+            seconds_per_item=seconds / len(compared.answer.tokens),
+            latency_ratio=self._latency_ratio(compared),
             agreement=None if agree is None else float(agree.mean()),
             mean_difference=float(differences.mean()),
             max_difference=float(differences.max()),
         )
 
-    def _prediction(self, arm: Arm, row: int) -> VariantPrediction:
+    def _prediction(self, compared: ComparedVariant, row: int) -> VariantPrediction:
         labels = self.reference.engine.manifest.labels
-        values = arm.scores[row]
+        values = compared.scores[row]
         best = int(values.argmax())
-        every = {label: float(value) for label, value in zip(labels, values, strict=True)}
-        return VariantPrediction(label=labels[best], score=float(values[best]), scores=every)
+        scores_by_label = {label: float(value) for label, value in zip(labels, values, strict=True)}
+        return VariantPrediction(label=labels[best], score=float(values[best]), scores=scores_by_label)
 
-    def _agree(self, one: Arm, other: Arm) -> npt.NDArray[np.bool_] | None:
-        return agreeing(self.reference.engine.manifest.problem_type, one.scores, other.scores)
+    def _agree(self, first: ComparedVariant, second: ComparedVariant) -> npt.NDArray[np.bool_] | None:
+        return same_prediction(self.reference.engine.manifest.problem_type, first.scores, second.scores)
 
     def _all_agree(self) -> npt.NDArray[np.bool_] | None:
-        pairs = [self._agree(one, other) for one, other in combinations(self.arms, 2)]
+        pairs = [self._agree(first, second) for first, second in combinations(self.variants, 2)]
         known = [pair for pair in pairs if pair is not None]
         return np.logical_and.reduce(known) if known else None
 
     def _spread(self) -> Logits:
-        values = np.stack([arm.scores for arm in self.arms])
+        values = np.stack([one.scores for one in self.variants])
         spread: Logits = (values.max(axis=0) - values.min(axis=0)).max(axis=-1)
         return spread
 
-    def _latency_ratio(self, arm: Arm) -> float:
-        return self.reference.answer.inference_seconds / max(arm.answer.inference_seconds, 1e-9)
+    def _latency_ratio(self, compared: ComparedVariant) -> float:
+        return self.reference.answer.inference_seconds / max(compared.answer.inference_seconds, 1e-9)
 
 
 async def compare(
@@ -176,13 +176,13 @@ async def compare(
     truncate: bool,
     deadline: float | None = None,
 ) -> Comparison:
-    """Run the inputs through every engine; those with the same tokenizer get the very same tokens.
+    """Run the inputs through every engine. Engines with the same tokenizer get the same tokens.
 
-    One engine after the other, and in batches of their own, so that their times can be compared.
+    The engines run one after the other, in separate batches, so that their times are comparable.
 
     Raises:
-        InvalidRequest: the variants have different labels, or an input cannot be tokenised as asked.
-        TooLarge, Overloaded, DeadlineExceeded, InferenceFailed: as `Batcher.run` does.
+        InvalidRequest: the variants have different labels, or an input cannot be tokenised as requested.
+        TooLarge, Overloaded, DeadlineExceeded, InferenceFailed: as in `Batcher.run`.
     """
     started = time.perf_counter()
     labels = engines[0].manifest.labels
@@ -191,10 +191,10 @@ async def compare(
             first, other = engines[0].manifest.variant, engine.manifest.variant
             raise InvalidRequest(f"{first} and {other} have different labels, so they cannot be compared")
     tokenized: dict[tuple[str, int], list[Tokens]] = {}
-    arms = []
+    variants = []
     for engine in engines:
         known = tokenized.get(engine.tokenization)
         answer = await classify(batcher, engine, inputs, truncate=truncate, deadline=deadline, tokens=known, alone=True)
         tokenized[engine.tokenization] = answer.tokens
-        arms.append(Arm.of(engine, answer, labels))
-    return Comparison(arms, time.perf_counter() - started)
+        variants.append(ComparedVariant.of(engine, answer, labels))
+    return Comparison(variants, time.perf_counter() - started)

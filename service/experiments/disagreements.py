@@ -1,7 +1,7 @@
 """Inputs on which two variants disagreed, in a small database: SQLite by default, any other by its SQLAlchemy URL.
 
-Rows are written by a thread of their own, which also deletes those that are too old, soon after the start and every
-hour. A database that is slow, full or gone costs rows, which are counted, and never an answer.
+A separate thread writes the rows. It also deletes rows that are too old, soon after the start and every hour. If the
+database is slow, full or gone, rows are lost and counted, but answers are not affected.
 """
 
 import contextlib
@@ -41,17 +41,17 @@ from sparserve.service.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-WAITING: Final = 1000
-BATCH: Final = 100
+QUEUE_CAPACITY: Final = 1000  # rows
+BATCH_ROWS: Final = 100
 CLOSE_SECONDS: Final = 5.0
-# Rows may be so much older than they should before they are deleted; they are not shown meanwhile.
+# Expired rows may stay in the database for this long. They are not shown.
 PURGE_SECONDS: Final = 3600.0
-# A disk that is almost full takes some rows and not others: that is one fault, not many.
-SILENT_SECONDS: Final = 60.0
+# An almost full disk accepts some rows and not others: log this as one fault.
+FAULT_INTERVAL_SECONDS: Final = 60.0
 
 
 class _UtcTime(TypeDecorator[datetime]):
-    """A time in UTC, also where the database keeps no offsets, as SQLite does not."""
+    """A time in UTC, even if the database stores no offsets (SQLite)."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -88,7 +88,7 @@ _ROWS: Final = Table(
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One input that two variants gave different labels; `difference` is the largest of a score."""
+    """One input with different labels from two variants; `difference` is the largest score difference."""
 
     at: datetime
     task: str
@@ -106,62 +106,64 @@ class Disagreement:
 
 
 class Disagreements:
-    """The database and the thread that writes to it; neither exists before the first row, of this start or another.
+    """The database and the thread that writes to it. Neither is created before the first row.
 
     Args:
-        url: SQLAlchemy's URL of the database.
-        most: rows that are kept; the oldest go first.
-        days: how long a row is kept.
+        url: SQLAlchemy URL of the database.
+        capacity: maximum number of rows; the oldest are deleted first.
+        days: days that a row is kept.
+        metrics: counts lost rows.
     """
 
-    def __init__(self, url: str, *, most: int, days: float, metrics: Metrics) -> None:
+    def __init__(self, url: str, *, capacity: int, days: float, metrics: Metrics) -> None:
         self._url = url
-        self._most = most
+        self._capacity = capacity
         self._keep = timedelta(days=days)
         self._metrics = metrics
-        self._waiting: queue.Queue[Disagreement | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[Disagreement | None] = queue.Queue(QUEUE_CAPACITY)
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
         self._opening = threading.Lock()
         self._broken = False
-        self._silent_until = 0.0
+        self._fault_until = 0.0
         if _may_have_rows(url):
-            self._start()
+            self.start()
 
     def add(self, row: Disagreement) -> None:
-        """Keep a row, some time soon; never waits, and drops it where too many are waiting."""
+        """Queue a row for writing. Never waits; drops the row if the queue is full."""
         if self._thread is None:
-            self._start()
+            self.start()
         try:
-            self._waiting.put_nowait(row)
+            self._queue.put_nowait(row)
         except queue.Full:
-            self._metrics.disagreements_lost.inc()
+            self._metrics.experiments.disagreements_lost.inc()
 
     def recent(self, task: str, limit: int) -> list[Disagreement]:
-        """The newest rows of a task; none where the database cannot be read. Waits for it: not for the event loop."""
+        """Return the newest rows of a task; none if the database cannot be read. Blocks: call it off the event loop."""
         kept = (_ROWS.c.task == task) & (_ROWS.c.at >= self._oldest())
         query = select(_ROWS).where(kept).order_by(desc(_ROWS.c.id)).limit(limit)
         try:
             with self._database().connect() as connection:
-                found = [dict(row) for row in connection.execute(query).mappings()]
+                rows = [dict(row) for row in connection.execute(query).mappings()]
         except (SQLAlchemyError, ImportError) as error:
-            self._tell(error)
+            self._log_fault(error)
             return []
-        return [Disagreement(**{name: value for name, value in row.items() if name != "id"}) for row in found]
+        return [Disagreement(**{name: value for name, value in row.items() if name != "id"}) for row in rows]
 
     def close(self) -> None:
-        """Write what waits, and close the database; what takes longer than `CLOSE_SECONDS` is lost."""
+        """Write the queued rows and close the database; rows not written after `CLOSE_SECONDS` are lost."""
         if self._thread is not None:
-            with contextlib.suppress(queue.Full):  # then the writer hangs, and there is no sense in waiting long
-                self._waiting.put(None, timeout=CLOSE_SECONDS / 2)
+            with contextlib.suppress(queue.Full):  # the writer hangs: do not wait long
+                self._queue.put(None, timeout=CLOSE_SECONDS / 2)
             self._thread.join(CLOSE_SECONDS / 2)
             if self._thread.is_alive():
-                logger.error("the database of disagreements does not answer: what waits for it is lost")
+                logger.error("the database of disagreements does not answer: queued rows are lost")
                 return
         if self._engine is not None:
             self._engine.dispose()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread; `add` does so if necessary."""
         self._thread = threading.Thread(target=self._write, name="disagreements", daemon=True)
         self._thread.start()
 
@@ -169,7 +171,7 @@ class Disagreements:
         return datetime.now(UTC) - self._keep
 
     def _database(self) -> Engine:
-        with self._opening:  # a reader and the writer may both be the first
+        with self._opening:  # a reader and the writer may open it at the same time
             if self._engine is None:
                 engine = create_engine(self._url, pool_pre_ping=True)
                 _TABLES.create_all(engine)
@@ -181,68 +183,71 @@ class Disagreements:
         ended = False
         while not ended:
             try:
-                row = self._waiting.get(timeout=PURGE_SECONDS)
+                row = self._queue.get(timeout=PURGE_SECONDS)
             except queue.Empty:
                 self._purge()
                 continue
             rows = [] if row is None else [row]
             ended = row is None
-            while len(rows) < BATCH and not ended:
+            while len(rows) < BATCH_ROWS and not ended:
                 try:
-                    row = self._waiting.get_nowait()
+                    row = self._queue.get_nowait()
                 except queue.Empty:
                     break
                 ended = row is None
                 rows += [] if row is None else [row]
             if rows:
-                self._insert(rows)
+                self.write_now(rows)
 
     def _purge(self) -> None:
         try:
             with self._database().begin() as connection:
                 self._delete_old(connection)
-        except Exception as error:  # a driver that is missing, or raises what SQLAlchemy does not know
-            self._tell(error)
+        except Exception as error:  # the driver may be missing or raise its own exceptions
+            self._log_fault(error)
 
     def _delete_old(self, connection: Connection) -> None:
         connection.execute(delete(_ROWS).where(_ROWS.c.at < self._oldest()))
 
-    def _insert(self, rows: list[Disagreement]) -> None:
-        content = [_storable(row) for row in rows]
+    def write_now(self, rows: list[Disagreement]) -> None:
+        """Write rows in the calling thread, and delete the ones over the limits."""
+        content = [database_values(row) for row in rows]
         try:
             with self._database().begin() as connection:
                 connection.execute(insert(_ROWS), content)
                 self._delete_old(connection)
                 newest = connection.execute(select(func.max(_ROWS.c.id))).scalar() or 0
-                connection.execute(delete(_ROWS).where(_ROWS.c.id <= newest - self._most))
-        except Exception as error:  # a driver that is missing, or raises what SQLAlchemy does not know
-            self._metrics.disagreements_lost.inc(len(rows))
-            self._tell(error)
+                connection.execute(delete(_ROWS).where(_ROWS.c.id <= newest - self._capacity))
+        except Exception as error:  # the driver may be missing or raise its own exceptions
+            self._metrics.experiments.disagreements_lost.inc(len(rows))
+            self._log_fault(error)
         else:
-            if self._broken and time.monotonic() >= self._silent_until:
-                logger.info("the database of disagreements is written again")
+            if self._broken and time.monotonic() >= self._fault_until:
+                logger.info("the database of disagreements works again")
                 self._broken = False
 
-    def _tell(self, error: Exception) -> None:
-        # The class alone: SQLAlchemy's message repeats the row, and so the text. Once, not for every row.
+    def _log_fault(self, error: Exception) -> None:
+        # Log the class only: the message of SQLAlchemy contains the row, and so the text. Log once, not for every row.
         if not self._broken:
             cause = type(error.__cause__ or error).__name__
-            logger.error("the database of disagreements cannot be used (%s): rows are lost, answers are not", cause)
+            logger.error(
+                "the database of disagreements cannot be used (%s): rows are lost, answers are not affected", cause
+            )
         self._broken = True
-        self._silent_until = time.monotonic() + SILENT_SECONDS
+        self._fault_until = time.monotonic() + FAULT_INTERVAL_SECONDS
 
 
 def _may_have_rows(url: str) -> bool:
-    """Whether an earlier start may have left rows: not where SQLite has no file yet."""
+    """Return False if no earlier process can have left rows: the SQLite file does not exist."""
     try:
         place = make_url(url)
-    except SQLAlchemyError:  # told once there is a row to write
+    except SQLAlchemyError:  # reported when there is a row to write
         return False
     return place.get_backend_name() != "sqlite" or (bool(place.database) and Path(str(place.database)).is_file())
 
 
-def _storable(row: Disagreement) -> dict[str, Any]:
-    """A row's columns; NUL, which is a character but none that PostgreSQL takes, is the replacement character."""
+def database_values(row: Disagreement) -> dict[str, Any]:
+    """Return the columns of a row; NUL characters, which PostgreSQL refuses, become the replacement character."""
     return {
         name: value.replace("\0", "\ufffd") if isinstance(value, str) else value for name, value in asdict(row).items()
     }

@@ -1,11 +1,12 @@
-"""Two variants on a task's live traffic: a candidate beside the default variant, in its shadow or for a share of it.
+"""Experiments on live traffic: a candidate beside the default variant of a task.
 
-`shadow`: the default answers, and for a share of the requests the candidate runs aside, in the background of the queue.
-`split`: the candidate answers a share of the requests, the same ones for the same routing key, and the default runs
-aside. Either way both variants' answers to the same inputs are compared. Requests that name a variant take no part.
+`shadow`: the default variant answers; for a share of the requests the candidate runs in the background.
+`split`: the candidate answers a share of the requests, the same ones for the same routing key; the default variant runs
+in the background. In both modes the two answers to the same inputs are compared. Requests that name a variant take no
+part.
 
-Figures are of two versions: they begin anew when another version of either variant is served, and what was asked of the
-ones before is not counted.
+Statistics apply to one pair of versions. They restart when another version of either variant is served, and answers of
+the old versions that arrive later are not counted.
 """
 
 import asyncio
@@ -24,8 +25,8 @@ import numpy as np
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.errors import InvalidRequest, ServiceError
-from sparserve.service.experiments.agreement import said
-from sparserve.service.experiments.comparison import Arm
+from sparserve.service.experiments.agreement import predicted_label
+from sparserve.service.experiments.comparison import ComparedVariant
 from sparserve.service.experiments.disagreements import Disagreement, Disagreements
 from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.inference.batcher import Batcher
@@ -37,23 +38,23 @@ from sparserve.service.types import TextInput
 
 logger = logging.getLogger(__name__)
 
-# Requests that may run aside at a time: more are answered all the same, but not compared.
-ASIDE: Final = 64
-# Seconds after which a comparison is given up: it waits for idle moments only.
-PATIENCE: Final = 10.0
+# Comparisons in the background at a time. Further requests are answered but not compared.
+MAX_BACKGROUND_COMPARISONS: Final = 64
+# A comparison runs in idle moments only, so it may take long.
+COMPARISON_TIMEOUT_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True)
 class Route:
-    """Who answers a request, who runs aside, and the experiment that asks for it."""
+    """The engine that answers a request, the engine that runs in the background, and their experiment."""
 
     engine: Engine
-    aside: Engine | None = None
+    background: Engine | None = None
     experiment: Experiment | None = None
 
 
 class Experiments:
-    """The experiments of all tasks; all of it happens on the event loop."""
+    """The experiments of all tasks. All methods run on the event loop."""
 
     def __init__(
         self,
@@ -74,21 +75,21 @@ class Experiments:
         self.experiments = {task: Experiment(policy, datetime.now(UTC)) for task, policy in policies.items()}
         for task, policy in policies.items():
             _log_begin(task, policy)
-            metrics.experiment_begun(task, policy.candidate)
+            metrics.experiments.begun(task, policy.candidate)
             if policy.guard:
                 logger.warning(
-                    "%s: a guard's decision ends with the process, so %s takes part even if it was taken off before: "
-                    "take a candidate that should stay off out of the settings",
+                    "%s: a decision of the guard does not outlive the process, so %s takes part even if the guard "
+                    "stopped it before: remove a candidate that should stay stopped from the settings",
                     task,
                     policy.candidate,
                 )
 
     def begin(self, task: str, policy: Policy) -> Experiment:
-        """Begin an experiment in the place of the task's present one; its figures begin anew.
+        """Begin an experiment, with new statistics, in place of the task's present one.
 
         Raises:
             UnknownResource: there is no such task or variant.
-            Unavailable: the candidate does not serve.
+            Unavailable: the candidate is not served.
             InvalidRequest: the candidate is the default variant, or has other labels.
         """
         reference, candidate = self._catalog.engine(task), self._catalog.engine(task, policy.candidate)
@@ -100,36 +101,36 @@ class Experiments:
         return self._begin(task, policy, reference, candidate)
 
     def end(self, task: str) -> Experiment | None:
-        """End a task's experiment; None if there is none."""
+        """End a task's experiment and return it; None if there is none."""
         experiment = self.experiments.pop(task, None)
         if experiment:
-            self._metrics.experiment_ended(task, experiment.policy.candidate)
+            self._metrics.experiments.ended(task, experiment.policy.candidate)
         return experiment
 
     def find(self, task: str) -> Experiment | None:
-        """A task's experiment, of the versions that are served now; None if there is none."""
+        """Return a task's experiment for the versions that are served now; None if there is none."""
         experiment = self.experiments.get(task)
         if experiment:
-            with contextlib.suppress(ServiceError):  # nothing serves: the figures are those of what did
+            with contextlib.suppress(ServiceError):  # nothing is served: keep the last statistics
                 default = self._catalog.engine(task)
                 if candidate := self._candidate(experiment.policy, default):
-                    return self._of_versions(task, experiment, default, candidate)
+                    return self._for_versions(task, experiment, default, candidate)
         return experiment
 
     def route(self, task: str, key: str | None) -> Route:
-        """Who answers a request that names no variant; requests with the same `key` are answered by the same one.
+        """Choose the engine for a request that names no variant; the same `key` always gets the same variant.
 
         Raises:
-            UnknownResource, Unavailable: as `Catalog.engine` does for the default variant.
+            UnknownResource, Unavailable: as in `Catalog.engine` for the default variant.
         """
         default = self._catalog.engine(task)
         experiment = self.experiments.get(task)
-        if experiment is None or _place(task, experiment.policy.candidate, key) >= experiment.policy.share:
+        if experiment is None or traffic_position(task, experiment.policy.candidate, key) >= experiment.policy.share:
             return Route(default)
         candidate = self._candidate(experiment.policy, default)
         if candidate is None:
             return Route(default)
-        experiment = self._of_versions(task, experiment, default, candidate)
+        experiment = self._for_versions(task, experiment, default, candidate)
         if experiment.stopped:
             return Route(default)
         split = experiment.policy.mode == "split"
@@ -138,11 +139,11 @@ class Experiments:
     def compare(
         self, task: str, route: Route, inputs: Sequence[TextInput], answered: Classification, request_id: str | None
     ) -> None:
-        """Run the other variant aside, on the tokens of the answer that was given, and take both in."""
+        """Run the other variant in the background, on the same tokens if possible, and count both answers."""
         experiment = route.experiment
         if experiment is None or self.experiments.get(task) is not experiment:
             return
-        if len(self._running) >= ASIDE:
+        if len(self._running) >= MAX_BACKGROUND_COMPARISONS:
             self._not_compared(task, experiment)
             return
         work = self._compare(task, experiment, route, inputs, answered, request_id)
@@ -151,49 +152,50 @@ class Experiments:
         running.add_done_callback(self._running.discard)
 
     def not_answered(self, task: str, route: Route) -> Engine | None:
-        """Count a request that a candidate failed to answer; who is to answer it instead, None where nobody can."""
+        """Count a failed answer of a candidate; return the engine to use instead, or None if there is none."""
         experiment = route.experiment
         if experiment is None or experiment.policy.mode != "split":
             return None
         if self.experiments.get(task) is experiment:
             self._not_compared(task, experiment)
-        return route.aside
+        return route.background
 
     async def settled(self) -> None:
-        """Wait until nothing runs aside."""
+        """Wait until no comparison is running."""
         while self._running:
             await asyncio.wait(self._running)
 
     def close(self) -> None:
-        """Give up what runs aside."""
+        """Cancel all running comparisons."""
         for running in self._running:
             running.cancel()
 
     def _candidate(self, policy: Policy, default: Engine) -> Engine | None:
-        """The candidate, None where it cannot take part: the default answers as if nothing was asked."""
+        """Return the candidate's engine, or None if it cannot take part; then the default variant answers alone."""
         try:
             candidate = self._catalog.engine(default.ref.task, policy.candidate)
-        except ServiceError:  # it has gone, or was never there
+        except ServiceError:  # it is not in the store
             return None
-        if not candidate.health.healthy:  # what fails again and again is loaded anew, and then takes part again
+        if not candidate.health.healthy:  # it takes part again when it has been reloaded
             return None
-        same = candidate is default or set(candidate.manifest.labels) != set(default.manifest.labels)
-        return None if same else candidate
+        unusable = candidate is default or set(candidate.manifest.labels) != set(default.manifest.labels)
+        return None if unusable else candidate
 
-    def _of_versions(self, task: str, experiment: Experiment, default: Engine, candidate: Engine) -> Experiment:
-        """The experiment, begun anew if what it has seen was of other versions."""
+    def _for_versions(self, task: str, experiment: Experiment, default: Engine, candidate: Engine) -> Experiment:
+        """Return the experiment, restarted if its statistics are those of other versions."""
         if experiment.models == (default.ref, candidate.ref):
             return experiment
         if experiment.models:
             versions = default.ref.version, candidate.ref.version
-            logger.info("%s: another version of a variant, so figures begin anew: %s and %s", task, *versions)
+            logger.info("%s: the version of a variant has changed, statistics restart: %s and %s", task, *versions)
         return self._begin(task, experiment.policy, default, candidate)
 
     def _begin(self, task: str, policy: Policy, default: Engine, candidate: Engine) -> Experiment:
         self.end(task)
-        self._metrics.experiment_begun(task, policy.candidate)
-        found = self.experiments[task] = Experiment(policy, datetime.now(UTC), (default.ref, candidate.ref))
-        return found
+        self._metrics.experiments.begun(task, policy.candidate)
+        experiment = Experiment(policy, datetime.now(UTC), (default.ref, candidate.ref))
+        self.experiments[task] = experiment
+        return experiment
 
     async def _compare(
         self,
@@ -204,13 +206,19 @@ class Experiments:
         answered: Classification,
         request_id: str | None,
     ) -> None:
-        assert route.aside is not None
-        same = route.aside.tokenization == route.engine.tokenization
-        tokens: list[Tokens] | None = answered.tokens if same else None
+        assert route.background is not None
+        same_tokens = route.background.tokenization == route.engine.tokenization
+        tokens: list[Tokens] | None = answered.tokens if same_tokens else None
         try:
-            deadline = time.perf_counter() + PATIENCE
+            deadline = time.perf_counter() + COMPARISON_TIMEOUT_SECONDS
             other = await classify(
-                self._batcher, route.aside, inputs, truncate=True, deadline=deadline, tokens=tokens, background=True
+                self._batcher,
+                route.background,
+                inputs,
+                truncate=True,
+                deadline=deadline,
+                tokens=tokens,
+                background=True,
             )
         except ServiceError:
             self._not_compared(task, experiment)
@@ -218,31 +226,39 @@ class Experiments:
         if self.experiments.get(task) is not experiment:
             return
         split = experiment.policy.mode == "split"
-        labels = (route.aside if split else route.engine).manifest.labels
-        one, two = Arm.of(route.engine, answered, labels), Arm.of(route.aside, other, labels)
-        reference, candidate = (two, one) if split else (one, two)
-        same_label = experiment.take_in(reference, candidate, inputs)
-        self._metrics.compared_aside(
+        labels = (route.background if split else route.engine).manifest.labels
+        first = ComparedVariant.of(route.engine, answered, labels)
+        second = ComparedVariant.of(route.background, other, labels)
+        reference, candidate = (second, first) if split else (first, second)
+        same_label = experiment.add(reference, candidate, inputs)
+        seen = experiment.agreement
+        self._metrics.experiments.compared(
             task,
             experiment.policy.candidate,
-            agreement=experiment.agreement.rate or 0.0,
-            drift=experiment.agreement.drift.mean,
-            inputs=experiment.agreement.inputs,
+            agreement=seen.rate or 0.0,
+            score_difference=seen.drift.mean,
+            inputs=seen.inputs,
             default_seconds=reference.seconds_per_input,
             candidate_seconds=candidate.seconds_per_input,
         )
         for position in map(int, np.flatnonzero(~same_label)):
             self._keep(task, request_id, position, reference, candidate, inputs[position])
-        if experiment.guard():
+        if experiment.apply_guard():
             name, reason = experiment.policy.candidate, experiment.stopped
-            self._metrics.experiments_stopped.labels(task, name).inc()
-            logger.error("%s: %s was taken off until a restart or another version, its %s", task, name, reason)
+            self._metrics.experiments.stopped.labels(task, name).inc()
+            logger.error("%s: the guard stopped %s until a restart or a new version: %s", task, name, reason)
 
     def _keep(
-        self, task: str, request_id: str | None, position: int, reference: Arm, candidate: Arm, item: TextInput
+        self,
+        task: str,
+        request_id: str | None,
+        position: int,
+        reference: ComparedVariant,
+        candidate: ComparedVariant,
+        item: TextInput,
     ) -> None:
         labels, problem_type = reference.engine.manifest.labels, reference.engine.manifest.problem_type
-        one, other = reference.scores[position], candidate.scores[position]
+        reference_scores, candidate_scores = reference.scores[position], candidate.scores[position]
         self._disagreements.add(
             Disagreement(
                 at=datetime.now(UTC),
@@ -253,9 +269,9 @@ class Experiments:
                 reference_version=reference.engine.ref.version,
                 candidate=candidate.engine.ref.variant,
                 candidate_version=candidate.engine.ref.version,
-                reference_label=said(problem_type, labels, one),
-                candidate_label=said(problem_type, labels, other),
-                difference=float(np.abs(one - other).max()),
+                reference_label=predicted_label(problem_type, labels, reference_scores),
+                candidate_label=predicted_label(problem_type, labels, candidate_scores),
+                difference=float(np.abs(reference_scores - candidate_scores).max()),
                 text=item.text if self._keep_texts else None,
                 text_pair=item.text_pair if self._keep_texts else None,
             )
@@ -263,17 +279,17 @@ class Experiments:
 
     def _not_compared(self, task: str, experiment: Experiment) -> None:
         experiment.not_compared += 1
-        self._metrics.not_compared.labels(task, experiment.policy.candidate).inc()
+        self._metrics.experiments.not_compared.labels(task, experiment.policy.candidate).inc()
 
 
 def _log_begin(task: str, policy: Policy) -> None:
     logger.info("%s: %s of %s for %.4g of the requests", task, policy.mode, policy.candidate, policy.share)
 
 
-def _place(task: str, candidate: str, key: str | None) -> float:
-    """A place in [0, 1): the same for the same key, anywhere for none.
+def traffic_position(task: str, candidate: str, key: str | None) -> float:
+    """Map a routing key to a position in [0, 1); without a key the position is random.
 
-    Another one for every candidate, or the same clients would get all of them.
+    It also depends on the candidate, so that successive candidates do not get the same clients.
     """
     if key is None:
         return random.random()

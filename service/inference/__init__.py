@@ -1,1 +1,1 @@
-"""Tokenization, batching and running of inputs on one loaded model."""
+"""Tokenization, batching and inference with loaded models."""

@@ -1,8 +1,8 @@
-"""Which inputs run together: tokenised inputs wait by model, and leave in batches of similar lengths.
+"""Bounded queue of tokenised inputs, grouped into batches of similar lengths.
 
-Nothing here waits, runs or looks at a clock: `batcher` does. What is promised, whatever is added, given up or taken:
-every input that was added leaves once or was given up; no batch is over the budget; the input that has waited longest
-is in the next batch, so that none starves but those in the background.
+The queue does not wait, run models or read a clock; `batcher` does. Invariants, for any sequence of calls: every input
+leaves the queue exactly once, in a batch or cancelled; no batch exceeds the budget; the input that has waited longest
+is in the next batch, so only background inputs can starve.
 """
 
 import bisect
@@ -14,17 +14,18 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
 
-from sparserve.service.inference.latency_model import Pace
+from sparserve.service.inference.latency_model import LatencyModel
 
-# Inputs that are looked at for one batch: far more than a batch holds, and sorted in well under a millisecond.
+# Inputs considered for one batch: far more than a batch holds, and sorted in well under a millisecond.
 LOOKAHEAD: Final = 1024
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A request's place in the queue: `lengths` are the tokens of its inputs, `model` says which can run together.
+    """A request in the queue.
 
-    A `background` one runs only when no other waits. `pace` says how long its inputs take, at least.
+    `lengths` are the numbers of tokens of its inputs. Inputs of equal `model` can run together. `background` requests
+    run only when no others wait. `latency` predicts the run time of its inputs.
     """
 
     model: Hashable
@@ -32,25 +33,25 @@ class Ticket:
     arrived: float
     deadline: float | None = None
     background: bool = False
-    pace: Pace = field(default_factory=Pace)
+    latency: LatencyModel = field(default_factory=LatencyModel)
     waiting: int = field(init=False)
-    given_up: bool = field(init=False, default=False)
+    cancelled: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.waiting = len(self.lengths)
 
     def expired(self, now: float) -> bool:
-        """Whether nobody waits for it any more."""
+        """Return True if the deadline has passed."""
         return self.deadline is not None and now >= self.deadline
 
     def too_late(self, now: float, tokens: int) -> bool:
-        """Whether a batch of so many tokens that begins now would end when nobody waits for it any more."""
-        return self.deadline is not None and now + self.pace.seconds(tokens) >= self.deadline
+        """Return True if a batch of `tokens` tokens that starts now would end after the deadline."""
+        return self.deadline is not None and now + self.latency.seconds(tokens) >= self.deadline
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One input of a request: the `position`-th, of `length` tokens."""
+    """One input of a request, at `position`, of `length` tokens."""
 
     ticket: Ticket
     position: int
@@ -59,32 +60,32 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one model that run together, the shortest first."""
+    """Inputs of one model that run together, sorted by length."""
 
     model: Hashable
     items: list[Item]
 
     @property
     def tokens(self) -> int:
-        """Tokens without padding."""
+        """Number of tokens without padding."""
         return sum(item.length for item in self.items)
 
     @property
     def padded_tokens(self) -> int:
-        """Tokens once every input is as long as the longest."""
+        """Number of tokens after padding to the longest input."""
         return len(self.items) * self.items[-1].length
 
 
 class BatchQueue:
-    """Inputs that wait, in order of arrival within each model; `items` and `tokens` count those not in the background.
+    """Waiting inputs in order of arrival per model; `items` and `tokens` count those not in the background.
 
     Args:
-        budget: tokens of a batch, padding included.
-        max_seconds: of a batch's tokens, as fast as its model has run so far; an input that takes longer runs alone.
-        max_padding: the share of a batch that may be padding. On a CPU a batch takes about as long as its inputs one
-            after the other: what padding costs, and waiting for a long batch, is soon more than what a batch saves.
-        window_seconds: an input may run before one of its model that arrived up to so much earlier, if its length
-            suits the batch better, and before none that arrived earlier still.
+        budget: maximum tokens of a batch, padding included.
+        max_seconds: maximum predicted time of a batch, apart from the fixed time; a longer input runs alone.
+        max_padding: maximum fraction of a batch that is padding. On a CPU a batch takes about as long as its inputs
+            one after the other, so the cost of padding soon exceeds the gain of a larger batch.
+        window_seconds: an input may overtake inputs of its model that arrived at most this much earlier if its length
+            fits the batch better.
     """
 
     def __init__(
@@ -100,10 +101,10 @@ class BatchQueue:
         self._lanes: dict[tuple[bool, Hashable], deque[Item]] = {}
 
     def add(self, ticket: Ticket) -> None:
-        """Let all inputs of a request wait.
+        """Add all inputs of a request.
 
         Raises:
-            ValueError: one of them is over the budget of a batch or empty, or the request has none.
+            ValueError: an input is empty or over the budget of a batch, or there is no input.
         """
         if not ticket.lengths or min(ticket.lengths) < 1 or max(ticket.lengths) > self.budget:
             raise ValueError(f"inputs of {list(ticket.lengths)} tokens cannot run in batches of {self.budget}")
@@ -115,67 +116,68 @@ class BatchQueue:
             self.items += len(ticket.lengths)
             self.tokens += sum(ticket.lengths)
 
-    def give_up(self, ticket: Ticket) -> None:
-        """Forget the inputs of a request that still wait; those that were taken are not called back."""
-        if ticket.given_up:
+    def cancel(self, ticket: Ticket) -> None:
+        """Remove the waiting inputs of a request; inputs already in a batch are not affected."""
+        if ticket.cancelled:
             return
-        ticket.given_up = True
+        ticket.cancelled = True
         lane = self._lanes.get((ticket.background, ticket.model))
         if ticket.waiting and lane is not None:
-            gone = [item for item in lane if item.ticket is ticket]
-            self._left(gone)
+            self._subtract([item for item in lane if item.ticket is ticket])
             kept = deque(item for item in lane if item.ticket is not ticket)
             self._replace((ticket.background, ticket.model), kept)
 
     def take(self, now: float) -> Batch | None:
-        """The next batch, None if nothing waits; requests that it would be too late for are given up first.
+        """Remove and return the next batch, or None if nothing waits. Requests that would be too late are cancelled.
 
-        It is of the model whose input has waited longest, holds that input, and of the others in its window those
-        whose lengths are nearest and fill the budget with most tokens. It ends before anybody in it stops waiting, as
-        far as the model's pace tells: the last request that waits is run in any case until its deadline, for a pace
-        that was wrong is put right by a batch, and by nothing else.
+        The batch contains the input that has waited longest. From the other inputs of its model within the window it
+        takes the nearest lengths that fill the budget with the most tokens. According to the latency model it ends
+        before the deadline of every input in it. The last waiting request runs in any case until its deadline: only
+        another batch can correct a latency model that is wrong.
         """
         while self._lanes:
             name = min(self._lanes, key=lambda name: (name[0], self._lanes[name][0].ticket.arrived))
             first = self._lanes[name][0]
             ticket = first.ticket
-            if not ticket.too_late(now, first.length) or (self._alone(ticket) and not ticket.expired(now)):
+            if not ticket.too_late(now, first.length) or (self._is_last(ticket) and not ticket.expired(now)):
                 return self._batch(name, first, now)
-            self.give_up(ticket)
+            self.cancel(ticket)
         return None
 
-    def _alone(self, ticket: Ticket) -> bool:
+    def _is_last(self, ticket: Ticket) -> bool:
         return ticket.waiting == self.items + self.background_items
 
     def _batch(self, name: tuple[bool, Hashable], first: Item, now: float) -> Batch:
         lane = self._lanes[name]
         latest = first.ticket.arrived + self.window_seconds
         budget = self._affordable(first, now)
-        near = []
+        candidates = []
         for item in itertools.islice(lane, LOOKAHEAD):
             if item.ticket.arrived > latest:
                 break
             if item is first or not item.ticket.too_late(now, budget):
-                near.append(item)
-        near.sort(key=attrgetter("length"))
-        begin, end = _fullest([item.length for item in near], near.index(first), budget, self.max_padding)
-        chosen = near[begin:end]
-        taken = set(map(id, chosen))
-        self._left(chosen)
-        self._replace(name, deque(item for item in lane if id(item) not in taken))
+                candidates.append(item)
+        candidates.sort(key=attrgetter("length"))
+        begin, end = _fullest_range(
+            [item.length for item in candidates], candidates.index(first), budget, self.max_padding
+        )
+        chosen = candidates[begin:end]
+        chosen_ids = set(map(id, chosen))
+        self._subtract(chosen)
+        self._replace(name, deque(item for item in lane if id(item) not in chosen_ids))
         return Batch(first.ticket.model, chosen)
 
     def _affordable(self, first: Item, now: float) -> int:
-        """The budget, or less: what can run in time, and before the client of the first input stops waiting."""
-        deadline, pace = first.ticket.deadline, first.ticket.pace
-        seconds = self.max_seconds + pace.fixed
+        """Return the budget, or less if it would take too long or miss the deadline of the first input."""
+        deadline, latency = first.ticket.deadline, first.ticket.latency
+        seconds = self.max_seconds + latency.fixed_seconds
         if deadline is not None:
             seconds = min(seconds, deadline - now)
-        if seconds >= pace.seconds(self.budget):
+        if seconds >= latency.seconds(self.budget):
             return self.budget
-        return max(int(pace.tokens(seconds)), first.length)
+        return max(int(latency.tokens(seconds)), first.length)
 
-    def _left(self, items: Sequence[Item]) -> None:
+    def _subtract(self, items: Sequence[Item]) -> None:
         for item in items:
             item.ticket.waiting -= 1
             if item.ticket.background:
@@ -191,8 +193,8 @@ class BatchQueue:
             self._lanes.pop(name, None)
 
 
-def _fullest(lengths: Sequence[int], anchor: int, budget: int, max_padding: float) -> tuple[int, int]:
-    """The run [begin, end) of sorted lengths that holds `anchor` and keeps within both limits with most tokens."""
+def _fullest_range(lengths: Sequence[int], anchor: int, budget: int, max_padding: float) -> tuple[int, int]:
+    """Return the range [begin, end) of sorted lengths that contains `anchor`, keeps the limits and has most tokens."""
     sums = [0, *itertools.accumulate(lengths)]
 
     def padding(begin: int, end: int) -> float:
@@ -203,7 +205,7 @@ def _fullest(lengths: Sequence[int], anchor: int, budget: int, max_padding: floa
         earliest = max(end - budget // lengths[end - 1], 0)
         if earliest > anchor:
             break
-        # The later a run begins the less of it is padding, so the first that has little enough has most tokens.
+        # A later begin means less padding, so the first range within the limit has the most tokens.
         begins = range(earliest, anchor + 1)
         within = bisect.bisect_left(begins, -max_padding, key=lambda begin: -padding(begin, end))
         if within < len(begins) and sums[end] - sums[begins[within]] > sums[best[1]] - sums[best[0]]:

@@ -1,7 +1,7 @@
-"""Requests become batches: admitted by their cost, run on a few threads, answered as soon as their last input is.
+"""Batcher: admit requests by their cost, run them in batches on a few threads, and answer each with its last input.
 
-A thread that is free takes the next batch from the queue at once: on an idle server a request waits for nothing, and
-under load a batch fills while others run.
+An idle thread takes the next batch from the queue at once. On an idle server a request waits for nothing; under load
+the next batch fills while others run.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overload
 from sparserve.service.inference.batch_queue import Batch, BatchQueue, Ticket
 from sparserve.service.inference.engine import Engine, Logits
 from sparserve.service.inference.health import run_within_memory
-from sparserve.service.inference.tokenizer_pool import Tokenizing
+from sparserve.service.inference.tokenizer_pool import TokenizerPool
 from sparserve.service.observability.metrics import Metrics
 
-# How fast the rate at which the queue drains follows: a batch counts as much as all before it would after ten.
-SMOOTHING: Final = 0.1
-# Of a thread's last batch: one that takes longer is not waited for.
+# Weight of the last batch in the moving average of the throughput.
+THROUGHPUT_SMOOTHING: Final = 0.1
+# How long `close` waits for the last batch of a thread.
 CLOSE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Logits `[inputs, labels]` of a request, and where its time went.
+class InferenceResult:
+    """Logits `[inputs, labels]` of a request, and its times.
 
-    `queue_seconds` are from its arrival to its first batch, `inference_seconds` the sum of its batches', in which other
-    requests may have had a part; `compute_seconds` are its own part of them, by tokens.
+    `queue_seconds` is the time from its arrival to its first batch. `inference_seconds` is the sum of its batches,
+    which other requests may have shared. `compute_seconds` is its own share of them, by tokens.
     """
 
     logits: Logits
@@ -45,34 +45,37 @@ class Answer:
 
 @dataclass(eq=False)
 class _Request:
-    """What a ticket stands for, until it is answered."""
+    """State of a request until it is answered."""
 
     engine: Engine
     tokens: Sequence[Tokens]
-    answered: asyncio.Future[Answer]
+    result: asyncio.Future[InferenceResult]
     logits: Logits
-    left: int
+    remaining: int
     queue_seconds: float | None = None
     inference_seconds: float = 0.0
     compute_seconds: float = 0.0
 
-    def take(self, position: int, row: Logits) -> None:
-        """An input's logits have come."""
+    def receive(self, position: int, row: Logits) -> None:
+        """Store the logits of one input; the last one completes the request."""
         self.logits[position] = row
-        self.left -= 1
-        if not self.left:
+        self.remaining -= 1
+        if not self.remaining:
             seconds = (self.queue_seconds or 0.0, self.inference_seconds, self.compute_seconds)
-            self.answered.set_result(Answer(self.logits, *seconds))
+            self.result.set_result(InferenceResult(self.logits, *seconds))
 
 
 class Batcher:
     """Runs inputs on `concurrency` threads, off the event loop.
 
     Args:
-        budget, max_seconds, max_padding: of a batch, as `BatchQueue` says.
-        window_seconds: how much earlier than its turn an input may run because its length suits a batch.
-        max_items, max_tokens: inputs, and tokens, that may wait; beyond that requests are refused.
-        clock: seconds, monotonic.
+        concurrency: batches that run at the same time.
+        budget, max_seconds, max_padding: limits of a batch, as in `BatchQueue`.
+        window_seconds: how much earlier than its turn an input may run if its length fits a batch.
+        max_items, max_tokens: inputs, and tokens, that may wait; further requests are refused.
+        metrics: gets the state of the queue and counts batches.
+        tokens_per_second: initial estimate of the throughput; 0 until the first batch by default.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -86,32 +89,38 @@ class Batcher:
         max_items: int,
         max_tokens: int,
         metrics: Metrics,
+        tokens_per_second: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.concurrency = concurrency
         self.max_items = max_items
         self.max_tokens = max_tokens
+        self.tokenizer_pool = TokenizerPool()
         self._metrics = metrics
         self._clock = clock
         self._queue = BatchQueue(
             budget=budget, window_seconds=window_seconds, max_seconds=max_seconds, max_padding=max_padding
         )
-        self.tokenizing = Tokenizing()
         self._requests: dict[Ticket, _Request] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._running = 0
-        self._tokens_per_second = 0.0
+        self._tokens_per_second = tokens_per_second
         self._loop: asyncio.AbstractEventLoop | None = None
-        metrics.waiting.set_function(lambda: self._queue.items)
-        metrics.waiting_tokens.set_function(lambda: self._queue.tokens)
-        metrics.running.set_function(lambda: self._running)
+        metrics.batches.waiting.set_function(lambda: self._queue.items)
+        metrics.batches.waiting_tokens.set_function(lambda: self._queue.tokens)
+        metrics.batches.running.set_function(lambda: self._running)
         self._threads = [
             threading.Thread(target=self._work, name=f"inference-{number}", daemon=True)
             for number in range(concurrency)
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def closing(self) -> bool:
+        """True once `close` has been called."""
+        return self._closing
 
     async def run(
         self,
@@ -121,23 +130,23 @@ class Batcher:
         deadline: float | None = None,
         alone: bool = False,
         background: bool = False,
-    ) -> Answer:
-        """Logits of inputs that are tokenised; given up, the request leaves the queue.
+    ) -> InferenceResult:
+        """Return the logits of tokenised inputs. If the caller is cancelled, the request leaves the queue.
 
-        `deadline` is on the clock of the batcher. With `alone` no other request's inputs are in its batches, so that
-        their seconds are its own; in the `background` it runs only when no other request waits.
+        `deadline` is on the clock of the batcher. With `alone`, no inputs of other requests share its batches, so that
+        their times are its own. With `background`, it runs only when no other request waits.
 
         Raises:
             TooLarge: an input is over the budget of a batch.
-            Overloaded: too much waits; says after how many seconds there should be room.
-            DeadlineExceeded: the answer would come too late; what had not begun is not computed.
+            Overloaded: too much is waiting; contains the seconds after which there should be room.
+            DeadlineExceeded: the answer would be too late; batches that had not started are not run.
             InferenceFailed: the graph did not compute an answer.
         """
         self._loop = asyncio.get_running_loop()
         now = self._clock()
-        # Requests keep their engine, so its id is no other engine's while they wait.
+        # A waiting request holds its engine, so the id cannot be reused for another one.
         model = (id(engine), object() if alone else None)
-        ticket = Ticket(model, [len(item) for item in tokens], now, deadline, background, engine.pace)
+        ticket = Ticket(model, [len(item) for item in tokens], now, deadline, background, engine.latency)
         logits = np.empty((len(tokens), len(engine.manifest.labels)), dtype=np.float32)
         request = _Request(engine, tokens, self._loop.create_future(), logits, len(tokens))
         with self._changed:
@@ -147,39 +156,39 @@ class Batcher:
             self._changed.notify()
         try:
             async with asyncio.timeout(None if deadline is None else max(deadline - now, 0)):
-                return await request.answered
+                return await request.result
         except TimeoutError as error:
             if not background:
-                self._metrics.deadline_misses.labels(engine.ref.task, engine.ref.variant).inc()
-            raise DeadlineExceeded("the answer did not come in time: nothing more is computed for it") from error
+                self._metrics.requests.deadline_misses.labels(engine.ref.task, engine.ref.variant).inc()
+            raise DeadlineExceeded("Deadline exceeded; the request was cancelled.") from error
         finally:
             with self._changed:
-                self._queue.give_up(ticket)
+                self._queue.cancel(ticket)
                 self._requests.pop(ticket, None)
 
     def close(self) -> None:
-        """Take no more batches, and wait a while for those that run: a process that ends under a graph is aborted."""
+        """Start no more batches, and wait for the running ones: exiting in the middle of a graph aborts the process."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self.tokenizing.close()
+        self.tokenizer_pool.close()
         for thread in self._threads:
             thread.join(CLOSE_SECONDS)
 
     def check_room(self, inputs: int, tokens: int) -> None:
-        """Refuse what would wait behind too much. An empty queue takes any request, however large.
+        """Check that there is room for more inputs. An empty queue accepts any request.
 
         Raises:
-            Overloaded: there is no room for so many more; says after how many seconds there should be.
+            Overloaded: there is no room; contains the seconds after which there should be.
         """
         with self._changed:
             inputs, tokens = self._queue.items + inputs, self._queue.tokens + tokens
             if not self._queue.items or (inputs <= self.max_items and tokens <= self.max_tokens):
                 return
-            self._metrics.shed.labels("inputs" if inputs > self.max_items else "tokens").inc()
+            self._metrics.requests.shed.labels("inputs" if inputs > self.max_items else "tokens").inc()
             seconds = self._seconds_until_room(inputs - self.max_items, tokens - self.max_tokens)
             raise Overloaded(
-                f"{self._queue.items} inputs of {self._queue.tokens} tokens in all are waiting, and the limits are "
+                f"{self._queue.items} inputs with {self._queue.tokens} tokens are waiting, and the limits are "
                 f"{self.max_items} and {self.max_tokens}: try again in {seconds} s",
                 seconds,
             )
@@ -190,41 +199,41 @@ class Batcher:
             raise TooLarge(f"an input has {longest} tokens, a batch takes {budget}: shorten it")
         if ticket.background:
             if self._queue.background_items >= self.max_items:
-                raise Overloaded("too much waits in the background", 1)
+                raise Overloaded("too many background inputs are waiting", 1)
             return
         self.check_room(len(ticket.lengths), sum(ticket.lengths))
-        self._refuse_what_would_be_late(ticket)
+        self._check_deadline(ticket)
 
-    def _refuse_what_would_be_late(self, ticket: Ticket) -> None:
-        """An answer that could only come after its deadline is told at once, so that the client can go elsewhere."""
+    def _check_deadline(self, ticket: Ticket) -> None:
+        """Refuse a request at once if it cannot meet its deadline, so that the client can go elsewhere."""
         if ticket.deadline is None or not self._queue.tokens or not self._tokens_per_second:
             return
         seconds = (self._queue.tokens + sum(ticket.lengths)) / self._tokens_per_second
         if ticket.arrived + seconds > ticket.deadline:
-            self._metrics.shed.labels("deadline").inc()
+            self._metrics.requests.shed.labels("deadline").inc()
             wait = max(math.ceil(seconds - (ticket.deadline - ticket.arrived)), 1)
             raise Overloaded(
-                f"{self._queue.tokens} tokens are waiting: the answer would come in about {seconds:.1f} s, which is "
-                f"after its deadline: try again in {wait} s",
+                f"{self._queue.tokens} tokens are waiting: the answer would take about {seconds:.1f} s, longer than "
+                f"the deadline allows: try again in {wait} s",
                 wait,
             )
 
     def _seconds_until_room(self, items: int, tokens: int) -> int:
-        """When what is over the limits will have run at the present rate; at least a second, the header's unit."""
+        """Return the time to run what is over the limits; at least 1 s, the unit of the header."""
         if not self._tokens_per_second:
             return 1
         mean_length = self._queue.tokens / self._queue.items
         return max(math.ceil(max(tokens, items * mean_length) / self._tokens_per_second), 1)
 
     def _work(self) -> None:
-        """A thread's life."""
+        """Run batches until the batcher is closed; the main function of a thread."""
         while self._run_next():
             pass
 
     def _run_next(self) -> bool:
-        """Wait for a batch and run it; False once the batcher is closed.
+        """Wait for a batch and run it; return False once the batcher is closed.
 
-        Nothing of a batch outlives its run here: a model that was unloaded must not wait for the next batch to be gone.
+        All references to the batch end with this call, so that an unloaded model is freed before the next batch.
         """
         with self._changed:
             while (batch := None if self._closing else self._queue.take(self._clock())) is None:
@@ -241,45 +250,54 @@ class Batcher:
         return True
 
     def _run(self, batch: Batch, requests: Sequence[_Request]) -> None:
-        engine, began = requests[0].engine, self._clock()
-        found: Logits | Exception
+        engine, started = requests[0].engine, self._clock()
+        labels = (engine.ref.task, engine.ref.variant)
+        result: Logits | Exception
         try:
             tokens = [request.tokens[item.position] for item, request in zip(batch.items, requests, strict=True)]
-            found = run_within_memory(engine.logits, tokens, lambda: self._metrics.halved(engine.ref))
-            if found.shape != (len(tokens), len(engine.manifest.labels)):
-                raise ValueError(f"{found.shape} logits for {len(tokens)} inputs")
+            result = run_within_memory(
+                engine.logits, tokens, lambda: self._metrics.batches.halved.labels(*labels).inc()
+            )
+            if result.shape != (len(tokens), len(engine.manifest.labels)):
+                raise ValueError(f"{result.shape} logits for {len(tokens)} inputs")
             engine.health.succeeded()
-        except Exception as error:  # whatever it is, the requests must hear of it, and this thread serves on
-            found = error
+        except Exception as error:  # of any kind: the requests must get an answer, and this thread must continue
+            result = error
             engine.health.failed()
-            self._metrics.failed(engine.ref)
-        seconds = self._clock() - began
+            self._metrics.batches.failed.labels(*labels).inc()
+        seconds = self._clock() - started
         with self._changed:
             self._running -= 1
             rate = self.concurrency * batch.tokens / max(seconds, 1e-9)
-            self._tokens_per_second += (rate - self._tokens_per_second) * (SMOOTHING if self._tokens_per_second else 1)
-            engine.pace.ran(batch.padded_tokens, seconds)
-        longest = len(batch.items) * engine.manifest.max_length
-        self._metrics.ran(engine.ref, len(batch.items), batch.tokens, batch.padded_tokens, longest)
+            weight = THROUGHPUT_SMOOTHING if self._tokens_per_second else 1
+            self._tokens_per_second += (rate - self._tokens_per_second) * weight
+            engine.latency.observe(batch.padded_tokens, seconds)
+        self._metrics.batches.ran(
+            engine.ref,
+            inputs=len(batch.items),
+            tokens=batch.tokens,
+            padded_tokens=batch.padded_tokens,
+            max_tokens=len(batch.items) * engine.manifest.max_length,
+        )
         assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
-            self._loop.call_soon_threadsafe(_deliver, batch, requests, found, seconds)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits for an answer
+            self._loop.call_soon_threadsafe(_deliver, batch, requests, result, seconds)
 
 
-def _deliver(batch: Batch, requests: Sequence[_Request], found: Logits | Exception, seconds: float) -> None:
-    """On the event loop: give every request its rows, and answer those that have all of them."""
+def _deliver(batch: Batch, requests: Sequence[_Request], result: Logits | Exception, seconds: float) -> None:
+    """Give every request its rows, on the event loop, and answer the requests that are complete."""
     name = f"{requests[0].engine.manifest.task}/{requests[0].engine.manifest.variant}"
     for request in dict.fromkeys(requests):
         request.inference_seconds += seconds
     for item, request in zip(batch.items, requests, strict=True):
         request.compute_seconds += seconds * item.length / batch.tokens
     for index, (item, request) in enumerate(zip(batch.items, requests, strict=True)):
-        if request.answered.done():  # given up, or failed with another of its inputs
+        if request.result.done():  # cancelled, or failed because of another input
             continue
-        if isinstance(found, Exception):
-            request.answered.set_exception(InferenceFailed(f"{name} failed: {type(found).__name__}"))
-        elif not np.isfinite(found[index]).all():
-            # One input's fault must not be another request's.
-            request.answered.set_exception(InferenceFailed(f"{name} answered with numbers that are not finite"))
+        if isinstance(result, Exception):
+            request.result.set_exception(InferenceFailed(f"{name} failed: {type(result).__name__}"))
+        elif not np.isfinite(result[index]).all():
+            # Only the request with the bad input fails.
+            request.result.set_exception(InferenceFailed(f"{name} answered with numbers that are not finite"))
         else:
-            request.take(item.position, found[index])
+            request.receive(item.position, result[index])

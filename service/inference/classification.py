@@ -1,4 +1,4 @@
-"""From inputs to predictions with one engine: the work of a classify request."""
+"""Classify inputs with one engine: tokenise, batch, rank."""
 
 import time
 from collections.abc import Sequence
@@ -71,33 +71,33 @@ async def classify(
     background: bool = False,
     arrived: float | None = None,
 ) -> Classification:
-    """Tokenise, unless the tokens are known already, and let the batcher run them (`alone`, `background` as there).
+    """Tokenise the inputs, unless `tokens` are given, and run them; `alone` and `background` as in `Batcher.run`.
 
     `arrived` is the request's arrival on the performance counter, by default now.
 
     Raises:
-        InvalidRequest: an input cannot be tokenised as asked.
-        TooLarge, Overloaded, DeadlineExceeded, InferenceFailed: as `Batcher.run` does.
+        InvalidRequest: an input cannot be tokenised as requested.
+        TooLarge, Overloaded, DeadlineExceeded, InferenceFailed: as in `Batcher.run`.
     """
     started = time.perf_counter()
     arrived = started if arrived is None else arrived
     if tokens is None:
         if not background:
-            batcher.check_room(len(inputs), len(inputs))  # whatever they say, they have a token each
-        tokens = await batcher.tokenizing.tokens(engine, inputs, truncate=truncate, deadline=deadline)
+            batcher.check_room(len(inputs), len(inputs))  # every input has at least one token
+        tokens = await batcher.tokenizer_pool.tokenize(engine, inputs, truncate=truncate, deadline=deadline)
     tokenized = time.perf_counter()
-    # What runs in the background may outlive the request that it was begun by.
+    # Background work may outlive the request that started it.
     record = RequestRecord() if background else current_record()
     run = record.tokenized(engine.ref, [len(item) for item in tokens], started, tokenized)
-    answer = await batcher.run(engine, tokens, deadline=deadline, alone=alone, background=background)
-    record.answered(run, tokenized, answer.queue_seconds, time.perf_counter())
+    result = await batcher.run(engine, tokens, deadline=deadline, alone=alone, background=background)
+    record.answered(run, tokenized, result.queue_seconds, time.perf_counter())
     return Classification(
         engine=engine,
         tokens=tokens,
-        logits=answer.logits,
-        queue_seconds=answer.queue_seconds,
+        logits=result.logits,
+        queue_seconds=result.queue_seconds,
         tokenize_seconds=tokenized - started,
-        inference_seconds=answer.inference_seconds,
-        compute_seconds=answer.compute_seconds,
+        inference_seconds=result.inference_seconds,
+        compute_seconds=result.compute_seconds,
         total_seconds=time.perf_counter() - arrived,
     )

@@ -1,4 +1,4 @@
-"""One loaded bundle: texts to tokens, tokens to logits, logits to scores."""
+"""Engine: one loaded bundle, from texts to tokens, to logits, to scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from sparserve.models.bundle.inference import LoadedBundle, Tokens, probabilitie
 from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.variants import Runtime
 from sparserve.service.errors import InvalidRequest, TooManyTokens, Unavailable
-from sparserve.service.inference.health import Health
-from sparserve.service.inference.latency_model import Pace
+from sparserve.service.inference.health import EngineHealth
+from sparserve.service.inference.latency_model import LatencyModel
 from sparserve.service.types import FunctionToApply, ModelRef, TextInput
 
 Logits = npt.NDArray[np.float32]
@@ -21,15 +21,15 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Engine:
-    """A bundle that has answered a warm-up request.
+    """A loaded bundle that has answered a warm-up request.
 
-    `sample_difference` is the largest difference of a logit from the bundle's own sample, None where it has none.
+    `sample_difference` is the largest difference of a logit from the bundle's sample, None if it has no sample.
     """
 
     loaded: LoadedBundle
     sample_difference: float | None = None
-    health: Health = field(default_factory=Health, compare=False)
-    pace: Pace = field(default_factory=Pace, compare=False)
+    health: EngineHealth = field(default_factory=EngineHealth, compare=False)
+    latency: LatencyModel = field(default_factory=LatencyModel, compare=False)
 
     @property
     def manifest(self) -> Manifest:
@@ -38,42 +38,47 @@ class Engine:
 
     @property
     def runtime(self) -> Runtime:
-        """What runs it: "onnx", stock onnxruntime, or "sparse", the sparse runtime inside it."""
+        """The runtime: "onnx" for stock ONNX Runtime, "sparse" for the sparse runtime inside it."""
         return self.loaded.runtime
 
     @property
+    def graph_file(self) -> str:
+        """Name of the served graph file in the bundle."""
+        return SPARSE_MODEL if self.runtime == "sparse" else MODEL
+
+    @property
     def graph_bytes(self) -> int:
-        """Size of the file of the graph that runs."""
-        return self.manifest.files[SPARSE_MODEL if self.runtime == "sparse" else MODEL].bytes
+        """Size of the served graph file."""
+        return self.manifest.files[self.graph_file].bytes
 
     @cached_property
     def ref(self) -> ModelRef:
-        """The exact bundle."""
+        """Task, variant and version of the bundle."""
         return ModelRef(task=self.manifest.task, variant=self.manifest.variant, version=self.manifest.version)
 
     @property
     def tokenization(self) -> tuple[str, int]:
-        """Engines with equal ones turn a text into the same tokens."""
+        """Key of the tokenization: engines with equal keys turn a text into the same tokens."""
         return self.manifest.files[TOKENIZER].sha256, self.manifest.max_length
 
     def check_health(self) -> None:
-        """Refuse to be called ready while batches fail.
+        """Check that the engine answers.
 
         Raises:
-            Unavailable: the last ones did.
+            Unavailable: its last batches failed.
         """
         if not self.health.healthy:
             raise Unavailable(
-                f"{self.manifest.task}/{self.manifest.variant} fails again and again: it is loaded anew at the next "
-                "look at the store"
+                f"{self.manifest.task}/{self.manifest.variant} is failing repeatedly and will be reloaded at the next "
+                "store poll"
             )
 
     def tokenize(self, inputs: Sequence[TextInput], *, truncate: bool = True) -> list[Tokens]:
-        """Tokens of each input.
+        """Return the tokens of each input.
 
         Raises:
             InvalidRequest: an input has no tokens.
-            TooManyTokens: it has more than the model takes, and `truncate` is off.
+            TooManyTokens: an input is longer than the model's maximum length, and `truncate` is off.
         """
         tokens = self.loaded.tokenizer.encode([i.text for i in inputs], [i.text_pair for i in inputs])
         for position, item in enumerate(tokens):
@@ -82,17 +87,17 @@ class Engine:
             if item.truncated and not truncate:
                 raise TooManyTokens(
                     f"item {position} has more than the {self.manifest.max_length} tokens that "
-                    f"{self.manifest.task}/{self.manifest.variant} takes: shorten it, or send truncate: true"
+                    f"{self.manifest.task}/{self.manifest.variant} accepts: shorten it, or send truncate: true"
                 )
         return tokens
 
     def logits(self, tokens: Sequence[Tokens]) -> Logits:
-        """Logits `[inputs, labels]` of inputs that run as one batch; releases the GIL while it works."""
+        """Return the logits `[inputs, labels]` of one batch; releases the GIL while it runs."""
         return self.loaded.classifier.logits(tokens)
 
 
 def scores(logits: Logits, problem_type: str, function_to_apply: FunctionToApply | None = None) -> Logits:
-    """Scores `[inputs, labels]`, with the function that the problem type needs unless one is named."""
+    """Return the scores `[inputs, labels]`; the function defaults to the one of the problem type."""
     if function_to_apply == "softmax":
         return softmax(logits)
     if function_to_apply == "sigmoid":

@@ -1,4 +1,4 @@
-"""From a bundle to an engine that has answered a warm-up request, in the runtime that suits it here."""
+"""Load a bundle as an engine in the runtime that is faster on this machine, and warm it up."""
 
 import logging
 from typing import Final, Literal
@@ -18,22 +18,23 @@ logger = logging.getLogger(__name__)
 
 RuntimeChoice = Literal["auto", "onnx", "sparse"]
 WARM_UP_TEXT: Final = "warm up"
-# Int8 answers of two runtimes differ by what each rounds: onnxruntime a tensor's activations together, the sparse
-# runtime each token's.
+# Int8 logits of the two runtimes differ because of rounding: ONNX Runtime quantises activations per tensor, the sparse
+# runtime per token.
 INT8_TOLERANCE: Final = 0.5
 
 
 def load_engine(bundle: Bundle, *, threads: int, sample_tolerance: float, runtime: RuntimeChoice = "auto") -> Engine:
-    """Load a bundle and let it answer its own sample.
+    """Load a bundle and run it on its own sample.
 
-    With "auto" the sparse runtime serves a bundle that was measured to be faster in it, if its library loads here and
-    gives the sample's answers; else, with one line in the log, stock onnxruntime does. With "sparse" it must.
+    With `runtime="auto"` a bundle that was measured to be faster in the sparse runtime is served by it, if the library
+    loads on this machine and reproduces the sample. Otherwise stock ONNX Runtime serves it, with one line in the log.
+    With `runtime="sparse"` this is an error.
 
-    Logs a warning when stock onnxruntime's answers differ from the exporting machine's by more than
+    Logs a warning if the logits of stock ONNX Runtime differ from those of the exporting machine by more than
     `sample_tolerance`: int8 rounds differently on different CPUs.
 
     Raises:
-        BundleError: the graph or the tokenizer cannot be read, or the graph does not answer for its labels.
+        BundleError: the graph or the tokenizer cannot be read, or the logits do not fit the labels.
     """
     if expected_runtime(bundle.manifest, runtime) == "sparse":
         try:
@@ -42,12 +43,12 @@ def load_engine(bundle: Bundle, *, threads: int, sample_tolerance: float, runtim
             if runtime == "sparse":
                 raise
             manifest = bundle.manifest
-            logger.warning("%s/%s is served by stock onnxruntime: %s", manifest.task, manifest.variant, error)
+            logger.warning("%s/%s is served by stock ONNX Runtime: %s", manifest.task, manifest.variant, error)
     engine, difference = _answer_sample(bundle, threads, "onnx")
     if difference is not None and difference > sample_tolerance:
         logger.warning(
-            "%s/%s: logits of the bundle's own sample differ by %.4g on this machine (tolerance %.4g); "
-            "its report was measured with others",
+            "%s/%s: logits of the bundle's sample differ by %.4g on this machine (tolerance %.4g), so its report "
+            "may not apply here",
             bundle.manifest.task,
             bundle.manifest.variant,
             difference,
@@ -57,7 +58,7 @@ def load_engine(bundle: Bundle, *, threads: int, sample_tolerance: float, runtim
 
 
 def expected_runtime(manifest: Manifest, runtime: RuntimeChoice) -> Runtime:
-    """What runs a bundle, where it runs here."""
+    """Return the runtime that should serve a bundle, if it works on this machine."""
     if manifest.packed is None or runtime == "onnx":
         return "onnx"
     measured = manifest.measurement.sparse if manifest.measurement else None
@@ -70,18 +71,18 @@ def _load_sparse(bundle: Bundle, threads: int, sample_tolerance: float) -> Engin
     tolerance = max(sample_tolerance, INT8_TOLERANCE) if int8 else sample_tolerance
     if difference is not None and difference > tolerance:
         raise BundleError(
-            f"logits of its own sample differ by {difference:.4g} in the sparse runtime (tolerance {tolerance:.4g})"
+            f"logits of its sample differ by {difference:.4g} in the sparse runtime (tolerance {tolerance:.4g})"
         )
     return engine
 
 
 def _answer_sample(bundle: Bundle, threads: int, runtime: Runtime) -> tuple[Engine, float | None]:
-    """An engine that has answered the bundle's sample, and the largest difference of a logit from it."""
+    """Return an engine that has run the bundle's sample, and the largest difference of a logit from the sample."""
     engine = Engine(load_bundle(bundle, threads=threads, runtime=runtime))
     manifest = bundle.manifest
     try:
         texts = [TextInput(text=answer.text) for answer in manifest.sample] or [TextInput(text=WARM_UP_TEXT)]
-        # One at a time, as the exporter did: int8 quantises activations by the batch they are in.
+        # One at a time, like the exporter: int8 quantises the activations of a whole batch together.
         logits = np.concatenate([engine.logits([tokens]) for tokens in engine.tokenize(texts)])
         if logits.shape[-1] != len(manifest.labels):
             raise BundleError(f"{logits.shape[-1]} logits for {len(manifest.labels)} labels")
@@ -91,7 +92,7 @@ def _answer_sample(bundle: Bundle, threads: int, runtime: Runtime) -> tuple[Engi
         together = run_within_memory(engine.logits, pair, lambda: None)
         if together.shape != (2, len(manifest.labels)):
             raise BundleError(f"{together.shape} logits for a batch of two")
-    except Exception as error:  # onnxruntime raises its own classes without a public common base
+    except Exception as error:  # ONNX Runtime raises its own classes without a public common base
         raise BundleError(f"{bundle.model_path} does not answer a warm-up request: {error}") from error
     if not manifest.sample:
         return engine, None

@@ -1,6 +1,6 @@
-"""What becomes of a batch that fails: a smaller try where memory was short, and a count that finds a broken engine out.
+"""Handling of failed batches: a retry in halves when memory is short, and detection of broken engines.
 
-Numbers that are not finite are an input's fault and are no failure here; an exception of the runtime is.
+An exception of the runtime is a failure of the engine. Numbers that are not finite are the fault of an input.
 """
 
 import threading
@@ -12,72 +12,74 @@ import numpy.typing as npt
 
 from sparserve.models.bundle.inference import Tokens
 
-# Batches that may fail in a row; one bad input that is sent again and again should not be enough by itself to stop all.
+# Batches that must fail in a row before an engine counts as broken. One bad input, sent repeatedly, is not enough.
 FAILURES_IN_ROW: Final = 3
-# Looks at the store between two tries to load an engine that fails, at most.
-LONGEST_PAUSE: Final = 32
-# onnxruntime raises one class for everything; these are its allocator's words and those of the C++ library.
+# Maximum number of store polls between two attempts to reload a broken engine.
+MAX_POLLS_BETWEEN_RELOADS: Final = 32
+# ONNX Runtime raises one class for everything; these are the words of its allocator and of the C++ library.
 _OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "failed to allocate memory", "not enough memory")
 
 
-class Health:
-    """Whether an engine can be trusted to answer: not after `FAILURES_IN_ROW` failures without a success between."""
+class EngineHealth:
+    """Health of an engine. It is not healthy after `FAILURES_IN_ROW` failed batches without a success in between."""
 
     def __init__(self) -> None:
         self._failures = 0
-        self._looks = 0
-        self._changing = threading.Lock()
+        self._polls = 0
+        self._lock = threading.Lock()
 
     @property
     def healthy(self) -> bool:
-        """Whether its last batches did not all fail."""
+        """False if the last batches all failed."""
         return self._failures < FAILURES_IN_ROW
 
     def succeeded(self) -> None:
-        """A batch was answered: whatever failed before is over."""
-        with self._changing:
-            self._failures = self._looks = 0
+        """Record an answered batch; it clears all failures."""
+        with self._lock:
+            self._failures = self._polls = 0
 
     def failed(self) -> None:
-        """A batch was not answered."""
-        with self._changing:
+        """Record a failed batch."""
+        with self._lock:
             self._failures += 1
 
     def reload_due(self) -> bool:
-        """Whether to load the bundle again now; asked once a look at the store.
+        """Return True if the bundle should be reloaded now; called once per poll of the store.
 
-        True at the 1st, 2nd, 4th, 8th ... look since the engine is not healthy, so that a bundle that does not load
-        either costs little.
+        It is due at the 1st, 2nd, 4th, 8th ... poll since the engine became unhealthy, so that a bundle that fails to
+        load costs little.
         """
-        with self._changing:
+        with self._lock:
             if self._failures < FAILURES_IN_ROW:
                 return False
-            self._looks += 1
-            return self._looks & (self._looks - 1) == 0 or self._looks % LONGEST_PAUSE == 0
+            self._polls += 1
+            return self._polls & (self._polls - 1) == 0 or self._polls % MAX_POLLS_BETWEEN_RELOADS == 0
 
 
-Run = Callable[[Sequence[Tokens]], npt.NDArray[np.float32]]
+RunBatch = Callable[[Sequence[Tokens]], npt.NDArray[np.float32]]
 
 
-def run_within_memory(run: Run, tokens: Sequence[Tokens], halved: Callable[[], None]) -> npt.NDArray[np.float32]:
-    """Logits `[inputs, labels]` of a batch; where memory is too short for it, of its two halves, one after the other.
+def run_within_memory(
+    run: RunBatch, tokens: Sequence[Tokens], on_halved: Callable[[], None]
+) -> npt.NDArray[np.float32]:
+    """Return the logits `[inputs, labels]` of a batch; if memory is short, run its two halves one after the other.
 
-    `halved` is called before that second and last try.
+    `on_halved` is called before this second and last attempt.
 
     Raises:
-        Exception: what `run` raises, for reasons other than memory or once more for a half.
+        Exception: any exception of `run` that is not about memory, or that a half raises.
     """
     try:
         return run(tokens)
     except Exception as error:
-        if len(tokens) < 2 or not out_of_memory(error):
+        if len(tokens) < 2 or not is_out_of_memory(error):
             raise
-    # Outside of the handler, so that what the exception holds on to is free for the second try.
-    halved()
+    # Outside the handler, so that memory referenced by the exception is free for the second attempt.
+    on_halved()
     middle = len(tokens) // 2
     return np.concatenate([run(tokens[:middle]), run(tokens[middle:])])
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an exception, Python's or onnxruntime's, says that memory could not be had."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True if an exception, of Python or of ONNX Runtime, means that memory could not be allocated."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -24,7 +24,7 @@ class Tracer(Protocol):
 
 
 @dataclass
-class Run:
+class ModelRun:
     """Inputs through one model."""
 
     model: ModelRef
@@ -45,18 +45,18 @@ class RequestRecord:
 
     trace_id: str | None = None
     tracer: Tracer | None = None
-    _runs: list[Run] = field(default_factory=list)
+    _runs: list[ModelRun] = field(default_factory=list)
 
-    def tokenized(self, model: ModelRef, lengths: list[int], began: float, ended: float) -> Run:
+    def tokenized(self, model: ModelRef, lengths: list[int], began: float, ended: float) -> ModelRun:
         """Inputs of `lengths` tokens are about to wait for a model; tokenised in seconds on the performance counter."""
-        run = Run(model, len(lengths), sum(lengths))
+        run = ModelRun(model, len(lengths), sum(lengths))
         self._runs.append(run)
         if self.tracer:
             self.tracer.describe(self.facts())
             self.tracer.stage("tokenize", began, ended, run.facts)
         return run
 
-    def answered(self, run: Run, began: float, queue_seconds: float, ended: float) -> None:
+    def answered(self, run: ModelRun, began: float, queue_seconds: float, ended: float) -> None:
         """They were run: from `began` they waited, then their batches took until `ended`."""
         run.queue_seconds = queue_seconds
         if self.tracer:

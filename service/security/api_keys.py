@@ -26,7 +26,7 @@ LOOK_SECONDS: Final = 1.0
 _KEY: Final = re.compile(r"sparserve_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 
 
-class Key(BaseModel):
+class ApiKey(BaseModel):
     """One line of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,13 +47,13 @@ class Key(BaseModel):
 class KeysFile:
     """What a file holds: its keys by their id, and the numbers of the lines that are not keys."""
 
-    keys: dict[str, Key]
+    keys: dict[str, ApiKey]
     damaged: list[int]
 
 
 def new_key(
     name: str, scopes: frozenset[Scope], *, rate: int | None = None, expires: datetime | None = None
-) -> tuple[str, Key]:
+) -> tuple[str, ApiKey]:
     """A new key, as the client sends it and as the file holds it.
 
     Raises:
@@ -61,7 +61,7 @@ def new_key(
     """
     identity = secrets.token_hex(4)
     sent = f"sparserve_{identity}_{secrets.token_urlsafe(32)}"
-    return sent, Key(name=name, id=identity, scopes=scopes, sha256=_digest(sent), rate=rate, expires=expires)
+    return sent, ApiKey(name=name, id=identity, scopes=scopes, sha256=_digest(sent), rate=rate, expires=expires)
 
 
 def read_keys(text: str) -> KeysFile:
@@ -71,7 +71,7 @@ def read_keys(text: str) -> KeysFile:
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            key = Key.model_validate_json(line)
+            key = ApiKey.model_validate_json(line)
         except ValidationError:
             damaged.append(number)
         else:
@@ -91,12 +91,12 @@ class Keyring:
         self._path = path
         self._clock = clock
         self._now = now or (lambda: datetime.now(UTC))
-        self._keys: dict[str, Key] = {}
+        self._keys: dict[str, ApiKey] = {}
         self._seen: tuple[int, ...] | None = None
         self._look_at = clock()
         self._look()
 
-    def find(self, sent: str) -> Key | None:
+    def find(self, sent: str) -> ApiKey | None:
         """The key that a client has sent; None where it is not in the file, or has expired."""
         self._look()
         form = _KEY.fullmatch(sent)

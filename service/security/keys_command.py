@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sparserve.models.errors import EnvironmentFault, InputError, SparserveError
 from sparserve.models.files import faults_explained, write_atomically
-from sparserve.service.security.api_keys import Key, Scope, new_key, read_keys
+from sparserve.service.security.api_keys import ApiKey, Scope, new_key, read_keys
 
 VARIABLE: Final = "SPARSERVE_KEYS_FILE"
 
@@ -98,7 +98,7 @@ def _list(arguments: argparse.Namespace) -> None:
         raise InputError(f"there is no file {arguments.file}: `sparserve keys create` makes one")
     found = read_keys(_read(arguments.file))
     for key in found.keys.values():
-        print(_told(key))
+        print(describe_key(key))
     for number in found.damaged:
         print(f"line {number} is not a key", file=sys.stderr)
 
@@ -107,7 +107,8 @@ def _revoke(arguments: argparse.Namespace) -> None:
     revoke(arguments.file, arguments.name)
 
 
-def _told(key: Key) -> str:
+def describe_key(key: ApiKey) -> str:
+    """Return one line about a key: name, beginning of the key, scopes, rate and expiry."""
     rate = f"{key.rate}/min" if key.rate else "no rate limit"
     expires = f"until {key.expires.isoformat()}" if key.expires else "for ever"
     return f"{key.name}\tsparserve_{key.id}_...\t{','.join(sorted(key.scopes))}\t{rate}\t{expires}"

@@ -42,12 +42,12 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there, and should send a request."""
         super().connection_made(transport)
-        self._metrics.connections.inc()
+        self._metrics.http.connections.inc()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or was sent away."""
-        self._metrics.connections.dec()
+        self._metrics.http.connections.dec()
         self._end_head()
         self._end_reading()
         super().connection_lost(exc)
@@ -62,12 +62,12 @@ class Connection(HttpToolsProtocol):
         if self._head_begun and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._metrics.connections_given_up.labels("large_head").inc()
+                self._metrics.http.connections_given_up.labels("large_head").inc()
                 self._refuse(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes: send shorter headers")
         elif self._in_body and not self.transport.is_closing():
             self._other_bytes = 0 if self._body_came else self._other_bytes + len(data)
             if self._other_bytes > MAX_HEAD_BYTES:
-                self._metrics.connections_given_up.labels("large_trailers").inc()
+                self._metrics.http.connections_given_up.labels("large_trailers").inc()
                 self.transport.abort()  # the app may have begun to answer
 
     def on_message_begin(self) -> None:
@@ -129,7 +129,7 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:  # the request before it goes first
             self._await_head()
             return
-        self._metrics.connections_given_up.labels("slow_head").inc()
+        self._metrics.http.connections_given_up.labels("slow_head").inc()
         if self._head_begun:
             self._refuse(408, f"the request's head did not come within {self._seconds:g} s: send it at once")
         else:  # nothing was asked, so there is nothing to answer
@@ -148,13 +148,13 @@ class Connection(HttpToolsProtocol):
         if self.transport.get_write_buffer_size() < self._unread_bytes:  # slow, but not dead
             self._await_reading()
             return
-        self._metrics.connections_given_up.labels("not_reading").inc()
+        self._metrics.http.connections_given_up.labels("not_reading").inc()
         self.transport.abort()
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answer in the place of the app, which has not heard of the request, and end the connection."""
         self._end_head()
-        self._metrics.requests.labels("other", "unmatched", str(status)).inc()
+        self._metrics.http.requests.labels("other", "unmatched", str(status)).inc()
         response = problem_response(status, detail, headers={"Connection": "close"})
         protect(response.headers)
         headers = [*self.server_state.default_headers, *response.raw_headers]

@@ -10,7 +10,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, Runtime
 
 from sparserve.kernels.packing import pack_encoder, pack_linear
 from sparserve.kernels.weights import LinearWeights
-from sparserve.service.inference.health import out_of_memory
+from sparserve.service.inference.health import is_out_of_memory
 from tests.support.kernels.cases import TOLERANCE, masked_batch
 from tests.support.kernels.reference import (
     encoder_reference,
@@ -51,7 +51,7 @@ def test_operator_passes_on_runtime_errors(isa: str) -> None:
     shape = (1 << 40, 0)
     with pytest.raises(Exception, match=r"(?i)GetOutput failed: .*allocate memory") as raised:
         run(session, states=np.zeros((*shape, 64), np.float32), mask=np.ones(shape, np.int64))
-    assert out_of_memory(raised.value)
+    assert is_out_of_memory(raised.value)
 
 
 @pytest.mark.parametrize(

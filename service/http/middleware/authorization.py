@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sparserve.service.errors import Forbidden, RateLimited, ServiceError, Unauthorized
 from sparserve.service.http.problems import error_response
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.security.api_keys import Key, Keyring
+from sparserve.service.security.api_keys import ApiKey, Keyring
 from sparserve.service.security.api_keys import Scope as KeyScope
 from sparserve.service.security.rate_limit import RateLimiter, network_of
 from sparserve.service.settings import Settings
@@ -76,7 +76,9 @@ class Access:
             try:
                 self._admit(scope, state)
             except ServiceError as error:
-                counter = self._metrics.rate_limited if isinstance(error, RateLimited) else self._metrics.denied
+                counter = (
+                    self._metrics.http.rate_limited if isinstance(error, RateLimited) else self._metrics.http.denied
+                )
                 counter.inc()
                 await error_response(error, state.get("request_id"))(scope, receive, send)
                 return
@@ -102,7 +104,7 @@ class Access:
         if key.rate is not None:
             self._limit(f"key {key.id}", key.rate)
 
-    def _authenticated(self, keyring: Keyring, headers: Headers) -> Key:
+    def _authenticated(self, keyring: Keyring, headers: Headers) -> ApiKey:
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         sent = credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if not sent:

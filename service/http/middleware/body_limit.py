@@ -59,7 +59,7 @@ class BodyShare:
         """
         budget, more = self._budget, count - self._bytes
         if more > 0 and budget.held + more > budget.max_bytes:
-            budget.metrics.shed.labels("bodies").inc()
+            budget.metrics.requests.shed.labels("bodies").inc()
             raise TooManyBodies(f"the bodies of all requests have more than {budget.max_bytes} bytes: try again soon")
         budget.held += more
         self._bytes = count

@@ -104,8 +104,8 @@ class RequestObserver:
         # Unmatched paths share one label: a scanner must not make a time series for every path that it tries.
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.requests.labels(method, route, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
+        self._metrics.http.requests.labels(method, route, str(status)).inc()
+        self._metrics.http.request_seconds.labels(route).observe(seconds)
         level = logging.DEBUG if route in PROBES else logging.INFO
         if not logger.isEnabledFor(level):
             return

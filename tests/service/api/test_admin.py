@@ -14,6 +14,8 @@ from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
 from sparserve.service.api import admin
 from sparserve.service.app import create_app
+from sparserve.service.catalog import catalog as catalog_module
+from sparserve.service.catalog.desired_state import DesiredState, read_desired_state
 from sparserve.service.core import ServingCore
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK, publish
@@ -241,19 +243,27 @@ def test_a_store_that_cannot_be_written_is_said(client: TestClient, store: Store
     assert client.post(URL, json={"inputs": "good"}).json()["model"]["variant"] == "dense"
 
 
-def test_orders_that_wait_take_no_thread_from_others(client: TestClient, service_of: Any) -> None:
+def test_waiting_admin_requests_leave_the_default_pool_free(
+    client: TestClient, service_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service: ServingCore = service_of(client)
     waiting: list[asyncio.Task[Any]] = []
+    release = threading.Event()
 
-    async def order_and_ask() -> str:
+    def slow_read(store: Store, pins: Any) -> DesiredState:
+        release.wait(10)
+        return read_desired_state(store, pins)
+
+    async def refresh_and_ask() -> str:
         waiting.extend(asyncio.create_task(admin.refresh(service)) for _ in range(DEFAULT_POOL))
         await asyncio.sleep(0)  # they are on their way
         return await asyncio.wait_for(asyncio.to_thread(lambda: "here"), timeout=10)
 
+    monkeypatch.setattr(catalog_module, "read_desired_state", slow_read)
     assert client.portal
-    with service.catalog.changing:
-        assert client.portal.call(order_and_ask) == "here"
-        assert not any(order.done() for order in waiting)
+    assert client.portal.call(refresh_and_ask) == "here"
+    assert not any(task.done() for task in waiting)
+    release.set()
     assert len(client.portal.call(asyncio.wait, waiting)[0]) == DEFAULT_POOL
 
 

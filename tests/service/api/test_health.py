@@ -2,6 +2,7 @@
 
 import re
 import threading
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -21,14 +22,14 @@ def test_not_ready_while_loading_and_everything_else_answers(store: Store, monke
     app = create_app(Settings(store=store.root, threads=1))
     service = app.state.service
     reached, release = threading.Event(), threading.Event()
-    load = service.catalog._load
+    load = service.catalog.loader.load
 
-    def slow(key: tuple[str, str], version: str) -> None:
+    def slow(*arguments: Any) -> Any:
         reached.set()
         release.wait()
-        load(key, version)
+        return load(*arguments)
 
-    monkeypatch.setattr(service.catalog, "_load", slow)
+    monkeypatch.setattr(service.catalog.loader, "load", slow)
     with TestClient(app) as client:
         reached.wait(timeout=10)
         ready = client.get("/readyz")

@@ -12,7 +12,7 @@ from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.catalog import catalog as catalog_module
-from sparserve.service.catalog.desired_state import wanted_of
+from sparserve.service.catalog.desired_state import read_desired_state
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK, graph, publish
 
@@ -197,7 +197,7 @@ class Vanishing(Store):
 
 
 def test_a_task_that_goes_away_meanwhile_is_no_fault(store: Store) -> None:
-    assert wanted_of(Vanishing(store.root), {}).defaults == {TASK: "dense"}
+    assert read_desired_state(Vanishing(store.root), {}).defaults == {TASK: "dense"}
 
 
 def test_the_store_is_watched_whatever_a_look_ends_with(
@@ -210,7 +210,7 @@ def test_the_store_is_watched_whatever_a_look_ends_with(
         raise RuntimeError
 
     with monkeypatch.context() as patch:
-        patch.setattr(catalog_module, "wanted_of", fail)
+        patch.setattr(catalog_module, "read_desired_state", fail)
         for _ in range(3):
             assert looks.acquire(timeout=10)
     store.promote(TASK, "dense", newer.manifest.version)
@@ -226,7 +226,7 @@ def test_a_first_look_that_fails_keeps_nothing_from_being_closed(store: Store, m
         looked.set()
         raise RuntimeError
 
-    monkeypatch.setattr(catalog_module, "wanted_of", fail)
+    monkeypatch.setattr(catalog_module, "read_desired_state", fail)
     app = create_app(Settings(store=store.root, threads=1))
     monkeypatch.setattr(app.state.service.disagreements, "close", closed.set)
     with TestClient(app) as client:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 from benchmarks.service_process import running, wait_until
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
-from sparserve.service.catalog import mirror_thread as following
+from sparserve.service.catalog import mirror_thread
+from sparserve.service.catalog.bundle_loader import BundleLoader
 from sparserve.service.catalog.catalog import Catalog
-from sparserve.service.catalog.operations import Orders
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
@@ -35,22 +35,24 @@ def published(store: Store) -> list[str]:
     return names
 
 
-Follow = Callable[..., tuple[Catalog, Orders]]
+Follow = Callable[..., Catalog]
 
 
 @pytest.fixture
 def follow(store: Store, tmp_path: Path) -> Iterator[Follow]:
-    """A catalog of a mirror of the store, and its orders."""
+    """A catalog of a mirror of the store, and its catalog."""
     catalogs: list[Catalog] = []
 
-    def start(**settings: Any) -> tuple[Catalog, Orders]:
-        url = store.root.as_uri()
-        catalog = Catalog(
-            Settings(**{"store": tmp_path / "local", "store_url": url, "threads": 1, **settings}), Metrics()
+    def start(pins: Mapping[str, str] | None = None) -> Catalog:
+        local, metrics = Store(tmp_path / "local"), Metrics()
+        loader = BundleLoader(
+            local, threads=1, sample_tolerance=0.02, runtime="auto", max_model_bytes=None, metrics=metrics
         )
+        url = store.root.as_uri()
+        catalog = Catalog(local, loader=loader, url=url, pins=pins or {}, watch_seconds=2, metrics=metrics)
         catalogs.append(catalog)
         catalog.refresh()
-        return catalog, Orders(catalog)
+        return catalog
 
     yield start
     for catalog in catalogs:
@@ -68,43 +70,43 @@ def hanging(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_version_that_only_the_url_has_can_be_promoted_and_rolled_back(published: list[str], follow: Follow) -> None:
-    catalog, orders = follow()
+    catalog = follow()
     assert catalog.store.versions(TASK, "dense") == [published[3]]
-    assert orders.pin(TASK, "dense", published[1]).manifest.version == published[1]
-    assert orders.rollback(TASK, "dense").manifest.version == published[0]
+    assert catalog.pin(TASK, "dense", published[1]).manifest.version == published[1]
+    assert catalog.rollback(TASK, "dense").manifest.version == published[0]
     with pytest.raises(InvalidRequest, match=f"no version before {published[0]}"):
-        orders.rollback(TASK, "dense")
-    assert orders.unpin(TASK, "dense").manifest.version == published[3]
-    assert orders.rollback(TASK, "dense").manifest.version == published[2]
+        catalog.rollback(TASK, "dense")
+    assert catalog.unpin(TASK, "dense").manifest.version == published[3]
+    assert catalog.rollback(TASK, "dense").manifest.version == published[2]
 
 
 def test_a_version_is_rolled_back_to_the_one_that_was_published_before(published: list[str], follow: Follow) -> None:
-    _, orders = follow(pins={f"{TASK}/dense": published[1]})
-    assert orders.rollback(TASK, "dense").manifest.version == published[0]
+    catalog = follow(pins={f"{TASK}/dense": published[1]})
+    assert catalog.rollback(TASK, "dense").manifest.version == published[0]
 
 
 def test_without_the_url_what_was_mirrored_is_rolled_back_to(
     published: list[str], store: Store, follow: Follow, caplog: pytest.LogCaptureFixture
 ) -> None:
-    catalog, orders = follow(pins={f"{TASK}/dense": published[1]})
+    catalog = follow(pins={f"{TASK}/dense": published[1]})
     assert set(catalog.store.versions(TASK, "dense")) == {published[1], published[3]}
-    orders.pin(TASK, "dense", published[3])
+    catalog.pin(TASK, "dense", published[3])
     shutil.rmtree(store.root)
-    assert orders.rollback(TASK, "dense").manifest.version == published[1]
+    assert catalog.rollback(TASK, "dense").manifest.version == published[1]
     assert "what has been mirrored can be rolled back to" in caplog.text
 
 
 @pytest.mark.parametrize("version", ["0" * 16, "../../etc"])
 def test_a_version_that_nobody_has_is_refused(follow: Follow, version: str) -> None:
-    _, orders = follow()
+    catalog = follow()
     with pytest.raises(InvalidRequest, match=r"has no version|it has no manifest\.json at file://"):
-        orders.pin(TASK, "dense", version)
+        catalog.pin(TASK, "dense", version)
 
 
 def test_the_default_variant_is_not_changed_in_a_mirror(store: Store, follow: Follow) -> None:
-    catalog, orders = follow()
+    catalog = follow()
     with pytest.raises(InvalidRequest, match=r"the store mirrors file://.*sparserve bundles default"):
-        orders.make_default(TASK, "sparse90")
+        catalog.make_default(TASK, "sparse90")
     assert not catalog.store.has_default(TASK)
 
 
@@ -114,7 +116,7 @@ def test_a_version_that_is_served_is_not_deleted(published: list[str], store: St
         folder = store.folder(TASK, "dense", version)
         shutil.rmtree(folder)
     store.promote(TASK, "dense", published[0])
-    catalog, _ = follow()
+    catalog = follow()
     for seed in range(5):
         publish(store, variant="dense", model=f"no graph {seed}".encode())
         catalog.refresh()
@@ -123,7 +125,7 @@ def test_a_version_that_is_served_is_not_deleted(published: list[str], store: St
 
 
 def test_a_url_that_hangs_keeps_nobody_waiting(store: Store, newer: Any, hanging: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(mirror_thread, "MIRROR_TIMEOUT_SECONDS", 0.05)
     settings = Settings(store=store.root, store_url=hanging, threads=1, watch_seconds=0, admin_without_key=True)
     with TestClient(create_app(settings)) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200, "what has been mirrored is served")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparserve.service.experiments.agreement import Agreement, RunningMean, agreeing, said
+from sparserve.service.experiments.agreement import RunningAgreement, RunningMean, predicted_label, same_prediction
 
 
 @settings(deadline=None)
@@ -14,7 +14,7 @@ from sparserve.service.experiments.agreement import Agreement, RunningMean, agre
 def test_the_interval_is_wilsons(inputs: int, data: st.DataObject, confidence: float) -> None:
     agreed = data.draw(st.integers(0, inputs))
     expected = stats.binomtest(agreed, inputs).proportion_ci(confidence, method="wilson")
-    low, high = Agreement(inputs=inputs, agreed=agreed).interval(confidence)
+    low, high = RunningAgreement(inputs=inputs, agreed=agreed).interval(confidence)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
@@ -31,7 +31,7 @@ def test_the_running_mean_is_the_mean(values: list[float]) -> None:
 
 
 def test_nothing_seen_says_nothing() -> None:
-    nothing = Agreement()
+    nothing = RunningAgreement()
     assert nothing.rate is None
     assert nothing.interval() == (0.0, 1.0)
     assert not nothing.is_below(1.0, 0.99)
@@ -39,16 +39,16 @@ def test_nothing_seen_says_nothing() -> None:
 
 
 def test_a_level_is_missed_only_with_enough_evidence() -> None:
-    assert not Agreement(inputs=10, agreed=8).is_below(0.95, 0.99)
-    assert Agreement(inputs=1000, agreed=800).is_below(0.95, 0.99)
-    assert not Agreement(inputs=1000, agreed=990).is_below(0.95, 0.99)
+    assert not RunningAgreement(inputs=10, agreed=8).is_below(0.95, 0.99)
+    assert RunningAgreement(inputs=1000, agreed=800).is_below(0.95, 0.99)
+    assert not RunningAgreement(inputs=1000, agreed=990).is_below(0.95, 0.99)
 
 
 def test_answers_are_counted_input_by_input() -> None:
     one = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]], dtype=np.float32)
     other = np.array([[0.8, 0.2], [0.6, 0.4], [0.5, 0.5]], dtype=np.float32)
-    seen = Agreement()
-    same = agreeing("single_label_classification", one, other)
+    seen = RunningAgreement()
+    same = same_prediction("single_label_classification", one, other)
     assert same is not None
     seen.add(one, other, same)
     assert (seen.inputs, seen.agreed) == (3, 2)
@@ -57,15 +57,18 @@ def test_answers_are_counted_input_by_input() -> None:
 
 def test_what_agreeing_means_depends_on_the_task() -> None:
     one, other = np.array([[0.6, 0.7]], dtype=np.float32), np.array([[0.9, 0.4]], dtype=np.float32)
-    assert agreeing("regression", one, other) is None
-    assert agreeing("multi_label_classification", one, other).tolist() == [False]
-    assert agreeing("multi_label_classification", one, one + 0.1).tolist() == [True]
-    assert agreeing("single_label_classification", one, other).tolist() == [False]
+    assert same_prediction("regression", one, other) is None
+    assert same_prediction("multi_label_classification", one, other).tolist() == [False]
+    assert same_prediction("multi_label_classification", one, one + 0.1).tolist() == [True]
+    assert same_prediction("single_label_classification", one, other).tolist() == [False]
 
 
 def test_what_is_said_of_an_input_is_what_is_compared() -> None:
     labels, scores = ("toxic", "rude", "spam"), np.array([0.7, 0.2, 0.5])
-    assert said("single_label_classification", labels, scores) == "toxic"
-    assert said("multi_label_classification", labels, scores) == "toxic, spam"
-    assert said("multi_label_classification", labels, scores / 2) == ""
-    assert [said("single_label_classification", ("toxic",), np.array([score])) for score in (0.4, 0.6)] == ["", "toxic"]
+    assert predicted_label("single_label_classification", labels, scores) == "toxic"
+    assert predicted_label("multi_label_classification", labels, scores) == "toxic, spam"
+    assert predicted_label("multi_label_classification", labels, scores / 2) == ""
+    assert [predicted_label("single_label_classification", ("toxic",), np.array([score])) for score in (0.4, 0.6)] == [
+        "",
+        "toxic",
+    ]

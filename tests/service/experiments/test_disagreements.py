@@ -10,7 +10,13 @@ import pytest
 from sqlalchemy import create_engine, event, text
 
 from sparserve.service.experiments import disagreements
-from sparserve.service.experiments.disagreements import BATCH, WAITING, Disagreement, Disagreements, _storable
+from sparserve.service.experiments.disagreements import (
+    BATCH_ROWS,
+    QUEUE_CAPACITY,
+    Disagreement,
+    Disagreements,
+    database_values,
+)
 from sparserve.service.observability.metrics import Metrics
 
 
@@ -33,7 +39,7 @@ def url(tmp_path: Path) -> str:
 
 
 def kept(url: str, task: str = "t") -> list[int]:
-    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
     found = [one.position for one in database.recent(task, 1000)]
     database.close()
     return found
@@ -49,52 +55,52 @@ def positions(url: str) -> list[int]:
 
 
 def test_rows_are_there_when_it_is_closed(url: str) -> None:
-    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
     for position in range(250):
         database.add(row(position, text="some text" if position else None))
     database.add(row(7, task="other"))
     database.close()
     assert kept(url) == list(range(249, -1, -1))
     assert kept(url, "other") == [7]
-    (newest,) = Disagreements(url, most=1000, days=1, metrics=Metrics()).recent("t", 1)
+    (newest,) = Disagreements(url, capacity=1000, days=1, metrics=Metrics()).recent("t", 1)
     assert (newest.text, newest.reference_label, newest.difference) == ("some text", "good", 0.5)
 
 
 def test_the_oldest_rows_go(url: str) -> None:
     for begin in (0, 10):
-        database = Disagreements(url, most=5, days=1, metrics=Metrics())
+        database = Disagreements(url, capacity=5, days=1, metrics=Metrics())
         for position in range(begin, begin + 10):
             database.add(row(position))
         database.close()
     assert kept(url) == [19, 18, 17, 16, 15]
-    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
     database.add(row(1, at=datetime.now(UTC) - timedelta(days=2)))
     database.close()
     assert 1 not in positions(url)
 
 
 def test_expired_rows_are_not_shown(url: str) -> None:
-    writer = Disagreements(url, most=1000, days=3, metrics=Metrics())
-    writer._insert([row(1, at=datetime.now(UTC) - timedelta(days=2)), row(2)])
-    reader = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    writer = Disagreements(url, capacity=1000, days=3, metrics=Metrics())
+    writer.write_now([row(1, at=datetime.now(UTC) - timedelta(days=2)), row(2)])
+    reader = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
     assert [one.position for one in reader.recent("t", 10)] == [2]
     reader.close()
     writer.close()
 
 
 def test_expired_rows_go_at_the_start_without_a_new_one(url: str) -> None:
-    before = Disagreements(url, most=1000, days=3, metrics=Metrics())
-    before._insert([row(1, at=datetime.now(UTC) - timedelta(days=2), text="a text"), row(2)])
+    before = Disagreements(url, capacity=1000, days=3, metrics=Metrics())
+    before.write_now([row(1, at=datetime.now(UTC) - timedelta(days=2), text="a text"), row(2)])
     before.close()
-    Disagreements(url, most=1000, days=1, metrics=Metrics()).close()
+    Disagreements(url, capacity=1000, days=1, metrics=Metrics()).close()
     assert positions(url) == [2]
 
 
 def test_expired_rows_go_while_nothing_is_added(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disagreements, "PURGE_SECONDS", 0.01)
-    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
-    database._insert([row(1), row(2)])
-    database._start()
+    database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
+    database.write_now([row(1), row(2)])
+    database.start()
     for left in ([2], []):  # the first may go at the start of the thread, the second only later
         with create_engine(url).begin() as connection:
             connection.execute(
@@ -108,29 +114,29 @@ def test_expired_rows_go_while_nothing_is_added(url: str, monkeypatch: pytest.Mo
 
 
 def test_times_are_in_utc(url: str) -> None:
-    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
+    database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
     at = datetime.now(timezone(timedelta(hours=5)))
-    database._insert([row(at=at)])
+    database.write_now([row(at=at)])
     (found,) = database.recent("t", 1)
     assert found.at == at and found.at.utcoffset() == timedelta(0)
     database.close()
 
 
 def test_a_text_with_nul_can_be_stored_anywhere() -> None:
-    kept = _storable(row(text="a\0b", text_pair="\0", reference_label="l\0", task="t"))
+    kept = database_values(row(text="a\0b", text_pair="\0", reference_label="l\0", task="t"))
     assert (kept["text"], kept["text_pair"], kept["reference_label"]) == ("a\ufffdb", "\ufffd", "l\ufffd")
     assert (kept["task"], kept["difference"]) == ("t", 0.5)
 
 
 def test_a_row_goes_into_the_database_as_it_can_be_stored(url: str) -> None:
-    database = Disagreements(url, most=1000, days=1, metrics=Metrics())
-    database._insert([row(text="a\0b")])
+    database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
+    database.write_now([row(text="a\0b")])
     assert [one.text for one in database.recent("t", 1)] == ["a\ufffdb"]
     database.close()
 
 
 def test_without_a_row_there_is_no_database(url: str, tmp_path: Path) -> None:
-    Disagreements(url, most=5, days=1, metrics=Metrics()).close()
+    Disagreements(url, capacity=5, days=1, metrics=Metrics()).close()
     assert not list(tmp_path.iterdir())
 
 
@@ -138,13 +144,13 @@ def test_a_database_that_cannot_be_written_costs_rows_and_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = Metrics()
-    database = Disagreements(f"sqlite:///{tmp_path}/missing/rows.db", most=5, days=1, metrics=metrics)
+    database = Disagreements(f"sqlite:///{tmp_path}/missing/rows.db", capacity=5, days=1, metrics=metrics)
     for position in range(3):
         database.add(row(position, text="a secret text"))
     database.close()
     assert lost(metrics) == 3
     assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
-    assert "answers are not" in caplog.text
+    assert "answers are not affected" in caplog.text
     assert "secret" not in caplog.text
     assert database.recent("t", 5) == []
 
@@ -153,19 +159,19 @@ def test_a_database_that_comes_back_is_written_again(
     url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(disagreements, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(disagreements, "FAULT_INTERVAL_SECONDS", 0.0)
     metrics = Metrics()
-    database = Disagreements(url, most=50, days=1, metrics=metrics)
-    database._insert([row(1)])
+    database = Disagreements(url, capacity=50, days=1, metrics=metrics)
+    database.write_now([row(1)])
     with create_engine(url).begin() as connection:
         connection.execute(text("ALTER TABLE disagreements RENAME TO hidden"))
-    database._insert([row(2)])
+    database.write_now([row(2)])
     with create_engine(url).begin() as connection:
         connection.execute(text("ALTER TABLE hidden RENAME TO disagreements"))
-    database._insert([row(3)])
+    database.write_now([row(3)])
     assert kept(url) == [3, 1]
     assert lost(metrics) == 1
-    assert "written again" in caplog.text
+    assert "works again" in caplog.text
     database.close()
 
 
@@ -173,9 +179,9 @@ def test_a_database_that_takes_some_rows_and_not_others_is_one_fault(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    database = Disagreements(url, most=50, days=1, metrics=Metrics())
+    database = Disagreements(url, capacity=50, days=1, metrics=Metrics())
     for position in range(6):
-        database._insert([row(position, **({"task": None} if position % 2 else {}))])
+        database.write_now([row(position, **({"task": None} if position % 2 else {}))])
     assert kept(url) == [4, 2, 0]
     assert len(caplog.records) == 1
     database.close()
@@ -183,17 +189,17 @@ def test_a_database_that_takes_some_rows_and_not_others_is_one_fault(
 
 def test_too_many_at_once_are_dropped_and_counted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics()
-    database = Disagreements(url, most=10_000, days=1, metrics=metrics)
+    database = Disagreements(url, capacity=10_000, days=1, metrics=metrics)
     monkeypatch.setattr(database, "_write", lambda: None)  # a writer that has stopped
-    for position in range(WAITING + 5):
+    for position in range(QUEUE_CAPACITY + 5):
         database.add(row(position))
     assert lost(metrics) == 5
 
 
 def test_a_full_disk_costs_rows_and_the_rows_before_stay(url: str) -> None:
     metrics = Metrics()
-    database = Disagreements(url, most=10_000, days=1, metrics=metrics)
-    database._insert([row(1)])
+    database = Disagreements(url, capacity=10_000, days=1, metrics=metrics)
+    database.write_now([row(1)])
 
     @event.listens_for(database._database(), "connect")
     def fill(connection: Any, _: Any) -> None:
@@ -201,7 +207,7 @@ def test_a_full_disk_costs_rows_and_the_rows_before_stay(url: str) -> None:
 
     database._database().dispose()
     for _ in range(50):
-        database._insert([row(2, text="a long text " * 1000)])
+        database.write_now([row(2, text="a long text " * 1000)])
     assert lost(metrics) == 50
     assert kept(url) == [1]
     database.close()
@@ -209,10 +215,10 @@ def test_a_full_disk_costs_rows_and_the_rows_before_stay(url: str) -> None:
 
 def test_a_driver_that_is_missing_ends_no_writer(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
-    database = Disagreements("mysql+missing_driver://x/y", most=5, days=1, metrics=metrics)
+    database = Disagreements("mysql+missing_driver://x/y", capacity=5, days=1, metrics=metrics)
     database.add(row(1))
     database.close()
-    other = Disagreements("oracle+oracledb://x/y", most=5, days=1, metrics=metrics)
+    other = Disagreements("oracle+oracledb://x/y", capacity=5, days=1, metrics=metrics)
     other.add(row(1))
     other.close()
     assert other.recent("t", 5) == []
@@ -224,12 +230,12 @@ def test_a_database_that_hangs_is_not_waited_for(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(disagreements, "CLOSE_SECONDS", 0.1)
-    database = Disagreements(f"{url}?timeout=60", most=10_000, days=1, metrics=Metrics())
-    database._insert([row(0)])
+    database = Disagreements(f"{url}?timeout=60", capacity=10_000, days=1, metrics=Metrics())
+    database.write_now([row(0)])
     other = create_engine(url)
     with other.connect() as lock:
         lock.exec_driver_sql("BEGIN EXCLUSIVE")
-        for position in range(WAITING + BATCH):
+        for position in range(QUEUE_CAPACITY + BATCH_ROWS):
             database.add(row(position))
         began = time.monotonic()
         database.close()

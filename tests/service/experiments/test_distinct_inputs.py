@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserve.service.experiments.distinct_inputs import DistinctInputs
+from sparserve.service.experiments.experiment import DistinctInputs
 from sparserve.service.types import TextInput
 
 

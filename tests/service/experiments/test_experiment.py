@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.experiments.comparison import Arm
+from sparserve.service.experiments.comparison import ComparedVariant
 from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.inference.classification import Classification
 from sparserve.service.inference.engine import Engine
@@ -23,12 +23,12 @@ def engine(module_client: TestClient) -> Engine:
     return found
 
 
-def arm(engine: Engine, labels: Sequence[int], *, batch_seconds: float = 1.0, part: float = 1.0) -> Arm:
+def arm(engine: Engine, labels: Sequence[int], *, batch_seconds: float = 1.0, part: float = 1.0) -> ComparedVariant:
     """Sure answers, given in batches of which the request was a part."""
     logits = np.array([[9.0, 0.0] if label == 0 else [0.0, 9.0] for label in labels], dtype=np.float32)
     tokens = [Tokens([1], [0], False)] * len(labels)
     answer = Classification(engine, tokens, logits, 0.0, 0.0, batch_seconds, batch_seconds * part, batch_seconds)
-    return Arm.of(engine, answer, engine.manifest.labels)
+    return ComparedVariant.of(engine, answer, engine.manifest.labels)
 
 
 def experiment(guard: Guard | None = None) -> Experiment:
@@ -41,33 +41,33 @@ def inputs(*texts: str) -> list[TextInput]:
 
 def test_every_text_is_counted_once(engine: Engine) -> None:
     seen = experiment()
-    same = seen.take_in(arm(engine, [0, 0, 1]), arm(engine, [0, 0, 0]), inputs("a", "a", "b"))
+    same = seen.add(arm(engine, [0, 0, 1]), arm(engine, [0, 0, 0]), inputs("a", "a", "b"))
     assert same.tolist() == [True, True, False]
-    seen.take_in(arm(engine, [1, 0]), arm(engine, [0, 0]), inputs("b", "c"))
+    seen.add(arm(engine, [1, 0]), arm(engine, [0, 0]), inputs("b", "c"))
     assert (seen.agreement.inputs, seen.agreement.agreed, seen.repeated) == (3, 2, 2)
     assert seen.agreement.drift.count == 3
 
 
 def test_copies_stop_no_candidate_and_as_many_texts_do(engine: Engine) -> None:
     seen = experiment(Guard(agreement=0.9, confidence=0.99, inputs=5))
-    seen.take_in(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*["a"] * 50))
-    assert not seen.guard() and seen.stopped is None
-    seen.take_in(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*map(str, range(50))))
-    assert seen.guard()
+    seen.add(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*["a"] * 50))
+    assert not seen.apply_guard() and seen.stopped is None
+    seen.add(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*map(str, range(50))))
+    assert seen.apply_guard()
     assert seen.stopped == "agreement is under 0.9 with 99 % confidence: 0 of 51 inputs"
-    assert not seen.guard()  # it is told once
+    assert not seen.apply_guard()  # it is told once
 
 
 def test_without_a_guard_nothing_is_stopped(engine: Engine) -> None:
     seen = experiment()
-    seen.take_in(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*map(str, range(50))))
-    assert not seen.guard() and seen.stopped is None
+    seen.add(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*map(str, range(50))))
+    assert not seen.apply_guard() and seen.stopped is None
 
 
 def test_a_request_is_charged_its_own_part_of_its_batches(engine: Engine) -> None:
     seen = experiment()
     for part in (0.25, 0.75):
         shared, alone = arm(engine, [0, 0], batch_seconds=4.0, part=part), arm(engine, [0, 0], batch_seconds=3.0)
-        seen.take_in(shared, alone, inputs("a", "b"))
+        seen.add(shared, alone, inputs("a", "b"))
     assert seen.agreement.reference_seconds.mean == pytest.approx((0.5 + 1.5) / 2)
     assert seen.agreement.candidate_seconds.mean == pytest.approx(1.5)

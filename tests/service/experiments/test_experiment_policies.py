@@ -25,7 +25,7 @@ def test_experiments_begin_and_end_while_the_service_runs(serve, service_of) -> 
     assert (begun.json()["policy"]["candidate"], begun.json()["inputs"]) == ("rival", 0)
     assert ask(client, "good")["model"]["variant"] == "rival"
     settle(client, service_of(client))
-    assert client.put(COMPARE, json={**policy, "candidate": "twin"}).json()["inputs"] == 0  # figures begin anew
+    assert client.put(COMPARE, json={**policy, "candidate": "twin"}).json()["inputs"] == 0  # statistics restart
     assert ask(client, "good")["model"]["variant"] == "twin"
     settle(client, service_of(client))
     metrics = client.get("/metrics").text

@@ -56,12 +56,12 @@ def row(position: int, **changes: object) -> Disagreement:
 def test_rows_are_kept_within_their_number_and_age(control: Callable[..., str]) -> None:
     url = control("pg_ctl", "status")
     before = datetime.now(UTC) - timedelta(days=2)
-    database = Disagreements(url, most=3, days=1, metrics=Metrics())
+    database = Disagreements(url, capacity=3, days=1, metrics=Metrics())
     database.add(row(0, at=before))
     for position in range(1, 6):
         database.add(row(position, text=f"a\0b {position}"))
     database.close()
-    database = Disagreements(url, most=3, days=1, metrics=Metrics())
+    database = Disagreements(url, capacity=3, days=1, metrics=Metrics())
     found = database.recent("t", 10)
     database.close()
     assert [(one.position, one.text) for one in found] == [(5, "a\ufffdb 5"), (4, "a\ufffdb 4"), (3, "a\ufffdb 3")]
@@ -71,13 +71,13 @@ def test_rows_are_kept_within_their_number_and_age(control: Callable[..., str]) 
 def test_a_server_that_is_gone_loses_rows_and_one_that_is_back_gets_them(control: Callable[..., str]) -> None:
     metrics = Metrics()
     url = control("pg_ctl", "status")
-    database = Disagreements(url, most=100, days=1, metrics=metrics)
-    database._insert([row(10)])
+    database = Disagreements(url, capacity=100, days=1, metrics=metrics)
+    database.write_now([row(10)])
     control("pg_ctl", "stop", "-w", "-m", "immediate")
-    database._insert([row(11)])
+    database.write_now([row(11)])
     folder = url.partition("host=")[2]
     control("pg_ctl", "start", "-w", "-l", f"{folder}/log", "-o", OPTIONS.format(folder=folder))
-    database._insert([row(12)])
+    database.write_now([row(12)])
     assert [one.position for one in database.recent("t", 2)] == [12, 10]
     assert metrics.registry.get_sample_value("sparserve_disagreements_lost_total") == 1
     database.close()

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sparserve.service.inference.batch_queue import Batch, BatchQueue, Ticket
-from sparserve.service.inference.latency_model import Pace
+from sparserve.service.inference.latency_model import LatencyModel
 
 BUDGET = 64
 WINDOW = 3.0
 MAX_SECONDS = 2.0
 MAX_PADDING = 0.25
-PACES = {"a": Pace(), "b": Pace(0.1, 0.05)}
+LATENCIES = {"a": LatencyModel(), "b": LatencyModel(0.1, 0.05)}
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -36,16 +36,16 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def a_request_comes(self, model: str, lengths: list[int], patience: float | None, background: bool) -> None:
         deadline = None if patience is None else self.now + patience
-        ticket = Ticket(model, lengths, self.now, deadline, background, PACES[model])
+        ticket = Ticket(model, lengths, self.now, deadline, background, LATENCIES[model])
         self.queue.add(ticket)
         self.waiting[ticket] = set(range(len(lengths)))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
-    def a_request_is_given_up(self, data: st.DataObject) -> None:
+    def a_request_is_cancelled(self, data: st.DataObject) -> None:
         ticket = data.draw(st.sampled_from(list(self.waiting)))
-        self.queue.give_up(ticket)
-        self.queue.give_up(ticket)  # twice is the same as once
+        self.queue.cancel(ticket)
+        self.queue.cancel(ticket)  # twice is the same as once
         del self.waiting[ticket]
 
     @rule()
@@ -63,9 +63,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert batch.padded_tokens == longest * len(batch.items) <= BUDGET
         assert batch.tokens == sum(item.length for item in batch.items)
         assert batch.tokens >= (1 - MAX_PADDING) * batch.padded_tokens - 1e-9
-        pace = PACES[str(batch.model)]
-        assert pace.per_token * batch.padded_tokens <= MAX_SECONDS + 1e-9 or len(batch.items) == 1
-        end = self.now + pace.seconds(batch.padded_tokens)
+        latency = LATENCIES[str(batch.model)]
+        assert latency.seconds_per_token * batch.padded_tokens <= MAX_SECONDS + 1e-9 or len(batch.items) == 1
+        end = self.now + latency.seconds(batch.padded_tokens)
         assert all(item.ticket.deadline is None or end <= item.ticket.deadline + 1e-9 for item in batch.items)
         behind = all(ticket.background for ticket in alive)
         assert all(item.ticket.background == behind for item in batch.items)
@@ -78,15 +78,15 @@ class QueueMachine(RuleBasedStateMachine):
             assert item.length == item.ticket.lengths[item.position]
             self.waiting[item.ticket].remove(item.position)  # KeyError: it left before, or its request is gone
         # Who is too late and was in the way has been given up; others may still wait to be.
-        self.waiting = {t: left for t, left in self.waiting.items() if left and not t.given_up}
+        self.waiting = {t: left for t, left in self.waiting.items() if left and not t.cancelled}
 
     def the_last_one_is_tried(self, batch: Batch) -> None:
-        """Nothing would end in time as the paces say, so all are given up but one, in case that they are wrong."""
+        """Nothing would end in time as the models say, so all are given up but one, in case that they are wrong."""
         (ticket,) = {item.ticket for item in batch.items}
-        assert not ticket.expired(self.now) and not ticket.given_up
+        assert not ticket.expired(self.now) and not ticket.cancelled
         for item in batch.items:
             self.waiting[ticket].remove(item.position)
-        assert all(other.given_up for other in self.waiting if other is not ticket)
+        assert all(other.cancelled for other in self.waiting if other is not ticket)
         self.waiting = {t: left for t, left in self.waiting.items() if left and t is ticket}
 
     @invariant()
@@ -100,7 +100,7 @@ class QueueMachine(RuleBasedStateMachine):
         while (batch := self.queue.take(self.now)) is not None:
             for item in batch.items:
                 self.waiting[item.ticket].remove(item.position)
-        self.waiting = {t: left for t, left in self.waiting.items() if left and not t.given_up}
+        self.waiting = {t: left for t, left in self.waiting.items() if left and not t.cancelled}
         assert not self.in_time()
 
     def in_time(self) -> dict[Ticket, set[int]]:
@@ -151,7 +151,7 @@ def test_an_answer_that_would_come_too_late_is_not_computed() -> None:
     queue.add(late)
     queue.add(Ticket("a", [7], 0.5))
     assert lengths_of(queue, now=1.0) == [7]
-    assert late.given_up or queue.items == 0
+    assert late.cancelled or queue.items == 0
 
 
 @pytest.mark.parametrize("lengths", [[], [31], [5, 0]])
@@ -171,31 +171,37 @@ def test_a_batch_has_little_padding() -> None:
 
 def test_a_batch_is_no_longer_than_its_first_input_has_time_for() -> None:
     queue = BatchQueue(budget=100, window_seconds=1.0)
-    pace = Pace(per_token=0.01)
-    queue.add(Ticket("m", [10], arrived=0.0, deadline=0.25, pace=pace))
-    queue.add(Ticket("m", [10, 10, 10], arrived=0.0, pace=pace))
+    latency = LatencyModel(seconds_per_token=0.01)
+    queue.add(Ticket("m", [10], arrived=0.0, deadline=0.25, latency=latency))
+    queue.add(Ticket("m", [10, 10, 10], arrived=0.0, latency=latency))
     assert lengths_of(queue) == [10, 10]
 
 
 def test_what_could_not_end_in_time_is_not_begun() -> None:
     queue = BatchQueue(budget=100, window_seconds=1.0)
-    pace = Pace(per_token=0.01)
-    late, other = Ticket("m", [30], arrived=0.0, deadline=0.25, pace=pace), Ticket("m", [20], arrived=0.1, pace=pace)
+    latency = LatencyModel(seconds_per_token=0.01)
+    late, other = (
+        Ticket("m", [30], arrived=0.0, deadline=0.25, latency=latency),
+        Ticket("m", [20], arrived=0.1, latency=latency),
+    )
     queue.add(late)
     queue.add(other)
     assert lengths_of(queue, now=0.1) == [20]
-    assert late.given_up
+    assert late.cancelled
 
 
 def test_a_pace_alone_is_no_reason_to_do_nothing() -> None:
     queue = BatchQueue(budget=100, window_seconds=1.0)
-    pace = Pace(per_token=1.0)
-    tried, late = Ticket("m", [10, 10], 0.2, deadline=0.4, pace=pace), Ticket("m", [10], 0.0, deadline=0.25, pace=pace)
+    latency = LatencyModel(seconds_per_token=1.0)
+    tried, late = (
+        Ticket("m", [10, 10], 0.2, deadline=0.4, latency=latency),
+        Ticket("m", [10], 0.0, deadline=0.25, latency=latency),
+    )
     queue.add(late)
     queue.add(tried)
     assert lengths_of(queue, now=0.1) == [10]
-    assert late.given_up
+    assert late.cancelled
     assert lengths_of(queue, now=0.3) == [10]
     assert queue.take(0.3) is None
-    queue.add(Ticket("m", [10], 0.3, deadline=0.4, pace=pace))
+    queue.add(Ticket("m", [10], 0.3, deadline=0.4, latency=latency))
     assert queue.take(0.4) is None

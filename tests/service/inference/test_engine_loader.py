@@ -88,7 +88,7 @@ def assert_falls_back(bundle, caplog, reason):
         engine = load_engine(bundle, **OPTIONS)
     assert engine.runtime == "onnx"
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "is served by stock onnxruntime" in line
+    assert "is served by stock ONNX Runtime" in line
     assert reason in line
     with pytest.raises(BundleError, match=reason):
         load_engine(bundle, runtime="sparse", **OPTIONS)

@@ -11,7 +11,13 @@ from benchmarks.service_process import wait_until
 from sparserve.models.bundle.inference import Tokens
 from sparserve.models.bundle.store import Store
 from sparserve.service.catalog import catalog
-from sparserve.service.inference.health import FAILURES_IN_ROW, LONGEST_PAUSE, Health, out_of_memory, run_within_memory
+from sparserve.service.inference.health import (
+    FAILURES_IN_ROW,
+    MAX_POLLS_BETWEEN_RELOADS,
+    EngineHealth,
+    is_out_of_memory,
+    run_within_memory,
+)
 from tests.support.tiny_bundles import TASK, hungry, publish
 
 URL = f"/v1/models/{TASK}/hungry/classify"
@@ -83,7 +89,7 @@ def test_an_engine_that_fails_is_loaded_anew_where_memory_is_tight(store: Store,
 def test_an_engine_that_fails_is_loaded_anew_without_looks_at_the_store(
     store: Store, serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "MEND_SECONDS", 0.01)
+    monkeypatch.setattr(catalog, "HEALTH_CHECK_SECONDS", 0.01)
     publish(store, variant="hungry", model=hungry())
     client = serve(watch_seconds=0)
     for _ in range(FAILURES_IN_ROW):
@@ -127,7 +133,7 @@ def test_numbers_that_are_not_finite_are_no_failure_of_the_engine(store: Store, 
 
 
 def test_a_success_between_failures_makes_them_count_anew() -> None:
-    health = Health()
+    health = EngineHealth()
     for _ in range(FAILURES_IN_ROW - 1):
         health.failed()
     health.succeeded()
@@ -136,10 +142,10 @@ def test_a_success_between_failures_makes_them_count_anew() -> None:
 
 
 def test_reloads_become_rarer_but_never_end() -> None:
-    health = Health()
+    health = EngineHealth()
     for _ in range(FAILURES_IN_ROW):
         health.failed()
-    due = [look for look in range(1, 4 * LONGEST_PAUSE + 1) if health.reload_due()]
+    due = [look for look in range(1, 4 * MAX_POLLS_BETWEEN_RELOADS + 1) if health.reload_due()]
     assert due == [1, 2, 4, 8, 16, 32, 64, 96, 128]
 
 
@@ -181,5 +187,5 @@ def test_one_input_has_no_halves() -> None:
 
 @pytest.mark.parametrize("words", ["std::bad_alloc", "Failed to allocate memory for requested buffer of size 1"])
 def test_the_librarys_words_for_it_are_known(words: str) -> None:
-    assert out_of_memory(RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {words}"))
-    assert not out_of_memory(RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT"))
+    assert is_out_of_memory(RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {words}"))
+    assert not is_out_of_memory(RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT"))

@@ -4,63 +4,63 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserve.service.inference.latency_model import SURPRISE, Pace
+from sparserve.service.inference.latency_model import OUTLIER_RATIO, LatencyModel
 
 SIZES = (8, 512, 64, 32, 256, 16)
 
 
-def learnt(fixed: float, per_token: float, sizes: tuple[int, ...] = SIZES, rounds: int = 20) -> Pace:
-    pace = Pace()
+def learnt(fixed: float, per_token: float, sizes: tuple[int, ...] = SIZES, rounds: int = 20) -> LatencyModel:
+    latency = LatencyModel()
     for size in sizes * rounds:
-        pace.ran(size, fixed + per_token * size)
-    return pace
+        latency.observe(size, fixed + per_token * size)
+    return latency
 
 
 @given(st.floats(0, 0.1), st.floats(1e-6, 1e-2))
 def test_what_is_for_the_batch_and_what_for_its_tokens_is_told_apart(fixed: float, per_token: float) -> None:
-    pace = learnt(fixed, per_token)
-    assert pace.fixed == pytest.approx(fixed, rel=0.01, abs=0.01 * 100 * per_token)
-    assert pace.per_token == pytest.approx(per_token, rel=0.01, abs=0.01 * fixed / 100)
-    assert pace.tokens(pace.seconds(100)) == pytest.approx(100)
+    latency = learnt(fixed, per_token)
+    assert latency.fixed_seconds == pytest.approx(fixed, rel=0.01, abs=0.01 * 100 * per_token)
+    assert latency.seconds_per_token == pytest.approx(per_token, rel=0.01, abs=0.01 * fixed / 100)
+    assert latency.tokens(latency.seconds(100)) == pytest.approx(100)
 
 
 def test_batches_of_one_size_say_nothing_of_what_is_for_the_batch() -> None:
-    pace = learnt(0.004, 0.00005, sizes=(20,))
-    assert pace.seconds(20) == pytest.approx(0.005)
-    assert pace.fixed == pytest.approx(0)
+    latency = learnt(0.004, 0.00005, sizes=(20,))
+    assert latency.seconds(20) == pytest.approx(0.005)
+    assert latency.fixed_seconds == pytest.approx(0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 4096), st.floats(1e-6, 10)), min_size=1, max_size=60))
 def test_whatever_is_measured_a_longer_batch_takes_no_less(batches: list[tuple[int, float]]) -> None:
-    pace = Pace()
+    latency = LatencyModel()
     for tokens, seconds in batches:
-        pace.ran(tokens, seconds)
-        assert 0 <= pace.per_token < math.inf and -1e-9 <= pace.fixed < math.inf
-        assert pace.seconds(4096) > 0
+        latency.observe(tokens, seconds)
+        assert 0 <= latency.seconds_per_token < math.inf and -1e-9 <= latency.fixed_seconds < math.inf
+        assert latency.seconds(4096) > 0
 
 
 def test_one_pause_of_the_machine_changes_little() -> None:
-    pace = learnt(0.001, 0.0001)
-    before = pace.seconds(64)
-    pace.ran(64, 30.0)
-    assert pace.seconds(64) < 1.5 * before
+    latency = learnt(0.001, 0.0001)
+    before = latency.seconds(64)
+    latency.observe(64, 30.0)
+    assert latency.seconds(64) < 1.5 * before
 
 
 def test_a_pause_at_first_is_forgotten_with_the_next_batch() -> None:
-    pace = Pace()
-    pace.ran(64, 30.0)
-    pace.ran(64, 0.01)
-    assert pace.seconds(64) == pytest.approx(0.01)
+    latency = LatencyModel()
+    latency.observe(64, 30.0)
+    latency.observe(64, 0.01)
+    assert latency.seconds(64) == pytest.approx(0.01)
 
 
 def test_a_machine_that_became_slow_is_believed_in_time() -> None:
-    pace = learnt(0.0, 0.0001)
+    latency = learnt(0.0, 0.0001)
     for _ in range(60):
-        pace.ran(64, 10 * SURPRISE * 0.0064)
-    assert pace.seconds(64) == pytest.approx(10 * SURPRISE * 0.0064, rel=0.2)
+        latency.observe(64, 10 * OUTLIER_RATIO * 0.0064)
+    assert latency.seconds(64) == pytest.approx(10 * OUTLIER_RATIO * 0.0064, rel=0.2)
 
 
 def test_until_the_first_batch_everything_is_possible() -> None:
-    assert Pace().seconds(4096) == 0
-    assert Pace().tokens(0.1) == math.inf
-    assert Pace().tokens(0.0) == 0
+    assert LatencyModel().seconds(4096) == 0
+    assert LatencyModel().tokens(0.1) == math.inf
+    assert LatencyModel().tokens(0.0) == 0

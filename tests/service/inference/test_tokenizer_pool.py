@@ -10,12 +10,17 @@ import pytest
 
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.errors import DeadlineExceeded, Overloaded
-from sparserve.service.inference.tokenizer_pool import AT_ONCE, THREADS, WAITING_CHARACTERS, Tokenizing
+from sparserve.service.inference.tokenizer_pool import (
+    MAX_WAITING_CHARACTERS,
+    TOKENIZE_INLINE_MAX_CHARACTERS,
+    TOKENIZER_THREADS,
+    TokenizerPool,
+)
 from sparserve.service.types import TextInput
 from tests.support.service.fake_engine import inputs
 
-SHORT = [TextInput(text="a" * (AT_ONCE - 1), text_pair="b")]
-LONG = [TextInput(text="a" * AT_ONCE, text_pair="b")]
+SHORT = [TextInput(text="a" * (TOKENIZE_INLINE_MAX_CHARACTERS - 1), text_pair="b")]
+LONG = [TextInput(text="a" * TOKENIZE_INLINE_MAX_CHARACTERS, text_pair="b")]
 
 
 class Counting:
@@ -34,20 +39,20 @@ class Counting:
 
 def scenario(steps: Any) -> None:
     async def main() -> None:
-        tokenizing, engine = Tokenizing(), Counting()
+        pool, engine = TokenizerPool(), Counting()
         try:
-            await steps(tokenizing, engine)
+            await steps(pool, engine)
         finally:
             engine.gate.set()
-            tokenizing.close()
+            pool.close()
 
     asyncio.run(main())
 
 
 def test_only_long_texts_change_threads() -> None:
-    async def steps(tokenizing: Tokenizing, engine: Any) -> None:
-        assert await tokenizing.tokens(engine, SHORT, truncate=True) == inputs(4)
-        assert await tokenizing.tokens(engine, LONG * 2, truncate=False) == inputs(3, 3)
+    async def steps(pool: TokenizerPool, engine: Any) -> None:
+        assert await pool.tokenize(engine, SHORT, truncate=True) == inputs(4)
+        assert await pool.tokenize(engine, LONG * 2, truncate=False) == inputs(3, 3)
         first, second = engine.threads
         assert first == threading.current_thread().name
         assert second.startswith("tokenize")
@@ -56,31 +61,31 @@ def test_only_long_texts_change_threads() -> None:
 
 
 def test_a_deadline_is_kept_while_others_are_tokenised() -> None:
-    async def steps(tokenizing: Tokenizing, engine: Any) -> None:
+    async def steps(pool: TokenizerPool, engine: Any) -> None:
         engine.gate.clear()
-        before = [asyncio.ensure_future(tokenizing.tokens(engine, LONG, truncate=True)) for _ in range(THREADS)]
+        before = [asyncio.ensure_future(pool.tokenize(engine, LONG, truncate=True)) for _ in range(TOKENIZER_THREADS)]
         await asyncio.sleep(0)
-        with pytest.raises(DeadlineExceeded, match="took too long"):
-            await tokenizing.tokens(engine, LONG, truncate=True, deadline=time.perf_counter() + 0.01)
+        with pytest.raises(DeadlineExceeded, match="during tokenization"):
+            await pool.tokenize(engine, LONG, truncate=True, deadline=time.perf_counter() + 0.01)
         engine.gate.set()
         await asyncio.gather(*before)
-        assert await tokenizing.tokens(engine, LONG, truncate=True) == inputs(4)
-        assert len(engine.threads) == THREADS + 1  # what was given up never began
+        assert await pool.tokenize(engine, LONG, truncate=True) == inputs(4)
+        assert len(engine.threads) == TOKENIZER_THREADS + 1  # what was given up never began
 
     scenario(steps)
 
 
 def test_too_much_that_waits_is_refused_and_short_texts_are_not() -> None:
-    async def steps(tokenizing: Tokenizing, engine: Any) -> None:
+    async def steps(pool: TokenizerPool, engine: Any) -> None:
         engine.gate.clear()
-        huge = [TextInput(text="a" * (WAITING_CHARACTERS + 1))]
-        first = asyncio.ensure_future(tokenizing.tokens(engine, huge, truncate=True))  # alone it may be of any size
+        huge = [TextInput(text="a" * (MAX_WAITING_CHARACTERS + 1))]
+        first = asyncio.ensure_future(pool.tokenize(engine, huge, truncate=True))  # alone it may be of any size
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match=f"{WAITING_CHARACTERS + 1} characters are waiting"):
-            await tokenizing.tokens(engine, LONG, truncate=True)
+        with pytest.raises(Overloaded, match=f"{MAX_WAITING_CHARACTERS + 1} characters are waiting for tokenization"):
+            await pool.tokenize(engine, LONG, truncate=True)
         engine.gate.set()
         await first
-        assert await tokenizing.tokens(engine, LONG, truncate=True) == inputs(4)
+        assert await pool.tokenize(engine, LONG, truncate=True) == inputs(4)
 
     scenario(steps)
 
@@ -90,9 +95,9 @@ def test_an_error_of_the_tokenizer_is_the_requests() -> None:
         def tokenize(self, texts: Sequence[TextInput], *, truncate: bool) -> list[Tokens]:
             raise ValueError("item 0 has no tokens")
 
-    async def steps(tokenizing: Tokenizing, engine: Any) -> None:
+    async def steps(pool: TokenizerPool, engine: Any) -> None:
         for texts in (SHORT, LONG):
             with pytest.raises(ValueError, match="no tokens"):
-                await tokenizing.tokens(Broken(), texts, truncate=True)  # type: ignore[arg-type]
+                await pool.tokenize(Broken(), texts, truncate=True)  # type: ignore[arg-type]
 
     scenario(steps)

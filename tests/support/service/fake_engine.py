@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
-from sparserve.service.inference.health import Health
-from sparserve.service.inference.latency_model import Pace
+from sparserve.service.inference.health import EngineHealth
+from sparserve.service.inference.latency_model import LatencyModel
 from sparserve.service.types import ModelRef
 
 
@@ -19,8 +19,8 @@ class FakeEngine:
     def __init__(self, variant: str = "dense") -> None:
         self.ref = ModelRef(task="t", variant=variant, version="1")
         self.manifest = SimpleNamespace(task="t", variant=variant, labels=("length", "first"), max_length=32)
-        self.health = Health()
-        self.pace = Pace()
+        self.health = EngineHealth()
+        self.latency = LatencyModel()
         self.batches: list[list[int]] = []
         self.gate = threading.Event()
         self.gate.set()

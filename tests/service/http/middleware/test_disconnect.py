@@ -141,7 +141,7 @@ def test_what_changes_models_goes_on_though_its_client_has_gone(store: Store) ->
             assert client.status == 200
 
     asyncio.run(test())
-    assert service.catalog.contents.unloaded
+    assert service.catalog.snapshot.unloaded
 
 
 @pytest.mark.parametrize("seconds", [0.05])
