@@ -96,7 +96,7 @@ def test_a_version_that_is_refused_changes_nothing(client: TestClient, store: St
     path.write_bytes(path.read_bytes()[:-10])
     answer = client.post(f"{DENSE}/promote", json={"version": newer.manifest.version})
     assert answer.status_code == 422
-    assert "model.onnx has" in answer.json()["error"] and "what was served still is" in answer.json()["error"]
+    assert "model.onnx has" in answer.json()["error"] and "the served version stays" in answer.json()["error"]
     assert str(store.root) not in answer.text
     assert version(client) == old
     assert client.get("/v1/admin/overrides").json()["pinned"] == []

@@ -119,7 +119,7 @@ def test_a_store_that_is_gone_stops_nothing(store: Store, serve, service_of, cap
     assert client.get("/readyz").status_code == 200
     assert version(client)
     assert "sparserve_store_readable 0.0" in client.get("/metrics").text
-    assert "what is loaded is still served" in caplog.text
+    assert "loaded models are still served" in caplog.text
     hidden.rename(store.root)
     service_of(client).catalog.refresh()
     assert "sparserve_store_readable 1.0" in client.get("/metrics").text
@@ -179,7 +179,7 @@ def test_a_store_that_stays_away_is_told_once(store: Store, serve, service_of, c
     store.root.rename(store.root.with_name("hidden"))
     for _ in range(3):
         catalog.refresh()
-    assert caplog.text.count("what is loaded is still served") == 1
+    assert caplog.text.count("loaded models are still served") == 1
 
 
 def test_a_pin_that_is_no_version_is_refused_while_the_others_serve(store: Store, serve) -> None:
@@ -216,7 +216,7 @@ def test_the_store_is_watched_whatever_a_look_ends_with(
     store.promote(TASK, "dense", newer.manifest.version)
     while version(client) != newer.manifest.version:
         pass
-    assert caplog.text.count("could not be followed") == 1
+    assert caplog.text.count("could not be read") == 1
 
 
 def test_a_first_look_that_fails_keeps_nothing_from_being_closed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

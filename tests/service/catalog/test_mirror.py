@@ -232,7 +232,7 @@ def test_the_service_follows_a_url(files, origin: Store, local: Store, serve, se
     catalog.refresh()
     assert client.post(CLASSIFY, json={"inputs": "good"}).status_code == 200
     assert "sparserve_store_readable 0.0" in client.get("/metrics").text
-    assert caplog.text.count("what has been mirrored is served") == 1
+    assert caplog.text.count("mirrored bundles are still served") == 1
     # Another process starts while the URL cannot be reached: what has been mirrored is enough.
     other: TestClient = serve(store=local.root, store_url=URL, watch_seconds=0)
     assert other.get("/readyz").status_code == 200

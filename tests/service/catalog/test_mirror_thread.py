@@ -93,7 +93,7 @@ def test_without_the_url_what_was_mirrored_is_rolled_back_to(
     catalog.pin(TASK, "dense", published[3])
     shutil.rmtree(store.root)
     assert catalog.rollback(TASK, "dense").manifest.version == published[1]
-    assert "what has been mirrored can be rolled back to" in caplog.text
+    assert "only mirrored versions can be rolled back to" in caplog.text
 
 
 @pytest.mark.parametrize("version", ["0" * 16, "../../etc"])
@@ -128,7 +128,7 @@ def test_a_url_that_hangs_keeps_nobody_waiting(store: Store, newer: Any, hanging
     monkeypatch.setattr(mirror_thread, "MIRROR_TIMEOUT_SECONDS", 0.05)
     settings = Settings(store=store.root, store_url=hanging, threads=1, watch_seconds=0, admin_without_key=True)
     with TestClient(create_app(settings)) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200, "what has been mirrored is served")
+        wait_until(lambda: client.get("/readyz").status_code == 200, "mirrored bundles are still served")
         assert client.post("/v1/admin/refresh").status_code == 200
         promoted = client.post(f"{DENSE}/promote", json={"version": newer.manifest.version})
         assert promoted.json()["version"] == newer.manifest.version

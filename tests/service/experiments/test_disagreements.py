@@ -243,5 +243,5 @@ def test_a_database_that_hangs_is_not_waited_for(
         assert "does not answer" in caplog.text
     other.dispose()
     assert database._thread
-    database._waiting.put(None)  # the lock is gone and the writer goes on: a process would have ended before
+    database._queue.put(None)  # the lock is gone and the writer goes on: a process would have ended before
     database._thread.join(30)

@@ -204,7 +204,7 @@ def test_the_guard_leaves_a_good_candidate_alone(experiment, service_of) -> None
 @pytest.mark.parametrize("mode", ["split", "shadow"])
 def test_a_candidate_that_fails_costs_no_client_an_answer_and_is_left_out(mode, store, experiment, service_of) -> None:
     publish(store, variant="failing", model=short_sighted())
-    client = experiment(mode, "failing")
+    client = experiment(mode, "failing", watch_seconds=0)  # no reload meanwhile
     for _ in range(FAILURES_IN_ROW + 2):
         assert ask(client, "good film was fun the a good")["model"]["variant"] == "dense"
         settle(client, service_of(client))

@@ -112,7 +112,7 @@ def test_a_sparse_model_that_says_something_else_does_not_serve(publish, caplog,
     graph = onnx.load(Store(tiny_store).open("tiny", "sparse60").sparse_model_path)
     (weight,) = (tensor for tensor in graph.graph.initializer if tensor.name == "classifier.weight")
     weight.CopyFrom(numpy_helper.from_array(-3 * numpy_helper.to_array(weight), weight.name))
-    assert_falls_back(publish(sparse_model=graph.SerializeToString()), caplog, "logits of its own sample differ")
+    assert_falls_back(publish(sparse_model=graph.SerializeToString()), caplog, "logits of its sample differ")
 
 
 def test_a_later_format_asks_for_an_upgrade(publish, caplog, tiny_store):
