@@ -1,4 +1,4 @@
-"""`python -m sparserve.service --store store --port 8000`, and what `sparserve serve` calls."""
+"""Run the service: `python -m sparserve.service --store store --port 8000`, or `sparserve serve`."""
 
 import asyncio
 import functools
@@ -26,13 +26,17 @@ EXIT_USAGE = 2
 EXIT_NOT_STARTED = 3
 EXIT_DROPPED = 1
 
-# A thread that has a batch ready waits so long for a busy event loop to let it go on; Python's own 5 ms are as long as
-# many a batch.
+# Seconds that a thread with a finished batch waits for a busy event loop to release the GIL. Python's default of 5 ms
+# is as long as many batches take.
 SWITCH_SECONDS = 0.0005
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status is 0 when every accepted request was answered."""
+    """Serve until SIGTERM or SIGINT; return 0 if every accepted request was answered.
+
+    Other exit codes: 1, requests were not finished within the grace time; 2, a wrong setting; 3, the server did not
+    start.
+    """
     try:
         settings = Settings(_cli_parse_args=sys.argv[1:] if argv is None else argv)
     except ValidationError as error:
@@ -43,18 +47,18 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name}{inside}{str(item['msg']).removeprefix('Value error, ')}", file=sys.stderr)
         return EXIT_USAGE
     except SettingsError as error:
-        found = re.search(r'field "(\w+)"|encountered for (\w+)', str(error))
-        setting = (found[1] or found[2]) if found else ""
+        match = re.search(r'field "(\w+)"|encountered for (\w+)', str(error))
+        setting = (match[1] or match[2]) if match else ""
         if setting in Settings.model_fields:
-            what = Settings.model_fields[setting].description
-            print(f"{_spellings(setting)}: it is not the JSON that is needed here: {what}", file=sys.stderr)
+            description = Settings.model_fields[setting].description
+            print(f"{_spellings(setting)}: invalid JSON. Expected: {description}", file=sys.stderr)
         else:
             print(error, file=sys.stderr)
         return EXIT_USAGE
     configure_logging(settings.log_level, settings.log_format)
     if warning := exposure(settings):
         logging.getLogger("sparserve").warning("%s", warning)
-    # Read by the tokenizers library at its first use; it would take a thread for every core of the host.
+    # The tokenizers library reads this at its first use. By default it starts a thread for every core of the host.
     os.environ.setdefault("RAYON_NUM_THREADS", str(settings.total_threads))
     drain = Drain()
     try:
@@ -69,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     if not server.started:
         return EXIT_NOT_STARTED
     if drain.dropped:
-        # Their inferences may still be running; waiting for those would outlast the grace time.
+        # Inferences may still be running; waiting for them would exceed the grace time.
         logging.getLogger("sparserve").error("%d requests were not finished within the grace time", drain.dropped)
         logging.shutdown()
         os._exit(EXIT_DROPPED)
@@ -77,12 +81,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _spellings(setting: str) -> str:
-    """A setting as the command line has it, and as the environment does."""
+    """Return the option and the environment variable of a setting."""
     return f"--{setting.replace('_', '-')} (SPARSERVE_{setting.upper()})"
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the app."""
+    """Return the configuration of uvicorn for an app."""
     connection = functools.partial(
         Connection, seconds=settings.receive_timeout_seconds, metrics=app.state.service.metrics
     )
@@ -90,12 +94,12 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
-        http=cast(type[asyncio.Protocol], connection),  # what uvicorn calls for every connection
+        http=cast(type[asyncio.Protocol], connection),  # uvicorn calls it for every connection
         ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
-        # By default whoever connects from this machine could say that it is any other.
+        # By default uvicorn trusts X-Forwarded-For of any client on this machine.
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
         timeout_keep_alive=settings.keep_alive_seconds,

@@ -1,6 +1,6 @@
-"""`python -m sparserve` is the command `sparserve`."""
+"""Run the command line: `python -m sparserve`."""
 
-from sparserve.models.__main__ import main
+from sparserve.cli import main
 
 if __name__ == "__main__":
     main()

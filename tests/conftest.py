@@ -119,7 +119,7 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory, compress_tiny: Callable
     """A store that the real job made: dense, dense-int8, sparse60 and sparse60-int8 of the task `tiny`."""
     from typer.testing import CliRunner
 
-    from sparserve.models.cli.app import app
+    from sparserve.cli import app
 
     def build(folder: Path) -> None:
         result = CliRunner().invoke(app, compress_tiny(folder / "store"), catch_exceptions=False)

@@ -7,6 +7,7 @@ Needs numpy, tokenizers and onnxruntime only.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,12 @@ from tokenizers import Tokenizer
 
 from sparserve.kernels.library import Library, LibraryError, find_library
 from sparserve.models.bundle.bundle import SPARSE_MODEL, Bundle
+from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.variants import Runtime
+from sparserve.models.cpus import available_cpus
 from sparserve.models.errors import BundleError
+
+RuntimeChoice = Literal["auto", "onnx", "sparse"]
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
@@ -120,8 +125,22 @@ class LoadedBundle:
     runtime: Runtime
 
 
-def load_bundle(bundle: Bundle, *, threads: int, runtime: Runtime = "onnx") -> LoadedBundle:
-    """Load a bundle's tokenizer, and its graph for stock onnxruntime or for the sparse runtime.
+def expected_runtime(manifest: Manifest, choice: RuntimeChoice) -> Runtime:
+    """Return the runtime for a bundle, provided that it works on this machine.
+
+    "auto" is the sparse runtime if the bundle was measured to be faster there. A bundle without a packed graph always
+    runs in ONNX Runtime.
+    """
+    if manifest.packed is None or choice == "onnx":
+        return "onnx"
+    measured = manifest.measurement.sparse if manifest.measurement else None
+    return "sparse" if choice == "sparse" or (measured and measured.preferred) else "onnx"
+
+
+def load_bundle(bundle: Bundle, *, threads: int | None = None, runtime: Runtime = "onnx") -> LoadedBundle:
+    """Load a bundle's tokenizer, and its graph for stock ONNX Runtime or for the sparse runtime.
+
+    `threads` are CPU threads; by default all CPUs that this process may use.
 
     Raises:
         BundleError: one of them cannot be read; for the sparse runtime also, that it is not available here.
@@ -133,7 +152,7 @@ def load_bundle(bundle: Bundle, *, threads: int, runtime: Runtime = "onnx") -> L
     return LoadedBundle(
         bundle,
         TextTokenizer(bundle.tokenizer_path, manifest.max_length),
-        OnnxClassifier(path, pad_token_id=manifest.pad_token_id, threads=threads, library=library),
+        OnnxClassifier(path, pad_token_id=manifest.pad_token_id, threads=threads or available_cpus(), library=library),
         runtime,
     )
 

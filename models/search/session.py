@@ -161,8 +161,8 @@ def prepare_search(options: CompressOptions, wanted: SearchOptions, reporter: Re
     return Search(targets, tuple(fitting), with_recipe(prepared, first), options.work)
 
 
-def run_search(search: Search, reporter: Reporter, console: Console | None) -> None:
-    """Carry a search out; the frontier goes to the console as a table, if there is one.
+def run_search(search: Search, reporter: Reporter, console: Console | None) -> tuple[list[Point], Point]:
+    """Run a search, print its frontier to the console if there is one, and return the frontier and the best point.
 
     Raises:
         TargetError: nothing meets the targets; the message says what comes nearest.
@@ -189,6 +189,7 @@ def run_search(search: Search, reporter: Reporter, console: Console | None) -> N
     )
     reporter.say(f"{task} answers with {serving.variant} from now on{hint}")
     reporter.say(f"Report: {search.prepared.store.report_path(task, 'html')}")
+    return shown, chosen
 
 
 def _checked(ladder: Ladder, prepared: Run) -> Ladder:

@@ -4,12 +4,13 @@ import logging
 from collections.abc import Mapping
 
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL
+from sparserve.models.bundle.inference import RuntimeChoice, expected_runtime
 from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError, StoreError
 from sparserve.service.catalog.snapshot import ModelKey, Refusal, file_states
 from sparserve.service.inference.engine import Engine
-from sparserve.service.inference.engine_loader import RuntimeChoice, expected_runtime, load_engine
+from sparserve.service.inference.engine_loader import load_engine
 from sparserve.service.inference.health import is_out_of_memory
 from sparserve.service.observability.metrics import Metrics
 

@@ -1,13 +1,12 @@
 """Load a bundle as an engine in the runtime that is faster on this machine, and warm it up."""
 
 import logging
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
 from sparserve.models.bundle.bundle import Bundle
-from sparserve.models.bundle.inference import load_bundle
-from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.inference import RuntimeChoice, expected_runtime, load_bundle
 from sparserve.models.bundle.variants import Runtime
 from sparserve.models.errors import BundleError
 from sparserve.service.inference.engine import Engine, Logits
@@ -16,7 +15,6 @@ from sparserve.service.types import TextInput
 
 logger = logging.getLogger(__name__)
 
-RuntimeChoice = Literal["auto", "onnx", "sparse"]
 WARM_UP_TEXT: Final = "warm up"
 # Int8 logits of the two runtimes differ because of rounding: ONNX Runtime quantises activations per tensor, the sparse
 # runtime per token.
@@ -55,14 +53,6 @@ def load_engine(bundle: Bundle, *, threads: int, sample_tolerance: float, runtim
             sample_tolerance,
         )
     return engine
-
-
-def expected_runtime(manifest: Manifest, runtime: RuntimeChoice) -> Runtime:
-    """Return the runtime that should serve a bundle, if it works on this machine."""
-    if manifest.packed is None or runtime == "onnx":
-        return "onnx"
-    measured = manifest.measurement.sparse if manifest.measurement else None
-    return "sparse" if runtime == "sparse" or (measured and measured.preferred) else "onnx"
 
 
 def _load_sparse(bundle: Bundle, threads: int, sample_tolerance: float) -> Engine:

@@ -18,7 +18,7 @@ TIMESTAMPS = {
     "experiments/disagreements.py": "rows of a database outlive the process, so their age goes by the calendar",
     "experiments/traffic.py": "when an experiment began and a disagreement was found",
     "security/api_keys.py": "a key expires on a day",
-    "security/keys_command.py": "when a key was made, and its last day",
+    "security/key_file.py": "when a key was made, and its last day",
     "observability/tracing.py": "a span's place in time",
 }
 

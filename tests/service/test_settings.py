@@ -46,7 +46,7 @@ def test_more_batches_at_once_than_threads_are_refused() -> None:
             ["--experiments", '{"a": {"mode": "shadow", "candidate": "x"}}'],
             "--experiments (SPARSERVE_EXPERIMENTS): a.share: Field required",
         ),
-        (["--pins", "foo"], "--pins (SPARSERVE_PINS): it is not the JSON that is needed here: versions to serve"),
+        (["--pins", "foo"], "--pins (SPARSERVE_PINS): invalid JSON. Expected: versions to serve"),
     ],
 )
 def test_a_wrong_setting_is_named_and_the_exit_status_is_2(
@@ -62,7 +62,7 @@ def test_a_variable_that_is_not_the_json_it_should_be_is_named_with_an_example(
     monkeypatch.setenv("SPARSERVE_TRUSTED_PROXIES", "10.0.0.0/8")
     assert main([]) == 2
     told = capsys.readouterr().err
-    assert "(SPARSERVE_TRUSTED_PROXIES): it is not the JSON" in told and '["10.0.0.0/8"]' in told
+    assert "(SPARSERVE_TRUSTED_PROXIES): invalid JSON" in told and '["10.0.0.0/8"]' in told
 
 
 def test_help_tells_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from sparserve.cli import app
 from sparserve.models.bundle.bundle import SPARSE_MODEL
 from sparserve.models.bundle.store import Store
-from sparserve.models.cli.app import app
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from tests.support.models.small_recipes import small_fields
 

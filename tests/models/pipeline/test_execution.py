@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from sparserve.cli import app
 from sparserve.models.bundle.inference import load_bundle
 from sparserve.models.bundle.store import Store
-from sparserve.models.cli.app import app
 
 VARIANTS = ["dense", "dense-int8", "sparse60", "sparse60-int8"]
 

@@ -14,7 +14,7 @@ import pytest
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
-from sparserve.service.security.keys_command import create
+from sparserve.service.security.key_file import create
 from sparserve.service.settings import Settings
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import publish

@@ -21,7 +21,7 @@ from benchmarks.service_process import wait_until
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.drain import Drain
-from sparserve.service.security.keys_command import create
+from sparserve.service.security.key_file import create
 from sparserve.service.server.graceful_shutdown import DrainingServer
 from sparserve.service.settings import Settings
 from tests.support.service.grpc_service import Gate, Running, refusal, tensor

@@ -1,8 +1,7 @@
-"""API keys: the file that holds their digests, the command that writes it, and which key is valid."""
+"""API keys: the file that holds their digests, and which key is valid."""
 
 import json
 import stat
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserve.models.__main__ import main as sparserve
 from sparserve.models.errors import InputError
 from sparserve.service.security.api_keys import LOOK_SECONDS, Keyring, read_keys
-from sparserve.service.security.keys_command import create, main, revoke
+from sparserve.service.security.key_file import create, revoke
 from tests.support.service.stopped_clock import StoppedClock
 
 CLASSIFY = frozenset({"classify"})
@@ -125,10 +123,10 @@ def test_whom_the_owner_lets_read_may_read_on(path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "taken"}, "a key 'taken' already"),
+        ({"name": "taken"}, "already has a key 'taken'"),
         ({"name": "a b"}, "'a b' cannot be a key's name"),
         ({"name": "x\n"}, "cannot be a key's name"),
-        ({"rate": 0}, "at least 1 request a minute"),
+        ({"rate": 0}, "at least 1 request per minute"),
         ({"days": 0}, "a number above 0"),
         ({"days": float("nan")}, "a number above 0"),
         ({"days": 1e12}, "too many"),
@@ -140,37 +138,3 @@ def test_what_cannot_be_a_key_is_said(path: Path, options: dict, message: str) -
     with pytest.raises(InputError, match=message):
         create(path, **{"name": "new", "scopes": CLASSIFY, **options})
     assert path.read_text() == before
-
-
-def test_the_command_makes_lists_and_revokes(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SPARSERVE_KEYS_FILE", str(path))
-    assert main(["create", "ci", "--scope", "admin", "--rate", "60", "--days", "2"]) == 0
-    sent = capsys.readouterr().out.strip()
-    key = Keyring(path).find(sent)
-    assert key and key.scopes == {"admin"} and key.rate == 60
-    assert main(["list"]) == 0
-    listed = capsys.readouterr().out
-    assert "ci" in listed and "admin" in listed and "60/min" in listed
-    assert sent not in listed and key.sha256 not in listed
-    monkeypatch.setattr(sys, "argv", ["sparserve", "keys", "revoke", "ci"])
-    with pytest.raises(SystemExit) as stopped:
-        sparserve()
-    assert stopped.value.code == 0
-    assert Keyring(path).find(sent) is None
-
-
-def test_the_command_says_what_is_wrong(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SPARSERVE_KEYS_FILE", raising=False)
-    assert main(["list"]) == 2
-    assert "--file" in capsys.readouterr().err
-    assert main(["list", "--file", str(path)]) == 2
-    assert "there is no file" in capsys.readouterr().err
-    assert main(["revoke", "ci", "--file", str(path)]) == 2
-    assert "no key 'ci'" in capsys.readouterr().err
-    path.write_bytes(b"\xff")
-    assert main(["create", "ci", "--file", str(path)]) == 4
-    assert "cannot be read" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from sparserve.service.api.open_inference_codec import media_type_of_problems
 from sparserve.service.app import create_app
 from sparserve.service.http.middleware.authorization import ADMIN, ANY, CLASSIFY, Access, scopes_for
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.security.keys_command import create
+from sparserve.service.security.key_file import create
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK
 

@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.security.keys_command import create
+from sparserve.service.security.key_file import create
 from tests.support.tiny_bundles import TASK
 
 CLASSIFY = f"/v1/models/{TASK}/classify"

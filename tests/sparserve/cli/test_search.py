@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from sparserve.cli import app
 from sparserve.models.bundle.store import Store
-from sparserve.models.cli.app import app
 
 
 def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_its_record(

@@ -1,0 +1,160 @@
+"""Classification in this process, without a service."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Self, overload
+
+from sparserve.models.bundle.bundle import Bundle, open_bundle
+from sparserve.models.bundle.inference import (
+    LoadedBundle,
+    RuntimeChoice,
+    expected_runtime,
+    load_bundle,
+    probabilities,
+)
+from sparserve.models.bundle.store import Store
+from sparserve.models.errors import BundleError, InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label and its score.
+
+    The score is the label's probability (softmax over the labels; sigmoid for multi-label tasks), as in Hugging Face's
+    text-classification pipeline. For regression it is the value itself.
+    """
+
+    label: str
+    score: float
+
+
+class Classifier:
+    """A bundle that classifies texts in this process.
+
+        classify = Classifier.load("store", "my-reviews")
+        classify(["a gorgeous, witty, seductive movie"])            # [Prediction(label="positive", score=0.99)]
+        classify(["a gorgeous, witty, seductive movie"], top_k=2)   # the two best labels of each text
+
+    It runs in the sparse runtime if the bundle was measured to be faster there and the runtime is available, else in
+    ONNX Runtime. Calls from several threads at once are allowed.
+    """
+
+    def __init__(self, loaded: LoadedBundle) -> None:
+        self._loaded = loaded
+
+    @classmethod
+    def load(
+        cls,
+        store: str | PathLike[str] | Store,
+        task: str,
+        variant: str | None = None,
+        *,
+        version: str | None = None,
+        runtime: RuntimeChoice = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Load a variant of a task from a store, by default the variant and version that answer for the task.
+
+        Args:
+            store: Folder of bundles.
+            task: Name of the task.
+            variant: Name of the variant. Default: the default variant of the task.
+            version: Version of the variant. Default: the current one.
+            runtime: "auto"; "onnx" for stock ONNX Runtime only; "sparse" to require the sparse runtime.
+            threads: CPU threads. Default: all CPUs that this process may use.
+
+        Raises:
+            StoreError: the store has no such task, variant or version.
+            BundleError: the bundle is damaged, or the sparse runtime is required and not available.
+        """
+        store = store if isinstance(store, Store) else Store(Path(store))
+        bundle = store.open(task, variant or store.default_variant(task), version)
+        return cls.from_bundle(bundle, runtime=runtime, threads=threads)
+
+    @classmethod
+    def from_bundle(
+        cls,
+        bundle: str | PathLike[str] | Bundle,
+        *,
+        runtime: RuntimeChoice = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Load a bundle, given as such or by its folder; `runtime` and `threads` as for `load`.
+
+        Raises:
+            BundleError: the bundle is damaged, or the sparse runtime is required and not available.
+        """
+        bundle = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+        expected = expected_runtime(bundle.manifest, runtime)
+        try:
+            return cls(load_bundle(bundle, threads=threads, runtime=expected))
+        except BundleError as error:
+            if expected == "onnx" or runtime == "sparse":
+                raise
+            logger.warning("%s runs in stock ONNX Runtime: %s", bundle.folder, error)
+            return cls(load_bundle(bundle, threads=threads))
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, with its manifest."""
+        return self._loaded.bundle
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return tuple(self.bundle.manifest.labels)
+
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime: "onnx" or "sparse"."""
+        return self._loaded.runtime
+
+    @overload
+    def __call__(
+        self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None, batch_size: int = 32
+    ) -> list[Prediction]: ...
+
+    @overload
+    def __call__(
+        self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None, batch_size: int = 32, top_k: int
+    ) -> list[list[Prediction]]: ...
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        text_pairs: Sequence[str | None] | None = None,
+        batch_size: int = 32,
+        top_k: int | None = None,
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """Classify texts, or pairs of texts.
+
+        Returns the best label of each text. With `top_k`, returns a list of at most `top_k` labels for each text, the
+        best first.
+
+        Raises:
+            InputError: `texts` is a single string, or there is not one pair for each text.
+        """
+        if isinstance(texts, str):
+            raise InputError("texts must be a list of strings, not a string: write classify([text])")
+        if text_pairs is not None and len(text_pairs) != len(texts):
+            raise InputError(f"{len(texts)} texts but {len(text_pairs)} text_pairs: give one pair for each text")
+        if batch_size < 1 or (top_k is not None and top_k < 1):
+            raise InputError("batch_size and top_k must be at least 1")
+        rows = list(self._scores(texts, text_pairs, batch_size))
+        ranked = [sorted(map(Prediction, self.labels, row), key=lambda one: -one.score) for row in rows]
+        return [row[0] for row in ranked] if top_k is None else [row[:top_k] for row in ranked]
+
+    def _scores(
+        self, texts: Sequence[str], text_pairs: Sequence[str | None] | None, batch_size: int
+    ) -> Iterator[list[float]]:
+        loaded, problem_type = self._loaded, self.bundle.manifest.problem_type
+        for start in range(0, len(texts), batch_size):
+            batch = slice(start, start + batch_size)
+            tokens = loaded.tokenizer.encode(texts[batch], None if text_pairs is None else text_pairs[batch])
+            yield from probabilities(loaded.classifier.logits(tokens), problem_type).tolist()
