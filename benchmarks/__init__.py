@@ -1,1 +1,1 @@
-"""Scripts that measure, and the results that they wrote."""
+"""Benchmarks and their results. Each package has `run` to measure and `publish` to write its page."""

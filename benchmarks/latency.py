@@ -1,6 +1,6 @@
-"""Measure a store's current bundles again on this machine, in stock ONNX Runtime and in the sparse runtime.
+"""Measure the current bundles of a store on this machine, in stock ONNX Runtime and in the sparse runtime.
 
-Interleaved, in one process, with the same threads for every arm.
+All arms are interleaved in one process and use the same number of threads.
 """
 
 import argparse
@@ -24,12 +24,12 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def vocabulary_size(bundle: Bundle) -> int:
-    """Token ids below this are in the bundle's tokenizer."""
+    """Return the vocabulary size of the bundle's tokenizer."""
     return int(Tokenizer.from_file(str(bundle.tokenizer_path)).get_vocab_size())
 
 
 def arms_of(bundles: dict[str, Bundle]) -> dict[Arm, RunnableGraph]:
-    """Every variant in stock ONNX Runtime, and every packed one in the sparse runtime where that works here."""
+    """Return every variant in stock ONNX Runtime, and packed ones in the sparse runtime if it works here."""
     arms = {
         Arm(Variant.parse(variant)): RunnableGraph(bundle.model_path, bundle.manifest.pad_token_id)
         for variant, bundle in bundles.items()
@@ -48,16 +48,16 @@ def arms_of(bundles: dict[str, Bundle]) -> dict[Arm, RunnableGraph]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=Path("store"))
-    parser.add_argument("--task", help="by default the store's only task")
-    parser.add_argument("--threads", type=int, help="by default all CPUs that this process may use")
-    parser.add_argument("--seconds", type=float, default=120.0, help="time for the whole grid")
+    parser.add_argument("--task", help="task to measure; default: the only task of the store")
+    parser.add_argument("--threads", type=int, help="threads per arm; default: all available CPUs")
+    parser.add_argument("--seconds", type=float, default=120.0, help="time budget for the whole grid")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 64, 128])
     arguments = parser.parse_args()
     store = Store(arguments.store)
     tasks = [arguments.task] if arguments.task else store.tasks()
     if len(tasks) != 1:
-        raise SystemExit(f"name one of the tasks with --task: {', '.join(tasks) or 'the store has none'}")
+        raise SystemExit(f"Choose a task with --task. Tasks: {', '.join(tasks) or 'none'}.")
     (task,) = tasks
     bundles = {variant: store.open(task, variant) for variant in store.variants(task)}
     longest = min(bundle.manifest.max_length for bundle in bundles.values())

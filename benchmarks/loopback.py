@@ -1,4 +1,4 @@
-"""Connections to a server on this machine, and what goes over them."""
+"""Connections and requests to a server on this machine."""
 
 import contextlib
 import http.client
@@ -11,31 +11,31 @@ DEADLINE_SECONDS = 60.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def connected(port: int) -> socket.socket:
-    """A new connection; what takes longer than `DEADLINE_SECONDS` raises TimeoutError.
+    """Open a connection. Every operation on it that exceeds `DEADLINE_SECONDS` raises TimeoutError.
 
     Raises:
-        OSError: nobody takes it.
+        OSError: the server does not accept it.
     """
     return socket.create_connection((HOST, port), DEADLINE_SECONDS)
 
 
 def http_connection(port: int) -> contextlib.closing[http.client.HTTPConnection]:
-    """A connection that its first request makes and the end of the block closes, with the deadline of `connected`."""
+    """Return an HTTP connection, opened by its first request and closed by the context, with the same deadline."""
     return contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=DEADLINE_SECONDS))
 
 
 def ask(port: int, path: str, method: str = "GET", body: object = None) -> tuple[int, Any]:
-    """Status and content of an answer, decoded where it is JSON, on a connection of its own.
+    """Send a request on a new connection and return the status and the content, decoded if it is JSON.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no answer.
     """
     with http_connection(port) as connection:
         content = None if body is None else json.dumps(body)
@@ -49,7 +49,7 @@ def ask(port: int, path: str, method: str = "GET", body: object = None) -> tuple
 
 
 def json_request(path: str, body: bytes, *, announced: int | None = None) -> bytes:
-    """A POST request as it goes over a connection; `announced` is the body's length that it tells if not its own."""
+    """Return the bytes of a POST request. `announced` replaces the true body length in Content-Length."""
     length = len(body) if announced is None else announced
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
     return f"{head}\r\n".encode() + body

@@ -1,4 +1,4 @@
-"""What programs write into Markdown pages: tables, and the part of a page between two markers."""
+"""Markdown tables, and the generated part of a page between two markers."""
 
 import re
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from sparserve.models.files import write_atomically
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> str:
-    """A Markdown table without a line break at its end.
+    """Return a Markdown table without a trailing line break.
 
     Args:
-        head: a title a column.
-        rows: a cell a column; a "|" in a cell would end it.
-        figures: whether all columns but the first have figures, which stand to the right; else all stand to the left.
+        head: one title per column.
+        rows: one cell per column; cells must not contain "|".
+        figures: align all columns except the first to the right; otherwise align all columns to the left.
     """
     others = "--:|" if figures else "---|"
     lines = ["| " + " | ".join(head) + " |", "|---|" + others * (len(head) - 1)]
@@ -23,13 +23,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool =
 def write_between(
     page: Path, content: str, *, begin: str = "<!-- measured -->", end: str = "<!-- /measured -->"
 ) -> None:
-    """Write `content`, which ends with a line break, in place of what stands between a page's two markers.
+    """Replace the text between the two markers of a page by `content`, which ends with a line break.
 
     Raises:
-        SystemExit: the page has no such place, or several; it is left as it is.
+        SystemExit: the page does not have exactly one such pair of markers. The page is not changed.
     """
-    place = re.compile(rf"({re.escape(begin)}\n).*?({re.escape(end)})", re.DOTALL)
-    written, count = place.subn(lambda found: found[1] + content + found[2], page.read_text(encoding="utf-8"))
+    section = re.compile(rf"({re.escape(begin)}\n).*?({re.escape(end)})", re.DOTALL)
+    text, count = section.subn(lambda match: match[1] + content + match[2], page.read_text(encoding="utf-8"))
     if count != 1:
-        raise SystemExit(f"{page} has no place for the tables: {begin} ... {end}")
-    write_atomically(page, written)
+        raise SystemExit(f"{page} must have exactly one section {begin} ... {end}")
+    write_atomically(page, text)

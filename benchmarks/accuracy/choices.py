@@ -1,4 +1,4 @@
-"""The table of docs/benchmarks/accuracy.md that says how the settings of sparsebert-best were chosen."""
+"""The table of docs/benchmarks/accuracy.md on the choice of the settings of sparsebert-best."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,40 +10,42 @@ from benchmarks.markdown_tables import table
 
 
 def choices(runs: Sequence[Record]) -> str:
-    """Validation scores by the setting that was changed, the best mean first."""
+    """Return the validation scores by changed setting, best mean first."""
     tasks = [task for task in TASKS if any(run["task"] == task for run in runs)]
     by_level: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
     for run in runs:
         by_level[run["method"], run["level"]][run["task"]] = run
     counts = ", ".join(f"{task} ({next(run for run in runs if run['task'] == task)['train_rows']:,})" for task in tasks)
     rows, marks = [], Marks(runs)
-    for (method, level), found in sorted(by_level.items(), key=lambda one: _rank_by_validation(one[1], tasks)):
-        cells = [_validated(found[task]) + marks.of([found[task]]) if task in found else "-" for task in tasks]
-        rows.append([method, level, *cells, mean(known(list(found.values()), "minutes"), "{:.1f}")])
+    for (method, level), by_task in sorted(by_level.items(), key=lambda item: _rank_by_validation(item[1], tasks)):
+        cells = [_validation(by_task[task]) + marks.of([by_task[task]]) if task in by_task else "-" for task in tasks]
+        rows.append([method, level, *cells, mean(known(list(by_task.values()), "minutes"), "{:.1f}")])
     text = (
-        f"{SMALL.checkpoint}, 95 % of the encoder's linears, one seed (`make bench-accuracy SCALE=choices`); training "
-        f"rows: {counts}; on {machines(runs)}. Scores are of the held-out tenth of the training rows, never of the "
-        "development set; in brackets the divergence KL(teacher || student) of the answers to these rows, in nats, "
-        "which tells settings apart where scores of so few rows cannot. A row changes what it names of the first "
-        "settings (weights go by magnitude, as many in every matrix, half of them at the first update and the last "
-        "after half of the steps, learning rate 1e-3 falling in the last 60 %, hidden states with weight 20, T = 2, "
-        'from the fine-tuned teacher); or of "layer by layer", which is these with layer-wise Optimal Brain Surgeon, '
-        "12 updates from 2 % of the steps on and learning rate 2e-3; or of the recipe as shipped, which is that with "
-        "outputs weighed by the loss's gradients, one ranking over all matrices and the first update after a tenth of "
-        "the steps."
+        f"{SMALL.checkpoint}, 95 % zeros in the encoder's linear layers, one seed (`make bench-accuracy "
+        f"SCALE=choices`). Training rows: {counts}. Machines: {machines(runs)}. Scores are those of the held-out tenth "
+        "of the training rows, never of the development set. In brackets: the divergence KL(teacher || student) of the "
+        "predictions for these rows, in nats. It separates settings that the scores of so few rows cannot separate. "
+        "Each row changes the named settings of one of three recipes. The first settings: pruning by magnitude with "
+        "uniform allocation, half of the sparsity at the first update and the last update after half of the steps, a "
+        "learning rate of 1e-3 that decays in the last 60 %, hidden states with weight 20, T = 2, and a start from the "
+        'fine-tuned teacher. "Layer by layer": the same with layer-wise Optimal Brain Surgeon, 12 updates from 2 % of '
+        "the steps and a learning rate of 2e-3. The recipe as shipped: layer by layer with outputs weighted by the "
+        "loss gradients, global allocation and the first update after a tenth of the steps."
     )
     recipes = {method.name: method.recipe for method in CHOICES.methods}
     if len({recipes[run["method"]] for run in runs}) > 1:
-        text += " Rows of other recipes are there so that none loses for want of tuning."
+        text += " Rows of other recipes show that they do not lose for lack of tuning."
     scored = [f"{task} validation {METRICS[TASKS[task].metric]} (KL)" for task in tasks]
-    return f"{text}\n\n{table(['recipe', 'setting', *scored, 'minutes a run'], rows, figures=False)}{marks.explained}"
+    return (
+        f"{text}\n\n{table(['recipe', 'setting', *scored, 'minutes per run'], rows, figures=False)}{marks.explanation}"
+    )
 
 
-def _validated(run: Record) -> str:
+def _validation(run: Record) -> str:
     return f"{run['validation']:.1f}" + (f" ({run['divergence']:.3f})" if "divergence" in run else "")
 
 
-def _rank_by_validation(found: dict[str, Record], tasks: Sequence[str]) -> tuple[int, list[str], float]:
-    """Rows of all tasks first, then those of the same tasks together, the best mean first."""
-    there = [task for task in tasks if task in found]
-    return len(tasks) - len(there), there, -sum(found[task]["validation"] for task in there) / len(there)
+def _rank_by_validation(by_task: dict[str, Record], tasks: Sequence[str]) -> tuple[int, list[str], float]:
+    """Sort key: complete rows first, then rows with the same tasks together, best mean first."""
+    present = [task for task in tasks if task in by_task]
+    return len(tasks) - len(present), present, -sum(by_task[task]["validation"] for task in present) / len(present)

@@ -1,7 +1,7 @@
-"""The GLUE tasks that the accuracy benchmark runs on: their rows and their metric.
+"""The GLUE tasks of the accuracy benchmark: their rows and metrics.
 
-Every task is JSON lines with `text`, `text_pair` and `label`: `train.jsonl`, of which a tenth is carved as validation,
-and `validation.jsonl`, GLUE's development set, which is the test split here and chooses nothing.
+Every task has JSON lines with `text`, `text_pair` and `label`. A tenth of `train.jsonl` becomes the validation split.
+`validation.jsonl`, the development set of GLUE, is the test split and is not used for any choice.
 """
 
 import json
@@ -24,7 +24,7 @@ SUBSET_SEED = 0
 
 @dataclass(frozen=True)
 class Task:
-    """One GLUE task; `positive` is the label whose F1 is meant."""
+    """One GLUE task. F1 is that of the label `positive`."""
 
     name: str
     metric: Metric
@@ -32,14 +32,14 @@ class Task:
     rows: int | None = None
 
     def files(self, data: Path) -> tuple[Path, Path]:
-        """Where the rows lie: GLUE's training and development set."""
+        """Return the paths of GLUE's training and development set."""
         return data / self.name / "train.jsonl", data / self.name / "validation.jsonl"
 
     def load(self, data: Path, work: Path) -> Dataset:
-        """The task's rows; of a large training split a fixed random subset, written into `work`.
+        """Load the rows. Of a large training split, write a fixed random subset into `work` and use that.
 
         Raises:
-            DataError: the files are not there or cannot be read.
+            DataError: the files are missing or invalid.
         """
         train, development = self.files(data)
         if self.rows is not None:
@@ -47,14 +47,14 @@ class Task:
         return load_dataset(train, splits={"test": development})
 
     def score(self, predicted: Sequence[int], labels: Sequence[int], label_names: Sequence[str]) -> float:
-        """GLUE's figure for the task, in points (0-100; MCC -100 to 100)."""
+        """Return GLUE's metric for the task in points (0 to 100; MCC: -100 to 100)."""
         if self.metric == "accuracy":
             return 100 * float(accuracy_score(labels, predicted))
         if self.metric == "mcc":
             return 100 * float(matthews_corrcoef(labels, predicted))
         positive = label_names.index(self.positive)
-        hits, found = np.asarray(labels) == positive, np.asarray(predicted) == positive
-        return 100 * float(f1_score(hits, found, zero_division=0))
+        truth, prediction = np.asarray(labels) == positive, np.asarray(predicted) == positive
+        return 100 * float(f1_score(truth, prediction, zero_division=0))
 
 
 TASKS = {
@@ -69,10 +69,10 @@ TASKS = {
 
 
 def _subset(source: Path, rows: int, folder: Path, name: str) -> Path:
-    """Write `rows` lines of a file, drawn once and for all, and return the path, which names their source's content."""
+    """Write a fixed random choice of `rows` lines and return its path, which contains a digest of the source."""
     target = folder / f"{name}-{rows}-{sha256(source)[:8]}.jsonl"
     if not target.is_file():
-        # Not splitlines(), which also breaks at characters that JSON leaves as they are.
+        # Not splitlines(), which also splits at characters that JSON does not escape.
         lines = [line for line in source.read_text(encoding="utf-8").split("\n") if line]
         chosen = np.sort(np.random.default_rng(SUBSET_SEED).choice(len(lines), size=rows, replace=False))
         for row in chosen:

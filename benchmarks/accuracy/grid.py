@@ -1,7 +1,7 @@
-"""What a run of the accuracy benchmark is: a method at a level, on a task with a seed, and the order of the runs.
+"""Runs of the accuracy benchmark (a method at a level, on a task with a seed) and their order.
 
-Every method of a scale has the same teacher, training rows and number of epochs; a level is a share of zeros in the
-encoder's linears, or for methods that leave smaller dense matrices a share of its operations.
+All methods of a scale share the teacher, the training rows and the number of epochs. A level is a fraction of zeros in
+the linear layers of the encoder, or a fraction of its operations for methods that produce smaller dense matrices.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,15 +12,15 @@ from sparserve.models.recipes.schema import Training
 
 Kind = Literal["weights", "units", "layers"]
 SEEDS = (0, 1, 2)
-AS_IN_RECIPE = object()  # a level's value for a field that must not be replaced
+AS_IN_RECIPE = object()  # value of a level for a field that keeps the value of the recipe
 WITHOUT_TRAINING = ("post-training", "obert-one-shot")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to compress: a recipe, and what each of its levels changes in it.
+    """A compression method: a recipe and the fields that each level changes in it.
 
-    With `only_if_named` it is run only where it is asked for by name.
+    With `only_if_named` it runs only if --method names it.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Scale:
-    """One checkpoint: its tasks with the epochs of their teacher and of every student, and the methods run on it."""
+    """A checkpoint, its tasks with the epochs of teacher and students, and the methods to run."""
 
     name: str
     checkpoint: str
@@ -42,7 +42,7 @@ class Scale:
     seeded: tuple[str, ...] = ()
 
     def teacher(self, task: str) -> Training:
-        """How the dense teacher of a task is fine-tuned."""
+        """Return the settings of the dense teacher of a task."""
         return Training(
             epochs=self.epochs[task][0], batch_size=32, learning_rate=self.teacher_rate, freeze_embeddings=True
         )
@@ -60,16 +60,16 @@ class Cell:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """Fields that replace the recipe's: the level, and what is the same for all methods of the scale."""
-        same = {"teacher": self.scale.teacher(self.task).model_dump(), "augmentation": None}
+        """Fields that replace those of the recipe: the level, and settings that all methods of the scale share."""
+        shared = {"teacher": self.scale.teacher(self.task).model_dump(), "augmentation": None}
         if self.method.recipe not in WITHOUT_TRAINING:
-            same["student.epochs"] = self.scale.epochs[self.task][1]
-        fields = {**same, **self.method.levels[self.level]}
+            shared["student.epochs"] = self.scale.epochs[self.task][1]
+        fields = {**shared, **self.method.levels[self.level]}
         return {name: value for name, value in fields.items() if value is not AS_IN_RECIPE}
 
     @property
     def title(self) -> str:
-        """The cell in a few words."""
+        """A short description of the cell."""
         return f"{self.scale.name} {self.task} {self.method.name} {self.level} seed {self.seed}"
 
 
@@ -81,13 +81,13 @@ def cells(
     *,
     seeds: int = len(SEEDS),
 ) -> Iterator[Cell]:
-    """The runs of a scale, what says most first: all methods at their first level, then the others, then more seeds."""
-    chosen = [m for m in scale.methods if (not m.only_if_named if methods is None else m.name in methods)]
-    deepest = max((len(method.levels) for method in chosen), default=0)
+    """Yield the runs of a scale: all methods at their first level, then other levels, then more seeds."""
+    selected = [m for m in scale.methods if (not m.only_if_named if methods is None else m.name in methods)]
+    deepest = max((len(method.levels) for method in selected), default=0)
     for seed in SEEDS[:seeds]:
         for depth in range(deepest):
             for task in tasks:
-                for method in chosen:
+                for method in selected:
                     names = list(method.levels)
                     if depth >= len(names) or (levels and names[depth] not in levels):
                         continue

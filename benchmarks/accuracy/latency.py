@@ -1,4 +1,4 @@
-"""Latency and size of a run's graphs beside its teacher's: onnxruntime and the sparse runtime, fp32 and int8."""
+"""Latency and size of the graphs of a run and of its teacher: onnxruntime and sparse runtime, fp32 and int8."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ SECONDS = 12.0
 def measured(
     plan: Plan, teacher: Checkpoint, student: Checkpoint, task: Task, workspace: Workspace, reporter: Reporter
 ) -> dict[str, Any]:
-    """Median milliseconds at batch x tokens, bytes and score of every graph of a run and of its teacher's."""
+    """Return median milliseconds by batch x tokens, bytes and score for every graph of a run and of its teacher."""
     job = plan.job
     variant = job.recipe.variant_name
     sources = {DENSE: teacher, variant: student}
@@ -73,7 +73,7 @@ def measured(
 
 
 def _public_name(arm: Arm) -> str:
-    """The arm's name without the variant's: dense, dense-int8, fp32, int8, sparse fp32, sparse int8."""
+    """Return the name in the results: dense, dense-int8, fp32, int8, sparse fp32 or sparse int8."""
     if arm.variant.is_dense:
         return str(arm)
     return ("sparse " if arm.runtime == "sparse" else "") + arm.variant.precision

@@ -1,4 +1,4 @@
-"""The two frontiers as SVG: accuracy against sparsity, and accuracy against latency."""
+"""SVG plots of accuracy against sparsity and of accuracy against latency."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,37 +15,37 @@ from benchmarks.accuracy.frontier import SHAPE, by_level, points, points_lost
 from benchmarks.accuracy.scores import mean_over_tasks, shared_tasks
 
 matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "sparserve"  # the same figures give the same file
+matplotlib.rcParams["svg.hashsalt"] = "sparserve"  # equal figures give an equal file
 
-# A colour and a mark together are one method's alone: there are more methods than colours that can be told apart.
+# Each method has a unique pair of colour and marker; there are more methods than distinguishable colours.
 LOOKS = cycler(marker=["o", "s", "^"]) * cycler(color=matplotlib.colormaps["tab10"].colors)
 
 
 def accuracy_against_sparsity(runs: Sequence[Record], path: Path) -> None:
-    """Points lost, the mean over the tasks that most methods have, by the share of encoder weights that is gone."""
+    """Plot points lost (mean over shared tasks) against the fraction of removed encoder weights."""
     tasks = shared_tasks(runs)
     figure, axes = pyplot.subplots(figsize=(8, 5))
     axes.set_prop_cycle(LOOKS)
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for (method, _level), found in by_level(runs, tasks).items():
-        lines[method].append((100 * (1 - _mean(found, "encoder_kept")), mean_over_tasks(found, points_lost)))
+    for (method, _level), group in by_level(runs, tasks).items():
+        lines[method].append((100 * (1 - _mean(group, "encoder_kept")), mean_over_tasks(group, points_lost)))
     for method, places in sorted(lines.items()):
         axes.plot(*zip(*sorted(places), strict=True), label=method)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.invert_yaxis()
-    axes.set_xlabel("encoder weights that are gone (%)")
+    axes.set_xlabel("removed encoder weights (%)")
     axes.set_ylabel(f"points lost (mean of {', '.join(tasks)})")
     _save(figure, axes, path)
 
 
 def accuracy_against_latency(runs: Sequence[Record], latency: Sequence[Record], path: Path) -> None:
-    """Points lost by milliseconds of each method's fastest file at one sequence of 64 tokens."""
+    """Plot points lost against the milliseconds of each method's fastest file for one sequence of 64 tokens."""
     figure, axes = pyplot.subplots(figsize=(8, 5))
     axes.set_prop_cycle(LOOKS)
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     times = sorted(one["arms"]["dense-int8"]["milliseconds"][SHAPE] for one in latency)
     usual = times[len(times) // 2]
-    # Sessions of a shared machine differ: each point's times are scaled to the same time of the int8 dense model.
+    # Sessions on a shared machine differ, so times are scaled to a common time of the int8 dense model.
     for point in points(runs, latency):
         lines[point.method].append((usual / point.speed, point.lost))
     for method, places in sorted(lines.items()):

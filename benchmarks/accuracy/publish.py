@@ -11,7 +11,7 @@ from benchmarks.accuracy.plots import accuracy_against_latency, accuracy_against
 from benchmarks.accuracy.run import RESULTS, read_results
 from benchmarks.accuracy.scales import BASE, CHOICES, SCALES, SMALL
 from benchmarks.accuracy.scores import mean_interval, mean_over_tasks, shared_tasks
-from benchmarks.accuracy.speed import conditions, least_lost, speed
+from benchmarks.accuracy.speed import conditions, frontier_table, speed
 from benchmarks.markdown_tables import table, write_between
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks" / "accuracy.md"
@@ -21,30 +21,30 @@ PUBLISHED_DROP = {"mrpc": 88.6 - 88.5, "rte": 69.3 - 69.1, "cola": 56.3 - 52.1}
 
 
 def page(results: dict[str, list[Record]]) -> str:
-    """Everything between the page's markers."""
+    """Return the generated section of the page."""
     parts = []
     for name, scale in SCALES.items():
         runs = [run for run in results["runs"] if run["scale"] == name]
         latency = [one for one in results["latency"] if one["scale"] == name]
         if scale is CHOICES:
             if runs:
-                parts += ["## How the settings of sparsebert-best were chosen", choices(runs)]
+                parts += ["## Choice of the settings of sparsebert-best", choices(runs)]
             continue
         if not runs:
-            parts.append(f"## {scale.checkpoint}\n\nNothing has been measured at this scale yet.")
+            parts.append(f"## {scale.checkpoint}\n\nThere are no measurements at this scale yet.")
             continue
-        parts += [f"## {scale.checkpoint}", described(runs), "### What it costs", accuracy(runs)]
+        parts += [f"## {scale.checkpoint}", described(runs), "### Accuracy", accuracy(runs)]
         parts.append(f"![Points lost against sparsity](accuracy-sparsity-{name}.svg)")
         if name == "mpnet-base":
             parts.append(published(runs))
         if latency:
-            parts += ["### What it gains", conditions(latency), speed(latency)]
-            parts += [f"![Points lost against latency](accuracy-latency-{name}.svg)", least_lost(runs, latency)]
+            parts += ["### Speed", conditions(latency), speed(latency)]
+            parts += [f"![Points lost against latency](accuracy-latency-{name}.svg)", frontier_table(runs, latency)]
     return "\n\n".join(parts) + "\n"
 
 
 def described(runs: Sequence[Record]) -> str:
-    """How the runs were made."""
+    """Describe the conditions of the runs."""
     days = sorted(run["finished_at"][:10] for run in runs)
     tasks = []
     for task in TASKS:
@@ -56,35 +56,33 @@ def described(runs: Sequence[Record]) -> str:
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
     return (
         f"{count}, {when}, on {machines(runs)}. Training rows and epochs of every "
-        f"student: {', '.join(tasks)}. A tenth of the training rows is held out for validation; scores are of GLUE's "
-        "development set, which chose nothing. In brackets: points lost against the dense teacher, with the 95 % "
-        "interval of a paired bootstrap over rows; of several seeds the mean, with the interval over seeds. KL is "
-        "KL(teacher || student) of the answers to the held-out rows, in nats. Minutes are of the processor where there "
-        "is no GPU."
+        f"student: {', '.join(tasks)}. A tenth of the training rows is held out for validation. Scores are those of "
+        "GLUE's development set, which was not used for any choice. In brackets: points lost against the dense teacher "
+        "with the 95 % interval of a paired bootstrap over rows; for several seeds their mean with the interval over "
+        "seeds. KL is KL(teacher || student) of the predictions for the held-out rows, in nats. Without a GPU, minutes "
+        "are processor time."
     )
 
 
 def accuracy(runs: Sequence[Record]) -> str:
-    """Scores by method and level, a column a task."""
+    """Return the table of scores by method and level, one column per task."""
     tasks = [task for task in TASKS if any(run["task"] == task for run in runs)]
     cells: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         cells[run["method"], run["level"]][run["task"]].append(run)
     head = ["method", "level", "encoder weights kept", *(f"{task} {METRICS[TASKS[task].metric]}" for task in tasks)]
-    # One figure a task, unless machines have trained teachers of their own: each row's loss is against its own.
+    # One figure per task, or several if machines trained separate teachers; each row is compared with its teacher.
     dense = {task: dict.fromkeys(f"{run['dense']:.1f}" for run in runs if run["task"] == task) for task in tasks}
     rows = [["dense teacher", "", "100 %", *(" or ".join(dense[task]) for task in tasks), "", "", "", ""]]
     majority = {run["task"]: f"{run['majority']:.1f}" for run in runs if "majority" in run}
     if majority:
-        rows.append(
-            ["always the most frequent label", "", "", *(majority.get(task, "-") for task in tasks), "", "", "", ""]
-        )
+        rows.append(["most frequent label", "", "", *(majority.get(task, "-") for task in tasks), "", "", "", ""])
     shared, marks = shared_tasks(runs), Marks(runs)
-    for (method, level), by_task in sorted(cells.items(), key=lambda one: _rank(one[0], one[1], shared)):
-        every = [run for found in by_task.values() for run in found]
-        kept = 100 * sum(run["encoder_kept"] for run in every) / len(every)
+    for (method, level), by_task in sorted(cells.items(), key=lambda item: _rank(*item, shared)):
+        of_row = [run for task_runs in by_task.values() for run in task_runs]
+        kept = 100 * sum(run["encoder_kept"] for run in of_row) / len(of_row)
         compared = [run for task in shared for run in by_task.get(task, [])]
-        without = f" ({', '.join(task for task in shared if task in by_task)})" if _lacks(by_task, shared) else ""
+        note = f" ({', '.join(task for task in shared if task in by_task)})" if _is_incomplete(by_task, shared) else ""
         means = [
             f"{_mean_drop(by_task, shared):.1f}" if compared else "-",
             *(mean_if_known(compared, name, form) for name, form in OTHER_MEANS.items()),
@@ -95,28 +93,30 @@ def accuracy(runs: Sequence[Record]) -> str:
                 level,
                 f"{kept:.1f} %",
                 *(_score(by_task[task]) + marks.of(by_task[task]) if task in by_task else "-" for task in tasks),
-                *(one if one == "-" else one + without for one in means),
+                *(text if text == "-" else text + note for text in means),
             ]
         )
-    of = ", ".join(shared)
-    titles = [f"{name} ({of})" for name in ("mean drop", "answers as the teacher", "KL", "minutes a run")]
-    return table([*head, *titles], rows, figures=False) + marks.explained
+    names = ", ".join(shared)
+    titles = [f"{name} ({names})" for name in ("mean drop", "agreement with teacher", "KL", "minutes per run")]
+    return table([*head, *titles], rows, figures=False) + marks.explanation
 
 
 def published(runs: Sequence[Record]) -> str:
-    """The drop beside the paper's, at the paper's 5 %."""
+    """Return the table of the drop and that of the paper, at the paper's 5 % of weights."""
     rows, marks = [], Marks(runs)
     for task, paper in PUBLISHED_DROP.items():
-        found = [run for run in runs if run["task"] == task and run["level"] == "95 %"]
-        for method in dict.fromkeys(run["method"] for run in found):
-            own = [run for run in found if run["method"] == method]
-            drop, _ = mean_interval([run["drop"]["points"] for run in own])
-            rows.append([task, method, f"{drop:.1f}{marks.of(own)}", f"{paper:.1f}"])
-    title = "Points lost at 95 %, beside what SparseBERT's paper reports for BERT-base (Xu et al. 2021, table 1):"
+        of_task = [run for run in runs if run["task"] == task and run["level"] == "95 %"]
+        for method in dict.fromkeys(run["method"] for run in of_task):
+            of_method = [run for run in of_task if run["method"] == method]
+            drop, _ = mean_interval([run["drop"]["points"] for run in of_method])
+            rows.append([task, method, f"{drop:.1f}{marks.of(of_method)}", f"{paper:.1f}"])
+    title = (
+        "Points lost at 95 %, and the loss that the SparseBERT paper reports for BERT-base (Xu et al. 2021, table 1):"
+    )
     if not rows:
         return ""
     head = ["task", "method", "lost here", "lost in the paper"]
-    return f"{title}\n\n{table(head, rows, figures=False)}{marks.explained}"
+    return f"{title}\n\n{table(head, rows, figures=False)}{marks.explanation}"
 
 
 def _score(runs: Sequence[Record]) -> str:
@@ -128,12 +128,12 @@ def _score(runs: Sequence[Record]) -> str:
     return f"{score:.1f} ({drop:+.1f}, {only['low']:+.1f} to {only['high']:+.1f})"
 
 
-def _lacks(by_task: dict[str, list[Record]], tasks: Sequence[str]) -> bool:
+def _is_incomplete(by_task: dict[str, list[Record]], tasks: Sequence[str]) -> bool:
     return any(task not in by_task for task in tasks)
 
 
 def _mean_drop(by_task: dict[str, list[Record]], tasks: Sequence[str]) -> float:
-    """Mean of the points lost over those of the tasks that there are."""
+    """Return the mean of the points lost over the tasks that have runs."""
     runs = [run for task in tasks for run in by_task.get(task, [])]
     return mean_over_tasks(runs, lambda run: run["drop"]["points"]) if runs else 0.0
 
@@ -141,8 +141,8 @@ def _mean_drop(by_task: dict[str, list[Record]], tasks: Sequence[str]) -> float:
 def _rank(
     name: tuple[str, str], by_task: dict[str, list[Record]], tasks: Sequence[str]
 ) -> tuple[str, bool, float, tuple[str, str]]:
-    """By level, the least mean drop first, incomplete rows last."""
-    return name[1], _lacks(by_task, tasks), _mean_drop(by_task, tasks), name
+    """Sort key: by level, complete rows first, smallest mean drop first."""
+    return name[1], _is_incomplete(by_task, tasks), _mean_drop(by_task, tasks), name
 
 
 def main() -> None:

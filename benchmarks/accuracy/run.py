@@ -1,14 +1,13 @@
-"""Every method, same teacher, same rows, same epochs: what each costs in accuracy, and what it gains in speed.
+"""Compare all methods with the same teacher, rows and epochs: accuracy lost and speed gained.
 
     python -m benchmarks.accuracy --data FOLDER                        the small scale: hours on two cores
     python -m benchmarks.accuracy --data FOLDER --task mrpc --method sparsebert-best --level "95 %"
-    python -m benchmarks.accuracy --data FOLDER --scale mpnet-base     the base scale: hours a run, minutes on a GPU
-    python -m benchmarks.accuracy --data FOLDER --plan                 what would run, and how long it may take
+    python -m benchmarks.accuracy --data FOLDER --scale mpnet-base     the base scale: hours per run, minutes on a GPU
+    python -m benchmarks.accuracy --data FOLDER --plan                 list the runs and their estimated time
 
-Every run is cached in --work: the same command goes on where it was, and does again only what has changed. A run's
-figures are in benchmarks/results/accuracy.json as soon as it ends; what this command does not make stays there. A run
-whose figures are there is not made again, also not on another machine, unless its recipe, data or code has changed
-since, or with --again.
+Every run is cached in --work: the same command resumes and repeats only steps whose inputs changed. The figures of a
+run are added to benchmarks/results/accuracy.json when it ends; other records stay there. A recorded run is skipped, on
+any machine, unless its recipe, data or code has changed, or with --again.
 """
 
 import argparse
@@ -55,7 +54,7 @@ LATENCY_TASK = "mrpc"
 
 @dataclass
 class Benchmark:
-    """One scale's runs: where their data, cache and results are."""
+    """The runs of one scale, with the places of their data, cache and results."""
 
     scale: Scale
     checkpoint: Checkpoint
@@ -71,7 +70,7 @@ class Benchmark:
         return Workspace(self.work / "steps")
 
     def job(self, cell: Cell, teacher: Checkpoint | None = None) -> Job:
-        """What a run is made from; all seeds of a task have the teacher of seed 0."""
+        """Return the job of a run. All seeds of a task share the teacher of seed 0."""
         if cell.task not in self.datasets:
             self.datasets[cell.task] = TASKS[cell.task].load(self.data, self.work)
         recipe = load_recipe(cell.method.recipe, overrides=cell.overrides)
@@ -80,28 +79,28 @@ class Benchmark:
         return Job(cell.task, recipe, self.checkpoint, teacher, dataset, cell.task, seed, self.threads)
 
     def key(self, cell: Cell) -> str:
-        """Names all that decides a run's figures but the machine; the same before its teacher is fine-tuned."""
+        """Return the digest of all inputs of a run except the machine; it does not need the fine-tuned teacher."""
         plan = make_plan(self.job(cell))
         return f"{plan.teacher.key}-{plan.student.key}-{cell.seed}"
 
     def is_recorded(self, cell: Cell) -> bool:
-        """Whether the results have the figures of exactly this run."""
-        named = {"key": self.key(cell), "scale": cell.scale.name, "method": cell.method.name, "level": cell.level}
-        return any(named.items() <= record.items() for record in read_results(self.results)["runs"])
+        """Return True if the results contain exactly this run."""
+        identity = {"key": self.key(cell), "scale": cell.scale.name, "method": cell.method.name, "level": cell.level}
+        return any(identity.items() <= record.items() for record in read_results(self.results)["runs"])
 
     def plan(self, cell: Cell, reporter: Reporter) -> Plan:
-        """The steps of a run; its teacher is fine-tuned first, if it is not there."""
+        """Return the plan of a run. Fine-tune its teacher first if there is none."""
         return make_plan(self.job(cell, fine_tune(make_plan(self.job(cell)), self.workspace, reporter)))
 
     def has(self, cell: Cell) -> bool:
-        """Whether a run is done."""
+        """Return True if the student of a run is cached."""
         teacher = make_plan(self.job(cell)).teacher
         if teacher is None or not self.workspace.has(teacher):
             return False
         return self.workspace.has(self.plan(cell, PlainReporter()).student)
 
     def seconds(self, cell: Cell) -> float:
-        """What is left to train of a run: about as long as this task's first, whose estimate is kept."""
+        """Estimate the remaining training time of a run, from the first estimate for its task."""
         if cell.method.recipe in WITHOUT_TRAINING or self.is_recorded(cell) or self.has(cell):
             return 0.0
         if cell.task not in self.estimates:
@@ -109,7 +108,7 @@ class Benchmark:
         return self.estimates[cell.task]
 
     def run(self, cell: Cell, reporter: Reporter) -> None:
-        """Train and score, unless that was done before; the record goes into the results."""
+        """Train and score a run, reusing cached steps, and add its record to the results."""
         plan = self.plan(cell, reporter)
         counted = [step for step in (plan.squeeze, plan.student) if step is not None]
         clock = Stopwatch(self.work / "step-minutes", {step.title: step.key for step in counted})
@@ -123,24 +122,24 @@ class Benchmark:
         )
 
     def measure(self, cell: Cell, reporter: Reporter) -> None:
-        """Latency of a run's graphs, interleaved with the dense ones."""
+        """Measure the latency of the graphs of a run, interleaved with the dense ones."""
         plan = self.plan(cell, reporter)
         teacher, student = train_networks(plan, self.workspace, reporter)
         record = measured(plan, teacher, student, TASKS[cell.task], self.workspace, reporter)
-        named = {"key": self.key(cell), "scale": self.scale.name, "task": cell.task}
-        named |= {"method": cell.method.name, "kind": cell.method.kind, "level": cell.level}
-        self._save("latency", {**named, **record}, LATENCY_FIELDS)
+        identity = {"key": self.key(cell), "scale": self.scale.name, "task": cell.task}
+        identity |= {"method": cell.method.name, "kind": cell.method.kind, "level": cell.level}
+        self._save("latency", {**identity, **record}, LATENCY_FIELDS)
 
     def _scored(self, cell: Cell, plan: Plan, teacher: Checkpoint, student: Checkpoint) -> dict[str, Any]:
         dataset, task, recipe = plan.job.dataset, TASKS[cell.task], plan.job.recipe
         labels = np.asarray(dataset.test.labels)
-        dense, chosen = (
+        dense, predicted = (
             logits(network, dataset, recipe.max_length, "test").argmax(-1) for network in (teacher, student)
         )
         held_out = [logits(network, dataset, recipe.max_length, "validation") for network in (teacher, student)]
 
-        def score(predicted: Any, truth: Any) -> float:
-            return task.score(predicted, truth, dataset.label_names)
+        def score(predictions: Any, truth: Any) -> float:
+            return task.score(predictions, truth, dataset.label_names)
 
         kept, whole = _encoder_weights(student, dataset), _encoder_weights(teacher, dataset)
         return {
@@ -157,11 +156,11 @@ class Benchmark:
             "epochs": recipe.student.epochs,
             "majority": score(np.full_like(labels, np.bincount(dataset.train.labels).argmax()), labels),
             "dense": score(dense, labels),
-            "score": score(chosen, labels),
+            "score": score(predicted, labels),
             "validation": score(held_out[1].argmax(-1), np.asarray(dataset.validation.labels)),
             "divergence": divergence(*held_out),
-            "agreement": 100 * float((dense == chosen).mean()),
-            "drop": paired_drop(score, dense, chosen, labels),
+            "agreement": 100 * float((dense == predicted).mean()),
+            "drop": paired_drop(score, dense, predicted, labels),
             "encoder_kept": kept / whole,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": self.threads,
@@ -170,81 +169,81 @@ class Benchmark:
             "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
 
-    def _save(self, kind: str, record: dict[str, Any], same: Sequence[str]) -> None:
-        """Put a record in the place of the one that is equal in the fields `same`."""
+    def _save(self, kind: str, record: dict[str, Any], identity: Sequence[str]) -> None:
+        """Add a record and replace the one that is equal in the fields `identity`."""
         with FileLock(self.work / "results.lock"):
             content = read_results(self.results)
-            others = [old for old in content[kind] if any(old[name] != record[name] for name in same)]
-            content[kind] = sorted([*others, record], key=lambda one: [str(one[name]) for name in same])
+            others = [old for old in content[kind] if any(old[name] != record[name] for name in identity)]
+            content[kind] = sorted([*others, record], key=lambda item: [str(item[name]) for name in identity])
             write_atomically(self.results, json.dumps(content, indent=1) + "\n")
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What earlier runs have found."""
+    """Read the recorded results."""
     content: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {"runs": [], "latency": []}
     return content
 
 
 def _precision(training: Training) -> str:
-    """What the network was trained in."""
+    """Return the precision of the training on this machine."""
     return "bf16" if trains_in_bf16(training) else "fp32"
 
 
 def _encoder_weights(checkpoint: Checkpoint, dataset: Dataset) -> int:
-    """Weights of the encoder's linears that are not zero."""
+    """Return the number of nonzero weights in the linear layers of the encoder."""
     model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type)
     return sum(int(linear.weight.count_nonzero()) for linear in encoder_linears(model).values())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with a folder of JSON lines for each task")
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder of JSON lines per task")
     parser.add_argument("--scale", choices=list(SCALES), default=SMALL.name)
     parser.add_argument("--task", action="append", choices=list(TASKS))
     parser.add_argument("--method", action="append")
     parser.add_argument("--level", action="append")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of the methods that are repeated")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds for the methods that are repeated")
     parser.add_argument("--work", type=Path, default=Path(".cache") / "accuracy")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=available_cpus())
-    parser.add_argument("--latency", action="store_true", help="measure latency of runs that are there; train nothing")
-    parser.add_argument("--again", action="store_true", help="also make what the results have")
-    parser.add_argument("--plan", action="store_true")
-    given = parser.parse_args(arguments)
-    scale = SCALES[given.scale]
-    unknown = set(given.task or ()) - set(scale.epochs) | set(given.method or ()) - {m.name for m in scale.methods}
+    parser.add_argument("--latency", action="store_true", help="measure the latency of cached runs; train nothing")
+    parser.add_argument("--again", action="store_true", help="repeat recorded runs")
+    parser.add_argument("--plan", action="store_true", help="list the runs and their estimated time")
+    options = parser.parse_args(arguments)
+    scale = SCALES[options.scale]
+    unknown = set(options.task or ()) - set(scale.epochs) | set(options.method or ()) - {m.name for m in scale.methods}
     if unknown:
-        parser.error(f"{scale.name} has no {', '.join(sorted(unknown))}")
-    tasks = given.task or list(scale.epochs)
-    missing = [str(path) for task in tasks for path in TASKS[task].files(given.data) if not path.is_file()]
+        parser.error(f"unknown in the scale {scale.name}: {', '.join(sorted(unknown))}")
+    tasks = options.task or list(scale.epochs)
+    missing = [str(path) for task in tasks for path in TASKS[task].files(options.data) if not path.is_file()]
     if missing:
-        parser.error(f"there is no {missing[0]}: docs/benchmarks/accuracy.md says what --data holds")
-    torch.set_num_threads(given.threads)
+        parser.error(f"{missing[0]} is missing. docs/benchmarks/accuracy.md describes the content of --data.")
+    torch.set_num_threads(options.threads)
     fetch = mpnet_base if scale is BASE else default_checkpoint
-    checkpoint = resolve_checkpoint(str(fetch(given.work / "downloads")), name=scale.checkpoint)
-    benchmark = Benchmark(scale, checkpoint, given.data, given.work, given.results, given.threads)
-    grid = list(cells(scale, tasks, given.method, given.level, seeds=given.seeds))
+    checkpoint = resolve_checkpoint(str(fetch(options.work / "downloads")), name=scale.checkpoint)
+    benchmark = Benchmark(scale, checkpoint, options.data, options.work, options.results, options.threads)
+    grid = list(cells(scale, tasks, options.method, options.level, seeds=options.seeds))
     if not grid:
         levels = sorted({level for method in scale.methods for level in method.levels})
-        parser.error(f"there is no such run; the levels are {', '.join(levels)}, not all of every method")
-    if given.plan:
+        parser.error(f"no run has this level. Levels (not every method has all): {', '.join(levels)}.")
+    if options.plan:
         total = 0.0
         for cell in grid:
             seconds = benchmark.seconds(cell)
             total += seconds
             print(f"{cell.title:<60} {'done' if not seconds else f'about {seconds / 60:.0f} min'}")
-        print(f"{len(grid)} runs, about {total / 3600:.1f} hours and their teachers")
+        print(f"{len(grid)} runs, about {total / 3600:.1f} hours plus the teachers")
         return
     reporter = PlainReporter()
     for cell in grid:
         try:
-            if not given.latency:
-                if given.again or not benchmark.is_recorded(cell):
+            if not options.latency:
+                if options.again or not benchmark.is_recorded(cell):
                     benchmark.run(cell, reporter)
-            elif benchmark.has(cell) and cell.seed == 0 and cell.task in (given.task or [LATENCY_TASK]):
+            elif benchmark.has(cell) and cell.seed == 0 and cell.task in (options.task or [LATENCY_TASK]):
                 benchmark.measure(cell, reporter)
         except SparserveError as error:
-            # One method that cannot be run must not cost the rest of the night.
+            # A failing method must not stop the other runs.
             print(f"{cell.title}: {type(error).__name__}: {error}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What the accuracy benchmark compares: two scales, their methods with their levels, and the settings tried."""
+"""Scales of the accuracy benchmark: methods with their levels, and the settings tried for sparsebert-best."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,15 +16,15 @@ def _weights(name: str, *levels: float, changes: Mapping[str, Any] = MappingProx
 
 
 LEVELS = (0.95, 0.9, 0.8)
-# What gradients at the outputs are worth in layer-wise Optimal Brain Surgeon: as many weights in every matrix
-# instead of one ranking of all, which needs them.
+# Ablation of the output gradients in layer-wise Optimal Brain Surgeon: uniform allocation instead of a global ranking,
+# which needs them.
 LAYER_BY_LAYER: Mapping[str, Any] = {
     "pruning.sparsity": 0.95,
     "pruning.allocation": "uniform",
     "pruning.begin": 0.02,
     "pruning.options": {},
 }
-# What layer-wise Optimal Brain Surgeon is worth: the same recipe with SparseBERT's own score.
+# Ablation of layer-wise Optimal Brain Surgeon: the same recipe with the score of SparseBERT.
 BY_MAGNITUDE: Mapping[str, Any] = {
     **LAYER_BY_LAYER,
     "pruning.method": "magnitude",
@@ -108,7 +108,7 @@ OF_BASE: Mapping[str, Any] = {
     "pruning.options": {"batches": 4, "output_fisher": True},
 }
 BASE_LAYER_BY_LAYER: Mapping[str, Any] = {**OF_BASE, **LAYER_BY_LAYER, "pruning.options": {"batches": 4}}
-# Texts of cola are short: inputs of 4 batches are fewer than a matrix's columns.
+# Texts of cola are short: 4 batches have fewer inputs than a matrix has columns.
 BATCHES_16: Mapping[str, Any] = {
     **OF_BASE,
     "pruning.sparsity": 0.95,
@@ -118,7 +118,7 @@ CHANGES_OF_BASE: Mapping[str, Mapping[str, Any]] = {
     "layer by layer": BASE_LAYER_BY_LAYER,
     "layer by layer, learning rate 1e-3": {**BASE_LAYER_BY_LAYER, "student.learning_rate": 1e-3},
     "16 batches": BATCHES_16,
-    # Of cola's steps, which are what the base scale is short of.
+    # Three times the steps of cola, of which the base scale has few.
     "16 batches, three times the steps": {**BATCHES_16, "student.epochs": 12},
     "recovery of 70 %": {**OF_BASE, "pruning.sparsity": 0.95, "pruning.end": 0.3},
     "by magnitude, learning rate 1e-3": {**BY_MAGNITUDE, "student.learning_rate": 1e-3},
@@ -129,7 +129,7 @@ BASE = Scale(
     3e-5,
     {"cola": (3, 4), "mrpc": (3, 5), "rte": (5, 8)},
     (
-        # The recipes' learning rate is of a network half as wide.
+        # The learning rate of the recipes is meant for a network of half the width.
         _weights("sparsebert-best", 0.95, 0.9, changes=OF_BASE),
         _weights("sparsebert", 0.95, 0.9),
         _weights("magnitude", 0.95, 0.9),
@@ -147,7 +147,7 @@ BASE = Scale(
             )
             for name, change in CHANGES_OF_BASE.items()
         ),
-        # 31 times the steps of the others: for a GPU.
+        # 31 times the steps of the other methods: needs a GPU.
         Method(
             "sparsebert-augmented",
             "sparsebert",
@@ -157,7 +157,7 @@ BASE = Scale(
         ),
     ),
 )
-# What sparsebert-best was chosen from, by validation rows: each level changes one setting of the first.
+# Candidates for sparsebert-best, compared on validation rows. Each level changes one setting of the first.
 FIRST_SETTINGS: Mapping[str, Any] = {
     **BY_MAGNITUDE,
     "pruning.initial_sparsity": 0.5,
@@ -223,7 +223,7 @@ CHOICES = Scale(
             "weights",
             {name: {**FIRST_SETTINGS, **change} for name, change in CHANGES.items()} | CHANGES_OF_SHIPPED,
         ),
-        # What more steps are worth, of the same rows or of new ones.
+        # Ablation of the number of steps, with the same rows or new ones.
         Method(
             "sparsebert-best, three times the steps",
             "sparsebert-best",
@@ -234,7 +234,7 @@ CHOICES = Scale(
             },
             only_if_named=True,
         ),
-        # Rivals at other learning rates than their recipes', so that none loses for want of tuning.
+        # Other methods with other learning rates, to show that they do not lose for lack of tuning.
         Method(
             "magnitude",
             "magnitude",

@@ -1,4 +1,4 @@
-"""How good a network is on a task's rows, what it lost against its teacher on the same rows, how far it is from it."""
+"""Scores of a network, its loss against its teacher on the same rows, and their divergence."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -23,23 +23,23 @@ BATCH = 64
 def logits(
     checkpoint: Checkpoint, dataset: Dataset, max_length: int, split: Literal["validation", "test"]
 ) -> npt.NDArray[np.float32]:
-    """What a network says of every row of a split [rows, labels], by torch."""
+    """Return the logits of a network for every row of a split, [rows, labels], computed by torch."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type).to(device).eval()
     rows = tokenize(getattr(dataset, split), checkpoint.tokenizer(), max_length, multi_label=False)
     order = sorted(range(len(rows)), key=lambda row: rows.lengths[row])
     collate = Collator(pad_token_id(checkpoint))
-    found = np.zeros((len(rows), len(dataset.label_names)), dtype=np.float32)
+    result = np.zeros((len(rows), len(dataset.label_names)), dtype=np.float32)
     for begin in range(0, len(order), BATCH):
         numbers = order[begin : begin + BATCH]
         batch = collate([rows[row] for row in numbers])
         inputs = {name: value.to(device) for name, value in batch.items() if name not in ("row", "labels")}
-        found[numbers] = model(**inputs).logits.cpu().numpy()
-    return found
+        result[numbers] = model(**inputs).logits.cpu().numpy()
+    return result
 
 
 def divergence(teacher: npt.NDArray[np.float32], student: npt.NDArray[np.float32]) -> float:
-    """KL(teacher || student) in nats, the mean over rows, of logits [rows, labels]."""
+    """Return KL(teacher || student) in nats for logits [rows, labels], the mean over rows."""
     before, after = special.softmax(teacher, axis=-1), special.softmax(student, axis=-1)
     return float(special.rel_entr(before, after).sum(axis=-1).mean())
 
@@ -47,7 +47,7 @@ def divergence(teacher: npt.NDArray[np.float32], student: npt.NDArray[np.float32
 def paired_drop(
     score: Score, dense: npt.NDArray[np.int64], student: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
 ) -> dict[str, float]:
-    """Points that a student lost against its teacher, with a 95 % interval: paired percentile bootstrap over rows."""
+    """Return the points lost against the teacher, with a 95 % interval by a paired percentile bootstrap over rows."""
     generator = np.random.default_rng(0)
     drops = []
     for _ in range(RESAMPLES):
@@ -58,23 +58,23 @@ def paired_drop(
 
 
 def mean_interval(values: list[float]) -> tuple[float, float | None]:
-    """Mean over seeds and the half-width of its 95 % interval by Student's t; None for a single seed."""
+    """Return the mean over seeds and the half-width of its 95 % interval by Student's t (None for one seed)."""
     if len(values) < 2:
         return float(np.mean(values)), None
     return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def shared_tasks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The tasks that most methods were run on, so that means compare like with like."""
+    """Return the tasks that most methods were run on, so that means are comparable."""
     methods: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         methods[run["task"]].add(run["method"])
     widest = max(sorted(methods), key=lambda task: len(methods[task]))
-    return sorted(task for task, found in methods.items() if found >= methods[widest])
+    return sorted(task for task, names in methods.items() if names >= methods[widest])
 
 
 def mean_over_tasks(runs: Sequence[Mapping[str, Any]], figure: Callable[[Mapping[str, Any]], float]) -> float:
-    """Mean over tasks of the mean over seeds: a task with more seeds counts as much as another."""
+    """Return the mean over tasks of the mean over seeds, so that every task has the same weight."""
     by_task: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         by_task[run["task"]].append(figure(run))

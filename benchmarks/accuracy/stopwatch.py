@@ -1,4 +1,4 @@
-"""Minutes of a run's steps, whatever interrupted them and whichever run was the first to need a step."""
+"""Minutes of the steps of a run, over interruptions and over runs that share steps."""
 
 import json
 import time
@@ -14,14 +14,14 @@ WRITTEN_EVERY_SECONDS = 10
 
 
 class Stopwatch(PlainReporter):
-    """Minutes that the given steps took, each over all tries of it that were interrupted.
+    """Minutes of the given steps, each including its interrupted attempts.
 
-    On a GPU by the clock; without one the processor's, which other programs of a shared machine do not make longer. A
-    step's seconds are kept under its key: a run that finds it done by another one has its minutes, too.
+    Wall-clock time on a GPU, processor time without one, because other programs on a shared machine do not prolong
+    that. The seconds of a step are stored under its key, so that a run which reuses the step has its minutes too.
     """
 
     def __init__(self, folder: Path, keys: Mapping[str, str]) -> None:
-        """Count the steps with these titles, whose `keys` name the files."""
+        """Time the steps with these titles. The `keys` name the files."""
         super().__init__()
         self._paths = {title: folder / f"{key}.json" for title, key in keys.items()}
         self._running: Path | None = None
@@ -31,14 +31,14 @@ class Stopwatch(PlainReporter):
 
     @property
     def minutes(self) -> float | None:
-        """Of all the steps together; None where one is not known, as of steps that were done elsewhere."""
-        kept = [_read(path) for path in self._paths.values()]
-        if not all(one.get("ended") for one in kept):
+        """The minutes of all steps together, or None if one is unknown, such as a step from another machine."""
+        records = [_read(path) for path in self._paths.values()]
+        if not all(record.get("ended") for record in records):
             return None
-        return round(sum(one["seconds"] for one in kept) / 60, 2)
+        return round(sum(record["seconds"] for record in records) / 60, 2)
 
     def begin(self, step: str) -> None:
-        """Start, if the step counts: from what was counted until it was interrupted, or anew if it has ended since."""
+        """Start timing a step: at the stored seconds of an interrupted attempt, or at 0."""
         super().begin(step)
         self._running = self._paths.get(step)
         if self._running is not None:
@@ -47,13 +47,13 @@ class Stopwatch(PlainReporter):
             self._since = _now()
 
     def advance(self, done: int, total: int, note: str) -> None:
-        """Keep what has been counted, every few seconds."""
+        """Store the seconds every few seconds."""
         super().advance(done, total, note)
         if time.monotonic() - self._written > WRITTEN_EVERY_SECONDS:
             self._keep(ended=False)
 
     def end(self, step: str, *, cached: bool, seconds: float) -> None:
-        """Stop."""
+        """Stop timing and store the seconds, unless the step was cached."""
         super().end(step, cached=cached, seconds=seconds)
         if not cached:
             self._keep(ended=True)
@@ -73,5 +73,5 @@ def _now() -> float:
 
 
 def _read(path: Path) -> dict[str, float]:
-    found: dict[str, float] = json.loads(path.read_bytes()) if path.is_file() else {}
-    return found
+    record: dict[str, float] = json.loads(path.read_bytes()) if path.is_file() else {}
+    return record

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.accuracy.frontier import Point, frontier, points
-from benchmarks.accuracy.publish import least_lost
+from benchmarks.accuracy.publish import frontier_table
 
 
 def point(lost, milliseconds, dense_int8=8.0):
@@ -48,9 +48,9 @@ def test_a_point_is_the_mean_over_the_tasks_and_its_fastest_file_and_needs_both(
     ]
     found = points(runs, [timed("obert", 2.0), timed("movement", 1.0), timed("magnitude", 1.0)])
     assert [(one.method, one.lost, one.milliseconds, one.speed) for one in found] == [("obert", 4.0, 2.0, 4.0)]
-    text = least_lost(runs, [timed("obert", 2.0), timed("platon", 4.0)])
+    text = frontier_table(runs, [timed("obert", 2.0), timed("platon", 4.0)])
     assert text.splitlines()[-2:] == [
         "| obert 95 % | 8.0 / 4.0 | 4.0 | - | 2.0 |",
         "| platon 95 % | 4.0 / 2.0 | 1.0 | - | 2.0 |",
     ]
-    assert least_lost(runs, [timed("movement", 1.0)]) == ""
+    assert frontier_table(runs, [timed("movement", 1.0)]) == ""

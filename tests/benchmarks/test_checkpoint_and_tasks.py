@@ -38,7 +38,7 @@ def test_volumes_become_one_checkpoint(tmp_path, monkeypatch):
 
 
 def test_other_weights_are_refused(tmp_path):
-    with pytest.raises(EnvironmentFault, match="another SHA-256"):
+    with pytest.raises(EnvironmentFault, match="unexpected SHA-256"):
         mpnet_base(tmp_path, fetch=fetch)
     assert not (tmp_path / FOLDER).exists()
 

@@ -24,6 +24,6 @@ def test_what_stands_between_the_markers_is_replaced_as_it_is(tmp_path: Path) ->
 def test_a_page_without_its_one_place_is_left_as_it_is(tmp_path: Path, text: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(text, encoding="utf-8")
-    with pytest.raises(SystemExit, match="has no place"):
+    with pytest.raises(SystemExit, match="must have exactly one section"):
         write_between(page, "new\n")
     assert page.read_text(encoding="utf-8") == text
