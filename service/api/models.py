@@ -1,10 +1,17 @@
 """GET /v1/models: what is served, what is not and why, and what every bundle says about itself."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from fastapi import APIRouter
 
-from sparserve.service.api.schemas import ModelList, RefusedBundle, TaskFacts, VariantDetail, VariantFacts
+from sparserve.service.api.schemas import (
+    MeasuredLatency,
+    ModelList,
+    RefusedBundle,
+    TaskFacts,
+    VariantDetail,
+    VariantFacts,
+)
 from sparserve.service.catalog.snapshot import Snapshot
 from sparserve.service.errors import WrongMethod
 from sparserve.service.http.dependencies import ServiceDependency
@@ -12,6 +19,8 @@ from sparserve.service.http.problems import problems
 from sparserve.service.inference.engine import Engine
 
 router = APIRouter(tags=["models"])
+# The length of a sentence or two.
+LATENCY_TOKENS: Final = 32
 _POSTED = frozenset({"classify", "compare"})
 
 
@@ -79,6 +88,9 @@ def _variant_facts(snapshot: Snapshot, task: str, variant: str) -> VariantFacts:
         version=manifest.version,
         state="ready",
         runtime=engine.runtime,
+        file=engine.graph_file,
+        file_bytes=engine.graph_bytes,
+        latency=_latency(engine),
         precision=manifest.precision,
         encoder_sparsity=manifest.sparsity.encoder_linear.sparsity,
         encoder_nonzeros=manifest.sparsity.encoder_linear.nonzero,
@@ -86,6 +98,26 @@ def _variant_facts(snapshot: Snapshot, task: str, variant: str) -> VariantFacts:
         onnx_zipped_bytes=manifest.sizes.onnx_zipped,
         accuracy=manifest.evaluation.accuracy.value if manifest.evaluation else None,
         sample_difference=engine.sample_difference,
+    )
+
+
+def _latency(engine: Engine) -> MeasuredLatency | None:
+    """Return the latency of one text, of the measured length next to `LATENCY_TOKENS`, in the engine's runtime."""
+    measurement = engine.manifest.measurement
+    if measurement is None:
+        return None
+    points = measurement.latency
+    if engine.runtime == "sparse":
+        points = measurement.sparse.latency if measurement.sparse else ()
+    if not points:
+        return None
+    point = min(points, key=lambda point: (point.batch, abs(point.length - LATENCY_TOKENS)))
+    return MeasuredLatency(
+        p50_seconds=point.p50_seconds,
+        batch=point.batch,
+        length=point.length,
+        threads=measurement.threads,
+        cpu=measurement.machine.cpu,
     )
 
 

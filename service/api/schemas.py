@@ -134,6 +134,16 @@ class CompareAnswer(BaseModel):
     timings: Timings
 
 
+class MeasuredLatency(BaseModel):
+    """Latency from the manifest, measured by the job on its machine."""
+
+    p50_seconds: float = Field(description="median time of one batch")
+    batch: int = Field(description="texts per batch")
+    length: int = Field(description="tokens per text")
+    threads: int
+    cpu: str
+
+
 class VariantFacts(BaseModel):
     """A variant in a list: enough to choose one."""
 
@@ -143,6 +153,11 @@ class VariantFacts(BaseModel):
     reason: str | None = Field(None, description="why it was refused")
     runtime: Literal["onnx", "sparse"] | None = Field(
         None, description="what runs it: stock onnxruntime, or the sparse runtime inside it"
+    )
+    file: str | None = Field(None, description="name of the graph file that is served")
+    file_bytes: int | None = Field(None, description="size of that file")
+    latency: MeasuredLatency | None = Field(
+        None, description="measured latency of that file in its runtime; null if the bundle was not measured"
     )
     precision: str | None = None
     encoder_sparsity: float | None = Field(None, description="fraction of zeros in the encoder's linear layers")

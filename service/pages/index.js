@@ -31,7 +31,7 @@ async function request(path, body) {
 
 const ask = async (path, body) => (await request(path, body)).json();
 
-// A link sends no key, so where there is one, what the link leads to is fetched and saved.
+// A link cannot send a key. With a key, fetch the target of the link and save it.
 async function save(event) {
   if (!key) return;
   event.preventDefault();
@@ -42,10 +42,8 @@ async function save(event) {
 }
 
 const percent = (fraction, digits = 1) => (fraction == null ? "–" : `${(100 * fraction).toFixed(digits)} %`);
-const size = (bytes) => {
-  if (bytes == null) return "–";
-  return bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
-};
+const megabytes = (bytes) => (bytes == null ? "–" : `${(bytes / 1e6).toFixed(bytes < 1e6 ? 3 : 1)} MB`);
+const RUNTIMES = { onnx: "ONNX\u00a0Runtime", sparse: "sparse\u00a0runtime" };
 const milliseconds = (seconds) => `${(1000 * seconds).toFixed(seconds < 0.01 ? 2 : 1)} ms`;
 
 function table(headings, rows) {
@@ -80,16 +78,23 @@ function showTask(task, reports) {
   if (task.max_length) facts.push(`up to ${task.max_length} tokens`);
   block.append(element("p", { className: "note" }, facts.filter(Boolean).join(" · ")));
   block.append(table(
-    ["Variant", "State", "#Sparsity", "#File", "#Zipped", "#Test accuracy", "Version"],
+    ["Variant", "State", "#Sparsity", "Served file", "#Size", "Runtime", "#Latency", "#Test accuracy", "Version"],
     task.variants.map((one) => [
       element("span", {}, one.variant, " ",
         ...(one.variant === task.default_variant ? [element("span", { className: "badge good" }, "default")] : [])),
       one.state === "refused"
         ? element("span", {}, element("span", { className: "badge bad" }, "refused"), ` ${one.reason}`) : one.state,
-      percent(one.encoder_sparsity, 0), size(one.onnx_bytes), size(one.onnx_zipped_bytes),
+      percent(one.encoder_sparsity, 0), one.file ? element("code", {}, one.file) : "–", megabytes(one.file_bytes),
+      RUNTIMES[one.runtime] ?? "–", one.latency ? milliseconds(one.latency.p50_seconds) : "–",
       percent(one.accuracy), element("code", {}, one.version || "–"),
     ]),
   ));
+  const measured = task.variants.map((one) => one.latency).find(Boolean);
+  if (measured) {
+    block.append(element("p", { className: "note" },
+      `Latency: median of ${measured.batch === 1 ? "one text" : `${measured.batch} texts`} of ${measured.length} tokens ` +
+      `with ${measured.threads} threads on ${measured.cpu}, measured when the bundle was made.`));
+  }
   const report = reports.find((one) => one.task === task.task);
   if (report) {
     const path = report.url.slice(1);
@@ -165,7 +170,7 @@ function showCompared(texts, answer) {
         percent(one.agreement, 0), one.max_difference.toFixed(3),
       ])),
     element("p", { className: "note" },
-      `${summary.items} texts, one run each; ${answer.reference} is the reference. For figures to rely on, see the report.`),
+      `${summary.items} texts, one run each; ${answer.reference} is the reference. See the report for reliable figures.`),
     ...answer.items.map((item, row) => element("div", { className: "result" },
       element("p", { className: "text", dir: "auto" }, texts[row]),
       ...Object.entries(item.predictions).map(([variant, one]) => bar(`${variant}: ${one.label}`, one.score, isRegression())),
@@ -182,9 +187,9 @@ async function submit(event) {
   const buttons = [...document.querySelectorAll("button")].filter((button) => !button.disabled);
   buttons.forEach((button) => { button.disabled = true; });
   try {
-    if (!task) throw new Error("there is no model to ask yet");
+    if (!task) throw new Error("no model is loaded yet");
     const variant = find("variant").value;
-    if (!variant) throw new Error(`no variant of ${task} serves: see the models below`);
+    if (!variant) throw new Error(`no variant of ${task} is served: see the models below`);
     const root = `v1/models/${encodeURIComponent(task)}`;
     if (compares) {
       // The first is the reference: dense, where it is one of the two.
@@ -235,6 +240,6 @@ find("keyform").addEventListener("submit", (event) => {
 });
 const begin = () => load().catch((error) => {
   showState(false, error.message);
-  if (!find("keyform").hidden) find("state").textContent = "asks for a key";
+  if (!find("keyform").hidden) find("state").textContent = "needs a key";
 });
 begin();

@@ -1,5 +1,6 @@
-"""The pages for people load nothing from elsewhere."""
+"""Web pages: their assets, policies and caching."""
 
+import hashlib
 import re
 
 import pytest
@@ -9,20 +10,20 @@ from sparserve.service.api.pages import FOLDER
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_page_and_all_that_it_loads_comes_from_here(client: TestClient, path: str) -> None:
+def test_pages_load_assets_from_this_server_only(client: TestClient, path: str) -> None:
     page = client.get(path)
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
     policy = page.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "http" not in policy
+    assert "default-src 'none'" in policy and "http" not in policy and "unsafe" not in policy
     loaded = re.findall(r'(?:src|href)="(pages/[^"]+)"', page.text)
     assert len(loaded) >= 3
     for name in loaded:
         assert client.get(f"/{name}").status_code == 200
 
 
-def test_no_page_names_another_host() -> None:
-    for path in FOLDER.iterdir():
+def test_pages_name_no_other_host() -> None:
+    for path in FOLDER.glob("*.*"):
         found = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]+[^\s\"'`]*", path.read_text(encoding="utf-8"))
         assert [url for url in found if not url.endswith("w3.org/2000/svg")] == [], path.name
 
@@ -31,14 +32,32 @@ def test_no_page_names_another_host() -> None:
     "name",
     ["..%2fapp.py", "../app.py", "none.css", "%2e%2e%2fsettings.py", ".", "index.html%00.js", f"{300 * 'a'}.css"],
 )
-def test_only_the_pages_are_served(client: TestClient, name: str) -> None:
+def test_pages_serve_no_other_files(client: TestClient, name: str) -> None:
     assert client.get(f"/pages/{name}").status_code == 404
 
 
-def test_the_pages_have_what_a_screen_reader_needs() -> None:
+def test_pages_have_landmarks_and_labels() -> None:
     for name in ("index.html", "docs.html"):
         text = (FOLDER / name).read_text(encoding="utf-8")
         assert '<html lang="en">' in text and "<main" in text and "<h1>" in text and 'class="skip"' in text
         for control in re.findall(r"<(?:select|textarea)[^>]*>", text):
             before = text[: text.index(control)]
             assert before.rindex("<label>") > (before.rindex("</label>") if "</label>" in before else -1)
+
+
+def test_pages_are_revalidated_with_their_policy(client: TestClient) -> None:
+    for path in ("/", "/docs", "/pages/style.css"):
+        page = client.get(path)
+        again = client.get(path, headers={"If-None-Match": page.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["content-security-policy"] == page.headers["content-security-policy"]
+        assert page.headers["cache-control"] == "no-cache"
+
+
+def test_vendored_files_match_their_digests() -> None:
+    vendor = FOLDER / "vendor"
+    lines = (vendor / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    digests = dict(reversed(line.split("  ")) for line in lines)
+    assert {"swagger-ui.css", "swagger-ui-bundle.js", "LICENSE", "NOTICE"} == digests.keys()
+    for name, digest in digests.items():
+        assert hashlib.sha256((vendor / name).read_bytes()).hexdigest() == digest
