@@ -16,8 +16,8 @@ from pydantic_settings import SettingsError
 from sparserve.models.errors import StoreError
 from sparserve.service.app import create_app
 from sparserve.service.drain import Drain
-from sparserve.service.http.middleware.authorization import exposure
 from sparserve.service.observability.logs import configure_logging
+from sparserve.service.security.authorizer import exposure_warning
 from sparserve.service.server.connection import Connection, allow_descriptors
 from sparserve.service.server.graceful_shutdown import DrainingServer
 from sparserve.service.settings import Settings
@@ -56,7 +56,12 @@ def main(argv: list[str] | None = None) -> int:
             print(error, file=sys.stderr)
         return EXIT_USAGE
     configure_logging(settings.log_level, settings.log_format)
-    if warning := exposure(settings):
+    if warning := exposure_warning(
+        settings.host,
+        settings.port,
+        has_keys=settings.keys_file is not None,
+        admin_without_key=settings.admin_without_key,
+    ):
         logging.getLogger("sparserve").warning("%s", warning)
     # The tokenizers library reads this at its first use. By default it starts a thread for every core of the host.
     os.environ.setdefault("RAYON_NUM_THREADS", str(settings.total_threads))

@@ -1,9 +1,9 @@
-"""The FastAPI app, wired together."""
+"""The composition root: builds the FastAPI app from the core, the protocols and the middlewares."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 
@@ -22,49 +22,82 @@ from sparserve.service.api import (
 )
 from sparserve.service.core import ServingCore
 from sparserve.service.drain import Drain
-from sparserve.service.http.middleware.authorization import Access
-from sparserve.service.http.middleware.body_limit import BodyBudget, BodyLimit
-from sparserve.service.http.middleware.disconnect import Disconnects
-from sparserve.service.http.middleware.path_normalization import HeadAndSlash
-from sparserve.service.http.middleware.request_log import RequestObserver
-from sparserve.service.http.middleware.security_headers import allow_origins
-from sparserve.service.http.openapi import describe
+from sparserve.service.http.middleware.authorization import AuthorizationMiddleware
+from sparserve.service.http.middleware.body_limit import BodyLimitMiddleware
+from sparserve.service.http.middleware.disconnect import DisconnectMiddleware
+from sparserve.service.http.middleware.path_normalization import PathNormalizationMiddleware
+from sparserve.service.http.middleware.request_log import RequestLogMiddleware
+from sparserve.service.http.middleware.security_headers import SecurityHeadersMiddleware, allow_origins
+from sparserve.service.http.openapi import install_openapi
 from sparserve.service.http.problems import install_error_mapping
+from sparserve.service.limits import BodyBudget
+from sparserve.service.observability.request_log import RequestLog
+from sparserve.service.security.api_keys import Keyring
+from sparserve.service.security.authorizer import Authorizer
 from sparserve.service.settings import Settings
 from sparserve.service.version import VERSION
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
-    from sparserve.service.grpc_api.server import GrpcServer
     from sparserve.service.observability.tracing import RequestTracer
 
-# FastAPI would else follow variables of the environment, and send the messages of exceptions, which may repeat a text.
+# By default FastAPI follows environment variables and sends the messages of exceptions, which may repeat a text.
 NO_TELEMETRY: "TelemetryConfig" = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+# One protocol, or one group of routes, per module.
+PROTOCOLS: Final = (
+    classify,
+    compare,
+    experiments,
+    hugging_face,
+    text_embeddings,
+    open_inference,
+    models,
+    report,
+    health,
+    pages,
+    admin,
+)
 
 
 def create_app(
     settings: Settings | None = None, drain: Drain | None = None, tracer: "RequestTracer | None" = None
 ) -> FastAPI:
-    """The service as an ASGI app; it loads the store's models once its lifespan has begun.
+    """Return the service as an ASGI app. It loads the store's models once its lifespan has started.
 
-    Traces go to `tracer`, by default to the collector that the settings name, if they do.
+    Traces are sent to `tracer`, by default to the collector in the settings, if there is one.
     """
-    service = ServingCore(settings or Settings(), drain or Drain())
-    tracer = tracer or _tracer_to(service.settings)
+    settings = settings or Settings()
+    core = ServingCore(settings, drain or Drain())
+    tracer = tracer or _new_tracer(settings)
+    authorizer = Authorizer(
+        Keyring(settings.keys_file) if settings.keys_file else None,
+        anonymous_rate=settings.anonymous_rate,
+        admin_without_key=settings.admin_without_key,
+        metrics_need_key=settings.metrics_need_key,
+        origins=settings.cors_origins,
+    )
+    bodies = BodyBudget(settings.max_bodies_bytes, core.metrics.requests.shed.labels("bodies").inc)
+    log = RequestLog(core.metrics, addresses=settings.log_client_address)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as ending:  # each of these, whatever the others raise
+        async with AsyncExitStack() as closing:  # closes all of them, even if one raises
             if tracer:
-                ending.push_async_callback(asyncio.to_thread, tracer.close)
-            service.start()
-            ending.push_async_callback(service.stop)
-            if grpc_server := await _grpc_server(app, service):
-                ending.push_async_callback(grpc_server.stop)
+                closing.push_async_callback(asyncio.to_thread, tracer.close)
+            core.start()
+            closing.push_async_callback(core.stop)
+            if settings.grpc_port is not None:
+                from sparserve.service.grpc_api.server import GrpcServer
+
+                server = app.state.grpc_server = GrpcServer(
+                    core, authorizer=authorizer, bodies=bodies, log=log, tracer=tracer
+                )
+                await server.start()
+                closing.push_async_callback(server.stop)
             yield
 
-    # FastAPI's own pages of documentation load scripts from elsewhere; `pages` has one that does not.
+    # FastAPI's own documentation pages load scripts from other hosts; `pages` has one that does not.
     app = FastAPI(
         title="sparserve",
         version=VERSION,
@@ -74,55 +107,33 @@ def create_app(
         redirect_slashes=False,
         telemetry=tracer.telemetry() if tracer else NO_TELEMETRY,
     )
-    app.state.service = service
-    install_error_mapping(app)
-    for routes in (
-        classify,
-        compare,
-        experiments,
-        hugging_face,
-        text_embeddings,
-        open_inference,
-        models,
-        report,
-        health,
-        pages,
-    ):
-        app.include_router(routes.router)
-    for routes_aside in (text_embeddings.probes, admin.router, admin.promotion):
-        app.include_router(routes_aside)
-    app.add_middleware(Disconnects)
+    app.state.service = core
+    install_error_mapping(app, open_inference.PROBLEM_MEDIA_TYPES)
+    for protocol in PROTOCOLS:
+        app.include_router(protocol.router)
+    # Innermost first.
+    app.add_middleware(DisconnectMiddleware)
     app.add_middleware(
-        BodyLimit,
-        max_bytes=service.settings.max_body_bytes,
-        seconds=service.settings.receive_timeout_seconds,
-        budget=BodyBudget(service.settings.max_bodies_bytes, service.metrics),
+        BodyLimitMiddleware,
+        max_bytes=settings.max_body_bytes,
+        seconds=settings.receive_timeout_seconds,
+        budget=bodies,
     )
-    app.add_middleware(Access, settings=service.settings, metrics=service.metrics)
-    allow_origins(app, service.settings.cors_origins)
-    app.add_middleware(HeadAndSlash)
-    app.add_middleware(
-        RequestObserver,
-        metrics=service.metrics,
-        drain=service.drain,
-        addresses=service.settings.log_client_address,
-        tracer=tracer,
+    app.add_middleware(AuthorizationMiddleware, authorizer=authorizer, metrics=core.metrics)
+    allow_origins(app, settings.cors_origins)
+    app.add_middleware(PathNormalizationMiddleware)
+    app.add_middleware(RequestLogMiddleware, log=log, drain=core.drain, tracer=tracer)
+    app.add_middleware(SecurityHeadersMiddleware)
+    install_openapi(
+        app,
+        [route for protocol in PROTOCOLS for route in protocol.router.routes],
+        needs_keys=settings.keys_file is not None,
+        metrics_need_key=settings.metrics_need_key,
     )
-    describe(app, service.settings)
     return app
 
 
-async def _grpc_server(app: FastAPI, service: ServingCore) -> "GrpcServer | None":
-    if service.settings.grpc_port is None:
-        return None
-    from sparserve.service.grpc_api.server import GrpcServer
-
-    server = app.state.grpc_server = GrpcServer(app, service.settings, service.drain)
-    await server.start()
-    return server
-
-
-def _tracer_to(settings: Settings) -> "RequestTracer | None":
+def _new_tracer(settings: Settings) -> "RequestTracer | None":
     if settings.otlp_endpoint is None:
         return None
     from sparserve.service.observability.tracing import RequestTracer

@@ -24,6 +24,11 @@
 Every message names the thing that is wrong and the way out. No message repeats a text that was sent.
 """
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
+
 
 class ServiceError(Exception):
     """Base class of all errors that the service raises on purpose; clients see the message."""
@@ -115,3 +120,8 @@ class TooManyBodies(Unavailable):
 
 class DeadlineExceeded(ServiceError):
     """The request's deadline has passed."""
+
+
+def nearest(table: Mapping[type[ServiceError], _Value], error: ServiceError) -> _Value:
+    """Return a table's entry for the class of an error, or for the nearest of its base classes."""
+    return next(table[kind] for kind in type(error).__mro__ if kind in table)

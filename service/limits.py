@@ -1,8 +1,9 @@
-"""Limits on the number and the length of a request's inputs."""
+"""Limits on the number and the length of a request's inputs, and on the bytes of all requests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
-from sparserve.service.errors import TooLarge
+from sparserve.service.errors import TooLarge, TooManyBodies
 from sparserve.service.types import TextInput
 
 
@@ -28,3 +29,47 @@ def check_size(inputs: Sequence[TextInput], *, max_items: int, max_characters: i
             raise TooLarge(
                 f"item {position} has {item.characters} characters, the limit is {max_characters}: shorten it"
             )
+
+
+class BodyBudget:
+    """Bytes that the bodies of all requests together may have, from their arrival until their answers.
+
+    Only bytes that have arrived count: a client that announces many and sends none takes nothing from the others.
+
+    Args:
+        on_refused: called for each body that is refused.
+    """
+
+    def __init__(self, max_bytes: int, on_refused: Callable[[], object] = lambda: None) -> None:
+        self.max_bytes = max_bytes
+        self.on_refused = on_refused
+        self.held = 0
+
+
+class BodyShare:
+    """One body's part of a budget; a context manager that gives it back."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        """Start with 0 bytes."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give all bytes back."""
+        self.resize(0)
+
+    def resize(self, count: int) -> None:
+        """Set the size of the body to `count` bytes.
+
+        Raises:
+            TooManyBodies: the budget does not have them; the part keeps its size.
+        """
+        budget, more = self._budget, count - self._bytes
+        if more > 0 and budget.held + more > budget.max_bytes:
+            budget.on_refused()
+            raise TooManyBodies(f"the bodies of all requests have more than {budget.max_bytes} bytes: try again soon")
+        budget.held += more
+        self._bytes = count

@@ -8,7 +8,7 @@ Every route here needs a key with the scope `admin`, which `service.access` sees
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sparserve.service.api.models import list_models, show_task
@@ -16,12 +16,11 @@ from sparserve.service.api.schemas import Body, ModelList, TaskFacts
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import InvalidRequest, UnreadableRequest
 from sparserve.service.http.dependencies import ServiceDependency
-from sparserve.service.http.json_route import JsonRoute
+from sparserve.service.http.json_route import check_content_type
 from sparserve.service.http.problems import problems
 from sparserve.service.inference.engine import Engine
 
 router = APIRouter(tags=["admin"])
-promotion = APIRouter(route_class=JsonRoute, tags=["admin"])
 RESPONSES = problems(400, 404, 413, 415, 422, 500, 503)
 
 
@@ -90,6 +89,10 @@ REPOSITORY_BODY: dict[str, Any] = {
 }
 
 
+async def _require_json(request: Request) -> None:
+    check_content_type(request)
+
+
 @router.get("/v1/admin/overrides")
 async def show_overrides(service: ServiceDependency) -> Overrides:
     """The versions that are pinned and the variants that are unloaded."""
@@ -117,7 +120,7 @@ async def make_default(task: str, variant: str, service: ServiceDependency) -> T
     return await show_task(task, service)
 
 
-@promotion.post("/v1/models/{task}/{variant}/promote", responses=RESPONSES)
+@router.post("/v1/models/{task}/{variant}/promote", responses=RESPONSES, dependencies=[Depends(_require_json)])
 async def promote(task: str, variant: str, body: Promotion, service: ServiceDependency) -> Served:
     """Serve this version; answers once it is served, and changes nothing where it is refused."""
     return _served(service, await service.run_admin(partial(service.catalog.pin, task, variant, body.version)))

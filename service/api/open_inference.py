@@ -9,10 +9,13 @@ from sparserve.service.api.open_inference_codec import HEADER, read_request, wri
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import Unavailable
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
+from sparserve.service.http.middleware.disconnect import cancel_on_disconnect
 from sparserve.service.http.problems import problems
 from sparserve.service.types import RequestOptions
 
 router = APIRouter(tags=["open inference protocol"])
+# The protocol's clients read the member `error` of plain JSON only.
+PROBLEM_MEDIA_TYPES: Final = {"/v2": "application/json"}
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 _TENSOR: Final[dict[str, Any]] = {
     "type": "object",
@@ -120,6 +123,7 @@ async def _infer(
     service: ServingCore, task: str, variant: str | None, request: Request, options: RequestOptions
 ) -> Response:
     body = await request.body()
+    cancel_on_disconnect(request)
     infer_request, texts = read_request(body, request.headers.get(HEADER), service.settings.max_items)
     inference = await calls.infer(service, task, variant, infer_request, texts, options)
     head = {

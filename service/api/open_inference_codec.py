@@ -14,17 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from starlette.datastructures import MutableHeaders
 
 from sparserve.service.errors import InvalidRequest, UnreadableRequest
 from sparserve.service.http.json_body import parse_json
-from sparserve.service.http.problems import PROBLEM_JSON
 from sparserve.service.limits import check_count
 from sparserve.service.strict_model import StrictModel
 
 HEADER: Final = "Inference-Header-Content-Length"
 # More tensors than any model here has; each that is wrong makes an error of its own.
-MOST_TENSORS: Final = 8
+MAX_TENSORS: Final = 8
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -47,7 +45,7 @@ class InputTensor(StrictModel):
     """Texts: shape [n] or [n, 1]."""
 
     name: Name
-    shape: list[int] = Field(max_length=MOST_TENSORS)
+    shape: list[int] = Field(max_length=MAX_TENSORS)
     datatype: Name
     parameters: Parameters = Parameters()
     data: list[Any] | None = None
@@ -66,8 +64,8 @@ class InferRequest(StrictModel):
     id: str | None = None
     model_name: str | None = Field(None, description="sent by KServe's client; the path says which model it is")
     parameters: Parameters = Parameters()
-    inputs: list[InputTensor] = Field(min_length=1, max_length=MOST_TENSORS)
-    outputs: list[RequestedOutput] = Field([], max_length=MOST_TENSORS)
+    inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_TENSORS)
+    outputs: list[RequestedOutput] = Field([], max_length=MAX_TENSORS)
 
 
 class Tensor(BaseModel):
@@ -77,17 +75,6 @@ class Tensor(BaseModel):
     datatype: str
     shape: list[int]
     data: list[Any]
-
-
-def media_type_of_problems(path: str) -> str:
-    """What a problem is called in answers below a path: this protocol's clients read `error` of plain JSON only."""
-    return "application/json" if path == "/v2" or path.startswith("/v2/") else PROBLEM_JSON
-
-
-def name_media_type(path: str, headers: MutableHeaders) -> None:
-    """Call a problem what the path's clients do."""
-    if headers.get("content-type") == PROBLEM_JSON:
-        headers["Content-Type"] = media_type_of_problems(path)
 
 
 def read_request(body: bytes, header_length: str | None, max_items: int) -> tuple[InferRequest, dict[str, list[str]]]:
@@ -160,8 +147,8 @@ def write_answer(
     return b"".join([head, *tail]), {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
 
 
-def packed(texts: Iterable[bytes]) -> bytes:
-    """The data of a BYTES tensor."""
+def pack_texts(texts: Iterable[bytes]) -> bytes:
+    """Return the binary data of a BYTES tensor."""
     return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
 
 
@@ -234,6 +221,6 @@ def _split(data: bytes, name: str, expected: int) -> list[str]:
 def tensor_bytes(tensor: Tensor) -> bytes:
     """Return the binary data of an output."""
     if tensor.datatype == "BYTES":
-        return packed(text.encode() for text in tensor.data)
+        return pack_texts(text.encode() for text in tensor.data)
     numbers: npt.NDArray[np.float32] = np.asarray(tensor.data, dtype="<f4")
     return numbers.tobytes()

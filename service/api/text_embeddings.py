@@ -20,7 +20,6 @@ from sparserve.service.types import Prediction, RequestOptions, TextInput
 from sparserve.service.version import VERSION
 
 router = APIRouter(route_class=DirectRoute, tags=["text-embeddings-inference"])
-probes = APIRouter(tags=["text-embeddings-inference"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 _TEXTS: dict[str, Any] = {"type": "array", "minItems": 1, "maxItems": 2, "items": {"type": "string", "minLength": 1}}
@@ -87,19 +86,19 @@ async def predict_with_variant(
     return await _predict(service, task, variant, body, options)
 
 
-@probes.get("/tei/{task}/info", responses=problems(404, 503))
+@router.get("/tei/{task}/info", responses=problems(404, 503))
 async def info_of_default_variant(task: str, service: ServiceDependency) -> dict[str, Any]:
     """What is served, in text-embeddings-inference's words."""
     return _info(service, task, None)
 
 
-@probes.get("/tei/{task}/{variant}/info", responses=problems(404, 503))
+@router.get("/tei/{task}/{variant}/info", responses=problems(404, 503))
 async def info_of_variant(task: str, variant: str, service: ServiceDependency) -> dict[str, Any]:
     """What is served, in text-embeddings-inference's words."""
     return _info(service, task, variant)
 
 
-@probes.get("/health", response_class=Response, responses=problems(503))
+@router.get("/health", response_class=Response, responses=problems(503))
 async def health(service: ServiceDependency) -> Response:
     """Whether every task's default variant can answer."""
     if reason := service.reason_not_ready():
@@ -107,14 +106,14 @@ async def health(service: ServiceDependency) -> Response:
     return Response()
 
 
-@probes.get("/tei/{task}/health", response_class=Response, responses=problems(404, 503))
+@router.get("/tei/{task}/health", response_class=Response, responses=problems(404, 503))
 async def health_of_default_variant(task: str, service: ServiceDependency) -> Response:
     """Whether the task's default variant can answer."""
     service.catalog.engine(task).check_health()
     return Response()
 
 
-@probes.get("/tei/{task}/{variant}/health", response_class=Response, responses=problems(404, 503))
+@router.get("/tei/{task}/{variant}/health", response_class=Response, responses=problems(404, 503))
 async def health_of_variant(task: str, variant: str, service: ServiceDependency) -> Response:
     """Whether the variant can answer."""
     service.catalog.engine(task, variant).check_health()

@@ -1,94 +1,130 @@
-"""The Open Inference Protocol over gRPC: every call becomes the REST request that says the same, in this process.
+"""The Open Inference Protocol over gRPC: an adapter between its messages and the serving core.
 
-So keys, limits, deadlines, batches, metrics, log lines and errors are those of REST. A message's raw tensors are the
-binary tensors of REST as they are; a deadline becomes X-Request-Timeout, metadata become headers.
+Keys, limits, deadlines, metrics, log lines and traces are those of REST. Each call is counted and logged as the REST
+route that does the same.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import grpc
 import grpc.aio
-import orjson
-from starlette.types import ASGIApp, Message
 
-from sparserve.service.api.open_inference_codec import HEADER, MOST_TENSORS, packed
-from sparserve.service.drain import Drain
-from sparserve.service.grpc_api.messages import CHOICE, SERVICE, messages
-from sparserve.service.http.request_options import ROUTING_KEY_HEADER, TIMEOUT_HEADER
-from sparserve.service.settings import Settings
+from sparserve.service import errors
+from sparserve.service.api import open_inference_calls as calls
+from sparserve.service.api.open_inference_codec import (
+    MAX_TENSORS,
+    InferRequest,
+    pack_texts,
+    read_message,
+    tensor_bytes,
+)
+from sparserve.service.core import ServingCore
+from sparserve.service.errors import InvalidRequest, RateLimited, ServiceError, Unavailable, nearest
+from sparserve.service.grpc_api.messages import PARAMETER_CHOICE, SERVICE, load_messages
+from sparserve.service.http.problems import headers_of, status_of
+from sparserve.service.http.request_options import check_routing_key
+from sparserve.service.limits import BodyBudget, BodyShare
+from sparserve.service.observability.request_log import LoggedRequest, RequestLog, choose_request_id, trace_id_of
+from sparserve.service.observability.request_record import RequestRecord, recording
+from sparserve.service.security.authorizer import Authorizer, Credentials
+from sparserve.service.types import RequestOptions
+
+if TYPE_CHECKING:
+    from sparserve.service.observability.tracing import RequestTracer
 
 logger = logging.getLogger(__name__)
 
-FORWARDED: Final = frozenset(
-    {"authorization", "x-api-key", "x-request-id", "traceparent", "tracestate", ROUTING_KEY_HEADER.lower()}
-)
-RETURNED: Final = ("x-request-id", "retry-after")
-CODES: Final = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.INVALID_ARGUMENT,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    500: grpc.StatusCode.INTERNAL,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+CODES: Final[Mapping[type[ServiceError], grpc.StatusCode]] = {
+    ServiceError: grpc.StatusCode.INTERNAL,
+    errors.UnreadableRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.EmptyRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
+    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    errors.UnknownResource: grpc.StatusCode.NOT_FOUND,
+    errors.TooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.InferenceFailed: grpc.StatusCode.INTERNAL,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-# What says how data travel; over gRPC that is settled.
-_TRANSPORT: Final = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
-MOST_PARAMETERS: Final = 64
-_SHORTEST_SECONDS: Final = 1e-6
+# Parameters that say how data travel; over gRPC that is settled.
+TRANSPORT_PARAMETERS: Final = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
+MAX_PARAMETERS: Final = 64
+_NAME_IN_MESSAGE_CHARACTERS: Final = 99
+_SHORTEST_DEADLINE_SECONDS: Final = 1e-6
 
 
 @dataclass(frozen=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+class _Call:
+    """One call of the service.
 
-    def json(self) -> Any:
-        return orjson.loads(self.body[: int(self.headers.get(HEADER.lower(), len(self.body)))])
+    Attributes:
+        run: returns the fields of the response.
+        method, route: of the REST request that does the same; `{model}` stands for the model and its version.
+        negative: errors that the response expresses by its false default.
+    """
+
+    run: Callable[[Any, RequestOptions], Awaitable[Mapping[str, Any]]]
+    method: str
+    route: str
+    negative: tuple[type[ServiceError], ...] = ()
 
 
 class GrpcServer:
-    """The gRPC side of an app; made and stopped on the event loop that the app runs on."""
+    """The gRPC server beside an app; made and stopped on the app's event loop.
 
-    def __init__(self, app: ASGIApp, settings: Settings, drain: Drain) -> None:
-        self._app, self._drain, self._grace_seconds = app, drain, settings.grace_seconds
+    It shares the app's authorizer, budget of body bytes and request log.
+    """
+
+    def __init__(
+        self,
+        core: ServingCore,
+        *,
+        authorizer: Authorizer,
+        bodies: BodyBudget,
+        log: RequestLog,
+        tracer: "RequestTracer | None" = None,
+    ) -> None:
+        settings = core.settings
+        self._core = core
+        self._authorizer = authorizer
+        self._bodies = bodies
+        self._log = log
+        self._tracer = tracer
         self._running = 0
         self._stopping: asyncio.Task[None] | None = None
-        drain.on_close(self._begin_stopping)
-        self._max_items = settings.max_items
-        self._messages = messages()
+        core.drain.on_close(self._begin_stopping)
+        self._messages = load_messages()
         # By default a second process could listen on the same port unnoticed.
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", settings.max_body_bytes)]
         self._server = grpc.aio.server(options=options)
-        calls: dict[str, Callable[[Any, Any], Awaitable[Any]]] = {
-            "ServerLive": self._server_live,
-            "ServerReady": self._server_ready,
-            "ModelReady": self._model_ready,
-            "ServerMetadata": self._server_metadata,
-            "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._model_infer,
+        table = {
+            "ServerLive": _Call(self._server_live, "GET", "/v2/health/live"),
+            "ServerReady": _Call(self._server_ready, "GET", "/v2/health/ready", (Unavailable,)),
+            "ModelReady": _Call(self._model_ready, "GET", "{model}/ready", (errors.UnknownResource, Unavailable)),
+            "ServerMetadata": _Call(self._server_metadata, "GET", "/v2"),
+            "ModelMetadata": _Call(self._model_metadata, "GET", "{model}"),
+            "ModelInfer": _Call(self._model_infer, "POST", "{model}/infer"),
         }
-        handlers = {name: self._handler(name, call) for name, call in calls.items()}
+        handlers = {name: self._handler(name, call) for name, call in table.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.port: int = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
 
     async def start(self) -> None:
-        """Listen."""
+        """Start to listen."""
         await self._server.start()
         logger.info("gRPC on port %d", self.port)
 
     async def stop(self) -> None:
-        """Take no more calls, and wait for those that run; their time began when the drain closed, else it does now."""
+        """Accept no more calls, and wait for those that run, within the grace time since the drain closed."""
         await self._begin_stopping()
 
     def _begin_stopping(self) -> asyncio.Task[None]:
@@ -97,182 +133,206 @@ class GrpcServer:
         return self._stopping
 
     async def _stop(self) -> None:
-        stopping = asyncio.ensure_future(self._server.stop(self._grace_seconds + 1))
-        await asyncio.wait([stopping], timeout=self._grace_seconds)
-        self._drain.dropped += self._running
+        grace_seconds = self._core.settings.grace_seconds
+        stopping = asyncio.ensure_future(self._server.stop(grace_seconds + 1))
+        await asyncio.wait([stopping], timeout=grace_seconds)
+        self._core.drain.dropped += self._running
         await stopping
 
-    def _handler(self, name: str, call: Callable[[Any, Any], Awaitable[Any]]) -> Any:
-        async def counted(request: Any, context: Any) -> Any:
-            self._running += 1
-            try:
-                return await call(request, context)
-            finally:
-                self._running -= 1
+    def _handler(self, name: str, call: _Call) -> Any:
+        response_class = self._messages[f"{name}Response"]
+
+        async def handle(request: Any, context: Any) -> Any:
+            return await self._handle(call, response_class, request, context)
 
         return grpc.unary_unary_rpc_method_handler(
-            counted,
+            handle,
             request_deserializer=self._messages[f"{name}Request"].FromString,
-            response_serializer=self._messages[f"{name}Response"].SerializeToString,
+            response_serializer=response_class.SerializeToString,
         )
 
-    async def _server_live(self, request: Any, context: Any) -> Any:
-        answer = await self._ask(context, "GET", "/v2/health/live")
-        return self._messages["ServerLiveResponse"](live=answer.status == 200)
-
-    async def _server_ready(self, request: Any, context: Any) -> Any:
-        answer = await self._ask(context, "GET", "/v2/health/ready", but_no=(503,))
-        return self._messages["ServerReadyResponse"](ready=answer.status == 200)
-
-    async def _model_ready(self, request: Any, context: Any) -> Any:
-        path = await _path(context, request.name, request.version)
-        answer = await self._ask(context, "GET", f"{path}/ready", but_no=(404, 503))
-        return self._messages["ModelReadyResponse"](ready=answer.status == 200)
-
-    async def _server_metadata(self, request: Any, context: Any) -> Any:
-        return self._messages["ServerMetadataResponse"](**(await self._ask(context, "GET", "/v2")).json())
-
-    async def _model_metadata(self, request: Any, context: Any) -> Any:
-        path = await _path(context, request.name, request.version)
-        return self._messages["ModelMetadataResponse"](**(await self._ask(context, "GET", path)).json())
-
-    async def _model_infer(self, request: Any, context: Any) -> Any:
-        # Before anything is made of what a client without a key may have sent.
-        refusal = _refusal(request, self._max_items)
-        if refusal is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, refusal)
-        raw = list(request.raw_input_contents)
-        tensors = raw or [packed(tensor.contents.bytes_contents) for tensor in request.inputs]
-        head = orjson.dumps(_asked(request, tensors))
-        path = await _path(context, request.model_name, request.model_version)
-        headers = [(HEADER.lower().encode(), str(len(head)).encode())]
-        answer = await self._ask(context, "POST", f"{path}/infer", headers, b"".join([head, *tensors]))
-        found = answer.json()
-        place = len(answer.body) - sum(output["parameters"]["binary_data_size"] for output in found["outputs"])
-        response = self._messages["ModelInferResponse"](
-            model_name=found["model_name"], model_version=found["model_version"], id=found.get("id", "")
+    async def _handle(self, call: _Call, response_class: Any, request: Any, context: Any) -> Any:
+        """Run a call within its span, metrics and log line; abort it on an error."""
+        metadata = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
+        route = _route(call, request)
+        failure: tuple[grpc.StatusCode, str, dict[str, str]] | None = None
+        logged = LoggedRequest(
+            request_id=choose_request_id(_first(metadata, "x-request-id") or ""),
+            method=call.method,
+            record=RequestRecord(trace_id_of([value for name, value in metadata if name == "traceparent"])),
+            client=_client(context.peer()),
+            route=route,
+            bytes_in=request.ByteSize(),
         )
-        for output in found["outputs"]:
-            size = output["parameters"]["binary_data_size"]
-            response.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
-            response.raw_output_contents.append(answer.body[place : place + size])
-            place += size
+        self._running += 1
+        with self._span(logged, metadata):
+            token = recording.set(logged.record)
+            try:
+                self._check_access(call.method, route, metadata, logged)
+                options = self._options(metadata, context.time_remaining(), logged)
+                response = response_class(**await call.run(request, options))
+                logged.status, logged.bytes_out = 200, response.ByteSize()
+            except ServiceError as error:
+                logged.status = status_of(error)
+                response = response_class()
+                if not isinstance(error, call.negative):
+                    failure = nearest(CODES, error), str(error), headers_of(error)
+            except Exception as error:
+                logged.status = 500
+                failure = grpc.StatusCode.INTERNAL, self._log.log_failure(logged, error), {}
+            finally:
+                recording.reset(token)
+                self._log.finish(logged)
+                self._running -= 1
+        if failure is not None:
+            code, detail, headers = failure
+            trailers = [("x-request-id", logged.request_id)]
+            if "Retry-After" in headers:
+                trailers.append(("retry-after", headers["Retry-After"]))
+            await context.abort(code, detail, trailing_metadata=tuple(trailers))
         return response
 
-    async def _ask(
-        self,
-        context: Any,
-        method: str,
-        path: str,
-        headers: list[tuple[bytes, bytes]] | None = None,
-        body: bytes = b"",
-        *,
-        but_no: tuple[int, ...] = (),
-    ) -> _Answer:
-        """Send the request to the app; an error ends the call, but for a status that means no."""
-        answer = await self._send(_scope(context, method, path, headers or [], body), body)
-        if answer.status == 200 or answer.status in but_no:
-            return answer
-        trailing = tuple((name, answer.headers[name]) for name in RETURNED if name in answer.headers)
-        code = CODES.get(answer.status, grpc.StatusCode.UNKNOWN)
-        await context.abort(code, answer.json()["error"], trailing_metadata=trailing)
-        raise AssertionError("abort raises")
+    @contextlib.contextmanager
+    def _span(self, logged: LoggedRequest, metadata: Sequence[tuple[str, str]]) -> Iterator[None]:
+        if self._tracer is None:
+            yield
+            return
+        assert logged.route is not None
+        with self._tracer.request(logged.method, logged.route, dict(metadata), lambda: logged.status):
+            logged.record = RequestRecord(self._tracer.trace_id(), self._tracer)
+            yield
 
-    async def _send(self, scope: dict[str, Any], body: bytes) -> _Answer:
-        gone = asyncio.Event()
-        unread, sent = [body], list[Message]()
-
-        async def receive() -> Message:
-            if unread:
-                return {"type": "http.request", "body": unread.pop(), "more_body": False}
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        # A client that has gone is told of in HTTP's way: cancelling is what the server does to requests it drops.
-        running = asyncio.ensure_future(self._app(scope, receive, send))
+    def _check_access(
+        self, method: str, route: str, metadata: Sequence[tuple[str, str]], logged: LoggedRequest
+    ) -> None:
+        if not self._authorizer.scopes(method, route):
+            return
+        credentials = Credentials(
+            authorization=_first(metadata, "authorization") or "",
+            api_key=_first(metadata, "x-api-key") or "",
+            address=logged.client or "",
+        )
         try:
-            await asyncio.shield(running)
-        finally:
-            gone.set()
-        start, *rest = sent
-        fields = {name.decode().lower(): value.decode() for name, value in start["headers"]}
-        return _Answer(start["status"], fields, b"".join(message.get("body", b"") for message in rest))
+            key = self._authorizer.authenticate(credentials)
+            if key is not None:
+                logged.key_name = key.name
+            self._authorizer.authorize(key, method, route, credentials)
+        except ServiceError as error:
+            http = self._core.metrics.http
+            (http.rate_limited if isinstance(error, RateLimited) else http.denied).inc()
+            raise
+
+    def _options(
+        self, metadata: Sequence[tuple[str, str]], seconds_left: float | None, logged: LoggedRequest
+    ) -> RequestOptions:
+        options = RequestOptions(
+            routing_key=check_routing_key(_first(metadata, "x-routing-key")),
+            request_id=logged.request_id,
+            arrived=logged.started,
+        )
+        if self._core.settings.request_timeout_seconds is not None:
+            options = options.within(self._core.settings.request_timeout_seconds)
+        return options if seconds_left is None else options.within(max(seconds_left, _SHORTEST_DEADLINE_SECONDS))
+
+    async def _server_live(self, request: Any, options: RequestOptions) -> Mapping[str, Any]:
+        return {"live": True}
+
+    async def _server_ready(self, request: Any, options: RequestOptions) -> Mapping[str, Any]:
+        if reason := self._core.reason_not_ready():
+            raise Unavailable(reason)
+        return {"ready": True}
+
+    async def _model_ready(self, request: Any, options: RequestOptions) -> Mapping[str, Any]:
+        calls.model_ready(self._core, request.name, request.version or None)
+        return {"ready": True}
+
+    async def _server_metadata(self, request: Any, options: RequestOptions) -> Mapping[str, Any]:
+        return calls.server_metadata()
+
+    async def _model_metadata(self, request: Any, options: RequestOptions) -> Mapping[str, Any]:
+        return calls.model_metadata(self._core, request.name, request.version or None)
+
+    async def _model_infer(self, request: Any, options: RequestOptions) -> Mapping[str, Any]:
+        with BodyShare(self._bodies) as share:
+            share.resize(request.ByteSize())
+            infer_request, texts = read_infer_request(request, self._core.settings.max_items)
+            model, version = request.model_name, request.model_version or None
+            inference = await calls.infer(self._core, model, version, infer_request, texts, options)
+            return {
+                "model_name": inference.model_name,
+                "model_version": inference.model_version,
+                "id": inference.id or "",
+                "outputs": [
+                    {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+                    for tensor in inference.outputs
+                ],
+                "raw_output_contents": [tensor_bytes(tensor) for tensor in inference.outputs],
+            }
 
 
-async def _path(context: Any, name: str, version: str) -> str:
-    if "/" in name or "/" in version:
-        await context.abort(grpc.StatusCode.NOT_FOUND, "no name of a model, and no version, has a slash")
-    return f"/v2/models/{name}/versions/{version}" if version else f"/v2/models/{name}"
+def read_infer_request(request: Any, max_items: int) -> tuple[InferRequest, dict[str, list[str]]]:
+    """Return a ModelInferRequest as REST's, and the texts of its inputs by name.
 
-
-def _scope(context: Any, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> dict[str, Any]:
-    for name, value in context.invocation_metadata() or ():
-        if name in FORWARDED and isinstance(value, str):
-            headers.append((name.encode(), value.encode()))
-    seconds = context.time_remaining()
-    if seconds is not None:
-        headers.append((TIMEOUT_HEADER.lower().encode(), f"{max(seconds, _SHORTEST_SECONDS):.6f}".encode()))
-    headers.append((b"content-length", str(len(body)).encode()))
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "2",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": headers,
-        "client": _client(context.peer()),
-        "server": None,
-        "state": {},
+    Raises:
+        InvalidRequest, UnreadableRequest, TooLarge: as in `open_inference_codec.read_request`.
+    """
+    _check_parts(request, max_items)
+    raw = list(request.raw_input_contents)
+    data = raw or [pack_texts(tensor.contents.bytes_contents) for tensor in request.inputs]
+    content = {
+        "id": request.id,
+        "parameters": _parameters(request.parameters),
+        "inputs": [
+            {
+                "name": tensor.name,
+                "shape": list(tensor.shape),
+                "datatype": tensor.datatype,
+                "parameters": _parameters(tensor.parameters),
+            }
+            for tensor in request.inputs
+        ],
+        "outputs": [{"name": output.name, "parameters": _parameters(output.parameters)} for output in request.outputs],
     }
+    return read_message(content, data, max_items)
 
 
-def _client(peer: str) -> tuple[str, int] | None:
-    """Address and port of gRPC's "ipv4:127.0.0.1:80" and "ipv6:%5B::1%5D:80"."""
+def _check_parts(request: Any, max_items: int) -> None:
+    """Refuse a request of too many parts before doing any work for each part."""
+    inputs, outputs, raw = len(request.inputs), len(request.outputs), len(request.raw_input_contents)
+    if max(inputs, outputs) > MAX_TENSORS:
+        raise InvalidRequest(f"there are {inputs} inputs and {outputs} outputs, more than the {MAX_TENSORS} allowed")
+    if raw and raw != inputs:
+        raise InvalidRequest(f"{inputs} inputs have {raw} raw contents: send one each, or contents only")
+    for tensor in request.inputs:
+        name = tensor.name[:_NAME_IN_MESSAGE_CHARACTERS]
+        if len(tensor.shape) > MAX_TENSORS:
+            raise InvalidRequest(f"input {name} has {len(tensor.shape)} dimensions: 1 is needed")
+        if len(tensor.contents.bytes_contents) > max_items:
+            raise InvalidRequest(f"input {name} has {len(tensor.contents.bytes_contents)} texts, more than {max_items}")
+    if any(len(part.parameters) > MAX_PARAMETERS for part in (request, *request.inputs, *request.outputs)):
+        raise InvalidRequest(f"there are more than {MAX_PARAMETERS} parameters")
+
+
+def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    values = {}
+    for name, value in parameters.items():
+        choice = value.WhichOneof(PARAMETER_CHOICE)
+        if choice is not None and name not in TRANSPORT_PARAMETERS:
+            values[name] = getattr(value, choice)
+    return values
+
+
+def _route(call: _Call, request: Any) -> str:
+    version = getattr(request, "version", "") or getattr(request, "model_version", "")
+    return call.route.replace("{model}", "/v2/models/{task}" + ("/versions/{variant}" if version else ""))
+
+
+def _first(metadata: Sequence[tuple[str, str]], name: str) -> str | None:
+    return next((value for key, value in metadata if key == name), None)
+
+
+def _client(peer: str) -> str | None:
+    """Return the address in gRPC's "ipv4:127.0.0.1:80" or "ipv6:%5B::1%5D:80"."""
     kind, _, address = unquote(peer).partition(":")
     host, _, port = address.rpartition(":")
-    return (host.strip("[]"), int(port)) if kind in ("ipv4", "ipv6") and port.isdecimal() else None
-
-
-def _refusal(request: Any, max_items: int) -> str | None:
-    """Why a request has more parts than the HTTP protocol's would be read with; None if it has not."""
-    inputs, outputs, raw = len(request.inputs), len(request.outputs), len(request.raw_input_contents)
-    if max(inputs, outputs) > MOST_TENSORS:
-        return f"there are {inputs} inputs and {outputs} outputs, more than the {MOST_TENSORS} allowed"
-    if raw and raw != inputs:
-        return f"{inputs} inputs have {raw} raw contents: send one each, or contents only"
-    for tensor in request.inputs:
-        if len(tensor.shape) > MOST_TENSORS:
-            return f"input {tensor.name[:99]} has {len(tensor.shape)} dimensions: 1 is needed"
-        if len(tensor.contents.bytes_contents) > max_items:
-            return f"input {tensor.name[:99]} has {len(tensor.contents.bytes_contents)} texts, more than {max_items}"
-    if any(len(part.parameters) > MOST_PARAMETERS for part in (request, *request.inputs, *request.outputs)):
-        return f"there are more than {MOST_PARAMETERS} parameters"
-    return None
-
-
-def _asked(request: Any, tensors: list[bytes]) -> dict[str, Any]:
-    """The JSON that goes before the tensors."""
-    inputs = [
-        {
-            "name": tensor.name,
-            "shape": list(tensor.shape),
-            "datatype": tensor.datatype,
-            "parameters": {**_parameters(tensor.parameters), "binary_data_size": len(data)},
-        }
-        for tensor, data in zip(request.inputs, tensors, strict=True)
-    ]
-    outputs = [{"name": output.name, "parameters": _parameters(output.parameters)} for output in request.outputs]
-    parameters = {**_parameters(request.parameters), "binary_data_output": True}
-    return {"id": request.id, "parameters": parameters, "inputs": inputs, "outputs": outputs}
-
-
-def _parameters(found: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = {name: (value, value.WhichOneof(CHOICE)) for name, value in found.items() if name not in _TRANSPORT}
-    return {name: getattr(value, choice) for name, (value, choice) in chosen.items() if choice}
+    return host.strip("[]") if kind in ("ipv4", "ipv6") and port.isdecimal() else None

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import UnsupportedContent
 from sparserve.service.http.json_body import parse_json
+from sparserve.service.http.middleware.disconnect import cancel_on_disconnect
 from sparserve.service.types import Timings
 
 _Dependency = Callable[[Request], Awaitable[Any]]
@@ -62,9 +63,11 @@ class DirectRoute(JsonRoute):
         async def direct(request: Request) -> Response:
             check_content_type(request)
             values: dict[str, Any] = dict(request.path_params)
+            content = await request.body()
+            cancel_on_disconnect(request)
             if body is not None:
                 service: ServingCore = request.app.state.service
-                values[body_name] = read_body(await request.body(), body, service.settings.max_items)
+                values[body_name] = read_body(content, body, service.settings.max_items)
             if known.request_param_name:
                 values[known.request_param_name] = request
             for name, call in dependencies:

@@ -1,18 +1,19 @@
-"""The OpenAPI document, with errors declared as what they are: application/problem+json."""
+"""The OpenAPI document: FastAPI's, with keys, request options and the media types of errors."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
-from sparserve.service.api.open_inference_codec import media_type_of_problems
-from sparserve.service.http.middleware.authorization import METRICS, scopes_for
+from sparserve.service.http.problems import problem_media_type
 from sparserve.service.http.request_options import HEADER_PARAMETERS, read_request_options
-from sparserve.service.settings import Settings
+from sparserve.service.security.scopes import METRICS_PATH, required_scopes
 
-# What `bodies` may answer wherever a body is sent.
+# `BodyLimitMiddleware` may answer with these wherever a body is sent.
 BODY_STATUSES: Final = (408, 413, 503)
 DESCRIPTION = (
     "Text classification over onnxruntime, dense and compressed models side by side. "
@@ -27,29 +28,29 @@ SECURITY_SCHEMES = {
 }
 
 
-def describe(app: FastAPI, settings: Settings) -> None:
-    """Let the app answer with this document, which says where the settings ask for a key."""
+def install_openapi(app: FastAPI, routes: Sequence[BaseRoute], *, needs_keys: bool, metrics_need_key: bool) -> None:
+    """Make the app serve this document, which says where a key is needed; `routes` are those of its routers."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
             schema["components"]["securitySchemes"] = SECURITY_SCHEMES
-            _declare_headers(app, schema["paths"])
+            _declare_headers(routes, schema["paths"])
             for path, operations in schema["paths"].items():
                 for method, operation in operations.items():
-                    _declare_key(method.upper(), path, operation, settings)
+                    _declare_key(method.upper(), path, operation, needs_keys, metrics_need_key)
                     if method in ("post", "put", "patch"):
                         _add_problems(operation, BODY_STATUSES)
-                    _declare_problems(path, operation["responses"])
+                    _declare_problems(operation["responses"], problem_media_type(path, app.state.problem_media_types))
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _declare_headers(app: FastAPI, paths: dict[str, Any]) -> None:
+def _declare_headers(routes: Sequence[BaseRoute], paths: dict[str, Any]) -> None:
     """Declare the headers that `read_request_options` reads."""
-    for route in app.routes:
+    for route in routes:
         if isinstance(route, APIRoute) and any(
             one.call is read_request_options for one in route.dependant.dependencies
         ):
@@ -57,12 +58,12 @@ def _declare_headers(app: FastAPI, paths: dict[str, Any]) -> None:
                 paths[route.path][method.lower()].setdefault("parameters", []).extend(HEADER_PARAMETERS)
 
 
-def _declare_key(method: str, path: str, operation: dict[str, Any], settings: Settings) -> None:
-    """Say that an operation asks for a key, and what it answers without."""
-    if not scopes_for(method, path):
+def _declare_key(method: str, path: str, operation: dict[str, Any], needs_keys: bool, metrics_need_key: bool) -> None:
+    """Declare that an operation needs a key, and its answers without one."""
+    if not required_scopes(method, path):
         return
-    free = settings.keys_file is None or (path == METRICS and not settings.metrics_need_key)
-    operation["security"] = [*({name: []} for name in SECURITY_SCHEMES), *([{}] if free else [])]
+    optional = not needs_keys or (path == METRICS_PATH and not metrics_need_key)
+    operation["security"] = [*({name: []} for name in SECURITY_SCHEMES), *([{}] if optional else [])]
     _add_problems(operation, (401, 403, 429))
 
 
@@ -73,11 +74,11 @@ def _add_problems(operation: dict[str, Any], statuses: tuple[int, ...]) -> None:
         operation["responses"].setdefault(str(status), answer)
 
 
-def _declare_problems(path: str, responses: dict[str, Any]) -> None:
+def _declare_problems(responses: dict[str, Any], media_type: str) -> None:
     for status, response in responses.items():
         content = response.get("content", {})
         if int(status) >= 400 and "application/json" in content:
-            content[media_type_of_problems(path)] = content.pop("application/json")
+            content[media_type] = content.pop("application/json")
         if status == "429":
             seconds = {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}
             response["headers"] = {"Retry-After": seconds}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 from fastapi import FastAPI, Request
@@ -10,15 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from sparserve.service import errors
-from sparserve.service.errors import ServiceError
+from sparserve.service.errors import ServiceError, nearest
 
 PROBLEM_JSON: Final = "application/problem+json"
 MAX_FIELD_PROBLEMS: Final = 20
 MAX_FIELDS_IN_DETAIL: Final = 5
 
-# The nearest class of an exception's ancestry counts.
+# An exception that is not listed has the entry of its nearest base class.
 STATUSES: Final[Mapping[type[ServiceError], int]] = {
     ServiceError: 500,
     errors.UnreadableRequest: 400,
@@ -49,7 +50,6 @@ ERROR_TYPES: Final[Mapping[type[ServiceError], str]] = {
 }
 # A part of the body was not read: the server would take it for the next request on this connection.
 _CLOSE: Final = {"Connection": "close"}
-_Value = TypeVar("_Value")
 
 
 class FieldProblem(BaseModel):
@@ -74,7 +74,7 @@ class Problem(BaseModel):
 
 def status_of(error: ServiceError) -> int:
     """Return the HTTP status of an error."""
-    return _nearest(STATUSES, error)
+    return nearest(STATUSES, error)
 
 
 def headers_of(error: ServiceError) -> dict[str, str]:
@@ -93,37 +93,49 @@ def headers_of(error: ServiceError) -> dict[str, str]:
     return {}
 
 
-def error_response(error: ServiceError, request_id: str | None) -> Response:
+def error_response(error: ServiceError, scope: Scope) -> Response:
     """Return the answer to a refused request."""
     return problem_response(
         status_of(error),
         str(error),
-        request_id=request_id,
+        scope,
         headers=headers_of(error),
-        error_type=_nearest(ERROR_TYPES, error),
+        error_type=nearest(ERROR_TYPES, error),
     )
 
 
 def problem_response(
     status: int,
     detail: str,
+    scope: Scope | None = None,
     *,
-    request_id: str | None = None,
     errors: list[FieldProblem] | None = None,
     headers: Mapping[str, str] | None = None,
     error_type: str | None = None,
 ) -> Response:
-    """Return an answer with the one body that all clients get for an error."""
+    """Return an answer with the one body that all clients get for an error.
+
+    Its request id and media type are those of the request's `scope`, if there is one.
+    """
     problem = Problem(
         title=HTTPStatus(status).phrase,
         status=status,
         detail=detail,
         error=detail,
         error_type=error_type or ("Backend" if status >= 500 else "Validation"),
-        request_id=request_id,
+        request_id=scope.get("state", {}).get("request_id") if scope else None,
         errors=errors or [],
     )
-    return Response(orjson.dumps(problem.model_dump()), status, headers, media_type=PROBLEM_JSON)
+    media_type = _media_type_of(scope) if scope else PROBLEM_JSON
+    return Response(orjson.dumps(problem.model_dump()), status, headers, media_type=media_type)
+
+
+def problem_media_type(path: str, media_types: Mapping[str, str]) -> str:
+    """Return the media type of problems of a path; `media_types` has those of some protocols, by their first segment.
+
+    A protocol declares one if its clients read errors of plain JSON only.
+    """
+    return media_types.get("/" + path[1:].partition("/")[0], PROBLEM_JSON)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -136,8 +148,12 @@ def request_id_of(request: Request) -> str | None:
     return getattr(request.state, "request_id", None)
 
 
-def install_error_mapping(app: FastAPI) -> None:
-    """Map every expected exception of a route to a problem. `RequestLogMiddleware` handles unexpected ones."""
+def install_error_mapping(app: FastAPI, media_types: Mapping[str, str] | None = None) -> None:
+    """Map every expected exception of a route to a problem. `RequestLogMiddleware` handles unexpected ones.
+
+    `media_types` are those of `problem_media_type`.
+    """
+    app.state.problem_media_types = media_types or {}
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
@@ -145,7 +161,7 @@ def install_error_mapping(app: FastAPI) -> None:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return error_response(error, request_id_of(request))
+    return error_response(error, request.scope)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -154,14 +170,14 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     if any(fault["type"] == "json_invalid" for fault in faults):
         position = faults[0]["loc"][-1]
         detail = f"the body is not JSON: {faults[0]['ctx']['error']} at character {position}"
-        return problem_response(400, detail, request_id=request_id_of(request))
+        return problem_response(400, detail, request.scope)
     # Location and message only: a fault's `input` would repeat what was sent.
     fields = [
         FieldProblem(location=".".join(map(str, fault["loc"])), message=_message(fault))
         for fault in faults[:MAX_FIELD_PROBLEMS]
     ]
     detail = "; ".join(f"{field.location}: {field.message}" for field in fields[:MAX_FIELDS_IN_DETAIL])
-    return problem_response(422, detail, request_id=request_id_of(request), errors=fields)
+    return problem_response(422, detail, request.scope, errors=fields)
 
 
 def _message(fault: Mapping[str, Any]) -> str:
@@ -181,7 +197,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     headers = error.headers
     if error.status_code == 405:
         headers = {"Allow": _allowed_methods(request, (headers or {}).get("Allow", ""))}
-    return problem_response(error.status_code, detail, request_id=request_id_of(request), headers=headers)
+    return problem_response(error.status_code, detail, request.scope, headers=headers)
 
 
 def _allowed_methods(request: Request, first_route: str) -> str:
@@ -192,5 +208,6 @@ def _allowed_methods(request: Request, first_route: str) -> str:
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
-def _nearest(table: Mapping[type[ServiceError], _Value], error: ServiceError) -> _Value:
-    return next(table[kind] for kind in type(error).__mro__ if kind in table)
+def _media_type_of(scope: Scope) -> str:
+    app = scope.get("app")
+    return problem_media_type(scope["path"], getattr(app.state, "problem_media_types", {}) if app else {})

@@ -3,15 +3,18 @@
 FastAPI makes the span of a request, by the http semantic conventions, and continues the client's W3C traceparent.
 """
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
 from starlette.types import Scope
 
 from sparserve.service.observability.request_record import PROBES
@@ -71,6 +74,29 @@ class RequestTracer:
         now, counter = time.time_ns(), time.perf_counter()
         start, end = (now - int((counter - moment) * 1e9) for moment in (began, ended))
         self._tracer.start_span(name, attributes=_attributes(facts), start_time=start).end(end)
+
+    @contextlib.contextmanager
+    def request(
+        self, method: str, route: str, headers: Mapping[str, str], status: Callable[[], int | None]
+    ) -> Iterator[None]:
+        """Make the span of a request that does not pass through FastAPI, as a child of its `traceparent`.
+
+        `status` returns the HTTP status that the request ended with, None if it was cancelled.
+        """
+        attributes = {"http.request.method": method, "http.route": route, "url.scheme": "http"}
+        parent = propagate.extract(headers)
+        span = self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes)
+        try:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                yield
+        finally:
+            code = status()
+            if code is not None:
+                span.set_attribute("http.response.status_code", code)
+            if code is None or code >= 500:
+                span.set_attribute("error.type", "cancelled" if code is None else str(code))
+                span.set_status(StatusCode.ERROR)
+            span.end()
 
     def close(self) -> None:
         """Send what is left and send no more; takes seconds where the collector does not answer."""

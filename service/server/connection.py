@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from sparserve.service.http.middleware.security_headers import protect
+from sparserve.service.http.middleware.security_headers import add_security_headers
 from sparserve.service.http.problems import problem_response
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.server.http_parser import Parser, offers_upgrade
@@ -156,7 +156,7 @@ class Connection(HttpToolsProtocol):
         self._end_head()
         self._metrics.http.requests.labels("other", "unmatched", str(status)).inc()
         response = problem_response(status, detail, headers={"Connection": "close"})
-        protect(response.headers)
+        add_security_headers(response.headers)
         headers = [*self.server_state.default_headers, *response.raw_headers]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", bytes(response.body)]))

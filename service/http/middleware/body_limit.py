@@ -1,8 +1,8 @@
-"""Bodies are read whole before anything else: within their bytes, their time, and the bytes of all bodies together."""
+"""Middleware that reads whole bodies, within limits of size, time and the bytes of all bodies together."""
 
 import asyncio
 import zlib
-from typing import Final, Self
+from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,63 +12,25 @@ from sparserve.service.errors import (
     ServiceError,
     SlowRequest,
     TooLarge,
-    TooManyBodies,
     UnreadableRequest,
     UnsupportedContent,
 )
 from sparserve.service.http.problems import error_response
-from sparserve.service.observability.metrics import Metrics
+from sparserve.service.limits import BodyBudget, BodyShare
 
-DISCARDED_FACTOR = 8
-# zlib's window bits: its largest window, in gzip's wrapping or in its own, which HTTP calls deflate.
+# Of a body that is too large, up to this many times the limit is read and thrown away.
+DISCARDED_FACTOR: Final = 8
+# zlib's window bits: the largest window, in gzip's format or in zlib's, which HTTP calls deflate.
 _WINDOW_BITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
-class BodyBudget:
-    """The bytes that all bodies may have together, from the first that is read until their requests are answered.
+class BodyLimitMiddleware:
+    """Read and decompress the whole body before calling the app.
 
-    Only bytes that are there count: a client that announces many and sends none takes nothing from the others.
-    """
-
-    def __init__(self, max_bytes: int, metrics: Metrics) -> None:
-        self.max_bytes = max_bytes
-        self.held = 0
-        self.metrics = metrics
-
-
-class BodyShare:
-    """One body's part of a budget; the end of `with` gives it back."""
-
-    def __init__(self, budget: BodyBudget) -> None:
-        self._budget = budget
-        self._bytes = 0
-
-    def __enter__(self) -> Self:
-        """Begin with nothing."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give everything back."""
-        self.resize(0)
-
-    def resize(self, count: int) -> None:
-        """The body has `count` bytes now.
-
-        Raises:
-            TooManyBodies: the budget does not have them; the part stays as it was.
-        """
-        budget, more = self._budget, count - self._bytes
-        if more > 0 and budget.held + more > budget.max_bytes:
-            budget.metrics.requests.shed.labels("bodies").inc()
-            raise TooManyBodies(f"the bodies of all requests have more than {budget.max_bytes} bytes: try again soon")
-        budget.held += more
-        self._bytes = count
-
-
-class BodyLimit:
-    """ASGI middleware that reads the whole body first and unpacks it: at most `max_bytes`, declared or not.
-
-    It waits for `seconds` at most, and holds the body within `budget` until the app has answered.
+    Args:
+        max_bytes: of one body, compressed or not, declared or not.
+        seconds: time for the body to arrive.
+        budget: holds the body's bytes until the app has answered.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float, budget: BodyBudget) -> None:
@@ -78,7 +40,7 @@ class BodyLimit:
         self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 408, 413 or 503, or pass the body on in one message, as it was before the client packed it."""
+        """Pass the body on in one message, decompressed, or answer 400, 408, 413, 415 or 503."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -90,33 +52,33 @@ class BodyLimit:
                     return
                 encoding = headers.get("content-encoding", "identity").strip().lower()
                 if content and encoding != "identity":
-                    content = unpacked(content, encoding, self._max_bytes)
+                    content = decompress(content, encoding, self._max_bytes)
                     share.resize(len(content))
-                    told = (b"content-encoding", b"content-length")
-                    kept = [item for item in scope["headers"] if item[0] not in told]
+                    outdated = (b"content-encoding", b"content-length")
+                    kept = [header for header in scope["headers"] if header[0] not in outdated]
                     scope["headers"] = [*kept, (b"content-length", str(len(content)).encode())]
             except ServiceError as error:
-                await error_response(error, scope.get("state", {}).get("request_id"))(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
             body = {"type": "http.request", "body": content, "more_body": False}
-            await self._app(scope, once_more(body, receive), send)
+            await self._app(scope, _replay(body, receive), send)
 
     async def _body(self, headers: Headers, receive: Receive, share: BodyShare) -> bytes | None:
-        """What the client sends; None where it goes before that."""
+        """Return the body; None if the client disconnects before its end."""
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._read(headers, receive, share)
         except TimeoutError as error:
-            raise SlowRequest(f"the body did not come within {self._seconds:g} s: send it at once") from error
+            raise SlowRequest(f"the body did not arrive within {self._seconds:g} s: send it at once") from error
 
     async def _read(self, headers: Headers, receive: Receive, share: BodyShare) -> bytes | None:
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_bytes:
-            # A client that waits for "100 Continue" has sent nothing yet, so there is nothing to read away.
+            # A client that waits for "100 Continue" has sent nothing yet.
             if headers.get("expect", "").lower() != "100-continue":
                 await self._discard(receive)
             raise self._too_large()
-        content, more = bytearray(), True  # not a list of parts: many short ones would take many times their bytes
+        content, more = bytearray(), True  # not a list: many short parts would take many times their size
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -136,7 +98,7 @@ class BodyLimit:
         return bytes(content)
 
     async def _discard(self, receive: Receive) -> None:
-        # A client that is still sending reads no answer: closing at once would show it a broken connection.
+        # A client that is still sending does not read the answer: it would only see a broken connection.
         discarded, more = 0, True
         while more and discarded < DISCARDED_FACTOR * self._max_bytes:
             message = await receive()
@@ -147,39 +109,39 @@ class BodyLimit:
         return BodyTooLarge(f"the body has more than {self._max_bytes} bytes: send fewer inputs at a time")
 
 
-def once_more(message: Message, receive: Receive) -> Receive:
-    """A `receive` that gives first a message that was received already."""
-    read = False
+def _replay(message: Message, receive: Receive) -> Receive:
+    """Return a `receive` that returns a message that was received already, then those that follow."""
+    replayed = False
 
-    async def replay() -> Message:
-        nonlocal read
-        if read:
+    async def receive_again() -> Message:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        read = True
+        replayed = True
         return message
 
-    return replay
+    return receive_again
 
 
-def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
-    """A body as it was before it was packed as its Content-Encoding says; never more than `limit` bytes are made.
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Return a body without its Content-Encoding; never makes more than `limit` bytes.
 
     Raises:
         UnsupportedContent: the encoding is neither gzip nor deflate.
-        UnreadableRequest: the body is not of that encoding, or not whole.
-        TooLarge: it has more than `limit` bytes once unpacked.
+        UnreadableRequest: the body does not have that encoding, or is incomplete.
+        TooLarge: it has more than `limit` bytes when decompressed.
     """
     if encoding not in _WINDOW_BITS:
         raise UnsupportedContent("this Content-Encoding is not supported: send gzip, deflate or the body as it is")
-    unpacker = zlib.decompressobj(wbits=_WINDOW_BITS[encoding])
+    decompressor = zlib.decompressobj(wbits=_WINDOW_BITS[encoding])
     try:
-        found = unpacker.decompress(body, limit + 1)
+        content = decompressor.decompress(body, limit + 1)
     except zlib.error as error:
         raise UnreadableRequest(f"the body is not {encoding}, as its Content-Encoding says") from error
-    if len(found) > limit:
+    if len(content) > limit:
         raise TooLarge(f"the body has more than {limit} bytes once unpacked: send fewer inputs at a time")
-    if not unpacker.eof:
-        raise UnreadableRequest(f"the body is not whole {encoding}: its end is missing")
-    if unpacker.unused_data:
-        raise UnreadableRequest(f"the body goes on after the end of its {encoding}: send one stream")
-    return found
+    if not decompressor.eof:
+        raise UnreadableRequest(f"the body is not complete {encoding}: its end is missing")
+    if decompressor.unused_data:
+        raise UnreadableRequest(f"the body continues after the end of its {encoding}: send one stream")
+    return content

@@ -1,42 +1,67 @@
-"""A request whose client has gone is given up: it leaves the queue, and nothing more is computed for it."""
+"""Middleware that cancels requests whose client has disconnected."""
 
 import asyncio
+from typing import Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sparserve.service.http.middleware.authorization import CLASSIFY, scopes_for
-from sparserve.service.http.middleware.body_limit import once_more
+_WATCH: Final = "disconnect_watch"
 
 
-class Disconnects:
-    """ASGI middleware that ends requests to classify once their client has closed its side of the connection.
+class DisconnectMiddleware:
+    """Cancel a request that has called `cancel_on_disconnect` once its client closes the connection.
 
-    So a client that closes only its sending side gets no answer: HTTP/1.1 cannot tell the two apart. Requests that
-    change what is served go on to their end. It belongs inside of `BodyLimit`, which passes the body in one message.
+    A cancelled request leaves the queue, and nothing more is computed for it. Other requests, such as those that change
+    the models served, run to their end. A client that closes only its sending side gets no answer: HTTP/1.1 cannot
+    distinguish the two.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the app until it has answered or the client has gone."""
-        if scope["type"] != "http" or scopes_for(scope["method"], scope["path"]) != CLASSIFY:
+        """Run the app until it has answered or the client has disconnected."""
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = await receive()
         try:
-            async with asyncio.timeout(None) as patience:
-                watch = asyncio.create_task(_end_when_gone(receive, patience))
+            async with asyncio.timeout(None) as timeout:
+                watch = scope.setdefault("state", {})[_WATCH] = _Watch(receive, timeout)
                 try:
-                    await self._app(scope, once_more(body, receive), send)
+                    await self._app(scope, receive, send)
                 finally:
-                    watch.cancel()
+                    watch.stop()
         except TimeoutError:
-            if not patience.expired():
+            if not timeout.expired():
                 raise
 
 
-async def _end_when_gone(receive: Receive, patience: asyncio.Timeout) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    patience.reschedule(0)  # long past on the loop's clock: what runs under it is cancelled
+def cancel_on_disconnect(request: Request) -> None:
+    """Cancel this request once its client disconnects. Call it after the whole body has been read."""
+    watch: _Watch | None = getattr(request.state, _WATCH, None)
+    if watch is not None:
+        watch.start()
+
+
+class _Watch:
+    """Task that waits for a client's disconnect and then expires the request's timeout."""
+
+    def __init__(self, receive: Receive, timeout: asyncio.Timeout) -> None:
+        self._receive = receive
+        self._timeout = timeout
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._expire_on_disconnect())
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _expire_on_disconnect(self) -> None:
+        message: Message = {"type": ""}
+        while message["type"] != "http.disconnect":
+            message = await self._receive()
+        self._timeout.reschedule(0)  # long ago on the loop's clock: expires at once

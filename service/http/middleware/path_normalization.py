@@ -1,7 +1,4 @@
-"""What clients take for granted: HEAD wherever there is GET, all methods in Allow, a last slash that means nothing.
-
-And what no client needs: paths with unprintable characters.
-"""
+"""Middleware that maps equivalent requests to one: HEAD to GET, and a path with a trailing slash to the one without."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -9,8 +6,8 @@ from sparserve.service.errors import UnknownResource
 from sparserve.service.http.problems import error_response
 
 
-class HeadAndSlash:
-    """ASGI middleware; whatever decides by the path stands behind it, so that no spelling leads around it."""
+class PathNormalizationMiddleware:
+    """Normalise method and path before anything decides by them, so that no spelling evades a check."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -20,13 +17,13 @@ class HeadAndSlash:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # No resource has any in its name, and a route's pattern ends before a last line's end: what decides by the path
-        # would see another one than the router does.
+        # No resource has such a name. A route's pattern also matches before a final line break, so a check of the path
+        # and the router would see different paths.
         if not scope["path"].isprintable():
-            error = UnknownResource("there is nothing under a path with unprintable characters")
-            await error_response(error, scope.get("state", {}).get("request_id"))(scope, receive, send)
+            error = UnknownResource("no path has unprintable characters")
+            await error_response(error, scope)(scope, receive, send)
             return
-        # A redirection would lose the body, or the key, of many a client.
+        # Many clients lose the body or the key when they follow a redirect.
         if len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope["path"] = scope["path"][:-1]
             scope["raw_path"] = scope["path"].encode()
@@ -37,7 +34,7 @@ class HeadAndSlash:
         async def without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        # A copy: the server looks into its own to know that it must send no body.
+        # A copy: the server reads the method of its own scope to know that it must send no body.
         as_get = {**scope, "method": "GET"}
         try:
             await self._app(as_get, receive, without_body)

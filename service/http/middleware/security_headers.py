@@ -1,18 +1,19 @@
-"""Headers that tell a browser to do with an answer what the client meant, and nothing else."""
+"""Security headers of answers, and CORS."""
 
 from typing import Final
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# An answer's own header goes first: the pages, which are to be looked at, bring their own policy and caching.
-PRESETS: Final = {
+# Defaults: an answer's own headers take precedence. The pages set their own policy and caching.
+DEFAULT_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "SAMEORIGIN",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    # Predictions tell of the texts; what is not named otherwise is kept by nobody on the way.
+    # Predictions disclose something of the texts: no cache may keep them.
     "Cache-Control": "no-store",
 }
 REQUEST_HEADERS: Final = (
@@ -29,16 +30,33 @@ ANSWER_HEADERS: Final = ("Inference-Header-Content-Length", "Retry-After", "Serv
 PREFLIGHT_SECONDS: Final = 600
 
 
-def protect(headers: MutableHeaders) -> None:
+class SecurityHeadersMiddleware:
+    """Add the security headers that an answer does not have."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app and complete its headers."""
+
+        async def protected(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                add_security_headers(MutableHeaders(scope=message))
+            await send(message)
+
+        await self._app(scope, receive, protected)
+
+
+def add_security_headers(headers: MutableHeaders) -> None:
     """Add the headers that an answer does not have."""
-    for name, value in PRESETS.items():
+    for name, value in DEFAULT_HEADERS.items():
         headers.setdefault(name, value)
 
 
 def allow_origins(app: FastAPI, origins: list[str]) -> None:
-    """Let pages of these origins call the app from a browser; without any, browsers keep every other page out.
+    """Let web pages of these origins call the app from a browser; browsers block all others.
 
-    Cookies are not allowed: there are none, and a key is sent by the page itself.
+    Cookies are not allowed: the service has none, and a page sends the key itself.
     """
     if origins:
         app.add_middleware(

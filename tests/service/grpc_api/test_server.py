@@ -11,7 +11,7 @@ from google.protobuf.descriptor import Descriptor
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.grpc_api.messages import messages
+from sparserve.service.grpc_api.messages import load_messages
 from tests.support.service.grpc_service import Running, refusal, tensor
 from tests.support.tiny_bundles import TASK
 
@@ -161,7 +161,7 @@ def fields(message: Descriptor) -> dict[str, Any]:
     return {"fields": found, "messages": inner}
 
 
-@pytest.mark.parametrize("name", sorted(messages()))
+@pytest.mark.parametrize("name", sorted(load_messages()))
 def test_the_messages_are_those_that_triton_was_generated_from(name: str) -> None:
     theirs = fields(getattr(service_pb2, name).DESCRIPTOR)
-    assert fields(messages()[name].DESCRIPTOR) == theirs
+    assert fields(load_messages()[name].DESCRIPTOR) == theirs

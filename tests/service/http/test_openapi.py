@@ -70,3 +70,12 @@ def test_every_form_of_inputs_fits_the_declared_schema(client: TestClient, input
     for wrong in (1, [], [1], [[]], {}, {"text": 1}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"inputs": wrong}, schema)
+
+
+def test_openapi_declares_request_options_where_they_are_read(client: TestClient) -> None:
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method, operation in methods.items():
+            headers = {one["name"] for one in operation.get("parameters", []) if one["in"] == "header"}
+            reads = method == "post" and path.endswith(("/classify", "/compare", "predict", "/infer"))
+            reads = reads or path.startswith("/hf/")
+            assert ({"X-Request-Timeout", "X-Routing-Key"} <= headers) == reads, path

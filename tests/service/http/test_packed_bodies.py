@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserve.service.errors import ServiceError, TooLarge
-from sparserve.service.http.middleware.body_limit import unpacked
+from sparserve.service.http.middleware.body_limit import decompress
 from sparserve.service.http.problems import status_of
 from tests.support.tiny_bundles import TASK
 
@@ -72,16 +72,16 @@ def test_nothing_packed_is_nothing(module_client: TestClient) -> None:
 def test_what_is_packed_comes_out_as_it_was_or_is_too_large(body: bytes, encoding: str) -> None:
     packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
     if len(body) <= 100:
-        assert unpacked(packed, encoding, 100) == body
+        assert decompress(packed, encoding, 100) == body
     else:
         with pytest.raises(TooLarge):
-            unpacked(packed, encoding, 100)
+            decompress(packed, encoding, 100)
 
 
 @given(st.binary(max_size=100), st.sampled_from(["gzip", "deflate"]), st.booleans())
 def test_no_bytes_raise_anything_but_a_refusal(body: bytes, encoding: str, headed: bool) -> None:
     start = gzip.compress(b"", mtime=0)[:10] if encoding == "gzip" else b"\x78\x9c"
     try:
-        assert len(unpacked(start + body if headed else body, encoding, 50)) <= 50
+        assert len(decompress(start + body if headed else body, encoding, 50)) <= 50
     except ServiceError as error:
         assert status_of(error) in (400, 413)

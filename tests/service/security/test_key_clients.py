@@ -13,7 +13,7 @@ from huggingface_hub import InferenceClient
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.drain import Drain
-from sparserve.service.http.middleware.authorization import exposure
+from sparserve.service.security.authorizer import exposure_warning
 from sparserve.service.security.key_file import create
 from sparserve.service.settings import Settings
 from tests.support.service.listening import listening
@@ -29,19 +29,19 @@ ROOT = Path(__file__).parents[3]
         ({"host": "localhost"}, None),
         ({"host": "::1"}, None),
         ({"host": "127.0.0.2"}, None),
-        ({"host": "0.0.0.0"}, "may classify:"),
-        ({"host": "inner.example"}, "may classify:"),
-        ({"host": "::", "admin_without_key": True}, "may classify, and change what is served:"),
+        ({"host": "0.0.0.0"}, "can classify."),
+        ({"host": "inner.example"}, "can classify."),
+        ({"host": "::", "admin_without_key": True}, "can classify and change the models served."),
     ],
 )
 def test_a_service_that_is_open_to_others_says_so(settings: dict[str, Any], told: str | None) -> None:
-    found = exposure(Settings(**settings))
+    found = exposure_warning(port=8000, has_keys=False, **{"host": "127.0.0.1", "admin_without_key": False, **settings})
     assert found is None if told is None else told in str(found)
 
 
 def test_a_service_with_keys_is_not_open(tmp_path: Path) -> None:
     create(tmp_path / "keys", "ci", frozenset({"classify"}))
-    assert exposure(Settings(host="0.0.0.0", keys_file=tmp_path / "keys")) is None
+    assert exposure_warning("0.0.0.0", 8000, has_keys=True, admin_without_key=False) is None
 
 
 def test_the_warning_is_in_the_log_of_the_process(store: Store) -> None:

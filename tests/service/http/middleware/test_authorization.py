@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.api import admin
-from sparserve.service.api.open_inference_codec import media_type_of_problems
+from sparserve.service.api.open_inference import PROBLEM_MEDIA_TYPES
 from sparserve.service.app import create_app
-from sparserve.service.http.middleware.authorization import ADMIN, ANY, CLASSIFY, Access, scopes_for
+from sparserve.service.http.middleware.authorization import AuthorizationMiddleware
+from sparserve.service.http.problems import problem_media_type
 from sparserve.service.observability.metrics import Metrics
+from sparserve.service.security.api_keys import Keyring
+from sparserve.service.security.authorizer import Authorizer
 from sparserve.service.security.key_file import create
+from sparserve.service.security.scopes import ADMIN, ANY, CLASSIFY, required_scopes
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK
 
@@ -82,7 +86,7 @@ def test_without_a_key_it_is_401(keyed: tuple[TestClient, Keys], method: str, ur
     answer = client.request(method, url, json=body)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == 'Bearer realm="sparserve"'
-    assert answer.headers["content-type"] == media_type_of_problems(url)
+    assert answer.headers["content-type"] == problem_media_type(url, PROBLEM_MEDIA_TYPES)
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert "X-Api-Key" in answer.json()["error"]
     wrong = client.request(method, url, json=body, headers=bearer(keys["both"][:-1]))
@@ -160,25 +164,25 @@ def routes_of(router: APIRouter) -> set[tuple[str, str]]:
 def test_every_route_asks_for_a_scope_but_those_that_are_meant_to_be_open(keyed: tuple[TestClient, Keys]) -> None:
     document = keyed[0].get("/openapi.json").json()
     found = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    free = {path for method, path in found if not scopes_for(method, path)}
+    free = {path for method, path in found if not required_scopes(method, path)}
     assert free == {"/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"}
-    for method, path in routes_of(admin.router) | routes_of(admin.promotion):
-        assert scopes_for(method, path) == ADMIN, path
+    for method, path in routes_of(admin.router):
+        assert required_scopes(method, path) == ADMIN, path
     for method, path in found:
         if method == "POST" and path.endswith(("classify", "compare", "predict", "infer")):
-            assert scopes_for(method, path) == CLASSIFY
+            assert required_scopes(method, path) == CLASSIFY
 
 
 def test_texts_of_others_and_experiments_are_for_administrators() -> None:
-    assert scopes_for("GET", "/v1/compare/x/disagreements") == ADMIN
-    assert scopes_for("GET", "/v1/compare/x") == ANY
-    assert scopes_for("POST", "/v1/compare/x") == scopes_for("DELETE", "/v1/compare/x") == ADMIN
+    assert required_scopes("GET", "/v1/compare/x/disagreements") == ADMIN
+    assert required_scopes("GET", "/v1/compare/x") == ANY
+    assert required_scopes("POST", "/v1/compare/x") == required_scopes("DELETE", "/v1/compare/x") == ADMIN
 
 
 @given(st.sampled_from(["POST", "PUT", "DELETE", "PATCH", "BREW"]), st.text())
 def test_no_path_that_changes_anything_is_open(method: str, rest: str) -> None:
     for folder in ("/v1/", "/v2/repository/", "/v2/models/", "/hf/", "/tei/"):
-        assert scopes_for(method, folder + rest)
+        assert required_scopes(method, folder + rest)
 
 
 def test_the_document_says_where_a_key_is_needed(keyed: tuple[TestClient, Keys]) -> None:
@@ -191,7 +195,7 @@ def test_the_document_says_where_a_key_is_needed(keyed: tuple[TestClient, Keys])
     assert "security" not in paths["/livez"]["get"] and "401" not in paths["/livez"]["get"]["responses"]
 
 
-def refused_unread(settings: Settings, metrics: Metrics, headers: list[tuple[bytes, bytes]]) -> int:
+def refused_unread(keys: Path, metrics: Metrics, headers: list[tuple[bytes, bytes]]) -> int:
     """The status of a POST whose body must not be asked for."""
     sent: list[Any] = []
 
@@ -202,16 +206,16 @@ def refused_unread(settings: Settings, metrics: Metrics, headers: list[tuple[byt
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": CLASSIFY_URL, "headers": headers, "client": ("::1", 1)}
-    asyncio.run(Access(never, settings=settings, metrics=metrics)(scope, never, send))
+    middleware = AuthorizationMiddleware(never, authorizer=Authorizer(Keyring(keys)), metrics=metrics)
+    asyncio.run(middleware(scope, never, send))
     return int(sent[0]["status"])
 
 
 def test_a_client_without_a_key_is_refused_before_its_body_is_read(tmp_path: Path) -> None:
     create(tmp_path / "keys", "ci", frozenset({"classify"}))
     metrics = Metrics()
-    settings = Settings(keys_file=tmp_path / "keys")
-    assert refused_unread(settings, metrics, []) == 401
-    assert refused_unread(settings, metrics, [(b"x-api-key", b"none")]) == 401
+    assert refused_unread(tmp_path / "keys", metrics, []) == 401
+    assert refused_unread(tmp_path / "keys", metrics, [(b"x-api-key", b"none")]) == 401
     assert b"sparserve_requests_denied_total 2.0" in metrics.exposition()
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparserve.service.app import create_app
-from sparserve.service.http.middleware.body_limit import BodyBudget, BodyLimit
+from sparserve.service.http.middleware.body_limit import BodyLimitMiddleware
+from sparserve.service.limits import BodyBudget
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK
@@ -30,7 +31,7 @@ class Request:
         headers = [(b"content-encoding", encoding.encode())] if encoding else []
         scope = {"type": "http", "method": "POST", "path": URL, "headers": headers, "state": {}}
         if isinstance(to, BodyBudget):
-            to = BodyLimit(self._app, max_bytes=MAX_BYTES, seconds=seconds, budget=to)
+            to = BodyLimitMiddleware(self._app, max_bytes=MAX_BYTES, seconds=seconds, budget=to)
         self.done = asyncio.ensure_future(to(scope, self._parts.get, self._send))
 
     async def part(self, content: bytes, more: bool = True) -> None:
@@ -77,7 +78,7 @@ def shed(metrics: Metrics) -> float | None:
 def test_bytes_are_held_until_the_answer_and_more_are_503() -> None:
     async def test() -> None:
         metrics = Metrics()
-        budget = BodyBudget(ALL_BYTES, metrics)
+        budget = BodyBudget(ALL_BYTES, metrics.requests.shed.labels("bodies").inc)
         first, second, third = (Request(budget) for _ in range(3))
         await first.part(b"a" * 100, more=False)
         await second.part(b"b" * 100)
@@ -104,7 +105,7 @@ def test_bytes_are_held_until_the_answer_and_more_are_503() -> None:
 
 def test_a_packed_body_counts_as_many_bytes_as_it_becomes() -> None:
     async def test() -> None:
-        budget = BodyBudget(ALL_BYTES, Metrics())
+        budget = BodyBudget(ALL_BYTES)
         requests = [Request(budget, encoding="deflate") for _ in range(3)]
         for request in requests:
             await request.part(zlib.compress(b" " * 100), more=False)
@@ -118,7 +119,7 @@ def test_a_packed_body_counts_as_many_bytes_as_it_becomes() -> None:
 
 def test_a_body_that_does_not_come_takes_nothing_with_it() -> None:
     async def test() -> None:
-        budget = BodyBudget(ALL_BYTES, Metrics())
+        budget = BodyBudget(ALL_BYTES)
         late = Request(budget, seconds=0.01)
         await late.part(b"a" * 100)
         await late.done
@@ -143,7 +144,7 @@ def test_however_requests_end_nothing_stays_and_never_is_there_more(
     steps: list[tuple[int, str, int]], encodings: list[str]
 ) -> None:
     async def test() -> None:
-        budget = BodyBudget(ALL_BYTES, Metrics())
+        budget = BodyBudget(ALL_BYTES)
         requests = [Request(budget, encoding=encoding) for encoding in encodings]
         for which, step, count in steps:
             request = requests[which]
