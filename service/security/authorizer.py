@@ -6,14 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sparserve.service.errors import Forbidden, RateLimited, Unauthorized
-from sparserve.service.security.api_keys import ApiKey, ApiKeyring, Scope
+from sparserve.service.security.api_keys import ApiKey, Keyring, Scope
 from sparserve.service.security.rate_limit import RateLimiter, network_of
 from sparserve.service.security.scopes import ADMIN, KEYLESS_ADMIN_READS, METRICS_PATH, READ_METHODS, required_scopes
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Facts about a client: the headers Authorization, X-Api-ApiKey and Origin, and its address."""
+    """Facts about a client: the headers Authorization, X-Api-Key and Origin, and its address."""
 
     authorization: str = ""
     api_key: str = ""
@@ -33,7 +33,7 @@ class Authorizer:
 
     def __init__(
         self,
-        keyring: ApiKeyring | None,
+        keyring: Keyring | None,
         *,
         anonymous_rate: int | None = None,
         admin_without_key: bool = False,
@@ -65,7 +65,7 @@ class Authorizer:
         scheme, _, token = credentials.authorization.partition(" ")
         text = token.strip() if scheme.lower() == "bearer" else credentials.api_key
         if not text:
-            raise Unauthorized("send an API key, as Authorization: Bearer KEY or X-Api-ApiKey: KEY", invalid=False)
+            raise Unauthorized("send an API key, as Authorization: Bearer KEY or X-Api-Key: KEY", invalid=False)
         key = self._keyring.find(text)
         if key is None:
             raise Unauthorized("this API key is not valid: it is unknown, revoked or has expired", invalid=True)
