@@ -13,6 +13,7 @@
 # make bench-serving   the service under load, and its sparse endpoints against dense ones, then docs/benchmarks/serving.md;
 #                      SERVING_PEERS="litserve=PYTHON mlserver=PYTHON ..." adds servers from environments of their own
 # make serve   serve the store
+# make docs    build the documentation into build/site: strictly, with a check of all links
 # make kserve-venv   an environment with KServe's clients, without which their test is skipped
 # make audit   look up known vulnerabilities of every pinned version; needs pip-audit and the network
 # make sbom    write build/sbom.json (CycloneDX): all that the service image installs
@@ -35,7 +36,7 @@ METHOD ?=
 LEVEL ?=
 REQUESTS ?= 1000000
 
-.PHONY: demo test test-thorough check bench bench-kernels bench-accuracy bench-reliability bench-serving serve setup service-venv job-venv kserve-venv audit sbom clean
+.PHONY: demo test test-thorough check bench bench-kernels bench-accuracy bench-reliability bench-serving serve docs setup service-venv job-venv kserve-venv audit sbom clean
 
 setup: $(INSTALLED)
 
@@ -83,6 +84,10 @@ bench-serving: $(INSTALLED) service-venv
 	$(BIN)/python -m benchmarks.serving --store $(STORE) --service build/service-venv/bin/python \
 	    $(addprefix --peer ,$(SERVING_PEERS)) --shared --endpoints
 	$(BIN)/python -m benchmarks.serving.publish
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 serve: $(INSTALLED)
 	$(BIN)/sparserve serve --store $(STORE) --port $(PORT)

@@ -1,4 +1,4 @@
-"""Serve a store in a process of its own, ask it to compare dense with compressed, and stop it."""
+"""Serve a store in a separate process, ask it to compare dense with compressed, and stop it."""
 
 import argparse
 import sys

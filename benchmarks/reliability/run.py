@@ -79,7 +79,7 @@ def all_faults(scale: float) -> dict[str, Callable[[], dict[str, Any]]]:
     return {
         "SIGTERM under load": lambda: over_tiny_store(faults.stopped_under_load, requests=many(2000)),
         "versions swapped under load": lambda: over_tiny_store(faults.swaps_under_load, store=True, swaps=many(50)),
-        "kill -9 mid-swap, started anew": killed_mid_swap,
+        "kill -9 mid-swap, restarted": killed_mid_swap,
         "kill -9 of a publisher": lambda: over_tiny_store(faults.publisher_killed, store=True),
         "a truncated version": lambda: over_tiny_store(faults.truncated_bundle, store=True),
         "the store deleted": lambda: over_tiny_store(faults.store_removed, store=True),

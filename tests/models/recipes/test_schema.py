@@ -68,9 +68,9 @@ def test_load_recipe_names_the_invalid_field(tmp_path: Path, text: str, message:
         load_recipe(write(tmp_path, text))
 
 
-def test_readme_shows_the_shipped_recipe(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+def test_documentation_shows_the_shipped_recipe(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "choose-a-recipe.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     ships = load_recipe("sparsebert-best")
     assert load_recipe(write(tmp_path, shown)) == ships.model_copy(update={"description": ""})
 
