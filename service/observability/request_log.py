@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sparserve.service.observability.logs import FIELDS, where
+from sparserve.service.observability.logs import FIELDS, traceback_of
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.observability.request_record import PROBES, RequestRecord
 
@@ -57,7 +57,7 @@ class RequestLog:
 
         The log has the exception's class and its frames only: its message might repeat a text.
         """
-        frames, kind = where(error), type(error).__name__
+        frames, kind = traceback_of(error), type(error).__name__
         facts = {**request.ids(), "exception": kind, "traceback": frames}
         logger.error("request %s failed with %s\n%s", request.request_id, kind, frames, extra={FIELDS: facts})
         return f"internal error; the log has the details under request id {request.request_id}"

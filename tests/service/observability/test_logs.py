@@ -1,11 +1,12 @@
-"""Log lines: what a request's says, one object a line, and nothing that a text could be in."""
+"""Log lines: the fields of a request, JSON and text, the queue, and no texts of clients."""
 
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.observability.logs import FIELDS, JsonFormatter, TextFormatter, where
+from sparserve.service.observability.logs import (
+    FIELDS,
+    QUEUE_CAPACITY,
+    BackgroundHandler,
+    DescriptorHandler,
+    JsonFormatter,
+    TextFormatter,
+    traceback_of,
+)
 from tests.support.tiny_bundles import TASK
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +54,7 @@ def line_of(serve: Callable[..., TestClient], caplog: pytest.LogCaptureFixture) 
     return ask
 
 
-def test_a_line_says_what_is_known_of_a_request(line_of, store: Store) -> None:
+def test_request_log_fields(line_of, store: Store) -> None:
     headers = {"X-Request-Id": "mine", "traceparent": PARENT}
     line = line_of(json={"inputs": ["good", "bad film"]}, headers=headers)
     assert line["time"].endswith("+00:00")
@@ -71,19 +80,19 @@ def test_a_line_says_what_is_known_of_a_request(line_of, store: Store) -> None:
     }
 
 
-def test_a_comparison_names_every_variant_that_ran(line_of) -> None:
+def test_request_log_names_every_compared_variant(line_of) -> None:
     line = line_of(f"/v1/models/{TASK}/compare", json={"inputs": "good"})
     assert (line["task"], line["variant"]) == (TASK, "dense,sparse90")
     assert (line["inputs"], line["tokens"]) == (2, 6)
 
 
-def test_what_was_not_reached_is_left_out(line_of) -> None:
+def test_request_log_omits_stages_not_reached(line_of) -> None:
     line = line_of(json={"inputs": 5}, headers={"traceparent": "nonsense"})
     assert line["status"] == 422
     assert not {"trace_id", "task", "variant", "inputs", "tokens", "batch_wait_milliseconds"} & line.keys()
 
 
-def test_addresses_can_be_left_out(line_of) -> None:
+def test_request_log_without_client_addresses(line_of) -> None:
     assert "client" not in line_of(json={"inputs": "good"}, settings={"log_client_address": False})
 
 
@@ -98,25 +107,25 @@ def test_addresses_can_be_left_out(line_of) -> None:
         PARENT[:-1],
     ],
 )
-def test_what_is_no_traceparent_gives_no_trace_id(module_client: TestClient, caplog, sent: str) -> None:
+def test_request_log_ignores_invalid_traceparent(module_client: TestClient, caplog, sent: str) -> None:
     caplog.set_level(logging.INFO)
     module_client.post(URL, json={"inputs": "good"}, headers={"traceparent": sent})
     assert "trace_id" not in lines_of(caplog)[0]
 
 
-def test_a_later_version_of_traceparent_may_have_more_fields(module_client: TestClient, caplog) -> None:
+def test_request_log_accepts_later_traceparent_versions(module_client: TestClient, caplog) -> None:
     caplog.set_level(logging.INFO)
     module_client.post(URL, json={"inputs": "good"}, headers={"traceparent": f"01{PARENT[2:]}-more"})
     assert lines_of(caplog)[0]["trace_id"] == TRACE
 
 
-def test_probes_are_for_debugging_only(module_client: TestClient, caplog) -> None:
+def test_request_log_hides_probes(module_client: TestClient, caplog) -> None:
     caplog.set_level(logging.INFO)
     module_client.get("/readyz")
     assert not lines_of(caplog)
 
 
-def test_an_uncaught_exception_is_a_line_without_its_message(client: TestClient, service_of, caplog, monkeypatch):
+def test_request_log_omits_exception_messages(client: TestClient, service_of, caplog, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError(SECRET)
 
@@ -148,7 +157,7 @@ def failed() -> Exception:
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()], ids=["json", "text"])
-def test_other_loggers_records_keep_their_message_but_not_that_of_an_exception(formatter: logging.Formatter) -> None:
+def test_formatters_omit_exception_messages(formatter: logging.Formatter) -> None:
     assert "3 of 4\\nmore" in formatter.format(record("%d of %d\nmore", 3, 4)).replace("\n", "\\n")
     # As asyncio logs a task that nobody waited for.
     line = formatter.format(record(f"never retrieved\nfuture: ValueError({SECRET})", error=failed()))
@@ -156,22 +165,22 @@ def test_other_loggers_records_keep_their_message_but_not_that_of_an_exception(f
     assert SECRET not in line
 
 
-def test_a_record_that_cannot_be_encoded_is_not_lost() -> None:
+def test_json_formatter_encodes_any_value() -> None:
     line = json.loads(JsonFormatter().format(record("", fields={"path": Path("x"), "odd": "\ud800"})))
     assert (line["path"], line["odd"]) == ("x", "?")
     assert FIELDS == "fields"
 
 
-def test_causes_that_go_round_end() -> None:
+def test_traceback_of_circular_causes() -> None:
     error = failed()
     assert error.__cause__
     error.__cause__.__cause__ = error
-    assert where(error).count("\nValueError") == 1
+    assert traceback_of(error).count("\nValueError") == 1
 
 
 SCRIPT = """
 import logging, sys, threading, warnings
-from sparserve.service.logs import configure_logging
+from sparserve.service.observability.logs import configure_logging
 configure_logging("info", {log_format})
 logging.getLogger("uvicorn.error").info("started")
 warnings.warn("take care")
@@ -192,7 +201,7 @@ def written(log_format: str | None) -> list[str]:
     return done.stderr.splitlines()
 
 
-def test_everything_the_process_says_is_json_unless_on_a_terminal() -> None:
+def test_configure_logging_defaults_to_json() -> None:
     started, warned, in_thread, in_main = map(json.loads, written(None))
     assert (started["logger"], started["message"]) == ("uvicorn.error", "started")
     assert "UserWarning: take care" in warned["message"]
@@ -200,7 +209,88 @@ def test_everything_the_process_says_is_json_unless_on_a_terminal() -> None:
     assert "in fail" in in_main["traceback"] and in_main["level"] == "critical"
 
 
-def test_text_when_asked_for() -> None:
+def test_configure_logging_text() -> None:
     lines = written("text")
     assert lines[0].endswith("INFO uvicorn.error started")
     assert lines[-1] == "RuntimeError"
+
+
+FLOOD = """
+import logging, sys
+from sparserve.service.observability.logs import configure_logging
+configure_logging("info", "json")
+for number in range(int(sys.argv[1])):
+    logging.info("line %d", number)
+print("done", flush=True)
+"""
+
+
+class Gated(logging.Handler):
+    """Keeps messages, once its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.gate.wait(timeout=10)
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture
+def output() -> Iterator[Gated]:
+    handler = Gated()
+    yield handler
+    handler.gate.set()
+
+
+def test_background_handler_keeps_order_and_flushes_at_close(output: Gated) -> None:
+    output.gate.set()
+    background = BackgroundHandler(output)
+    for number in range(1000):
+        background.handle(logging.makeLogRecord({"msg": "line %d", "args": (number,)}))
+    background.close()
+    assert output.messages == [f"line {number}" for number in range(1000)]
+
+
+def test_background_handler_drops_and_counts_when_full(output: Gated) -> None:
+    background = BackgroundHandler(output)
+    # One is being written, the others wait.
+    sent = QUEUE_CAPACITY + 1 + 7
+    background.handle(logging.makeLogRecord({"msg": "first"}))
+    while not background.records.empty():
+        pass
+    for _ in range(sent - 1):
+        background.handle(logging.makeLogRecord({"msg": "next"}))
+    output.gate.set()
+    while len(output.messages) < QUEUE_CAPACITY + 2:
+        pass
+    background.close()
+    assert output.messages[-1] == "7 log lines were dropped: standard error was not read in time"
+    assert len(output.messages) == QUEUE_CAPACITY + 2
+
+
+def test_descriptor_handler_writes_long_lines() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        line = "x\ud800" * 100_000
+        thread = threading.Thread(
+            target=DescriptorHandler(writing).handle, args=(logging.makeLogRecord({"msg": line}),)
+        )
+        thread.start()
+        expected = (line + "\n").encode(errors="backslashreplace")
+        assert pipe.read(len(expected)) == expected
+        thread.join()
+        os.close(writing)
+        assert pipe.read() == b""
+
+
+@pytest.mark.parametrize("lines", [10, 20_000])
+def test_process_exits_with_unread_standard_error(lines: int) -> None:
+    command = [sys.executable, "-c", FLOOD, str(lines)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read() == "done\n"
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.readline().endswith('"message":"line 0"}\n')
