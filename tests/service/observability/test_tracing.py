@@ -165,6 +165,9 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, m
 
 
 def test_without_an_endpoint_nothing_of_it_is_imported() -> None:
-    code = "import sparserve.service.__main__, sys; from sparserve.service.app import create_app; create_app(); print('opentelemetry.sdk' in sys.modules)"
+    code = (
+        "import sparserve.service.__main__, sys; from sparserve.service.app import create_app; create_app(); "
+        "print('opentelemetry.sdk' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
