@@ -20,6 +20,8 @@ class SparserveError(Exception):
     """Base of everything the job raises on purpose; `exit_code` is the process's exit status."""
 
     exit_code = 1
+    step: str | None = None
+    """Name of the step of the job that failed; None outside of any step."""
 
 
 class InputError(SparserveError):

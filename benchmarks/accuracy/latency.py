@@ -6,38 +6,31 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy.glue import Task
-from sparserve.models.bundle.bundle import SPARSE_MODEL, TOKENIZER
+from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
-from sparserve.models.bundle.variants import DENSE, Arm, Variant
+from sparserve.models.bundle.variants import Arm
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import SparserveError
 from sparserve.models.evaluation.latency import FP32_BASELINE, RunnableGraph, measure
 from sparserve.models.evaluation.prediction import predict
 from sparserve.models.pipeline.execution import build_graphs
 from sparserve.models.pipeline.plan import Plan
-from sparserve.models.pipeline.step_cache import Workspace
-from sparserve.models.progress import Reporter
-from sparserve.models.training.checkpoints import pad_token_id
+from sparserve.models.pipeline.step_cache import Context
 
 SHAPES = ((1, 64), (8, 64))
 SECONDS = 12.0
 
 
-def measured(
-    plan: Plan, teacher: Checkpoint, student: Checkpoint, task: Task, workspace: Workspace, reporter: Reporter
-) -> dict[str, Any]:
+def measured(plan: Plan, teacher: Checkpoint, task: Task, context: Context) -> dict[str, Any]:
     """Return median milliseconds by batch x tokens, bytes and score for every graph of a run and of its teacher."""
     job = plan.job
-    variant = job.recipe.variant_name
-    sources = {DENSE: teacher, variant: student}
-    graphs, packed = build_graphs(plan, sources, workspace, reporter)
-    pad = pad_token_id(teacher)
-    library = _library()
-    arms = {Arm(Variant.parse(name)): RunnableGraph(path, pad) for name, path in graphs.items()}
+    packed = build_graphs(plan, context)
+    pad, library = teacher.pad_token_id, _library()
+    arms = {Arm(variant): RunnableGraph(context.result(step) / MODEL, pad) for variant, step in plan.exports.items()}
     if library is not None:
         arms |= {
-            Arm(Variant.parse(name), "sparse"): RunnableGraph(folder / SPARSE_MODEL, pad, library)
-            for name, folder in packed.items()
+            Arm(variant, "sparse"): RunnableGraph(folder / SPARSE_MODEL, pad, library)
+            for variant, folder in packed.items()
         }
     latency = measure(
         arms,

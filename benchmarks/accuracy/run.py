@@ -38,9 +38,10 @@ from sparserve.models.errors import SparserveError
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
 from sparserve.models.pipeline.estimate import estimate_seconds
-from sparserve.models.pipeline.plan import Job, Plan, make_plan
-from sparserve.models.pipeline.step_cache import Workspace
-from sparserve.models.pipeline.training_steps import fine_tune, train_networks
+from sparserve.models.pipeline.execution import train_networks
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.plan import Plan, plan_job
+from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.progress import PlainReporter, Reporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.recipes.schema import Training
@@ -80,7 +81,7 @@ class Benchmark:
 
     def key(self, cell: Cell) -> str:
         """Return the digest of all inputs of a run except the machine; it does not need the fine-tuned teacher."""
-        plan = make_plan(self.job(cell))
+        plan = plan_job(self.job(cell))
         return f"{plan.teacher.key}-{plan.student.key}-{cell.seed}"
 
     def is_recorded(self, cell: Cell) -> bool:
@@ -90,11 +91,14 @@ class Benchmark:
 
     def plan(self, cell: Cell, reporter: Reporter) -> Plan:
         """Return the plan of a run. Fine-tune its teacher first if there is none."""
-        return make_plan(self.job(cell, fine_tune(make_plan(self.job(cell)), self.workspace, reporter)))
+        fine_tuning = plan_job(self.job(cell))
+        name = fine_tuning.job.teacher_or_checkpoint.name
+        teacher = Context(self.workspace, reporter).checkpoint(fine_tuning.teacher, name)
+        return plan_job(self.job(cell, teacher))
 
     def has(self, cell: Cell) -> bool:
         """Return True if the student of a run is cached."""
-        teacher = make_plan(self.job(cell)).teacher
+        teacher = plan_job(self.job(cell)).teacher
         if teacher is None or not self.workspace.has(teacher):
             return False
         return self.workspace.has(self.plan(cell, PlainReporter()).student)
@@ -104,15 +108,15 @@ class Benchmark:
         if cell.method.recipe in WITHOUT_TRAINING or self.is_recorded(cell) or self.has(cell):
             return 0.0
         if cell.task not in self.estimates:
-            self.estimates[cell.task] = estimate_seconds(make_plan(self.job(cell)))["student"]
+            self.estimates[cell.task] = _student_seconds(plan_job(self.job(cell)))
         return self.estimates[cell.task]
 
     def run(self, cell: Cell, reporter: Reporter) -> None:
         """Train and score a run, reusing cached steps, and add its record to the results."""
         plan = self.plan(cell, reporter)
-        counted = [step for step in (plan.squeeze, plan.student) if step is not None]
-        clock = Stopwatch(self.work / "step-minutes", {step.title: step.key for step in counted})
-        teacher, student = train_networks(plan, self.workspace, clock)
+        counted = [step for step in plan.steps if step.name in ("squeeze", "student")]
+        clock = Stopwatch(self.work / "step-minutes", {step.name: step.key for step in counted})
+        teacher, student = train_networks(plan, Context(self.workspace, clock))
         record = self._scored(cell, plan, teacher, student) | {"minutes": clock.minutes}
         self._save("runs", record, RUN_FIELDS)
         print(
@@ -123,9 +127,9 @@ class Benchmark:
 
     def measure(self, cell: Cell, reporter: Reporter) -> None:
         """Measure the latency of the graphs of a run, interleaved with the dense ones."""
-        plan = self.plan(cell, reporter)
-        teacher, student = train_networks(plan, self.workspace, reporter)
-        record = measured(plan, teacher, student, TASKS[cell.task], self.workspace, reporter)
+        plan, context = self.plan(cell, reporter), Context(self.workspace, reporter)
+        teacher, _ = train_networks(plan, context)
+        record = measured(plan, teacher, TASKS[cell.task], context)
         identity = {"key": self.key(cell), "scale": self.scale.name, "task": cell.task}
         identity |= {"method": cell.method.name, "kind": cell.method.kind, "level": cell.level}
         self._save("latency", {**identity, **record}, LATENCY_FIELDS)
@@ -187,6 +191,10 @@ def read_results(path: Path) -> dict[str, Any]:
 def _precision(training: Training) -> str:
     """Return the precision of the training on this machine."""
     return "bf16" if trains_in_bf16(training) else "fp32"
+
+
+def _student_seconds(plan: Plan) -> float:
+    return estimate_seconds(plan.job, [plan.student])["student"]
 
 
 def _encoder_weights(checkpoint: Checkpoint, dataset: Dataset) -> int:

@@ -12,7 +12,6 @@ from scipy import special, stats
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import Collator, tokenize
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
-from sparserve.models.training.checkpoints import pad_token_id
 
 Score = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float]
 RESAMPLES = 1000
@@ -26,9 +25,9 @@ def logits(
     """Return the logits of a network for every row of a split, [rows, labels], computed by torch."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type).to(device).eval()
-    rows = tokenize(getattr(dataset, split), checkpoint.tokenizer(), max_length, multi_label=False)
+    rows = tokenize(getattr(dataset, split), checkpoint.tokenizer, max_length, multi_label=False)
     order = sorted(range(len(rows)), key=lambda row: rows.lengths[row])
-    collate = Collator(pad_token_id(checkpoint))
+    collate = Collator(checkpoint.pad_token_id)
     result = np.zeros((len(rows), len(dataset.label_names)), dtype=np.float32)
     for begin in range(0, len(order), BATCH):
         numbers = order[begin : begin + BATCH]

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from sparserve.models.data import dataset as labelled
 from sparserve.models.data.dataset import Split
 
 TOKENIZE_BATCH_ROWS = 1024
@@ -75,6 +76,33 @@ def tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, 
     offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     labels = torch.tensor(split.labels, dtype=torch.float32 if multi_label else torch.int64)
     return TokenizedSplit({name: RaggedRows(np.concatenate(part), offsets) for name, part in parts.items()}, labels)
+
+
+@dataclass(frozen=True)
+class TokenizedDataset:
+    """A dataset as the tokens of one tokenizer. Each split is tokenised when it is first used."""
+
+    dataset: labelled.Dataset
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    @cached_property
+    def train(self) -> TokenizedSplit:
+        """The training split."""
+        return self._tokenize(self.dataset.train)
+
+    @cached_property
+    def validation(self) -> TokenizedSplit:
+        """The validation split."""
+        return self._tokenize(self.dataset.validation)
+
+    @cached_property
+    def test(self) -> TokenizedSplit:
+        """The test split."""
+        return self._tokenize(self.dataset.test)
+
+    def _tokenize(self, split: Split) -> TokenizedSplit:
+        return tokenize(split, self.tokenizer, self.max_length, multi_label=self.dataset.multi_label)
 
 
 class Collator:

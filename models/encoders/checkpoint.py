@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ class Checkpoint:
     model_type: str
     digest: str
 
-    @property
+    @cached_property
     def config(self) -> transformers.PreTrainedConfig:
-        """The configuration as transformers reads it."""
+        """The configuration as transformers reads it. Shared: copy it before changing it."""
         return AutoConfig.from_pretrained(self.folder)
 
     @property
@@ -75,12 +76,29 @@ class Checkpoint:
                 raise CheckpointError(f"{path} holds no weights that can be read: {error}") from error
         return shapes
 
+    @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        """The checkpoint's fast tokenizer, which pads and cuts texts at their end, as the service does.
+        """The fast tokenizer, which pads and truncates texts at their end, as the service does. Shared.
 
         Raises:
             CheckpointError: it has none.
         """
+        return self._read_tokenizer()
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id of the padding token."""
+        return int(self.tokenizer.pad_token_id)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer as it was read: the shared one remembers the truncation of its last call.
+
+        Raises:
+            CheckpointError: it has none.
+        """
+        self._read_tokenizer().save_pretrained(folder)
+
+    def _read_tokenizer(self) -> transformers.PreTrainedTokenizerBase:
         # Without these files transformers makes up an empty tokenizer and says nothing.
         if not any((self.folder / name).is_file() for name in TOKENIZER_FILES):
             raise CheckpointError(f"{self.folder} has no tokenizer: save one, with tokenizer.json, beside the model")
@@ -145,11 +163,10 @@ def adopt(folder: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: it has no tokenizer.
         EnvironmentFault: the disk is full or the folder cannot be written.
     """
-    tokenizer = checkpoint.tokenizer()
     with faults_explained(folder):
         for path in _files(checkpoint.folder, NETWORK):
             shutil.copyfile(path, folder / path.name)
-        tokenizer.save_pretrained(folder)
+        checkpoint.save_tokenizer(folder)
 
 
 def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:

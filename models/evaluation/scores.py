@@ -6,6 +6,7 @@ those counts alone: so the counts are drawn, not the rows. That is exact, fast, 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from sparserve.models.bundle.manifest import Agreement, ClassFigures, Evaluation
 from sparserve.models.errors import TrainingError
 
 CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05  # largest p of a difference that is called significant
 CALIBRATION_BINS = 15
 THRESHOLD = 0.5
 MAX_EXAMPLE_CHARACTERS = 300
@@ -122,6 +124,39 @@ def compare_with_reference(
         ),
     )
     return evaluation.model_copy(update={"agreement": agreement})
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """A model against a reference on the same rows, by the exact McNemar test (1947)."""
+
+    only_reference_right: int
+    only_this_right: int
+    p: float
+
+    @property
+    def is_worse(self) -> bool:
+        """True if the model gets fewer rows right and the difference is significant."""
+        return self.only_this_right < self.only_reference_right and self.p < SIGNIFICANCE
+
+
+def paired_comparison(
+    logits: npt.NDArray[np.float32],
+    reference_logits: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.integer],
+    problem_type: ProblemType,
+) -> PairedComparison:
+    """Compare the predictions of two models, both [rows, labels], on the same rows.
+
+    Raises:
+        ValueError: the shapes do not fit, or the task is a regression.
+        TrainingError: a logit is not a finite number.
+    """
+    truth, predicted = decisions(logits, labels, logits.shape[1], problem_type)
+    _, reference = decisions(reference_logits, labels, logits.shape[1], problem_type)
+    this_right, reference_right = (truth == predicted).all(axis=1), (truth == reference).all(axis=1)
+    lost, won = int((reference_right & ~this_right).sum()), int((this_right & ~reference_right).sum())
+    return PairedComparison(lost, won, mcnemar_p(lost, won))
 
 
 def mcnemar_p(only_reference_right: int, only_this_right: int) -> float:

@@ -1,4 +1,4 @@
-"""From what a user asks for to a job that can be carried out: sources found, checked and said out loud."""
+"""A job from its options: sources found and checked, steps laid out, then run or printed."""
 
 import re
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sparserve.models.bundle.manifest import Name
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.variants import Variant
 from sparserve.models.cpus import available_cpus
 from sparserve.models.data.dataset import Dataset, Split
 from sparserve.models.data.defaults import default_checkpoint
@@ -18,17 +19,13 @@ from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
 from sparserve.models.errors import InputError
 from sparserve.models.files import write_atomically
+from sparserve.models.pipeline.default_variant import choice_steps
 from sparserve.models.pipeline.estimate import estimate_seconds
 from sparserve.models.pipeline.execution import run_plan
-from sparserve.models.pipeline.plan import Job, Plan, make_plan
-from sparserve.models.pipeline.preflight import (
-    check_calibration,
-    check_fit,
-    check_teacher,
-    check_vocabulary,
-    starting_from,
-)
-from sparserve.models.pipeline.step_cache import Workspace
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.plan import Plan, plan_job
+from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_teacher, check_vocabulary
+from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.report.schema import Report
@@ -40,7 +37,7 @@ DEFAULT_TASKS = {"movie-sentences": "movie-sentiment"}
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """What the command line was given."""
+    """The options of `sparserve compress`."""
 
     recipe: str
     model: str | None
@@ -61,31 +58,36 @@ class CompressOptions:
 
 @dataclass(frozen=True)
 class Run:
-    """A job that can be carried out."""
+    """A job that is ready to run."""
 
     plan: Plan
     store: Store
     workspace: Workspace
 
-    def execute(self, reporter: Reporter, *, answering: str | None = None) -> Report:
-        """Carry the job out; `answering` is the variant that answers where none was chosen, None the recipe's own."""
-        return run_plan(self.plan, self.store, self.workspace, reporter, answering=answering)
+    def execute(self, reporter: Reporter, *, default: Variant | None = None) -> Report:
+        """Run the job.
+
+        `default` is the variant that answers if nobody has chosen one; None chooses the best that is made.
+        """
+        return run_plan(self.plan, self.store, Context(self.workspace, reporter), default=default)
 
     def print_plan(self, reporter: Reporter) -> None:
-        """Say every step: cached or how long it may take, and the recipe that it follows."""
-        seconds = estimate_seconds(self.plan)
+        """Print the recipe and every step, each with its key and its expected duration."""
+        job, steps = self.plan.job, [*self.plan.steps]
+        if not self.store.has_default(job.task):
+            steps += choice_steps(self.plan)
+        seconds = estimate_seconds(job, steps)
         reporter.say("Plan:")
         total = 0.0
-        for step in self.plan.steps:
+        for step in steps:
             cached = self.workspace.has(step)
-            expected = 0.0 if cached else seconds[step.title]
+            expected = 0.0 if cached else seconds[step.name]
             total += expected
             about = "cached" if cached else f"about {_duration(expected)}"
-            reporter.say(f"  {step.title:<28} {about:<16} {step.key}")
-            plan = {"step": step.title, "key": step.key, "cached": cached, "seconds": round(expected, 1)}
+            reporter.say(f"  {step.name:<28} {about:<16} {step.key}")
+            plan = {"step": step.name, "key": step.key, "cached": cached, "seconds": round(expected, 1)}
             reporter.result("plan", plan)
         reporter.say(f"  {'all together':<28} about {_duration(total)}")
-        job = self.plan.job
         reporter.say(f"Parameters: {job.threads} threads, seed {job.seed}, bf16 {'yes' if has_bf16() else 'no'}")
         reporter.say(f"Recipe {job.recipe.name}: {job.recipe.model_dump_json()}")
 
@@ -94,9 +96,9 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     """Read the recipe, the data and the checkpoints, check that they fit together, and lay out the steps.
 
     Raises:
-        RecipeError, DataError, CheckpointError, InputError: whichever is wrong.
+        RecipeError, DataError, CheckpointError, InputError: one of them is wrong.
     """
-    # Whatever can be checked at once is checked before anything is downloaded or read.
+    # Checks that need neither downloads nor data come first.
     recipe = load_recipe(options.recipe, overrides=options.overrides)
     task = options.task or DEFAULT_TASKS.get(options.data) or _task_name(options.data)
     _check_name(task, "task")
@@ -104,11 +106,12 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     threads = options.threads or available_cpus()
     torch.set_num_threads(threads)
     downloads = options.work / "downloads"
-    write_atomically(options.work / "README", "Cached steps of `sparserve compress`: safe to delete when none runs.\n")
+    readme = "Cached steps of `sparserve compress`. The folder can be deleted while no job runs.\n"
+    write_atomically(options.work / "README", readme)
 
     teacher = resolve_checkpoint(options.teacher) if options.teacher else None
     checkpoint = _checkpoint(options.model, teacher, downloads)
-    check_fit(checkpoint, teacher, recipe)
+    check_recipe(checkpoint, teacher, recipe)
     dataset = load_dataset(
         options.data,
         label_separator=options.label_separator,
@@ -123,31 +126,38 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         reporter.say(line)
     reporter.result("data", {"digest": dataset.digest, "labels": list(dataset.label_names)})
     if teacher is not None:
-        names = check_teacher(teacher, dataset)
-        dataset = with_label_order(dataset, names)
-        pairs = list(zip(teacher.label_names, names, strict=True))
-        if any(given.casefold() != name.casefold() for given, name in pairs):
-            guess = ", ".join(f"{given} for {name}" for given, name in pairs)
-            reporter.say(f"  note: the teacher's labels have no names: {guess} (guessed; id2label in config.json says)")
+        dataset = _match_labels(teacher, dataset, reporter)
         if options.model is None and recipe.student.start == "pretrained":
             reporter.say("No --model: the student starts from the teacher's weights.")
-    start = starting_from(checkpoint, teacher, recipe)
-    check_vocabulary(start, recipe, dataset)
-    check_calibration(start, recipe, dataset, options.seed)
     source = options.data if not Path(options.data).exists() else Path(options.data).name
     job = Job(task, recipe, checkpoint, teacher, dataset, source, options.seed, threads)
+    check_vocabulary(job)
+    check_calibration(job)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")
-    return Run(make_plan(job), Store(options.store), Workspace(options.work / "steps"))
+    return Run(plan_job(job), Store(options.store), Workspace(options.work / "steps"))
+
+
+def _match_labels(teacher: Checkpoint, dataset: Dataset, reporter: Reporter) -> Dataset:
+    """Return the data with its labels in the order of the teacher's logits; say so where the order is a guess."""
+    names = check_teacher(teacher, dataset)
+    pairs = list(zip(teacher.label_names, names, strict=True))
+    if any(given.casefold() != name.casefold() for given, name in pairs):
+        guess = ", ".join(f"{given} for {name}" for given, name in pairs)
+        reporter.say(
+            f"  note: the teacher's labels have no names. Assumed: {guess}. "
+            "To name them, set id2label in the teacher's config.json."
+        )
+    return with_label_order(dataset, names)
 
 
 def with_label_order(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
-    """The same data with its labels in another order."""
+    """Return the same data with its labels in another order."""
     if names == dataset.label_names:
         return dataset
     position = [names.index(name) for name in dataset.label_names]
 
     def reorder(split: Split) -> Split:
-        if dataset.problem_type == "single_label_classification":
+        if not dataset.multi_label:
             return replace(split, labels=[position[label] for label in split.labels])
         order = [dataset.label_names.index(name) for name in names]
         return replace(split, labels=[[row[index] for index in order] for row in split.labels])

@@ -1,238 +1,104 @@
-"""What a job's steps are and what each depends on; nothing here runs or writes anything."""
+"""The plan of a job: its steps in order, and the names of their results.
 
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from typing import Any
+Making a plan is pure: it runs, loads, probes and writes nothing.
+"""
 
-from sparserve.kernels.library import LibraryError, find_library
-from sparserve.kernels.packed_format import FORMAT_VERSION
-from sparserve.kernels.packing import PackOptions, Values
-from sparserve.models.bundle.variants import _INT8 as INT8
-from sparserve.models.bundle.variants import DENSE as DENSE
-from sparserve.models.cpus import available_cpus
-from sparserve.models.data.dataset import Dataset
-from sparserve.models.data.tokenization import tokenize
-from sparserve.models.encoders.checkpoint import Checkpoint
-from sparserve.models.evaluation.machine import describe_machine
-from sparserve.models.export.sparse_graph import IR_VERSION, OPSET
-from sparserve.models.files import sha256
+from dataclasses import dataclass
+
+from sparserve.models.bundle.variants import DENSE, Arm, Variant
+from sparserve.models.pipeline.inputs import Environment, Job, common_inputs
+from sparserve.models.pipeline.stages.augmentation import augmentation_step
+from sparserve.models.pipeline.stages.export import export_step
+from sparserve.models.pipeline.stages.measurement import measurement_step
+from sparserve.models.pipeline.stages.pack import pack_step
+from sparserve.models.pipeline.stages.prediction import prediction_step
+from sparserve.models.pipeline.stages.quantization import quantization_step
+from sparserve.models.pipeline.stages.squeeze import squeeze_step
+from sparserve.models.pipeline.stages.student import student_step
+from sparserve.models.pipeline.stages.teacher import teacher_step
+from sparserve.models.pipeline.stages.teacher_outputs import teacher_outputs_fit, teacher_outputs_step
 from sparserve.models.pipeline.step_cache import Step
-from sparserve.models.pruning.registry import make_method, make_unit_method
-from sparserve.models.recipes.schema import Distillation, Embeddings, Recipe
-from sparserve.models.training.student import required_outputs
-from sparserve.models.training.teacher_outputs import cache_bytes
-
-SHAPE = ("layers", "hidden_size", "intermediate_size", "heads")
-# Raised when a change of the code makes another result of the same inputs: what earlier code made is then made again.
-REVISIONS = {"teacher": 1, "augmentation": 1, "teacher outputs": 1, "squeeze": 1, "student": 1, "export": 1}
-LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that decides what a run makes."""
-
-    task: str
-    recipe: Recipe
-    checkpoint: Checkpoint
-    teacher: Checkpoint | None
-    dataset: Dataset
-    data_source: str
-    seed: int
-    threads: int
-
-    @property
-    def measured_threads(self) -> int:
-        """Threads of every arm of the latency measurement."""
-        return self.recipe.measurement.threads or available_cpus()
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether a row may have several labels."""
-        return self.dataset.problem_type == "multi_label_classification"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a job, each depending on those before it; absent are those that the recipe does not ask for."""
+    """The steps of a job in order, and by name those whose results are published."""
 
     job: Job
+    environment: Environment
+    steps: tuple[Step, ...]
+    """Every step of a run. A step that the recipe does not ask for is absent."""
     teacher: Step
-    augmentation: Step | None
-    teacher_outputs: Step | None
-    squeeze: Step | None
     student: Step
-    exports: dict[str, Step]
-    packs: dict[str, Step]
-    predictions: dict[str, Step]
-    sparse_predictions: dict[str, Step]
+    exports: dict[Variant, Step]
+    """Graphs for stock onnxruntime. The dense variant is the first."""
+    packs: dict[Variant, Step]
+    """Graphs for the sparse runtime."""
+    predictions: dict[Arm, Step]
+    """Logits of the test rows."""
+    validations: dict[Arm, Step]
+    """Logits of the validation rows, with which variants are compared before one is chosen; not part of every run."""
     measurement: Step
 
     @property
-    def steps(self) -> list[Step]:
-        """Every step, in order."""
-        training = [self.teacher, self.augmentation, self.teacher_outputs, self.squeeze, self.student]
-        return [
-            *(step for step in training if step is not None),
-            *self.exports.values(),
-            *self.packs.values(),
-            *self.predictions.values(),
-            *self.sparse_predictions.values(),
-            self.measurement,
-        ]
+    def networks(self) -> dict[str, Step]:
+        """The step that makes each network, by the name that its variants have."""
+        return {DENSE: self.teacher, self.job.recipe.variant_name: self.student}
+
+    @property
+    def baseline_steps(self) -> frozenset[str]:
+        """Names of the steps that make and evaluate the dense baseline, which do not depend on the student."""
+        dense = [step for variant, step in self.exports.items() if variant.is_dense]
+        judged = [step for arm, step in (*self.predictions.items(), *self.validations.items()) if arm.variant.is_dense]
+        return frozenset(step.name for step in (self.teacher, *dense, *judged))
 
 
-def make_plan(job: Job) -> Plan:
-    """Lay out the steps of a job; nothing is written, and nothing is run."""
-    recipe, seed = job.recipe, job.seed
-    libraries = library_versions()
-    common = {"data": job.dataset.digest, "max_length": recipe.max_length, "seed": seed, "libraries": libraries}
-    if job.teacher is None:
-        training = recipe.teacher.model_dump(mode="json", exclude={"save_steps"})
-        inputs = {**common, "checkpoint": job.checkpoint.digest, "training": training}
-        teacher = _network_step("teacher", inputs)
-    else:
-        given = {"given": job.teacher.digest, "name": job.teacher.name, "libraries": libraries}
-        teacher = Step("given teacher", given)
+def plan_job(job: Job, environment: Environment | None = None) -> Plan:
+    """Make the plan of a job after finding out the facts that it depends on: this machine, and the data's tokens."""
+    return make_plan(job, environment or Environment.detect(), store_teacher_outputs=teacher_outputs_fit(job))
 
-    augmentation: Step | None = None
-    rows = common
-    if recipe.augmentation is not None:
-        augmented = {"data": job.dataset.digest, "checkpoint": job.checkpoint.digest, "seed": seed}
-        augmentation = _network_step(
-            "augmentation", {**augmented, "augmentation": recipe.augmentation, "libraries": libraries}
-        )
-        rows = {**common, "data": augmentation.key}
 
-    learns = recipe.distillation is not None and recipe.student.epochs > 0
-    outputs: Step | None = None
-    if learns and recipe.distillation is not None and _cache_fits(job, recipe.distillation):
-        wanted = required_outputs(recipe.distillation)
-        needed = {"hidden": wanted.hidden, "attention": wanted.attention}
-        outputs = _network_step("teacher outputs", {**rows, "teacher": teacher.key, "wanted": needed})
-    # Stored outputs are computed in float32 and rounded to 16 bits; a teacher beside its student computes as that does.
-    imitated = {"teacher outputs": "live"} if learns and outputs is None else {}
+def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool) -> Plan:
+    """Lay out the steps of a job.
 
-    shape = {name: getattr(recipe.student, name) for name in SHAPE}
-    start = teacher.key if recipe.student.start == "teacher" else job.checkpoint.digest
-    squeeze: Step | None = None
-    if recipe.squeeze is not None:
-        inputs = {**common, "start": start, "shape": shape, "squeeze": recipe.squeeze}
-        squeeze = _network_step("squeeze", inputs, make_unit_method(recipe.squeeze).revision)
-        start = squeeze.key
-    student = _network_step(
-        "student",
-        {**rows, **imitated, "start": start, "teacher": teacher.key if learns else None, **_trained_by(recipe)},
-        make_method(recipe.pruning).revision if recipe.pruning else 0,
+    With `store_teacher_outputs` the teacher's outputs are stored before the student learns from them; without, the
+    teacher runs beside the student.
+    """
+    recipe, common = job.recipe, common_inputs(job, environment)
+
+    teacher = teacher_step(job, common)
+    augmentation = augmentation_step(job, recipe.augmentation, common) if recipe.augmentation else None
+    rows = {**common, "data": augmentation.key} if augmentation else common
+    outputs = (
+        teacher_outputs_step(job, recipe.distillation, rows, teacher, augmentation)
+        if recipe.distillation and store_teacher_outputs
+        else None
     )
-    sources = {DENSE: teacher.key, recipe.variant_name: student.key}
-    exports = {}
-    for variant, source in sources.items():
-        inputs = {"source": source, "variant": variant, "export": recipe.export, **common}
-        if variant != DENSE and recipe.embeddings != Embeddings():
-            inputs["embeddings"] = recipe.embeddings
-        exports[variant] = Step(f"export {variant}", {**inputs, "revision": REVISIONS["export"]})
-        if variant == DENSE or recipe.quantization.enabled:
-            quantization = recipe.baseline_quantization if variant == DENSE else recipe.quantization
-            int8 = {"graph": exports[variant].key, "quantization": quantization}
-            exports[variant + INT8] = Step(f"export {variant}{INT8}", int8)
-    # Without the sparse runtime's library here its files are still made, but not run.
-    library = _library_digest()
-    packs = {
-        variant: Step(
-            f"pack {variant}",
-            {
-                "graph": exports[variant.removesuffix(INT8)].key,
-                "packer": _packer("int8" if variant.endswith(INT8) else "fp32"),
-                "checked": library is not None,
-                "quantization": recipe.quantization if variant.endswith(INT8) else None,
-            },
-        )
-        for variant in exports
-        if variant.removesuffix(INT8) != DENSE
-    }
-    predictions = {
-        variant: Step(f"predict {variant}", {"graph": step.key, "data": job.dataset.digest})
-        for variant, step in exports.items()
-    }
-    sparse_predictions = {
-        variant: Step(f"predict {variant} sparse", {"graph": step.key, "library": library, "data": job.dataset.digest})
-        for variant, step in packs.items()
-        if library is not None
-    }
-    machine = describe_machine()
-    measurement = Step(
-        "measurement",
-        {
-            "graphs": {variant: step.key for variant, step in exports.items()},
-            "packed": {variant: step.key for variant, step in packs.items() if library is not None},
-            "library": library,
-            "measurement": recipe.measurement,
-            "threads": job.measured_threads,
-            "machine": machine,
-        },
-    )
-    return Plan(
-        job,
-        teacher,
-        augmentation,
-        outputs,
-        squeeze,
-        student,
-        exports,
-        packs,
-        predictions,
-        sparse_predictions,
-        measurement,
+    squeeze = squeeze_step(job, recipe.squeeze, common, teacher) if recipe.squeeze else None
+    student = student_step(
+        job, rows, teacher=teacher, augmentation=augmentation, teacher_outputs=outputs, squeeze=squeeze
     )
 
+    exports: dict[Variant, Step] = {}
+    packs: dict[Variant, Step] = {}
+    graphs: dict[Arm, tuple[Step, Step]] = {}
+    quantizations = {DENSE: recipe.baseline_quantization, recipe.variant_name: recipe.quantization}
+    networks = {DENSE: teacher, recipe.variant_name: student}
+    for name, network in networks.items():
+        variants = [Variant(name), Variant(name, "int8")] if quantizations[name].enabled else [Variant(name)]
+        fp32 = exports[Variant(name)] = export_step(job, Variant(name), network, common)
+        for variant in variants:
+            if variant.is_int8:
+                exports[variant] = quantization_step(variant, fp32, quantizations[name])
+            if not variant.is_dense:
+                packs[variant] = pack_step(job, environment, variant, fp32, network)
+    graphs = {Arm(variant): (step, networks[variant.name]) for variant, step in exports.items()}
+    if environment.sparse_runtime is not None:
+        graphs |= {Arm(variant, "sparse"): (step, student) for variant, step in packs.items()}
+    predictions = {arm: prediction_step(job, environment, arm, *made) for arm, made in graphs.items()}
+    validations = {arm: prediction_step(job, environment, arm, *made, "validation") for arm, made in graphs.items()}
+    measurement = measurement_step(job, environment, exports, packs)
 
-def _network_step(title: str, inputs: dict[str, Any], method_revision: int = 0) -> Step:
-    return Step(title, {**inputs, "revision": [REVISIONS[title], method_revision]})
-
-
-def _trained_by(recipe: Recipe) -> dict[str, Any]:
-    """What of the recipe decides a student's weights; not what only decides how it is interrupted or stored."""
-    trained = recipe.student.epochs > 0
-    unused = {"calibration"} if trained else None
-    return {
-        "training": recipe.student.model_dump(mode="json", exclude={"save_steps"}),
-        "pruning": recipe.pruning.model_dump(mode="json", exclude=unused) if recipe.pruning else None,
-        "distillation": recipe.distillation.model_dump(mode="json", exclude={"cache_bytes"})
-        if recipe.distillation and trained
-        else None,
-    }
-
-
-def _packer(values: Values) -> dict[str, Any]:
-    """What decides how an encoder is packed."""
-    return {"format": FORMAT_VERSION, "opset": OPSET, "ir": IR_VERSION, "options": asdict(PackOptions(values))}
-
-
-def _library_digest() -> str | None:
-    """What the sparse runtime's answers and times depend on; None where it is not available."""
-    try:
-        library = find_library()
-    except LibraryError:
-        return None
-    return f"{library.isa} {sha256(library.path)}"
-
-
-def _cache_fits(job: Job, distillation: Distillation) -> bool:
-    config: Any = (job.teacher or job.checkpoint).config
-    tokenizer = job.checkpoint.tokenizer()
-    rows = tokenize(job.dataset.train, tokenizer, job.recipe.max_length, multi_label=job.multi_label)
-    needed = cache_bytes(
-        rows,
-        required_outputs(distillation),
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-    )
-    augmentation = job.recipe.augmentation
-    return needed * (1 + (augmentation.variants if augmentation else 0)) <= distillation.cache_bytes
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a result depends on."""
-    return {name: version(name) for name in LIBRARIES}
+    training = [step for step in (teacher, augmentation, outputs, squeeze, student) if step is not None]
+    steps = (*training, *exports.values(), *packs.values(), *predictions.values(), measurement)
+    return Plan(job, environment, steps, teacher, student, exports, packs, predictions, validations, measurement)

@@ -1,4 +1,4 @@
-"""Whether a recipe can be carried out on these networks: seen before anything is run."""
+"""Preflight checks: does a recipe fit these checkpoints and this data? They run before any expensive step."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from sparserve.models.data.dataset import Dataset
-from sparserve.models.data.tokenization import tokenize
+from sparserve.models.distributed import rows_each
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.encoders.layer_mapping import uniform_choice
 from sparserve.models.encoders.layers import encoder_layers
@@ -16,6 +16,7 @@ from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import load_structure
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.export.token_table import count_tokens
+from sparserve.models.pipeline.inputs import Job, starting_from
 from sparserve.models.pruning.registry import check_pruning, make_unit_method
 from sparserve.models.pruning.units.method import kept_count
 from sparserve.models.recipes.schema import Recipe, Student
@@ -23,7 +24,7 @@ from sparserve.models.training.augmentation import check_augmentation
 from sparserve.models.training.student import calibration_rows, required_outputs
 
 POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
-# One ONNX file is one protobuf message of less than 2 GiB; what is not weights takes far less than this.
+# An ONNX file is one protobuf message of less than 2 GiB. All but the weights takes far less than the margin here.
 LARGEST_GRAPH = (1 << 31) - (1 << 24)
 NO_SCORES = (
     "there are no attention scores to compare: set distillation.attention to 0, or keep all heads of all networks"
@@ -31,7 +32,7 @@ NO_SCORES = (
 
 
 def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
-    """Label names in the order of a fine-tuned teacher's logits.
+    """Return the label names in the order of a fine-tuned teacher's logits.
 
     Raises:
         CheckpointError: the teacher predicts other labels than the data has.
@@ -52,14 +53,17 @@ def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
     )
 
 
-def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> None:
-    """See that the recipe can be carried out on these networks, before anything is run.
+def check_recipe(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> None:
+    """Check that the recipe can be carried out on these networks.
 
     Raises:
-        RecipeError: texts are longer than a network's positions, or a method, option or loss does not fit.
+        RecipeError: texts are longer than a network's positions, a method, option or loss does not fit, or the
+            processes cannot share a batch evenly.
         CheckpointError: a network is too large for one ONNX file or its tokenizer is another network's, or the teacher
             cannot teach this student: no saved head, another tokenizer, or too few layers to imitate.
     """
+    if recipe.student.epochs:
+        rows_each(recipe.student.batch_size)
     for network in (checkpoint, teacher):
         if network is not None:
             _check_positions(network, recipe)
@@ -78,7 +82,7 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
     _check_rank(recipe, *_token_table(student, recipe))
     if recipe.augmentation is not None:
         check_augmentation(checkpoint, recipe.augmentation)
-    if teacher is not None and teacher.tokenizer().get_vocab() != checkpoint.tokenizer().get_vocab():
+    if teacher is not None and teacher.tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
         raise CheckpointError(
             f"the teacher {teacher.name} and the student {checkpoint.name} have different vocabularies: it can neither "
             "be imitated nor compared; give a teacher that was fine-tuned from the same checkpoint"
@@ -88,14 +92,9 @@ def check_fit(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe
     _check_losses(student, dense, recipe)
 
 
-def starting_from(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> Checkpoint:
-    """Which of the given networks the student's weights are taken from; a teacher yet to come is the checkpoint."""
-    return teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
-
-
 def _check_positions(network: Checkpoint, recipe: Recipe) -> None:
     config: Any = network.config
-    # RoBERTa and MPNet count positions from the padding id on.
+    # RoBERTa and MPNet count positions from the padding id.
     offset = config.pad_token_id + 1 if network.model_type in POSITIONS_AFTER_PADDING else 0
     longest = config.max_position_embeddings - offset
     if recipe.max_length > longest:
@@ -106,9 +105,9 @@ def _check_positions(network: Checkpoint, recipe: Recipe) -> None:
 
 
 def _check_tokenizer(network: Checkpoint) -> None:
-    # Also where no row of the data has such a token: one request that has it would fail.
+    # The data may lack such a token, but a request that has it would fail.
     config: Any = network.config
-    vocabulary = network.tokenizer().get_vocab()
+    vocabulary = network.tokenizer.get_vocab()
     last = max(vocabulary, key=vocabulary.__getitem__)
     if vocabulary[last] >= config.vocab_size:
         raise CheckpointError(
@@ -127,21 +126,21 @@ def _check_size(network: Checkpoint, model: nn.Module) -> None:
 
 
 def _check_head(teacher: Checkpoint, model: nn.Module) -> None:
-    # transformers draws at random what is not saved, and that head would teach and be the baseline.
+    # transformers initialises missing weights at random, and such a head would teach and be the baseline.
     saved, encoder = teacher.saved_shapes(), f"{getattr(model, 'base_model_prefix', '')}."
     for name, weight in model.state_dict().items():
         if not name.startswith(encoder) and saved.get(name) != tuple(weight.shape):
             raise CheckpointError(
                 f"the teacher {teacher.name} has no saved weights {list(weight.shape)} of {name}, so it is not "
-                "fine-tuned on labels yet: give it as --model, and a teacher is fine-tuned from it"
+                "fine-tuned on labels yet: give it as --model, and a teacher will be fine-tuned from it"
             )
 
 
 def _token_table(student: nn.Module, recipe: Recipe) -> tuple[int, int]:
-    """Rows and columns of the table that is exported, with its whole vocabulary."""
+    """Return the rows and columns of the exported table with its whole vocabulary."""
     assert isinstance(student, PreTrainedModel)
     rows, width = student.get_input_embeddings().weight.shape
-    # Embeddings that are projected to the hidden width keep their own when that is squeezed.
+    # Projected embeddings keep their width when the hidden width is squeezed.
     if recipe.squeeze is not None and getattr(student.base_model, "embeddings_project", None) is None:
         width = kept_count(recipe.squeeze.hidden, width, "hidden dimensions")
     return int(rows), int(width)
@@ -156,36 +155,38 @@ def _check_rank(recipe: Recipe, rows: int, width: int) -> None:
         )
 
 
-def check_vocabulary(start: Checkpoint, recipe: Recipe, dataset: Dataset) -> None:
-    """See that the training rows of a student that starts from this network have tokens enough.
+def check_vocabulary(job: Job) -> None:
+    """Check that the training rows have enough tokens for the student's embeddings.
 
     Raises:
-        RecipeError: they have fewer tokens than the rank of their embeddings.
+        RecipeError: they have fewer tokens than the rank of the embeddings.
     """
+    recipe, start = job.recipe, job.start
     if recipe.embeddings.rank is None or recipe.embeddings.vocabulary != "training":
         return
-    tokenizer = start.tokenizer()
-    tokens = tokenize(dataset.train, tokenizer, recipe.max_length, multi_label=dataset.multi_label)
     vocabulary, width = _token_table(outline(start, recipe.student), recipe)
-    kept = {*count_tokens(tokens, vocabulary).nonzero()[0].tolist(), *tokenizer.all_special_ids}
+    counts = count_tokens(job.rows(start).train, vocabulary)
+    kept = {*counts.nonzero()[0].tolist(), *start.tokenizer.all_special_ids}
     _check_rank(recipe, len(kept), width)
 
 
-def check_calibration(start: Checkpoint, recipe: Recipe, dataset: Dataset, seed: int) -> None:
-    """See that the calibration rows of a student that starts from this network tell what its squeeze asks of them.
+def check_calibration(job: Job) -> None:
+    """Check that the calibration rows hold enough information for the squeeze.
 
     Raises:
-        RecipeError: they are fewer than units, or too short or long for the budget.
+        RecipeError: they are fewer than units, or too short or too long for the budget.
     """
+    recipe, start = job.recipe, job.start
     if recipe.squeeze is None:
         return
-    rows = dataset.train.take(calibration_rows(len(dataset.train), recipe.squeeze.calibration, seed))
-    tokens = tokenize(rows, start.tokenizer(), recipe.max_length, multi_label=dataset.multi_label)
-    make_unit_method(recipe.squeeze).check(outline(start, recipe.student), recipe.squeeze, tokens.lengths)
+    lengths = job.rows(start).train.lengths
+    rows = calibration_rows(len(lengths), recipe.squeeze.calibration, job.seed)
+    network = outline(start, recipe.student)
+    make_unit_method(recipe.squeeze).check(network, recipe.squeeze, [lengths[row] for row in rows])
 
 
 def outline(checkpoint: Checkpoint, student: Student) -> nn.Module:
-    """The network that a student would begin as, on the device `meta`: it has shapes, but no weights.
+    """Return the network that a student would start as, on the device `meta`: it has shapes, but no weights.
 
     Raises:
         RecipeError: the checkpoint cannot be given the student's shape.

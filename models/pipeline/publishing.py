@@ -1,5 +1,6 @@
-"""Finished graphs -> bundles in a store: evaluated, described, sealed."""
+"""Finished graphs become bundles in a store: evaluated, described, sealed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,45 +10,48 @@ import numpy.typing as npt
 from sparserve.models.bundle.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
 from sparserve.models.bundle.manifest import Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
 from sparserve.models.bundle.store import Store
-from sparserve.models.bundle.variants import _INT8 as INT8
+from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.evaluation.prediction import sample_answers
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
 from sparserve.models.export.statistics import flops, sizes, sparsity
 from sparserve.models.export.token_table import EMBEDDINGS
-from sparserve.models.pipeline.plan import DENSE, Job, library_versions
-from sparserve.models.pipeline.steps import PACKED
-from sparserve.models.progress import Reporter
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.plan import Plan
+from sparserve.models.pipeline.stages.pack import PACKED
+from sparserve.models.pipeline.step_cache import Context
 from sparserve.models.report.model_card import model_card
 
 FLOPS_LENGTH = 128
+CHECKPOINT_SUFFIXES = frozenset({".json", ".safetensors", ".txt"})
+
+Logits = npt.NDArray[np.float32]
 
 
 def publish(
-    job: Job,
+    plan: Plan,
     store: Store,
-    sources: dict[str, Checkpoint],
-    graphs: dict[str, Path],
-    packed: dict[str, Path],
-    logits: dict[str, npt.NDArray[np.float32]],
-    measured: dict[str, Measurement],
-    reporter: Reporter,
-) -> dict[str, Bundle]:
-    """Evaluate every variant's logits [rows, labels], against the dense ones too, and publish its bundle.
+    context: Context,
+    packed: Mapping[Variant, Path],
+    logits: Mapping[Arm, Logits],
+    measured: Mapping[Variant, Measurement],
+) -> dict[Variant, Bundle]:
+    """Evaluate every variant on the test rows, against the dense one too, and publish its bundle.
 
-    `sources` has the checkpoint of each fp32 variant, `packed` the folder of each variant that was packed for the
-    sparse runtime; the dense variant comes first in `graphs`.
+    `packed` has the folder of each variant that was packed for the sparse runtime, `logits` [rows, labels] those of the
+    test rows.
     """
-    bundles: dict[str, Bundle] = {}
-    for variant, graph in graphs.items():
-        source = sources[variant.removesuffix(INT8)]
-        dense = bundles.get(DENSE)
-        evaluation = _evaluate(job, logits[variant], logits[DENSE] if dense else None, dense)
+    bundles: dict[Variant, Bundle] = {}
+    for variant, step in plan.exports.items():
+        graph, fp32_graph = context.result(step) / MODEL, context.result(plan.exports[Variant(variant.name)]) / MODEL
+        source = context.checkpoint(plan.networks[variant.name], plan.job.checkpoint.name)
+        dense = bundles.get(Variant(DENSE))
+        evaluation = _evaluate(plan.job, logits[Arm(variant)], logits[Arm(Variant(DENSE))], dense)
         record = None
         if variant in packed:
             record = Packed.model_validate_json((packed[variant] / PACKED).read_bytes())
-        table = _token_table(graphs[variant.removesuffix(INT8)])
-        manifest = _manifest(job, variant, source, graph, evaluation, measured[variant], dense, record, table)
+        table = _token_table(fp32_graph)
+        manifest = _manifest(plan, variant, source, graph, evaluation, measured[variant], dense, record, table)
         files: dict[str, Path | bytes] = {
             MODEL: graph,
             TOKENIZER: source.folder / TOKENIZER,
@@ -55,24 +59,24 @@ def publish(
         }
         if record is not None:
             files[SPARSE_MODEL] = packed[variant] / SPARSE_MODEL
-        if not variant.endswith(INT8):
-            # What training or export can go on from.
-            kept = [p for p in sorted(source.folder.iterdir()) if p.suffix in {".json", ".safetensors", ".txt"}]
+        if not variant.is_int8:
+            # The network that another training or export can start from.
+            kept = [path for path in sorted(source.folder.iterdir()) if path.suffix in CHECKPOINT_SUFFIXES]
             files |= {f"checkpoint/{path.name}": path for path in kept if path.is_file()}
         bundles[variant] = store.publish(manifest, files)
-        reporter.result("bundle", {"variant": variant, "version": bundles[variant].manifest.version})
+        version = bundles[variant].manifest.version
+        context.reporter.result("bundle", {"variant": str(variant), "version": version})
     return bundles
 
 
 def _token_table(graph: Path) -> TokenTable | None:
-    """What became of the token table of an fp32 graph, which its int8 twin has too; None if it was left whole."""
+    """Return the record of an fp32 graph's token table, which its int8 twin shares; None if the table is whole."""
     path = graph.with_name(EMBEDDINGS)
     return TokenTable.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
-def _evaluate(
-    job: Job, logits: npt.NDArray[np.float32], reference: npt.NDArray[np.float32] | None, dense: Bundle | None
-) -> Evaluation:
+def _evaluate(job: Job, logits: Logits, reference: Logits, dense: Bundle | None) -> Evaluation:
+    """Return a variant's figures, compared with the dense variant's if that was published before."""
     test, settings = job.dataset.test, job.recipe.evaluation
     labels = np.asarray(test.labels)
     figures = evaluate(
@@ -83,7 +87,7 @@ def _evaluate(
         bootstrap_samples=settings.bootstrap_samples,
         seed=job.seed,
     )
-    if reference is None or dense is None:
+    if dense is None:
         return figures
     return compare_with_reference(
         figures,
@@ -102,8 +106,8 @@ def _evaluate(
 
 
 def _manifest(
-    job: Job,
-    variant: str,
+    plan: Plan,
+    variant: Variant,
     source: Checkpoint,
     graph: Path,
     evaluation: Evaluation,
@@ -112,26 +116,20 @@ def _manifest(
     packed: Packed | None,
     token_table: TokenTable | None,
 ) -> Manifest:
+    job = plan.job
     config: Any = source.config
     counted = sparsity(graph)
-    pad_token_id = int(source.tokenizer().pad_token_id)
-    max_length = job.recipe.max_length
-    recipe = job.recipe.model_dump(mode="json", exclude={"measurement"})
-    if variant.removesuffix(INT8) == DENSE:
-        # The baseline depends on nothing of how the student was made: one dense bundle for every recipe.
-        recipe = {name: recipe[name] for name in ("max_length", "teacher", "export", "evaluation")}
-        recipe["quantization"] = job.recipe.baseline_quantization.model_dump(mode="json")
     return Manifest(
         task=job.task,
-        variant=variant,
+        variant=str(variant),
         version="0" * 16,
         labels=job.dataset.label_names,
         problem_type=job.dataset.problem_type,
         architecture=source.model_type,
-        precision="int8" if variant.endswith(INT8) else "fp32",
-        max_length=max_length,
-        pad_token_id=pad_token_id,
-        recipe=recipe,
+        precision=variant.precision,
+        max_length=job.recipe.max_length,
+        pad_token_id=source.pad_token_id,
+        recipe=_recipe(job, variant),
         lineage=Lineage(
             base_checkpoint=job.checkpoint.name,
             base_digest=job.checkpoint.digest,
@@ -139,15 +137,27 @@ def _manifest(
             data_digest=job.dataset.digest,
             teacher=dense.manifest.version if dense else None,
             seed=job.seed,
-            libraries=library_versions(),
+            libraries=plan.environment.libraries,
         ),
         sparsity=counted,
         sizes=sizes(graph),
         flops=flops(counted, length=FLOPS_LENGTH, hidden=int(config.hidden_size), layers=int(config.num_hidden_layers)),
         evaluation=evaluation,
         measurement=measurement,
-        sample=sample_answers(graph, source.folder / TOKENIZER, max_length=max_length, pad_token_id=pad_token_id),
+        sample=sample_answers(
+            graph, source.folder / TOKENIZER, max_length=job.recipe.max_length, pad_token_id=source.pad_token_id
+        ),
         packed=packed,
         token_table=token_table,
         files={},
     )
+
+
+def _recipe(job: Job, variant: Variant) -> dict[str, Any]:
+    """Return the part of the recipe that a variant depends on."""
+    recipe = job.recipe.model_dump(mode="json", exclude={"measurement"})
+    if not variant.is_dense:
+        return recipe
+    # The baseline does not depend on the student: one dense bundle for every recipe.
+    shared = {name: recipe[name] for name in ("max_length", "teacher", "export", "evaluation")}
+    return shared | {"quantization": job.recipe.baseline_quantization.model_dump(mode="json")}

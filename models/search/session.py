@@ -10,8 +10,8 @@ from rich.console import Console
 
 from sparserve.models.errors import InputError, RecipeError, TargetError
 from sparserve.models.pipeline.job import CompressOptions, Run, prepare
-from sparserve.models.pipeline.preflight import check_calibration, check_fit, check_vocabulary, starting_from
-from sparserve.models.pipeline.step_cache import Step
+from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_vocabulary
+from sparserve.models.pipeline.step_cache import digest_of
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from sparserve.models.recipes.schema import Recipe
@@ -58,7 +58,7 @@ class Search:
             for ladder in self.ladders
         }
         task = self.prepared.plan.job.task
-        return Step("search", {"task": task, "measurements": measurements, "recipes": recipes}).key
+        return digest_of("search", {"task": task, "measurements": measurements, "recipes": recipes})
 
     def print_plan(self, reporter: Reporter) -> None:
         """Say every ladder, and the steps of the first trial."""
@@ -149,8 +149,8 @@ def prepare_search(options: CompressOptions, wanted: SearchOptions, reporter: Re
                 raise InputError(f"two recipes of the search are both named {recipe.name}: rename one of them")
             usual = make_ladder(recipe.name, with_shared(recipe, first), layers=layers)
             ladder = _fitting(usual, prepared, reporter)
-            # The first recipe's was read with the data; no level changes it.
-            check_vocabulary(starting_from(job.checkpoint, job.teacher, usual.recipe), usual.recipe, job.dataset)
+            # The first recipe's vocabulary was checked with the data; no level changes it.
+            check_vocabulary(replace(job, recipe=usual.recipe))
         except InputError as error:
             if wanted.recipes is not None:
                 raise
@@ -197,8 +197,8 @@ def _checked(ladder: Ladder, prepared: Run) -> Ladder:
     job = prepared.plan.job
     for rung in range(len(ladder)):
         recipe = ladder.candidate(rung).recipe
-        check_fit(job.checkpoint, job.teacher, recipe)
-        check_calibration(starting_from(job.checkpoint, job.teacher, recipe), recipe, job.dataset, job.seed)
+        check_recipe(job.checkpoint, job.teacher, recipe)
+        check_calibration(replace(job, recipe=recipe))
     return ladder
 
 

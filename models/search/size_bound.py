@@ -6,7 +6,8 @@ No level of a ladder makes the token table smaller, and in a small model it is m
 from transformers import PreTrainedModel
 
 from sparserve.models.encoders.checkpoint import Checkpoint
-from sparserve.models.pipeline.preflight import outline, starting_from
+from sparserve.models.pipeline.inputs import starting_from
+from sparserve.models.pipeline.preflight import outline
 from sparserve.models.recipes.schema import Embeddings, Quantization, Recipe, Student
 
 FLOAT_BITS = 32

@@ -77,7 +77,7 @@ def check_augmentation(checkpoint: Checkpoint, augmentation: Augmentation) -> tu
             f"{checkpoint.name} has no masked-LM head. Set augmentation.source to embeddings, or use a checkpoint that "
             "was saved with its head."
         )
-    return Vocabulary(checkpoint.tokenizer(), augmentation.candidates), head
+    return Vocabulary(checkpoint.tokenizer, augmentation.candidates), head
 
 
 def write_split(split: Split, path: Path) -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from torch import nn
 
-from sparserve.models.data.dataset import Dataset
-from sparserve.models.data.tokenization import TokenizedSplit, tokenize
 from sparserve.models.distributed import is_main, uses_gpu
 from sparserve.models.encoders.checkpoint import Checkpoint, save_classifier
 from sparserve.models.files import sync, write_atomically
@@ -15,15 +13,6 @@ from sparserve.models.training.trainer import TrainingResult
 
 TRAINED = "training.json"
 TRAINING = "training"  # folder with the states that an unfinished training resumes from
-
-
-def tokenized(checkpoint: Checkpoint, dataset: Dataset, max_length: int) -> tuple[TokenizedSplit, TokenizedSplit]:
-    """Return the training and validation rows, tokenised for the checkpoint."""
-    tokenizer = checkpoint.tokenizer()
-    return (
-        tokenize(dataset.train, tokenizer, max_length, multi_label=dataset.multi_label),
-        tokenize(dataset.validation, tokenizer, max_length, multi_label=dataset.multi_label),
-    )
 
 
 def is_trained(folder: Path) -> bool:
@@ -45,7 +34,7 @@ def finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: Train
     model = model.cpu()
     model.config._name_or_path = ""  # type: ignore[union-attr]
     save_classifier(model, folder)
-    checkpoint.tokenizer().save_pretrained(folder)
+    checkpoint.save_tokenizer(folder)
     if result is not None:
         # After a power cut the record must not exist without the weights.
         for path in folder.iterdir():
@@ -53,11 +42,6 @@ def finish(folder: Path, model: nn.Module, checkpoint: Checkpoint, result: Train
         scores = {"steps": result.steps, "best_step": result.best_step, "scores": result.scores}
         write_atomically(folder / TRAINED, json.dumps(scores, indent=1) + "\n")
     shutil.rmtree(folder / TRAINING, ignore_errors=True)
-
-
-def pad_token_id(checkpoint: Checkpoint) -> int:
-    """Return the id of the checkpoint's padding token."""
-    return int(checkpoint.tokenizer().pad_token_id)
 
 
 def on_device(model: nn.Module) -> nn.Module:

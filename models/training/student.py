@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from sparserve.models.data.dataset import Dataset
-from sparserve.models.data.tokenization import Collator, TokenizedSplit, tokenize
+from sparserve.models.data.tokenization import Collator, TokenizedDataset, TokenizedSplit
 from sparserve.models.distributed import is_main, unwrapped
 from sparserve.models.encoders.checkpoint import PRUNED, Checkpoint, load_classifier
 from sparserve.models.encoders.layers import encoder_linears
@@ -21,7 +21,7 @@ from sparserve.models.pruning.one_shot import prune_once
 from sparserve.models.pruning.pruner import MASKS, PruningCallback
 from sparserve.models.pruning.registry import make_unit_method
 from sparserve.models.recipes.schema import Distillation, Pruning, Recipe, Squeeze
-from sparserve.models.training.checkpoints import TRAINING, finish, is_trained, on_device, pad_token_id, tokenized
+from sparserve.models.training.checkpoints import TRAINING, finish, is_trained, on_device
 from sparserve.models.training.distillation import distillation_loss, make_projection
 from sparserve.models.training.teacher_outputs import (
     CachedTeacher,
@@ -43,14 +43,14 @@ def squeeze_student(
     recipe: Recipe,
     squeeze: Squeeze,
     start: Checkpoint,
-    dataset: Dataset,
+    rows: TokenizedDataset,
     seed: int,
     progress: Progress,
 ) -> None:
     """Remove whole units from the start network, chosen on calibration rows of the training split."""
-    model = on_device(start_network(recipe, start, dataset, seed)).eval()
-    rows = tokenize(dataset.train, start.tokenizer(), recipe.max_length, multi_label=dataset.multi_label)
-    batches = list(calibration_batches(rows, squeeze.calibration, start, seed, device=next(model.parameters()).device))
+    model = on_device(start_network(recipe, start, rows.dataset, seed)).eval()
+    device = next(model.parameters()).device
+    batches = list(calibration_batches(rows.train, squeeze.calibration, start, seed, device=device))
     progress(0, 1, f"{len(batches)} calibration batches")
     make_unit_method(squeeze).apply(model, batches, squeeze)
     if (start.folder / PRUNED).is_file():
@@ -65,7 +65,7 @@ def train_student(
     start: Checkpoint,
     teacher: Checkpoint,
     teacher_cache: Path | None,
-    dataset: Dataset,
+    rows: TokenizedDataset,
     seed: int,
     progress: Progress,
 ) -> None:
@@ -77,8 +77,8 @@ def train_student(
     """
     if is_trained(folder):
         return
+    dataset = rows.dataset
     model = start_network(recipe, start, dataset, seed)
-    rows, validation = tokenized(start, dataset, recipe.max_length)
     loss: Loss | None = None
     if recipe.distillation is not None and recipe.student.epochs:
         attach_projection(model, teacher)
@@ -102,7 +102,7 @@ def train_student(
         result = train(
             model,
             recipe.student,
-            TrainingRows(rows, validation, pad_token_id(start), dataset.multi_label),
+            TrainingRows(rows.train, rows.validation, start.pad_token_id, dataset.multi_label),
             seed=seed,
             folder=folder / TRAINING,
             progress=progress,
@@ -113,7 +113,7 @@ def train_student(
     elif pruning is not None:
         model = on_device(model)
         device = next(model.parameters()).device
-        batches = list(calibration_batches(rows, pruning.calibration, start, seed, device=device))
+        batches = list(calibration_batches(rows.train, pruning.calibration, start, seed, device=device))
         prune_once(model, pruning, batches, len(batches), loss=label_loss, progress=progress, keep_zeros=pruned)
     if hasattr(model, PROJECTION):
         delattr(model, PROJECTION)
@@ -140,7 +140,7 @@ def calibration_batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield batches of similar length over up to `count` random rows: the network's inputs, and `row`."""
     order = sorted(calibration_rows(len(rows), count, seed), key=lambda row: (rows.lengths[row], row))
-    collate = Collator(pad_token_id(checkpoint))
+    collate = Collator(checkpoint.pad_token_id)
     batches = [order[begin : begin + CALIBRATION_BATCH] for begin in range(0, len(order), CALIBRATION_BATCH)]
     for index in np.random.default_rng(seed).permutation(len(batches)):
         batch = collate([rows[row] for row in batches[index]])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from sparserve.models.pipeline.training_steps import train_networks
 from torch import distributed
 
 from sparserve.models.data.dataset import Split
@@ -19,7 +20,6 @@ from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, re
 from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import RecipeError, TrainingError
 from sparserve.models.pipeline.job import CompressOptions, prepare
-from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import PlainReporter
 from sparserve.models.pruning.pruner import MASKS, PruningCallback
 from sparserve.models.recipes.schema import Distillation, Pruning, Training
@@ -78,7 +78,7 @@ def train_one(checkpoint: Checkpoint, folder: Path, *, loss=None, precision="fp3
     """Prune a student for a few steps, with dropout and rows of several lengths."""
     model = load_classifier(checkpoint.folder, LABELS, "single_label_classification")
     texts = [f"the {LABELS[row % 2]} movie {'very ' * (row % 7)}{row}" for row in range(44)]
-    rows = tokenize(Split(texts, None, [row % 2 for row in range(44)]), checkpoint.tokenizer(), 32, multi_label=False)
+    rows = tokenize(Split(texts, None, [row % 2 for row in range(44)]), checkpoint.tokenizer, 32, multi_label=False)
     training = Training(epochs=1, batch_size=8, learning_rate=1e-3, save_steps=2, precision=precision)
     train(
         model,

@@ -47,7 +47,7 @@ def test_collator_pads_to_the_longest_row() -> None:
 
 @pytest.mark.parametrize("pairs", [False, True])
 def test_tokenize_in_parts_equals_tokenizing_all_rows(whole: Checkpoint, pairs: bool) -> None:
-    tokenizer = whole.tokenizer()
+    tokenizer = whole.tokenizer
     texts = ["the good film was bright " * (1 + row % 5) + "x" * (row % 3) for row in range(TOKENIZE_BATCH_ROWS + 7)]
     split = Split(texts, texts[::-1] if pairs else None, [row % 2 for row in range(len(texts))])
     rows = tokenize(split, tokenizer, 16, multi_label=False)
@@ -66,7 +66,7 @@ def test_tokenize_in_parts_equals_tokenizing_all_rows(whole: Checkpoint, pairs: 
 
 
 def test_tokenize_stores_four_bytes_per_token(whole: Checkpoint) -> None:
-    rows = tokenize(Split(["the good film"] * 50, None, [0] * 50), whole.tokenizer(), 16, multi_label=False)
+    rows = tokenize(Split(["the good film"] * 50, None, [0] * 50), whole.tokenizer, 16, multi_label=False)
     assert {encoded.values.nbytes for encoded in rows.encodings.values()} == {4 * sum(rows.lengths)}
 
 

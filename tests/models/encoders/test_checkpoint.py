@@ -40,7 +40,7 @@ def test_checkpoint_digest_covers_tokenizer_files_only(copy: Path, name: str) ->
 
 
 def test_adopt_writes_a_complete_tokenizer_and_no_other_files(copy: Path, tmp_path: Path) -> None:
-    whole = resolve_checkpoint(str(copy)).tokenizer()
+    whole = resolve_checkpoint(str(copy)).tokenizer
     vocabulary = sorted(whole.get_vocab(), key=lambda word: int(whole.get_vocab()[word]))
     (copy / "vocab.txt").write_text("".join(f"{word}\n" for word in vocabulary))
     (copy / "tokenizer.json").unlink()
@@ -54,7 +54,7 @@ def test_adopt_writes_a_complete_tokenizer_and_no_other_files(copy: Path, tmp_pa
     adopted = resolve_checkpoint(str(tmp_path / "adopted"))
     texts = ["the Good movie", "a bad plot 7"]
     served = Tokenizer.from_file(str(adopted.folder / "tokenizer.json"))
-    assert [served.encode(text).ids for text in texts] == given.tokenizer()(texts)["input_ids"]
+    assert [served.encode(text).ids for text in texts] == given.tokenizer(texts)["input_ids"]
     assert served.encode("Good").ids != served.encode("good").ids, "the configuration counts"
     assert sha256(adopted.folder / "model.safetensors") == sha256(copy / "model.safetensors")
     assert not {"api_key.txt", "rows.json"} & {path.name for path in adopted.folder.iterdir()}
@@ -70,7 +70,7 @@ def test_checkpoint_tokenizer_truncates_as_the_service_does(copy: Path, tmp_path
     texts = ["the good movie was not bad", "a plot"]
     options = {"truncation": True, "max_length": 5, "padding": True}
     for checkpoint in (given, resolve_checkpoint(str(tmp_path / "adopted"))):
-        trained = checkpoint.tokenizer()(texts, **options)
+        trained = checkpoint.tokenizer(texts, **options)
         served = TextTokenizer(tmp_path / "adopted" / "tokenizer.json", 5).encode(texts)
         cut, padded = trained["input_ids"]
         assert cut == served[0].ids
@@ -127,7 +127,7 @@ def test_checkpoint_without_a_fast_tokenizer_is_refused(copy: Path) -> None:
     for path in copy.glob("*token*"):
         path.unlink()
     with pytest.raises(CheckpointError, match="tokenizer"):
-        resolve_checkpoint(str(copy)).tokenizer()
+        _ = resolve_checkpoint(str(copy)).tokenizer
 
 
 def test_load_classifier_initialises_the_head_from_the_seed(tiny_checkpoint: Path) -> None:

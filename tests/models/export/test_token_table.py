@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics.pairwise import cosine_similarity
+from sparserve.models.pipeline.steps import shrink_tables
 
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.bundle.manifest import TokenTable
@@ -26,7 +27,6 @@ from sparserve.models.export.token_table import (
     shrink_embeddings,
     token_lookup,
 )
-from sparserve.models.pipeline.steps import shrink_tables
 from sparserve.models.recipes.schema import Embeddings, Quantization
 from sparserve.models.report.schema import token_bits
 from tests.support.models.exporting import TYPED
@@ -168,7 +168,7 @@ def test_what_became_of_the_table_lies_beside_the_graph(bert, make_checkpoint, s
     table = TokenTable.model_validate_json((tmp_path / EMBEDDINGS).read_bytes())
     name, words = word_table(bert)
     assert (table.tokens, table.rows) == (len(words), len(tensors(path)[name]))
-    tokenizer = checkpoint.tokenizer()
+    tokenizer = checkpoint.tokenizer
     seen = {token for row in tokenizer(list(dataset.train.texts))["input_ids"] for token in row}
     assert table.rows == len(seen | set(tokenizer.all_special_ids)) < table.tokens
     assert sorted(file.name for file in tmp_path.iterdir()) == [EMBEDDINGS, "model.onnx"]

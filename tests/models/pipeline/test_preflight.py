@@ -37,7 +37,7 @@ def saved(tmp_path, whole):
         config = whole.config
         config.update(fields)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-        whole.tokenizer().save_pretrained(tmp_path)
+        whole.save_tokenizer(tmp_path)
         return resolve_checkpoint(str(tmp_path))
 
     return make
@@ -50,7 +50,7 @@ def squeezed(make_checkpoint, tmp_path_factory, whole):
     model = network_of(make_checkpoint, "bert")
     squeeze(model, UNEVEN)
     save_classifier(model, folder)
-    whole.tokenizer().save_pretrained(folder)
+    whole.save_tokenizer(folder)
     return resolve_checkpoint(str(folder))
 
 
@@ -150,7 +150,7 @@ def test_texts_fit_the_teachers_positions_too(recipe, whole, saved):
 
 def test_a_tokenizer_of_more_tokens_than_the_network_has_is_refused_before_a_text_has_one(recipe, whole, saved):
     larger = saved()
-    tokenizer = larger.tokenizer()
+    tokenizer = larger.tokenizer
     tokenizer.add_tokens(["zzz", "<extra>"])
     tokenizer.save_pretrained(larger.folder)
     last, rows = len(tokenizer) - 1, whole.config.vocab_size

@@ -147,12 +147,12 @@ def test_texts_without_a_pair_stay_without(checkpoint):
 
 
 def test_neighbours_are_the_nearest_other_words_by_cosine(checkpoint):
-    vocabulary = Vocabulary(checkpoint.tokenizer(), 5)
+    vocabulary = Vocabulary(checkpoint.tokenizer, 5)
     assert set(vocabulary.words) == VOCABULARY
     found = neighbours(checkpoint, vocabulary, ["Film", "goodx", "☃"], silent)
     table = load_file(checkpoint.folder / "model.safetensors")["embeddings.word_embeddings.weight"].numpy()
-    ids = checkpoint.tokenizer().get_vocab()
-    for word, pieces in {"Film": ["film"], "goodx": checkpoint.tokenizer().tokenize("goodx")}.items():
+    ids = checkpoint.tokenizer.get_vocab()
+    for word, pieces in {"Film": ["film"], "goodx": checkpoint.tokenizer.tokenize("goodx")}.items():
         mean = np.mean([table[ids[piece]] for piece in pieces], axis=0)
         cosine = {
             other: table[ids[other]] @ mean / np.linalg.norm(table[ids[other]]) for other in VOCABULARY - {word.lower()}
@@ -185,7 +185,7 @@ def test_predictions_are_the_masked_lms_at_masked_places(make_checkpoint, make_m
     assert not has_masked_lm_head(resolve_checkpoint(str(make_checkpoint(model_type))))
     checkpoint = make_masked_lm(model_type)
     assert has_masked_lm_head(checkpoint)
-    tokenizer = checkpoint.tokenizer()
+    tokenizer = checkpoint.tokenizer
     vocabulary = Vocabulary(tokenizer, 4)
     texts = ["Very good film , zzz plot .", "the the", "not"]
     found = masked_lm_predictions(checkpoint, vocabulary, texts, silent)
@@ -203,7 +203,7 @@ def test_predictions_are_the_masked_lms_at_masked_places(make_checkpoint, make_m
 def test_many_words_and_cut_texts_are_predicted_or_left_out(make_masked_lm):
     checkpoint = make_masked_lm("bert")
     text = " ".join(["good", "film", "very"] * 40)  # 120 tokens, and the network has positions for 72
-    (found,) = masked_lm_predictions(checkpoint, Vocabulary(checkpoint.tokenizer(), 2), [text], silent)
+    (found,) = masked_lm_predictions(checkpoint, Vocabulary(checkpoint.tokenizer, 2), [text], silent)
     assert sorted(found) == find_words(text)[:68]
     made = augment(Split([text], None, [0]), checkpoint, asked(probability=1), seed=0, progress=silent)
     assert all(len(new.split()) == 120 for new in made.texts)
@@ -216,7 +216,7 @@ def test_a_source_that_is_not_there_is_refused(checkpoint):
 
 
 def test_a_tokenizer_without_a_mask_token_predicts_nothing(checkpoint):
-    vocabulary = Vocabulary(checkpoint.tokenizer(), 4)
+    vocabulary = Vocabulary(checkpoint.tokenizer, 4)
     vocabulary.tokenizer.mask_token = None
     with pytest.raises(CheckpointError, match="no mask token"):
         masked_lm_predictions(checkpoint, vocabulary, ["good film"], silent)

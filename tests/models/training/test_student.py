@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from sparserve.models.pipeline.training_steps import train_networks
 
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
@@ -12,7 +13,6 @@ from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.pipeline.plan import Job, make_plan
 from sparserve.models.pipeline.step_cache import Workspace
-from sparserve.models.pipeline.training_steps import train_networks
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.training.student import train_student
@@ -42,7 +42,7 @@ def squeezed(make_checkpoint, tmp_path_factory, whole):
         linear.weight[:, ::2] = 0
     save_classifier(model, folder)
     (folder / PRUNED).write_text(json.dumps({"pruning": {}, "matrices": [name]}))
-    whole.tokenizer().save_pretrained(folder)
+    whole.save_tokenizer(folder)
     return resolve_checkpoint(str(folder))
 
 
@@ -80,7 +80,7 @@ def test_a_killed_narrow_student_ends_with_the_same_weights(squeezed, whole, dat
     network_of_teacher = load_classifier(whole.folder, dataset.label_names, dataset.problem_type)
     teacher_folder = tmp_path / "teacher"
     save_classifier(network_of_teacher, teacher_folder)
-    whole.tokenizer().save_pretrained(teacher_folder)
+    whole.save_tokenizer(teacher_folder)
     fixed = {
         "recipe": recipe,
         "start": squeezed,

@@ -1,0 +1,53 @@
+"""The variant that answers for a task while nobody has chosen one."""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from sparserve.models.bundle.variants import Arm, Variant
+from sparserve.models.evaluation.scores import paired_comparison
+from sparserve.models.pipeline.plan import Plan
+from sparserve.models.pipeline.stages.prediction import read_logits
+from sparserve.models.pipeline.step_cache import Context, Step
+
+
+def choice_steps(plan: Plan) -> list[Step]:
+    """Return the steps that the choice reads; none if there is no choice."""
+    fp32, int8 = _candidates(plan)
+    if int8 not in plan.exports:
+        return []
+    sparse = Arm(int8, "sparse")
+    return [plan.validations[Arm(fp32)], plan.validations[sparse if sparse in plan.validations else Arm(int8)]]
+
+
+def choose_default(plan: Plan, context: Context, arms: Collection[Arm]) -> Variant:
+    """Return the best of the recipe's variants: its int8 twin, unless that measurably loses accuracy.
+
+    The int8 variant is the smaller and faster one. It is compared with the fp32 variant on the same validation rows, in
+    the sparse runtime if it runs there (is in `arms`), by the exact McNemar test. It is the best unless it gets fewer
+    rows right and the test calls the difference significant (p < 0.05). The test rows decide nothing.
+    """
+    fp32, int8 = _candidates(plan)
+    if int8 not in plan.exports:
+        return fp32
+    sparse = Arm(int8, "sparse")
+    arm = sparse if sparse in arms else Arm(int8)
+    dataset = plan.job.dataset
+    comparison = paired_comparison(
+        read_logits(context.result(plan.validations[arm])),
+        read_logits(context.result(plan.validations[Arm(fp32)])),
+        np.asarray(dataset.validation.labels),
+        dataset.problem_type,
+    )
+    best = fp32 if comparison.is_worse else int8
+    context.reporter.say(
+        f"On {len(dataset.validation):,} validation rows {fp32} alone is right on {comparison.only_reference_right:,} "
+        f"and {arm} alone on {comparison.only_this_right:,} (McNemar p = {comparison.p:.2g}): "
+        + (f"{int8} loses accuracy, so {fp32} is the default" if comparison.is_worse else f"{best} is the default")
+    )
+    return best
+
+
+def _candidates(plan: Plan) -> tuple[Variant, Variant]:
+    name = plan.job.recipe.variant_name
+    return Variant(name), Variant(name, "int8")

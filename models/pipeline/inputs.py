@@ -1,0 +1,109 @@
+"""The inputs of a job: the values that decide its results, and the machine that it runs on."""
+
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sparserve.kernels.library import LibraryError, find_library
+from sparserve.models.bundle.manifest import Machine
+from sparserve.models.cpus import available_cpus
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.tokenization import TokenizedDataset
+from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.evaluation.machine import describe_machine
+from sparserve.models.files import sha256
+from sparserve.models.recipes.schema import Recipe
+
+LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All values that decide the result of a run. Copies made with `dataclasses.replace` share the tokenised rows."""
+
+    task: str
+    recipe: Recipe
+    checkpoint: Checkpoint
+    teacher: Checkpoint | None
+    dataset: Dataset
+    data_source: str
+    seed: int
+    threads: int
+    tokenized: dict[tuple[str, str, int], TokenizedDataset] = field(default_factory=dict, repr=False, compare=False)
+    """Tokenised data by digest of the checkpoint, digest of the data and maximum length; filled by `rows`."""
+
+    @property
+    def multi_label(self) -> bool:
+        """True if a row may have several labels."""
+        return self.dataset.multi_label
+
+    @property
+    def teacher_or_checkpoint(self) -> Checkpoint:
+        """The network that the dense teacher is made from: the given teacher, or the checkpoint to fine-tune."""
+        return self.teacher or self.checkpoint
+
+    @property
+    def start(self) -> Checkpoint:
+        """The network that the student starts from. A teacher that is still to be fine-tuned is the checkpoint."""
+        return starting_from(self.checkpoint, self.teacher, self.recipe)
+
+    def rows(self, network: Checkpoint, dataset: Dataset | None = None) -> TokenizedDataset:
+        """Return the job's data, or another dataset, as tokens of this network; each is tokenised once."""
+        dataset = dataset or self.dataset
+        key = (network.digest, dataset.digest, self.recipe.max_length)
+        if key not in self.tokenized:
+            self.tokenized[key] = TokenizedDataset(dataset, network.tokenizer, self.recipe.max_length)
+        return self.tokenized[key]
+
+
+def starting_from(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> Checkpoint:
+    """Return the given network that the student takes its weights from."""
+    return teacher if teacher is not None and recipe.student.start == "teacher" else checkpoint
+
+
+@dataclass(frozen=True)
+class SparseRuntime:
+    """The sparse runtime's library on this machine. Its answers and times depend on the digest."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the software that a job runs on, as far as results depend on them."""
+
+    libraries: dict[str, str]
+    machine: Machine
+    cpus: int
+    sparse_runtime: SparseRuntime | None
+
+    @classmethod
+    def detect(cls) -> "Environment":
+        """Return the environment of this process."""
+        try:
+            library = find_library()
+            runtime = SparseRuntime(library.path, f"{library.isa} {sha256(library.path)}")
+        except LibraryError:
+            runtime = None
+        return cls(library_versions(), describe_machine(), available_cpus(), runtime)
+
+    def measured_threads(self, recipe: Recipe) -> int:
+        """Return the number of threads of every arm of the latency measurement."""
+        return recipe.measurement.threads or self.cpus
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that a result depends on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def common_inputs(job: Job, environment: Environment) -> dict[str, Any]:
+    """Return the inputs that every step on a network depends on."""
+    return {
+        "data": job.dataset.digest,
+        "max_length": job.recipe.max_length,
+        "seed": job.seed,
+        "libraries": environment.libraries,
+    }

@@ -1,0 +1,57 @@
+"""Augmentation: more training rows, made of the job's rows by replacing words."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sparserve.models.data.tokenization import TokenizedDataset
+from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.pipeline.estimate import Costs
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.step_cache import Context, Step
+from sparserve.models.recipes.schema import Augmentation
+from sparserve.models.training.augmentation import augment, read_split, write_split
+from sparserve.models.training.word_candidates import has_masked_lm_head
+
+# Raised when a change of the code makes another result of the same inputs.
+REVISION = 1
+AUGMENTED = "train.jsonl"
+ROW_SECONDS = 0.0005
+MASKED_PASSES = 7  # forward passes per text: every seventh word is masked at once
+
+
+def augmentation_step(job: Job, augmentation: Augmentation, common: Mapping[str, Any]) -> Step:
+    """Return the step that writes the augmented training rows."""
+
+    def build(folder: Path, context: Context) -> None:
+        rows = augment(job.dataset.train, job.checkpoint, augmentation, seed=job.seed, progress=context.progress)
+        write_split(rows, folder / AUGMENTED)
+
+    def estimate(costs: Costs) -> float:
+        predicted = augmentation.source != "embeddings" and has_masked_lm_head(job.checkpoint)
+        rows = copies_of_training_rows(job) * len(job.dataset.train)
+        return rows * ROW_SECONDS + (costs.forward(MASKED_PASSES * costs.train) if predicted else 0.0)
+
+    inputs = {
+        "data": job.dataset.digest,
+        "checkpoint": job.checkpoint.digest,
+        "seed": job.seed,
+        "augmentation": augmentation,
+        "libraries": common["libraries"],
+        "revision": [REVISION, 0],
+    }
+    return Step("augmentation", inputs, build, estimate)
+
+
+def copies_of_training_rows(job: Job) -> int:
+    """Return how many rows a training row becomes, itself included."""
+    return 1 + (job.recipe.augmentation.variants if job.recipe.augmentation else 0)
+
+
+def student_rows(job: Job, network: Checkpoint, augmentation: Step | None, context: Context) -> TokenizedDataset:
+    """Return the rows that the student learns from, augmented if the recipe says so, as tokens of this network."""
+    if augmentation is None:
+        return job.rows(network)
+    train = read_split(context.result(augmentation) / AUGMENTED)
+    return job.rows(network, replace(job.dataset, train=train))
