@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sparserve.models.pipeline.training_steps import train_networks
 from torch import distributed
 
 from sparserve.models.data.dataset import Split
@@ -19,7 +18,9 @@ from sparserve.models.distributed import everywhere, leading, rows_each
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import RecipeError, TrainingError
+from sparserve.models.pipeline.execution import train_networks
 from sparserve.models.pipeline.job import CompressOptions, prepare
+from sparserve.models.pipeline.step_cache import Context
 from sparserve.models.progress import PlainReporter
 from sparserve.models.pruning.pruner import MASKS, PruningCallback
 from sparserve.models.recipes.schema import Distillation, Pruning, Training
@@ -71,7 +72,7 @@ def train_both(checkpoint, folder, overrides=None):
         work=folder / "work",
     )
     run = prepare(options, PlainReporter())
-    return train_networks(run.plan, run.workspace, PlainReporter())
+    return train_networks(run.plan, Context(run.workspace, PlainReporter()))
 
 
 def train_one(checkpoint: Checkpoint, folder: Path, *, loss=None, precision="fp32", progress):

@@ -9,7 +9,7 @@ from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError
 from sparserve.models.export.sparse_graph import write_sparse_graph
 from sparserve.models.export.sparse_parity import check_packed
-from sparserve.models.pipeline.steps import NOT_PACKED, PACKED, pack_checkpoint
+from sparserve.models.pipeline.stages.pack import NOT_PACKED, PACKED, pack_checkpoint
 from sparserve.models.recipes.schema import Quantization
 from tests.support.models.exporting import ENCODERS
 

@@ -8,12 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics.pairwise import cosine_similarity
-from sparserve.models.pipeline.steps import shrink_tables
 
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.bundle.manifest import TokenTable
 from sparserve.models.data.loading import load_dataset
-from sparserve.models.data.tokenization import TokenizedSplit
+from sparserve.models.data.tokenization import TokenizedDataset, TokenizedSplit
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.export.quantization import quantize
@@ -27,6 +26,7 @@ from sparserve.models.export.token_table import (
     shrink_embeddings,
     token_lookup,
 )
+from sparserve.models.pipeline.stages.export import shrink_tables
 from sparserve.models.recipes.schema import Embeddings, Quantization
 from sparserve.models.report.schema import token_bits
 from tests.support.models.exporting import TYPED
@@ -163,8 +163,8 @@ def test_what_became_of_the_table_lies_beside_the_graph(bert, make_checkpoint, s
     checkpoint, dataset = resolve_checkpoint(str(make_checkpoint("bert"))), load_dataset(sentiment_csv)
     path = tmp_path / "model.onnx"
     shutil.copyfile(bert.path, path)
-    settings = {"checkpoint": checkpoint, "dataset": dataset, "max_length": 32}
-    shrink_tables(path, embeddings=Embeddings(vocabulary="training"), **settings)
+    rows = TokenizedDataset(dataset, checkpoint.tokenizer, 32)
+    shrink_tables(path, Embeddings(vocabulary="training"), checkpoint=checkpoint, rows=rows)
     table = TokenTable.model_validate_json((tmp_path / EMBEDDINGS).read_bytes())
     name, words = word_table(bert)
     assert (table.tokens, table.rows) == (len(words), len(tensors(path)[name]))

@@ -30,7 +30,7 @@ def test_the_store_has_dense_and_sparse_and_their_int8(tiny_store):
     store = Store(tiny_store)
     assert store.tasks() == ["tiny"]
     assert store.variants("tiny") == VARIANTS
-    assert store.default_variant("tiny") == "sparse60"
+    assert store.default_variant("tiny") == "sparse60-int8"
     for variant in VARIANTS:
         manifest = store.open("tiny", variant).manifest
         assert manifest.labels == ("negative", "positive")

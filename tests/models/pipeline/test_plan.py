@@ -1,60 +1,129 @@
-"""`models.plan`: what the key of a step depends on."""
+"""Plans: the key of every step, its dependencies, and that making a plan is pure."""
+
+import builtins
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
+from sparserve.models.bundle.manifest import Machine
 from sparserve.models.data.loading import load_dataset
-from sparserve.models.encoders.checkpoint import resolve_checkpoint
-from sparserve.models.pipeline import plan as plans
-from sparserve.models.pipeline.plan import Job, make_plan
+from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.pipeline.inputs import LIBRARIES, Environment, Job, SparseRuntime
+from sparserve.models.pipeline.plan import Plan, make_plan, plan_job
+from sparserve.models.pipeline.stages import teacher
+from sparserve.models.pipeline.stages.teacher_outputs import teacher_outputs_fit
 from sparserve.models.pruning.weights.magnitude import Magnitude
 from sparserve.models.recipes.loading import load_recipe
 
+MACHINE = Machine(
+    cpu="a CPU",
+    isa=("avx2",),
+    cores=2,
+    memory_bytes=2**34,
+    system="Linux 6.1 x86_64",
+    python="3.11",
+    onnxruntime="1.31",
+)
+ENVIRONMENT = Environment(
+    dict.fromkeys(LIBRARIES, "1.0"), MACHINE, 2, SparseRuntime(Path("lib.so"), "avx2 " + "0" * 64)
+)
+WITHOUT_RUNTIME = replace(ENVIRONMENT, sparse_runtime=None)
+RECORDED: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("step_keys.json").read_text())
+CHANGED: dict[str, dict[str, Any]] = {
+    "demo, a live teacher": {"distillation.cache_bytes": 0},
+    "demo, no int8": {"quantization.enabled": False},
+}
+Keys = Callable[..., dict[str, str]]
+
+
+def keys_of(plan: Plan) -> dict[str, str]:
+    return {step.name: step.key for step in plan.steps}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after.get(name)}
+
 
 @pytest.fixture(scope="module")
-def keys(tiny_checkpoint, tiny_recipe, sentiment_csv):
-    """Step keys by title, of the tiny recipe with some fields changed."""
-    checkpoint, dataset = resolve_checkpoint(str(tiny_checkpoint)), load_dataset(sentiment_csv)
+def job(whole: Checkpoint, tiny_recipe: Path, sentiment_csv: Path) -> Job:
+    return Job("tiny", load_recipe(tiny_recipe), whole, None, load_dataset(sentiment_csv), "reviews", 0, 1)
 
-    def of(**fields):
+
+@pytest.fixture(scope="module")
+def keys(job: Job, tiny_recipe: Path) -> Keys:
+    """Step keys by name, of the tiny recipe with some fields changed."""
+
+    def make(**fields: Any) -> dict[str, str]:
         overrides = {name.replace("__", "."): value for name, value in fields.items()}
-        recipe = load_recipe(tiny_recipe, overrides=overrides)
-        plan = make_plan(Job("tiny", recipe, checkpoint, None, dataset, "reviews", 0, 1))
-        return {step.title: step.key for step in plan.steps}
+        return keys_of(plan_job(replace(job, recipe=load_recipe(tiny_recipe, overrides=overrides)), ENVIRONMENT))
 
-    return of
+    return make
 
 
-def changed(before, after):
-    return {title for title in before if before[title] != after.get(title)}
+@pytest.mark.parametrize("case", RECORDED)
+def test_plan_has_the_recorded_keys(case: str, whole: Checkpoint, tmp_path: Path) -> None:
+    """Caches of earlier releases stay valid: the record was made before steps were objects."""
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"good film {row},{row % 2}\n" for row in range(120)))
+    recipe = load_recipe(case.partition(",")[0], overrides=CHANGED.get(case, {}))
+    checkpoint = replace(whole, digest="a" * 64, name="tiny-bert")
+    given = replace(whole, digest="b" * 64, name="tiny-teacher") if "given teacher" in case else None
+    job = Job("tiny", recipe, checkpoint, given, load_dataset(tmp_path / "rows.csv"), "reviews", 0, 1)
+    plan = plan_job(job, WITHOUT_RUNTIME if "no library" in case else ENVIRONMENT)
+    assert keys_of(plan) == RECORDED[case]
 
 
-def test_what_only_says_how_a_run_is_interrupted_makes_nothing_again(keys):
-    same = {"teacher__save_steps": 7, "student__save_steps": 7, "pruning__calibration": 5}
-    assert not changed(keys(), keys(**same))
+def test_plan_keys_ignore_fields_that_change_no_result(keys: Keys) -> None:
+    assert not changed(keys(), keys(teacher__save_steps=7, student__save_steps=7, pruning__calibration=5))
     assert not changed(keys(), keys(distillation__cache_bytes=5e8))
 
 
-def test_outputs_that_are_stored_are_rounded_and_make_another_student(keys):
+def test_plan_of_a_live_teacher_makes_another_student(keys: Keys) -> None:
+    # Stored outputs are rounded to 16 bits.
     assert "student" in changed(keys(), keys(distillation__cache_bytes=0))
 
 
-def test_a_student_is_made_again_when_its_recipe_changes_and_the_baseline_is_not(keys):
-    found = changed(keys(), keys(pruning__updates=11))
-    assert "student" in found
-    assert not {"teacher", "teacher outputs", "export dense", "export dense-int8", "predict dense"} & found
+def test_plan_of_another_recipe_keeps_the_baseline(keys: Keys) -> None:
+    names = changed(keys(), keys(pruning__updates=11))
+    assert "student" in names
+    assert not {"teacher", "teacher outputs", "export dense", "export dense-int8", "predict dense"} & names
 
 
-def test_bits_of_a_students_embeddings_do_not_change_the_baseline(keys):
-    found = changed(keys(), keys(quantization__embedding_bits=4))
-    assert "export sparse60-int8" in found
-    assert "export dense-int8" not in found
+def test_plan_of_other_embedding_bits_keeps_the_baseline(keys: Keys) -> None:
+    names = changed(keys(), keys(quantization__embedding_bits=4))
+    assert "export sparse60-int8" in names
+    assert "export dense-int8" not in names
 
 
-def test_another_revision_of_the_code_makes_networks_again(keys, monkeypatch):
+def test_plan_keys_depend_on_the_revision_of_the_code(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys()
     monkeypatch.setattr(Magnitude, "revision", 2)
-    found = changed(before, keys())
-    assert "student" in found
-    assert "teacher" not in found
-    monkeypatch.setitem(plans.REVISIONS, "teacher", 2)
+    names = changed(before, keys())
+    assert "student" in names
+    assert "teacher" not in names
+    monkeypatch.setattr(teacher, "REVISION", 2)
     assert {"teacher", "teacher outputs", "student", "export dense"} <= changed(before, keys())
+
+
+def test_plan_lists_a_step_after_the_steps_that_it_needs(job: Job) -> None:
+    plan = plan_job(job, ENVIRONMENT)
+    names = [step.name for step in plan.steps]
+    for place, step in enumerate(plan.steps):
+        assert {needed.name for needed in step.needs} <= set(names[:place])
+
+
+def test_plan_is_pure(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = teacher_outputs_fit(job)
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("a plan must not read, probe or tokenise")
+
+    for name in ("sparserve.kernels.library.find_library", "sparserve.models.data.tokenization.tokenize"):
+        monkeypatch.setattr(name, refuse)
+    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    plan = make_plan(job, ENVIRONMENT, store_teacher_outputs=stored)
+    assert keys_of(plan)["student"]

@@ -1,40 +1,53 @@
-"""`models.fit`: recipes that cannot work are refused before anything is trained."""
+"""Recipes that cannot be carried out are refused before any training."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForSequenceClassification
 
 from sparserve.models.data.dataset import Split
 from sparserve.models.data.loading import load_dataset
-from sparserve.models.encoders.checkpoint import resolve_checkpoint, save_classifier
+from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint, save_classifier
 from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.errors import CheckpointError, RecipeError
-from sparserve.models.pipeline.preflight import check_calibration, check_fit, check_vocabulary, outline
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_vocabulary, outline
 from sparserve.models.recipes.loading import load_recipe
-from sparserve.models.recipes.schema import Student
+from sparserve.models.recipes.schema import Recipe, Student
 from tests.support.models.squeezed import UNEVEN, network_of
 
-FROM_TEACHER = {"student.start": "teacher"}
-NO_ATTENTION = {"distillation.attention": 0}
+MakeRecipe = Callable[..., Recipe]
+MakeCheckpoint = Callable[..., Checkpoint]
+
+FROM_TEACHER: dict[str, Any] = {"student.start": "teacher"}
+NO_ATTENTION: dict[str, Any] = {"distillation.attention": 0}
 
 
 @pytest.fixture
-def recipe(tiny_recipe):
+def recipe(tiny_recipe: Path) -> MakeRecipe:
     """The tiny recipe with some fields changed."""
 
-    def changed(**fields):
+    def changed(**fields: Any) -> Recipe:
         return load_recipe(tiny_recipe, overrides={name.replace("__", "."): value for name, value in fields.items()})
 
     return changed
 
 
 @pytest.fixture
-def saved(tmp_path, whole):
+def job(whole: Checkpoint, tiny_recipe: Path, sentiment_csv: Path) -> Job:
+    return Job("tiny", load_recipe(tiny_recipe), whole, None, load_dataset(sentiment_csv), "reviews", 0, 1)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, whole: Checkpoint) -> MakeCheckpoint:
     """A maker of checkpoints that have a head of two labels, and some fields of the configuration changed."""
 
-    def make(**fields):
-        config = whole.config
+    def make(**fields: Any) -> Checkpoint:
+        config: Any = copy.deepcopy(whole.config)
         config.update(fields)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
         whole.save_tokenizer(tmp_path)
@@ -44,7 +57,9 @@ def saved(tmp_path, whole):
 
 
 @pytest.fixture(scope="module")
-def squeezed(make_checkpoint, tmp_path_factory, whole):
+def squeezed(
+    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory, whole: Checkpoint
+) -> Checkpoint:
     """A squeezed checkpoint of two layers of uneven width."""
     folder = tmp_path_factory.mktemp("squeezed")
     model = network_of(make_checkpoint, "bert")
@@ -77,78 +92,83 @@ def squeezed(make_checkpoint, tmp_path_factory, whole):
         ({"student.layers": 3}, "student.layers is 3, but the network to start from has 2"),
     ],
 )  # fmt: skip
-def test_a_recipe_that_cannot_work(fields, message, recipe, whole):
+def test_check_recipe_refuses(fields: dict[str, Any], message: str, recipe: MakeRecipe, whole: Checkpoint) -> None:
     with pytest.raises(RecipeError, match=message):
-        check_fit(whole, None, recipe(**fields))
+        check_recipe(whole, None, recipe(**fields))
 
 
-def test_predictions_of_a_masked_lm_that_is_not_there(recipe, whole):
+def test_check_recipe_refuses_a_missing_masked_lm_head(recipe: MakeRecipe, whole: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match="no masked-LM head"):
-        check_fit(whole, None, recipe(augmentation__source="masked-lm"))
+        check_recipe(whole, None, recipe(augmentation__source="masked-lm"))
 
 
-def test_calibration_rows_have_to_be_more_than_units(recipe, whole, sentiment_csv):
-    dataset = load_dataset(sentiment_csv)
+def test_check_calibration_needs_more_rows_than_units(recipe: MakeRecipe, job: Job) -> None:
     squeezed = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__heads": 0.5}
-    check_calibration(whole, recipe(**squeezed, squeeze__calibration=64), dataset, 0)
-    check_calibration(whole, recipe(), dataset, 0)
+    check_calibration(replace(job, recipe=recipe(**squeezed, squeeze__calibration=64)))
+    check_calibration(replace(job, recipe=recipe()))
     with pytest.raises(RecipeError, match=r"the rows give .* Raise it until"):
-        check_calibration(whole, recipe(**squeezed, squeeze__calibration=4), dataset, 0)
+        check_calibration(replace(job, recipe=recipe(**squeezed, squeeze__calibration=4)))
 
 
-def test_what_the_calibration_rows_tell_is_seen_before_anything_is_trained(recipe, whole, sentiment_csv):
-    dataset = load_dataset(sentiment_csv)
+def test_check_calibration_refuses_too_few_vectors_or_operations(recipe: MakeRecipe, job: Job) -> None:
     squeezed = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__heads": 0.5}
     # Tokens enough, but the last layer's heads of 8 features and 2 labels are told apart by rows.
     texts = " ".join(["the movie was good"] * 8)
-    few = replace(dataset, train=Split([texts] * 10, None, [0, 1] * 5))
+    few = replace(job, dataset=replace(job.dataset, train=Split([texts] * 10, None, [0, 1] * 5)))
     with pytest.raises(RecipeError, match=r"give 10 vectors, .* 10 features\. All training rows are in use"):
-        check_calibration(whole, recipe(**squeezed), few, 0)
+        check_calibration(replace(few, recipe=recipe(**squeezed)))
     poor = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__method": "post-training", "squeeze__flops": 0.001}
     with pytest.raises(RecipeError, match="too small for one head and one unit in each of 2 layers"):
-        check_calibration(whole, recipe(**poor), dataset, 0)
+        check_calibration(replace(job, recipe=recipe(**poor)))
 
 
-def test_a_rank_of_the_tokens_that_the_training_rows_have(recipe, whole, sentiment_csv):
-    dataset = load_dataset(sentiment_csv)
-    few = replace(dataset, train=dataset.train.take([0, 1]))
+def test_check_vocabulary_refuses_a_rank_above_the_kept_tokens(recipe: MakeRecipe, job: Job) -> None:
+    few = replace(job, dataset=replace(job.dataset, train=job.dataset.train.take([0, 1])))
     ranked = {"embeddings.rank": 32, "embeddings.vocabulary": "training"}
-    check_vocabulary(whole, recipe(**ranked), dataset)
+    check_vocabulary(replace(job, recipe=recipe(**ranked)))
     with pytest.raises(RecipeError, match=r"embeddings\.rank is 32, but the token table has \d+ rows"):
-        check_vocabulary(whole, recipe(**ranked), few)
+        check_vocabulary(replace(few, recipe=recipe(**ranked)))
 
 
-def test_what_can_work_is_let_through(recipe, whole, squeezed, saved):
-    check_fit(whole, None, recipe())
-    check_fit(whole, None, recipe(**FROM_TEACHER, **NO_ATTENTION, squeeze__heads=0.5, squeeze__units=0.5))
-    check_fit(whole, None, recipe(student__layers=1, student__hidden_size=16))
-    check_fit(squeezed, None, recipe(**NO_ATTENTION))
-    check_fit(whole, squeezed, recipe(**NO_ATTENTION))
-    check_fit(squeezed, saved(), recipe(**NO_ATTENTION))
-    check_fit(whole, None, recipe(embeddings__rank=16, student__hidden_size=16))
+def test_check_recipe_accepts(
+    recipe: MakeRecipe, whole: Checkpoint, squeezed: Checkpoint, saved: MakeCheckpoint
+) -> None:
+    check_recipe(whole, None, recipe())
+    check_recipe(whole, None, recipe(**FROM_TEACHER, **NO_ATTENTION, squeeze__heads=0.5, squeeze__units=0.5))
+    check_recipe(whole, None, recipe(student__layers=1, student__hidden_size=16))
+    check_recipe(squeezed, None, recipe(**NO_ATTENTION))
+    check_recipe(whole, squeezed, recipe(**NO_ATTENTION))
+    check_recipe(squeezed, saved(), recipe(**NO_ATTENTION))
+    check_recipe(whole, None, recipe(embeddings__rank=16, student__hidden_size=16))
 
 
-def test_a_teacher_without_a_head_of_its_labels_is_none(recipe, whole, saved):
+def test_check_recipe_needs_a_saved_head_of_the_teacher(
+    recipe: MakeRecipe, whole: Checkpoint, saved: MakeCheckpoint
+) -> None:
     with pytest.raises(CheckpointError, match=r"tiny-bert has no saved weights \[2, 32\] of classifier\.weight"):
-        check_fit(whole, whole, recipe())
+        check_recipe(whole, whole, recipe())
     teacher = saved()
-    check_fit(whole, teacher, recipe())
-    config = teacher.config
+    check_recipe(whole, teacher, recipe())
+    config: Any = teacher.config
     config.num_labels = 3
     config.save_pretrained(teacher.folder)
     with pytest.raises(CheckpointError, match=r"no saved weights \[3, 32\] of classifier\.weight"):
-        check_fit(whole, teacher, recipe())
+        check_recipe(whole, teacher, recipe())
     (teacher.folder / "model.safetensors").write_bytes(b"{")
     with pytest.raises(CheckpointError, match="holds no weights that can be read"):
-        check_fit(whole, teacher, recipe())
+        check_recipe(whole, teacher, recipe())
 
 
-def test_texts_fit_the_teachers_positions_too(recipe, whole, saved):
+def test_check_recipe_refuses_texts_beyond_the_teachers_positions(
+    recipe: MakeRecipe, whole: Checkpoint, saved: MakeCheckpoint
+) -> None:
     with pytest.raises(RecipeError, match="has positions for 9: add --set max_length=9"):
-        check_fit(whole, saved(max_position_embeddings=9), recipe(**NO_ATTENTION))
+        check_recipe(whole, saved(max_position_embeddings=9), recipe(**NO_ATTENTION))
 
 
-def test_a_tokenizer_of_more_tokens_than_the_network_has_is_refused_before_a_text_has_one(recipe, whole, saved):
+def test_check_recipe_refuses_a_tokenizer_larger_than_the_embeddings(
+    recipe: MakeRecipe, whole: Checkpoint, saved: MakeCheckpoint
+) -> None:
     larger = saved()
     tokenizer = larger.tokenizer
     tokenizer.add_tokens(["zzz", "<extra>"])
@@ -157,40 +177,46 @@ def test_a_tokenizer_of_more_tokens_than_the_network_has_is_refused_before_a_tex
     message = rf"'<extra>' the id {last}, but the model has embeddings for {rows} tokens only"
     for networks in ((larger, None), (whole, larger)):
         with pytest.raises(CheckpointError, match=message):
-            check_fit(*networks, recipe())
+            check_recipe(*networks, recipe())
 
 
-def test_a_network_that_no_onnx_file_holds_is_refused(recipe, whole, monkeypatch):
-    size = sum(parameter.numel() * 4 for parameter in outline(whole, Student()).parameters())
+def test_check_recipe_refuses_a_network_too_large_for_onnx(
+    recipe: MakeRecipe, whole: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(4 * parameter.numel() for parameter in outline(whole, Student()).parameters())
     monkeypatch.setattr("sparserve.models.pipeline.preflight.LARGEST_GRAPH", size)
-    check_fit(whole, None, recipe())
+    check_recipe(whole, None, recipe())
     monkeypatch.setattr("sparserve.models.pipeline.preflight.LARGEST_GRAPH", size - 1)
     with pytest.raises(CheckpointError, match=r"tiny-bert has weights of 0\.00 GiB in float32"):
-        check_fit(whole, None, recipe())
+        check_recipe(whole, None, recipe())
 
 
-def test_a_squeezed_network_gets_no_other_shape(recipe, squeezed):
+def test_check_recipe_refuses_another_shape_of_a_squeezed_network(recipe: MakeRecipe, squeezed: Checkpoint) -> None:
     with pytest.raises(RecipeError, match="was squeezed, so its layers differ"):
-        check_fit(squeezed, None, recipe(**NO_ATTENTION, student__layers=1))
+        check_recipe(squeezed, None, recipe(**NO_ATTENTION, student__layers=1))
 
 
-def test_attention_of_a_squeezed_teacher_is_not_imitated(recipe, whole, squeezed):
+def test_check_recipe_refuses_attention_of_a_squeezed_teacher(
+    recipe: MakeRecipe, whole: Checkpoint, squeezed: Checkpoint
+) -> None:
     with pytest.raises(RecipeError, match="the teacher was squeezed to fewer heads"):
-        check_fit(whole, squeezed, recipe())
+        check_recipe(whole, squeezed, recipe())
 
 
-def test_a_teacher_of_fewer_layers_is_no_guide_for_hidden_states(recipe, whole, saved):
+def test_check_recipe_refuses_hidden_states_of_a_shallower_teacher(
+    recipe: MakeRecipe, whole: Checkpoint, saved: MakeCheckpoint
+) -> None:
     shallow = saved(num_hidden_layers=1)
     with pytest.raises(CheckpointError, match="the student has 2 layers and its teacher 1"):
-        check_fit(whole, shallow, recipe())
-    check_fit(whole, shallow, recipe(distillation__hidden=0, distillation__attention=0))
+        check_recipe(whole, shallow, recipe())
+    check_recipe(whole, shallow, recipe(distillation__hidden=0, distillation__attention=0))
     # A student that starts from the teacher is as shallow.
-    check_fit(whole, shallow, recipe(**FROM_TEACHER))
+    check_recipe(whole, shallow, recipe(**FROM_TEACHER))
 
 
-def test_an_outline_has_shapes_and_no_weights(whole, squeezed):
+def test_outline_has_shapes_and_no_weights(whole: Checkpoint, squeezed: Checkpoint) -> None:
     assert {p.device.type for p in outline(whole, Student()).parameters()} == {"meta"}
     assert structure_of(outline(squeezed, Student())) == UNEVEN
-    narrow = outline(whole, Student(layers=1, hidden_size=16))
+    narrow: Any = outline(whole, Student(layers=1, hidden_size=16))
     assert narrow.config.num_hidden_layers == 1
     assert narrow.bert.pooler.dense.weight.shape == (16, 16)

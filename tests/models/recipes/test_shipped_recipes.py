@@ -9,10 +9,11 @@ import torch
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
 from sparserve.models.encoders.layers import encoder_linears
-from sparserve.models.pipeline.plan import Job, make_plan
-from sparserve.models.pipeline.preflight import check_fit
-from sparserve.models.pipeline.step_cache import Workspace
-from sparserve.models.pipeline.training_steps import train_networks
+from sparserve.models.pipeline.execution import train_networks
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.plan import plan_job
+from sparserve.models.pipeline.preflight import check_recipe
+from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from tests.support.models.small_recipes import small_fields
@@ -29,10 +30,10 @@ def test_shipped_recipe_builds_a_network(
 ) -> None:
     recipe = load_recipe(name, overrides=small_fields(load_recipe(name)))
     checkpoint = resolve_checkpoint(str(tiny_checkpoint))
-    check_fit(checkpoint, None, recipe)
+    check_recipe(checkpoint, None, recipe)
     dataset = load_dataset(sentiment_csv)
-    plan = make_plan(Job("tiny", recipe, checkpoint, None, dataset, "reviews", 0, 1))
-    _, student = train_networks(plan, workspace, PlainReporter())
+    plan = plan_job(Job("tiny", recipe, checkpoint, None, dataset, "reviews", 0, 1))
+    _, student = train_networks(plan, Context(workspace, PlainReporter()))
 
     model = load_classifier(student.folder, dataset.label_names, dataset.problem_type)
     weights = [linear.weight for linear in encoder_linears(model).values()]

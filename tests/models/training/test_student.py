@@ -5,14 +5,16 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from sparserve.models.pipeline.training_steps import train_networks
 
 from sparserve.models.data.loading import load_dataset
+from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.encoders.checkpoint import PRUNED, load_classifier, resolve_checkpoint, save_classifier
 from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.encoders.squeezing import squeeze, structure_of
-from sparserve.models.pipeline.plan import Job, make_plan
-from sparserve.models.pipeline.step_cache import Workspace
+from sparserve.models.pipeline.execution import train_networks
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.plan import plan_job
+from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.training.student import train_student
@@ -47,8 +49,8 @@ def squeezed(make_checkpoint, tmp_path_factory, whole):
 
 
 def made(workspace, recipe, checkpoint, teacher, dataset):
-    plan = make_plan(Job("tiny", recipe, checkpoint, teacher, dataset, "reviews", 0, 1))
-    _, student = train_networks(plan, workspace, PlainReporter())
+    plan = plan_job(Job("tiny", recipe, checkpoint, teacher, dataset, "reviews", 0, 1))
+    _, student = train_networks(plan, Context(workspace, PlainReporter()))
     return load_classifier(student.folder, dataset.label_names, dataset.problem_type), student
 
 
@@ -86,7 +88,7 @@ def test_a_killed_narrow_student_ends_with_the_same_weights(squeezed, whole, dat
         "start": squeezed,
         "teacher": resolve_checkpoint(str(teacher_folder)),
         "teacher_cache": None,
-        "dataset": dataset,
+        "rows": TokenizedDataset(dataset, squeezed.tokenizer, recipe.max_length),
         "seed": 0,
     }
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from sparserve.models.data.loading import load_dataset
+from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.encoders.checkpoint import WEIGHTS
 from sparserve.models.files import sha256
 from sparserve.models.recipes.schema import Training
@@ -25,12 +26,12 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def train(whole, sentiment_csv):
     """Return a maker of teachers in a folder; the progress that it makes is returned."""
-    dataset = load_dataset(sentiment_csv)
+    rows = TokenizedDataset(load_dataset(sentiment_csv), whole.tokenizer, 32)
 
     def make(folder):
         heard = []
         train_teacher(
-            folder, checkpoint=whole, dataset=dataset, training=RESTLESS, max_length=32, seed=3,
+            folder, checkpoint=whole, rows=rows, training=RESTLESS, seed=3,
             progress=lambda *step: heard.append(step),
         )  # fmt: skip
         return heard

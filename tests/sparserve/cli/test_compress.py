@@ -139,12 +139,10 @@ def test_compress_reports_a_store_that_is_not_writable(compress_tiny: CommandLin
 def test_compress_reports_a_full_disk_and_publishes_nothing(
     compress_tiny: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparserve.models.pipeline import execution as pipeline
-
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline.steps, "train_teacher", full)
+    monkeypatch.setattr("sparserve.models.pipeline.stages.teacher.train_teacher", full)
     result = run(*compress_tiny(tmp_path / "store"))
     assert result.exit_code == 4
     assert "the disk is full" in result.stderr
