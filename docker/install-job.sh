@@ -4,4 +4,4 @@ set -eu
 venv="$1"
 python3 -m venv "$venv"
 "$venv/bin/pip" install --no-cache-dir --disable-pip-version-check -c constraints.txt ".[compress]"
-"$venv/bin/python" -c "import sparserve.models.run"
+"$venv/bin/python" -c "import sparserve.models.pipeline.job"

@@ -6,8 +6,8 @@ against ONNX Runtime fp32 with one text of 64 tokens):
 - balanced: `sparsebert-best` loses the least of all methods at 95 % zeros (2.4 points, 9.0 times as fast).
 - fastest: `squeeze-sparsify` is faster still (11.0 times, 2.1 points). It removes half of the heads and units, and more
   with `--set squeeze.heads=0.25 --set squeeze.units=0.25` (16.8 times, 3.1 points).
-- smallest: `smallest` is the only recipe that also compresses the token table, which takes most of the 13 to 20 MB that
-  the int8 files of the others have.
+- smallest: `smallest` is the only recipe that also compresses the token table, which takes most of the 13 to 20 MB
+  that the smallest files of most other recipes have.
 - no-training: `post-training` loses less than the other recipe that trains no student, `obert-one-shot`, and is faster
   (0.9 against 1.4 points, 5.7 against 4.0 times).
 """

@@ -9,13 +9,16 @@ from typing import Annotated
 import typer
 
 from sparserve.cli import bundles, compress, keys, serve
+from sparserve.cli.options import LightGroup
 
 app = typer.Typer(
     name="sparserve",
+    cls=LightGroup,
     help="Compress transformer text classifiers, serve them on plain CPUs, and report what the compression cost.",
     epilog="Exit codes: 0 done; 1 unexpected error; 2 wrong input; 3 invalid bundle or store; 4 the machine cannot do "
     "it (disk full, no permission, missing package); 5 training failed; 6 an exported model differs from the trained "
     "one; 7 no trial met the targets; 130 interrupted.",
+    context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -45,9 +48,4 @@ def _options(
 
 def main() -> None:
     """Run the command line; the exit status is that of the process."""
-    command = typer.main.get_command(app)
-    for parameter in command.params:
-        # The options that install shell completion: to convert None to a bool, typer would import pydantic (0.1 s).
-        if parameter.default is None:
-            parameter.default = False
-    command()
+    app()

@@ -11,6 +11,7 @@ import typer
 
 from sparserve.cli.options import (
     DEFAULT_STORE,
+    LightGroup,
     StoreOption,
     TaskArgument,
     VariantArgument,
@@ -23,7 +24,7 @@ from sparserve.models.errors import SparserveError, StoreError
 if TYPE_CHECKING:
     from sparserve.models.bundle.store import Store
 
-bundles_app = typer.Typer(help="List and verify the bundles of a store, and choose default variants.")
+bundles_app = typer.Typer(cls=LightGroup, help="List and verify the bundles of a store, and choose default variants.")
 
 
 def add_commands(app: typer.Typer) -> None:

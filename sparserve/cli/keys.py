@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 
-from sparserve.cli.options import cli_errors
+from sparserve.cli.options import LightGroup, cli_errors
 from sparserve.models.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 VARIABLE: Final = "SPARSERVE_KEYS_FILE"
 
-keys_app = typer.Typer(help="Create, list and revoke the API keys of a service.")
+keys_app = typer.Typer(cls=LightGroup, help="Create, list and revoke the API keys of a service.")
 
 FileOption = Annotated[
     Path | None, typer.Option("--file", help="File of API keys.", envvar=VARIABLE, show_default=False)

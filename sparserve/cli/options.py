@@ -7,14 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from typer.core import TyperGroup
 
 from sparserve.models.errors import SparserveError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from typer._click.core import Context, Parameter
 
 DEFAULT_STORE: Final = Path("store")
 LOG_WIDTH: Final = 140
+
+
+class LightGroup(TyperGroup):
+    """Group of commands whose flags are False by default, not None.
+
+    To convert None to a bool, typer would import pydantic, a quarter of the time that a command's `--help` takes.
+    """
+
+    def get_params(self, ctx: "Context") -> "list[Parameter]":
+        """Return the parameters of the group, all of which are flags."""
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            parameter.default = parameter.default or False
+        return parameters
 
 
 def complete_task(context: typer.Context, incomplete: str) -> list[str]:

@@ -18,12 +18,14 @@ from benchmarks.loopback import free_port
 
 ROOT = Path(__file__).parents[2]
 VENV = ROOT / "build" / "service-venv"
-ABSENT = ("torch", "transformers", "onnx", "sklearn", "pyarrow", "typer")
+ABSENT = ("torch", "transformers", "onnx", "sklearn", "pyarrow")
 
 
 def is_current():
     """Whether the environment was made from the sources as they are now."""
-    sources = [path for package in ("kernels", "models", "service") for path in (ROOT / package).rglob("*.py")]
+    sources = [
+        path for package in ("kernels", "models", "service", "sparserve") for path in (ROOT / package).rglob("*.py")
+    ]
     made = VENV / "pyvenv.cfg"
     return made.is_file() and max(path.stat().st_mtime for path in sources) <= made.stat().st_mtime
 
@@ -50,7 +52,7 @@ def test_other_commands_say_what_to_install(tmp_path):
 
 
 def test_the_sparse_runtime_was_installed_where_it_can_be_built(sparse_runtime, tmp_path):
-    result = run("-c", "from kernels.library import find_library; print(find_library().isa)", cwd=tmp_path)
+    result = run("-c", "from sparserve.kernels.library import find_library; print(find_library().isa)", cwd=tmp_path)
     assert result.stdout.strip() == sparse_runtime.isa, result.stderr
 
 

@@ -1,34 +1,41 @@
-"""`sparserve compress --target`: a search for real, and what is said of one that cannot be made."""
+"""`sparserve compress --target`: a real search, its plan, and the errors of a search that cannot be made."""
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from sparserve.cli import app
+from sparserve.kernels.library import Library
 from sparserve.models.bundle.store import Store
 
+CommandLine = Callable[..., list[str]]
+Event = dict[str, Any]
 
-def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_its_record(
-    tiny_store, compress_tiny, sparse_runtime, tmp_path
-):
-    store = shutil.copytree(tiny_store, tmp_path / "store")  # its networks are trained already
+
+def test_search_publishes_trials_sets_the_default_and_resumes(
+    tiny_store: Path, compress_tiny: CommandLine, sparse_runtime: Library, tmp_path: Path
+) -> None:
+    store = shutil.copytree(tiny_store, tmp_path / "store")  # its networks are already trained
     opened, best_variant = Store(store), "tiny-sparsity60-int8"
     options = ["--search-recipes", "", "--search-levels", "0.6", "--json"]
 
-    def events(*targets, code=0):
-        wanted = [word for target in ("latency<=10s@2x16", *targets) for word in ("--target", target)]
-        result = CliRunner().invoke(app, compress_tiny(store, *options, *wanted), catch_exceptions=False)
+    def events(*targets: str, code: int = 0) -> tuple[list[Event], str]:
+        options_of_targets = [word for target in ("latency<=10s@2x16", *targets) for word in ("--target", target)]
+        result = CliRunner().invoke(app, compress_tiny(store, *options, *options_of_targets), catch_exceptions=False)
         assert result.exit_code == code, result.output
         return [json.loads(line) for line in result.stdout.splitlines()], " ".join(result.stderr.split())
 
-    def values(name, found):
-        return [event["value"] for event in found if event.get("name") == name]
+    def values(name: str, events: list[Event]) -> list[Any]:
+        return [event["value"] for event in events if event.get("name") == name]
 
-    def begun(found):
-        return {event["step"] for event in found if event["event"] == "begin"}
+    def begun(events: list[Event]) -> set[str]:
+        return {event["step"] for event in events if event["event"] == "begin"}
 
     first, _ = events("size<=58KB")  # only one file is as small: dense-int8 has 61 KB
     (made,) = values("best", first)
@@ -56,9 +63,11 @@ def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_it
     assert others != versions
     opened.set_default_variant("tiny", "dense-int8")
     again, _ = events("size<=58KB")
-    assert not begun(again), "what is on record was begun again"
+    assert not begun(again), "a recorded trial was made again"
     assert values("best", again) == [made] and opened.default_variant("tiny") == best_variant
-    assert {variant: opened.current("tiny", variant) for variant in versions} == versions, "not the bundles it judged"
+    assert {variant: opened.current("tiny", variant) for variant in versions} == versions, (
+        "not the bundles of its trials"
+    )
 
     opened.promote("tiny", best_variant, others[best_variant])
     opened.remove("tiny", best_variant, versions[best_variant])
@@ -71,8 +80,8 @@ def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_it
     (missed,) = values("trial", failed)
     assert (missed["variant"], missed["meets"]) == ("tiny-sparsity60", False)
     assert f"nearest is tiny at pruning.sparsity=0.6: {best_variant} in the sparse runtime" in stderr
-    assert opened.default_variant("tiny") == "sparse60", "a search that finds nothing changes what answers"
-    shutil.rmtree(store / "tiny")  # nobody has chosen what answers: not a trial that was never judged
+    assert opened.default_variant("tiny") == "sparse60", "a search without a result changed the default"
+    shutil.rmtree(store / "tiny")  # without a default, an unfinished search must not set one
     events("size<=16KB", code=7)
     assert opened.default_variant("tiny") == "dense" and opened.has_default("tiny")
     ruled_out, stderr = events("size<=1KB", code=7)
@@ -92,14 +101,16 @@ def test_a_search_publishes_its_trials_answers_with_the_best_and_goes_on_from_it
         (["--search-recipes", "demo"], "add --target"),
     ],
 )
-def test_a_search_that_is_asked_for_wrongly_says_the_way_out_and_makes_nothing(compress_tiny, tmp_path, extra, message):
+def test_search_refuses_wrong_options(
+    compress_tiny: CommandLine, tmp_path: Path, extra: list[str], message: str
+) -> None:
     result = CliRunner().invoke(app, compress_tiny(tmp_path / "store", *extra), catch_exceptions=False)
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.stderr.split())
     assert not (tmp_path / "store" / "tiny").exists()
 
 
-def test_a_dry_run_of_a_search_says_its_ladders_and_makes_nothing(compress_tiny, tmp_path):
+def test_search_dry_run_prints_the_ladders(compress_tiny: CommandLine, tmp_path: Path) -> None:
     command = compress_tiny(tmp_path / "store", "--target", "size<=6MB", "--search-recipes", "distilbert", "--dry-run")
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -108,7 +119,7 @@ def test_a_dry_run_of_a_search_says_its_ladders_and_makes_nothing(compress_tiny,
     assert not (tmp_path / "store" / "tiny").exists()
 
 
-def test_levels_that_the_network_cannot_have_are_left_out_unless_they_were_asked_for(compress_tiny, tmp_path):
+def test_search_skips_impossible_levels_unless_requested(compress_tiny: CommandLine, tmp_path: Path) -> None:
     store, target = tmp_path / "store", ["--target", "size<=6MB", "--dry-run"]
     command = compress_tiny(store, *target, "--search-recipes", "mutual-information")
     result = CliRunner().invoke(app, command, catch_exceptions=False)
@@ -123,19 +134,21 @@ def test_levels_that_the_network_cannot_have_are_left_out_unless_they_were_asked
     assert "zero heads" in result.stderr
 
 
-def test_recipes_for_which_the_data_has_too_few_rows_are_left_out_at_once(compress_tiny, tmp_path, monkeypatch):
+def test_search_skips_recipes_that_need_more_rows(
+    compress_tiny: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sparserve.models.search.session.USUAL_RECIPES", ("mutual-information", "distilbert"))
     monkeypatch.setattr("sparserve.models.pipeline.preflight.calibration_rows", lambda total, count, seed: [0, 1])
     command = compress_tiny(tmp_path / "store", "--target", "size<=6MB", "--dry-run")
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    said = " ".join(result.output.split())
-    assert "The recipe mutual-information is not searched: squeeze.calibration: the rows give" in said
-    assert "the data has no more training rows: give more, or squeeze by post-training" in said
-    assert "distilbert: student.layers" in said and "mutual-information: squeeze" not in said
+    output = " ".join(result.output.split())
+    assert "The recipe mutual-information is not searched: squeeze.calibration: the rows give" in output
+    assert "the data has no more training rows: give more, or squeeze by post-training" in output
+    assert "distilbert: student.layers" in output and "mutual-information: squeeze" not in output
 
 
-def test_a_recipe_whose_token_table_alone_is_too_large_is_left_out_and_the_others_are_searched(compress_tiny, tmp_path):
+def test_search_skips_a_recipe_whose_token_table_is_too_large(compress_tiny: CommandLine, tmp_path: Path) -> None:
     command = compress_tiny(tmp_path / "store", "--target", "size<=2KB", "--search-recipes", "smallest", "--dry-run")
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -143,7 +156,7 @@ def test_a_recipe_whose_token_table_alone_is_too_large_is_left_out_and_the_other
     assert "First trial: smallest at pruning.sparsity=0.85" in result.output
 
 
-def test_a_target_that_only_the_dense_int8_file_may_meet_is_searched(compress_tiny, tmp_path):
+def test_search_tries_a_target_that_only_dense_int8_may_meet(compress_tiny: CommandLine, tmp_path: Path) -> None:
     options = ["--search-recipes", "", "--set", "quantization.enabled=false", "--dry-run"]
     command = compress_tiny(tmp_path / "store", "--target", "size<=8KB", *options)
     result = CliRunner().invoke(app, command, catch_exceptions=False)
