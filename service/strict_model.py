@@ -1,24 +1,24 @@
-"""What a client may send is closed: fields that are not known are refused, in one message, however many there are."""
+"""Base class of request bodies: unknown fields are refused, in one message."""
 
 from itertools import islice
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-# Of what a client has made up, so much is repeated to it.
+# A message repeats this much of the client's unknown fields.
 NAMED_FIELDS: Final = 3
 NAME_CHARACTERS: Final = 40
 
 
 class StrictModel(BaseModel):
-    """A model without unknown fields."""
+    """Model that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
-    def _fields_are_known(cls, value: Any) -> Any:
-        # Looked at before pydantic does, which would make an error of every one.
+    def _refuse_unknown_fields(cls, value: Any) -> Any:
+        # Before pydantic's own check, which would report each of them.
         if isinstance(value, dict) and not value.keys() <= cls.model_fields.keys():
             unknown = islice((name for name in value if name not in cls.model_fields), NAMED_FIELDS)
             named = ", ".join(ascii(str(name)[:NAME_CHARACTERS]) for name in unknown)

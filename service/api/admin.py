@@ -1,8 +1,7 @@
-"""What is served, changed while it runs: in the memory of this process until it ends, but for a task's default variant.
+"""Routes that change the models served: pin, roll back, load, unload, and set a task's default variant.
 
-A version is pinned, or taken back; a variant is unloaded, or loaded again, in the Open Inference Protocol's words; or
-it becomes the task's default variant, in the store.
-Every route here needs a key with the scope `admin`, which `service.access` sees to.
+Changes last until the process ends, except the default variant, which is written to the store. Every route here needs a
+key with the scope `admin`; `security.scopes` lists them.
 """
 
 from functools import partial
@@ -33,12 +32,12 @@ class Promotion(Body):
 
 
 class Served(BaseModel):
-    """What answers for a variant now."""
+    """The version that answers for a variant now."""
 
     task: str
     variant: str
     version: str
-    pinned: bool = Field(description="whether it stays whatever the store says, until it is unpinned or a restart")
+    pinned: bool = Field(description="true if it stays until it is unpinned or the service restarts")
 
 
 class VariantName(BaseModel):
@@ -49,19 +48,19 @@ class VariantName(BaseModel):
 
 
 class Overrides(BaseModel):
-    """What was ordered here and not by the store."""
+    """Changes that were made here and not in the store."""
 
     pinned: list[Served]
     unloaded: list[VariantName]
 
 
 class RepositoryParameters(BaseModel):
-    """Parameters of load and unload; others are refused, but for the one that Triton's client always sends."""
+    """Parameters of load and unload. Others are refused, except the one that Triton's client always sends."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    version: str | None = Field(None, description="the variant; by default all that the task has")
-    unload_dependents: bool = Field(False, description="means nothing here: no model depends on another")
+    version: str | None = Field(None, description="the variant; by default all of the task")
+    unload_dependents: bool = Field(False, description="ignored: no model depends on another")
 
 
 class RepositoryRequest(BaseModel):
@@ -73,7 +72,7 @@ class RepositoryRequest(BaseModel):
 
 
 _REPOSITORY: TypeAdapter[RepositoryRequest] = TypeAdapter(RepositoryRequest)
-# Written out: a reference would lead nowhere from inside the document.
+# Written out: a reference would not resolve inside the document.
 REPOSITORY_BODY: dict[str, Any] = {
     "requestBody": {
         "content": {
@@ -105,9 +104,9 @@ async def show_overrides(service: ServiceDependency) -> Overrides:
 
 @router.post("/v1/admin/refresh", responses=RESPONSES)
 async def refresh(service: ServiceDependency) -> ModelList:
-    """Look at the store now; answers once every new version is served or refused.
+    """Read the store now; answers once every new version is served or refused.
 
-    A URL that the store mirrors is waited for ten seconds at most; what comes later is served when it is there.
+    Waits at most ten seconds for a URL that the store mirrors; versions that arrive later are served on arrival.
     """
     await service.run_admin(service.catalog.refresh)
     return await list_models(service)
@@ -115,42 +114,42 @@ async def refresh(service: ServiceDependency) -> ModelList:
 
 @router.post("/v1/admin/models/{task}/{variant}/default", responses=RESPONSES)
 async def make_default(task: str, variant: str, service: ServiceDependency) -> TaskFacts:
-    """Let the task answer with this variant: in the store, so for every process that serves it, and after a restart."""
+    """Make this variant the task's default, in the store: for every process that serves it, and after a restart."""
     await service.run_admin(partial(service.catalog.make_default, task, variant))
     return await show_task(task, service)
 
 
 @router.post("/v1/models/{task}/{variant}/promote", responses=RESPONSES, dependencies=[Depends(_require_json)])
 async def promote(task: str, variant: str, body: Promotion, service: ServiceDependency) -> Served:
-    """Serve this version; answers once it is served, and changes nothing where it is refused."""
+    """Serve this version; answers once it is served, and changes nothing if it is refused."""
     return _served(service, await service.run_admin(partial(service.catalog.pin, task, variant, body.version)))
 
 
 @router.post("/v1/models/{task}/{variant}/rollback", responses=RESPONSES)
 async def rollback(task: str, variant: str, service: ServiceDependency) -> Served:
-    """Serve the version that was published before the one that is served."""
+    """Serve the version published before the current one."""
     return _served(service, await service.run_admin(partial(service.catalog.rollback, task, variant)))
 
 
 @router.post("/v1/models/{task}/{variant}/unpin", responses=RESPONSES)
 async def unpin(task: str, variant: str, service: ServiceDependency) -> Served:
-    """Serve the version that the store says, again."""
+    """Serve the store's version again."""
     return _served(service, await service.run_admin(partial(service.catalog.unpin, task, variant)))
 
 
 @router.post("/v2/repository/models/{task}/load", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
 async def load(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
-    """Take a task, or one variant of it, into service; answers once it is served."""
-    asked = _read(await request.body())
-    await service.run_admin(partial(service.catalog.load, task, asked.version))
+    """Load a task, or one variant of it; answers once it is served."""
+    parameters = _read(await request.body())
+    await service.run_admin(partial(service.catalog.load, task, parameters.version))
     return {"name": task, "load": True}
 
 
 @router.post("/v2/repository/models/{task}/unload", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
 async def unload(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
-    """Take a task, or one variant of it, out of service; requests that it has admitted are still answered."""
-    asked = _read(await request.body())
-    await service.run_admin(partial(service.catalog.unload, task, asked.version))
+    """Unload a task, or one variant of it; requests that were already admitted are still answered."""
+    parameters = _read(await request.body())
+    await service.run_admin(partial(service.catalog.unload, task, parameters.version))
     return {"name": task, "unload": True}
 
 
@@ -160,7 +159,7 @@ def _served(service: ServingCore, engine: Engine) -> Served:
 
 
 def _read(body: bytes) -> RepositoryParameters:
-    # The protocol's clients do not say that it is JSON, and some send nothing.
+    # The protocol's clients do not declare the body as JSON, and some send none.
     try:
         return _REPOSITORY.validate_json(body or b"{}").parameters
     except ValidationError as error:
@@ -168,4 +167,4 @@ def _read(body: bytes) -> RepositoryParameters:
         if first["type"] == "json_invalid":
             raise UnreadableRequest(f"the body is not JSON: {first['msg']}") from error
         place = ".".join(map(str, first["loc"])) or "body"
-        raise InvalidRequest(f"{place}: {first['msg']}; a model is changed in the store only") from error
+        raise InvalidRequest(f"{place}: {first['msg']}; only the store can change a model") from error

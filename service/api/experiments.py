@@ -1,4 +1,4 @@
-"""/v1/compare/{task}: a candidate beside the default variant on live traffic; begun, looked at and ended."""
+"""/v1/compare/{task}: start, show and end an experiment, a candidate beside the default variant on live traffic."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,11 +18,11 @@ from sparserve.service.settings import Policy
 from sparserve.service.types import ModelRef
 
 router = APIRouter(route_class=JsonRoute, tags=["experiments"])
-MOST = 1000
+MAX_DISAGREEMENTS = 1000
 
 
 class Estimate(BaseModel):
-    """A figure with its 95 % interval, null where too little has been seen."""
+    """A figure with its 95 % interval; null if there are too few observations."""
 
     value: float | None
     low: float | None = None
@@ -30,29 +30,29 @@ class Estimate(BaseModel):
 
 
 class ExperimentStatus(BaseModel):
-    """A task's experiment and what it has found so far."""
+    """A task's experiment and its figures so far."""
 
     task: str
     policy: Policy
-    default: ModelRef | None = Field(description="the default variant that the figures are of; null before any")
+    default: ModelRef | None = Field(description="default variant of the figures; null before the first comparison")
     candidate: ModelRef | None = Field(
-        description="the candidate that they are of; with another version they begin anew"
+        description="candidate of the figures; they are reset when either version changes"
     )
     since: datetime
-    inputs: int = Field(description="inputs that both variants have answered, each text counted once")
-    repeated_inputs: int = Field(description="inputs that were not counted because the same had been before")
-    not_compared: int = Field(description="requests that were answered, but not compared: too much to do")
+    inputs: int = Field(description="inputs that both variants have answered; each text counts once")
+    repeated_inputs: int = Field(description="inputs that were not counted because they had been counted before")
+    not_compared: int = Field(description="requests that were answered but not compared because of the load")
     agreement: Estimate = Field(description="fraction of inputs with the same labels; interval by Wilson")
     score_difference: Estimate = Field(description="mean of the largest difference of a score")
     default_seconds_per_input: Estimate = Field(
-        description="compute time, its part of shared batches; mean of requests"
+        description="compute time, of shared batches its part; mean over requests"
     )
     candidate_seconds_per_input: Estimate
-    stopped: str | None = Field(description="why the guard has taken the candidate off")
+    stopped: str | None = Field(description="why the guard has stopped the candidate")
 
 
 class DisagreementFacts(BaseModel):
-    """One input with different labels; texts are there only if the service keeps them."""
+    """One input with different labels; its texts only if the service keeps them."""
 
     at: datetime
     request_id: str | None
@@ -70,19 +70,19 @@ class DisagreementFacts(BaseModel):
 
 @router.get("/v1/compare/{task}", responses=problems(404))
 async def show_experiment(task: str, service: ServiceDependency) -> ExperimentStatus:
-    """The task's experiment."""
+    """Show the task's experiment."""
     return status(task, _known(service, task))
 
 
 @router.put("/v1/compare/{task}", responses=problems(400, 401, 403, 404, 413, 415, 422, 503))
 async def begin_experiment(task: str, policy: Policy, service: ServiceDependency) -> ExperimentStatus:
-    """Begin an experiment in the place of the task's present one."""
+    """Start an experiment; it replaces the task's current one."""
     return status(task, service.experiments.begin(task, policy))
 
 
 @router.delete("/v1/compare/{task}", responses=problems(401, 403, 404))
 async def end_experiment(task: str, service: ServiceDependency) -> ExperimentStatus:
-    """End the task's experiment; its last figures."""
+    """End the task's experiment; answers with its last figures."""
     experiment = _known(service, task)
     service.experiments.end(task)
     return status(task, experiment)
@@ -90,9 +90,9 @@ async def end_experiment(task: str, service: ServiceDependency) -> ExperimentSta
 
 @router.get("/v1/compare/{task}/disagreements", responses=problems(404, 422))
 async def show_disagreements(
-    task: str, service: ServiceDependency, limit: Annotated[int, Query(ge=1, le=MOST)] = 100
+    task: str, service: ServiceDependency, limit: Annotated[int, Query(ge=1, le=MAX_DISAGREEMENTS)] = 100
 ) -> list[DisagreementFacts]:
-    """What the variants disagreed on last, the newest first."""
+    """List the latest inputs on which the variants disagreed, newest first."""
     _known(service, task)
     rows = await run_in_threadpool(service.disagreements.recent, task, limit)
     return [
@@ -115,7 +115,7 @@ async def show_disagreements(
 
 
 def status(task: str, experiment: Experiment) -> ExperimentStatus:
-    """An experiment as clients see it."""
+    """Return an experiment as clients see it."""
     seen = experiment.agreement
     low, high = seen.interval()
     default, candidate = experiment.models or (None, None)
@@ -145,5 +145,5 @@ def _known(service: ServiceDependency, task: str) -> Experiment:
     experiment = service.experiments.find(task)
     if experiment is None:
         running = ", ".join(sorted(service.experiments.experiments)) or "none"
-        raise UnknownResource(f"task {task!r} has no experiment; those that have one: {running}")
+        raise UnknownResource(f"task {task!r} has no experiment; tasks with an experiment: {running}")
     return experiment

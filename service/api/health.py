@@ -1,4 +1,4 @@
-"""Probes, facts about the process, and metrics."""
+"""Probes, information about the process, and metrics."""
 
 import platform
 from functools import cache
@@ -30,13 +30,13 @@ LIMITS = (
 
 @router.get("/livez")
 async def live() -> Health:
-    """Whether the process answers."""
+    """Liveness of the process."""
     return Health(status="live")
 
 
 @router.get("/readyz", responses=problems(503))
 async def ready(service: ServiceDependency) -> Health:
-    """Whether every task's default variant has answered a warm-up request, and the service is not shutting down."""
+    """Readiness: every task's default variant has answered a warm-up request, and the service is not shutting down."""
     if reason := service.reason_not_ready():
         raise Unavailable(reason)
     return Health(status="ready")

@@ -1,6 +1,6 @@
-"""POST /hf/{task}[/{variant}]: Hugging Face's Inference protocol, as `InferenceClient.text_classification` speaks it.
+"""POST /hf/{task}[/{variant}]: Hugging Face's inference protocol, as `InferenceClient.text_classification` uses it.
 
-Its answer is nested, a list of labels for each input, also for one: the client misreads a flat list silently.
+The answer is a list of labels for each input, even for one input: the client silently misreads a flat list.
 """
 
 from typing import Any
@@ -21,15 +21,15 @@ RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
 class Parameters(Body):
-    """What the client's keyword arguments become; null is as good as absent."""
+    """The client's keyword arguments; null is the same as absent."""
 
-    top_k: PositiveInt | None = Field(None, description="labels to answer with, best first; by default all")
-    function_to_apply: FunctionToApply | None = Field(None, description="by default what the task needs")
+    top_k: PositiveInt | None = Field(None, description="number of labels to return, best first; by default all")
+    function_to_apply: FunctionToApply | None = Field(None, description="from logits to scores; by default the task's")
     truncation: bool | None = Field(None, description="false refuses a text with more tokens than the model takes")
 
 
 class InferenceRequest(Body):
-    """One text, or several; `options` are for the client's own server and mean nothing here."""
+    """One text, or several; `options` concern Hugging Face's own servers and are ignored."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film"}]})
 

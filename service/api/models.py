@@ -1,4 +1,4 @@
-"""GET /v1/models: what is served, what is not and why, and what every bundle says about itself."""
+"""GET /v1/models: tasks, variants with their state, refused bundles and manifests."""
 
 from typing import Any, Final, Literal
 
@@ -26,7 +26,7 @@ _POSTED = frozenset({"classify", "compare"})
 
 @router.get("/v1/models")
 async def list_models(service: ServiceDependency) -> ModelList:
-    """Every task with its variants, and the bundles that were refused."""
+    """List every task with its variants, and the refused bundles."""
     snapshot = service.catalog.snapshot
     refused = [
         RefusedBundle(task=item.task, variant=item.variant, version=item.version, reason=item.reason)
@@ -37,7 +37,7 @@ async def list_models(service: ServiceDependency) -> ModelList:
 
 @router.get("/v1/models/{task}", responses=problems(404, 503))
 async def show_task(task: str, service: ServiceDependency) -> TaskFacts:
-    """One task with its variants."""
+    """Show one task with its variants."""
     snapshot = service.catalog.snapshot
     snapshot.keys(task)
     return _task_facts(snapshot, task)
@@ -45,11 +45,11 @@ async def show_task(task: str, service: ServiceDependency) -> TaskFacts:
 
 @router.get("/v1/models/{task}/{variant}", responses=problems(404, 405, 422, 503))
 async def show_variant(task: str, variant: str, service: ServiceDependency, tensors: bool = False) -> VariantDetail:
-    """One variant with its manifest; with `tensors`, also the zeros of every tensor."""
+    """Show one variant with its manifest; with `tensors`, also the zeros of every tensor."""
     snapshot = service.catalog.snapshot
     if variant in _POSTED and variant not in snapshot.variants(task):
         snapshot.keys(task)
-        raise WrongMethod(f"/v1/models/{task}/{variant} is for POST", "POST")
+        raise WrongMethod(f"/v1/models/{task}/{variant} supports POST only", "POST")
     snapshot.keys(task, variant)
     engine = snapshot.engines.get((task, variant))
     return VariantDetail(

@@ -1,8 +1,8 @@
-"""The Open Inference Protocol's messages (v2): JSON, and the binary tensors that may follow it.
+"""Messages of the Open Inference Protocol v2: JSON, and the binary tensors that may follow it.
 
-A body is JSON; with the header Inference-Header-Content-Length its first so many bytes are, and the inputs' data follow
-in their order, each as many bytes as its `binary_data_size` says. A BYTES tensor is a little-endian 32-bit length and
-that many bytes for each element, any other its numbers in little-endian order.
+A body is JSON. The header Inference-Header-Content-Length gives the length of the JSON if the binary data of the inputs
+follows, in their order, each of `binary_data_size` bytes. A BYTES tensor has for each element its length as a
+little-endian 32-bit number and then its bytes; other tensors are numbers in little-endian order.
 """
 
 import math
@@ -21,7 +21,7 @@ from sparserve.service.limits import check_count
 from sparserve.service.strict_model import StrictModel
 
 HEADER: Final = "Inference-Header-Content-Length"
-# More tensors than any model here has; each that is wrong makes an error of its own.
+# More than any model here has. Each wrong tensor makes an error message.
 MAX_TENSORS: Final = 8
 _LENGTH: Final = struct.Struct("<I")
 
@@ -30,15 +30,15 @@ Name = Annotated[str, StringConstraints(max_length=100)]
 
 
 class Parameters(BaseModel):
-    """Parameters of a request, an input or an output; those that mean nothing here are let be, as the protocol asks."""
+    """Parameters of a request, an input or an output; unknown ones are ignored, as the protocol requires."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    binary_data_size: int | None = Field(None, ge=0, description="bytes of an input's data behind the JSON")
-    binary_data: bool | None = Field(None, description="whether an output's data come behind the JSON")
-    binary_data_output: bool | None = Field(None, description="whether all outputs' data do")
-    classification: int | None = Field(None, ge=1, description="the best so many labels in place of scores")
-    timeout: int | None = Field(None, ge=1, description="microseconds that the answer may take")
+    binary_data_size: int | None = Field(None, ge=0, description="bytes of an input's data after the JSON")
+    binary_data: bool | None = Field(None, description="true to get an output's data after the JSON")
+    binary_data_output: bool | None = Field(None, description="true to get all outputs' data after the JSON")
+    classification: int | None = Field(None, ge=1, description="number of best labels to return instead of scores")
+    timeout: int | None = Field(None, ge=1, description="limit for the answer in microseconds")
 
 
 class InputTensor(StrictModel):
@@ -52,7 +52,7 @@ class InputTensor(StrictModel):
 
 
 class RequestedOutput(StrictModel):
-    """An output that the client wants."""
+    """An output that the client requests."""
 
     name: Name
     parameters: Parameters = Parameters()
@@ -62,14 +62,14 @@ class InferRequest(StrictModel):
     """The JSON of an inference request."""
 
     id: str | None = None
-    model_name: str | None = Field(None, description="sent by KServe's client; the path says which model it is")
+    model_name: str | None = Field(None, description="sent by KServe's client and ignored; the path names the model")
     parameters: Parameters = Parameters()
     inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_TENSORS)
     outputs: list[RequestedOutput] = Field([], max_length=MAX_TENSORS)
 
 
 class Tensor(BaseModel):
-    """One output: `data` are strings for BYTES, numbers for FP32, row after row."""
+    """One output; `data` has strings for BYTES or numbers for FP32, row by row."""
 
     name: str
     datatype: str
@@ -131,7 +131,7 @@ def read_message(
 def write_answer(
     answer: dict[str, Any], tensors: Sequence[Tensor], binary: frozenset[str]
 ) -> tuple[bytes, dict[str, str]]:
-    """The body of an answer, with the data of the outputs in `binary` behind the JSON, and its headers."""
+    """Return the body of an answer, with the data of the outputs in `binary` after the JSON, and its headers."""
     outputs, tail = [], []
     for tensor in tensors:
         described = tensor.model_dump()
@@ -194,7 +194,7 @@ def _texts(tensor: InputTensor, binary: bytes | None, max_items: int) -> list[st
 
 
 def _flat(data: list[Any]) -> list[Any]:
-    """Data of shape [n, 1] may be nested or not."""
+    """Return data of shape [n, 1], which may be nested, as [n]."""
     return [row[0] if isinstance(row, list) and len(row) == 1 else row for row in data]
 
 

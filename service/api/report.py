@@ -1,4 +1,4 @@
-"""GET /v1/reports: what the compression cost, as the job wrote it."""
+"""GET /v1/reports: the job's reports on the cost of compression."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,7 @@ from sparserve.service.http.problems import problems
 
 router = APIRouter(tags=["reports"])
 MEDIA_TYPES = {"json": "application/json", "markdown": "text/markdown", "html": "text/html"}
-# The page is self-contained: nothing that it holds may call out.
+# The page is self-contained and must not load or send anything.
 HTML_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
@@ -26,7 +26,7 @@ CONTENT = {media: {"schema": {"type": "object" if name == "json" else "string"}}
 
 @router.get("/v1/reports")
 async def list_reports(service: ServiceDependency) -> ReportList:
-    """The tasks that have a report, and its formats."""
+    """List the tasks that have a report, and its formats."""
     return await asyncio.to_thread(_reports, Store(service.settings.store))
 
 
@@ -40,16 +40,16 @@ async def show_report(
     service: ServiceDependency,
     report_format: Annotated[
         str | None,
-        Query(alias="format", description="goes before Accept"),
+        Query(alias="format", description="takes precedence over Accept"),
         WithJsonSchema({"enum": list(REPORT_FORMATS)}),
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
 ) -> Response:
-    """A task's report as JSON, Markdown or a self-contained HTML page."""
+    """Show a task's report as JSON, Markdown or a self-contained HTML page."""
     chosen = report_format or accepted_format(accept)
     if chosen not in REPORT_FORMATS:
         raise NotAcceptable(
-            "a report comes as application/json, text/markdown or text/html (or format=json, markdown or html)"
+            "reports are available as application/json, text/markdown or text/html (or format=json, markdown or html)"
         )
     content = await asyncio.to_thread(_content, Store(service.settings.store), task, chosen)
     headers = {"Vary": "Accept", "Cache-Control": "no-cache"}
@@ -59,7 +59,7 @@ async def show_report(
 
 
 def accepted_format(accept: str) -> str | None:
-    """The format that an Accept header likes best, the earlier of equals; None where it likes none of them."""
+    """Return the format that an Accept header prefers, of equals the first; None if it accepts none of them."""
     best, best_quality = None, 0.0
     for entry in accept.split(","):
         media, *parameters = (part.strip().lower() for part in entry.split(";"))
@@ -98,5 +98,5 @@ def _reports(store: Store) -> ReportList:
 
 
 def _is_report(path: Path) -> bool:
-    # A link could lead to any file of this machine.
+    # A symbolic link could point to any file of this machine.
     return path.is_file() and not path.is_symlink()

@@ -1,4 +1,4 @@
-"""What requests and answers look like on the wire. Seconds, bytes and fractions throughout."""
+"""Bodies of the service's own requests and answers. Seconds, bytes and fractions throughout."""
 
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ def check_item_count(inputs: list[Any], info: ValidationInfo) -> None:
 
 
 def _as_list(inputs: Any, info: ValidationInfo) -> Any:
-    """Let one text, a list of texts, an object or a list of objects all become a list of objects."""
+    """Return one text, a list of texts, an object or a list of objects as a list of objects."""
     if isinstance(inputs, (str, dict)):
         inputs = [inputs]
     if not isinstance(inputs, list):
@@ -30,7 +30,7 @@ def _as_list(inputs: Any, info: ValidationInfo) -> Any:
     if not inputs:
         raise ValueError("the list is empty: send at least one text")
     check_item_count(inputs, info)
-    # The first fault is enough: 10,000 wrong items must not make 10,000 messages.
+    # Report the first fault only: 10,000 wrong items must not make 10,000 messages.
     return [_as_object(item, position) for position, item in enumerate(inputs)]
 
 
@@ -84,7 +84,7 @@ Inputs = Annotated[list[TextInput], BeforeValidator(_as_list), WithJsonSchema(_I
 
 
 class Body(StrictModel):
-    """A request body, of which nothing is converted."""
+    """A request body; values are not converted to other types."""
 
     model_config = ConfigDict(strict=True)
 
@@ -95,9 +95,9 @@ class ClassifyRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film", "top_k": 2}]})
 
     inputs: Inputs
-    top_k: PositiveInt | None = Field(1, description="labels to answer with, best first; null for all")
+    top_k: PositiveInt | None = Field(1, description="number of labels to return, best first; null for all")
     function_to_apply: FunctionToApply | None = Field(
-        None, description="from logits to scores; by default what the task's problem type needs"
+        None, description="function from logits to scores; by default the one that the task's problem type needs"
     )
     truncate: bool = Field(True, description="false refuses a text with more tokens than the model takes (422)")
 
@@ -118,7 +118,7 @@ class ClassifyAnswer(BaseModel):
     """Predictions for each input, in the order of the inputs."""
 
     model: ModelRef
-    predictions: list[list[Prediction]] = Field(description="one list an input, best first")
+    predictions: list[list[Prediction]] = Field(description="one list for each input, best first")
     usage: list[Usage]
     timings: Timings
 
@@ -150,9 +150,9 @@ class VariantFacts(BaseModel):
     variant: str
     version: str | None
     state: Literal["ready", "loading", "refused", "unloaded"]
-    reason: str | None = Field(None, description="why it was refused")
+    reason: str | None = Field(None, description="why the bundle was refused")
     runtime: Literal["onnx", "sparse"] | None = Field(
-        None, description="what runs it: stock onnxruntime, or the sparse runtime inside it"
+        None, description="onnx: stock onnxruntime; sparse: the sparse runtime inside onnxruntime"
     )
     file: str | None = Field(None, description="name of the graph file that is served")
     file_bytes: int | None = Field(None, description="size of that file")
@@ -171,12 +171,12 @@ class VariantFacts(BaseModel):
 
 
 class VariantDetail(VariantFacts):
-    """A variant with all that its bundle says about itself."""
+    """A variant with its manifest."""
 
     task: str
-    default: bool = Field(description="whether the task answers with it")
+    default: bool = Field(description="true if it is the task's default")
     manifest: dict[str, Any] | None = Field(
-        description="manifest.json, the zeros of each tensor apart; null if not loaded"
+        description="manifest.json, without the zeros of each tensor; null if not loaded"
     )
 
 
@@ -192,7 +192,7 @@ class TaskFacts(BaseModel):
 
 
 class RefusedBundle(BaseModel):
-    """A bundle that is not served, and why."""
+    """A bundle that is not served, and the reason."""
 
     task: str
     variant: str
@@ -208,7 +208,7 @@ class ModelList(BaseModel):
 
 
 class ReportLink(BaseModel):
-    """A task's report and the formats that it has."""
+    """A task's report and its formats."""
 
     task: str
     url: str
@@ -228,7 +228,7 @@ class Health(BaseModel):
 
 
 class Info(BaseModel):
-    """What this process is and the limits that it keeps."""
+    """Versions, threads and limits of this process."""
 
     name: str
     version: str
@@ -236,6 +236,6 @@ class Info(BaseModel):
     threads: dict[str, int]
     limits: dict[str, int]
     shutdown: dict[str, float]
-    sparse_runtime: str = Field(description="its kernels here, or why it is not available")
+    sparse_runtime: str = Field(description="kernels that it uses here, or why it is not available")
     ready: bool
     reason: str | None

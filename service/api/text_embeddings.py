@@ -1,7 +1,7 @@
-"""text-embeddings-inference's protocol: /predict, /info, /health below /tei/{task}[/{variant}], the client's base URL.
+"""text-embeddings-inference's protocol: /predict, /info and /health below /tei/{task}[/{variant}], its base URL.
 
-At the root, /predict and /health are for a service of one task. One input gets one list of labels, a batch a list of
-them; a batch is told from a pair by its nesting: ["a", "b"] is one pair, [["a"], ["b"]] are two texts.
+At the root, /predict and /health serve a store of one task. One input gets one list of labels, a batch a list of lists.
+A batch differs from a pair by its nesting: ["a", "b"] is one pair, [["a"], ["b"]] are two texts.
 """
 
 from typing import Annotated, Any, Literal
@@ -29,8 +29,8 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def _known(value: Any, info: ValidationInfo) -> Any:
-    """Refuse what is no input at all; what is empty is told apart later, by another status."""
+def _check_inputs(value: Any, info: ValidationInfo) -> Any:
+    """Refuse values that are no inputs. Empty texts are checked later: they have another status."""
     rows = value if isinstance(value, list) and any(isinstance(row, list) for row in value) else [value]
     check_item_count(rows, info)
     for position, row in enumerate(rows):
@@ -50,10 +50,10 @@ class PredictRequest(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film"}]})
 
-    inputs: Annotated[Any, BeforeValidator(_known), WithJsonSchema(_SCHEMA)]
-    truncate: bool | None = Field(None, description="true cuts a text with more tokens than the model takes; else 413")
-    truncation_direction: Literal["Right", "right"] = Field("Right", description="texts are cut at their end only")
-    raw_scores: bool = Field(False, description="logits in place of scores")
+    inputs: Annotated[Any, BeforeValidator(_check_inputs), WithJsonSchema(_SCHEMA)]
+    truncate: bool | None = Field(None, description="true cuts texts with more tokens than the model takes; else 413")
+    truncation_direction: Literal["Right", "right"] = Field("Right", description="only the end of a text can be cut")
+    raw_scores: bool = Field(False, description="return logits instead of scores")
 
 
 Answer = list[Prediction] | list[list[Prediction]]
@@ -64,7 +64,7 @@ async def predict(body: PredictRequest, service: ServiceDependency, options: Opt
     """Classify texts with the only task's default variant."""
     tasks = service.catalog.snapshot.tasks()
     if len(tasks) > 1:
-        raise InvalidRequest(f"several tasks are served: send to /tei/TASK/predict; the tasks are {', '.join(tasks)}")
+        raise InvalidRequest(f"there are several tasks: send to /tei/TASK/predict; the tasks are {', '.join(tasks)}")
     if not tasks:
         raise Unavailable(f"no model is served: {service.reason_not_ready()}")
     return await _predict(service, tasks[0], None, body, options)
@@ -88,19 +88,19 @@ async def predict_with_variant(
 
 @router.get("/tei/{task}/info", responses=problems(404, 503))
 async def info_of_default_variant(task: str, service: ServiceDependency) -> dict[str, Any]:
-    """What is served, in text-embeddings-inference's words."""
+    """Description of the model, in text-embeddings-inference's format."""
     return _info(service, task, None)
 
 
 @router.get("/tei/{task}/{variant}/info", responses=problems(404, 503))
 async def info_of_variant(task: str, variant: str, service: ServiceDependency) -> dict[str, Any]:
-    """What is served, in text-embeddings-inference's words."""
+    """Description of the model, in text-embeddings-inference's format."""
     return _info(service, task, variant)
 
 
 @router.get("/health", response_class=Response, responses=problems(503))
 async def health(service: ServiceDependency) -> Response:
-    """Whether every task's default variant can answer."""
+    """Readiness of every task's default variant."""
     if reason := service.reason_not_ready():
         raise Unavailable(reason)
     return Response()
@@ -108,14 +108,14 @@ async def health(service: ServiceDependency) -> Response:
 
 @router.get("/tei/{task}/health", response_class=Response, responses=problems(404, 503))
 async def health_of_default_variant(task: str, service: ServiceDependency) -> Response:
-    """Whether the task's default variant can answer."""
+    """Readiness of the task's default variant."""
     service.catalog.engine(task).check_health()
     return Response()
 
 
 @router.get("/tei/{task}/{variant}/health", response_class=Response, responses=problems(404, 503))
 async def health_of_variant(task: str, variant: str, service: ServiceDependency) -> Response:
-    """Whether the variant can answer."""
+    """Readiness of the variant."""
     service.catalog.engine(task, variant).check_health()
     return Response()
 

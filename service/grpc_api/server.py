@@ -25,7 +25,7 @@ from sparserve.service.api.open_inference_codec import (
     tensor_bytes,
 )
 from sparserve.service.core import ServingCore
-from sparserve.service.errors import InvalidRequest, RateLimited, ServiceError, Unavailable, nearest
+from sparserve.service.errors import InvalidRequest, RateLimited, ServiceError, Unavailable, UnknownResource, nearest
 from sparserve.service.grpc_api.messages import PARAMETER_CHOICE, SERVICE, load_messages
 from sparserve.service.http.problems import headers_of, status_of
 from sparserve.service.http.request_options import check_routing_key
@@ -46,12 +46,12 @@ CODES: Final[Mapping[type[ServiceError], grpc.StatusCode]] = {
     errors.EmptyRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
     errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
-    errors.UnknownResource: grpc.StatusCode.NOT_FOUND,
+    UnknownResource: grpc.StatusCode.NOT_FOUND,
     errors.TooLarge: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.InferenceFailed: grpc.StatusCode.INTERNAL,
-    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 # Parameters that say how data travel; over gRPC that is settled.
@@ -108,7 +108,7 @@ class GrpcServer:
         table = {
             "ServerLive": _Call(self._server_live, "GET", "/v2/health/live"),
             "ServerReady": _Call(self._server_ready, "GET", "/v2/health/ready", (Unavailable,)),
-            "ModelReady": _Call(self._model_ready, "GET", "{model}/ready", (errors.UnknownResource, Unavailable)),
+            "ModelReady": _Call(self._model_ready, "GET", "{model}/ready", (UnknownResource, Unavailable)),
             "ServerMetadata": _Call(self._server_metadata, "GET", "/v2"),
             "ModelMetadata": _Call(self._model_metadata, "GET", "{model}"),
             "ModelInfer": _Call(self._model_infer, "POST", "{model}/infer"),
@@ -156,26 +156,29 @@ class GrpcServer:
         metadata = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
         route = _route(call, request)
         failure: tuple[grpc.StatusCode, str, dict[str, str]] | None = None
+        negative: tuple[type[ServiceError], ...] = ()
         logged = LoggedRequest(
             request_id=choose_request_id(_first(metadata, "x-request-id") or ""),
             method=call.method,
             record=RequestRecord(trace_id_of([value for name, value in metadata if name == "traceparent"])),
             client=_client(context.peer()),
-            route=route,
             bytes_in=request.ByteSize(),
         )
         self._running += 1
-        with self._span(logged, metadata):
+        with self._span(logged, route, metadata):
             token = recording.set(logged.record)
             try:
                 self._check_access(call.method, route, metadata, logged)
+                logged.route = route
+                _check_names(request)
+                negative = call.negative
                 options = self._options(metadata, context.time_remaining(), logged)
                 response = response_class(**await call.run(request, options))
                 logged.status, logged.bytes_out = 200, response.ByteSize()
             except ServiceError as error:
                 logged.status = status_of(error)
                 response = response_class()
-                if not isinstance(error, call.negative):
+                if not isinstance(error, negative):
                     failure = nearest(CODES, error), str(error), headers_of(error)
             except Exception as error:
                 logged.status = 500
@@ -193,12 +196,11 @@ class GrpcServer:
         return response
 
     @contextlib.contextmanager
-    def _span(self, logged: LoggedRequest, metadata: Sequence[tuple[str, str]]) -> Iterator[None]:
+    def _span(self, logged: LoggedRequest, route: str, metadata: Sequence[tuple[str, str]]) -> Iterator[None]:
         if self._tracer is None:
             yield
             return
-        assert logged.route is not None
-        with self._tracer.request(logged.method, logged.route, dict(metadata), lambda: logged.status):
+        with self._tracer.request(logged.method, route, dict(metadata), lambda: logged.status):
             logged.record = RequestRecord(self._tracer.trace_id(), self._tracer)
             yield
 
@@ -325,6 +327,11 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _route(call: _Call, request: Any) -> str:
     version = getattr(request, "version", "") or getattr(request, "model_version", "")
     return call.route.replace("{model}", "/v2/models/{task}" + ("/versions/{variant}" if version else ""))
+
+
+def _check_names(request: Any) -> None:
+    if any("/" in getattr(request, field, "") for field in ("name", "version", "model_name", "model_version")):
+        raise UnknownResource("names of models and versions have no slash")
 
 
 def _first(metadata: Sequence[tuple[str, str]], name: str) -> str | None:

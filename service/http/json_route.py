@@ -1,4 +1,4 @@
-"""Routes for JSON: a body has to say that it is JSON, and where most requests go nothing stands between."""
+"""Route classes for JSON bodies: one checks their media type, the other also avoids FastAPI's overhead."""
 
 import json
 from collections.abc import Awaitable, Callable, Coroutine
@@ -22,10 +22,10 @@ _Dependency = Callable[[Request], Awaitable[Any]]
 
 
 class JsonRoute(APIRoute):
-    """A route whose body, if its method has one, must say that it is JSON."""
+    """Route whose body must be declared as JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's own handler, after the check."""
+        """Return FastAPI's handler, after the check."""
         handler = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
@@ -36,28 +36,33 @@ class JsonRoute(APIRoute):
 
 
 class DirectRoute(JsonRoute):
-    """A route that finds its endpoint's arguments by itself: the path's parameters, the body, dependencies.
+    """Route that calls its endpoint directly; the request is cancelled once its client disconnects.
 
-    FastAPI would solve the tree of dependencies anew for every request and check its own service's answers, which is
-    much of what a short text takes besides its model. Its document of the route is the same. Dependencies take the
-    request alone; an endpoint answers with a `Response`, or with what its response model is for. Bodies are validated
-    with the settings' `max_items` as context, so that too many inputs are refused before anything is made of them.
+    FastAPI would solve the tree of dependencies and validate the answer for every request, which takes a large part of
+    the time of a short text. The OpenAPI document of the route is the same. An endpoint's parameters are those of the
+    path, the body, and dependencies on the request alone; it returns a `Response` or an instance of its response model.
+    Bodies are validated with the settings' `max_items` as context, so that too many inputs are refused before any of
+    them is validated.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """A handler that calls the endpoint.
+        """Return a handler that calls the endpoint.
 
         Raises:
-            TypeError: the endpoint wants what is not found here, such as a query parameter.
+            TypeError: the endpoint has parameters of another kind, such as a query parameter.
         """
         endpoint: Callable[..., Awaitable[Any]] = self.endpoint
-        known = self.dependant
-        for each in (known, *known.dependencies):
+        dependant = self.dependant
+        for each in (dependant, *dependant.dependencies):
             if each.query_params or each.header_params or each.cookie_params or each.response_param_name:
-                raise TypeError(f"{self.path}: a DirectRoute has parameters of the path, a body and dependencies only")
-        dependencies = [(cast(str, each.name), cast(_Dependency, each.call)) for each in known.dependencies]
-        body = TypeAdapter[Any](known.body_params[0].field_info.annotation or Any) if known.body_params else None
-        body_name = known.body_params[0].name if known.body_params else ""
+                raise TypeError(
+                    f"{self.path}: a DirectRoute supports parameters of the path, a body and dependencies only"
+                )
+        dependencies = [(cast(str, each.name), cast(_Dependency, each.call)) for each in dependant.dependencies]
+        body = (
+            TypeAdapter[Any](dependant.body_params[0].field_info.annotation or Any) if dependant.body_params else None
+        )
+        body_name = dependant.body_params[0].name if dependant.body_params else ""
         answers = TypeAdapter(self.response_model)
 
         async def direct(request: Request) -> Response:
@@ -68,8 +73,8 @@ class DirectRoute(JsonRoute):
             if body is not None:
                 service: ServingCore = request.app.state.service
                 values[body_name] = read_body(content, body, service.settings.max_items)
-            if known.request_param_name:
-                values[known.request_param_name] = request
+            if dependant.request_param_name:
+                values[dependant.request_param_name] = request
             for name, call in dependencies:
                 values[name] = await call(request)
             answer = await endpoint(**values)
@@ -90,10 +95,10 @@ def timed_response(answer: BaseModel, timings: Timings) -> Response:
 
 
 def check_content_type(request: Request) -> None:
-    """Refuse a body that does not say that it is JSON.
+    """Refuse a body that is not declared as JSON.
 
     Raises:
-        UnsupportedContent: its Content-Type is another one, or missing.
+        UnsupportedContent: the Content-Type is another one, or missing.
     """
     if request.method not in ("POST", "PUT", "PATCH"):
         return
@@ -103,11 +108,11 @@ def check_content_type(request: Request) -> None:
 
 
 def read_body(content: bytes, expected: TypeAdapter[Any], max_items: int) -> Any:
-    """What a JSON body of `max_items` inputs at most says.
+    """Return a JSON body as a validated object.
 
     Raises:
-        RequestValidationError, HTTPException: as FastAPI raises them, so that `errors` maps one kind.
-        TooLarge: it has more inputs.
+        RequestValidationError, HTTPException: those that FastAPI raises, so that `problems` maps one kind.
+        TooLarge: the body has more than `max_items` inputs.
     """
     if not content:
         raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "Field required"}])
@@ -129,5 +134,5 @@ def _loaded(content: bytes) -> Any:
     try:
         return parse_json(content, orjson.loads)
     except orjson.JSONDecodeError:
-        # What it refuses is FastAPI's parser's to judge: that takes lone surrogates, NaN and UTF-16, and is slower.
+        # FastAPI's parser decides: it is slower, and accepts lone surrogates, NaN and UTF-16.
         return parse_json(content, json.loads)

@@ -17,8 +17,8 @@ from sparserve.service.security.scopes import METRICS_PATH, required_scopes
 BODY_STATUSES: Final = (408, 413, 503)
 DESCRIPTION = (
     "Text classification over onnxruntime, dense and compressed models side by side. "
-    "Every error has one body, RFC 9457's problem document, with an extra member `error`. "
-    "Every answer carries `X-Request-Id`, the one that was sent or a new one."
+    "Every error has the same body, RFC 9457's problem document, with an extra member `error`. "
+    "Every answer has the header `X-Request-Id`: the client's own or a new one."
 )
 
 

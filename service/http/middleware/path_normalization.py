@@ -34,7 +34,7 @@ class PathNormalizationMiddleware:
         async def without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        # A copy: the server reads the method of its own scope to know that it must send no body.
+        # A copy: the server reads the method in its scope to know that it must send no body.
         as_get = {**scope, "method": "GET"}
         try:
             await self._app(as_get, receive, without_body)

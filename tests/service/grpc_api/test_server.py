@@ -7,11 +7,9 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
-from google.protobuf.descriptor import Descriptor
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.grpc_api.messages import load_messages
 from tests.support.service.grpc_service import Running, refusal, tensor
 from tests.support.tiny_bundles import TASK
 
@@ -153,15 +151,3 @@ def test_calls_are_counted_as_rest_requests_are(running: Running, triton: Any) -
     before = count()
     triton.infer(TASK, [tensor(["good"])])
     assert count() == before + 1
-
-
-def fields(message: Descriptor) -> dict[str, Any]:
-    found = {one.name: (one.number, one.type, one.is_repeated) for one in message.fields}
-    inner = {one.name: fields(one.message_type) for one in message.fields if one.message_type}
-    return {"fields": found, "messages": inner}
-
-
-@pytest.mark.parametrize("name", sorted(load_messages()))
-def test_the_messages_are_those_that_triton_was_generated_from(name: str) -> None:
-    theirs = fields(getattr(service_pb2, name).DESCRIPTOR)
-    assert fields(load_messages()[name].DESCRIPTOR) == theirs

@@ -13,6 +13,7 @@ import grpc
 import pytest
 import tritonclient.grpc as grpcclient
 import uvicorn
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import ValidationError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -21,6 +22,7 @@ from benchmarks.service_process import wait_until
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.drain import Drain
+from sparserve.service.observability.tracing import RequestTracer
 from sparserve.service.security.key_file import create
 from sparserve.service.server.graceful_shutdown import DrainingServer
 from sparserve.service.settings import Settings
@@ -175,3 +177,23 @@ except ValueError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 'pip install "sparserve[grpc]"' in done.stdout
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def test_tracing_continues_the_clients_trace(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "sparserve.requests")
+    exporter = InMemorySpanExporter()
+    running = Running(store.root, tracer=RequestTracer(exporter))
+    with grpcclient.InferenceServerClient(running.address) as client:
+        client.infer(TASK, [tensor(["good"])], headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
+        refusal(lambda: client.infer("none", [tensor(["good"])]))
+    running.stop()
+    spans = exporter.get_finished_spans()
+    continued = [span for span in spans if format(span.context.trace_id, "032x") == TRACE]
+    route = "POST /v2/models/{task}/infer"
+    assert sorted(span.name for span in continued) == [route, "inference", "queue", "tokenize"]
+    statuses = {span.attributes["http.response.status_code"] for span in spans if span.name == route}
+    assert statuses == {200, 404}
+    assert vars(caplog.records[0])["fields"]["trace_id"] == TRACE

@@ -13,6 +13,7 @@ import tritonclient.grpc as grpcclient
 
 from sparserve.service.app import create_app
 from sparserve.service.core import ServingCore
+from sparserve.service.observability.tracing import RequestTracer
 from sparserve.service.settings import Settings
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import TASK
@@ -21,8 +22,8 @@ from tests.support.tiny_bundles import TASK
 class Running:
     """A service with gRPC, which runs until it is stopped."""
 
-    def __init__(self, root: Path, **settings: Any) -> None:
-        app = create_app(Settings(**{"store": root, "threads": 1, "grpc_port": 0, **settings}))
+    def __init__(self, root: Path, tracer: RequestTracer | None = None, **settings: Any) -> None:
+        app = create_app(Settings(**{"store": root, "threads": 1, "grpc_port": 0, **settings}), tracer=tracer)
         self.service: ServingCore = app.state.service
         self._listening = contextlib.ExitStack()
         self._listening.enter_context(listening(app))
