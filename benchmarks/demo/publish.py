@@ -95,7 +95,7 @@ def _served(variant: VariantReport, cell: tuple[int, int]) -> tuple[float, int, 
 
 
 def variants(report: Report) -> str:
-    """Return the report's main figures as a Markdown table, and the machine that they were taken on."""
+    """Return the main figures of the report as a Markdown table, with the machine of the measurement."""
     cells = [f"ms {batch} x {length}" for batch, length in CELLS]
     header = ["variant", "accuracy [95 %]", "of dense", "encoder zeros", "MB (zipped)", *cells, "x fp32", "x int8"]
     rows = []

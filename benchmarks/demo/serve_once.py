@@ -1,4 +1,4 @@
-"""Serve a store in a separate process, ask it to compare dense with compressed, and stop it."""
+"""Serve a store in a separate process, request a comparison of dense and compressed, and stop it."""
 
 import argparse
 import sys
@@ -23,8 +23,8 @@ POLL_SECONDS = 0.05
 
 
 def compare(address: str, task: str) -> None:
-    """Compare the task's default variant with dense over HTTP, and print what came back."""
-    # The service is ready when the default variant is; dense may still be loading, which a 503 says.
+    """Compare the default variant of the task with dense over HTTP and print the answer."""
+    # The service is ready when the default variant is; while dense is still loading the answer is 503.
     for _ in range(int(START_SECONDS / POLL_SECONDS)):
         answer = httpx.post(f"{address}/v1/models/{task}/compare", json={"inputs": SENTENCES}, timeout=60)
         if answer.status_code != 503:
@@ -41,7 +41,7 @@ def compare(address: str, task: str) -> None:
     Console(width=140).print(table)
     for summary in body["variants"]:
         milliseconds = 1000 * summary["seconds_per_item"]
-        print(f"{summary['model']['variant']:>16}: {milliseconds:.1f} ms an item in this one batch")
+        print(f"{summary['model']['variant']:>16}: {milliseconds:.1f} ms per item in this batch")
 
 
 def main() -> None:

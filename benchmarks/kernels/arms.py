@@ -1,4 +1,4 @@
-"""The arms of the kernel benchmark as files: dense at ONNX Runtime's best, packed at every sparsity, and for peers."""
+"""Model files of the kernel benchmark: the fastest dense ONNX Runtime graphs, packed graphs, and graphs for peers."""
 
 import copy
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ from sparserve.models.export.sparse_graph import pack_graph
 
 FP32, INT8 = "ORT fp32 dense", "ORT int8 dense"
 SPARSITIES = (0.8, 0.9, 0.95, 0.975)
-NEARLY_DENSE = 0.55  # here packing chooses between a dense matrix and scattered nonzeros
+NEARLY_DENSE = 0.55  # near the threshold between dense matrices and scattered nonzeros in the packer
 PEER_SPARSITY = 0.95
 
 
 @dataclass(frozen=True)
 class Model:
-    """A file to run, and what it holds."""
+    """A model file and its properties."""
 
     path: Path
     packed: bool
@@ -43,13 +43,13 @@ class Model:
 
     @classmethod
     def dense(cls, path: Path) -> "Model":
-        """A fused graph, whose layers' tensors are called `layer.N...`."""
+        """Describe a fused graph, whose layer tensors are named `layer.N...`."""
         tensors = onnx.load(str(path)).graph.initializer
         return cls(path, False, 0, sum(numpy_helper.to_array(t).nbytes for t in tensors if t.name.startswith("layer.")))
 
 
 def with_zeros(weight: npt.NDArray[np.float32], sparsity: float, seed: int, *, block: int = 1) -> Any:
-    """A weight [out, in] with exactly this fraction of zeros, in blocks of `block` neighbouring inputs."""
+    """Return a weight [out, in] with exactly this fraction of zeros, in blocks of `block` neighbouring inputs."""
     groups = weight.reshape(-1, block).copy()
     groups[np.random.default_rng(seed).permutation(len(groups))[: round(sparsity * len(groups))]] = 0
     return groups.reshape(weight.shape)
@@ -58,7 +58,7 @@ def with_zeros(weight: npt.NDArray[np.float32], sparsity: float, seed: int, *, b
 def packed_model(
     source: Path, target: Path, head_size: int, sparsity: float, options: PackOptions, *, block: int = 1
 ) -> Model:
-    """The graph of `source` with zeros in its encoder, packed; int8 embeddings with int8 weights."""
+    """Write the graph of `source` with zeros in its encoder, packed; int8 weights come with int8 embeddings."""
     graph = onnx.load(str(source))
     for seed, tensor in enumerate(graph.graph.initializer):
         if sparsity and "encoder.layer" in tensor.name and len(tensor.dims) == 2:
@@ -72,7 +72,7 @@ def packed_model(
 
 
 def write_peers(network: Any, folder: Path) -> dict[str, Path]:
-    """Plain graphs for peers: OpenVINO has the dense weights, DeepSparse 95 % zeros."""
+    """Write plain graphs for the peers: OpenVINO gets the dense weights, DeepSparse 95 % zeros."""
     paths = {kind: folder / f"{kind}.onnx" for kind in ("openvino", "deepsparse")}
     export_plain(network, paths["openvino"])
     sparse = copy.deepcopy(network)
@@ -84,7 +84,7 @@ def write_peers(network: Any, folder: Path) -> dict[str, Path]:
 
 
 def models(network: Any, shape: EncoderShape, folder: Path) -> Iterator[tuple[str, Model]]:
-    """All arms of a shape by name, written to `folder`."""
+    """Write all arms of a shape to `folder` and yield them by name."""
     export_fused(network, folder / "fused.onnx")
     yield FP32, Model.dense(folder / "fused.onnx")
     quantize_fused(folder / "fused.onnx", folder / "fused-int8.onnx")

@@ -1,4 +1,4 @@
-"""Random BERT encoders and the dense ONNX graphs at their best, which a sparse kernel has to beat."""
+"""Random BERT encoders and their fastest dense ONNX graphs, the baselines of the sparse kernels."""
 
 import logging
 import warnings
@@ -22,12 +22,12 @@ from sparserve.models.errors import ParityError
 
 PARITY_SHAPES = ((1, 1), (1, 7), (3, 33), (2, 128))  # batch x length; the last row is half padding
 TOLERANCE = 1e-4  # of a logit
-WEIGHT_DEVIATION = 0.04  # a trained BERT-base's linears have 0.035-0.045
+WEIGHT_DEVIATION = 0.04  # linear layers of a trained BERT-base: 0.035-0.045
 
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """What an encoder's time depends on; `hidden` and `intermediate` are widths, `vocabulary` is in tokens."""
+    """Sizes of an encoder: `hidden` and `intermediate` are widths, `vocabulary` is a number of tokens."""
 
     name: str
     layers: int
@@ -44,8 +44,8 @@ MINILM_L6 = EncoderShape("MiniLM-L6", 6, 384, 12, 1536, 30522)
 def random_classifier(shape: EncoderShape, seed: int, *, head_fraction: float = 1.0, ffn_fraction: float = 1.0) -> Any:
     """Return a BertForSequenceClassification of two labels with random weights, in evaluation mode.
 
-    With fractions below 1 every layer is squeezed: it keeps that fraction of its heads and of its FFN width, drawn at
-    random, in linears that are really smaller. The config still tells the full widths.
+    With fractions below 1 every layer keeps only a random fraction of its heads and of its FFN width, in smaller linear
+    layers. The config still has the full widths.
     """
     torch.manual_seed(seed)
     config = BertConfig(
@@ -60,7 +60,7 @@ def random_classifier(shape: EncoderShape, seed: int, *, head_fraction: float = 
     )
     model = BertForSequenceClassification(config).eval()
     with torch.no_grad():
-        # Biases of 0 and scales of 1 would hide a graph that mixes them up.
+        # With biases of 0 and scales of 1, a graph that confuses them would not be noticed.
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * WEIGHT_DEVIATION)
@@ -71,36 +71,36 @@ def random_classifier(shape: EncoderShape, seed: int, *, head_fraction: float = 
 
 
 def encoder_linears(model: Any) -> Iterator[tuple[str, nn.Linear]]:
-    """Every linear of the encoder's layers with its name: attention and FFN, neither embeddings nor the classifier."""
+    """Yield every linear layer of the encoder with its name: attention and FFN, not embeddings and classifier."""
     for name, module in model.bert.encoder.named_modules():
         if isinstance(module, nn.Linear):
             yield name, module
 
 
 def export_fused(model: Any, path: Path) -> float:
-    """Write the graph that onnxruntime runs fastest in fp32, and return its largest difference of a logit from torch's.
+    """Write the graph that onnxruntime runs fastest in fp32 and return the largest logit difference from torch.
 
-    The graph is made from the weights, node by node: onnxruntime's transformer optimiser does not find the attention
-    of squeezed layers, and its SkipLayerNormalization costs more than it saves (see `fused_graph`).
+    The graph is built from the weights, node by node: onnxruntime's transformer optimiser does not recognise the
+    attention of squeezed layers, and its SkipLayerNormalization costs more than it saves (see `fused_graph`).
 
     Raises:
-        ValueError: the model's activation is not the exact (erf) GELU.
-        ParityError: the difference is above `TOLERANCE`; the file is removed.
+        ValueError: the activation is not the exact (erf) GELU.
+        ParityError: the difference exceeds `TOLERANCE`. The file is removed.
     """
     if model.config.hidden_act != "gelu":
-        raise ValueError(f"the fused graph has the exact GELU; this model has {model.config.hidden_act}")
+        raise ValueError(f"the fused graph needs the exact GELU, but this model has {model.config.hidden_act}")
     onnx.save(fused_graph(model), str(path))
     return _checked(model, path)
 
 
 def export_plain(model: Any, path: Path, *, opset: int = 14) -> float:
-    """Write the graph with standard operators only, for runtimes that fuse it in their own way.
+    """Write the graph with standard operators only, for runtimes with their own fusions.
 
-    DeepSparse 1.8 knows opsets up to 14. Returns and raises as `export_fused`.
+    DeepSparse 1.8 supports opsets up to 14. Returns and raises the same as `export_fused`.
     """
     names = {name: {0: "batch", 1: "length"} for name in INPUT_NAMES} | {"logits": {0: "batch"}}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing, and of the exporter's own age
+        warnings.simplefilter("ignore")  # about tracing and the deprecated exporter
         torch.onnx.export(
             _Logits(model).eval(),
             tuple(_inputs(model.config, 2, 16, seed=0).values()),
@@ -115,29 +115,29 @@ def export_plain(model: Any, path: Path, *, opset: int = 14) -> float:
 
 
 def quantize_fused(source: Path, target: Path) -> None:
-    """Write a fused graph with int8 linears and attention; activations are quantised at run time.
+    """Write a fused graph with int8 linear layers and attention. Activations are quantised at run time.
 
-    On AVX2 no setting was faster than these: unsigned weights took a quarter longer, and so did attention that was
-    left in fp32. Attention becomes QAttention, whose scores and softmax stay fp32.
+    These settings were the fastest on AVX2: unsigned weights took a quarter longer, and so did attention in fp32.
+    Attention becomes QAttention, whose scores and softmax stay fp32.
     """
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it advises a pre-processing that this graph does not need
+    logging.disable(logging.WARNING)  # it recommends a pre-processing that this graph does not need
     try:
         quantize_dynamic(
             source,
             target,
-            op_types_to_quantize=["Gemm", "MatMul", "Attention"],  # it makes Gemm a MatMul before it looks
-            per_channel=True,  # as fast as one scale a matrix, and more exact on trained weights
+            op_types_to_quantize=["Gemm", "MatMul", "Attention"],  # Gemm becomes MatMul before the selection
+            per_channel=True,  # as fast as one scale per matrix, and more exact on trained weights
             reduce_range=True,  # as fast as 8 bits, which would saturate without VNNI
             weight_type=QuantType.QInt8,
-            extra_options={"DefaultTensorType": TensorProto.FLOAT},  # it cannot infer what Attention returns
+            extra_options={"DefaultTensorType": TensorProto.FLOAT},  # the output type of Attention cannot be inferred
         )
     finally:
         logging.disable(disabled)
 
 
 class _Logits(nn.Module):
-    """A classifier as a function of its inputs to logits [batch, labels]."""
+    """Wrapper of a classifier that returns the logits [batch, labels]."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -159,12 +159,12 @@ def _checked(model: Any, path: Path) -> float:
         worst = max(worst, float(np.abs(expected - actual).max()))
     if not worst <= TOLERANCE:
         path.unlink()
-        raise ParityError(f"the graph's logits differ from torch's by {worst:.2g}, more than {TOLERANCE:g}")
+        raise ParityError(f"the logits of the graph differ from torch by {worst:.2g}, more than {TOLERANCE:g}")
     return worst
 
 
 def _inputs(config: Any, batch: int, length: int, *, seed: int) -> dict[str, torch.Tensor]:
-    """Random token and type ids [batch, length]; the last row's second half is padding."""
+    """Return random token and type ids [batch, length]; the second half of the last row is padding."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.ones(batch, length, dtype=torch.int64)
     mask[-1, (length + 1) // 2 :] = 0
@@ -174,7 +174,7 @@ def _inputs(config: Any, batch: int, length: int, *, seed: int) -> dict[str, tor
 
 
 def _draw(count: int, fraction: float) -> torch.Tensor:
-    """Sorted indexes of this fraction of `count` things, at least one."""
+    """Return sorted random indices of this fraction of `count`, at least one."""
     kept = max(round(count * fraction), 1)
     return torch.randperm(count)[:kept].sort().values
 

@@ -1,4 +1,4 @@
-"""The ONNX graph that onnxruntime runs a dense BERT classifier fastest with, made from its weights node by node."""
+"""The fastest ONNX graph of a dense BERT classifier in onnxruntime, built from its weights node by node."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ def fused_graph(model: Any) -> onnx.ModelProto:
     """
     graph, bert = _Graph(), model.bert
     width, embeddings = model.config.hidden_size, bert.embeddings
-    # Attention and EmbedLayerNormalization take no int64.
+    # Attention and EmbedLayerNormalization do not accept int64.
     ids, mask, types = (graph.node("Cast", [name], f"{name}/int32", to=TensorProto.INT32) for name in INPUT_NAMES)
     batch_length = graph.node("Shape", ["input_ids"], "shape/batch_length")
     shape = graph.node("Concat", [batch_length, graph.constant("width", torch.tensor([width]))], "shape/hidden", axis=0)
@@ -45,7 +45,7 @@ def fused_graph(model: Any) -> onnx.ModelProto:
         projections = (attention.query, attention.key, attention.value)
         weight = graph.constant(f"{name}.qkv.weight", torch.cat([linear.weight for linear in projections]).T)
         bias = graph.constant(f"{name}.qkv.bias", torch.cat([linear.bias for linear in projections]))
-        kept = attention.query.out_features  # less than the width where heads are gone
+        kept = attention.query.out_features  # smaller than the width if heads were removed
         context = graph.node(
             "Attention",
             [hidden, weight, bias, mask],
@@ -73,7 +73,7 @@ def fused_graph(model: Any) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A graph that is being made: every method returns the name of a tensor."""
+    """Graph builder: every method returns the name of a tensor."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
@@ -88,12 +88,12 @@ class _Graph:
         return outputs[0]
 
     def linear(self, name: str, module: nn.Linear, rows: str) -> str:
-        """[rows, in] -> [rows, out]."""
+        """Add a linear layer: [rows, in] -> [rows, out]."""
         weight = self.constant(f"{name}.weight", module.weight.T)
         return self.node("Gemm", [rows, weight, self.constant(f"{name}.bias", module.bias)], f"{name}/linear")
 
     def rows(self, name: str, values: str, width: int) -> str:
-        """[batch, length, width] -> [batch * length, width]."""
+        """Flatten: [batch, length, width] -> [batch * length, width]."""
         flat = self.constant(f"rows.{width}", torch.tensor([-1, width]))
         return self.node("Reshape", [values, flat], f"{name}/rows")
 

@@ -1,8 +1,8 @@
-"""Time one peer runtime from inside its own environment, which has the peer and numpy and nothing of this project.
+"""Time one peer runtime in its environment, which has the peer and numpy but not this project.
 
-A JSON object comes in on stdin, for example `{"format": "openvino", "model": "plain.onnx", "batch": 1, "length": 128,
-"threads": 1, "repeats": 7}`, and one goes out:
-`{"seconds": [...]}`, a number a repeat after the warm-up; without a model `{"version": "..."}`; or `{"error": "..."}`.
+Reads a JSON object from stdin, for example `{"format": "openvino", "model": "plain.onnx", "batch": 1, "length": 128,
+"threads": 1, "repeats": 7}`, and writes one to stdout: `{"seconds": [...]}` with one number per repeat after the
+warm-up, `{"version": "..."}` if there is no model, or `{"error": "..."}`.
 """
 
 import json
@@ -31,13 +31,13 @@ def openvino_run(model: Path, batch: int, length: int, threads: int) -> Iterator
 
     core = openvino.Core()
     network = core.read_model(model)
-    # A fixed shape, as a peer at its best has it.
+    # A fixed shape is the fastest setting of this peer.
     network.reshape({name: [batch, length] for name in INPUT_NAMES})
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",  # CPUs with bfloat16 would take that, the other arms do not
+        "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 where available; the other arms use fp32
     }
     request = core.compile_model(network, "CPU", options).create_infer_request()
     inputs = {name: np.ones((batch, length), dtype=np.int64) for name in INPUT_NAMES}
@@ -49,7 +49,7 @@ def deepsparse_run(model: Path, batch: int, length: int, threads: int) -> Iterat
     import deepsparse  # type: ignore[import-not-found]
     import onnx
 
-    # Given input shapes, DeepSparse writes them into the file that it was given.
+    # DeepSparse writes given input shapes into its input file.
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copy(model, Path(folder) / "model.onnx"))
         order = [value.name for value in onnx.load(str(copy), load_external_data=False).graph.input]
@@ -63,7 +63,7 @@ PEERS = {"openvino": openvino_run, "deepsparse": deepsparse_run}
 
 
 def answer_to(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Wall seconds of each repeat, or the peer's version where there is no model."""
+    """Return the wall seconds of each repeat, or the version of the peer if the request has no model."""
     if "model" not in request:
         return {"version": version(request["format"])}
     peer, times = PEERS[request["format"]], []
@@ -78,7 +78,7 @@ def answer_to(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    # Native libraries greet on stdout, which is the protocol's: it gets a descriptor of its own.
+    # Native libraries print to stdout, so the answers use a separate descriptor.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:

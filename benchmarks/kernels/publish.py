@@ -19,7 +19,7 @@ NAMES = {"avx2": "AVX2", "avx2-vnni": "AVX-VNNI", "avx512": "AVX-512", "avx512-v
 
 
 def section(results: dict[str, Any]) -> str:
-    """What one run measured."""
+    """Return the section of one run."""
     isa = NAMES.get(results["isa"], results["isa"])
     machine = results["machine"]
     parts = [
@@ -28,28 +28,29 @@ def section(results: dict[str, Any]) -> str:
         f"{results['settings']['seconds_a_cell']:g}`, {results['measured_at']}: {machine['cpu']} "
         f"({', '.join(machine['isa'])}), {machine['cores']} cores, onnxruntime {machine['onnxruntime']}, "
         f"{results['isa']} kernels. Random weights; "
-        'all arms of a cell interleaved in one process, medians. "ORT fp32 dense" is a graph with fused Attention and '
-        'GELU, "ORT int8 dense" its dynamic quantisation. The arms without ORT are this runtime: "dense" has no '
-        "zeros and shows what fusion, and computing the last layer for the first token only, are worth without any. "
-        '"55 %" is near where the packer changes over from scattered nonzeros to dense matrices, and scattered here. '
-        f"A cell took {results['settings']['seconds_a_cell']:g} seconds, at least five rounds." + peers(results),
+        'medians; all arms of a cell ran interleaved in one process. "ORT fp32 dense" is a graph with fused Attention '
+        'and GELU, "ORT int8 dense" its dynamic quantisation. The other arms are this runtime. "dense" has no zeros: '
+        "it shows the gain from fusion and from computing the last layer for the first token only. "
+        '"55 %" is near the threshold between scattered nonzeros and dense matrices in the packer; it is scattered '
+        f"here. Each cell took {results['settings']['seconds_a_cell']:g} seconds, at least five rounds."
+        + peers(results),
     ]
     for name, shape in results["shapes"].items():
         heading = f"#### {name}, {isa}"
-        parts += [f"{heading}: milliseconds", milliseconds(shape), f"{heading}: times faster", ratios(shape)]
+        parts += [f"{heading}: milliseconds", milliseconds(shape), f"{heading}: speed-up", ratios(shape)]
         if shape["profiles"]:
-            parts += [f"{heading}: where the time goes, one thread, ms", profiles(shape), limits(shape)]
+            parts += [f"{heading}: time by stage, one thread, ms", profiles(shape), limits(shape)]
         parts += [f"{heading}: files", files(shape)]
     return "\n\n".join(parts) + "\n"
 
 
 def peers(results: dict[str, Any]) -> str:
-    """Which peers ran, and how."""
-    found = []
+    """Describe the peers of a run."""
+    sentences = []
     for kind, version in results["peers"].items():
-        lengths = f", from {PEER_LENGTHS[kind]} tokens on" if PEER_LENGTHS[kind] > 1 else ""
-        found.append(f"{PEERS[kind]} ({kind} {version}{lengths})")
-    return f" Peers ran in their own process after each cell: {', '.join(found)}." if found else ""
+        lengths = f", from {PEER_LENGTHS[kind]} tokens" if PEER_LENGTHS[kind] > 1 else ""
+        sentences.append(f"{PEERS[kind]} ({kind} {version}{lengths})")
+    return f" Peers ran in a separate process after each cell: {', '.join(sentences)}." if sentences else ""
 
 
 def title(cell: dict[str, Any]) -> str:
@@ -73,7 +74,7 @@ def milliseconds(shape: dict[str, Any]) -> str:
 
 
 def ratios(shape: dict[str, Any]) -> str:
-    """Each arm against ORT fp32 dense / against ORT int8 dense."""
+    """Return the speed-ups of each arm over ORT fp32 dense / ORT int8 dense."""
     rows = []
     for arm in arms(shape):
         if arm in (FP32, INT8):
@@ -84,7 +85,7 @@ def ratios(shape: dict[str, Any]) -> str:
             ours = medians.get(arm)
             cells.append(f"{medians[FP32] / ours:.1f} / {medians[INT8] / ours:.1f}" if ours else "-")
         rows.append([arm, *cells])
-    return "Against ORT fp32 dense / against ORT int8 dense:\n\n" + table(["arm", *map(title, shape["cells"])], rows)
+    return "Speed-up over ORT fp32 dense / ORT int8 dense:\n\n" + table(["arm", *map(title, shape["cells"])], rows)
 
 
 def profiles(shape: dict[str, Any]) -> str:
@@ -117,11 +118,11 @@ def limits(shape: dict[str, Any]) -> str:
         )
     copied = shape["peak_one_thread"]["copy_bytes_per_second"]
     note = (
-        f"This machine's peak in the same run, one thread: {peak / 1e9:.1f} billion float32 multiply-adds a second "
-        f"(the best of many 1024 x 1024 matrix products), {copied / 1e9:.1f} GB/s copied. Multiply-adds are counted "
-        "without zeros; in the last layer, but for keys and values, for the first token alone."
+        f"Peak of this machine in the same run, one thread: {peak / 1e9:.1f} billion float32 multiply-adds per second "
+        f"(the best of many 1024 x 1024 matrix products), {copied / 1e9:.1f} GB/s copied. Multiply-adds exclude zeros. "
+        "In the last layer all except keys and values are counted for the first token only."
     )
-    head = ["arm", "linears: 10^6", "10^9/s", "of fp32 peak", "attention: 10^6", "10^9/s", "of fp32 peak"]
+    head = ["arm", "linear layers: 10^6", "10^9/s", "of fp32 peak", "attention: 10^6", "10^9/s", "of fp32 peak"]
     return note + "\n\n" + table(head, rows)
 
 
@@ -130,8 +131,8 @@ def files(shape: dict[str, Any]) -> str:
         [arm, f"{record['bytes'] / 1e6:.1f}", f"{record['encoder_bytes'] / 1e6:.1f}"]
         for arm, record in shape["files"].items()
     ]
-    note = "ORT's int8 keeps float embeddings; this runtime's int8 files have them in int8 too, a scale a row."
-    return note + "\n\n" + table(["arm", "file, MB", "of it the encoder"], rows)
+    note = "The int8 files of ORT keep float embeddings. This runtime has int8 embeddings with one scale per row."
+    return note + "\n\n" + table(["arm", "file, MB", "encoder in it, MB"], rows)
 
 
 def main() -> None:

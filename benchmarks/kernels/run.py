@@ -1,11 +1,10 @@
-"""Measure the sparse runtime against ONNX Runtime's best dense graphs: interleaved arms, one process, equal threads.
+"""Measure the sparse runtime against the fastest dense ONNX Runtime graphs.
 
-Every round of a cell (batch x length) runs all arms once in a new random order; medians and ratios of medians are
-written to benchmarks/results/kernels-ISA.json, by the instruction set of the kernels, with a profile by stage, the
-bytes and multiply-adds of each arm, and the machine's peak as measured in the same run. `--peer openvino=PYTHON` and
-`--peer deepsparse=PYTHON` add runtimes that live in environments of their own; those run in their own process, right
-after each cell: OpenVINO with the dense weights, DeepSparse with 95 % zeros. The file holds one run: all shapes, with
-the same settings.
+All arms run interleaved in one process with the same number of threads. Every round of a cell (batch x length) runs all
+arms once in a new random order. benchmarks/results/kernels-ISA.json gets the medians, a profile by stage, the bytes and
+multiply-adds of each arm, and the peak of the machine measured in the same run. `--peer openvino=PYTHON` and
+`--peer deepsparse=PYTHON` add runtimes from other environments. They run in a separate process after each cell:
+OpenVINO with the dense weights, DeepSparse with 95 % zeros. The file holds one run with all shapes and equal settings.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from sparserve.models.files import write_atomically
 RESULTS = Path(__file__).parent.parent / "results"
 SHAPES = {"bert-base": BERT_BASE, "minilm-l6": MINILM_L6}
 PEERS = {"openvino": "OpenVINO fp32 dense", "deepsparse": "DeepSparse 95 % fp32"}
-# Below, DeepSparse 1.8 was four times slower than dense ONNX Runtime here (why is not known): no rival there.
+# Below this length DeepSparse 1.8 was four times slower than dense ONNX Runtime here, for an unknown reason.
 PEER_LENGTHS = {"openvino": 1, "deepsparse": 64}
 PROFILED_ARMS = ("dense fp32", "90 % int8", "95 % fp32", "95 % int8", "95 % 1x4 int8")
 BASE_GRID = [(1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 384), (8, 16), (8, 32), (8, 64), (8, 128), (32, 32)]
@@ -43,7 +42,7 @@ MINIMUM_ROUNDS, MAXIMUM_ROUNDS = 5, 101
 
 
 def inputs(batch: int, length: int, vocabulary: int) -> dict[str, npt.NDArray[np.int64]]:
-    """Random token ids without padding."""
+    """Return random token ids without padding."""
     ids = np.random.default_rng(batch * length).integers(1, vocabulary, (batch, length), dtype=np.int64)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
@@ -57,7 +56,7 @@ def seconds_of(call: Callable[[], object]) -> float:
 def measure_cell(
     sessions: dict[str, OnnxClassifier], feed: dict[str, npt.NDArray[np.int64]], seconds: float
 ) -> dict[str, list[float]]:
-    """Seconds of every round by arm; as many rounds as fit, within limits."""
+    """Return the seconds of every round by arm. Run as many rounds as fit in `seconds`, within limits."""
     order = np.random.default_rng(0)
     names = list(sessions)
     round_seconds = seconds_of(lambda: [session.run(feed) for session in sessions.values()])
@@ -71,7 +70,7 @@ def measure_cell(
 
 
 def ask_peer(python: str, request: dict[str, Any]) -> dict[str, Any]:
-    """What `peer_worker` answers in a peer's own environment; `error` where it fails."""
+    """Run `peer_worker` in the environment of a peer and return its answer, or `error` if it failed."""
     worker = Path(__file__).with_name("peer_worker.py")
     done = subprocess.run([python, str(worker)], input=json.dumps(request), capture_output=True, text=True, check=False)
     answer: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {"error": done.stderr[-300:]}
@@ -81,7 +80,7 @@ def ask_peer(python: str, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak_rates() -> dict[str, float]:
-    """What one thread of this machine does at best, now: multiply-adds a second and bytes copied a second."""
+    """Measure the peak of one thread: multiply-adds per second and bytes copied per second."""
     torch.set_num_threads(1)
     a = torch.randn(1024, 1024)
     flops = max(2**30 / seconds_of(lambda: a @ a) for _ in range(60))
@@ -91,9 +90,10 @@ def peak_rates() -> dict[str, float]:
 
 
 def multiply_adds(shape: EncoderShape, batch: int, length: int, sparsity: float) -> dict[str, int]:
-    """Of the encoder's linears that are not zero, and of attention: for all tokens, but in the last layer.
+    """Return the multiply-adds of the nonzero weights in the encoder's linear layers, and of attention.
 
-    There only keys and values are computed for all tokens, everything else for the first one.
+    They count all tokens, except in the last layer: there only keys and values are computed for all tokens, everything
+    else for the first one.
     """
     width, tokens = shape.hidden, batch * length
     keys_and_values, rest = 2 * width**2, 2 * width**2 + 2 * width * shape.intermediate
@@ -103,7 +103,7 @@ def multiply_adds(shape: EncoderShape, batch: int, length: int, sparsity: float)
 
 
 def profile(session: OnnxClassifier, feed: dict[str, npt.NDArray[np.int64]]) -> dict[str, float]:
-    """Seconds by stage of one run: the median run of five by its sum."""
+    """Return the seconds by stage of one run, the median of five by total time."""
     library = find_library()
     session.run(feed)
     runs = []
@@ -117,7 +117,7 @@ def profile(session: OnnxClassifier, feed: dict[str, npt.NDArray[np.int64]]) -> 
 def measure_shape(
     shape: EncoderShape, grid: Sequence[tuple[int, int, int]], seconds: float, peers: dict[str, str]
 ) -> dict[str, Any]:
-    """All cells (batch, length, threads) of one shape."""
+    """Measure all cells (batch, length, threads) of one shape."""
     with tempfile.TemporaryDirectory() as name:
         network = random_classifier(shape, 0)
         arms = dict(models(network, shape, Path(name)))
@@ -182,7 +182,7 @@ def print_cell(name: str, cell: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--seconds", type=float, default=10, help="for a cell; at least five rounds are run")
+    parser.add_argument("--seconds", type=float, default=10, help="time per cell; at least five rounds run")
     parser.add_argument("--full", action="store_true", help="batches 1, 8, 32 x lengths 16 to 384 (over an hour)")
     parser.add_argument("--peer", action="append", default=[], metavar="KIND=PYTHON")
     parser.add_argument("--output", type=Path, default=None)

@@ -1,4 +1,4 @@
-"""Clients that count: every request that a service took and every answer that came, and how long a probe waited."""
+"""Clients that count accepted requests and answers, and probes that record their longest wait."""
 
 import contextlib
 import http.client
@@ -19,7 +19,7 @@ PROBE_SECONDS = 0.02
 
 @dataclass
 class Counts:
-    """Requests of the clients so far: `refused` before a connection was made, `lost` after that and never answered."""
+    """Counts of requests: `refused` before the connection was made, `lost` after it and without an answer."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     refused: int = 0
@@ -29,11 +29,11 @@ class Counts:
 
     @property
     def answered(self) -> int:
-        """Requests that any answer came for."""
+        """Number of requests with any answer."""
         return self.statuses.total()
 
     def figures(self) -> dict[str, Any]:
-        """For a record: `accepted` is what the service took."""
+        """Return the counts for a record. `accepted` counts the requests that the service accepted."""
         return {
             "accepted": self.answered + self.lost,
             "answered": self.answered,
@@ -47,7 +47,7 @@ class Counts:
 
 @contextlib.contextmanager
 def counting_clients(port: int, path: str, inputs: list[str], *, clients: int) -> Iterator[Counts]:
-    """Ask without a pause until the block ends, each request on a connection of its own; a client ends once refused."""
+    """Send requests without pause, each on a new connection, until the context ends. A refused client stops."""
     counts, changing, ended = Counts(), threading.Lock(), threading.Event()
     body, headers = json.dumps({"inputs": inputs}), {"Content-Type": "application/json"}
 
@@ -80,19 +80,19 @@ def counting_clients(port: int, path: str, inputs: list[str], *, clients: int) -
             yield counts
         finally:
             ended.set()
-            for one in asking:
-                one.result()
+            for client in asking:
+                client.result()
 
 
 def wait_for_answers(counts: Counts, more: int) -> None:
-    """Wait until so many more answers have come."""
-    wanted = counts.answered + more
-    wait_until(lambda: counts.answered >= wanted, f"{more} more answers")
+    """Wait for `more` further answers."""
+    target = counts.answered + more
+    wait_until(lambda: counts.answered >= target, f"{more} more answers")
 
 
 @dataclass
-class Probed:
-    """What a probe has met: `failed` counts the times that it got no answer, or another than 200."""
+class ProbeCounts:
+    """Counts of a probe: `failed` counts missing answers and answers other than 200."""
 
     asked: int = 0
     failed: int = 0
@@ -100,25 +100,25 @@ class Probed:
 
 
 @contextlib.contextmanager
-def probing(port: int, path: str = "/livez") -> Iterator[Probed]:
-    """Ask as a probe does, every few milliseconds on a connection of its own, until the block ends."""
-    found, ended = Probed(), threading.Event()
+def probing(port: int, path: str = "/livez") -> Iterator[ProbeCounts]:
+    """Probe the service every few milliseconds, each time on a new connection, until the context ends."""
+    counts, ended = ProbeCounts(), threading.Event()
 
     def probe() -> None:
         while not ended.wait(PROBE_SECONDS):
-            began, found.asked = time.monotonic(), found.asked + 1
+            began, counts.asked = time.monotonic(), counts.asked + 1
             with http_connection(port) as connection:
                 try:
                     connection.request("GET", path)
-                    found.failed += connection.getresponse().status != 200
+                    counts.failed += connection.getresponse().status != 200
                 except (OSError, http.client.HTTPException):
-                    found.failed += 1
-            found.longest_seconds = max(found.longest_seconds, time.monotonic() - began)
+                    counts.failed += 1
+            counts.longest_seconds = max(counts.longest_seconds, time.monotonic() - began)
 
     thread = threading.Thread(target=probe)
     thread.start()
     try:
-        yield found
+        yield counts
     finally:
         ended.set()
         thread.join()

@@ -1,6 +1,6 @@
-"""Faults that a running service meets, and what is counted while it does; shared by the tests and the measurement.
+"""Fault scenarios for a running service, shared by the tests and the measurement.
 
-Each scenario breaks one thing and returns figures of it; what they must be is the tests' to say.
+Each scenario breaks one thing and returns figures. The tests check them.
 """
 
 import shutil
@@ -21,15 +21,15 @@ from tests.support.tiny_bundles import MAX_LENGTH, TASK, graph, hungry, manifest
 PATH = f"/v1/models/{TASK}/classify"
 LONG = " ".join(["good"] * MAX_LENGTH)
 QUICK = ("--threads", "1", "--watch-seconds", "0.05", "--log-level", "warning")
-# Enough that copying and hashing it takes a moment in which a process can be killed.
+# Large enough that a process can be killed while it copies or hashes the file.
 PADDING_BYTES = 64 * 2**20
 
 
 def version_served(service: RunningService) -> str:
-    """The version that answers.
+    """Return the version that answers a request.
 
     Raises:
-        RuntimeError: none does.
+        RuntimeError: the request fails.
     """
     status, answer = service.ask(PATH, "POST", {"inputs": "good film"})
     if status != 200:
@@ -38,19 +38,19 @@ def version_served(service: RunningService) -> str:
 
 
 def padded(store: Store, seed: int, padding_bytes: int = PADDING_BYTES) -> str:
-    """Publish a version that is large enough to be interrupted; its version."""
+    """Publish a version whose publication can be interrupted, because it is large, and return its version."""
     files = {"model.onnx": graph(seed=seed), "tokenizer.json": tokenizer_json(), "padding.bin": bytes(padding_bytes)}
     return store.publish(manifest(), files).manifest.version
 
 
 def slow_clients(service: RunningService, count: int) -> dict[str, Any]:
-    """Half-sent requests, while others ask; needs a service with a short `receive_timeout_seconds`."""
+    """Send half of many requests while other clients ask. Needs a short `receive_timeout_seconds`."""
     allow_descriptors()
     before = service.metric("process_resident_memory_bytes")
     began = time.monotonic()
     with (
         half_sent(service.port, PATH, count) as clients,
-        probing(service.port) as probed,
+        probing(service.port) as probe,
         counting_clients(service.port, PATH, ["good film"], clients=1) as counts,
     ):
         wait_for_answers(counts, 50)
@@ -63,13 +63,13 @@ def slow_clients(service: RunningService, count: int) -> dict[str, Any]:
         "seconds_to_the_last": time.monotonic() - began,
         "bytes_held_each": held / max(len(clients), 1),
         **counts.figures(),
-        "longest_probe_seconds": probed.longest_seconds,
-        "probes_failed": probed.failed,
+        "longest_probe_seconds": probe.longest_seconds,
+        "probes_failed": probe.failed,
     }
 
 
 def descriptors_gone(service: RunningService, count: int) -> dict[str, Any]:
-    """More half-sent requests than the service may have connections; they go in time, and then it answers again."""
+    """Send more half requests than the service has descriptors, then wait until it answers again."""
     began = time.monotonic()
     with half_sent(service.port, PATH, count) as clients:
         seconds = wait_until(lambda: _answers(service), "an answer")
@@ -92,13 +92,13 @@ def _answers(service: RunningService) -> bool:
 
 
 def half_closed_clients(service: RunningService, count: int) -> dict[str, Any]:
-    """Clients that close their sending side after the request."""
+    """Send requests from clients that close their sending side afterwards."""
     answered, ended = half_closed(service.port, PATH, count)
     return {"connections": count, "answered": answered, "closed": ended, "seconds_to_idle": seconds_to_idle(service)}
 
 
 def gone_clients(service: RunningService, count: int) -> dict[str, Any]:
-    """Clients that send all that a request may hold, and go away."""
+    """Send requests of the largest size from clients that then disconnect."""
     before = service.metric("sparserve_inputs_total")
     inputs = [LONG] * 256
     gone(service.port, PATH, inputs, count)
@@ -108,33 +108,33 @@ def gone_clients(service: RunningService, count: int) -> dict[str, Any]:
 
 
 def seconds_to_idle(service: RunningService) -> float:
-    """Seconds until nothing waits or runs and only this client is connected."""
+    """Wait until nothing is queued or running and no other client is connected; return the seconds."""
     gauges = ("sparserve_inputs_waiting", "sparserve_batches_running", "sparserve_connections")
     return wait_until(lambda: sum(map(service.metric, gauges)) <= 1, "an idle service")
 
 
 def memory_short(service: RunningService) -> dict[str, Any]:
-    """A batch of two that memory is too short for; needs the variant `hungry` in the store."""
+    """Send a batch of two that exceeds the memory. Needs the variant `hungry` in the store."""
     status, _ = service.ask(f"/v1/models/{TASK}/hungry/classify", "POST", {"inputs": ["good", "bad film"]})
     halved, failed = (service.metric(f"sparserve_batches_{what}_total") for what in ("halved", "failed"))
     return {"status": status, "batches_halved": halved, "batches_failed": failed}
 
 
 def swaps_under_load(service: RunningService, store: Store, swaps: int) -> dict[str, Any]:
-    """Other versions become current, again and again, while clients ask."""
+    """Swap the current version repeatedly while clients ask."""
     versions = [store.current(TASK, "dense"), publish(store, model=graph(seed=77)).manifest.version]
-    with probing(service.port) as probed, counting_clients(service.port, PATH, ["good film"], clients=4) as counts:
+    with probing(service.port) as probe, counting_clients(service.port, PATH, ["good film"], clients=4) as counts:
         began = time.monotonic()
         for swap in range(swaps):
             store.promote(TASK, "dense", versions[(swap + 1) % 2])
             wait_until(lambda swap=swap: version_served(service) == versions[(swap + 1) % 2], "the other version")
         seconds = (time.monotonic() - began) / swaps
-    figures = {"swaps": swaps, "seconds_a_swap": seconds, "longest_probe_seconds": probed.longest_seconds}
+    figures = {"swaps": swaps, "seconds_a_swap": seconds, "longest_probe_seconds": probe.longest_seconds}
     return {**figures, **counts.figures()}
 
 
 def truncated_bundle(service: RunningService, store: Store) -> dict[str, Any]:
-    """A bundle that is cut short becomes the current version while clients ask."""
+    """Make a truncated bundle the current version while clients ask."""
     before = version_served(service)
     with tempfile.TemporaryDirectory() as name:
         bundle = publish(Store(Path(name)), model=graph(seed=78))
@@ -153,7 +153,7 @@ def truncated_bundle(service: RunningService, store: Store) -> dict[str, Any]:
 
 
 def store_removed(service: RunningService, store: Store) -> dict[str, Any]:
-    """The whole store is deleted while clients ask."""
+    """Delete the whole store while clients ask."""
     with counting_clients(service.port, PATH, ["good film"], clients=2) as counts:
         shutil.rmtree(store.root)
         seconds = wait_until(lambda: service.metric("sparserve_store_readable") == 0, "a look at the store")
@@ -163,7 +163,7 @@ def store_removed(service: RunningService, store: Store) -> dict[str, Any]:
 
 
 def database_full(service: RunningService, requests: int) -> dict[str, Any]:
-    """Disagreements are found, and their database cannot grow; needs an experiment and a limit of file sizes."""
+    """Record disagreements in a database that cannot grow. Needs an experiment and a limit on file sizes."""
     with counting_clients(service.port, PATH, ["good", "bad", "film", "fun", "dull"] * 20, clients=2) as counts:
         wait_until(lambda: service.metric("sparserve_disagreements_lost_total") > 0, "a row that is lost")
         wait_for_answers(counts, requests)
@@ -172,7 +172,7 @@ def database_full(service: RunningService, requests: int) -> dict[str, Any]:
 
 
 def stopped_under_load(service: RunningService, requests: int) -> dict[str, Any]:
-    """SIGTERM while clients ask."""
+    """Send SIGTERM while clients ask."""
     with counting_clients(service.port, PATH, ["good film"] * 20, clients=4) as counts:
         wait_for_answers(counts, requests)
         began = time.monotonic()
@@ -182,7 +182,7 @@ def stopped_under_load(service: RunningService, requests: int) -> dict[str, Any]
 
 
 def killed_mid_swap(folder: Path) -> dict[str, Any]:
-    """kill -9 while a new version is fetched from another store, then a new start over what was left."""
+    """Kill the service while it fetches a new version from another store, then restart it."""
     origin, local = Store(folder / "origin"), Store(folder / "local")
     publish(origin)
     options = (*QUICK, "--store-url", origin.root.as_uri())
@@ -203,10 +203,10 @@ def killed_mid_swap(folder: Path) -> dict[str, Any]:
 
 
 def publisher_killed(service: RunningService, store: Store) -> dict[str, Any]:
-    """kill -9 of a process that publishes into the store, then another that succeeds."""
+    """Kill a process that publishes into the store, then publish successfully."""
     before = version_served(service)
     code = (
-        "import sys; from pathlib import Path; from models.store import Store; "
+        "import sys; from pathlib import Path; from sparserve.models.bundle.store import Store; "
         "from benchmarks.reliability.fault_scenarios import padded; padded(Store(Path(sys.argv[1])), 6)"
     )
     publisher = subprocess.Popen([sys.executable, "-c", code, str(store.root)], cwd=ROOT)
@@ -226,7 +226,7 @@ def publisher_killed(service: RunningService, store: Store) -> dict[str, Any]:
 
 
 def tiny_store(folder: Path) -> Store:
-    """A store with `dense`, its default, `rival`, which disagrees, and `hungry`, which wants much memory."""
+    """Create a store with `dense` (the default), `rival` (which disagrees) and `hungry` (which needs much memory)."""
     store = Store(folder / "store")
     publish(store, variant="dense")
     publish(store, variant="rival", model=graph(seed=len("dense"), scale=-4.0))

@@ -1,4 +1,4 @@
-"""Clients that a service must survive: they send half a request, close half a connection, or go away."""
+"""Hostile clients: they send half a request, close half a connection, or disconnect early."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ HALF_HEAD = b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Half"
 
 @dataclass
 class Ended:
-    """How the connections of slow clients ended: with 408, or just closed; `seconds` until the last one."""
+    """Ends of the connections of slow clients: with 408 or just closed, and the seconds until the last one."""
 
     answered_408: int = 0
     closed: int = 0
@@ -24,12 +24,12 @@ class Ended:
 
 @contextlib.contextmanager
 def half_sent(port: int, path: str, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections, the half of them with half a head, the others with the beginning of a body."""
+    """Open `count` connections; one half sends an incomplete head, the other half an incomplete body."""
     half_body = json_request(path, b"{", announced=1000)
     with contextlib.ExitStack() as stack:
         clients = []
         for number in range(count):
-            with contextlib.suppress(ConnectionError):  # turned away by a service without descriptors
+            with contextlib.suppress(ConnectionError):  # the service has no descriptors left
                 client = stack.enter_context(connected(port))
                 client.sendall(half_body if number % 2 else HALF_HEAD)
                 clients.append(client)
@@ -40,12 +40,12 @@ def wait_until_ended(clients: list[socket.socket]) -> Ended:
     """Wait until the service has closed all of these connections.
 
     Raises:
-        TimeoutError: saying how many it keeps.
+        TimeoutError: some are still open; the message has their number.
     """
     ended, began = Ended(), time.monotonic()
-    poll = select.poll()  # select() itself knows no more than 1,024 descriptors
+    poll = select.poll()  # select() supports at most 1,024 descriptors
     waiting = {client.fileno(): client for client in clients}
-    said: dict[int, bytes] = dict.fromkeys(waiting, b"")
+    received: dict[int, bytes] = dict.fromkeys(waiting, b"")
     for descriptor in waiting:
         poll.register(descriptor, select.POLLIN)
     while waiting:
@@ -56,33 +56,33 @@ def wait_until_ended(clients: list[socket.socket]) -> Ended:
                 content = waiting[descriptor].recv(65_536)
             except ConnectionResetError:
                 content = b""
-            said[descriptor] += content
+            received[descriptor] += content
             if not content:
                 poll.unregister(descriptor)
                 del waiting[descriptor]
-    ended.answered_408 = sum(content.startswith(b"HTTP/1.1 408 ") for content in said.values())
+    ended.answered_408 = sum(content.startswith(b"HTTP/1.1 408 ") for content in received.values())
     ended.closed = len(clients) - ended.answered_408
     ended.seconds = time.monotonic() - began
     return ended
 
 
 def half_closed(port: int, path: str, count: int) -> tuple[int, int]:
-    """Send a request and close the sending side: how many were answered, and how many just ended."""
+    """Send requests, close the sending side after each, and return the numbers answered and not answered."""
     answered = 0
     for _ in range(count):
         with connected(port) as client:
             client.sendall(json_request(path, b'{"inputs": ["good film"]}'))
             client.shutdown(socket.SHUT_WR)
-            said = b""
+            content = b""
             with contextlib.suppress(ConnectionResetError):
                 while part := client.recv(65_536):
-                    said += part
-            answered += said.startswith(b"HTTP/1.1 200 ")
+                    content += part
+            answered += content.startswith(b"HTTP/1.1 200 ")
     return answered, count - answered
 
 
 def gone(port: int, path: str, inputs: list[str], count: int) -> None:
-    """Send so many requests at once, and go away without an answer."""
+    """Send `count` requests and disconnect without reading the answers."""
     content = json_request(path, json.dumps({"inputs": inputs}).encode())
     with contextlib.ExitStack() as stack:
         for _ in range(count):

@@ -11,20 +11,20 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks" / "reliabilit
 MB = 1e6
 HELD = {
     "rss_bytes": ("resident memory, MB", MB),
-    "pss_bytes": ("of it, its share (PSS), MB", MB),
-    "private_bytes": ("of it, its own (USS), MB", MB),
+    "pss_bytes": ("proportional share (PSS), MB", MB),
+    "private_bytes": ("private (USS), MB", MB),
     "descriptors": ("file descriptors", 1),
     "threads": ("threads", 1),
 }
-# Figures with a unit that is not in their name, in the order that they are told in.
+# Titles of the figures, in the order of the page.
 SEEN = {
     "exit_status": "exit status",
     "swaps": "swaps",
-    "seconds_a_swap": "a swap took, s",
+    "seconds_a_swap": "time per swap, s",
     "store_whole": "store whole",
     "old_version_stays": "old version stays",
-    "new_start_whole": "a new start serves it",
-    "first_answer_by": "first answer by the version that is",
+    "new_start_whole": "a restarted service serves it",
+    "first_answer_by": "first answer from version",
     "seconds_to_ready": "ready again after, s",
     "seconds_to_new_version": "new version after, s",
     "seconds_to_refusal": "refused after, s",
@@ -34,9 +34,9 @@ SEEN = {
     "connections": "connections",
     "answered_408": "ended with 408",
     "closed": "ended without answer",
-    "bytes_held_each": "bytes held by each",
+    "bytes_held_each": "bytes per connection",
     "seconds_to_answer_again": "answers again after, s",
-    "seconds_to_the_last": "the last ended after, s",
+    "seconds_to_the_last": "last one ended after, s",
     "seconds_to_idle": "idle after, s",
     "inputs_sent": "inputs sent",
     "inputs_answered": "inputs answered",
@@ -44,7 +44,7 @@ SEEN = {
     "batches_halved": "batches halved",
     "batches_failed": "batches failed",
     "rows_lost": "rows lost",
-    "logged_lines": "log lines of it",
+    "logged_lines": "log lines",
     "probes_failed": "probes failed",
     "seconds_to_end": "ended after, s",
 }
@@ -53,12 +53,12 @@ LONGEST = ("longest_answer_seconds", "longest_probe_seconds")
 
 
 def page(results: dict[str, Any]) -> str:
-    """Everything between the page's markers."""
+    """Return the generated section of the page."""
     machine = results["machine"]
     lead = (
         f"`make bench-reliability`, {results['measured_at']}: {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['system']}, Python {machine['python']}, onnxruntime {machine['onnxruntime']}. The service and its "
-        "clients ran on the same machine, over loopback."
+        "clients ran on the same machine and used loopback."
     )
     return "\n\n".join([lead, soak(results["soak"]), counts(results["faults"]), seen(results)]) + "\n"
 
@@ -76,19 +76,19 @@ def soak(record: dict[str, Any]) -> str:
     statuses = ", ".join(f"{count:,} x {status}" for status, count in record["statuses"].items())
     text = (
         f"### {record['requests']:,} requests\n\n"
-        f"{record['requests_per_second']:,.0f} a second over {record['connections']} connections to "
+        f"{record['requests_per_second']:,.0f} per second over {record['connections']} connections to "
         f"{record['model']}, one thread; {record['seconds'] / 60:.1f} minutes. Answers: {statuses}; {record['wrong']} "
-        f"with a wrong status or label; {record['lost']} lost; {record['abandoned']} abandoned by their client. "
-        f"Exit status after it: {record['exit_status']}. Growth is that of a straight line through the second half of "
+        f"with a wrong status or label; {record['lost']} lost; {record['abandoned']} abandoned by the client. "
+        f"Exit status: {record['exit_status']}. Growth is the slope of a straight line through the second half of "
         f"{len(samples)} samples, with its 95 % interval."
     )
     first, last = samples[0]["requests"], samples[-1]["requests"]
-    head = ["held", f"after {first:,}", f"after {half[0]['requests']:,}", f"after {last:,}", "most"]
-    return text + "\n\n" + table([*head, "growth in 100,000 requests", "95 % interval"], rows)
+    head = ["resource", f"after {first:,}", f"after {half[0]['requests']:,}", f"after {last:,}", "maximum"]
+    return text + "\n\n" + table([*head, "growth per 100,000 requests", "95 % interval"], rows)
 
 
 def counts(faults: dict[str, dict[str, Any]]) -> str:
-    """What was counted where clients asked all the while."""
+    """Return the table of faults during which clients asked."""
     rows = []
     for name, record in faults.items():
         if "accepted" in record:
@@ -97,23 +97,23 @@ def counts(faults: dict[str, dict[str, Any]]) -> str:
             cells = ["-" if value is None else f"{value:,.0f}" for value in longest]
             rows.append([name, *(f"{record[key]:,}" for key in COUNTED), statuses, *cells])
     head = ["fault", *COUNTED, "statuses", "longest answer, ms", "longest /livez, ms"]
-    return "### Faults, while clients ask\n\n" + table(head, rows)
+    return "### Faults under load\n\n" + table(head, rows)
 
 
 def seen(results: dict[str, Any]) -> str:
-    """What was seen of each fault besides."""
+    """Return the list of other observations per fault."""
     lines = []
     for name, record in results["faults"].items():
         if unknown := record.keys() - SEEN.keys() - {*COUNTED, *LONGEST, "statuses", "lost_to"}:
             raise KeyError(f"{name}: {', '.join(unknown)}")
-        told = [f"{title} {number(record[key])}" for key, title in SEEN.items() if key in record]
-        lines.append(f"- {name}: {'; '.join(told)}.")
+        figures = [f"{title} {number(record[key])}" for key, title in SEEN.items() if key in record]
+        lines.append(f"- {name}: {'; '.join(figures)}.")
     settings = results["settings"]
     note = (
         f"Slow clients had {settings['receive_timeout_seconds']:g} seconds (`receive_timeout_seconds`); "
-        f'"no descriptors left" is a service that may open {settings["descriptors"]} files.'
+        f'in "no descriptors left" the service may open {settings["descriptors"]} files.'
     )
-    return "### What was seen\n\n" + note + "\n\n" + "\n".join(lines)
+    return "### Observations\n\n" + note + "\n\n" + "\n".join(lines)
 
 
 def number(value: object) -> str:

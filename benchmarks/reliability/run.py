@@ -1,11 +1,11 @@
-"""A soak of the real service in its own process, and what is counted while faults happen to it.
+"""Soak the service in a separate process, and run fault scenarios against it.
 
     python -m benchmarks.reliability --requests 1000000
 
 The soak sends requests of mixed lengths, a few of them bad or abandoned, over loopback to one service with one thread,
-and samples its memory, descriptors and threads; by default over a tiny graph, so that the service and not a model is
-what works. `--store` and `--task` soak a store of your own. The faults are those of `fault_scenarios`, each over a
-service of its own. Everything is written to benchmarks/results/reliability.json.
+and samples its memory, descriptors and threads. The default model is a tiny graph, so that the service does most of the
+work. `--store` and `--task` soak another store. Each fault of `fault_scenarios` gets a new service. All results go to
+benchmarks/results/reliability.json.
 """
 
 import argparse
@@ -33,13 +33,13 @@ DATABASE_BYTES = 64 * 1024
 
 
 def measure_soak(requests: int, connections: int, store: Path | None, task: str) -> dict[str, Any]:
-    """The soak over a store, by default one with a tiny graph that takes as many tokens as the texts have."""
+    """Run the soak over a store; the default has a tiny graph that accepts the longest texts."""
     with tempfile.TemporaryDirectory() as name:
         if store is None:
             publish(Store(Path(name)), max_length=LONGEST_WORDS)
         with running(store or Path(name), *SOAK_OPTIONS) as service:
-            found: Soak = soak(service, f"/v1/models/{task}/classify", requests, connections=connections)
-            record = {**figures(found), "connections": connections, "model": "a tiny graph" if store is None else task}
+            result: Soak = soak(service, f"/v1/models/{task}/classify", requests, connections=connections)
+            record = {**figures(result), "connections": connections, "model": "a tiny graph" if store is None else task}
             return {**record, "exit_status": service.stop()}
 
 
@@ -50,15 +50,15 @@ def over_tiny_store(
     store: bool = False,
     **scale: int,
 ) -> dict[str, Any]:
-    """Run a scenario over a service of its own, which must stop with status 0 after it."""
+    """Run a scenario over a new service and add the exit status of the service to the figures."""
     with tempfile.TemporaryDirectory() as name:
         tiny = faults.tiny_store(Path(name))
         database = ("--disagreements-url", f"sqlite:///{name}/rows.db")
         with running(tiny.root, *faults.QUICK, *database, *options, limits=limits) as service:
-            found = scenario(service, tiny, **scale) if store else scenario(service, **scale)
+            record = scenario(service, tiny, **scale) if store else scenario(service, **scale)
             if service.process.poll() is None:
-                found["exit_status"] = service.stop()
-            return found
+                record["exit_status"] = service.stop()
+            return record
 
 
 def killed_mid_swap() -> dict[str, Any]:
@@ -67,7 +67,7 @@ def killed_mid_swap() -> dict[str, Any]:
 
 
 def all_faults(scale: float) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Every scenario by its name; `scale` is 1 for what the page shows."""
+    """Return every scenario by name. The page shows results with `scale` 1."""
     slow = ("--receive-timeout-seconds", str(RECEIVE_SECONDS))
     shadow = ("--experiments", json.dumps({TASK: {"mode": "shadow", "candidate": "rival", "share": 1}}))
     few = {resource.RLIMIT_NOFILE: FEW_DESCRIPTORS}
@@ -96,11 +96,13 @@ def all_faults(scale: float) -> dict[str, Callable[[], dict[str, Any]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=20_000, help="of the soak; 1000000 for the whole")
+    parser.add_argument(
+        "--requests", type=int, default=20_000, help="number of requests of the soak; 1000000 for the published run"
+    )
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--task", default=TASK)
-    parser.add_argument("--scale", type=float, default=1, help="of the counts of the faults")
+    parser.add_argument("--scale", type=float, default=1, help="factor for the request counts of the fault scenarios")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     result: dict[str, Any] = {
@@ -113,8 +115,8 @@ def main() -> None:
         result["faults"][name] = scenario()
         print(name, json.dumps(result["faults"][name]), flush=True)
     result["soak"] = measure_soak(arguments.requests, arguments.connections, arguments.store, arguments.task)
-    told = {key: value for key, value in result["soak"].items() if key != "samples"}
-    print("soak", json.dumps(told, indent=1))
+    summary = {key: value for key, value in result["soak"].items() if key != "samples"}
+    print("soak", json.dumps(summary, indent=1))
     write_atomically(arguments.output, json.dumps(result, indent=1) + "\n")
     print(f"\nwritten to {arguments.output}")
 

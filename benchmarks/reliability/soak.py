@@ -1,4 +1,4 @@
-"""Many requests of mixed lengths over a few connections, and what the service's process holds meanwhile."""
+"""Soak test: many requests of mixed lengths over a few connections, with samples of the process's resources."""
 
 import asyncio
 import json
@@ -20,9 +20,9 @@ SAMPLES = 200
 DISTINCT = 4096
 LONGEST_WORDS = 250
 CONFIDENCE = 0.95
-# Of a thousand requests: some are no JSON, some ask for what does not exist, some go away without an answer.
+# Per thousand requests: invalid JSON, unknown model, client that disconnects before the answer.
 UNREADABLE, UNKNOWN, ABANDONED = 10, 5, 1
-# Requests of a connection before it is made anew.
+# Requests per connection before it is replaced.
 LIFETIME = 1000
 HELD = ("rss_bytes", "pss_bytes", "private_bytes", "descriptors", "threads")
 SLOWEST_A_SECOND = 20
@@ -31,7 +31,7 @@ WORDS = ("the", "a", "of", "film", "good", "bad", "fun", "dull", "was", "not", "
 
 @dataclass(frozen=True)
 class Sample:
-    """What the process held after so many answers."""
+    """Resources of the process after `requests` answers."""
 
     requests: int
     seconds: float
@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass
 class Soak:
-    """How it went: `wrong` counts answers with another status or label than they must have."""
+    """Result of a soak. `wrong` counts answers with an unexpected status or label."""
 
     requests: int = 0
     seconds: float = 0.0
@@ -66,9 +66,11 @@ class _Request:
 class _Client(asyncio.Protocol):
     """A connection that sends the next request as soon as the last one is answered."""
 
-    def __init__(self, following: Callable[[], _Request | None], take: Callable[[_Request, int, bytes], None]) -> None:
-        self._following = following
-        self._take = take
+    def __init__(
+        self, next_request: Callable[[], _Request | None], record: Callable[[_Request, int, bytes], None]
+    ) -> None:
+        self._next_request = next_request
+        self._record = record
         self._received = bytearray()
         self._request: _Request | None = None
         self._left = LIFETIME
@@ -80,8 +82,8 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, found, rest = bytes(self._received).partition(b"\r\n\r\n")
-        if not found:
+        head, separator, rest = bytes(self._received).partition(b"\r\n\r\n")
+        if not separator:
             return
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         if len(rest) < length:
@@ -89,17 +91,17 @@ class _Client(asyncio.Protocol):
         assert self._request
         self._received.clear()
         request, self._request = self._request, None
-        self._take(request, int(head[9:12]), rest)
+        self._record(request, int(head[9:12]), rest)
         self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """`ended` is the request that had no answer by then."""
+        """Set `ended` to the unanswered request, if any."""
         if not self.ended.done():
             self.ended.set_result(self._request)
 
     def _send(self) -> None:
         self._left -= 1
-        self._request = self._following() if self._left >= 0 else None
+        self._request = self._next_request() if self._left >= 0 else None
         if self._request is None:
             self._transport.close()
             return
@@ -111,54 +113,54 @@ class _Client(asyncio.Protocol):
 def soak(
     service: RunningService, path: str, requests: int, *, connections: int = 32, distinct: int = DISTINCT, seed: int = 0
 ) -> Soak:
-    """Send so many requests, and look at the process `SAMPLES` times while they are answered.
+    """Send `requests` requests and sample the process `SAMPLES` times meanwhile.
 
     Raises:
-        TimeoutError: it takes far longer than it should.
+        TimeoutError: the soak takes far longer than expected.
     """
-    found = Soak()
+    result = Soak()
     process = psutil.Process(service.process.pid)
     choices = _requests(service, path, distinct, seed)
     order = random.Random(seed)
     every = max(requests // SAMPLES, 1)
     sent, began = 0, time.monotonic()
 
-    def following() -> _Request | None:
+    def next_request() -> _Request | None:
         nonlocal sent
         if sent >= requests:
             return None
         sent += 1
         return order.choice(choices)
 
-    def take(request: _Request, status: int, body: bytes) -> None:
-        found.requests += 1
-        found.statuses[status] += 1
-        found.wrong += status != request.status or request.body_has not in body
-        if found.requests % every == 0:
-            found.samples.append(_sample(process, found.requests, time.monotonic() - began))
+    def record(request: _Request, status: int, body: bytes) -> None:
+        result.requests += 1
+        result.statuses[status] += 1
+        result.wrong += status != request.status or request.body_has not in body
+        if result.requests % every == 0:
+            result.samples.append(_sample(process, result.requests, time.monotonic() - began))
 
-    async def connect_again_and_again() -> None:
+    async def reconnect() -> None:
         loop = asyncio.get_running_loop()
         while sent < requests:
-            _, client = await loop.create_connection(lambda: _Client(following, take), "127.0.0.1", service.port)
+            _, client = await loop.create_connection(lambda: _Client(next_request, record), "127.0.0.1", service.port)
             unanswered = await client.ended
-            found.abandoned += unanswered is not None and unanswered.abandon
-            found.lost += unanswered is not None and not unanswered.abandon
+            result.abandoned += unanswered is not None and unanswered.abandon
+            result.lost += unanswered is not None and not unanswered.abandon
 
     async def main() -> None:
         async with asyncio.timeout(DEADLINE_SECONDS + requests / SLOWEST_A_SECOND), asyncio.TaskGroup() as group:
             for _ in range(connections):
-                group.create_task(connect_again_and_again())
+                group.create_task(reconnect())
 
     uvloop.run(main())
-    found.seconds = time.monotonic() - began
-    return found
+    result.seconds = time.monotonic() - began
+    return result
 
 
 def slope(samples: list[Sample], name: str) -> dict[str, float]:
-    """How a figure of the samples' second half grows in 100,000 requests: a straight line, with its interval.
+    """Return the growth of a figure per 100,000 requests, by a straight line through the second half of the samples.
 
-    Samples that follow one another are alike, so the interval is a little too narrow.
+    Neighbouring samples are correlated, so the interval is slightly too narrow.
     """
     half = samples[len(samples) // 2 :]
     x, y = [sample.requests for sample in half], [getattr(sample, name) for sample in half]
@@ -170,46 +172,46 @@ def slope(samples: list[Sample], name: str) -> dict[str, float]:
     return {"value": 1e5 * value, "low": 1e5 * (value - margin), "high": 1e5 * (value + margin)}
 
 
-def figures(found: Soak) -> dict[str, Any]:
-    """For a record."""
+def figures(result: Soak) -> dict[str, Any]:
+    """Return the figures for a record."""
     return {
-        "requests": found.requests,
-        "seconds": found.seconds,
-        "requests_per_second": found.requests / found.seconds,
-        "statuses": {str(status): count for status, count in sorted(found.statuses.items())},
-        "wrong": found.wrong,
-        "lost": found.lost,
-        "abandoned": found.abandoned,
-        "growth_per_100000": {name: slope(found.samples, name) for name in HELD},
-        "samples": [asdict(sample) for sample in found.samples],
+        "requests": result.requests,
+        "seconds": result.seconds,
+        "requests_per_second": result.requests / result.seconds,
+        "statuses": {str(status): count for status, count in sorted(result.statuses.items())},
+        "wrong": result.wrong,
+        "lost": result.lost,
+        "abandoned": result.abandoned,
+        "growth_per_100000": {name: slope(result.samples, name) for name in HELD},
+        "samples": [asdict(sample) for sample in result.samples],
     }
 
 
 def _sample(process: psutil.Process, requests: int, seconds: float) -> Sample:
     memory = process.memory_full_info()
-    pss = getattr(memory, "pss", memory.rss)  # where the system knows none
+    pss = getattr(memory, "pss", memory.rss)  # some systems have no PSS
     return Sample(requests, seconds, memory.rss, pss, memory.uss, process.num_fds(), process.num_threads())
 
 
 def _requests(service: RunningService, path: str, distinct: int, seed: int) -> list[_Request]:
-    """What is sent: texts of log-normal lengths, one a request or a few, each with the label that it must get."""
+    """Return requests of one or a few texts of log-normal lengths, each with the expected label."""
     choice = random.Random(seed)
-    found = []
+    requests = []
     for _ in range(distinct):
         count = 1 if choice.random() < 0.95 else choice.randint(2, 8)
         inputs = [_text(choice) for _ in range(count)]
         body = json.dumps({"inputs": inputs}).encode()
         _, answer = service.ask(path, "POST", {"inputs": inputs})
         label = answer["predictions"][0][0]["label"]
-        found.append(_Request(json_request(path, body), 200, b'"predictions":[[{"label":"%s"' % label.encode()))
+        requests.append(_Request(json_request(path, body), 200, b'"predictions":[[{"label":"%s"' % label.encode()))
         fate = choice.random() * 1000
         if fate < UNREADABLE:
-            found.append(_Request(json_request(path, body[:-2]), 400))
+            requests.append(_Request(json_request(path, body[:-2]), 400))
         elif fate < UNREADABLE + UNKNOWN:
-            found.append(_Request(json_request(f"/v1/models/missing-{choice.random()}/classify", body), 404))
+            requests.append(_Request(json_request(f"/v1/models/missing-{choice.random()}/classify", body), 404))
         elif fate < UNREADABLE + UNKNOWN + ABANDONED:
-            found.append(_Request(json_request(path, body), 0, abandon=True))
-    return found
+            requests.append(_Request(json_request(path, body), 0, abandon=True))
+    return requests
 
 
 def _text(choice: random.Random) -> str:

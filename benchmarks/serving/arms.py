@@ -1,4 +1,4 @@
-"""The servers that are compared: how each is started, asked and understood."""
+"""The compared servers: start command, request and interpretation of the answer."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Arm:
-    """A server: `command` for a port, the path and body that ask it for a text, and the scores in its answer."""
+    """A server: its command for a port, path and body of a request for a text, and the scores in its answer."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -33,22 +33,22 @@ class Arm:
     overload_headers: Mapping[str, str] = field(default_factory=dict)
 
     def bodies(self, texts: list[str]) -> list[str]:
-        """What is sent for each text."""
+        """Return the request body for each text."""
         return [json.dumps(self.body(text)) for text in texts]
 
 
 def ranked(predictions: list[dict[str, Any]]) -> Scores:
-    """Scores of a list of labels and scores."""
+    """Return the scores of a list of predictions, by label."""
     return {item["label"]: item["score"] for item in predictions}
 
 
 def sparserve(
     python: Path, store: Path, task: str, variant: str, *, runtime: str, timeout: float, options: Mapping[str, str]
 ) -> Arm:
-    """This project's service over a store, asked for one variant."""
+    """Return the arm of this project's service over a store, for one variant."""
 
     def command(port: int) -> list[str]:
-        given = {
+        settings = {
             "store": store,
             "port": port,
             "threads": THREADS,
@@ -59,8 +59,8 @@ def sparserve(
         return [
             str(python),
             "-m",
-            "service",
-            *(word for key, value in given.items() for word in (f"--{key}", str(value))),
+            "sparserve.service",
+            *(word for key, value in settings.items() for word in (f"--{key}", str(value))),
         ]
 
     changed = "".join(f", {key} {value}" for key, value in options.items())
@@ -72,13 +72,13 @@ def sparserve(
         scores=lambda answer: ranked(answer["predictions"][0]),
         python=python,
         package="sparserve",
-        settings=f"its defaults{changed}; X-Request-Timeout {timeout:g} s at the overload",
+        settings=f"defaults{changed}; X-Request-Timeout {timeout:g} s in the overload",
         overload_headers={"X-Request-Timeout": f"{timeout:g}"},
     )
 
 
 def store_of_one(bundle: Bundle, folder: Path) -> Path:
-    """A store with this bundle alone, so that a server's memory is that of one model, as the peers' is."""
+    """Write a store with only this bundle, so that the service loads one model, like its peers."""
     manifest = bundle.manifest
     variant = folder / manifest.task / manifest.variant
     shutil.copytree(bundle.folder, variant / manifest.version)
@@ -89,7 +89,7 @@ def store_of_one(bundle: Bundle, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Peer:
-    """What differs between the peers; `settings` says what is set, for the page."""
+    """Differences between the peers. `settings` describes the configuration for the page."""
 
     package: str
     path: str
@@ -99,45 +99,45 @@ class Peer:
 
 
 _BATCHES: Final = f"batches of up to {MAX_BATCH}"
-_WINDOW: Final = f"{1000 * WINDOW_SECONDS:g} ms to fill one"
+_WINDOW: Final = f"{1000 * WINDOW_SECONDS:g} ms to fill a batch"
 PEERS: Final = {
     "litserve": Peer(
         "litserve", "/predict", lambda text: {"text": text}, lambda answer: answer["scores"],
-        f"{_BATCHES}, {_WINDOW}, one worker, fast_queue, its timeout at the client's limit (504)",
+        f"{_BATCHES}, {_WINDOW}, one worker, fast_queue, timeout equal to that of the client (504)",
     ),
     "mlserver": Peer(
         "mlserver", "/v2/models/classifier/infer",
         lambda text: {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": [text]}]},
         lambda answer: {output["name"]: output["data"][0] for output in answer["outputs"]},
-        f"{_BATCHES}, {_WINDOW}, one parallel worker; it has no limit on what waits",
+        f"{_BATCHES}, {_WINDOW}, one parallel worker; no limit on queued requests",
     ),
     "bentoml": Peer(
         "bentoml", "/classify", lambda text: {"texts": [text]}, lambda answer: answer[0],
-        f"{_BATCHES}, adaptive (it has no window), one worker, max_latency_ms and timeout at the client's limit (503)",
+        f"{_BATCHES}, adaptive (no window), one worker, max_latency_ms and timeout equal to that of the client (503)",
     ),
     "infinity": Peer(
         "infinity-emb", "/classify", lambda text: {"model": "classifier", "input": [text], "raw_scores": False},
         lambda answer: ranked(answer["data"][0]),
-        f"{_BATCHES}, engine optimum: the same file by optimum's session and transformers' tokenizer",
+        f"{_BATCHES}, engine optimum: the same file with the session of optimum and the tokenizer of transformers",
     ),
     "ray": Peer(
         "ray", "/classify", lambda text: {"text": text}, lambda answer: answer["scores"],
-        f"{_BATCHES}, {_WINDOW}, one replica, its request timeout at the client's limit (408)",
+        f"{_BATCHES}, {_WINDOW}, one replica, request timeout equal to that of the client (408)",
     ),
 }  # fmt: skip
 
 
 def peer_arm(name: str, python: Path, bundle: Bundle, timeout: float) -> Arm:
-    """A peer in its own environment, over the same bundle."""
+    """Return the arm of a peer in its environment, over the same bundle."""
     peer = PEERS[name]
 
     def command(port: int) -> list[str]:
-        given = ["--bundle", str(bundle.folder), "--port", str(port), "--threads", str(THREADS)]
-        return [str(python), "-m", f"benchmarks.serving.peers.{name}_server", *given, "--timeout", f"{timeout:g}"]
+        arguments = ["--bundle", str(bundle.folder), "--port", str(port), "--threads", str(THREADS)]
+        return [str(python), "-m", f"benchmarks.serving.peers.{name}_server", *arguments, "--timeout", f"{timeout:g}"]
 
     return Arm(name, command, peer.path, peer.body, peer.scores, python, peer.package, peer.settings)
 
 
 def default_python() -> Path:
-    """The interpreter that runs this."""
+    """Return the running interpreter."""
     return Path(sys.executable)

@@ -1,8 +1,8 @@
-"""The load generator: a process of its own that sends requests when they are due, whether others were answered or not.
+"""Load generator process with open and closed loops.
 
-A JSON object comes in on stdin and one goes out. In an open loop requests arrive as a Poisson process, and a request's
-latency counts from the moment it was due: a generator that is late makes a server look worse, never better. In a closed
-loop some clients each wait for an answer before they ask again.
+Reads a JSON object from stdin and writes one to stdout. In an open loop requests arrive as a Poisson process, whether
+or not earlier ones were answered. The latency of a request counts from the moment it was due, so that a late generator
+makes a server look worse, never better. In a closed loop each client waits for an answer before its next request.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ NO_ANSWER = -1
 
 @dataclass(frozen=True)
 class Load:
-    """What to send: `bodies` in turn to `url`, at `rate` a second for `seconds`, or by so many `clients`.
+    """A load: `bodies` in turn to `url`, at `rate` per second for `seconds`, or from `clients` clients without a rate.
 
     A client gives up after `patience` seconds.
     """
@@ -43,10 +43,10 @@ class Load:
 
 @dataclass
 class Outcome:
-    """One entry a request: when it was due, in seconds from the beginning; its latency from then; its HTTP status.
+    """One entry per request: due time in seconds from the start, latency from the due time, and HTTP status.
 
-    The status is 0 where the client gave up, and -1 where the connection broke. `lag` is how late the generator was,
-    `processor` the fraction of a CPU that it used itself.
+    Status 0 means that the client gave up, -1 that the connection broke. `lag` is the delay of the generator,
+    `processor` the fraction of a CPU that the generator used.
     """
 
     due: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Outcome:
 
 
 async def generate(load: Load) -> Outcome:
-    """Send all of it, and wait for the last answer or for the last client to give up."""
+    """Send the load and wait for the last answer or the last client to give up."""
     outcome = Outcome()
     timeout = aiohttp.ClientTimeout(total=load.patience)
     connector = aiohttp.TCPConnector(limit=0)
@@ -101,10 +101,10 @@ async def generate(load: Load) -> Outcome:
 
 def main() -> None:
     request: dict[str, Any] = json.load(sys.stdin)
-    # Requests that an overloaded server keeps waiting have a connection each.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    gc.disable()  # a pause of the generator would be counted as the server's
+    # Every request that waits for an overloaded server has its connection.
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    gc.disable()  # a pause of the generator would count as latency of the server
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         outcome = runner.run(generate(Load(**request)))
     json.dump(asdict(outcome), sys.stdout)

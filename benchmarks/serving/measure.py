@@ -1,4 +1,4 @@
-"""What is measured of a server: a search for its highest rate in several turns, then its behaviour around that rate."""
+"""Measurement of a server: a search for its highest rate in several turns, then loads around that rate."""
 
 import contextlib
 import json
@@ -20,9 +20,9 @@ from benchmarks.serving.server_process import ROOT, Server, cpus, pinned, runnin
 POINTS_A_TURN: Final = 4
 CLOSED_CLIENTS: Final = 32
 OVERLOAD: Final = 3.0
-# Of what onnxruntime alone does at best: loads that are the same for all servers.
+# Fractions of the peak rate of onnxruntime alone: equal loads for all servers.
 SAME_LOADS: Final = (0.25, 0.5, 0.75)
-# In the search a client of ten times the latency that is allowed tells nothing more by waiting on.
+# Ten times the latency limit: a longer wait does not change the result of the search.
 SEARCH_PATIENCE: Final = 1.0
 OVERLOAD_PATIENCE: Final = 10.0
 SETTLE_SECONDS: Final = 20.0
@@ -30,18 +30,18 @@ SETTLE_SECONDS: Final = 20.0
 
 @dataclass(frozen=True)
 class Plan:
-    """Seconds of a load, the p99 to keep and the time that clients of an overloaded server have, all in seconds."""
+    """Duration of a load, limit of the p99 latency and client timeout in the overload, all in seconds."""
 
     seconds: float
     p99_limit: float
     timeout: float
     resolution: float
-    most_points: int
+    max_points: int
 
 
 @dataclass
 class Progress:
-    """What is known of one arm."""
+    """Search state and results of one arm."""
 
     search: RateSearch
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -49,21 +49,22 @@ class Progress:
     record: dict[str, Any] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
-        """For the results file."""
-        found = {
+        """Return the record for the results file."""
+        record = {
             "best_rate": self.search.passed,
-            "searched": self.search.found,
+            "searched": self.search.is_finished,
             "points": self.points,
             "starts": self.starts,
         }
-        return {**found, **self.record}
+        return {**record, **self.record}
 
 
 def ask(module: str, request: Mapping[str, Any], to: set[int] | None, seconds: float) -> dict[str, Any]:
-    """What a module of this folder answers as a process on these CPUs; `seconds` is how long it may take.
+    """Run a module of `benchmarks` as a process on these CPUs and return its answer.
 
     Raises:
-        RuntimeError: it failed, with the end of what it said; or `subprocess.TimeoutExpired`.
+        RuntimeError: it failed; the message has the end of its output.
+        subprocess.TimeoutExpired: it took longer than `seconds`.
     """
     command = [sys.executable, "-m", f"benchmarks.{module}"]
     with pinned(to):
@@ -83,7 +84,7 @@ def ask(module: str, request: Mapping[str, Any], to: set[int] | None, seconds: f
 
 
 class Bench:
-    """Servers over the same texts, one at a time; with `pin` on one CPU, and the load generator on another."""
+    """Runs servers over the same texts, one at a time; with `pin`, server and load generator on separate CPUs."""
 
     def __init__(self, plan: Plan, texts: list[str], bundle: Path, *, pin: bool = True) -> None:
         self.plan = plan
@@ -96,10 +97,10 @@ class Bench:
 
     @contextlib.contextmanager
     def serving(self, arm: Arm, progress: Progress) -> Iterator[tuple[Server, str]]:
-        """Start an arm's server; it has answered, and its address is that of the arm's path."""
+        """Start the server of an arm and yield it with the URL of the arm's path, once it has answered."""
         port = free_port()
         url = f"http://127.0.0.1:{port}{arm.path}"
-        # Frameworks that know of neither setting would take a thread for every CPU of the machine.
+        # Without these settings some frameworks use one thread per CPU of the machine.
         environment = {"OMP_NUM_THREADS": str(THREADS), "RAYON_NUM_THREADS": str(THREADS)}
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             environment["TMPDIR"] = folder
@@ -111,7 +112,7 @@ class Bench:
                 yield server, url
 
     def load(self, arm: Arm, url: str, *, seconds: float | None = None, limit: float | None = None, **how: Any) -> Any:
-        """Figures of one load, see `serving_load.Load`; `limit` is of goodput, by default the clients' own."""
+        """Return figures of one load (see `load_generator.Load`). `limit` is the latency limit of the goodput."""
         seconds = seconds or self.plan.seconds
         request = {"url": url, "bodies": arm.bodies(self.texts), "seconds": seconds, **how}
         patience = how.get("patience", OVERLOAD_PATIENCE)
@@ -119,26 +120,29 @@ class Bench:
         return summary(outcome, seconds, limit or self.plan.timeout)
 
     def point(self, arm: Arm, url: str, progress: Progress) -> bool:
-        """Measure at the rate that the search asks for; whether the server has come to rest after it."""
+        """Measure at the next rate of the search. Return True if the server recovered afterwards."""
         search, rate = progress.search, progress.search.rate
-        found = self.load(arm, url, rate=rate, seed=search.points, limit=self.plan.p99_limit, patience=SEARCH_PATIENCE)
-        within = search.tell(found["p99"])
-        progress.points.append({"rate": rate, "within": within, **found})
+        figures = self.load(
+            arm, url, rate=rate, seed=search.points, limit=self.plan.p99_limit, patience=SEARCH_PATIENCE
+        )
+        within = search.record(figures["p99"])
+        progress.points.append({"rate": rate, "within": within, **figures})
         print(
-            f"  {arm.name:18}{rate:8.1f}/s  p99 {seconds_text(found['p99'])}  {'ok' if within else 'over'}", flush=True
+            f"  {arm.name:18}{rate:8.1f}/s  p99 {seconds_text(figures['p99'])}  {'ok' if within else 'over'}",
+            flush=True,
         )
         return within or self.settled(arm, url)
 
     def settled(self, arm: Arm, url: str) -> bool:
-        """Wait until the server answers one client as an idle one does; False if it does not in time."""
+        """Wait until the latency for one client is that of an idle server. Return False if this takes too long."""
         for _ in range(int(SETTLE_SECONDS / 2)):
-            found = self.load(arm, url, clients=1, seconds=0.5, patience=1.5)
-            if found["p99"] is not None and found["p99"] <= self.plan.p99_limit:
+            figures = self.load(arm, url, clients=1, seconds=0.5, patience=1.5)
+            if figures["p99"] is not None and figures["p99"] <= self.plan.p99_limit:
                 return True
         return False
 
     def search_turn(self, arm: Arm, progress: Progress) -> None:
-        """A few points of the search with one start of the server."""
+        """Measure a few points of the search with one start of the server."""
         with self.serving(arm, progress) as (server, url):
             self.check(arm, url, progress)
             for _ in range(POINTS_A_TURN):
@@ -147,14 +151,14 @@ class Bench:
                 server.check_running()
 
     def check(self, arm: Arm, url: str, progress: Progress) -> None:
-        """Write down what the server says of the first text: all arms have to say the same."""
+        """Record the scores of the first text, which must be equal for all arms."""
         answer = httpx.post(url, content=arm.bodies(self.texts[:1])[0], headers={"Content-Type": "application/json"})
         progress.record["scores"] = arm.scores(answer.raise_for_status().json())
 
     def last_turn(self, arm: Arm, progress: Progress, best: float, *, beside_process: bool) -> None:
-        """Memory, one client alone, parts of `best` and of the own highest rate, many clients, three times the rate.
+        """Measure memory, one client, fractions of `best`, half the highest rate, many clients and an overload.
 
-        With `beside_process` the single client's texts are computed in a process of their own in turn.
+        With `beside_process`, compare a single client with the same computation in a process without a server.
         """
         plan, record, rate = self.plan, progress.record, progress.search.passed
         with self.serving(arm, progress) as (server, url):
@@ -168,24 +172,24 @@ class Bench:
             record["closed"] = self.load(arm, url, clients=CLOSED_CLIENTS, limit=OVERLOAD_PATIENCE)
             if rate and self.settled(arm, url):
                 headers = dict(arm.overload_headers)
-                found = self.load(arm, url, rate=OVERLOAD * rate, seed=2, headers=headers, patience=OVERLOAD_PATIENCE)
-                record["overload"] = {"rate": OVERLOAD * rate, **found}
+                figures = self.load(arm, url, rate=OVERLOAD * rate, seed=2, headers=headers, patience=OVERLOAD_PATIENCE)
+                record["overload"] = {"rate": OVERLOAD * rate, **figures}
                 record["memory_bytes_after"] = server.memory_bytes()
                 server.check_running()
         print(f"  {arm.name:18}{rate:8.1f}/s at best, idle p50 {seconds_text(record['idle']['p50'])}", flush=True)
 
     def same_loads(self, arm: Arm, url: str, best: float) -> list[dict[str, Any]]:
-        """The same loads for all servers, up to the first one that this one does not recover from in time."""
-        found: list[dict[str, Any]] = []
+        """Measure the loads that are equal for all servers, until one from which the server does not recover."""
+        loads: list[dict[str, Any]] = []
         for part in SAME_LOADS:
-            if found and not self.settled(arm, url):
+            if loads and not self.settled(arm, url):
                 break
             rate = part * best
-            found.append({"part": part, "rate": rate, **self.load(arm, url, rate=rate, seed=3)})
-        return found
+            loads.append({"part": part, "rate": rate, **self.load(arm, url, rate=rate, seed=3)})
+        return loads
 
     def beside_process(self, arm: Arm, url: str) -> dict[str, list[float]]:
-        """Seconds of single texts by the server and in a process without one, in turn."""
+        """Measure the seconds of single texts from the server and in a process without a server, alternately."""
         request = {
             "measure": "idle", "bundle": str(self.bundle), "threads": THREADS, "url": url, "texts": self.texts,
             "bodies": arm.bodies(self.texts), "seconds": self.plan.seconds,
@@ -194,7 +198,7 @@ class Bench:
         return ask("serving.raw_onnxruntime", request, self.own_cpus, self.plan.seconds + 60)
 
     def ceiling(self, budgets: list[int]) -> dict[str, Any]:
-        """onnxruntime without a server, on the server's CPU."""
+        """Measure onnxruntime without a server, on the CPU of the server."""
         request = {
             "measure": "ceiling", "bundle": str(self.bundle), "threads": THREADS, "texts": self.texts,
             "budgets": budgets, "seconds": self.plan.seconds / 2,
@@ -203,5 +207,5 @@ class Bench:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """Milliseconds for the terminal."""
+    """Format seconds as milliseconds for the terminal."""
     return "     -   " if seconds is None else f"{1000 * seconds:6.1f} ms"

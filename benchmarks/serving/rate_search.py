@@ -1,4 +1,4 @@
-"""From single requests to figures of a load, and the search for the highest rate that a server bears."""
+"""Figures of a load from its requests, and the search for the highest rate that a server sustains."""
 
 import math
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ import numpy as np
 
 OK: Final = 200
 REFUSALS: Final = frozenset({429, 503})
-# An overloaded server's first second is its empty queue filling up, not what it bears.
+# During the first second of an overload the queue fills, so it does not show the sustained rate.
 SETTLING_SECONDS: Final = 1.0
 
 
 def summary(outcome: Mapping[str, Any], seconds: float, limit: float) -> dict[str, Any]:
-    """Figures of one load of `seconds`; an answer counts for goodput when its status is 200 and it took up to `limit`.
+    """Return the figures of one load of `seconds`. Goodput counts answers with status 200 within `limit` seconds.
 
-    In `p50` and `p99` a request without such a status took for ever (None); in `p99_answered` it is left out. Goodput
-    is of the answers that came after the first second, and before the last request was due.
+    In `p50` and `p99` other requests have an infinite latency (None); `p99_answered` excludes them. Goodput covers the
+    answers after the first second and before the last request was due.
     """
     due, latency = np.asarray(outcome["due"], dtype=float), np.asarray(outcome["latency"], dtype=float)
     status = np.asarray(outcome["status"], dtype=int)
@@ -41,39 +41,39 @@ def summary(outcome: Mapping[str, Any], seconds: float, limit: float) -> dict[st
 
 
 def percentile(values: np.ndarray, percent: float) -> float | None:
-    """The smallest value that so many percent of all do not exceed; None where that is not finite, or there is none."""
+    """Return a percentile by the inverted CDF, or None if it is not finite or there are no values."""
     if not len(values):
         return None
-    found = float(np.percentile(values, percent, method="inverted_cdf"))
-    return found if math.isfinite(found) else None
+    value = float(np.percentile(values, percent, method="inverted_cdf"))
+    return value if math.isfinite(value) else None
 
 
 @dataclass
 class RateSearch:
-    """The highest rate at which the p99 latency stays within `limit` seconds: by doubling, then by bisection.
+    """Search for the highest rate with a p99 latency within `limit` seconds, by doubling and then bisection.
 
-    Ask for `rate`, measure there, tell `p99`, until `rate` is None. A rate that fails by little is measured once more:
-    what else runs on a machine makes a server slower now and then, and never faster.
+    Until `rate` is None, measure at `rate` and `record` the p99. A rate that fails by little is measured once more,
+    because other processes on the machine make a server slower at times, never faster.
     """
 
     start: float
     limit: float
     resolution: float = 0.05
-    most: int = 12
+    max_points: int = 12
     passed: float = 0.0
     failed: float = math.inf
     points: int = 0
     _doubtful: float | None = field(default=None, repr=False)
 
     @property
-    def found(self) -> bool:
-        """Whether the highest rate is known as closely as is wanted."""
+    def is_finished(self) -> bool:
+        """True if the highest rate is known within the resolution."""
         return self.failed < self.passed * (1 + self.resolution)
 
     @property
     def rate(self) -> float | None:
-        """Requests a second to measure next."""
-        if self.points >= self.most or self.found:
+        """Requests per second to measure next, or None at the end."""
+        if self.points >= self.max_points or self.is_finished:
             return None
         if self._doubtful is not None:
             return self._doubtful
@@ -81,8 +81,8 @@ class RateSearch:
             return 2 * self.passed if self.passed else self.start
         return math.sqrt(self.passed * self.failed) if self.passed else self.failed / 2
 
-    def tell(self, p99: float | None) -> bool:
-        """What was measured at `rate`; whether that is within the limit."""
+    def record(self, p99: float | None) -> bool:
+        """Record the p99 measured at `rate`. Return True if it is within the limit."""
         rate, doubtful = self.rate, self._doubtful is not None
         assert rate is not None
         self.points += 1

@@ -1,8 +1,8 @@
-"""onnxruntime without a server: what a server over the same graph can reach at best, and what it adds when idle.
+"""onnxruntime without a server: the upper bound of a server's rate, and the overhead of an idle server.
 
-A JSON object comes in on stdin and one goes out. `"measure": "ceiling"` gives texts a second in batches that are sorted
-and tokenised beforehand, the seconds that loading took and the memory that it cost; `"measure": "idle"` the seconds of
-single texts, in turn by a server and in this process on the server's CPU.
+Reads a JSON object from stdin and writes one to stdout. `"measure": "ceiling"` returns texts per second in sorted,
+pre-tokenised batches, and the time and memory of loading. `"measure": "idle"` returns the seconds of single texts,
+alternately from a server and in this process on the CPU of the server.
 """
 
 import http.client
@@ -25,7 +25,7 @@ WARM_UP = 5
 
 
 def sorted_batches(tokens: Sequence[Tokens], budget: int) -> list[list[Tokens]]:
-    """Batches of up to `budget` tokens, padding included, of texts sorted by length; one text at least."""
+    """Return batches of up to `budget` tokens, padding included, of texts sorted by length; at least one text each."""
     batches: list[list[Tokens]] = [[]]
     for item in sorted(tokens, key=len):
         if batches[-1] and (len(batches[-1]) + 1) * len(item) > budget:
@@ -35,7 +35,7 @@ def sorted_batches(tokens: Sequence[Tokens], budget: int) -> list[list[Tokens]]:
 
 
 def ceiling(model: LoadedBundle, texts: Sequence[str], budgets: Sequence[int], seconds: float) -> dict[str, Any]:
-    """Texts a second by the budget of a batch; all texts at each budget in turn, until `seconds` went to each."""
+    """Return texts per second by batch budget. Budgets alternate over all texts until each has used `seconds`."""
     tokens = model.tokenizer.encode(texts)
     arms = {
         budget: [model.classifier.pad(batch) for batch in sorted_batches(tokens, budget)]
@@ -67,7 +67,7 @@ def ceiling(model: LoadedBundle, texts: Sequence[str], budgets: Sequence[int], s
 def idle(
     model: LoadedBundle, request: dict[str, Any], server_cpus: Sequence[int] | None, own_cpus: Sequence[int] | None
 ) -> dict[str, list[float]]:
-    """Seconds of each text, asked of a server over one connection and computed here, in turn."""
+    """Return the seconds of each text, alternately from a server over one connection and computed here."""
     address = urlsplit(request["url"])
     assert address.hostname is not None
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
@@ -102,8 +102,8 @@ def idle(
 
 
 def memory_bytes() -> int:
-    found = psutil.Process().memory_full_info()
-    return int(getattr(found, "pss", found.rss))
+    memory = psutil.Process().memory_full_info()
+    return int(getattr(memory, "pss", memory.rss))
 
 
 def main() -> None:

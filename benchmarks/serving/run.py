@@ -1,10 +1,10 @@
-"""Measure the service against other servers of the same ONNX file, and its sparse endpoints against dense ones.
+"""Measure the service against other servers with the same ONNX file, and its sparse endpoints against dense ones.
 
-One server runs at a time, with one thread for inference on one CPU, and the load generator on another one, or, with
-`--shared`, both wherever the system puts them; the servers take turns until each one's highest rate of Poisson arrivals
-with p99 within the limit is found. `--peer NAME=PYTHON` adds a server from an environment of its own, see
-`serving_arms.PEERS`. All goes to benchmarks/results/, turn by turn: an arm that fails is written down with its error,
-and the others go on. `publish_serving` makes the page of it.
+One server runs at a time, with one inference thread on one CPU and the load generator on another CPU. With `--shared`
+both share all CPUs. The servers take turns until the highest rate of Poisson arrivals with p99 within the limit is
+known for each. `--peer NAME=PYTHON` adds a server from another environment (see `arms.PEERS`). Results go to
+benchmarks/results/ after every turn. If an arm fails, its error is recorded and the others continue. `publish` writes
+the page.
 """
 
 import argparse
@@ -35,29 +35,29 @@ SHARED: Final = RESULTS.with_name("serving-shared.json")
 SEED: Final = 0
 P99_LIMIT: Final = 0.1
 TIMEOUT: Final = 1.0
-# Of the minutes that a run may take, searches end after this part, wherever they are.
+# Searches end after this fraction of the minutes of a run, finished or not.
 SEARCH_PART: Final = 0.55
-# Smaller batches than the service's, for what they cost or gain on this processor.
+# Batches smaller than those of the service, to show their effect on this processor.
 SMALLER_BUDGETS: Final = (256, 1024)
 
 
 def measure_servers(
     bench: Bench, arms: list[Arm], budget: int, ends: float, save: Callable[[dict[str, Any]], None]
 ) -> float:
-    """All turns of all servers; returns the rate that the searches began with."""
+    """Run all turns of all servers and return the initial rate of the searches."""
     print("onnxruntime alone", flush=True)
     budgets = [budget, *SMALLER_BUDGETS]
     raw = [bench.ceiling(budgets)]
     best = max(raw[0]["texts_per_second"].values())
     progress = {
-        arm.name: Progress(RateSearch(best / 2, bench.plan.p99_limit, bench.plan.resolution, bench.plan.most_points))
+        arm.name: Progress(RateSearch(best / 2, bench.plan.p99_limit, bench.plan.resolution, bench.plan.max_points))
         for arm in arms
     }
     facts = {arm.name: facts_of(arm) for arm in arms}
 
     def write() -> None:
-        found = {name: {**facts[name], **one.as_record()} for name, one in progress.items()}
-        save({"raw": raw, "arms": found})
+        records = {name: {**facts[name], **item.as_record()} for name, item in progress.items()}
+        save({"raw": raw, "arms": records})
 
     def turns(measure: Callable[[Arm, Progress], None]) -> None:
         order = np.random.default_rng(len(raw)).permutation(len(arms))
@@ -67,7 +67,7 @@ def measure_servers(
                 continue
             try:
                 measure(arm, one)
-            except Exception as error:  # a peer may fail in any way; the others go on
+            except Exception as error:  # a peer may fail in any way; the others continue
                 one.record["error"] = f"{type(error).__name__}: {error}"
                 print(f"  {arm.name} failed: {error}", flush=True)
             write()
@@ -93,7 +93,7 @@ def measure_servers(
 
 
 def facts_of(arm: Arm) -> dict[str, Any]:
-    """What is known of a server before it runs."""
+    """Return facts about a server that do not need it to run."""
     command = [str(arm.python), "-c", f"from importlib.metadata import version; print(version({arm.package!r}))"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     return {
@@ -107,22 +107,24 @@ def facts_of(arm: Arm) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=Path("store"))
-    parser.add_argument("--task", help="by default the store's only task")
-    parser.add_argument("--variant", default="dense", help="the variant whose model.onnx every server serves")
-    parser.add_argument("--endpoints", nargs="*", help="variants to compare in one service; by default all")
+    parser.add_argument("--task", help="task to serve; default: the only task of the store")
+    parser.add_argument("--variant", default="dense", help="variant whose model.onnx every server serves")
+    parser.add_argument("--endpoints", nargs="*", help="variants to compare in one service; default: all")
     parser.add_argument("--service", type=Path, default=default_python(), help="interpreter that runs the service")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the service")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--shared", action="store_true", help="let the server and the load share all CPUs")
-    parser.add_argument("--seconds", type=float, default=8, help="of each load")
-    parser.add_argument("--minutes", type=float, default=25, help="of the whole run, about")
-    parser.add_argument("--quick", action="store_true", help="see that everything works: figures mean nothing")
-    parser.add_argument("--output", type=Path, help=f"by default {RESULTS.name} or, with --shared, {SHARED.name}")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="setting of the service")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=PYTHON", help=f"peer to add: {', '.join(PEERS)}"
+    )
+    parser.add_argument("--shared", action="store_true", help="let server and load generator share all CPUs")
+    parser.add_argument("--seconds", type=float, default=8, help="seconds of each load")
+    parser.add_argument("--minutes", type=float, default=25, help="approximate minutes of the whole run")
+    parser.add_argument("--quick", action="store_true", help="smoke test; its figures are meaningless")
+    parser.add_argument("--output", type=Path, help=f"default: {RESULTS.name}, or {SHARED.name} with --shared")
     arguments = parser.parse_args()
     store = Store(arguments.store.resolve())
     tasks = [arguments.task] if arguments.task else store.tasks()
     if len(tasks) != 1:
-        raise SystemExit(f"name one of the tasks with --task: {', '.join(tasks) or 'the store has none'}")
+        raise SystemExit(f"Choose a task with --task. Tasks: {', '.join(tasks) or 'none'}.")
     (task,) = tasks
     options = dict(option.split("=", 1) for option in arguments.option)
     bundle = store.open(task, arguments.variant)
@@ -131,7 +133,7 @@ def main() -> None:
         p99_limit=P99_LIMIT,
         timeout=TIMEOUT,
         resolution=0.5 if arguments.quick else 0.05,
-        most_points=2 if arguments.quick else 12,
+        max_points=2 if arguments.quick else 12,
     )
     bench = Bench(
         plan,
@@ -169,8 +171,8 @@ def main() -> None:
         for peer in arguments.peer:
             name, _, python = peer.partition("=")
             if name not in PEERS or not python:
-                parser.error(f"--peer {peer}: write NAME=PYTHON with one of {', '.join(PEERS)}")
-            # Not resolved: the link in a virtual environment is what makes it one.
+                parser.error(f"--peer {peer}: use NAME=PYTHON with one of these names: {', '.join(PEERS)}.")
+            # Not resolved: Python finds a virtual environment through this link.
             arms.append(peer_arm(name, Path(python).absolute(), bundle, TIMEOUT))
         start = measure_servers(bench, arms, budget, began + 60 * SEARCH_PART * arguments.minutes, save)
     variants = arguments.endpoints if arguments.endpoints is not None else store.variants(task)

@@ -1,4 +1,4 @@
-"""Servers as processes: started on a CPU of their own, waited for, weighed, and stopped with all that they started."""
+"""Server processes: start on a given CPU, wait for readiness, measure memory, stop with all children."""
 
 import contextlib
 import os
@@ -20,11 +20,11 @@ LOG_TAIL: Final = 600
 
 
 class ServerFailed(RuntimeError):
-    """A server did not start or has ended; the message has the last of what it wrote."""
+    """A server did not start or has ended. The message has the end of its log."""
 
 
 def cpus() -> tuple[set[int], set[int]] | None:
-    """CPUs for the server and for the load; None where there are fewer than two, or processes cannot be pinned."""
+    """Return CPUs for the server and the load, or None with fewer than two CPUs or without CPU affinity."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     allowed = sorted(os.sched_getaffinity(0))
@@ -33,7 +33,7 @@ def cpus() -> tuple[set[int], set[int]] | None:
 
 @contextlib.contextmanager
 def pinned(to: set[int] | None) -> Iterator[None]:
-    """Run this thread, and the processes that it starts meanwhile, on these CPUs."""
+    """Run this thread, and processes started within the context, on these CPUs."""
     if to is None:
         yield
         return
@@ -46,26 +46,26 @@ def pinned(to: set[int] | None) -> Iterator[None]:
 
 
 class Server:
-    """A server that has answered a request; `start_seconds` after it was started."""
+    """A server that has answered its first request, `start_seconds` after its start."""
 
     def __init__(self, process: subprocess.Popen[bytes], start_seconds: float) -> None:
         self._process = process
         self.start_seconds = start_seconds
 
     def memory_bytes(self) -> int:
-        """Memory of all its processes; pages that they share are counted once (PSS), where the system tells that."""
+        """Return the memory of all its processes, as PSS (shared pages count once) where available."""
         total = 0
         for process in _tree(self._process.pid):
             with contextlib.suppress(psutil.Error):
-                found = process.memory_full_info()
-                total += getattr(found, "pss", found.rss)
+                memory = process.memory_full_info()
+                total += getattr(memory, "pss", memory.rss)
         return total
 
     def check_running(self) -> None:
-        """Refuse to go on with a server that has ended.
+        """Check that the server is running.
 
         Raises:
-            ServerFailed: it has.
+            ServerFailed: the server has ended.
         """
         if (status := self._process.poll()) is not None:
             raise ServerFailed(f"the server has ended with {status}")
@@ -75,10 +75,10 @@ class Server:
 def running(
     command: Sequence[str], url: str, body: str, *, to: set[int] | None, environment: Mapping[str, str], log: Path
 ) -> Iterator[Server]:
-    """Run a command from the repository's root until it answers `body` at `url`; stop it and its children at the end.
+    """Run a command from the repository root, yield once it answers `body` at `url`, and stop it with its children.
 
     Raises:
-        ServerFailed: it ended, or gave no answer in time.
+        ServerFailed: the server ended or did not answer in time.
     """
     with log.open("wb") as output, pinned(to):
         began = time.perf_counter()
@@ -115,7 +115,7 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    # Taken down before the first one ends: children without a parent cannot be told from anybody else's.
+    # Listed before the parent ends: orphaned children could not be found afterwards.
     children = _tree(process.pid)[1:]
     process.terminate()
     try:
@@ -131,6 +131,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def installed_bytes(python: Path) -> int:
-    """What the virtual environment of an interpreter takes on the disk, files that it only links to apart."""
+    """Return the size on disk of an interpreter's virtual environment, without symbolic links."""
     folder = python.parent.parent
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -1,11 +1,11 @@
-"""What the load of the serving benchmark is made of: texts of realistic lengths, and the times at which they arrive."""
+"""Texts of realistic lengths and arrival times for the serving benchmark."""
 
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-# Log-normal, as lengths of sentences and reviews are: most are short, a few are as long as the model takes.
+# Log-normal like the lengths of sentences and reviews: most are short, a few reach the limit of the model.
 MEDIAN_TOKENS: Final = 28
 SPREAD: Final = 0.7
 SHORTEST: Final = 8
@@ -21,23 +21,22 @@ WORDS: Final = (
 
 
 def lengths(count: int, seed: int, longest: int = LONGEST) -> npt.NDArray[np.int64]:
-    """Tokens of each of `count` texts, at most `longest`, those that every text has at its ends included."""
+    """Return the token counts of `count` texts, at most `longest`, special tokens included."""
     drawn = np.random.default_rng(seed).lognormal(np.log(MEDIAN_TOKENS), SPREAD, count)
     limit = min(LONGEST, longest)
     return np.clip(np.rint(drawn), min(SHORTEST, limit), limit).astype(np.int64)
 
 
 def texts(count: int, seed: int, longest: int = LONGEST) -> list[str]:
-    """Texts of common words, which tokenizers of English keep whole: a word is a token."""
+    """Return texts of common English words, each of which is one token."""
     words, draw = WORDS.split(), np.random.default_rng(seed + 1)
     return [" ".join(draw.choice(words, tokens - SPECIAL_TOKENS)) for tokens in lengths(count, seed, longest)]
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> npt.NDArray[np.float64]:
-    """Seconds of arrivals in [0, `seconds`), sorted: independent ones, `rate` a second on average.
+    """Return sorted arrival times in [0, `seconds`) of a Poisson process with `rate` arrivals per second.
 
-    Given their number, arrivals of a Poisson process are uniform; so the same seed at another rate draws another load
-    of the same kind.
+    Given their number, the arrivals of a Poisson process are uniform.
     """
     draw = np.random.default_rng(seed)
     return np.sort(draw.uniform(0, seconds, draw.poisson(rate * seconds)))

@@ -1,1 +1,1 @@
-"""One server a peer, around the same classifier; each runs in an environment of its own, from the repository's root."""
+"""One server per peer around the same classifier. Each runs in a separate environment, from the repository root."""

@@ -1,4 +1,4 @@
-"""BentoML: a service with an adaptively batched method, one worker; it has no window, `max_latency_ms` sheds."""
+"""BentoML: adaptive batching and one worker. There is no batch window; `max_latency_ms` sheds load."""
 
 import os
 import sys

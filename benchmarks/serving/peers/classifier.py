@@ -1,6 +1,6 @@
-"""What every peer serves: this project's tokenizer, session options, graph and softmax, so that servers are compared.
+"""The classifier of every peer: this project's tokenizer, session options, graph and softmax.
 
-Peers' environments need onnxruntime, tokenizers, numpy and pydantic besides the peer, and nothing of the service.
+The environment of a peer needs the peer, onnxruntime, tokenizers, numpy and pydantic, but not the service.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Final, Self
 from sparserve.models.bundle.bundle import open_bundle
 from sparserve.models.bundle.inference import load_bundle, probabilities
 
-# The same for every peer that has the setting: a batch of 32 texts at most, 5 ms to fill it.
+# For every peer with such settings: at most 32 texts per batch, 5 ms to fill a batch.
 MAX_BATCH: Final = 32
 WINDOW_SECONDS: Final = 0.005
 
@@ -22,7 +22,7 @@ Scores = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Options:
-    """What to serve where; `timeout`, in seconds, is how long a request may take if the peer can be told so."""
+    """Bundle, port and limits. `timeout` in seconds is the request timeout, for peers that support one."""
 
     bundle: str
     port: int
@@ -31,26 +31,26 @@ class Options:
 
     @classmethod
     def of_command_line(cls) -> Self:
-        """Read them, and leave them in the environment for processes that the peer starts itself."""
+        """Parse the command line and store the options in the environment for processes that the peer starts."""
         parser = argparse.ArgumentParser()
         parser.add_argument("--bundle", required=True)
         parser.add_argument("--port", type=int, required=True)
         parser.add_argument("--threads", type=int, default=1)
         parser.add_argument("--timeout", type=float, default=1.0)
-        found = parser.parse_args()
-        for name, value in vars(found).items():
+        arguments = parser.parse_args()
+        for name, value in vars(arguments).items():
             os.environ[f"SERVING_{name.upper()}"] = str(value)
         return cls.of_environment()
 
     @classmethod
     def of_environment(cls) -> Self:
-        """As another process read them."""
-        given = {name: os.environ[f"SERVING_{name.upper()}"] for name in ("bundle", "port", "threads", "timeout")}
-        return cls(given["bundle"], int(given["port"]), int(given["threads"]), float(given["timeout"]))
+        """Read the options that a parent process stored."""
+        values = {name: os.environ[f"SERVING_{name.upper()}"] for name in ("bundle", "port", "threads", "timeout")}
+        return cls(values["bundle"], int(values["port"]), int(values["threads"]), float(values["timeout"]))
 
 
 class Classifier:
-    """A bundle's model.onnx as a function from texts to scores by label; it has answered once."""
+    """The model.onnx of a bundle as a function from texts to scores by label, warmed up."""
 
     def __init__(self, options: Options) -> None:
         os.environ.setdefault("RAYON_NUM_THREADS", str(options.threads))
@@ -58,7 +58,7 @@ class Classifier:
         self(["warm up"])
 
     def __call__(self, texts: Sequence[str]) -> Scores:
-        """Scores of each text, all in one batch that is padded to its longest."""
+        """Return the scores of each text, computed in one batch padded to the longest text."""
         manifest = self._loaded.bundle.manifest
         logits = self._loaded.classifier.logits(self._loaded.tokenizer.encode(texts))
         rows = probabilities(logits, manifest.problem_type).tolist()

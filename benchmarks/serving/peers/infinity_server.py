@@ -1,6 +1,6 @@
-"""Infinity: its optimum engine over the same graph, as it reads models: a folder with a configuration and a tokenizer.
+"""Infinity: its optimum engine over the same graph, from a folder with configuration and tokenizer.
 
-The bundle's checkpoint has both. Infinity gives onnxruntime no options of its own, so it gets those of every arm here.
+The checkpoint of the bundle has both. Infinity sets no onnxruntime options, so it gets those of the other arms.
 """
 
 import os
@@ -18,11 +18,11 @@ CONFIGURATION = ("config.json", "tokenizer_config.json")
 
 
 def model_folder(bundle: Path) -> Path:
-    """A folder that optimum reads, with the bundle's own graph and tokenizer."""
+    """Create a model folder for optimum with the graph and tokenizer of the bundle."""
     folder = Path(tempfile.mkdtemp(prefix="infinity-"))
     for name in CONFIGURATION:
         if not (bundle / "checkpoint" / name).is_file():
-            raise SystemExit(f"Infinity needs the bundle's checkpoint/{name}: serve a variant in fp32")
+            raise SystemExit(f"Infinity needs checkpoint/{name} of the bundle. Serve a variant in fp32.")
         shutil.copyfile(bundle / "checkpoint" / name, folder / name)
     for name in (MODEL, TOKENIZER):
         (folder / name).symlink_to(bundle / name)
@@ -41,10 +41,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     original = ORTModelForSequenceClassification.from_pretrained
 
-    def from_pretrained(*given: Any, file_name: str, **named: Any) -> Any:
-        # Infinity says where the file is, and this optimum asks for its name in the folder.
-        given_options = session_options(options.threads)
-        return original(*given, file_name=Path(file_name).name, session_options=given_options, **named)
+    def from_pretrained(*positional: Any, file_name: str, **named: Any) -> Any:
+        # Infinity passes a path, but this version of optimum expects the name in the folder.
+        shared_options = session_options(options.threads)
+        return original(*positional, file_name=Path(file_name).name, session_options=shared_options, **named)
 
     ORTModelForSequenceClassification.from_pretrained = from_pretrained
     engine = EngineArgs(

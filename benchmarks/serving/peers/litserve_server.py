@@ -1,4 +1,4 @@
-"""LitServe: `LitAPI` with dynamic batching, one worker process, ZeroMQ queues (its way for over 100 a second)."""
+"""LitServe: `LitAPI` with dynamic batching, one worker, ZeroMQ queues (recommended above 100 requests/s)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""MLServer: a runtime with its adaptive batching and one inference worker, asked by the Open Inference Protocol."""
+"""MLServer: adaptive batching and one inference worker, over the Open Inference Protocol."""
 
 import json
 import os

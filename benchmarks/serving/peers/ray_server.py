@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from benchmarks.serving.peers.classifier import MAX_BATCH, WINDOW_SECONDS, Classifier, Options
 
-# Twice a batch, so that one fills while another runs; what waits beyond is queued by the proxy.
+# Two batches, so that one fills while another runs. The proxy queues further requests.
 ONGOING = 2 * MAX_BATCH
 OBJECT_STORE_BYTES = 100 * 2**20
 
@@ -33,7 +33,7 @@ def main() -> None:
     ray.init(
         num_cpus=2, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.ERROR,
         log_to_driver=False,
-        _node_ip_address="127.0.0.1",  # else its processes talk over the machine's own address
+        _node_ip_address="127.0.0.1",  # otherwise its processes use the address of the machine
     )  # fmt: skip
     serve.start(
         http_options={"host": "127.0.0.1", "port": options.port, "request_timeout_s": options.timeout},
