@@ -1,1 +1,1 @@
-"""Scores, predictions and latency of exported graphs."""
+"""Scores, predictions, latency and memory of exported graphs."""

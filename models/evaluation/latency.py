@@ -1,6 +1,6 @@
-"""What graphs cost to run: latency on a small grid, all arms interleaved in one process, and resident memory.
+"""Latency of graphs on a small grid, with all arms interleaved in one process, and their resident memory.
 
-`python -m sparserve.models.evaluation.latency MODEL ...` measures the memory of one graph in its own process.
+`python -m sparserve.models.evaluation.latency MODEL ...` measures the memory of one graph in a separate process.
 """
 
 import argparse
@@ -31,27 +31,27 @@ from sparserve.models.types import Progress
 
 FP32_BASELINE: Final = Arm(Variant(DENSE))
 INT8_BASELINE: Final = Arm(Variant(DENSE, "int8"))
-MINIMUM_ROUNDS: Final = 7
-MAXIMUM_ROUNDS: Final = 200
+MIN_ROUNDS: Final = 7
+MAX_ROUNDS: Final = 200
 WARMUP_ROUNDS: Final = 2
-MEMORY_TIMEOUT: Final = 600.0
+MEMORY_TIMEOUT_SECONDS: Final = 600.0
 
 Inputs = dict[str, npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class RunnableGraph:
-    """A graph to measure, and what its session needs: logits [batch, labels] from token ids [batch, length]."""
+    """A graph to measure, from token ids [batch, length] to logits [batch, labels], and its session's settings."""
 
     model_path: Path
     pad_token_id: int = 0
-    library: Path | None = None  # the sparse runtime's, for a graph that needs it
+    library: Path | None = None  # of the sparse runtime, for a graph that needs it
 
     def load(self, threads: int) -> OnnxClassifier:
-        """A session over the graph.
+        """Return a session of the graph.
 
         Raises:
-            BundleError: onnxruntime cannot run it.
+            BundleError: ONNX Runtime cannot load the graph.
         """
         return OnnxClassifier(self.model_path, pad_token_id=self.pad_token_id, threads=threads, library=self.library)
 
@@ -68,25 +68,25 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[Arm, Measurement]:
-    """Measure every arm on every cell of batches x lengths (tokens; those above `max_length` become it).
+    """Measure every arm on every cell of the grid batches x lengths.
 
-    In a cell each round runs all arms once in a new random order, so that what disturbs the machine disturbs all of
-    them alike. The grid is given `budget_seconds` in all; a cell gets an equal share of what is left, but never fewer
-    than `MINIMUM_ROUNDS` nor more than `MAXIMUM_ROUNDS` rounds. The dense arms in stock onnxruntime are
-    the baselines of each latency point. Token ids are random, below `vocabulary`, all of which every arm must know.
-    `threads` is every arm's thread budget, by default all available CPUs. `progress` is called with the steps that are
-    done, all steps and what is next.
+    Lengths are tokens, at most `max_length`. Each round of a cell runs all arms once, in a new random order, so that
+    other load of the machine affects all arms alike. The whole grid takes about `budget_seconds`: each cell gets an
+    equal share of the remaining time, but at least `MIN_ROUNDS` and at most `MAX_ROUNDS` rounds. The dense arms in
+    stock ONNX Runtime are the baselines of each latency point. Token ids are random and below `vocabulary`; every arm
+    must accept all of them. Each arm runs on `threads` threads, by default one per available CPU. `progress` is called
+    with the number of finished steps, the number of steps and a description of the next one.
 
     Raises:
         ValueError: there is no dense arm, or the grid is empty.
-        BundleError: onnxruntime cannot run a graph, or a graph has no row for a token of the vocabulary.
+        BundleError: ONNX Runtime cannot run a graph, or a graph has no row for a token of the vocabulary.
     """
     if FP32_BASELINE not in arms:
         given = ", ".join(map(str, arms)) or "none"
-        raise ValueError(f"the arm {str(FP32_BASELINE)!r} is needed as the baseline; given: {given}")
+        raise ValueError(f"the baseline {str(FP32_BASELINE)!r} is missing; given: {given}")
     cells = sorted({(batch, min(length, max_length)) for batch in batches for length in lengths})
     if not cells:
-        raise ValueError("the grid is empty: give at least one batch and one length")
+        raise ValueError("the grid is empty; give at least one batch size and one length")
     threads = threads or available_cpus()
     report = progress or (lambda done, total, note: None)
     steps = len(arms) + len(cells)
@@ -124,12 +124,12 @@ def measure(
 
 
 def resident_bytes(graph: RunnableGraph, *, vocabulary: int, length: int, threads: int) -> int:
-    """Growth of a fresh process's resident memory by loading a graph and running one sequence of `length` tokens.
+    """Return the bytes of resident memory that a new process needs to load a graph and run `length` tokens.
 
-    Python, numpy and onnxruntime themselves are not in it.
+    The memory of Python, numpy and ONNX Runtime themselves is not included.
 
     Raises:
-        BundleError: onnxruntime cannot run the graph, or the graph has no row for a token of the vocabulary.
+        BundleError: ONNX Runtime cannot run the graph, or the graph has no row for a token of the vocabulary.
     """
     numbers = (graph.pad_token_id, vocabulary, length, threads)
     command = [
@@ -141,20 +141,20 @@ def resident_bytes(graph: RunnableGraph, *, vocabulary: int, length: int, thread
     ]
     if graph.library is not None:
         command += ["--library", str(graph.library)]
-    # The package may be a working copy that is not installed: the child searches where this process does.
+    # The package may be a working copy that is not installed, so the child gets this process's search path.
     path = os.pathsep.join(filter(None, sys.path))
     result = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=MEMORY_TIMEOUT,
+        timeout=MEMORY_TIMEOUT_SECONDS,
         check=False,
     )
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
         raise BundleError(
-            f"the memory of {graph.model_path} cannot be measured with token ids below {vocabulary}: {reason}"
+            f"The memory of {graph.model_path} cannot be measured with token ids below {vocabulary}: {reason}"
         )
     return int(json.loads(result.stdout)["resident_bytes"])
 
@@ -166,14 +166,14 @@ def _cell(
     seconds: float,
     generator: np.random.Generator,
 ) -> dict[Arm, npt.NDArray[np.float64]]:
-    """Seconds of every round by arm [rounds], of one cell with token ids [batch, length]."""
+    """Return the seconds of every round, [rounds], of each arm for one cell with token ids [batch, length]."""
     arms = list(loaded)
     inputs = {arm: _inputs(classifier, ids, vocabulary) for arm, classifier in loaded.items()}
     round_seconds = 0.0
     for _ in range(WARMUP_ROUNDS):
         round_seconds = sum(_time(loaded[arm], inputs[arm]) for arm in arms)
-    affordable = int(seconds / round_seconds) - WARMUP_ROUNDS if round_seconds > 0 else MAXIMUM_ROUNDS
-    rounds = min(max(affordable, MINIMUM_ROUNDS), MAXIMUM_ROUNDS)
+    affordable = int(seconds / round_seconds) - WARMUP_ROUNDS if round_seconds > 0 else MAX_ROUNDS
+    rounds = min(max(affordable, MIN_ROUNDS), MAX_ROUNDS)
     times = {arm: np.zeros(rounds) for arm in arms}
     collecting = gc.isenabled()
     gc.disable()
@@ -189,11 +189,11 @@ def _cell(
 
 
 def _inputs(classifier: OnnxClassifier, ids: npt.NDArray[np.int64], vocabulary: int) -> Inputs:
-    """The graph's inputs for token ids [batch, length], none of which is padding."""
-    # RoBERTa counts positions by the padding id.
+    """Return the graph's inputs for token ids [batch, length], with padding ids replaced."""
+    # RoBERTa computes positions from the padding id.
     ids = np.where(ids == classifier.pad_token_id, (classifier.pad_token_id + 1) % vocabulary, ids)
-    every = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    return {name: value for name, value in every.items() if name in classifier.input_names}
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    return {name: value for name, value in inputs.items() if name in classifier.input_names}
 
 
 def _time(classifier: OnnxClassifier, inputs: Inputs) -> float:
@@ -224,14 +224,17 @@ def with_sparse(
     labels: npt.NDArray[np.int64],
     problem_type: ProblemType,
 ) -> Measurement:
-    """A bundle's measurement with that of its model.sparse.onnx, taken in the same session.
+    """Return a bundle's measurement completed with that of its model.sparse.onnx from the same session.
 
-    Logits [rows, labels] are of the same test rows, whose labels are `labels`.
+    `logits` and `sparse_logits` are [rows, labels] of the same test rows; `labels` are the true labels of these rows.
     """
-    # Not at the top: the child process that measures memory would import scipy.
+    # Imported here so that the child process, which measures memory, does not import scipy.
     from sparserve.models.evaluation.scores import decisions
 
-    ratios = [_ratio(ours, theirs) for ours, theirs in zip(sparse.latency, stock.latency, strict=True)]
+    ratios = [
+        stock_point.p50_seconds / sparse_point.p50_seconds
+        for sparse_point, stock_point in zip(sparse.latency, stock.latency, strict=True)
+    ]
     truth, predicted = decisions(sparse_logits, labels, logits.shape[1], problem_type)
     _, stock_predicted = decisions(logits, labels, logits.shape[1], problem_type)
     record = SparseMeasurement(
@@ -250,10 +253,6 @@ def with_sparse(
     return stock.model_copy(update={"sparse": record})
 
 
-def _ratio(sparse: LatencyPoint, stock: LatencyPoint) -> float:
-    return stock.p50_seconds / sparse.p50_seconds
-
-
 def _print_resident_bytes() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m sparserve.models.evaluation.latency", description="Memory of one loaded graph."
@@ -262,14 +261,15 @@ def _print_resident_bytes() -> None:
     for name in ("pad_token_id", "vocabulary", "length", "threads"):
         parser.add_argument(name, type=int)
     parser.add_argument("--library", type=Path)
-    given = parser.parse_args()
-    ids = np.random.default_rng(0).integers(0, given.vocabulary, size=(1, given.length), dtype=np.int64)
-    ids[0, -1] = given.vocabulary - 1  # a smaller table is seen here, not by chance in the midst of the latencies
+    arguments = parser.parse_args()
+    ids = np.random.default_rng(0).integers(0, arguments.vocabulary, size=(1, arguments.length), dtype=np.int64)
+    ids[0, -1] = arguments.vocabulary - 1  # so that a table with fewer rows always fails here
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
-    classifier = RunnableGraph(given.model_path, given.pad_token_id, given.library).load(given.threads)
-    classifier.run(_inputs(classifier, ids, given.vocabulary))
+    graph = RunnableGraph(arguments.model_path, arguments.pad_token_id, arguments.library)
+    classifier = graph.load(arguments.threads)
+    classifier.run(_inputs(classifier, ids, arguments.vocabulary))
     print(json.dumps({"resident_bytes": max(process.memory_info().rss - before, 0)}))
 
 

@@ -1,4 +1,4 @@
-"""The machine that a measurement is taken on, without anything that tells whose it is."""
+"""Description of the machine of a measurement, without anything that identifies its owner."""
 
 import functools
 import platform
@@ -11,7 +11,7 @@ import psutil
 from sparserve.models.bundle.manifest import Machine
 from sparserve.models.cpus import available_cpus
 
-# The instruction sets that decide how fast matrix kernels run, in the kernel's spelling.
+# Instruction sets that determine the speed of matrix kernels, as the Linux kernel spells them.
 RELEVANT_ISA: Final = (
     "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni",
     "amx_tile", "amx_int8", "amx_bf16", "neon", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2",
@@ -21,7 +21,7 @@ _SPELLINGS: Final = {"avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "
 
 @functools.cache
 def describe_machine() -> Machine:
-    """CPU, instruction sets, the CPUs this process may use, memory and versions; no host names and no paths."""
+    """Return CPU, instruction sets, number of available CPUs, memory and versions; no host names and no paths."""
     info = cpuinfo.get_cpu_info()
     flags = {_SPELLINGS.get(flag, flag) for flag in info.get("flags", ())}
     kernel = ".".join(platform.release().split("-")[0].split(".")[:2])

@@ -1,4 +1,4 @@
-"""Logits of texts by the runtime that serves."""
+"""Logits of texts, computed by the classifier that the service uses."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from sparserve.models.bundle.manifest import SampleAnswer
 from sparserve.models.data.dataset import Split
 from sparserve.models.types import Progress
 
+BATCH_ROWS = 32
 SAMPLE_TEXTS = (
     "A wonderful surprise from beginning to end.",
     "It was a waste of time and money, and I want both back.",
@@ -28,17 +29,17 @@ def predict(
     progress: Progress,
     library: Path | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Logits [rows, labels] of a split, by the runtime that serves; batches of 32 rows of similar length.
+    """Return the logits [rows, labels] of a split, computed in batches of rows of similar length.
 
-    `library` is the sparse runtime's, for a graph that needs it.
+    `library` is that of the sparse runtime, for a graph that needs it.
     """
     classifier = OnnxClassifier(model, pad_token_id=pad_token_id, threads=threads, library=library)
     tokens = TextTokenizer(tokenizer, max_length).encode(split.texts, split.text_pairs)
     order = sorted(range(len(tokens)), key=lambda row: (len(tokens[row]), row))
     parts: list[npt.NDArray[np.float32]] = []
-    for begin in range(0, len(order), 32):
-        parts.append(classifier.logits([tokens[row] for row in order[begin : begin + 32]]))
-        progress(min(begin + 32, len(order)), len(order), "rows")
+    for begin in range(0, len(order), BATCH_ROWS):
+        parts.append(classifier.logits([tokens[row] for row in order[begin : begin + BATCH_ROWS]]))
+        progress(min(begin + BATCH_ROWS, len(order)), len(order), "rows")
     logits = np.concatenate(parts)
     result = np.empty_like(logits)
     result[order] = logits
@@ -46,7 +47,7 @@ def predict(
 
 
 def sample_answers(model: Path, tokenizer: Path, *, max_length: int, pad_token_id: int) -> tuple[SampleAnswer, ...]:
-    """Logits for a few texts, one at a time on one thread: what a reader compares its own run with."""
+    """Return the logits of a few texts, computed one at a time on one thread, as a reference for other machines."""
     classifier = OnnxClassifier(model, pad_token_id=pad_token_id, threads=1)
     tokens = TextTokenizer(tokenizer, max_length).encode(SAMPLE_TEXTS)
     logits = [classifier.logits([row])[0] for row in tokens]

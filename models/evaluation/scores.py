@@ -1,8 +1,8 @@
-"""From logits to figures: accuracy and its kin with confidence intervals, calibration, and agreement with a reference.
+"""Scores of logits: accuracy, F1 and MCC with confidence intervals, calibration, and agreement with a reference.
 
 Intervals are 95 % percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13). Resampling rows with
-replacement draws the counts of their distinct outcomes from a multinomial distribution, and the figures depend on
-those counts alone: so the counts are drawn, not the rows. That is exact, fast, and blind to the order of the rows.
+replacement draws the counts of their distinct outcomes from a multinomial distribution, and the scores depend on these
+counts only. So the counts are drawn instead of rows: this is exact, fast, and independent of the order of rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ CALIBRATION_BINS = 15
 THRESHOLD = 0.5
 MAX_EXAMPLE_CHARACTERS = 300
 DECIMALS = 6
-# Bounds the memory of a block of resamples to some 30 MB whatever the test split's size.
-_CELLS_A_BLOCK = 4_000_000
+# Limits the memory of a block of resamples to about 30 MB for test splits of any size.
+_CELLS_PER_BLOCK = 4_000_000
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -39,15 +39,15 @@ def evaluate(
     bootstrap_samples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Figures of a classifier on a test split, rounded to six decimals.
+    """Return the scores of a classifier on a test split, rounded to six decimals.
 
-    `logits` is [rows, labels]; `labels` is [rows] with the index of each row's label, or for multi-label tasks
-    [rows, labels] of 0 and 1, where a label is predicted if its probability is above 0.5. Macro F1 is the mean over
-    the labels that occur in the truth or in the predictions, 0 if none does. The same input and seed give the same
-    figures.
+    `logits` is [rows, labels]. `labels` is [rows] with the index of each row's label, or for multi-label tasks
+    [rows, labels] of 0 and 1; then a label is predicted if its probability is above 0.5. Macro F1 is the mean over the
+    labels that occur in the truth or in the predictions, 0 if there are none. The same input and seed give the same
+    scores.
 
     Raises:
-        ValueError: the shapes do not fit, there are no rows, or the task is a regression.
+        ValueError: the shapes do not match, there are no rows, or the task is a regression.
         TrainingError: a logit is not a finite number.
     """
     truth, predicted = decisions(logits, labels, len(label_names), problem_type)
@@ -82,21 +82,21 @@ def compare_with_reference(
     seed: int = 0,
     examples: int = 20,
 ) -> Evaluation:
-    """`evaluation` with its `agreement` filled: this model against a reference on the same rows.
+    """Return `evaluation` with its `agreement`: this model against a reference on the same rows.
 
     `logits` and `reference_logits` are [rows, labels], `texts` and `text_pairs` [rows]. The interval of the accuracy
-    kept is a paired bootstrap: both models see the same resample. A reference that is never right counts as right
-    once, so that the ratio exists. McNemar's test (1947) is the exact binomial one. At most `examples` rows that the
-    reference gets right and this model wrong are kept, those of which this model is surest first.
+    kept is a paired bootstrap: both models are scored on the same resample. A reference that is never right counts as
+    right once, so that the ratio exists. McNemar's test (1947) is the exact binomial test. At most `examples` rows
+    that the reference gets right and this model gets wrong are kept, the most confident errors first.
 
     Raises:
-        ValueError: the shapes do not fit, or the task is a regression.
+        ValueError: the shapes do not match, or the task is a regression.
         TrainingError: a logit is not a finite number.
     """
     truth, predicted = decisions(logits, labels, len(label_names), problem_type)
     _, reference = decisions(reference_logits, labels, len(label_names), problem_type)
     if len(texts) != len(truth) or (text_pairs is not None and len(text_pairs) != len(truth)):
-        raise ValueError(f"{len(truth)} rows of logits need as many texts, not {len(texts)}")
+        raise ValueError(f"there are {len(truth)} rows of logits, but {len(texts)} texts")
 
     intervals = _bootstrap(_paired_figures, np.hstack([truth, predicted, reference]), bootstrap_samples, seed)
     this_right = (truth == predicted).all(axis=1)
@@ -160,23 +160,23 @@ def paired_comparison(
 
 
 def mcnemar_p(only_reference_right: int, only_this_right: int) -> float:
-    """Two-sided exact McNemar test: the probability of so uneven a split of the rows that only one model gets right.
+    """Return the p-value of the two-sided exact McNemar test, from the rows that only one of two models gets right.
 
-    Six significant digits; 1 where the models' errors are the same.
+    It has six significant digits, and is 1 if both models have the same errors.
     """
     discordant = only_reference_right + only_this_right
     if discordant == 0:
         return 1.0
-    # The smaller count: the test is symmetric, and this way its rounding is too.
+    # The smaller count, so that the rounding of this symmetric test is symmetric, too.
     p = binomtest(min(only_reference_right, only_this_right), discordant, 0.5).pvalue
     return float(f"{min(p, 1.0):.6g}")
 
 
 def calibration_error(logits: npt.NDArray[np.float32], truth: Bools, problem_type: ProblemType) -> float:
-    """Expected calibration error, 15 equal-width bins (Guo et al. 2017, arXiv 1706.04599, equation 3).
+    """Return the expected calibration error with 15 equal-width bins (Guo et al. 2017, arXiv 1706.04599, equation 3).
 
-    `logits` and `truth` are [rows, labels]. Single-label: the top probability against how often it is right.
-    Multi-label: the probability of every label against how often the label is there.
+    `logits` and `truth` are [rows, labels]. Single-label tasks compare the highest probability with the frequency of
+    correct predictions; multi-label tasks compare the probability of every label with the frequency of the label.
     """
     scores = probabilities(logits, problem_type).astype(np.float64)
     if problem_type == "single_label_classification":
@@ -191,26 +191,31 @@ def calibration_error(logits: npt.NDArray[np.float32], truth: Bools, problem_typ
 
 
 def shorten(text: str, limit: int = MAX_EXAMPLE_CHARACTERS) -> str:
-    """At most `limit` characters, the last one an ellipsis where something was cut."""
+    """Return at most `limit` characters of a text, ending in an ellipsis if it was cut."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def decisions(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[np.integer], width: int, problem_type: ProblemType
 ) -> tuple[Bools, Bools]:
-    """Truth and predictions, each [rows, labels] with True where a row has the label."""
+    """Return truth and predictions, each [rows, labels] with True if a row has the label.
+
+    Raises:
+        ValueError: the shapes do not match, or the task is a regression.
+        TrainingError: a logit is not a finite number.
+    """
     if problem_type == "regression":
-        raise ValueError("a regression has no classes to evaluate")
+        raise ValueError("a regression task has no classes to evaluate")
     if logits.ndim != 2 or logits.shape[1] != width or not len(logits):
         raise ValueError(f"logits must be [rows, {width}] with at least one row, not {list(logits.shape)}")
     if not np.isfinite(logits).all():
         raise TrainingError(
-            "the model's logits hold values that are not finite numbers: train it again with a lower learning rate"
+            "The model's logits contain values that are not finite numbers. Train it again with a lower learning rate."
         )
     if problem_type == "multi_label_classification":
         if labels.shape != logits.shape:
             raise ValueError(f"labels must be {list(logits.shape)}, not {list(labels.shape)}")
-        return labels.astype(np.bool_), logits > 0  # sigmoid(x) > 0.5 just where x > 0
+        return labels.astype(np.bool_), logits > 0  # sigmoid(x) > 0.5 if and only if x > 0
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"labels must be [{len(logits)}], not {list(labels.shape)}")
     if labels.min() < 0 or labels.max() >= width:
@@ -220,22 +225,23 @@ def decisions(
 
 
 def _figures(weights: Floats, truth: Bools, predicted: Bools, *, single: bool) -> Figures:
-    """Accuracy, macro F1 and MCC [samples] of outcomes [distinct, labels] with weights [samples, distinct]."""
+    """Return accuracy, macro F1 and MCC [samples] of outcomes [distinct, labels] with weights [samples, distinct]."""
     rows = weights.sum(axis=1)
     hits = weights @ (truth & predicted)
-    actual = weights @ truth
-    guessed = weights @ predicted
-    present = (actual + guessed) > 0
-    f1 = _ratio(2 * hits, actual + guessed)
+    support = weights @ truth
+    predictions = weights @ predicted
+    present = (support + predictions) > 0
+    f1 = _ratio(2 * hits, support + predictions)
     if single:
-        # Gorodkin's R_K (2004), which for two classes is the Matthews correlation.
-        covariance = hits.sum(axis=1) * rows - (actual * guessed).sum(axis=1)
-        spread = (rows**2 - (actual**2).sum(axis=1)) * (rows**2 - (guessed**2).sum(axis=1))
-        mcc = _ratio(covariance, np.sqrt(spread))
+        # Gorodkin's R_K (2004), which equals the Matthews correlation for two classes.
+        covariance = hits.sum(axis=1) * rows - (support * predictions).sum(axis=1)
+        variances = (rows**2 - (support**2).sum(axis=1)) * (rows**2 - (predictions**2).sum(axis=1))
+        mcc = _ratio(covariance, np.sqrt(variances))
     else:
         n = rows[:, None]
-        covariance = hits * n - actual * guessed
-        mcc = _ratio(covariance, np.sqrt(actual * (n - actual)) * np.sqrt(guessed * (n - guessed))).mean(axis=1)
+        covariance = hits * n - support * predictions
+        deviations = np.sqrt(support * (n - support)) * np.sqrt(predictions * (n - predictions))
+        mcc = _ratio(covariance, deviations).mean(axis=1)
     return {
         "accuracy": weights @ (truth == predicted).all(axis=1) / rows,
         "macro_f1": _ratio(f1.sum(axis=1), present.sum(axis=1).astype(np.float64)),
@@ -244,7 +250,7 @@ def _figures(weights: Floats, truth: Bools, predicted: Bools, *, single: bool) -
 
 
 def _paired_figures(weights: Floats, outcomes: Bools) -> Figures:
-    """Agreement and accuracy kept [samples] of outcomes [distinct, 3 x labels] with weights [samples, distinct]."""
+    """Return agreement and accuracy kept [samples] of outcomes [distinct, 3 x labels], weights [samples, distinct]."""
     truth, predicted, reference = np.split(outcomes, 3, axis=1)
     this_right = weights @ (truth == predicted).all(axis=1)
     reference_right = weights @ (truth == reference).all(axis=1)
@@ -257,12 +263,12 @@ def _paired_figures(weights: Floats, outcomes: Bools) -> Figures:
 def _bootstrap(
     figures: Callable[[Floats, Bools], Figures], outcomes: Bools, samples: int, seed: int
 ) -> dict[str, Interval]:
-    """Each figure of the rows' outcomes [rows, columns], with its interval over resamples of the rows."""
+    """Return each score of the outcomes [rows, columns] with its interval over resamples of the rows."""
     distinct, counts = np.unique(outcomes, axis=0, return_counts=True)
     values = figures(counts[None].astype(np.float64), distinct)
     generator = np.random.default_rng(seed)
     shares = counts / len(outcomes)
-    block = max(_CELLS_A_BLOCK // len(distinct), 1)
+    block = max(_CELLS_PER_BLOCK // len(distinct), 1)
     parts = [
         figures(
             generator.multinomial(len(outcomes), shares, size=min(block, samples - start)).astype(np.float64), distinct
@@ -273,7 +279,7 @@ def _bootstrap(
     intervals = {}
     for name, value in values.items():
         low, high = np.quantile(np.concatenate([part[name] for part in parts]), [tail, 1 - tail])
-        # Percentile intervals of skewed figures (macro F1 of rare labels) can miss the figure itself.
+        # Percentile intervals of skewed scores (macro F1 of rare labels) can exclude the score itself.
         bounds = (value[0], min(low, value[0]), max(high, value[0]))
         intervals[name] = Interval(**dict(zip(("value", "low", "high"), map(_rounded, bounds), strict=True)))
     return intervals
@@ -281,15 +287,16 @@ def _bootstrap(
 
 def _per_class(truth: Bools, predicted: Bools, label_names: Sequence[str]) -> tuple[ClassFigures, ...]:
     hits = (truth & predicted).sum(axis=0).astype(np.float64)
-    actual, guessed = truth.sum(axis=0).astype(np.float64), predicted.sum(axis=0).astype(np.float64)
-    precision, recall, f1 = _ratio(hits, guessed), _ratio(hits, actual), _ratio(2 * hits, actual + guessed)
+    support, predictions = truth.sum(axis=0).astype(np.float64), predicted.sum(axis=0).astype(np.float64)
+    precision, recall = _ratio(hits, predictions), _ratio(hits, support)
+    f1 = _ratio(2 * hits, support + predictions)
     return tuple(
         ClassFigures(
             label=name,
             precision=_rounded(precision[index]),
             recall=_rounded(recall[index]),
             f1=_rounded(f1[index]),
-            support=int(actual[index]),
+            support=int(support[index]),
         )
         for index, name in enumerate(label_names)
     )
@@ -298,18 +305,18 @@ def _per_class(truth: Bools, predicted: Bools, label_names: Sequence[str]) -> tu
 def _certainty_of_errors(
     logits: npt.NDArray[np.float32], truth: Bools, predicted: Bools, problem_type: ProblemType
 ) -> Floats:
-    """How sure the model was of its mistake [rows]: the probability of its surest wrong decision; 0 without one."""
+    """Return the probability of the most confident wrong decision of each row, [rows]; 0 if all are right."""
     scores = probabilities(logits, problem_type).astype(np.float64)
     if problem_type == "single_label_classification":
-        decided = np.where(predicted & ~truth, scores, 0)
+        wrong = np.where(predicted & ~truth, scores, 0)
     else:
-        decided = np.where(predicted, scores, 1 - scores) * (predicted != truth)
-    result: Floats = decided.max(axis=1)
-    return result
+        wrong = np.where(predicted, scores, 1 - scores) * (predicted != truth)
+    certainty: Floats = wrong.max(axis=1)
+    return certainty
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Elementwise quotient, 0 where the denominator is 0."""
+    """Return the elementwise quotient, 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
 
 
@@ -318,7 +325,7 @@ def _rounded(value: float) -> float:
 
 
 def _names(row: Bools, label_names: Sequence[str]) -> str:
-    return ", ".join(name for name, there in zip(label_names, row, strict=True) if there) or "(none)"
+    return ", ".join(name for name, present in zip(label_names, row, strict=True) if present) or "(none)"
 
 
 def _shorten_pair(text_pairs: Sequence[str | None] | None, row: int) -> str | None:

@@ -1,10 +1,14 @@
+"""The description of the measuring machine."""
+
 import getpass
 import platform
+
+import pytest
 
 from sparserve.models.evaluation.machine import RELEVANT_ISA, describe_machine
 
 
-def test_the_machine_is_described_without_saying_whose_it_is():
+def test_describe_machine_names_no_owner() -> None:
     machine = describe_machine()
     assert machine.cpu
     assert machine.cores >= 1
@@ -17,6 +21,6 @@ def test_the_machine_is_described_without_saying_whose_it_is():
     assert f"/{getpass.getuser()}" not in text
 
 
-def test_the_kernel_is_given_by_its_first_two_numbers(monkeypatch):
+def test_describe_machine_shortens_the_kernel_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "release", lambda: "6.8.0-1023-somebodys-cloud")
     assert describe_machine.__wrapped__().system == f"{platform.system()} 6.8 {platform.machine()}"

@@ -1,4 +1,7 @@
+"""Scores, their intervals, and the comparison with a reference."""
+
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from sparserve.models.bundle.manifest import Agreement, Evaluation, ProblemType
 from sparserve.models.errors import TrainingError
 from sparserve.models.evaluation.scores import (
     calibration_error,
@@ -15,12 +19,12 @@ from sparserve.models.evaluation.scores import (
     shorten,
 )
 
-SINGLE = "single_label_classification"
-MULTI = "multi_label_classification"
+SINGLE: ProblemType = "single_label_classification"
+MULTI: ProblemType = "multi_label_classification"
 
 
-def task(seed: int, rows: int, width: int, problem_type: str) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [rows, width] that are right more often than not, and labels."""
+def task(seed: int, rows: int, width: int, problem_type: ProblemType) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits [rows, width] that are right more often than not, and labels."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(rows, width)).astype(np.float32)
     if problem_type == MULTI:
@@ -35,14 +39,16 @@ def names(width: int) -> list[str]:
     return [f"label {index}" for index in range(width)]
 
 
-def figures(logits, labels, problem_type, **options):
-    fixed = {"label_names": names(logits.shape[1]), "problem_type": problem_type, "bootstrap_samples": 200}
-    return evaluate(logits, labels, **fixed, **options)
+def figures(logits: np.ndarray, labels: np.ndarray, problem_type: ProblemType, **options: Any) -> Evaluation:
+    columns = names(logits.shape[1])
+    return evaluate(logits, labels, label_names=columns, problem_type=problem_type, bootstrap_samples=200, **options)
 
 
-def compared(logits, reference, labels, problem_type=SINGLE, **options):
-    options = {"texts": [f"row {row}" for row in range(len(labels))], "bootstrap_samples": 200} | options
-    return compare_with_reference(
+def compared(
+    logits: np.ndarray, reference: np.ndarray, labels: np.ndarray, problem_type: ProblemType = SINGLE, **options: Any
+) -> Agreement:
+    defaults: dict[str, Any] = {"texts": [f"row {row}" for row in range(len(labels))], "bootstrap_samples": 200}
+    agreement = compare_with_reference(
         figures(logits, labels, problem_type),
         logits,
         reference,
@@ -50,11 +56,14 @@ def compared(logits, reference, labels, problem_type=SINGLE, **options):
         label_names=names(logits.shape[1]),
         problem_type=problem_type,
         reference_version="0" * 16,
-        **options,
+        **defaults | options,
     ).agreement
+    assert agreement is not None
+    return agreement
 
 
-cases = st.tuples(
+Case = tuple[int, int, int, ProblemType]
+cases: st.SearchStrategy[Case] = st.tuples(
     st.integers(0, 10_000), st.integers(1, 60), st.integers(2, 6), st.sampled_from([SINGLE, MULTI])
 )  # fmt: skip
 few = settings(max_examples=40, deadline=None)
@@ -62,7 +71,7 @@ few = settings(max_examples=40, deadline=None)
 
 @few
 @given(cases)
-def test_point_values_are_scikit_learns(case):
+def test_evaluate_equals_scikit_learn(case: Case) -> None:
     logits, labels = task(*case)
     result = figures(logits, labels, case[3])
     single = case[3] == SINGLE
@@ -70,12 +79,12 @@ def test_point_values_are_scikit_learns(case):
     all_labels = list(range(case[2]))
     assert result.accuracy.value == pytest.approx(metrics.accuracy_score(labels, predicted), abs=1e-6)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of means over no labels
+        warnings.simplefilter("ignore")  # for means over no labels
         f1 = metrics.f1_score(labels, predicted, labels=all_labels, average="macro", zero_division=np.nan)
     f1 = np.nan_to_num(f1)  # no label occurs at all
     assert result.macro_f1.value == pytest.approx(f1, abs=1e-6)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn warns of a single label, for which the correlation is 0
+        warnings.simplefilter("ignore")  # for a single label, whose correlation is 0
         if single:
             mcc = metrics.matthews_corrcoef(labels, predicted)
         else:
@@ -90,7 +99,7 @@ def test_point_values_are_scikit_learns(case):
 
 @few
 @given(cases)
-def test_intervals_contain_the_value_and_stay_in_range(case):
+def test_evaluate_intervals_contain_the_value_and_stay_in_range(case: Case) -> None:
     result = figures(*task(*case), case[3])
     for interval, least in ((result.accuracy, 0), (result.macro_f1, 0), (result.mcc, -1)):
         assert least <= interval.low <= interval.value <= interval.high <= 1
@@ -98,7 +107,7 @@ def test_intervals_contain_the_value_and_stay_in_range(case):
 
 @few
 @given(cases)
-def test_the_order_of_the_rows_does_not_matter(case):
+def test_evaluate_ignores_the_order_of_rows(case: Case) -> None:
     logits, labels = task(*case)
     order = np.random.default_rng(1).permutation(len(labels))
     assert figures(logits, labels, case[3]) == figures(logits[order], labels[order], case[3])
@@ -106,7 +115,7 @@ def test_the_order_of_the_rows_does_not_matter(case):
 
 @few
 @given(cases)
-def test_agreement_with_itself_is_full(case):
+def test_compare_with_itself_is_full_agreement(case: Case) -> None:
     logits, labels = task(*case)
     result = compared(logits, logits, labels, case[3])
     assert (result.agreement.low, result.agreement.value, result.agreement.high) == (1, 1, 1)
@@ -117,19 +126,19 @@ def test_agreement_with_itself_is_full(case):
 
 @few
 @given(st.integers(0, 500), st.integers(0, 500))
-def test_mcnemar_is_symmetric_and_a_probability(a, b):
+def test_mcnemar_p_is_symmetric_and_a_probability(a: int, b: int) -> None:
     assert mcnemar_p(a, b) == mcnemar_p(b, a)
     assert 0 <= mcnemar_p(a, b) <= 1
 
 
-def test_mcnemar_of_a_known_table():
+def test_mcnemar_p_of_known_counts() -> None:
     assert mcnemar_p(0, 0) == 1
     assert mcnemar_p(5, 5) == 1
     assert mcnemar_p(0, 10) == pytest.approx(2 / 1024, rel=1e-5)
     assert 0 < mcnemar_p(0, 60) < 1e-15  # six significant digits, not six decimals
 
 
-def test_the_bootstrap_interval_is_that_of_resampled_rows():
+def test_evaluate_interval_equals_that_of_resampled_rows() -> None:
     logits, labels = task(0, 400, 3, SINGLE)
     right = logits.argmax(axis=1) == labels
     resampled = np.random.default_rng(0).choice(right, size=(4000, 400)).mean(axis=1)
@@ -137,12 +146,12 @@ def test_the_bootstrap_interval_is_that_of_resampled_rows():
     assert [accuracy.low, accuracy.high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=0.012)
 
 
-def test_more_rows_make_a_narrower_interval():
-    few_rows, many_rows = (figures(*task(0, rows, 2, SINGLE), SINGLE).accuracy for rows in (50, 5000))
-    assert many_rows.high - many_rows.low < (few_rows.high - few_rows.low) / 4
+def test_evaluate_interval_is_narrower_with_more_rows() -> None:
+    short, long = (figures(*task(0, rows, 2, SINGLE), SINGLE).accuracy for rows in (50, 5000))
+    assert long.high - long.low < (short.high - short.low) / 4
 
 
-def test_the_seed_decides_the_intervals_and_nothing_else():
+def test_evaluate_seed_changes_only_the_intervals() -> None:
     logits, labels = task(0, 100, 3, SINGLE)
     one, same, other = (figures(logits, labels, SINGLE, seed=seed) for seed in (1, 1, 2))
     assert one == same
@@ -150,13 +159,13 @@ def test_the_seed_decides_the_intervals_and_nothing_else():
     assert one.accuracy.value == other.accuracy.value
 
 
-def test_figures_are_rounded_so_that_digests_are_stable():
+def test_evaluate_rounds_to_six_decimals() -> None:
     result = figures(*task(3, 97, 3, SINGLE), SINGLE)
     for value in (result.accuracy.low, result.macro_f1.value, result.mcc.high, result.calibration_error):
         assert value == round(value, 6)
 
 
-def test_calibration_error_of_known_probabilities():
+def test_calibration_error_of_known_probabilities() -> None:
     logits = np.log(np.array([[0.8, 0.2]] * 10, dtype=np.float32))
     truth = np.zeros((10, 2), dtype=bool)
     truth[:6, 0] = truth[6:, 1] = True
@@ -166,7 +175,7 @@ def test_calibration_error_of_known_probabilities():
     assert calibration_error(confident, np.array([[False, True]]), MULTI) == pytest.approx(1, abs=1e-6)
 
 
-def test_lost_examples_are_the_surest_mistakes_first():
+def test_compare_lists_the_most_confident_errors_first() -> None:
     reference = np.array([[2, 0], [2, 0], [0, 2], [2, 0]], dtype=np.float32)
     logits = np.array([[0, 1], [0, 3], [0, 2], [2, 0]], dtype=np.float32)
     labels = np.array([0, 0, 1, 1])
@@ -182,7 +191,7 @@ def test_lost_examples_are_the_surest_mistakes_first():
     assert compared(logits, reference, labels, examples=1).lost == result.lost[:1]
 
 
-def test_multi_label_accuracy_is_of_the_exact_set():
+def test_evaluate_multi_label_accuracy_needs_the_exact_set() -> None:
     logits = np.array([[1, 1, -1], [1, -1, -1]], dtype=np.float32)
     labels = np.array([[1, 1, 0], [1, 1, 0]])
     assert figures(logits, labels, MULTI).accuracy.value == 0.5
@@ -193,14 +202,14 @@ def test_multi_label_accuracy_is_of_the_exact_set():
     assert compared(-abs(logits), -abs(logits), np.zeros((2, 3), int), MULTI).lost == ()
 
 
-def test_a_reference_that_is_never_right_still_gives_a_ratio():
+def test_compare_with_a_reference_that_is_never_right() -> None:
     labels = np.array([0, 0])
     wrong, right = np.array([[0, 1]] * 2, dtype=np.float32), np.array([[1, 0]] * 2, dtype=np.float32)
     assert compared(right, wrong, labels).accuracy_kept.value == 2
     assert compared(wrong, wrong, labels).accuracy_kept.value == 0
 
 
-def test_short_texts_stay_whole():
+def test_shorten_keeps_short_texts() -> None:
     assert shorten("a" * 300) == "a" * 300
     assert shorten("ab cd", limit=4) == "ab…"
 
@@ -213,14 +222,16 @@ def test_short_texts_stay_whole():
         (np.zeros((2, 2)), np.zeros(3, int), SINGLE, "labels must be"),
         (np.zeros((2, 2)), np.array([0, 2]), SINGLE, "from 0 to 1"),
         (np.zeros((2, 2)), np.zeros(2, int), MULTI, "labels must be"),
-        (np.zeros((2, 2)), np.zeros(2, int), "regression", "regression"),
+        (np.zeros((2, 2)), np.zeros(2, int), "regression", "regression task"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(logits, labels, problem_type, message):
+def test_evaluate_refuses_shapes_that_do_not_match(
+    logits: np.ndarray, labels: np.ndarray, problem_type: ProblemType, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(logits.astype(np.float32), labels, label_names=names(2), problem_type=problem_type)
 
 
-def test_logits_that_are_not_numbers_are_refused():
+def test_evaluate_refuses_logits_that_are_not_finite() -> None:
     with pytest.raises(TrainingError, match="not finite"):
         figures(np.array([[np.nan, 0]], dtype=np.float32), np.array([0]), SINGLE)
