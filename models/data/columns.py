@@ -41,6 +41,11 @@ def choose_columns(
         if name is not None and name not in names:
             header = "" if table.named else " No header row was detected; use --header if the file has one."
             raise DataError(f"{source} has no column {name!r} ({option}). Columns: {', '.join(names)}.{header}")
+    chosen = [name for name in (text, text_pair, label) if name is not None]
+    if len(set(chosen)) != len(chosen):
+        raise DataError(
+            f"{source}: --text-column, --text-pair-column and --label-column need different columns, not {chosen}."
+        )
     notes: list[str] = []
     used = {name for name in (text, text_pair, label) if name is not None}
     labels = (label,) if label is not None else _detect_labels(table, source, used, multi_label, notes)

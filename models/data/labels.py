@@ -52,9 +52,14 @@ def label_names(rows: Sequence[tuple[str, ...]], source: str, *, multi_label: bo
         )
     rare = [name for name, count in counts.items() if count < MIN_ROWS_PER_LABEL]
     if rare:
+        hint = (
+            ""
+            if 2 * len(rare) < len(counts)
+            else f" {len(rare)} of {len(counts)} labels are rare: check --label-column."
+        )
         raise DataError(
             f"{source}: the label {rare[0]!r} has {counts[rare[0]]} row; at least {MIN_ROWS_PER_LABEL} are needed. "
-            "Add rows, merge it with another label, or remove it."
+            f"Add rows, merge it with another label, or remove it.{hint}"
         )
     if all(_number(name) is not None for name in counts):
         return tuple(sorted(counts, key=lambda name: _number(name) or 0.0))

@@ -71,8 +71,11 @@ def load_dataset(
 
 
 def _build(tables: Mapping[str, Table], source: str, options: _Options, seed: int) -> Dataset:
-    if not tables["train"].named and len(tables["train"]) == 1:
-        raise DataError(f"{source} has only one row, which may be a header. Add rows with a text and a label.")
+    for name, table in tables.items():
+        if not table.named and len(table) == 1 and (name == "train" or tables["train"].named):
+            raise DataError(
+                f"{source} ({name}) has only one row, which may be a header. Add rows with a text and a label."
+            )
     columns = choose_columns(
         tables["train"],
         source,

@@ -111,7 +111,10 @@ def _read_delimited(path: Path, text: str, header: bool | None, expected: Collec
                 )
             rows.append(row)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num} is not valid CSV: {error}.") from error
+        raise DataError(
+            f"{path}, line {reader.line_num} is not valid CSV: {error}. "
+            "Close every quoted field, and write quotes within it twice."
+        ) from error
     if not rows:
         return Table({})
     if header is None:

@@ -153,11 +153,13 @@ def two_labels(count: int) -> str:
     [
         ("a.csv", "text,label\n" + "a,b\n" * 30, "only the label 'b'"),
         ("a.csv", "text,label\n" + two_labels(30) + "lonely,rare\n", "'rare' has 1 row"),
+        ("a.csv", "text,label\n" + "".join(f"text {i},{i}\n" for i in range(30)), "30 of 30 labels are rare: check"),
         ("a.csv", "text,label\n" + " ,1\n , 0\n" * 20, "empty text"),
         ("a.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), r"not UTF-8: byte 14 \(0xe9\) in line 2"),
         ("a.csv", "text,label,class\n" + "a b c,1,x\nd e f,0,y\n" * 20, "'label' and 'class' could be the label"),
         ("a.csv", "text,label\na,b,c\n", "line 2: 3 fields"),
         ("a.csv", 'text,label\n"open,1\n', "line 2"),
+        ("a.csv", 'text,label\n"a "quoted" word",1\n', "line 2 is not valid CSV.*quotes within it twice"),
         ("a.csv", "", "no rows"),
         ("a.csv", "text,label\n" + two_labels(9), "9 usable rows"),
         ("a.csv", "text,label\n" + "the same,a\nand the same,b\n" * 30, "only 2 different texts"),
@@ -188,6 +190,15 @@ def test_load_dataset_refuses_a_single_row(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\n")
     with pytest.raises(DataError, match="only one row, which may be a header"):
         load_dataset(tmp_path / "rows.csv")
+    train = write(tmp_path / "train.csv", csv_of(rows()))
+    with pytest.raises(DataError, match=r"\(test\) has only one row, which may be a header"):
+        load_dataset(train, splits={"test": tmp_path / "rows.csv"})
+
+
+def test_load_dataset_refuses_one_column_for_two_roles(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", csv_of(rows()))
+    with pytest.raises(DataError, match=r"need different columns, not \['text', 'text'\]"):
+        load_dataset(path, text_column="text", label_column="text")
 
 
 def test_load_dataset_refuses_missing_columns_and_files(tmp_path: Path) -> None:
