@@ -1,4 +1,4 @@
-"""Which of a network's parameters each tensor of its exported graph holds, also where several parameters are equal."""
+"""Parameter names for the tensors of an exported graph, even if several parameters are equal."""
 
 import contextlib
 import hashlib
@@ -15,43 +15,45 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def told_apart(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Within the block no two parameters are equal; what those that were have outside of it is yielded, by name.
+def distinct_parameters(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """Replace equal parameters by distinct random values within the block; yield their real values by name.
 
-    Of equal tensors the exporter keeps one, of linears with equal weights it computes one, and weights that it stores
-    transposed lose their names: a graph of random values has a tensor for each parameter, known by its content.
-    `name_initializers` puts the real values in their place.
+    The exporter keeps only one of several equal tensors, computes only one of several linears with equal weights, and
+    drops the names of weights that it stores transposed. With distinct values the graph has a tensor for each
+    parameter, which its content identifies. `name_initializers` restores the real values.
     """
     equal: dict[bytes, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         array = parameter.detach().cpu().numpy()
-        # A matrix may be stored transposed: it must not be another's transpose, either.
+        # A matrix may be stored transposed, so it must not equal another one's transpose either.
         equal[min(_content(array), _content(array.T))].append(name)
     parameters = dict(model.named_parameters())
-    held = {name: parameters[name].detach().clone() for names in equal.values() if len(names) > 1 for name in names}
+    originals = {
+        name: parameters[name].detach().clone() for names in equal.values() if len(names) > 1 for name in names
+    }
     generator = torch.Generator().manual_seed(0)
     try:
         with torch.no_grad():
-            for name, values in held.items():
+            for name, values in originals.items():
                 parameters[name].copy_(torch.randn(values.shape, generator=generator))
-        yield held
+        yield originals
     finally:
         with torch.no_grad():
-            for name, values in held.items():
+            for name, values in originals.items():
                 parameters[name].copy_(values)
 
 
 def name_initializers(
     graph: onnx.ModelProto,
     parameters: Mapping[str, torch.Tensor],
-    held: Mapping[str, torch.Tensor] | None = None,
+    originals: Mapping[str, torch.Tensor] | None = None,
     *,
     prefix: str = "",
 ) -> None:
-    """Give every initializer the name of the parameter whose values it has, as they are or transposed, in place.
+    """Rename every initializer, in place, to the parameter that has its values, transposed or not.
 
-    `parameters` are those that the graph was exported with, `prefix` what the exporter calls them before their names,
-    and `held` the values, by name, that take the place of some of them.
+    `parameters` are the parameters at export; the exporter puts `prefix` before their names. `originals` are values by
+    name that replace those of some parameters, see `distinct_parameters`.
     """
     by_content: dict[bytes, str] = {}
     for name, parameter in parameters.items():
@@ -65,16 +67,16 @@ def name_initializers(
             continue
         array = numpy_helper.to_array(tensor)
         own = tensor.name.removeprefix(prefix)
-        found = own if own in parameters else by_content.get(_content(array))
-        if found is None:
+        parameter_name = own if own in parameters else by_content.get(_content(array))
+        if parameter_name is None:
             continue
-        if held and found in held:
-            values = held[found].cpu().numpy()
-            as_it_is = np.array_equal(array, parameters[found].detach().cpu().numpy())
-            array = np.ascontiguousarray(values if as_it_is else values.T)
+        if originals and parameter_name in originals:
+            values = originals[parameter_name].cpu().numpy()
+            transposed = not np.array_equal(array, parameters[parameter_name].detach().cpu().numpy())
+            array = np.ascontiguousarray(values.T if transposed else values)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-        if found not in names.values():
-            names[tensor.name] = found
+        if parameter_name not in names.values():
+            names[tensor.name] = parameter_name
     for tensor in graph.graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
     for node in graph.graph.node:
@@ -83,7 +85,7 @@ def name_initializers(
 
 
 def _content(array: npt.NDArray[Any]) -> bytes:
-    """A digest of an array's type, shape and values."""
+    """Return a digest of an array's type, shape and values."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).data)
     return digest.digest()

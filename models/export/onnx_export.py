@@ -1,4 +1,4 @@
-"""torch -> ONNX: one file with named dimensions, torch's parameter names, and a proof that it computes the same."""
+"""Export from torch to one ONNX file with named dimensions and torch's parameter names, verified against torch."""
 
 import contextlib
 import io
@@ -16,16 +16,16 @@ from torch import nn
 
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import CheckpointError, ParityError
-from sparserve.models.export.initializers import name_initializers, told_apart
+from sparserve.models.export.initializers import distinct_parameters, name_initializers
 from sparserve.models.files import machine_fault
 
-# batch x length, of which the last rows are partly padding: batch 1, odd lengths, one token, the longest
+# Batch and length: batch 1, odd lengths, a single token, a long text. The last row of a batch is half padding.
 PARITY_SHAPES = ((1, 1), (1, 7), (3, 33), (2, 64), (8, 16))
 METADATA_KEY = "sparserve"
 
 
 class _Logits(nn.Module):
-    """A classifier as a function of its named inputs to logits [batch, labels]."""
+    """A classifier as a function from its named inputs to logits [batch, labels]."""
 
     def __init__(self, model: nn.Module, input_names: tuple[str, ...]) -> None:
         super().__init__()
@@ -48,21 +48,21 @@ def export_onnx(
     opset: int,
     tolerance: float,
 ) -> float:
-    """Write `model` as ONNX and return the largest difference of a logit between torch and onnxruntime.
+    """Write `model` as ONNX and return the largest difference of a logit between torch and ONNX Runtime.
 
-    The graph takes int64 inputs [batch, length] of these names and gives `logits` [batch, labels]. Initializers have
-    the names of torch's parameters, also of those that are equal; a linear's weight is stored transposed, [in, out].
+    The graph has int64 inputs [batch, length] with these names and the output `logits` [batch, labels]. Initializers
+    have the names of torch's parameters, even if parameters are equal. Weights of linears are transposed, [in, out].
 
     Raises:
         CheckpointError: the model cannot be traced.
-        ParityError: onnxruntime's logits differ from torch's by more than `tolerance`; the file is removed.
+        ParityError: the logits differ from torch's by more than `tolerance`; the file is removed.
     """
     wrapper = _Logits(model, input_names).eval()
-    # Traced with batch 2: a batch of 1 would be taken for a constant.
+    # Traced with batch 2: the exporter would treat a batch size of 1 as a constant.
     example = tuple(random_inputs(2, min(16, max_length), vocabulary, pad_token_id, input_names, seed=0).values())
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     length = torch.export.Dim("length", min=1, max=max_length)
-    with told_apart(model) as held:
+    with distinct_parameters(model) as originals:
         try:
             with _quiet():
                 program = torch.onnx.export(
@@ -82,47 +82,47 @@ def export_onnx(
         assert program is not None
         graph = program.model_proto
         tidy(graph)
-        name_initializers(graph, model.state_dict(), held, prefix="model.")
+        name_initializers(graph, model.state_dict(), originals, prefix="model.")
     onnx.save(graph, str(path))
     difference = parity(wrapper, path, max_length=max_length, vocabulary=vocabulary, pad_token_id=pad_token_id)
     if not difference <= tolerance:
         path.unlink()
         raise ParityError(
-            f"the exported graph's logits differ from torch's by {difference:.2g}, more than the tolerance of "
-            f"{tolerance:g}; raise export.tolerance in the recipe only if you know why"
+            f"The logits of the exported graph differ from torch's by {difference:.2g}, more than the tolerance of "
+            f"{tolerance:g}. Raise export.tolerance in the recipe only if you know the reason."
         )
     return difference
 
 
 @torch.no_grad()
 def parity(wrapper: _Logits, path: Path, *, max_length: int, vocabulary: int, pad_token_id: int) -> float:
-    """Largest absolute difference of a logit between torch and onnxruntime over several shapes."""
+    """Return the largest absolute difference of a logit between torch and ONNX Runtime over several shapes."""
     classifier = OnnxClassifier(path, pad_token_id=pad_token_id, threads=1)
-    worst = 0.0
+    largest = 0.0
     for seed, (batch, length) in enumerate((*PARITY_SHAPES, (2, max_length))):
         shape = (batch, min(length, max_length))
         inputs = random_inputs(*shape, vocabulary, pad_token_id, wrapper.input_names, seed=seed)
         expected = wrapper(*inputs.values()).float().numpy()
         actual = classifier.run({name: value.numpy() for name, value in inputs.items()})
-        worst = max(worst, float(np.abs(expected - actual).max()))
-    return worst
+        largest = max(largest, float(np.abs(expected - actual).max()))
+    return largest
 
 
 def tidy(graph: onnx.ModelProto) -> None:
-    """Make a graph reproducible and readable: no trace of the exporting machine."""
+    """Remove what the exporter says about its machine and code, so that the graph is reproducible."""
     for node in graph.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*graph.graph.input, *graph.graph.output, *graph.graph.initializer):
         del value.metadata_props[:]
         value.doc_string = ""
-    # Shapes inferred while tracing break onnxruntime's quantiser, and every runtime infers its own.
+    # Shapes inferred while tracing break ONNX Runtime's quantiser; every runtime infers shapes again.
     del graph.graph.value_info[:]
     del graph.metadata_props[:]
 
 
 def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Store a summary in a file's metadata_props, as JSON under the key "sparserve": it goes wherever the file goes."""
+    """Store a summary in a file's metadata_props, as JSON under the key "sparserve"."""
     graph = onnx.load(str(path))
     del graph.metadata_props[:]
     graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata, sort_keys=True))
@@ -132,10 +132,10 @@ def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
 def random_inputs(
     batch: int, length: int, vocabulary: int, pad_token_id: int, names: tuple[str, ...], *, seed: int
 ) -> dict[str, torch.Tensor]:
-    """The named inputs [batch, length] of a BERT-like graph; the last row of several is half padding."""
+    """Return random named inputs [batch, length] of a BERT-like graph; the last of several rows is half padding."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
-    # No padding token inside a text: RoBERTa counts positions by it.
+    # No padding token within a text: RoBERTa computes positions from it.
     ids = torch.where(ids == pad_token_id, (pad_token_id + 1) % vocabulary, ids)
     mask = torch.ones_like(ids)
     if batch > 1 and length > 1:
@@ -147,7 +147,7 @@ def random_inputs(
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """The exporter warns of its own internals and of packages that are not needed; its errors still come through."""
+    """Silence the exporter's output and its warnings about internals and optional packages, but not its errors."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,7 @@
-"""Weights in 8 bits: linears by onnxruntime's dynamic quantiser, per channel; embeddings by row, or tokens' in 4 bits.
+"""Quantisation of weights: linears to int8 per channel, embeddings to int8 per row or the token table to 4 bits.
 
-Activations are quantised at run time, a scale a tensor. Stored zeros stay exact zeros, so sparsity survives.
+ONNX Runtime's dynamic quantiser handles linears. Activations are quantised at run time, with one scale per tensor.
+Zeros stay exact zeros, so sparsity is preserved.
 """
 
 import logging
@@ -20,25 +21,25 @@ from sparserve.models.export.token_table import BASIS, replace_node, token_looku
 from sparserve.models.recipes.schema import Quantization
 
 Bits = Literal[4, 8]
-LARGEST_BLOCK: Final = 32  # entries that share a scale at 4 bits
-SMALLEST_BLOCK: Final = 16
+MAX_BLOCK: Final = 32  # entries that share a scale at 4 bits
+MIN_BLOCK: Final = 16
 
 
 def quantize(source: Path, target: Path, quantization: Quantization) -> None:
-    """Write `source` (fp32 ONNX) as int8 to `target`.
+    """Write the fp32 graph `source` as int8 to `target`.
 
-    With `reduce_range`, weights take 7 bits: the 8-bit products of CPUs without VNNI cannot saturate then, and every
-    CPU gives the same answers.
+    With `reduce_range`, weights have 7 bits. Then 8-bit products cannot saturate on CPUs without VNNI, and all CPUs
+    give the same logits.
     """
     graph = onnx.load(str(source))
     if quantization.embeddings:
         quantize_embeddings(graph, token_bits=quantization.embedding_bits)
-    # A fixed name: what a kill leaves behind is written over and removed by the next try, not kept with its result.
+    # A fixed name: the next attempt overwrites and removes the file of a killed process.
     embedded = target.with_name("embeddings.onnx")
     onnx.save(graph, str(embedded))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)  # it advises a pre-processing that this graph does not need
+        logging.disable(logging.WARNING)  # the quantiser recommends a pre-processing that this graph does not need
         try:
             quantize_dynamic(
                 embedded,
@@ -47,7 +48,7 @@ def quantize(source: Path, target: Path, quantization: Quantization) -> None:
                 per_channel=True,
                 reduce_range=quantization.reduce_range,
                 weight_type=QuantType.QInt8,
-                # The columns of a factorised table have sizes too unlike for one scale.
+                # The columns of a factorised table differ too much in size for one scale.
                 nodes_to_exclude=[node.name for node in graph.graph.node if any(i.endswith(BASIS) for i in node.input)],
                 extra_options={"DefaultTensorType": TensorProto.FLOAT},
             )
@@ -57,12 +58,12 @@ def quantize(source: Path, target: Path, quantization: Quantization) -> None:
 
 
 def quantize_embeddings(graph: onnx.ModelProto, *, token_bits: Bits = 8) -> None:
-    """Replace every float table that is only looked up by codes and their scales, in place.
+    """Quantise, in place, every float table that is used for look-ups only.
 
-    At 8 bits, `Gather(W, ids)` becomes `Cast(Gather(W_quantized, ids)) * Gather(W_scale, ids)`. Rows are symmetric, so
-    an entry is off by at most half of its row's scale, max|row| / 127. With `token_bits` 4, the token table takes two
-    codes a byte, see `quantize_blocks`, unless blocks of 16 do not divide its width. The basis of a factorised table
-    takes 8 bits as in `quantize_weights`.
+    At 8 bits, `Gather(W, ids)` becomes `Cast(Gather(W_quantized, ids)) * Gather(W_scale, ids)`. Quantisation is
+    symmetric per row, so the error of an entry is at most half of its row's scale, max|row| / 127. With `token_bits` 4,
+    the token table has two codes per byte (`quantize_blocks`), unless its width is not divisible by 16. The basis of a
+    factorised table has 8 bits, as in `quantize_weights`.
     """
     tables = {t.name: t for t in graph.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
     lookups = [n for n in graph.graph.node if n.op_type == "Gather" and n.input[0] in tables and _axis(n) == 0]
@@ -70,27 +71,27 @@ def quantize_embeddings(graph: onnx.ModelProto, *, token_bits: Bits = 8) -> None
     for node in graph.graph.node:
         for name in node.input:
             users[name] = users.get(name, 0) + 1
-    in_four_bits = _token_table(graph.graph) if token_bits == 4 else None
+    four_bit_table = _token_table(graph.graph) if token_bits == 4 else None
     replaced: set[str] = set()
     for node in lookups:
         table = tables[node.input[0]]
         if users[table.name] != sum(lookup.input[0] == table.name for lookup in lookups):
             continue
-        small = table.name == in_four_bits and math.gcd(table.dims[1], LARGEST_BLOCK) >= SMALLEST_BLOCK
+        four_bits = table.name == four_bit_table and math.gcd(table.dims[1], MAX_BLOCK) >= MIN_BLOCK
         if table.name not in replaced:
-            graph.graph.initializer.extend(_nibbles(table) if small else _codes(table))
+            graph.graph.initializer.extend(_nibbles(table) if four_bits else _codes(table))
             replaced.add(table.name)
-        replace_node(graph.graph, node, _look_up_nibbles(node) if small else _look_up_codes(node))
+        replace_node(graph.graph, node, _look_up_nibbles(node) if four_bits else _look_up_codes(node))
     for name in replaced:
         graph.graph.initializer.remove(tables[name])
     quantize_weights(graph, ending=BASIS)
 
 
 def quantize_weights(graph: onnx.ModelProto, *, ending: str = "") -> None:
-    """Store the float weights of linears as int8 codes and a scale an output, in place; arithmetic stays float32.
+    """Store the float weights of linears, in place, as int8 codes with a scale per output; arithmetic stays float32.
 
-    onnxruntime multiplies the codes once, when it loads the graph: the file becomes smaller, not the memory. Meant for
-    the few linears that a packed encoder leaves, of which only those whose weights' names have this `ending` are taken.
+    ONNX Runtime dequantises the codes when it loads the graph, so the file becomes smaller, but not the memory. This is
+    for the few linears outside of a packed encoder. Only weights whose names end in `ending` are changed.
     """
     weights = {t.name: t for t in graph.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
     for node in [node for node in graph.graph.node if node.op_type in ("MatMul", "Gemm")]:
@@ -106,16 +107,16 @@ def quantize_weights(graph: onnx.ModelProto, *, ending: str = "") -> None:
         graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(codes), f"{name}_quantized"))
         graph.graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scale"))
         real = f"{name}_real"
-        made = [
+        nodes = [
             helper.make_node("Cast", [f"{name}_quantized"], [real], name=f"{name}/cast", to=TensorProto.FLOAT),
             helper.make_node("Mul", [real, f"{name}_scale"], [name], name=f"{name}/dequantize"),
         ]
         first = next(other for other in graph.graph.node if name in other.input)
-        replace_node(graph.graph, first, [*made, first])
+        replace_node(graph.graph, first, [*nodes, first])
 
 
 def quantize_rows(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Rows [n, width] float32 -> int8 [n, width] and scales [n] float32; a row of zeros has the scale 1."""
+    """Return int8 codes [n, width] and float32 scales [n] of rows [n, width]; a row of zeros has the scale 1."""
     scales = np.abs(table).max(axis=1) / np.float32(127)
     scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
     return np.rint(table / scales[:, None]).astype(np.int8), scales
@@ -124,11 +125,12 @@ def quantize_rows(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8],
 def quantize_blocks(
     table: npt.NDArray[np.float32], block: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
-    """Rows [n, width] float32 -> 4-bit codes [n, width / block, block / 2] and scales [n, width / block, 1] float16.
+    """Return 4-bit codes [n, width / block, block / 2] and float16 scales [n, width / block, 1] of rows [n, width].
 
-    The low halves of a block's bytes are the codes of its first entries, the high halves those of the others. An entry
-    is (code - 8) * scale. A scale has the sign that gives the block's largest entry the code 0, as -8 has no
-    counterpart 8: an entry is off by about half a scale, max|block| / 8, at most by a whole one.
+    The low halves of a block's bytes are the codes of the first half of its entries, the high halves those of the
+    second half. An entry is (code - 8) * scale, where code - 8 is between -8 and 7. The sign of the scale is chosen so
+    that the entry with the largest magnitude has the code 0, which stands for -8. The scale is max|block| / 8; the
+    error of an entry is about half a scale and at most one scale.
     """
     blocks = table.reshape(len(table), -1, block)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2, keepdims=True), axis=2)
@@ -166,7 +168,7 @@ def _look_up_codes(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _nibbles(table: TensorProto) -> list[TensorProto]:
-    nibbles, scales = quantize_blocks(numpy_helper.to_array(table), math.gcd(table.dims[1], LARGEST_BLOCK))
+    nibbles, scales = quantize_blocks(numpy_helper.to_array(table), math.gcd(table.dims[1], MAX_BLOCK))
     constants = {
         "nibbles": nibbles,
         "scale": scales,
@@ -178,9 +180,9 @@ def _nibbles(table: TensorProto) -> list[TensorProto]:
 
 
 def _look_up_nibbles(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The nodes that give rows [batch, length, width] from two codes a byte."""
+    """Return the nodes that compute rows [batch, length, width] from two codes per byte."""
     name, ids, output = node.input[0], node.input[1], node.output[0]
-    steps: list[tuple[str, list[str], str, dict[str, str | int]]] = [
+    operations: list[tuple[str, list[str], str, dict[str, str | int]]] = [
         ("Gather", [f"{name}_nibbles", ids], "bytes", {"axis": 0}),
         ("Gather", [f"{name}_scale", ids], "halves", {"axis": 0}),
         ("BitShift", [f"{output}_bytes", f"{name}_four"], "shifted", {"direction": "LEFT"}),
@@ -193,8 +195,8 @@ def _look_up_nibbles(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         ("Mul", [f"{output}_signed", f"{output}_scales"], "blocks", {}),
     ]
     nodes = [
-        helper.make_node(operator, inputs, [f"{output}_{made}"], name=f"{output}/{made}", **attributes)
-        for operator, inputs, made, attributes in steps
+        helper.make_node(operator, inputs, [f"{output}_{result}"], name=f"{output}/{result}", **attributes)
+        for operator, inputs, result, attributes in operations
     ]
     nodes.append(helper.make_node("Reshape", [f"{output}_blocks", f"{name}_joined"], [output], name=f"{output}/joined"))
     return nodes

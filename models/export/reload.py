@@ -1,4 +1,4 @@
-"""A bundle's network in torch: what training, analysis or another export goes on from."""
+"""Loading a bundle's network into torch, for training, analysis or another export."""
 
 from pathlib import Path
 
@@ -15,27 +15,29 @@ CHECKPOINT = "checkpoint"
 
 
 def load_bundle_model(bundle_folder: Path) -> PreTrainedModel:
-    """The classifier of a bundle whose every file was verified, squeezed or not, in eval mode; nothing is unpickled.
+    """Return the classifier of a bundle in eval mode, after verifying every file. Nothing is unpickled.
 
-    Its label names and problem type are the manifest's. Where the bundle's graph has fewer token embeddings or such of
-    a lower rank, the network's are these, with the whole vocabulary: it answers as the graph does.
+    Label names and problem type are those of the manifest. If the graph has a smaller token table (fewer rows or a
+    lower rank), the network gets that table, expanded to the whole vocabulary, so that it computes the same as the
+    graph.
 
     Raises:
-        BundleError: the folder is no bundle, or was changed.
-        CheckpointError: the bundle has no checkpoint (int8 variants have none), or one that does not fit its manifest.
+        BundleError: the folder is not a bundle, or was changed.
+        CheckpointError: the bundle has no checkpoint (int8 variants have none), or the checkpoint contradicts the
+            manifest.
     """
     bundle = open_bundle(bundle_folder)
     manifest = bundle.manifest
     folder = bundle_folder / CHECKPOINT
     if not folder.is_dir():
         raise CheckpointError(
-            f"{bundle_folder} holds no {CHECKPOINT}: its variant is {manifest.variant!r}; take the fp32 variant"
+            f"{bundle_folder} of the variant {manifest.variant!r} has no {CHECKPOINT}. Use the fp32 variant."
         )
     checkpoint = resolve_checkpoint(str(folder))
     if len(checkpoint.label_names) != len(manifest.labels):
         raise CheckpointError(
-            f"{folder} predicts {len(checkpoint.label_names)} labels, its manifest has {len(manifest.labels)}: "
-            "publish the bundle again"
+            f"{folder} predicts {len(checkpoint.label_names)} labels, but the manifest has {len(manifest.labels)}. "
+            "Publish the bundle again."
         )
     model = load_classifier(folder, manifest.labels, manifest.problem_type).eval()
     assert isinstance(model, PreTrainedModel)

@@ -1,6 +1,7 @@
-"""An exported graph with its encoder in one operator of the sparse runtime: what model.sparse.onnx holds.
+"""Conversion of an exported graph to model.sparse.onnx, which has the encoder as one operator of the sparse runtime.
 
-The weights come out of the graph by torch's parameter names, so every architecture keeps its own embeddings and head.
+Encoder weights are located in the graph by torch's parameter names. Embeddings and head stay as they are, so they may
+be those of any architecture.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,10 +24,10 @@ from sparserve.models.export.quantization import Bits, quantize_embeddings, quan
 
 DOMAIN: Final = "sparserve"
 OPSET: Final = 1
-IR_VERSION: Final = 9  # onnxruntime 1.17, the oldest that the library works in, reads no later one
+IR_VERSION: Final = 9  # the latest that ONNX Runtime 1.17 reads, the oldest release that the library supports
 BLOB: Final = "encoder.packed"
 
-# The parameters of a layer in the order of LayerWeights' fields, by what the architectures call them.
+# Module names of a layer's parameters in each architecture, in the order of the fields of LayerWeights.
 _BERT: Final = (
     "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
     "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
@@ -46,10 +47,10 @@ _UNARY: Final = frozenset({"Transpose", "Unsqueeze", "Expand", "Identity", "Cast
 def write_sparse_graph(
     source: Path, target: Path, *, head_size: int, values: Values, embeddings_int8: bool, token_bits: Bits = 8
 ) -> Packed:
-    """Write `source` (fp32, as `export` writes it) with its encoder packed to `target`; say what was packed.
+    """Write `source` (fp32, from `export_onnx`) with a packed encoder to `target`; return a summary of the packing.
 
     Raises:
-        CheckpointError: the graph has no encoder that the sparse runtime knows, or its weights cannot be packed.
+        CheckpointError: the sparse runtime does not support the graph's encoder, or its weights cannot be packed.
     """
     graph = onnx.load(str(source))
     packed = pack_graph(graph, head_size=head_size, options=PackOptions(values=values))
@@ -62,42 +63,46 @@ def write_sparse_graph(
 
 
 def pack_graph(graph: onnx.ModelProto, *, head_size: int, options: PackOptions) -> Packed:
-    """Replace the encoder of a classifier's graph by one `SparseEncoder`, in place.
+    """Replace the encoder of a classifier's graph by one `SparseEncoder` node, in place.
 
     Raises:
-        CheckpointError: as `write_sparse_graph`.
+        CheckpointError: the sparse runtime does not support the graph's encoder, or its weights cannot be packed.
     """
-    found = _Encoder.find(graph.graph)
-    weights = found.weights(head_size)
-    bias = found.position_bias(weights)
+    encoder = _Encoder.find(graph.graph)
+    weights = encoder.weights(head_size)
+    bias = encoder.position_bias(weights)
     try:
         blob = pack_encoder(weights, options)
     except PackingError as error:
-        raise CheckpointError(f"the encoder cannot be packed: {error}") from error
-    first_token_only = found.only_first_token_is_read()
-    nodes = list(graph.graph.node)
-    inputs = [found.input, "attention_mask", BLOB]
-    made = []
+        raise CheckpointError(f"The encoder cannot be packed: {error}") from error
+    first_token_only = encoder.only_first_token_is_read()
+    inputs = [encoder.input, "attention_mask", BLOB]
+    replacement = []
     if bias is not None:
-        # The operator's lanes are queries: [1 or batch, heads, key, query].
-        made.append(helper.make_node("Transpose", [bias], [f"{bias}_by_key"], perm=[0, 1, 3, 2]))
+        # The operator vectorises over queries: [1 or batch, heads, key, query].
+        replacement.append(helper.make_node("Transpose", [bias], [f"{bias}_by_key"], perm=[0, 1, 3, 2]))
         inputs.append(f"{bias}_by_key")
-    made.append(
+    replacement.append(
         helper.make_node(
             "SparseEncoder",
             inputs,
-            [found.output],
+            [encoder.output],
             name="encoder",
             domain=DOMAIN,
             first_token_only=int(first_token_only),
         )
     )
-    last = next(index for index, node in enumerate(nodes) if found.output in node.output)
-    nodes[last : last + 1] = made
+    nodes = list(graph.graph.node)
+    last = next(index for index, node in enumerate(nodes) if encoder.output in node.output)
+    nodes[last : last + 1] = replacement
     graph.graph.initializer.append(numpy_helper.from_array(np.frombuffer(blob, np.uint8), BLOB))
-    _keep_what_is_used(graph.graph, nodes)
+    _keep_used(graph.graph, nodes)
     graph.opset_import.append(helper.make_opsetid(DOMAIN, OPSET))
     graph.ir_version = min(graph.ir_version, IR_VERSION)
+    return _summarize(blob, options, first_token_only)
+
+
+def _summarize(blob: bytes, options: PackOptions, first_token_only: bool) -> Packed:
     stored = list(parts(blob))
     return Packed(
         format_version=FORMAT_VERSION,
@@ -117,7 +122,7 @@ def pack_graph(graph: onnx.ModelProto, *, head_size: int, options: PackOptions) 
 
 @dataclass(frozen=True)
 class _Encoder:
-    """Where the encoder lies in a graph."""
+    """The encoder within a graph: its parameters, its input tensor and its output tensor."""
 
     graph: onnx.GraphProto
     tensors: Mapping[str, onnx.TensorProto]
@@ -138,10 +143,10 @@ class _Encoder:
                 layers.append(tuple(f"{stack}.{len(layers)}.{name}" for name in names))
             break
         if not layers or "attention_mask" not in {value.name for value in graph.input}:
-            raise CheckpointError("the graph has no BERT-like encoder that the sparse runtime knows")
-        entry = _reader(graph.node, f"{layers[0][0]}.weight")
-        leave = _reader(graph.node, f"{layers[-1][7]}.weight")
-        return cls(graph, tensors, tuple(layers), entry.input[0], leave.output[0])
+            raise CheckpointError("The graph has no BERT-like encoder that the sparse runtime supports.")
+        first_query = _reader(graph.node, f"{layers[0][0]}.weight")
+        last_norm = _reader(graph.node, f"{layers[-1][7]}.weight")
+        return cls(graph, tensors, tuple(layers), first_query.input[0], last_norm.output[0])
 
     def weights(self, head_size: int) -> EncoderWeights:
         norm = _reader(self.graph.node, f"{self.layers[0][4]}.weight")
@@ -149,15 +154,15 @@ class _Encoder:
         return EncoderWeights(tuple(map(self._layer, self.layers)), head_size, self._activation(), epsilon)
 
     def position_bias(self, weights: EncoderWeights) -> str | None:
-        """The tensor [1 or batch, heads, query, key] that MPNet adds to all layers' scores."""
+        """Return the tensor [1 or batch, heads, query, key] that MPNet adds to the scores of all layers, if any."""
         table = next((name for name in self.tensors if name.endswith(_RELATIVE_BIAS)), None)
         if table is None:
             return None
         width = self.tensors[table].dims[1] * weights.head_size
         if any(layer.query.weight.shape[0] != width for layer in weights.layers):
             raise CheckpointError(
-                "layers that lost heads need a relative position bias each, and the sparse runtime adds one to all: "
-                "model.onnx serves this network; keep all heads to have it packed"
+                "This network cannot be packed: its layers have different heads, but the sparse runtime adds the same "
+                "relative position bias in all layers. model.onnx serves it; keep all heads to have it packed."
             )
         tensor: str = _reader(self.graph.node, table).output[0]
         while True:
@@ -168,7 +173,7 @@ class _Encoder:
                 return tensor
 
     def only_first_token_is_read(self) -> bool:
-        """Whether every reader of the encoder's output takes position 0 alone, as most classification heads do."""
+        """Return True if every reader of the encoder's output uses position 0 only, as most classification heads do."""
         readers = [node for node in self.graph.node if self.output in node.input]
         return bool(readers) and all(map(self._takes_first, readers))
 
@@ -196,7 +201,7 @@ class _Encoder:
         return LinearWeights(weight, None if bias is None else numpy_helper.to_array(bias))
 
     def _added_to(self, weight: str) -> onnx.TensorProto | None:
-        """What is added to the product with `weight`: a graph may have one tensor for biases that are equal."""
+        """Return the bias that is added to the product with `weight`; equal biases may share a tensor."""
         product = _reader(self.graph.node, weight).output[0]
         sums = [node for node in self.graph.node if node.op_type == "Add" and product in node.input]
         return next((self.tensors[name] for node in sums for name in node.input if name in self.tensors), None)
@@ -207,28 +212,28 @@ class _Encoder:
     def _stored(self, name: str) -> npt.NDArray[np.float32]:
         if name not in self.tensors:
             raise CheckpointError(
-                f"the graph has no tensor {name}: another that is equal stands for it; export the network again"
+                f"The graph has no tensor {name}; an equal one may have replaced it. Export the network again."
             )
         values: npt.NDArray[np.float32] = numpy_helper.to_array(self.tensors[name])
         return values
 
     def _activation(self) -> Activation:
-        """What lies between the first layer's intermediate linear and its output linear."""
+        """Return the activation between the first layer's intermediate linear and its output linear."""
         tensor = _reader(self.graph.node, f"{self.layers[0][5]}.weight").output[0]
-        for _ in range(2):  # perhaps past the addition of its bias
+        for _ in range(2):  # the first node may add the bias
             node = _reader(self.graph.node, tensor)
             if node.op_type in ("Gelu", "Relu") and not self._feeds_output(node.output[0]):
-                break  # it is a part of the activation only, as in the square of ReLU
+                break  # only a part of the activation, as in squared ReLU
             if node.op_type == "Gelu":
                 approximate = next((a.s for a in node.attribute if a.name == "approximate"), b"none")
                 return "gelu_tanh" if approximate == b"tanh" else "gelu"
             if node.op_type == "Relu":
                 return "relu"
             tensor = node.output[0]
-        raise CheckpointError("the encoder's activation is none that the sparse runtime knows (GELU or ReLU)")
+        raise CheckpointError("The sparse runtime does not support the encoder's activation, only GELU and ReLU.")
 
     def _feeds_output(self, tensor: str) -> bool:
-        """Whether nothing but the first layer's output linear reads a tensor."""
+        """Return True if the first layer's output linear is the only reader of a tensor."""
         readers = [node for node in self.graph.node if tensor in node.input]
         return [f"{self.layers[0][6]}.weight" in node.input for node in readers] == [True]
 
@@ -236,12 +241,12 @@ class _Encoder:
 def _reader(nodes: Iterable[onnx.NodeProto], tensor: str) -> Any:
     node = next((node for node in nodes if tensor in node.input), None)
     if node is None:
-        raise CheckpointError(f"the graph does not use {tensor}: it is no encoder that the sparse runtime knows")
+        raise CheckpointError(f"The sparse runtime does not support this encoder: the graph does not use {tensor}.")
     return node
 
 
-def _keep_what_is_used(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Give the graph those of `nodes` that its outputs need, and the initializers that these read."""
+def _keep_used(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Set the graph's nodes to those of `nodes` that its outputs need, and drop unused initializers."""
     needed = {value.name for value in graph.output}
     kept = []
     for node in reversed(nodes):

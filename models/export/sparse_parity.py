@@ -1,7 +1,7 @@
-"""Whether a packed encoder computes what the graph says that it was made from.
+"""Parity check of a packed encoder against the graph that it was made from.
 
-The packer takes an architecture from the names of its parameters. What a configuration changes beside them, in the mask
-or between the layers, it would not see: the answers show it.
+The packer recognises an architecture by the names of its parameters. It cannot see other changes of a configuration,
+such as those of the mask or between layers; different logits reveal them.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import CheckpointError
 from sparserve.models.export.onnx_export import PARITY_SHAPES, random_inputs
 
-# Of the largest logit. Both runtimes compute in float32 and differ by 1e-6; another function by 1e-2 and more.
+# Fraction of the largest logit. Both runtimes compute in float32 and differ by 1e-6; a wrong function by 1e-2 or more.
 TOLERANCE: Final = 1e-3
 
 
@@ -28,12 +28,12 @@ def check_packed(
     pad_token_id: int,
     max_length: int,
 ) -> None:
-    """Pack `graph` (fp32) once more in float32, by `pack` to the path it is given, and compare their answers.
+    """Pack `graph` in float32, with `pack` writing to its argument, and compare the logits.
 
-    The values of int8 weights differ from the graph's, but not what is computed with them: their structure is this one.
+    A graph that is packed in int8 has other weights, but the same structure, so this check covers it too.
 
     Raises:
-        CheckpointError: they differ; the network is not to be packed.
+        CheckpointError: the logits differ, so the network must not be packed.
     """
     with tempfile.TemporaryDirectory(prefix="packed-", dir=graph.parent) as folder:
         packed = Path(folder) / "packed.onnx"
@@ -46,18 +46,18 @@ def check_packed(
         )
     if not difference <= TOLERANCE:
         raise CheckpointError(
-            f"in the sparse runtime its answers differ by {difference:.2g} of the largest logit: "
-            "the network computes something that the runtime does not know"
+            f"In the sparse runtime the logits differ by {difference:.2g} of the largest one: the network contains an "
+            "operation that the runtime does not support."
         )
 
 
 def _largest_difference(one: OnnxClassifier, other: OnnxClassifier, *, vocabulary: int, max_length: int) -> float:
-    """Of a logit, relative to the largest, over the shapes that exports are checked by."""
-    worst = 0.0
+    """Return the largest difference of a logit, relative to the largest logit, over `PARITY_SHAPES`."""
+    largest = 0.0
     for seed, (batch, length) in enumerate((*PARITY_SHAPES, (2, max_length))):
         names = tuple(sorted(one.input_names))
-        made = random_inputs(batch, min(length, max_length), vocabulary, one.pad_token_id, names, seed=seed)
-        inputs = {name: value.numpy() for name, value in made.items()}
+        tensors = random_inputs(batch, min(length, max_length), vocabulary, one.pad_token_id, names, seed=seed)
+        inputs = {name: value.numpy() for name, value in tensors.items()}
         expected = one.run(inputs)
-        worst = max(worst, float(np.abs(other.run(inputs) - expected).max() / max(np.abs(expected).max(), 1e-6)))
-    return worst
+        largest = max(largest, float(np.abs(other.run(inputs) - expected).max() / max(np.abs(expected).max(), 1e-6)))
+    return largest

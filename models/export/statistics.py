@@ -1,4 +1,4 @@
-"""Facts read from an ONNX file itself: the zeros of every stored tensor, floating-point operations, bytes."""
+"""Statistics of an ONNX file: zeros of every stored tensor, floating-point operations and bytes."""
 
 import re
 import zlib
@@ -16,10 +16,10 @@ from sparserve.models.bundle.manifest import Density, Flops, Sizes, Sparsity, Te
 from sparserve.models.errors import BundleError
 
 Group = Literal["encoder_linear", "other_linear", "embedding", "other"]
-Bits = Literal[4, 8, 16, 32, 64]
+ParameterBits = Literal[4, 8, 16, 32, 64]
 
-# What holds parameters; wider integers and booleans are shapes, positions and other constants.
-PARAMETER_BITS: Final[Mapping[int, Bits]] = {
+# Data types of parameters. Wider integers and booleans are shapes, positions and other constants.
+PARAMETER_BITS: Final[Mapping[int, ParameterBits]] = {
     TensorProto.DOUBLE: 64,
     TensorProto.FLOAT: 32,
     TensorProto.FLOAT16: 16,
@@ -29,24 +29,24 @@ PARAMETER_BITS: Final[Mapping[int, Bits]] = {
     TensorProto.INT4: 4,
     TensorProto.UINT4: 4,
 }
-# Rounding to 8 bits alone makes up to about a tenth of a trained matrix zero; pruning makes far more.
+# Fraction of zeros from which a matrix counts as pruned. Rounding to 8 bits makes at most about a tenth of it zero.
 UNSTRUCTURED_FROM: Final = 0.25
-# A numbered layer of the encoder, whatever the architecture calls its stack.
+# A numbered layer of the encoder, with any name for the stack of layers.
 _IN_LAYER: Final = re.compile(r"(?:^|[._])(?:layers?|h|blocks?)\.\d+\.")
-# The layers' query matrices, [in, out] in the graph.
+# Query matrices of the layers, [in, out] in the graph.
 _QUERY: Final = re.compile(_IN_LAYER.pattern + r"(?:.+\.)?(?:query|q_lin|q)\.weight$")
 _CONVERSIONS: Final = frozenset({"Cast", "Mul"})
 _MATRIX_PRODUCTS: Final = frozenset({"MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul", "QGemm"})
 _QUANTIZED, _ZERO_POINT = "_quantized", "_zero_point"
-_NIBBLES: Final = "_nibbles"  # 4-bit codes around 8, two a byte, first dimension first
+_NIBBLES: Final = "_nibbles"  # 4-bit codes around 8, two per byte; the first dimension is the row
 _CHUNK_BYTES: Final = 1 << 20
 
 
 def sparsity(model_path: Path) -> Sparsity:
-    """Nonzeros of every tensor of parameters that an ONNX file stores.
+    """Count the nonzeros of every parameter tensor of an ONNX file.
 
-    Names are torch's parameter names, also for int8 tensors (stored as `<name>_quantized`, a code counts as zero where
-    it equals its zero point) and tables of 4 bits (`<name>_nibbles`), so that the tensors of all variants line up.
+    Names are torch's parameter names, so that the tensors of all variants have the same names: `_quantized` of int8
+    tensors and `_nibbles` of 4-bit tables are removed. An int8 code counts as zero if it equals its zero point.
     Matrices may be stored transposed. Scales of quantised tensors count as parameters of the whole model; zero points,
     scalars, shapes and positions do not.
 
@@ -73,13 +73,13 @@ def sparsity(model_path: Path) -> Sparsity:
 
 
 def flops(sparsity: Sparsity, *, layers: int, hidden: int, length: int = 128) -> Flops:
-    """Operations (2 per multiply-add) of one sequence of `length` tokens L.
+    """Return the operations (2 per multiply-add) for one sequence of L = `length` tokens.
 
-    A linear [K, N] of the encoder costs 2 K N L, or 2 nonzero L with the stored zeros left out; pooler and classifier
-    see one token, a projection of the embeddings all of them. Attention costs 4 L^2 W a layer: 2 L^2 W for queries
-    times keys and 2 L^2 W for weights times values, where W is the width of the layer's query matrix, so that heads
-    which were squeezed out cost nothing, or `hidden` for those of the `layers` whose query matrix has no known name.
-    Biases, normalisation, activations, softmax and look-ups (together under 1 % in BERT-base) are not counted.
+    A linear [K, N] of the encoder costs 2 K N L when dense, and 2 nonzero L without its zeros. Pooler and classifier
+    process one token; a projection of the embeddings processes all. Attention costs 4 L^2 W per layer: 2 L^2 W for
+    queries times keys and 2 L^2 W for weights times values. W is the width of the layer's query matrix, so that removed
+    heads cost nothing. For those of the `layers` whose query matrix has an unknown name, W is `hidden`. Biases,
+    normalisation, activations, softmax and look-ups (together under 1 % in BERT-base) are not counted.
     """
     widths = [tensor.shape[1] for tensor in sparsity.tensors if len(tensor.shape) == 2 and _QUERY.search(tensor.name)]
     dense = effective = 4 * length**2 * (sum(widths) + max(layers - len(widths), 0) * hidden)
@@ -94,7 +94,7 @@ def flops(sparsity: Sparsity, *, layers: int, hidden: int, length: int = 128) ->
 
 
 def sizes(model_path: Path) -> Sizes:
-    """Bytes of a file as it is, and deflated (zlib level 6, as zip and gzip have it), without a temporary file."""
+    """Return the bytes of a file, plain and compressed (zlib level 6, the default of zip and gzip)."""
     raw = zipped = 0
     deflate = zlib.compressobj(6)
     with model_path.open("rb") as file:
@@ -105,9 +105,9 @@ def sizes(model_path: Path) -> Sizes:
 
 
 def _uses(nodes: Iterable[Any], constants: Iterable[str]) -> dict[str, set[str]]:
-    """By tensor, the operators that take it; "Gather" only where it is the table that is looked up.
+    """Return for each tensor the operators that read it; "Gather" only if the tensor is the table of the look-up.
 
-    Codes that are converted before any input comes in have the uses of the weight that they become.
+    Codes that are converted to a weight, independently of the inputs, have the uses of that weight.
     """
     nodes, computed = list(nodes), set(constants)
     for node in nodes:
@@ -143,14 +143,14 @@ def _tensor(tensor: Any, uses: set[str], zero_point: Any | None) -> TensorSparsi
 
 
 def _zeros_code(zero_point: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """The code that stands for zero, in a shape that broadcasts: one a tensor, a column or a row."""
+    """Return the codes that stand for zero, one per tensor, column or row, in a shape that broadcasts."""
     codes: npt.NDArray[Any] = numpy_helper.to_array(zero_point).reshape(-1)
     by_row = len(shape) == 2 and codes.size == shape[0] != shape[1]
     return codes[:, None] if by_row else codes
 
 
 def _group(name: str, dimensions: int, uses: set[str]) -> Group:
-    """Where a tensor belongs: by what the graph does with it, then by its name."""
+    """Return the group of a tensor, by its uses in the graph and then by its name."""
     if dimensions != 2 or name.endswith("_scale"):
         return "other"
     if uses == {"Gather"}:

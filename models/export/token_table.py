@@ -1,6 +1,6 @@
-"""Smaller token embeddings in an exported graph: only the rows that the training texts use, and a low rank.
+"""Smaller token embeddings in an exported graph: only the rows that the training texts use, or a low rank.
 
-Token ids stay those of the task's tokenizer, so one tokenised text feeds all variants of a task.
+Token ids stay those of the task's tokenizer, so that all variants of a task accept the same tokenised text.
 """
 
 from collections.abc import Collection
@@ -19,26 +19,26 @@ from sparserve.models.data.tokenization import TokenizedSplit
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.recipes.schema import Embeddings
 
-EMBEDDINGS: Final = "embeddings.json"  # the TokenTable of the graph beside it
+EMBEDDINGS: Final = "embeddings.json"  # file with the TokenTable of the graph in the same folder
 REMAP: Final = ".remap"
 FACTOR: Final = ".factor"
 BASIS: Final = ".basis"
 _BLOCK_BYTES: Final = 1 << 26
-_WHOLE_NUMBERS: Final = frozenset({onnx.TensorProto.UINT16, onnx.TensorProto.INT32, onnx.TensorProto.INT64})
+_INTEGERS: Final = frozenset({onnx.TensorProto.UINT16, onnx.TensorProto.INT32, onnx.TensorProto.INT64})
 
 
 def count_tokens(rows: TokenizedSplit, vocabulary: int) -> npt.NDArray[np.int64]:
-    """Occurrences of every token id in tokenised texts [vocabulary].
+    """Return the number of occurrences of every token id in tokenised texts, [vocabulary].
 
     Raises:
-        CheckpointError: the tokenizer gives an id for which the model has no embedding.
+        CheckpointError: the tokenizer returns an id for which the model has no embedding.
     """
     ids = np.fromiter(chain.from_iterable(rows.encodings["input_ids"]), np.int64)
     counts = np.bincount(ids, minlength=vocabulary)
     if counts.size > vocabulary:
         raise CheckpointError(
-            f"the tokenizer gives the id {counts.size - 1}, but the model has embeddings for {vocabulary} tokens only: "
-            "take the tokenizer that the checkpoint was trained with"
+            f"The tokenizer returns the id {counts.size - 1}, but the model has embeddings for only {vocabulary} "
+            "tokens. Use the tokenizer that the checkpoint was trained with."
         )
     return counts.astype(np.int64)
 
@@ -51,16 +51,16 @@ def shrink_embeddings(
     counts: npt.NDArray[np.int64],
     always_keep: Collection[int],
 ) -> TokenTable:
-    """Write the graph `source` (fp32, as `export` writes it) with a smaller token table to `target`.
+    """Write the graph `source` (fp32, from `export_onnx`) with a smaller token table to `target`.
 
-    `counts` [vocabulary] are the occurrences of every token in the training texts, and `always_keep` the ids of the
-    special tokens. With the vocabulary "training", the logits of the training texts stay the same to the last bit, and
-    a token without a row takes the row that has the largest cosine with its own. With a rank, the table becomes the
-    product of a table [rows, rank] and a basis [rank, width], see `factorize`.
+    `counts` [vocabulary] are the occurrences of every token in the training texts; `always_keep` are the ids of the
+    special tokens. With the vocabulary "training", logits of the training texts stay bit-identical. A token without a
+    row gets the row with the largest cosine to its own. With a rank, the table becomes the product of a table
+    [rows, rank] and a basis [rank, width], see `factorize`.
 
     Raises:
-        RecipeError: the rank is above what the table can have.
-        CheckpointError: the graph has no table that is looked up by `input_ids`, or the counts are of another one.
+        RecipeError: the rank is larger than the table's.
+        CheckpointError: the graph has no table that is looked up by `input_ids`, or the counts do not match it.
     """
     graph = onnx.load(str(source))
     lookup = token_lookup(graph.graph)
@@ -69,8 +69,8 @@ def shrink_embeddings(
     table: npt.NDArray[np.float32] = numpy_helper.to_array(stored)
     if counts.shape != (len(table),) or max(always_keep, default=0) >= len(table):
         raise CheckpointError(
-            f"{name} has {len(table)} rows, but {counts.size} tokens were counted and the last special one is "
-            f"{max(always_keep, default=0)}: take the tokenizer that the checkpoint was trained with"
+            f"{name} has {len(table)} rows, but the tokenizer has {counts.size} tokens and the special token "
+            f"{max(always_keep, default=0)}. Use the tokenizer that the checkpoint was trained with."
         )
     tensors: dict[str, npt.NDArray[Any]] = {}
     nodes: list[onnx.NodeProto] = []
@@ -78,12 +78,12 @@ def shrink_embeddings(
     if embeddings.vocabulary == "training":
         kept = np.union1d(np.flatnonzero(counts), np.fromiter(always_keep, np.int64))
         rows, frequencies = table[kept], counts[kept]
-        # Numbers of 8 bits would be taken for int8 parameters.
-        smallest = np.uint16 if len(kept) <= np.iinfo(np.uint16).max + 1 else np.int32
-        tensors[f"{name}{REMAP}"] = nearest_kept(table, kept).astype(smallest)
-        own, row = f"{output}_own", f"{output}_row"
-        nodes.append(helper.make_node("Gather", [f"{name}{REMAP}", ids], [own], name=f"{output}/remap", axis=0))
-        nodes.append(helper.make_node("Cast", [own], [row], name=f"{output}/row", to=onnx.TensorProto.INT64))
+        # Not 8 bits: such tensors count as int8 parameters.
+        index_type = np.uint16 if len(kept) <= np.iinfo(np.uint16).max + 1 else np.int32
+        tensors[f"{name}{REMAP}"] = nearest_kept(table, kept).astype(index_type)
+        index, row = f"{output}_own", f"{output}_row"
+        nodes.append(helper.make_node("Gather", [f"{name}{REMAP}", ids], [index], name=f"{output}/remap", axis=0))
+        nodes.append(helper.make_node("Cast", [index], [row], name=f"{output}/row", to=onnx.TensorProto.INT64))
         ids = row
     energy = 1.0
     if embeddings.rank is None:
@@ -105,10 +105,10 @@ def shrink_embeddings(
 
 
 def token_lookup(graph: onnx.GraphProto) -> onnx.NodeProto:
-    """The node that looks up the token embeddings [vocabulary, width] by `input_ids`, perhaps through a remap.
+    """Return the node that looks up the token embeddings [vocabulary, width] by `input_ids`, directly or by a remap.
 
     Raises:
-        CheckpointError: there is none, or its table has other uses as well.
+        CheckpointError: there is no such node, or its table has other uses.
     """
     tables = {tensor.name: tensor for tensor in graph.initializer}
     ids = {"input_ids"}
@@ -118,22 +118,23 @@ def token_lookup(graph: onnx.GraphProto) -> onnx.NodeProto:
         if node.op_type != "Gather" or node.input[1] not in ids or node.input[0] not in tables:
             continue
         table = tables[node.input[0]]
-        if len(table.dims) == 1 and table.data_type in _WHOLE_NUMBERS:
+        if len(table.dims) == 1 and table.data_type in _INTEGERS:
             ids.add(node.output[0])
         elif len(table.dims) == 2 and table.data_type == onnx.TensorProto.FLOAT:
             if sum(table.name in other.input for other in graph.node) > 1:
                 raise CheckpointError(
-                    f"{table.name} has other uses than one look-up: leave `embeddings` out of the recipe"
+                    f"The token table {table.name} cannot be changed: it has more uses than one look-up. Remove "
+                    "`embeddings` from the recipe."
                 )
             return node
-    raise CheckpointError("the graph looks up no table of float embeddings by input_ids")
+    raise CheckpointError("The graph has no table of float embeddings that is looked up by input_ids.")
 
 
 def restored_table(graph: onnx.GraphProto) -> npt.NDArray[np.float32]:
-    """The token embeddings [vocabulary, width] that a graph computes with, whatever it stores of them.
+    """Return the token embeddings [vocabulary, width] that a graph computes with, from its possibly smaller table.
 
     Raises:
-        CheckpointError: the graph looks up no table of float embeddings by input_ids.
+        CheckpointError: the graph has no table of float embeddings that is looked up by input_ids.
     """
     lookup = token_lookup(graph)
     tables = {tensor.name: tensor for tensor in graph.initializer}
@@ -146,9 +147,9 @@ def restored_table(graph: onnx.GraphProto) -> npt.NDArray[np.float32]:
 
 
 def nearest_kept(table: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For every row of `table` [n, width], the position in `kept` [m] of the row with the largest cosine to it.
+    """Return for every row of `table` [n, width] the position in `kept` [m] of the row with the largest cosine to it.
 
-    A kept row's is its own. Memory beyond the table's: the kept rows and 64 MiB.
+    A kept row maps to itself. Besides the table, this takes the memory of the kept rows and 64 MiB.
     """
     rows = table[kept]
     norms = np.linalg.norm(rows, axis=1)
@@ -158,32 +159,33 @@ def nearest_kept(table: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) ->
     others = np.setdiff1d(np.arange(len(table)), kept)
     block = max(1, _BLOCK_BYTES // rows[:, 0].nbytes)
     for begin in range(0, len(others), block):
-        some = others[begin : begin + block]
-        # A row's own norm does not change which of its cosines is the largest.
-        cosines = table[some] @ rows.T
+        part = others[begin : begin + block]
+        # Not divided by the norm of the row itself, which does not change the order of its cosines.
+        cosines = table[part] @ rows.T
         cosines /= norms
-        nearest[some] = cosines.argmax(axis=1)
+        nearest[part] = cosines.argmax(axis=1)
     return nearest
 
 
 def factorize(
     table: npt.NDArray[np.float32], rank: int, weights: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]:
-    """The table [n, width] as factor [n, rank] times basis [rank, width], and the fraction of its energy kept.
+    """Return a factor [n, rank] and a basis [rank, width] of the table [n, width], and the fraction of energy kept.
 
-    The product has the least sum over rows of weight times squared distance (Eckart & Young 1936, for the table with
-    each row times the root of its weight): with a token's occurrences as weight, the least error a token of text.
+    The product minimises the sum over rows of weight times squared distance (Eckart & Young 1936, for the table with
+    each row times the root of its weight). With a token's occurrences as weight, it has the least error per token of
+    text.
 
     Raises:
-        RecipeError: `rank` is above min(n, width).
+        RecipeError: `rank` is larger than min(n, width).
     """
     if rank > min(table.shape):
         raise RecipeError(
             f"embeddings.rank is {rank}, but the token table of {table.shape[0]} rows and {table.shape[1]} columns "
-            f"has at most the rank {min(table.shape)}: give a smaller one or none"
+            f"has at most the rank {min(table.shape)}. Set a smaller rank, or null."
         )
     width = table.shape[1]
-    # Right singular vectors from the small matrix [width, width]: the table may have 250,000 rows.
+    # Right singular vectors from the matrix [width, width], which is small: the table may have 250,000 rows.
     moments = np.zeros((width, width))
     block = max(1, _BLOCK_BYTES // (16 * width))
     for begin in range(0, len(table), block):
@@ -196,7 +198,7 @@ def factorize(
 
 
 def replace_node(graph: onnx.GraphProto, node: onnx.NodeProto, by: list[onnx.NodeProto]) -> None:
-    """Put nodes in the place of one."""
+    """Replace a node by others, in place."""
     nodes = list(graph.node)
     position = next(index for index, other in enumerate(nodes) if other is node or other == node)
     nodes[position : position + 1] = by

@@ -1,6 +1,11 @@
+"""Export to ONNX and dynamic quantisation."""
+
 import json
 import logging
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,12 +19,12 @@ from sparserve.models.export.onnx_export import METADATA_KEY, set_metadata
 from sparserve.models.export.quantization import quantize, quantize_rows
 from sparserve.models.files import sha256
 from sparserve.models.recipes.schema import Quantization
-from tests.support.models.exporting import ENCODERS, classifier, export
+from tests.support.models.exporting import ENCODERS, Exported, classifier, export
 
 
 @pytest.fixture(scope="module")
-def exported(make_checkpoint, tmp_path_factory):
-    """A random BERT with a third of its encoder's weights zero, and its graph."""
+def exported(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Return a random BERT with a third of its encoder's weights zero, and its graph."""
     model = classifier(make_checkpoint("bert"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -31,11 +36,13 @@ def exported(make_checkpoint, tmp_path_factory):
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
-def test_every_encoder_exports_with_parity(exported_encoder, model_type):
+def test_export_onnx_matches_torch_for_every_encoder(
+    exported_encoder: Callable[[str], Exported], model_type: str
+) -> None:
     assert exported_encoder(model_type).difference < 1e-5
 
 
-def test_dimensions_are_named_and_opset_is_what_was_asked(exported):
+def test_export_onnx_names_dimensions_and_sets_the_opset(exported: tuple[Any, Path]) -> None:
     graph = onnx.load(exported[1])
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.graph.input}
     assert shapes == {name: ["batch", "length"] for name in ("input_ids", "token_type_ids", "attention_mask")}
@@ -44,7 +51,7 @@ def test_dimensions_are_named_and_opset_is_what_was_asked(exported):
     assert {opset.domain: opset.version for opset in graph.opset_import} == {"": 20}
 
 
-def test_initializers_have_the_parameters_names_and_zeros(exported):
+def test_export_onnx_keeps_parameter_names_and_zeros(exported: tuple[Any, Path]) -> None:
     model, path = exported
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     for name, parameter in model.named_parameters():
@@ -53,7 +60,7 @@ def test_initializers_have_the_parameters_names_and_zeros(exported):
             assert np.array_equal(stored[name], values) or np.array_equal(stored[name], values.T), name
 
 
-def test_the_file_says_nothing_of_the_machine_and_is_reproducible(exported, tmp_path):
+def test_export_onnx_is_reproducible_and_names_no_paths(exported: tuple[Any, Path], tmp_path: Path) -> None:
     model, path = exported
     export(model, tmp_path / "again.onnx")
     assert sha256(tmp_path / "again.onnx") == sha256(path)
@@ -62,13 +69,13 @@ def test_the_file_says_nothing_of_the_machine_and_is_reproducible(exported, tmp_
     assert b"/models/" not in content
 
 
-def test_a_graph_that_differs_is_refused_and_removed(exported, tmp_path):
+def test_export_onnx_removes_a_graph_that_differs(exported: tuple[Any, Path], tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="tolerance"):
         export(exported[0], tmp_path / "model.onnx", tolerance=1e-12)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metadata_travels_with_the_file(exported, tmp_path):
+def test_set_metadata_stores_a_summary_in_the_file(exported: tuple[Any, Path], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(exported[1].read_bytes())
     set_metadata(path, {"variant": "sparse90"})
@@ -77,11 +84,13 @@ def test_metadata_travels_with_the_file(exported, tmp_path):
     assert json.loads(prop.value) == {"variant": "sparse90"}
 
 
-def test_what_a_kill_leaves_behind_while_int8_is_made_is_gone_after_the_next_try(exported, tmp_path, monkeypatch):
+def test_quantize_removes_the_file_of_a_killed_process(
+    exported: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     working, killed = tmp_path / "working", tmp_path / "killed"
     working.mkdir()
 
-    def die(*arguments, **keywords):
+    def die(*arguments: Any, **keywords: Any) -> None:
         shutil.copytree(working, killed)
         raise KeyboardInterrupt
 
@@ -95,13 +104,13 @@ def test_what_a_kill_leaves_behind_while_int8_is_made_is_gone_after_the_next_try
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
-def test_int8_computes_nearly_the_same_and_keeps_zeros(exported, tmp_path, embeddings):
+def test_quantize_stays_close_and_keeps_zeros(exported: tuple[Any, Path], tmp_path: Path, embeddings: bool) -> None:
     model, path = exported
     quantize(path, tmp_path / "int8.onnx", Quantization(embeddings=embeddings))
     ids = np.random.default_rng(0).integers(5, 40, (4, 9))
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     logits = [OnnxClassifier(p, pad_token_id=0, threads=1).run(inputs) for p in (path, tmp_path / "int8.onnx")]
-    assert np.abs(logits[0] - logits[1]).max() < 0.15 * np.abs(logits[0]).max()  # a width of 32 averages little
+    assert np.abs(logits[0] - logits[1]).max() < 0.15 * np.abs(logits[0]).max()  # a hidden size of 32 averages little
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "int8.onnx").graph.initializer}
     name = "bert.encoder.layer.0.intermediate.dense.weight"
     zeros = model.get_parameter(name).detach().numpy().T == 0
@@ -111,7 +120,7 @@ def test_int8_computes_nearly_the_same_and_keeps_zeros(exported, tmp_path, embed
     assert ("bert.embeddings.word_embeddings.weight_quantized" in stored) == embeddings
 
 
-def test_rows_are_off_by_at_most_half_a_scale():
+def test_quantize_rows_error_is_at_most_half_a_scale() -> None:
     table = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
     table[3] = 0
     values, scales = quantize_rows(table)

@@ -1,28 +1,39 @@
+"""Graphs with a packed encoder against the graphs that they were made from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from sparserve.kernels.library import Library
+from sparserve.kernels.packing import Values
 from sparserve.kernels.unpacking import unpack_encoder
+from sparserve.kernels.weights import EncoderWeights
 from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.bundle.manifest import Packed
 from sparserve.models.errors import CheckpointError
 from sparserve.models.export.quantization import quantize
 from sparserve.models.export.sparse_graph import BLOB, write_sparse_graph
 from sparserve.models.recipes.schema import Quantization
-from tests.support.models.exporting import ENCODERS
+from tests.support.models.exporting import ENCODERS, Exported
+from tests.support.tiny_bundles import graph as tiny_graph
 
 
 @pytest.fixture(scope="module")
-def library(sparse_runtime):
+def library(sparse_runtime: Library) -> Path:
     return sparse_runtime.path
 
 
-def head_size(model):
-    return model.config.hidden_size // model.config.num_attention_heads
+def head_size(model: Any) -> int:
+    return int(model.config.hidden_size) // int(model.config.num_attention_heads)
 
 
-def answers(path, model, library=None):
-    """Logits of texts of several lengths, padded together."""
+def logits(path: Path, model: Any, library: Path | None = None) -> np.ndarray:
+    """Return the logits of texts of several lengths, padded together."""
     classifier = OnnxClassifier(path, pad_token_id=model.config.pad_token_id, threads=1, library=library)
     generator = np.random.default_rng(0)
     mask = (np.arange(40) < np.array([[40], [1], [17], [33]])).astype(np.int64)
@@ -31,7 +42,7 @@ def answers(path, model, library=None):
     return classifier.run({name: value for name, value in inputs.items() if name in classifier.input_names})
 
 
-def pack(model, folder, values="fp32", source="model.onnx"):
+def pack(model: Any, folder: Path, values: Values = "fp32", source: str = "model.onnx") -> tuple[Path, Packed]:
     target = folder / f"{values}.onnx"
     size = head_size(model)
     packed = write_sparse_graph(
@@ -40,47 +51,51 @@ def pack(model, folder, values="fp32", source="model.onnx"):
     return target, packed
 
 
-def encoder_in(path):
-    """The packed encoder of a graph."""
+def encoder_in(path: Path) -> EncoderWeights:
+    """Return the packed encoder of a graph."""
     (blob,) = (tensor for tensor in onnx.load(path).graph.initializer if tensor.name == BLOB)
     return unpack_encoder(numpy_helper.to_array(blob).tobytes())
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
-def exported(request, exported_encoder):
-    """Every encoder: a sparse model, the folder of its graph, and the graph's answers."""
-    made = exported_encoder(request.param)
-    return made.model, made.path.parent, answers(made.path, made.model)
+def exported(
+    request: pytest.FixtureRequest, exported_encoder: Callable[[str], Exported]
+) -> tuple[Any, Path, np.ndarray]:
+    """Return for every encoder a sparse model, the folder of its graph, and the graph's logits."""
+    encoder = exported_encoder(request.param)
+    return encoder.model, encoder.path.parent, logits(encoder.path, encoder.model)
 
 
-def test_every_encoder_says_the_same_in_the_sparse_runtime(library, exported):
+def test_sparse_graph_matches_onnxruntime_for_every_encoder(
+    library: Path, exported: tuple[Any, Path, np.ndarray]
+) -> None:
     model, folder, expected = exported
     target, packed = pack(model, folder)
     assert packed.layouts == {"unstructured": 12}
     assert packed.first_token_only
     assert packed.bytes == target.stat().st_size
-    assert np.abs(answers(target, model, library) - expected).max() < 1e-5
+    assert np.abs(logits(target, model, library) - expected).max() < 1e-5
 
 
-def test_int8_is_off_by_no_more_than_onnxruntimes_own(library, exported):
+def test_sparse_graph_int8_error_is_like_onnxruntimes(library: Path, exported: tuple[Any, Path, np.ndarray]) -> None:
     model, folder, expected = exported
     quantize(folder / "model.onnx", folder / "stock.onnx", Quantization())
-    stock = np.abs(answers(folder / "stock.onnx", model) - expected).mean()
+    stock = np.abs(logits(folder / "stock.onnx", model) - expected).mean()
     target, packed = pack(model, folder, "int8")
     assert packed.values == "int8"
     # Random weights five times their usual size make a chaotic network: means over few logits scatter widely.
-    assert np.abs(answers(target, model, library) - expected).mean() < 2 * stock + 0.02
+    assert np.abs(logits(target, model, library) - expected).mean() < 2 * stock + 0.02
 
 
 @pytest.fixture(scope="module")
-def bert(exported_encoder):
-    """A sparse BERT and the folder of its graph."""
-    made = exported_encoder("bert")
-    return made.model, made.path.parent
+def bert(exported_encoder: Callable[[str], Exported]) -> tuple[Any, Path]:
+    """Return a sparse BERT and the folder of its graph."""
+    encoder = exported_encoder("bert")
+    return encoder.model, encoder.path.parent
 
 
-def with_activation(bert, folder, operator, **attributes):
-    """BERT's graph in `folder` with another activation in its feed-forwards."""
+def with_activation(bert: tuple[Any, Path], folder: Path, operator: str, **attributes: Any) -> Any:
+    """Write BERT's graph with another activation to `folder` and return the model."""
     model, exported = bert
     graph = onnx.load(exported / "model.onnx")
     for node in graph.graph.node:
@@ -96,22 +111,25 @@ def with_activation(bert, folder, operator, **attributes):
     ("operator", "attributes", "packed_as"),
     [("Relu", {}, "relu"), ("Gelu", {"approximate": "tanh"}, "gelu_tanh"), ("Gelu", {"approximate": "none"}, "gelu")],
 )
-def test_activations_say_the_same(library, bert, tmp_path, operator, attributes, packed_as):
+def test_sparse_graph_supports_gelu_and_relu(
+    library: Path, bert: tuple[Any, Path], tmp_path: Path, operator: str, attributes: Any, packed_as: str
+) -> None:
     model = with_activation(bert, tmp_path, operator, **attributes)
     target, _ = pack(model, tmp_path)
     assert encoder_in(target).activation == packed_as
-    expected = answers(tmp_path / "model.onnx", model)
-    assert np.abs(answers(target, model, library) - expected).max() < 1e-5
+    expected = logits(tmp_path / "model.onnx", model)
+    assert np.abs(logits(target, model, library) - expected).max() < 1e-5
 
 
-def test_an_activation_that_the_runtime_does_not_know_is_refused(bert, tmp_path):
+def test_sparse_graph_refuses_an_unsupported_activation(bert: tuple[Any, Path], tmp_path: Path) -> None:
     model = with_activation(bert, tmp_path, "Mish")
-    with pytest.raises(CheckpointError, match="activation is none that the sparse runtime knows"):
+    with pytest.raises(CheckpointError, match="does not support the encoder's activation"):
         pack(model, tmp_path)
 
 
-def test_a_bias_that_several_linears_share_is_in_all_of_them(library, bert, tmp_path):
-    """A graph may have one tensor for biases that are equal, under one of their names."""
+def test_sparse_graph_packs_a_shared_bias_for_every_linear(
+    library: Path, bert: tuple[Any, Path], tmp_path: Path
+) -> None:
     model, folder = bert
     graph = onnx.load(folder / "model.onnx")
     own, shared = (f"bert.encoder.layer.{index}.attention.self.query.bias" for index in (1, 0))
@@ -121,13 +139,13 @@ def test_a_bias_that_several_linears_share_is_in_all_of_them(library, bert, tmp_
     onnx.save(graph, tmp_path / "model.onnx")
     target, _ = pack(model, tmp_path)
     first, second = (layer.query.bias for layer in encoder_in(target).layers)
-    assert np.array_equal(first, second)
-    expected = answers(tmp_path / "model.onnx", model)
-    assert np.abs(answers(target, model, library) - expected).max() < 1e-5
+    assert first is not None and second is not None and np.array_equal(first, second)
+    expected = logits(tmp_path / "model.onnx", model)
+    assert np.abs(logits(target, model, library) - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["intermediate.dense.weight", "output.LayerNorm.bias"])
-def test_a_graph_in_which_another_tensor_stands_for_a_weight_is_refused(bert, tmp_path, name):
+def test_sparse_graph_refuses_a_renamed_weight(bert: tuple[Any, Path], tmp_path: Path, name: str) -> None:
     model, folder = bert
     graph = onnx.load(folder / "model.onnx")
     tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == f"bert.encoder.layer.1.{name}")
@@ -135,28 +153,28 @@ def test_a_graph_in_which_another_tensor_stands_for_a_weight_is_refused(bert, tm
         node.input[:] = ["val_126" if read == tensor.name else read for read in node.input]
     tensor.name = "val_126"
     onnx.save(graph, tmp_path / "model.onnx")
-    with pytest.raises(CheckpointError, match=rf"no tensor bert\.encoder\.layer\.1\.{name}: another.*export"):
+    with pytest.raises(CheckpointError, match=rf"no tensor bert\.encoder\.layer\.1\.{name}; an equal one .*Export"):
         pack(model, tmp_path)
 
 
-def test_the_oldest_runtime_that_the_library_works_in_reads_the_file(bert):
+def test_sparse_graph_has_an_old_ir_version(bert: tuple[Any, Path]) -> None:
     model, folder = bert
     target, _ = pack(model, folder)
-    assert onnx.load(target).ir_version <= 9  # of ONNX 1.15, which onnxruntime 1.17 has
+    assert onnx.load(target).ir_version <= 9  # that of ONNX 1.15, which ONNX Runtime 1.17 reads
 
 
-def test_packed_weights_are_the_checkpoints(bert):
+def test_sparse_graph_packs_the_weights_of_the_checkpoint(bert: tuple[Any, Path]) -> None:
     model, tmp_path = bert
     target, _ = pack(model, tmp_path)
     unpacked = encoder_in(target)
-    for found, layer in zip(unpacked.layers, model.bert.encoder.layer, strict=True):
-        assert np.array_equal(found.query.weight, layer.attention.self.query.weight.detach().numpy())
-        assert np.array_equal(found.output.weight, layer.output.dense.weight.detach().numpy())
-        assert np.array_equal(found.output_norm.bias, layer.output.LayerNorm.bias.detach().numpy())
+    for packed, layer in zip(unpacked.layers, model.bert.encoder.layer, strict=True):
+        assert np.array_equal(packed.query.weight, layer.attention.self.query.weight.detach().numpy())
+        assert np.array_equal(packed.output.weight, layer.output.dense.weight.detach().numpy())
+        assert np.array_equal(packed.output_norm.bias, layer.output.LayerNorm.bias.detach().numpy())
     assert unpacked.activation == "gelu"
 
 
-def test_nothing_that_is_not_needed_stays_in_the_file(bert):
+def test_sparse_graph_drops_unused_tensors_and_nodes(bert: tuple[Any, Path]) -> None:
     model, tmp_path = bert
     target, _ = pack(model, tmp_path)
     graph = onnx.load(target).graph
@@ -165,7 +183,7 @@ def test_nothing_that_is_not_needed_stays_in_the_file(bert):
     assert not [node for node in graph.node if node.op_type in ("Softmax", "MatMul")]
 
 
-def test_a_head_that_reads_all_tokens_gets_all_tokens(library, bert):
+def test_sparse_graph_keeps_all_tokens_for_mean_pooling(library: Path, bert: tuple[Any, Path]) -> None:
     model, tmp_path = bert
     graph = onnx.load(tmp_path / "model.onnx")
     (gather,) = (
@@ -182,14 +200,12 @@ def test_a_head_that_reads_all_tokens_gets_all_tokens(library, bert):
     ids = np.random.default_rng(0).integers(5, model.config.vocab_size, (3, 21))
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     expected = OnnxClassifier(tmp_path / "mean.onnx", pad_token_id=0, threads=1).run(inputs)
-    found = OnnxClassifier(target, pad_token_id=0, threads=1, library=library).run(inputs)
-    assert np.abs(found - expected).max() < 1e-5
+    sparse = OnnxClassifier(target, pad_token_id=0, threads=1, library=library).run(inputs)
+    assert np.abs(sparse - expected).max() < 1e-5
 
 
-def test_a_graph_without_a_known_encoder_is_refused(tmp_path):
-    from tests.tiny_bundles import graph
-
-    (tmp_path / "model.onnx").write_bytes(graph())
+def test_sparse_graph_refuses_a_graph_without_encoder(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(tiny_graph())
     with pytest.raises(CheckpointError, match="no BERT-like encoder"):
         write_sparse_graph(
             tmp_path / "model.onnx", tmp_path / "sparse.onnx", head_size=4, values="fp32", embeddings_int8=False
@@ -198,9 +214,11 @@ def test_a_graph_without_a_known_encoder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("activation", ["relu2", "gelu_10", "silu"])
-def test_an_activation_that_only_begins_as_a_known_one_is_refused(changed_bert, tmp_path, activation):
+def test_sparse_graph_refuses_activations_that_contain_a_known_one(
+    changed_bert: Callable[..., tuple[Path, Any]], tmp_path: Path, activation: str
+) -> None:
     path, model = changed_bert(hidden_act=activation)
-    with pytest.raises(CheckpointError, match="activation is none that the sparse runtime knows"):
+    with pytest.raises(CheckpointError, match="does not support the encoder's activation"):
         write_sparse_graph(
             path, tmp_path / "sparse.onnx", head_size=head_size(model), values="fp32", embeddings_int8=False
         )

@@ -1,9 +1,13 @@
-"""A network whose parameters look familiar but that computes something else is served by model.onnx alone."""
+"""The parity check refuses networks with familiar parameters that compute something else."""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sparserve.kernels.library import Library
 from sparserve.models.bundle.bundle import SPARSE_MODEL
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError
@@ -11,10 +15,10 @@ from sparserve.models.export.sparse_graph import write_sparse_graph
 from sparserve.models.export.sparse_parity import check_packed
 from sparserve.models.pipeline.stages.pack import NOT_PACKED, PACKED, pack_checkpoint
 from sparserve.models.recipes.schema import Quantization
-from tests.support.models.exporting import ENCODERS
+from tests.support.models.exporting import ENCODERS, Exported
 
 
-def check(path, model, library):
+def check(path: Path, model: Any, library: Library) -> None:
     config = model.config
     pack = partial(
         write_sparse_graph,
@@ -34,22 +38,31 @@ def check(path, model, library):
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
-def test_every_encoder_passes_and_nothing_is_left_behind(sparse_runtime, exported_encoder, model_type):
-    made = exported_encoder(model_type)
-    before = sorted(made.path.parent.iterdir())
-    check(made.path, made.model, sparse_runtime)
-    assert sorted(made.path.parent.iterdir()) == before
+def test_check_packed_passes_every_encoder_and_leaves_no_files(
+    sparse_runtime: Library, exported_encoder: Callable[[str], Exported], model_type: str
+) -> None:
+    encoder = exported_encoder(model_type)
+    before = sorted(encoder.path.parent.iterdir())
+    check(encoder.path, encoder.model, sparse_runtime)
+    assert sorted(encoder.path.parent.iterdir()) == before
 
 
-def test_attention_that_looks_back_only_is_found_by_its_answers(sparse_runtime, changed_bert):
+def test_check_packed_refuses_causal_attention(
+    sparse_runtime: Library, changed_bert: Callable[..., tuple[Path, Any]]
+) -> None:
     path, model = changed_bert(is_decoder=True)
-    with pytest.raises(CheckpointError, match=r"answers differ by .* something that the runtime does not know"):
+    with pytest.raises(CheckpointError, match=r"logits differ by .* operation that the runtime does not support"):
         check(path, model, sparse_runtime)
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
 
 
 @pytest.mark.parametrize("quantization", [None, Quantization()])
-def test_such_a_network_is_not_packed_and_the_reason_is_kept(make_checkpoint, changed_bert, tmp_path, quantization):
+def test_pack_checkpoint_keeps_the_reason_against_packing(
+    make_checkpoint: Callable[..., Path],
+    changed_bert: Callable[..., tuple[Path, Any]],
+    tmp_path: Path,
+    quantization: Quantization | None,
+) -> None:
     path, model = changed_bert(is_decoder=True)
     folder = tmp_path / "checkpoint"
     model.save_pretrained(folder)
@@ -61,7 +74,7 @@ def test_such_a_network_is_not_packed_and_the_reason_is_kept(make_checkpoint, ch
         checkpoint=resolve_checkpoint(str(folder)),
         quantization=quantization,
         max_length=48,
-        library=None,  # found without it, too
+        library=None,  # the reason does not depend on it
     )
     assert "is_decoder" in (tmp_path / NOT_PACKED).read_text()
     assert not (tmp_path / SPARSE_MODEL).exists()

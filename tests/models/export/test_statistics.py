@@ -1,4 +1,9 @@
+"""Zeros, operations and bytes of ONNX files."""
+
 import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,8 +18,8 @@ QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 FFN = "distilbert.transformer.layer.11.ffn.lin1.weight"
 
 
-def write(path, constants, uses):
-    """Write a graph with these initializers; `uses` maps each to the operator that takes it."""
+def write(path: Path, constants: Mapping[str, Any], uses: Mapping[str, str]) -> Path:
+    """Write a graph with these initializers; `uses` maps each to the operator that reads it."""
     nodes = []
     for name, operator in uses.items():
         inputs = ["ids", name] if operator != "Gather" else [name, "ids"]
@@ -26,14 +31,14 @@ def write(path, constants, uses):
     return path
 
 
-def with_zeros(shape, zeros, dtype=np.float32, zero=0):
+def with_zeros(shape: int | tuple[int, ...], zeros: int, dtype: Any = np.float32, zero: int = 0) -> np.ndarray:
     values = np.full(shape, 3, dtype=dtype)
     values.reshape(-1)[:zeros] = zero
     return values
 
 
 @pytest.fixture
-def fp32(tmp_path):
+def fp32(tmp_path: Path) -> Path:
     constants = {
         "bert.embeddings.word_embeddings.weight": with_zeros((20, 4), 4),
         QUERY: with_zeros((4, 4), 12),
@@ -58,7 +63,7 @@ def fp32(tmp_path):
     return write(tmp_path / "model.onnx", constants, uses)
 
 
-def test_tensors_are_counted_and_grouped(fp32):
+def test_sparsity_counts_and_groups_tensors(fp32: Path) -> None:
     counted = sparsity(fp32)
     by_name = {tensor.name: tensor for tensor in counted.tensors}
     assert {name: tensor.group for name, tensor in by_name.items()} == {
@@ -76,7 +81,7 @@ def test_tensors_are_counted_and_grouped(fp32):
     assert by_name["bert.encoder.layer.0.attention.self.query.bias"].pattern == "dense"
 
 
-def test_densities_of_the_groups(fp32):
+def test_sparsity_sums_densities_per_group(fp32: Path) -> None:
     counted = sparsity(fp32)
     assert (counted.encoder_linear.parameters, counted.encoder_linear.nonzero) == (48, 35)
     assert (counted.all_linear.parameters, counted.all_linear.nonzero) == (48 + 28, 35 + 26)
@@ -97,7 +102,7 @@ def test_densities_of_the_groups(fp32):
         "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight",
     ],
 )
-def test_encoder_linears_of_every_architecture(tmp_path, name):
+def test_sparsity_recognises_encoder_linears_by_name(tmp_path: Path, name: str) -> None:
     (tensor,) = sparsity(write(tmp_path / "m.onnx", {name: with_zeros((2, 2), 0)}, {name: "MatMul"})).tensors
     assert tensor.group == "encoder_linear"
 
@@ -113,12 +118,12 @@ def test_encoder_linears_of_every_architecture(tmp_path, name):
         ("val_17", "Add", "other"),
     ],
 )
-def test_other_matrices_are_grouped_by_use_and_name(tmp_path, name, operator, group):
+def test_sparsity_groups_other_matrices_by_use_and_name(tmp_path: Path, name: str, operator: str, group: str) -> None:
     (tensor,) = sparsity(write(tmp_path / "m.onnx", {name: with_zeros((2, 2), 0)}, {name: operator})).tensors
     assert tensor.group == group
 
 
-def test_int8_codes_are_zero_where_they_equal_their_zero_point(tmp_path):
+def test_sparsity_compares_int8_codes_with_their_zero_point(tmp_path: Path) -> None:
     constants = {
         f"{QUERY}_quantized": with_zeros((4, 2), 6, np.int8),
         f"{QUERY}_zero_point": np.zeros(2, np.int8),
@@ -143,7 +148,7 @@ def test_int8_codes_are_zero_where_they_equal_their_zero_point(tmp_path):
     assert counted.whole_model.parameters == 8 + 2 + 8 + 10 + 5  # codes and scales, no zero points
 
 
-def test_zero_points_of_rows_and_of_columns(tmp_path):
+def test_sparsity_reads_zero_points_per_row_and_per_column(tmp_path: Path) -> None:
     codes = np.array([[1, 1, 1], [2, 2, 2]], np.int8)
     for points, nonzero in (([1, 2], 0), ([1, 2, 5], 4)):
         constants = {f"{QUERY}_quantized": codes, f"{QUERY}_zero_point": np.array(points, np.int8)}
@@ -151,14 +156,14 @@ def test_zero_points_of_rows_and_of_columns(tmp_path):
         assert tensor.nonzero == nonzero
 
 
-def test_small_floats_and_four_bits(tmp_path):
+def test_sparsity_reads_16_bit_floats_and_4_bit_integers(tmp_path: Path) -> None:
     constants = {"half": np.zeros((2, 2), np.float16), "brain": np.ones(3, ml_dtypes.bfloat16)}
     constants["four"] = np.array([[0, 1], [2, 3]], ml_dtypes.int4)
     tensors = sparsity(write(tmp_path / "m.onnx", constants, {"half": "MatMul"})).tensors
     assert {t.name: (t.bits, t.nonzero) for t in tensors} == {"half": (16, 0), "brain": (16, 3), "four": (4, 3)}
 
 
-def test_flops_follow_the_formula(fp32):
+def test_flops_follow_the_formula(fp32: Path) -> None:
     counted = flops(sparsity(fp32), layers=2, hidden=4, length=10)
     attention = 2 * 4 * 10**2 * 4
     assert counted.dense == attention + 2 * 48 * 10 + 2 * 28
@@ -166,13 +171,13 @@ def test_flops_follow_the_formula(fp32):
     assert counted.length == 10
 
 
-def test_a_projection_of_the_embeddings_sees_every_token(tmp_path):
+def test_flops_of_an_embedding_projection_count_every_token(tmp_path: Path) -> None:
     name = "electra.embeddings_project.weight"
     counted = sparsity(write(tmp_path / "m.onnx", {name: with_zeros((3, 4), 2)}, {name: "MatMul"}))
     assert flops(counted, layers=0, hidden=4, length=10).dense == 2 * 12 * 10
 
 
-def test_sizes_are_of_the_file_and_of_its_deflated_content(tmp_path):
+def test_sizes_are_plain_and_compressed_bytes(tmp_path: Path) -> None:
     content = bytes(3 * 2**20) + np.random.default_rng(0).bytes(1000)
     (tmp_path / "m.onnx").write_bytes(content)
     counted = sizes(tmp_path / "m.onnx")
@@ -181,7 +186,7 @@ def test_sizes_are_of_the_file_and_of_its_deflated_content(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "m.onnx"]
 
 
-def test_a_file_that_is_no_graph_is_refused(tmp_path):
+def test_sparsity_refuses_a_file_that_is_not_onnx(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"not a graph")
     with pytest.raises(BundleError, match=r"m\.onnx is not an ONNX graph"):
         sparsity(tmp_path / "m.onnx")

@@ -1,4 +1,9 @@
+"""Smaller token tables in exported graphs."""
+
 import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,10 +14,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics.pairwise import cosine_similarity
 
+from sparserve.kernels.library import Library
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.bundle.manifest import TokenTable
 from sparserve.models.data.loading import load_dataset
-from sparserve.models.data.tokenization import TokenizedDataset, TokenizedSplit
+from sparserve.models.data.tokenization import RaggedRows, TokenizedDataset, TokenizedSplit
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.export.quantization import quantize
@@ -29,21 +35,22 @@ from sparserve.models.export.token_table import (
 from sparserve.models.pipeline.stages.export import shrink_tables
 from sparserve.models.recipes.schema import Embeddings, Quantization
 from sparserve.models.report.schema import token_bits
-from tests.support.models.exporting import TYPED
+from tests.support.models.exporting import TYPED, Exported
 
 PAD = 0
 FIRST = 2
-# Without 1, the id by which MPNet knows padding: FIRST's row is 1, so a remap that reaches the positions shows.
+# Without 1, the padding id of MPNet: the row of FIRST is 1, so a remap that reached the positions would show.
 SPECIAL = frozenset({PAD, FIRST, 3})
 
 
 @pytest.fixture(scope="module", params=["bert", "mpnet"])
-def encoder(request, exported_encoder):
-    return exported_encoder(request.param)
+def encoder(request: pytest.FixtureRequest, exported_encoder: Callable[[str], Exported]) -> Exported:
+    exported: Exported = exported_encoder(request.param)
+    return exported
 
 
-def texts(encoder, tokens):
-    """Texts of several lengths of these tokens, after the first: inputs [4, 12]."""
+def texts(encoder: Exported, tokens: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Return inputs [4, 12]: texts of several lengths, with FIRST and then random ones of `tokens`."""
     generator = np.random.default_rng(1)
     mask = (np.arange(12) < np.array([[12], [3], [7], [1]])).astype(np.int64)
     ids = np.where(mask, generator.choice(tokens, (4, 12)), PAD)
@@ -52,14 +59,16 @@ def texts(encoder, tokens):
     return inputs | ({"token_type_ids": np.zeros_like(ids)} if encoder.model.config.model_type in TYPED else {})
 
 
-def counted(encoder, tokens):
+def counted(encoder: Exported, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
     counts = np.zeros(encoder.model.config.vocab_size, np.int64)
     counts[tokens] = 1 + np.arange(len(tokens))
     return counts
 
 
-def shrunk(encoder, folder, tokens=range(5, 45, 2), **settings):
-    """A graph with smaller embeddings, and the report; `tokens` occur in the training texts."""
+def shrunk(
+    encoder: Exported, folder: Path, tokens: Sequence[int] = range(5, 45, 2), **settings: Any
+) -> tuple[Path, TokenTable]:
+    """Return a graph with smaller embeddings and the report; `tokens` occur in the training texts."""
     target = folder / "model.onnx"
     report = shrink_embeddings(
         encoder.path, target, Embeddings(**settings), counts=counted(encoder, list(tokens)), always_keep=SPECIAL
@@ -67,21 +76,21 @@ def shrunk(encoder, folder, tokens=range(5, 45, 2), **settings):
     return target, report
 
 
-def logits(path, inputs, library=None):
-    return OnnxClassifier(path, pad_token_id=PAD, threads=1, library=library).run(inputs)
+def logits(path: Path, inputs: Mapping[str, np.ndarray], library: Path | None = None) -> np.ndarray:
+    return OnnxClassifier(path, pad_token_id=PAD, threads=1, library=library).run(dict(inputs))
 
 
-def tensors(path):
+def tensors(path: Path) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
 
 
-def word_table(encoder):
+def word_table(encoder: Exported) -> tuple[str, np.ndarray]:
     table = encoder.model.get_input_embeddings().weight.detach().numpy()
     name = next(n for n, p in encoder.model.named_parameters() if p is encoder.model.get_input_embeddings().weight)
     return name, table
 
 
-def test_training_texts_have_the_same_logits_to_the_last_bit(encoder, tmp_path):
+def test_shrink_embeddings_keeps_logits_of_training_texts_exactly(encoder: Exported, tmp_path: Path) -> None:
     tokens = list(range(5, 45, 2))
     target, report = shrunk(encoder, tmp_path, tokens, vocabulary="training")
     inputs = texts(encoder, tokens)
@@ -94,7 +103,7 @@ def test_training_texts_have_the_same_logits_to_the_last_bit(encoder, tmp_path):
     assert (report.rank, report.energy_kept) == (None, 1)
 
 
-def test_other_tokens_are_read_as_the_nearest_one(encoder, tmp_path):
+def test_shrink_embeddings_maps_other_tokens_to_the_nearest(encoder: Exported, tmp_path: Path) -> None:
     kept = np.array(sorted({*range(5, 45, 2), *SPECIAL}))
     target, _ = shrunk(encoder, tmp_path, vocabulary="training")
     _, table = word_table(encoder)
@@ -104,14 +113,14 @@ def test_other_tokens_are_read_as_the_nearest_one(encoder, tmp_path):
     assert np.array_equal(logits(target, unseen), logits(encoder.path, read))
 
 
-def test_the_full_rank_says_the_same(encoder, tmp_path):
+def test_shrink_embeddings_with_full_rank_keeps_logits(encoder: Exported, tmp_path: Path) -> None:
     target, report = shrunk(encoder, tmp_path, rank=32)
     inputs = texts(encoder, np.arange(5, 45))
     assert np.abs(logits(target, inputs) - logits(encoder.path, inputs)).max() < 1e-5
     assert report.energy_kept == pytest.approx(1)
 
 
-def test_a_low_rank_of_a_small_vocabulary_is_quantised_by_rows(encoder, tmp_path):
+def test_shrink_embeddings_with_low_rank_is_quantised_by_rows(encoder: Exported, tmp_path: Path) -> None:
     target, report = shrunk(encoder, tmp_path, vocabulary="training", rank=16)
     name, table = word_table(encoder)
     assert tensors(target)[f"{name}.factor"].shape == (report.rows, 16)
@@ -128,7 +137,7 @@ def test_a_low_rank_of_a_small_vocabulary_is_quantised_by_rows(encoder, tmp_path
     assert np.abs(logits(tmp_path / "int8.onnx", inputs) - expected).mean() < 0.1 * np.abs(expected).max()
 
 
-def test_without_int8_tables_the_basis_stays_as_it_is(bert, tmp_path):
+def test_quantize_without_embeddings_keeps_the_basis(bert: Exported, tmp_path: Path) -> None:
     target, _ = shrunk(bert, tmp_path, rank=16)
     quantize(target, tmp_path / "int8.onnx", Quantization(embeddings=False))
     name, _ = word_table(bert)
@@ -136,22 +145,22 @@ def test_without_int8_tables_the_basis_stays_as_it_is(bert, tmp_path):
 
 
 @pytest.mark.parametrize("bits", ["fp32", "int8"])
-def test_statistics_count_rows_and_basis_but_no_remap(bert, tmp_path, bits):
+def test_sparsity_counts_rows_and_basis_but_no_remap(bert: Exported, tmp_path: Path, bits: str) -> None:
     path, report = shrunk(bert, tmp_path, vocabulary="training", rank=16)
     if bits == "int8":
         quantize(path, tmp_path / "int8.onnx", Quantization())
         path = tmp_path / "int8.onnx"
     name, table = word_table(bert)
-    found = sparsity(path)
-    named = {tensor.name: (tensor.group, tensor.shape) for tensor in found.tensors}
+    statistics = sparsity(path)
+    named = {tensor.name: (tensor.group, tensor.shape) for tensor in statistics.tensors}
     assert named[f"{name}.factor"] == ("embedding", (report.rows, 16))
     assert named[f"{name}.basis"] == ("other_linear", (16, table.shape[1]))
     assert not [key for key in named if key.endswith("remap")]
     whole = flops(sparsity(bert.path), layers=2, hidden=32, length=10)
-    assert flops(found, layers=2, hidden=32, length=10).dense - whole.dense == 2 * 16 * table.shape[1] * 10
+    assert flops(statistics, layers=2, hidden=32, length=10).dense - whole.dense == 2 * 16 * table.shape[1] * 10
 
 
-def test_the_sparse_runtime_takes_the_smaller_tables(bert, sparse_runtime, tmp_path):
+def test_sparse_graph_keeps_smaller_tables(bert: Exported, sparse_runtime: Library, tmp_path: Path) -> None:
     path, _ = shrunk(bert, tmp_path, vocabulary="training", rank=16)
     target = tmp_path / "sparse.onnx"
     write_sparse_graph(path, target, head_size=8, values="fp32", embeddings_int8=False)
@@ -159,7 +168,9 @@ def test_the_sparse_runtime_takes_the_smaller_tables(bert, sparse_runtime, tmp_p
     assert np.abs(logits(target, inputs, sparse_runtime.path) - logits(path, inputs)).max() < 1e-5
 
 
-def test_what_became_of_the_table_lies_beside_the_graph(bert, make_checkpoint, sentiment_csv, tmp_path):
+def test_shrink_tables_writes_a_summary_beside_the_graph(
+    bert: Exported, make_checkpoint: Callable[..., Path], sentiment_csv: Path, tmp_path: Path
+) -> None:
     checkpoint, dataset = resolve_checkpoint(str(make_checkpoint("bert"))), load_dataset(sentiment_csv)
     path = tmp_path / "model.onnx"
     shutil.copyfile(bert.path, path)
@@ -174,14 +185,14 @@ def test_what_became_of_the_table_lies_beside_the_graph(bert, make_checkpoint, s
     assert sorted(file.name for file in tmp_path.iterdir()) == [EMBEDDINGS, "model.onnx"]
 
 
-def test_a_table_of_4_bits_is_known_by_its_bits(bert, tmp_path):
+def test_token_bits_of_a_4_bit_table(bert: Exported, tmp_path: Path) -> None:
     target, _ = shrunk(bert, tmp_path, vocabulary="training")
     quantize(target, tmp_path / "int8.onnx", Quantization(embedding_bits=4))
     assert [token_bits(sparsity(path)) for path in (target, tmp_path / "int8.onnx")] == [32, 4]
 
 
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 60), data=st.data())
-def test_every_row_goes_to_the_kept_one_with_the_largest_cosine(seed, rows, data):
+def test_nearest_kept_has_the_largest_cosine(seed: int, rows: int, data: st.DataObject) -> None:
     generator = np.random.default_rng(seed)
     table = generator.normal(size=(rows, 4)).astype(np.float32) * generator.choice([0.01, 1, 100], (rows, 1))
     table = np.where(generator.random((rows, 1)) < 0.1, 0, table).astype(np.float32)
@@ -194,7 +205,7 @@ def test_every_row_goes_to_the_kept_one_with_the_largest_cosine(seed, rows, data
 
 
 @given(seed=st.integers(0, 1000), rank=st.integers(1, 6))
-def test_no_table_of_that_rank_has_a_smaller_weighted_error(seed, rank):
+def test_factorize_has_the_least_weighted_error(seed: int, rank: int) -> None:
     generator = np.random.default_rng(seed)
     table = generator.normal(size=(20, 6)).astype(np.float32)
     weights = generator.integers(1, 1000, 20)
@@ -206,25 +217,25 @@ def test_no_table_of_that_rank_has_a_smaller_weighted_error(seed, rank):
     assert kept == pytest.approx((singular[:rank] ** 2).sum() / (singular**2).sum())
 
 
-def test_a_rank_that_the_table_cannot_have_is_refused(bert, tmp_path):
+def test_shrink_embeddings_refuses_an_impossible_rank(bert: Exported, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"rank is 33, .* at most the rank 32"):
         shrunk(bert, tmp_path, rank=33)
     with pytest.raises(RecipeError, match="at most the rank 5"):
         shrunk(bert, tmp_path, tokens=(5, 6), vocabulary="training", rank=6)
 
 
-def test_counts_of_another_vocabulary_are_refused(bert, tmp_path):
-    with pytest.raises(CheckpointError, match="7 tokens were counted"):
+def test_shrink_embeddings_refuses_counts_of_another_vocabulary(bert: Exported, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the tokenizer has 7 tokens"):
         shrink_embeddings(
             bert.path, tmp_path / "m.onnx", Embeddings(), counts=np.ones(7, np.int64), always_keep=SPECIAL
         )
-    with pytest.raises(CheckpointError, match="last special one is 999"):
+    with pytest.raises(CheckpointError, match="the special token 999"):
         shrink_embeddings(
             bert.path, tmp_path / "m.onnx", Embeddings(), counts=counted(bert, [5]), always_keep={PAD, 999}
         )
 
 
-def test_a_vocabulary_above_16_bits_has_a_wider_remap(tmp_path):
+def test_shrink_embeddings_uses_32_bit_indices_for_many_rows(tmp_path: Path) -> None:
     counts = np.ones(70_000, np.int64)
     counts[3] = 0
     onnx.save(lookup_graph(rows=len(counts)), tmp_path / "wide.onnx")
@@ -233,12 +244,12 @@ def test_a_vocabulary_above_16_bits_has_a_wider_remap(tmp_path):
     )
     assert report.rows == len(counts) - 1
     assert tensors(tmp_path / "m.onnx")["table.remap"].dtype == np.int32
-    (found,) = OnnxClassifier(tmp_path / "m.onnx", pad_token_id=0, threads=1).run({"input_ids": np.array([[69_999]])})
-    assert found.tolist() == [[69_999, 1]]
+    (row,) = OnnxClassifier(tmp_path / "m.onnx", pad_token_id=0, threads=1).run({"input_ids": np.array([[69_999]])})
+    assert row.tolist() == [[69_999, 1]]
 
 
-def lookup_graph(*, rows=5, shared=False, index="input_ids"):
-    """A graph of a look-up alone: logits [batch, length, 2] are (id, 1)."""
+def lookup_graph(*, rows: int = 5, shared: bool = False, index: str = "input_ids") -> onnx.ModelProto:
+    """Return a graph that is one look-up: logits [batch, length, 2] are (id, 1)."""
     nodes = [helper.make_node("Gather", ["table", index], ["logits"], axis=0)]
     if shared:
         nodes.append(helper.make_node("Neg", ["table"], ["negative"]))
@@ -249,15 +260,16 @@ def lookup_graph(*, rows=5, shared=False, index="input_ids"):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def test_a_graph_without_a_token_table_of_its_own_is_refused():
-    with pytest.raises(CheckpointError, match="no table of float embeddings by input_ids"):
+def test_token_lookup_refuses_a_graph_without_a_separate_table() -> None:
+    with pytest.raises(CheckpointError, match="no table of float embeddings that is looked up"):
         token_lookup(lookup_graph(index="token_type_ids").graph)
-    with pytest.raises(CheckpointError, match="table has other uses"):
+    with pytest.raises(CheckpointError, match="more uses than one look-up"):
         token_lookup(lookup_graph(shared=True).graph)
 
 
-def test_tokens_are_counted():
-    rows = TokenizedSplit({"input_ids": [[2, 5, 5, 3], [2, 3]]}, torch.zeros(2))
+def test_count_tokens_counts_ids_of_the_vocabulary() -> None:
+    ids = RaggedRows(np.array([2, 5, 5, 3, 2, 3], np.int32), np.array([0, 4, 6]))
+    rows = TokenizedSplit({"input_ids": ids}, torch.zeros(2))
     assert count_tokens(rows, 7).tolist() == [0, 0, 2, 2, 0, 2, 0]
-    with pytest.raises(CheckpointError, match="gives the id 5, but the model has embeddings for 5 tokens"):
+    with pytest.raises(CheckpointError, match="returns the id 5, but the model has embeddings for only 5 tokens"):
         count_tokens(rows, 5)
