@@ -20,7 +20,7 @@ from sparserve.service.types import ModelRef, Prediction, TextInput, Timings
 
 
 class VariantPrediction(Prediction):
-    """What one variant says of one input."""
+    """The prediction of one variant for one input."""
 
     scores: dict[str, float] = Field(description="every label's score")
 

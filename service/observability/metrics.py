@@ -266,7 +266,7 @@ class ExperimentMetrics:
 
 
 class Metrics:
-    """All metrics of one app, in a registry of their own: two apps in a process do not share counters."""
+    """All metrics of one app, in a separate registry: two apps in a process do not share counters."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()

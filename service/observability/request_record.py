@@ -1,4 +1,4 @@
-"""What is learnt of a request while it runs, for its log line and its trace: counts and times, never a text."""
+"""Record of a running request, for its log line and its trace: counts and times, never texts."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -6,21 +6,21 @@ from typing import Final, Protocol
 
 from sparserve.service.types import ModelRef
 
-# Asked every few seconds: logged for debugging only, and not traced.
+# Requested every few seconds: logged at level debug only, and not traced.
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class Tracer(Protocol):
-    """Where the stages of the request that runs now are written down besides."""
+    """Receiver of the stages of the current request."""
 
     def trace_id(self) -> str:
-        """The id of the request's trace, 32 hexadecimal digits."""
+        """Return the id of the request's trace, 32 hexadecimal digits."""
 
     def describe(self, facts: dict[str, str | int]) -> None:
-        """Add facts to the request."""
+        """Add attributes to the request."""
 
     def stage(self, name: str, began: float, ended: float, facts: dict[str, str | int]) -> None:
-        """One stage of it, from and to seconds on the performance counter."""
+        """Add one stage; `began` and `ended` are seconds on the performance counter."""
 
 
 @dataclass
@@ -34,21 +34,21 @@ class ModelRun:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        """What a trace says of it."""
+        """Attributes for a trace."""
         names = {"task": self.model.task, "variant": self.model.variant, "version": self.model.version}
         return {**names, "inputs": self.inputs, "tokens": self.tokens}
 
 
 @dataclass
 class RequestRecord:
-    """One request; `classification` fills it in, `observation` reads it."""
+    """Record of one request, filled in by `classification`."""
 
     trace_id: str | None = None
     tracer: Tracer | None = None
     _runs: list[ModelRun] = field(default_factory=list)
 
     def tokenized(self, model: ModelRef, lengths: list[int], began: float, ended: float) -> ModelRun:
-        """Inputs of `lengths` tokens are about to wait for a model; tokenised in seconds on the performance counter."""
+        """Record tokenised inputs of `lengths` tokens; `began` and `ended` are seconds on the performance counter."""
         run = ModelRun(model, len(lengths), sum(lengths))
         self._runs.append(run)
         if self.tracer:
@@ -57,14 +57,14 @@ class RequestRecord:
         return run
 
     def answered(self, run: ModelRun, began: float, queue_seconds: float, ended: float) -> None:
-        """They were run: from `began` they waited, then their batches took until `ended`."""
+        """Record an answered run: it was queued from `began`, and its batches ended at `ended`."""
         run.queue_seconds = queue_seconds
         if self.tracer:
             self.tracer.stage("queue", began, began + queue_seconds, run.facts)
             self.tracer.stage("inference", began + queue_seconds, ended, run.facts)
 
     def facts(self) -> dict[str, str | int]:
-        """Task, variant, version, and inputs and tokens in all; those of several models are joined by commas."""
+        """Return task, variant and version, joined by commas for several models, and the total of inputs and tokens."""
         if not self._runs:
             return {}
         models = [run.model for run in self._runs]
@@ -77,15 +77,15 @@ class RequestRecord:
         }
 
     def queue_seconds(self) -> float | None:
-        """Time in the queue in all; None when nothing left it."""
+        """Return the total time in the queue; None if no run left it."""
         waited = [run.queue_seconds for run in self._runs if run.queue_seconds is not None]
         return sum(waited) if waited else None
 
 
-# Set for the time of a request, so that protocols need not hand it down; each task of the event loop has its own.
+# Set during a request, so that protocols need not pass it on. Each task of the event loop has a separate value.
 recording: Final[ContextVar[RequestRecord | None]] = ContextVar("recording", default=None)
 
 
 def current_record() -> RequestRecord:
-    """The record of the request that runs now; outside of one, a new one that nobody reads."""
+    """Return the record of the current request; outside a request, a new one that is not used."""
     return recording.get() or RequestRecord()

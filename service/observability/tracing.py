@@ -1,6 +1,7 @@
-"""Traces by OpenTelemetry, imported only where an endpoint for them is set: FastAPI's span a request, and its stages.
+"""OpenTelemetry traces: a span per request, made by FastAPI, with a child per stage.
 
-FastAPI makes the span of a request, by the http semantic conventions, and continues the client's W3C traceparent.
+The module is imported only if an endpoint is set. FastAPI follows the HTTP semantic conventions and continues the W3C
+traceparent of the client.
 """
 
 import contextlib
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
 TRACES_PATH: Final = "/v1/traces"
-# Of one try to send, retries included; a collector that is gone keeps the service from stopping for as long.
+# Limit of one export, retries included. A collector that does not answer delays the shutdown by this time.
 SENDING_SECONDS: Final = 3.0
 
 
 class RequestTracer:
-    """Sends the spans of requests to an exporter, from a thread of its own.
+    """Sends the spans of requests to an exporter, on a separate thread.
 
-    The sampler is OpenTelemetry's default, the decision of the client's traceparent, unless `OTEL_TRACES_SAMPLER` says
-    otherwise.
+    The sampler is the default of OpenTelemetry, which follows the traceparent of the client, unless
+    `OTEL_TRACES_SAMPLER` is set.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -44,33 +45,33 @@ class RequestTracer:
 
     @classmethod
     def to(cls, endpoint: str) -> "RequestTracer":
-        """One that sends to an OTLP collector over HTTP, such as http://localhost:4318."""
+        """Return a tracer that sends to an OTLP collector over HTTP, such as http://localhost:4318."""
         base = endpoint.rstrip("/")
         address = base if base.endswith(TRACES_PATH) else base + TRACES_PATH
         return cls(OTLPSpanExporter(endpoint=address, timeout=SENDING_SECONDS))
 
     def telemetry(self) -> "TelemetryConfig":
-        """What FastAPI needs to make the spans of requests; none for probes."""
+        """Return the configuration with which FastAPI makes the spans of requests, except probes."""
         return {
             "tracer_provider": self._provider,
             "tracing": True,
             "metrics": False,
-            "logs": False,  # would carry the messages of exceptions, which may repeat a text
+            "logs": False,  # they would contain messages of exceptions, which may repeat a text
             "operation_spans": False,
             "auto_configure": False,
             "exclude": _is_probe,
         }
 
     def trace_id(self) -> str:
-        """The id of the current request's trace, 32 hexadecimal digits."""
+        """Return the id of the current request's trace, 32 hexadecimal digits."""
         return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
 
     def describe(self, facts: dict[str, str | int]) -> None:
-        """Add facts to the current request's span."""
+        """Add attributes to the current request's span."""
         trace.get_current_span().set_attributes(_attributes(facts))
 
     def stage(self, name: str, began: float, ended: float, facts: dict[str, str | int]) -> None:
-        """A child of the current request's span, from and to seconds on the performance counter."""
+        """Add a child span to the current request; `began` and `ended` are seconds on the performance counter."""
         now, counter = time.time_ns(), time.perf_counter()
         start, end = (now - int((counter - moment) * 1e9) for moment in (began, ended))
         self._tracer.start_span(name, attributes=_attributes(facts), start_time=start).end(end)
@@ -99,12 +100,12 @@ class RequestTracer:
             span.end()
 
     def close(self) -> None:
-        """Send what is left and send no more; takes seconds where the collector does not answer."""
+        """Send the remaining spans and stop; takes seconds if the collector does not answer."""
         self._provider.shutdown()
 
 
 class _WithoutQuery(SpanProcessor):
-    """No parameter of ours holds a text, but a mistaken client's may."""
+    """Redact query strings: ours never contain text, but a misbehaving client's might."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         if span.attributes and span.attributes.get("url.query"):

@@ -1,1 +1,1 @@
-"""API keys, their scopes and their rates."""
+"""API keys, their scopes, and rate limits."""

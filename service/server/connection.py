@@ -1,28 +1,88 @@
-"""Connections end whose client does not send, or does not read: uvicorn itself would keep them for ever."""
+"""HTTP connections: close those whose client has stopped sending or reading. uvicorn alone would keep them open."""
 
 import asyncio
 import sys
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sparserve.service.http.middleware.security_headers import add_security_headers
 from sparserve.service.http.problems import problem_response
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.server.http_parser import Parser, offers_upgrade
 
-# What uvicorn's other parser allows; this one has no limit.
+# The limit of uvicorn's other parser; httptools has none.
 MAX_HEAD_BYTES: Final = 64 * 2**10
-DESCRIPTORS: Final = 65_536
+MAX_DESCRIPTORS: Final = 65_536
+
+
+class HttpConnection(Protocol):
+    """The object that the parser calls back, uvicorn's connection; `headers` are those of the head being read."""
+
+    parser: httptools.HttpRequestParser
+    url: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+class Parser(httptools.HttpRequestParser):
+    """httptools' parser for a server that ignores offers of another protocol, as RFC 9110 (7.8) allows.
+
+    After a head with an Upgrade header httptools stops, because the bytes that follow should be of the other protocol.
+    The body would be lost: Java's HttpClient and `curl --http2` offer HTTP/2 with every request. This parser reads the
+    head once more without the header. Its connection must ignore the first end of the head, and of the message that
+    seems to have no body: see `offers_upgrade`.
+    """
+
+    def __init__(self, connection: HttpConnection) -> None:
+        self._connection = connection
+        self._reset()
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+        """Parse bytes of the client.
+
+        Raises:
+            httptools.HttpParserError: they are not HTTP.
+            httptools.HttpParserUpgrade: the request is CONNECT, which is for proxies.
+        """
+        rest = memoryview(data)
+        while True:
+            try:
+                super().feed_data(rest)
+            except httptools.HttpParserUpgrade as offer:
+                if not offers_upgrade(self._connection):
+                    raise
+                rest = rest[offer.args[0] :]
+            else:
+                return
+            head = self._head_without_offer()
+            self._reset()  # after `Connection: close` a parser accepts no more data
+            super().feed_data(head)
+
+    def _reset(self) -> None:
+        super().__init__(self._connection)
+        # Like uvicorn: a client may announce the close with its first request and send more.
+        self.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _head_without_offer(self) -> bytes:
+        version = self.get_http_version().encode()
+        line = self.get_method() + b" " + self._connection.url + b" HTTP/" + version + b"\r\n"
+        kept = [name + b": " + value + b"\r\n" for name, value in self._connection.headers if name != b"upgrade"]
+        return b"".join([line, *kept, b"\r\n"])
+
+
+def offers_upgrade(connection: HttpConnection) -> bool:
+    """Return True if the head that a connection has just read offers another protocol."""
+    return connection.parser.should_upgrade() and any(name == b"upgrade" for name, _ in connection.headers)
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 connection, which answers 408 or 431, or just ends, where it would wait or grow for ever.
+    """uvicorn's HTTP/1.1 connection with limits: it answers 408 or 431, or closes, instead of waiting or growing.
 
-    Bodies that do not come are `limits`' affair, idle connections between two requests uvicorn's own.
+    `BodyLimitMiddleware` limits the time of a body, uvicorn the idle time between two requests.
 
     Args:
-        seconds: how long the head of a request may take, and how long a client that has much to read may read nothing.
+        seconds: time limit of the head of a request, and of a pause in reading a long response.
+        metrics: counts connections and the reasons why they were closed.
     """
 
     def __init__(self, *arguments: Any, seconds: float, metrics: Metrics, **more: Any) -> None:
@@ -35,26 +95,26 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_body = False
         self._body_came = False
-        self._other_bytes = 0  # since the body's last ones: sizes of chunks, and what comes after the last of them
+        self._other_bytes = 0  # since the last bytes of the body: chunk sizes and trailers
         self._reading_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there, and should send a request."""
+        """Start the timer for the first head."""
         super().connection_made(transport)
         self._metrics.http.connections.inc()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone, or was sent away."""
+        """Stop the timers."""
         self._metrics.http.connections.dec()
         self._end_head()
         self._end_reading()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a head or of a body."""
-        # uvicorn stops its own timer at the first byte after an answer.
+        """Parse bytes of a head or of a body, and check their limits."""
+        # uvicorn stops its own timer at the first byte after a response.
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._await_head()
         self._body_came = False
@@ -63,27 +123,27 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._metrics.http.connections_given_up.labels("large_head").inc()
-                self._refuse(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes: send shorter headers")
+                self._refuse(431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes: send shorter headers")
         elif self._in_body and not self.transport.is_closing():
             self._other_bytes = 0 if self._body_came else self._other_bytes + len(data)
             if self._other_bytes > MAX_HEAD_BYTES:
                 self._metrics.http.connections_given_up.labels("large_trailers").inc()
-                self.transport.abort()  # the app may have begun to answer
+                self.transport.abort()  # the app may have started a response
 
     def on_message_begin(self) -> None:
-        """The first byte of a head."""
-        if self._head_timer is None:  # it came together with the request before it
+        """Note the first byte of a head."""
+        if self._head_timer is None:  # it arrived together with the previous request
             self._await_head()
         self._head_begun = True
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head; those that follow a body are for nobody."""
+        """Pass on a field of the head; trailers are ignored."""
         if self._head_begun:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The last byte of a head."""
+        """Note the last byte of a head."""
         if offers_upgrade(self):
             return
         self._end_head()
@@ -91,27 +151,27 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Bytes of a body."""
+        """Note bytes of a body."""
         self._body_came = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The last byte of a request."""
+        """Note the last byte of a request."""
         self._in_body = False
         if not offers_upgrade(self):
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP."""
-        self._refuse(400, "this is not a request of HTTP/1.1")
+        """Refuse bytes that are not HTTP."""
+        self._refuse(400, "this is not an HTTP/1.1 request")
 
     def pause_writing(self) -> None:
-        """More of an answer waits for its client than should."""
+        """Start the timer for a client that does not read."""
         super().pause_writing()
         self._await_reading()
 
     def resume_writing(self) -> None:
-        """The client has read again."""
+        """Stop that timer: the client has read."""
         self._end_reading()
         super().resume_writing()
 
@@ -126,13 +186,13 @@ class Connection(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:  # the request before it goes first
+        if self.cycle is not None and not self.cycle.response_complete:  # the previous request is still running
             self._await_head()
             return
         self._metrics.http.connections_given_up.labels("slow_head").inc()
         if self._head_begun:
-            self._refuse(408, f"the request's head did not come within {self._seconds:g} s: send it at once")
-        else:  # nothing was asked, so there is nothing to answer
+            self._refuse(408, f"the head of the request did not arrive within {self._seconds:g} s: send it at once")
+        else:  # no request has begun: close without a response
             self.transport.close()
 
     def _await_reading(self) -> None:
@@ -145,14 +205,14 @@ class Connection(HttpToolsProtocol):
         self._reading_timer = None
 
     def _reading_is_late(self) -> None:
-        if self.transport.get_write_buffer_size() < self._unread_bytes:  # slow, but not dead
+        if self.transport.get_write_buffer_size() < self._unread_bytes:  # slow, but still reading
             self._await_reading()
             return
         self._metrics.http.connections_given_up.labels("not_reading").inc()
         self.transport.abort()
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer in the place of the app, which has not heard of the request, and end the connection."""
+        """Answer in place of the app, which does not know of the request, and close the connection."""
         self._end_head()
         self._metrics.http.requests.labels("other", "unmatched", str(status)).inc()
         response = problem_response(status, detail, headers={"Connection": "close"})
@@ -164,15 +224,15 @@ class Connection(HttpToolsProtocol):
 
 
 def allow_descriptors() -> None:
-    """Let this process have as many connections as its hard limit of open files allows, up to `DESCRIPTORS`.
+    """Raise the soft limit of open files, and so of connections, to the hard limit, up to `MAX_DESCRIPTORS`.
 
-    The soft limit is often 1,024, for the sake of programs that use select(): a few dead clients would take it all.
+    The soft limit is often 1,024, for programs that use select(). A few dead clients would exhaust it.
     """
     if sys.platform == "win32":
         return
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    target = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))

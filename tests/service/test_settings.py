@@ -27,7 +27,7 @@ def test_batches_that_run_at_once_and_the_sessions_threads_are_all_the_threads(
 
 
 def test_more_batches_at_once_than_threads_are_refused() -> None:
-    with pytest.raises(ValidationError, match="concurrency 3 is more than the 2 threads"):
+    with pytest.raises(ValidationError, match="concurrency 3 is more than the 2 available threads"):
         Settings(threads=2, concurrency=3)
 
 
@@ -39,7 +39,7 @@ def test_more_batches_at_once_than_threads_are_refused() -> None:
         (["--threads", "1", "--concurrency", "2"], "concurrency 2 is more than"),
         (
             ["--max-body-bytes", "9", "--max-bodies-bytes", "8"],
-            "max_bodies_bytes 8 is less than the 9 of",
+            "max_bodies_bytes 8 is less than max_body_bytes 9",
         ),
         (["--trusted-proxies", "10.0.0.1/8"], "--trusted-proxies (SPARSERVE_TRUSTED_PROXIES): 0: "),
         (
@@ -85,7 +85,7 @@ def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) 
     [
         ("rows.db", "write sqlite:///FILE"),
         ("nothing://host/rows", "write sqlite:///FILE"),
-        ("oracle+cx_oracle://host/rows", "its driver is missing, cx_Oracle"),
+        ("oracle+cx_oracle://host/rows", "the driver cx_Oracle is not installed"),
     ],
 )
 def test_a_database_without_a_driver_is_refused(url: str, message: str) -> None:

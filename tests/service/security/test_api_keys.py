@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserve.models.errors import InputError
-from sparserve.service.security.api_keys import LOOK_SECONDS, Keyring, read_keys
+from sparserve.service.security.api_keys import POLL_SECONDS, Keyring, read_keys
 from sparserve.service.security.key_file import create, revoke
 from tests.support.service.stopped_clock import StoppedClock
 
@@ -73,7 +73,7 @@ def test_a_key_that_is_revoked_or_made_meanwhile_is_noticed(path: Path) -> None:
     second = create(path, "second", CLASSIFY)
     revoke(path, "first")
     assert ring.find(first) and not ring.find(second)  # the file is looked at once a second
-    clock.seconds += LOOK_SECONDS
+    clock.seconds += POLL_SECONDS
     assert ring.find(second) and not ring.find(first)
 
 
@@ -83,11 +83,11 @@ def test_without_its_file_every_key_is_refused_until_it_is_back(path: Path, capl
     ring = Keyring(path, clock=clock)
     hidden = path.rename(path.with_name("hidden"))
     for _ in range(3):
-        clock.seconds += LOOK_SECONDS
+        clock.seconds += POLL_SECONDS
         assert ring.find(sent) is None
     assert caplog.text.count("every key is refused") == 1
     hidden.rename(path)
-    clock.seconds += LOOK_SECONDS
+    clock.seconds += POLL_SECONDS
     assert ring.find(sent)
 
 

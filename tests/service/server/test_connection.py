@@ -193,7 +193,7 @@ def test_a_large_body_is_no_large_head() -> None:
 
 def test_what_is_not_http_is_a_problem_too() -> None:
     async def test(port: int, metrics: Metrics) -> None:
-        assert "not a request" in problem(await exchange(port, b"\x16\x03\x01hello\r\n\r\n"), 400)["detail"]
+        assert "not an HTTP/1.1 request" in problem(await exchange(port, b"\x16\x03\x01hello\r\n\r\n"), 400)["detail"]
 
     assert given_up(run(test)) == {}
 

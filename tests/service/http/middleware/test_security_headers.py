@@ -63,7 +63,7 @@ def test_a_preflight_needs_no_key_and_a_refusal_can_be_read(serve, tmp_path) -> 
 
 @pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://app.example/x", "", "ftp://a"])
 def test_what_is_no_origin_is_refused_at_the_start(origin: str) -> None:
-    with pytest.raises(ValidationError, match="is no origin"):
+    with pytest.raises(ValidationError, match="is not an origin"):
         Settings(cors_origins=[origin])
 
 
