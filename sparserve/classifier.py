@@ -72,7 +72,7 @@ class Classifier:
             StoreError: the store has no such task, variant or version.
             BundleError: the bundle is damaged, or the sparse runtime is required and not available.
         """
-        store = store if isinstance(store, Store) else Store(Path(store))
+        store = store if isinstance(store, Store) else Store(store)
         bundle = store.open(task, variant or store.default_variant(task), version)
         return cls.from_bundle(bundle, runtime=runtime, threads=threads)
 

@@ -6,6 +6,7 @@ Needs numpy, tokenizers and onnxruntime only.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from sparserve.kernels.library import Library, LibraryError, find_library
-from sparserve.models.bundle.bundle import SPARSE_MODEL, Bundle
+from sparserve.models.bundle.bundle import SPARSE_MODEL, Bundle, open_bundle
 from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.variants import Runtime
 from sparserve.models.cpus import available_cpus
@@ -137,14 +138,18 @@ def expected_runtime(manifest: Manifest, choice: RuntimeChoice) -> Runtime:
     return "sparse" if choice == "sparse" or (measured and measured.preferred) else "onnx"
 
 
-def load_bundle(bundle: Bundle, *, threads: int | None = None, runtime: Runtime = "onnx") -> LoadedBundle:
-    """Load a bundle's tokenizer, and its graph for stock ONNX Runtime or for the sparse runtime.
+def load_bundle(
+    bundle: Bundle | str | PathLike[str], *, threads: int | None = None, runtime: Runtime = "onnx"
+) -> LoadedBundle:
+    """Load the tokenizer of a bundle, and its graph for stock ONNX Runtime or for the sparse runtime.
 
-    `threads` are CPU threads; by default all CPUs that this process may use.
+    A bundle that is given by its folder is verified first. `threads` are CPU threads; by default all CPUs that this
+    process may use.
 
     Raises:
         BundleError: one of them cannot be read; for the sparse runtime also, that it is not available here.
     """
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     manifest = bundle.manifest
     path, library = bundle.model_path, None
     if runtime == "sparse":

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from sparserve.models.bundle.bundle import MANIFEST, Bundle, open_bundle, write_bundle
@@ -23,11 +24,14 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[0-9a-f]{16}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Store:
     """A folder of bundles."""
 
     root: Path
+
+    def __init__(self, root: str | PathLike[str]) -> None:
+        object.__setattr__(self, "root", Path(root))
 
     def tasks(self) -> list[str]:
         """Names of the tasks that have at least one variant."""

@@ -67,7 +67,9 @@ def test_classifier_reads_pairs(store: Store) -> None:
 
 def test_classifier_loads_a_folder(store: Store) -> None:
     bundle = store.open(TASK, "dense")
-    assert Classifier.from_bundle(bundle.folder)(TEXTS) == Classifier.from_bundle(bundle)(TEXTS)
+    assert Classifier.from_bundle(str(bundle.folder))(TEXTS) == Classifier.from_bundle(bundle)(TEXTS)
+    assert load_bundle(str(bundle.folder)).bundle == bundle
+    assert Store(str(store.root)) == store and hash(Store(str(store.root))) == hash(store)
 
 
 def test_classifier_refuses_wrong_calls(store: Store) -> None:
