@@ -1,4 +1,4 @@
-"""Several processes on one job: the main one carries it out, the others take part in whatever is trained.
+"""Several processes on one job: the main process runs it, the others take part in training only.
 
 `accelerate launch --num_processes N -m sparserve compress ...` starts one process per GPU for N GPUs;
 `torchrun --nproc_per_node N -m sparserve compress ...` also works without GPUs. All processes see the same
@@ -19,28 +19,28 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparserve.models.errors import RecipeError, TrainingError
 
-# The others wait while the main process reads data, exports and measures.
+# The other processes wait while the main one reads data, exports and measures.
 LONGEST_WAIT = timedelta(days=30)
 
 
 class Work(Protocol):
-    """A training step with all that it needs but a place to tell its progress; it can be pickled."""
+    """A training with all its arguments except `progress`; it can be pickled."""
 
     def __call__(self, *, progress: Callable[[int, int, str], None]) -> None:
-        """Do it."""
+        """Train, and report the progress."""
 
 
 @contextlib.contextmanager
 def leading() -> Iterator[None]:
-    """Within the block the main process carries out a job; every other one only helps, and leaves when that is done.
+    """Let the main process run the block; every other process only takes part in training, and exits at its end.
 
-    After an exception in the block the others are not told to leave: whatever launched them ends them.
+    After an exception in the block the other processes keep waiting: their launcher ends them.
 
     Raises:
         SystemExit: in every process but the main one, with status 0.
     """
     if distributed.is_torchelastic_launched():
-        # Gloo beside NCCL: processes that wait do not keep their GPUs busy.
+        # Gloo beside NCCL: a process that waits in Gloo does not keep its GPU busy.
         distributed.init_process_group("cpu:gloo,cuda:nccl" if uses_gpu() else "gloo", timeout=LONGEST_WAIT)
     PartialState(cpu=not uses_gpu(), timeout=LONGEST_WAIT)
     if is_main():
@@ -50,7 +50,7 @@ def leading() -> Iterator[None]:
             distributed.destroy_process_group()
         return
     while (work := _shared(None)) is not None:
-        # Training that cannot begin or go on stops in all processes at the same step: the main one tells of it.
+        # Training that fails stops in all processes at the same step; the main process reports the error.
         with contextlib.suppress(TrainingError, RecipeError):
             work(progress=lambda done, total, note: None)
     distributed.destroy_process_group()
@@ -58,19 +58,19 @@ def leading() -> Iterator[None]:
 
 
 def everywhere(work: Work, progress: Callable[[int, int, str], None]) -> None:
-    """Do `work` in the main process, which calls this within `leading`, and in all others; `progress` is the main's."""
+    """Do `work` in all processes. The main one calls this within `leading`, and it alone reports to `progress`."""
     if count() > 1:
         _shared(work)
     work(progress=progress)
 
 
 def uses_gpu() -> bool:
-    """Whether networks are trained on a GPU: there is one, and `accelerate launch --cpu` does not forbid it."""
+    """Return True if networks are trained on a GPU: there is one, and `accelerate launch --cpu` does not forbid it."""
     return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def idle_gpus() -> str | None:
-    """A sentence for the user if there are GPUs that no process of this job uses."""
+    """Return a sentence for the user if there are GPUs that no process of this job uses."""
     gpus = torch.cuda.device_count() if uses_gpu() else 0
     if count() > 1 or gpus < 2:
         return None
@@ -81,26 +81,26 @@ def idle_gpus() -> str | None:
 
 
 def count() -> int:
-    """How many processes work on the job."""
+    """Return the number of processes that work on the job."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes results."""
+    """Return True in the process that writes results."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def wait() -> None:
-    """Go on when all processes have come to this line."""
+    """Wait until all processes have reached this call."""
     if distributed.is_initialized():
         distributed.barrier()
 
 
 def rows_each(batch_size: int) -> int:
-    """Rows of a batch of `batch_size` rows that each process takes, so that a recipe means the same on any number.
+    """Return each process's share of a batch, so that a recipe means the same for any number of processes.
 
     Raises:
-        RecipeError: the processes cannot have equally many.
+        RecipeError: the batch cannot be divided evenly.
     """
     if batch_size % count():
         raise RecipeError(
@@ -111,7 +111,7 @@ def rows_each(batch_size: int) -> int:
 
 
 def mean(value: torch.Tensor) -> torch.Tensor:
-    """The mean over all processes of a tensor that every one of them has, without gradient; not a number if one is."""
+    """Return the mean of a tensor over all processes, without gradient; NaN if one of them has NaN."""
     value = value.detach()
     if count() > 1:
         value = value / count()
@@ -120,12 +120,12 @@ def mean(value: torch.Tensor) -> torch.Tensor:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, where `model` is what averages its gradients over processes."""
+    """Return the network itself if `model` is a wrapper that averages gradients over processes."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _shared(work: Work | None) -> Work | None:
-    """What the main process gives here, in every process; None: the job is done."""
+    """Return in every process the work that the main process passes; None means that the job is done."""
     shared = [work]
     distributed.broadcast_object_list(shared)
     return shared[0]

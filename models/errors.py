@@ -1,18 +1,18 @@
 """The exceptions of the offline job and of the bundle contract.
 
     SparserveError                exit code
-    ├── InputError                2   what the user gave is wrong
+    ├── InputError                2   an input of the user is wrong
     │   ├── DataError                 a file of labelled text, its columns, its rows
     │   ├── CheckpointError           a model folder or Hub id that cannot be compressed
     │   └── RecipeError               a recipe file or one of its fields
-    ├── BundleError               3   a bundle that is not what its manifest says
-    ├── StoreError                3   a store that lacks what was asked for
+    ├── BundleError               3   a bundle that differs from its manifest
+    ├── StoreError                3   a store without the requested task, variant or version
     ├── EnvironmentFault          4   disk full, folder not writable, an optional package missing
-    ├── TrainingError             5   training that cannot go on (a loss that is not a number)
-    ├── ParityError               6   an exported graph that does not compute what the model computes
-    └── TargetError               7   a search of which no trial meets its targets
+    ├── TrainingError             5   training that cannot continue (a loss that is not a number)
+    ├── ParityError               6   an exported graph whose answers differ from the model's
+    └── TargetError               7   a search without a trial that meets its targets
 
-Every message names the thing that is wrong and the way out of it.
+Every message names what is wrong and how to fix it.
 """
 
 
@@ -25,7 +25,7 @@ class SparserveError(Exception):
 
 
 class InputError(SparserveError):
-    """What the user gave cannot be used."""
+    """An input of the user that cannot be used."""
 
     exit_code = 2
 
@@ -49,19 +49,19 @@ class BundleError(SparserveError):
 
 
 class StoreError(SparserveError):
-    """A store without the task, variant or version that was asked for."""
+    """A store without the requested task, variant or version."""
 
     exit_code = 3
 
 
 class EnvironmentFault(SparserveError):
-    """The machine cannot do it: disk full, folder not writable, optional package missing."""
+    """A fault of the machine: disk full, folder not writable, optional package missing."""
 
     exit_code = 4
 
 
 class TrainingError(SparserveError):
-    """Training that cannot go on, such as a loss that is not a finite number."""
+    """Training that cannot continue, for example because the loss is not a finite number."""
 
     exit_code = 5
 
@@ -73,6 +73,6 @@ class ParityError(SparserveError):
 
 
 class TargetError(SparserveError):
-    """A search of which no trial meets its targets."""
+    """A search without a trial that meets its targets."""
 
     exit_code = 7

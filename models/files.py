@@ -1,4 +1,4 @@
-"""Files that are whole or not there: every write goes to a temporary name on the same file system, then renames."""
+"""Atomic files and folders: every write goes to a temporary name on the same file system, then is renamed."""
 
 import contextlib
 import errno
@@ -14,15 +14,15 @@ from pathlib import Path
 from sparserve.models.errors import EnvironmentFault, SparserveError
 
 TEMPORARY_PREFIX = ".tmp-"
-# A folder is locked by its maker; where locks are not seen by other machines, an hour is long enough to finish one.
+# The process that makes a folder locks it. Other machines may not see the lock, but no folder takes an hour.
 ABANDONED_SECONDS = 3600
-# What safetensors and torch.save say of a full disk, and torch's allocators where there is no memory.
+# Messages of safetensors and torch.save about a full disk, and of torch's allocators about a lack of memory.
 _FULL = ("No space left on device", "Disk quota exceeded", "unexpected pos ", "PytorchStreamWriter failed")
 _NO_MEMORY = ("can't allocate memory", "bad allocation", "std::bad_alloc", "CUDA out of memory")
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -37,7 +37,7 @@ def sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o644) -> None:
-    """Write a file, which gets `mode`, so that a reader sees the old content or the new one, never a part.
+    """Write a file with the permissions `mode`. A reader sees the old content or the new one, never a part.
 
     Raises:
         EnvironmentFault: the disk is full or the folder cannot be written.
@@ -61,9 +61,9 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o644) -> 
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder under `parent` to build something in; it is gone when the block ends, unless `settle` moved it.
+    """Make a temporary folder under `parent`, and remove it at the end of the block unless `settle` has moved it.
 
-    What a process that was killed has left there is removed first.
+    Folders of processes that were killed are removed first.
 
     Raises:
         EnvironmentFault: the disk is full or the folder cannot be written.
@@ -83,7 +83,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(OSError):  # somebody else was faster
+        with contextlib.suppress(OSError):  # another process removed it first
             if folder.is_dir() and time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
                 lock = _locked(folder)
                 if lock is not None:
@@ -92,9 +92,9 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the lock of a folder until it is closed, or its process ends; None if another has it.
+    """Lock a folder and return a descriptor that holds the lock until it is closed; None if another process holds it.
 
-    None, too, where there are no such locks: then nothing is ever taken for abandoned.
+    On systems without such locks the result is None, so that no folder is ever treated as abandoned.
     """
     if sys.platform == "win32":
         return None
@@ -110,7 +110,7 @@ def _locked(folder: Path) -> int | None:
 
 
 def settle(stage: Path, target: Path) -> None:
-    """Flush a finished folder and give it its name; where that name is taken, the folder there is kept."""
+    """Flush a finished folder and rename it to `target`. A folder that already has this name is kept."""
     for path in sorted(stage.rglob("*")):
         sync(path)
     sync(stage)
@@ -125,7 +125,7 @@ def settle(stage: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def faults_explained(folder: Path) -> Iterator[None]:
-    """Turn what the machine refuses, disk or memory, into an error that names the folder and the way out."""
+    """Turn faults of the machine, disk or memory, into an error that names the folder and the way out."""
     try:
         yield
     except Exception as error:
@@ -136,9 +136,9 @@ def faults_explained(folder: Path) -> Iterator[None]:
 
 
 def machine_fault(error: BaseException, folder: Path) -> EnvironmentFault | None:
-    """What to tell the user where an error, or what it came from, is the machine's; None where it is another kind.
+    """Return the fault that an error or its cause stands for; None if the machine is not at fault.
 
-    torch and safetensors raise errors of their own for a full disk and for want of memory, known by their text only.
+    torch and safetensors raise their own errors for a full disk and for a lack of memory: only the text tells.
     """
     if isinstance(error, SparserveError):
         return None
@@ -147,8 +147,8 @@ def machine_fault(error: BaseException, folder: Path) -> EnvironmentFault | None
         return EnvironmentFault(f"the disk is full under {folder}: free some space and run the same command again")
     if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
         return EnvironmentFault(
-            "there is not enough memory: end other programs, or take smaller batches or a machine with more, and run "
-            "the same command again"
+            "there is not enough memory: end other programs, or use smaller batches or a machine with more memory, and "
+            "run the same command again"
         )
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         why = os.strerror(code)

@@ -1,4 +1,4 @@
-"""What a run tells while it works: bars on a terminal, plain lines in a log, JSON lines for machines."""
+"""Progress of a run: bars on a terminal, plain lines in a log, JSON lines for machines."""
 
 import json
 import sys
@@ -10,26 +10,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Reporter(Protocol):
-    """Receives what happens in a run."""
+    """Receiver of the events of a run."""
 
     def say(self, line: str) -> None:
-        """A sentence for the user."""
+        """Report a sentence for the user."""
 
     def begin(self, step: str) -> None:
-        """A step begins."""
+        """Report that a step begins."""
 
     def advance(self, done: int, total: int, note: str) -> None:
-        """The step that began last has done this much; `note` is a few words."""
+        """Report the progress of the step that began last; `note` is a few words."""
 
     def end(self, step: str, *, cached: bool, seconds: float) -> None:
-        """A step has ended, or was found in the cache."""
+        """Report that a step has ended, or was found in the cache."""
 
     def result(self, name: str, value: Any) -> None:
-        """A result in machine-readable form."""
+        """Report a result in machine-readable form."""
 
 
 class TerminalReporter:
-    """A progress bar for the step that runs, a line for each that ended."""
+    """Reporter for a terminal: a progress bar for the running step, a line for each finished one."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -61,11 +61,11 @@ class TerminalReporter:
         self.say(_ended(step, cached, seconds))
 
     def result(self, name: str, value: Any) -> None:
-        """Results for machines are not shown to people."""
+        """Ignore results, which are for machines."""
 
 
 class PlainReporter:
-    """Lines for a log: a step's progress at most every `interval` seconds."""
+    """Reporter for a log: lines, with a step's progress at most every `interval` seconds."""
 
     def __init__(self, interval: float = 20.0) -> None:
         self._interval = interval
@@ -78,28 +78,28 @@ class PlainReporter:
         sys.stdout.flush()
 
     def begin(self, step: str) -> None:
-        """Print that it begins."""
+        """Print that the step begins."""
         self._step = step
         self._last = time.monotonic()
         self.say(f"{step} ...")
 
     def advance(self, done: int, total: int, note: str) -> None:
-        """Print now and then."""
+        """Print the progress if the interval has passed."""
         now = time.monotonic()
         if now - self._last >= self._interval:
             self._last = now
             self.say(f"{self._step}: {done}/{total} {note}".rstrip())
 
     def end(self, step: str, *, cached: bool, seconds: float) -> None:
-        """Print how long it took."""
+        """Print the duration."""
         self.say(_ended(step, cached, seconds))
 
     def result(self, name: str, value: Any) -> None:
-        """Results for machines are not shown to people."""
+        """Ignore results, which are for machines."""
 
 
 class JsonReporter:
-    """One JSON object a line on standard output, each with an `event`."""
+    """Reporter for machines: one JSON object per line on standard output, each with an `event`."""
 
     def __init__(self, interval: float = 1.0) -> None:
         self._interval = interval
@@ -111,32 +111,32 @@ class JsonReporter:
         sys.stdout.flush()
 
     def say(self, line: str) -> None:
-        """A `message`."""
+        """Write a `message`."""
         self._write("message", text=line)
 
     def begin(self, step: str) -> None:
-        """A `begin`."""
+        """Write a `begin`."""
         self._step = step
         self._write("begin", step=step)
 
     def advance(self, done: int, total: int, note: str) -> None:
-        """A `progress`, at most one an interval."""
+        """Write a `progress`, at most one per interval."""
         now = time.monotonic()
         if now - self._last >= self._interval or done == total:
             self._last = now
             self._write("progress", step=self._step, done=done, total=total, note=note)
 
     def end(self, step: str, *, cached: bool, seconds: float) -> None:
-        """An `end`."""
+        """Write an `end`."""
         self._write("end", step=step, cached=cached, seconds=round(seconds, 3))
 
     def result(self, name: str, value: Any) -> None:
-        """A `result`."""
+        """Write a `result`."""
         self._write("result", name=name, value=value)
 
 
 def make_reporter(*, json_lines: bool) -> Reporter:
-    """Return the reporter for where the output goes: machines, a terminal, or a log."""
+    """Return the reporter for JSON lines, for a terminal, or for a log."""
     if json_lines:
         return JsonReporter()
     console = Console()

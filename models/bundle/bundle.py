@@ -27,7 +27,7 @@ MAX_MANIFEST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest has been read; `verify` says whether its files are what the manifest says."""
+    """A bundle whose manifest has been read. `verify` compares its files with the manifest."""
 
     folder: Path
     manifest: Manifest
@@ -51,8 +51,8 @@ class Bundle:
         """Compare every file with its record.
 
         Raises:
-            BundleError: naming the first file that is missing, unlisted, a link, cut short or changed. README.md may
-                be changed: nothing reads it but people.
+            BundleError: a file is missing, unlisted, a link, truncated or changed; the message names the first.
+                README.md may be changed: no program reads it.
         """
         for name, record in sorted(self.manifest.files.items()):
             path = self.folder / name
@@ -64,11 +64,11 @@ class Bundle:
             if not stat.S_ISREG(status.st_mode):
                 raise BundleError(f"{self.folder}: {name} is not a regular file; publish the bundle again")
             if name == CARD:
-                continue  # for people; it repeats the manifest, and is replaced after it
+                continue  # repeats the manifest, and is replaced after it
             if status.st_size != record.bytes:
                 raise BundleError(
                     f"{self.folder}: {name} has {status.st_size} bytes, its manifest says {record.bytes}; "
-                    "it was cut short or changed: publish the bundle again"
+                    "it was truncated or changed: publish the bundle again"
                 )
             if sha256(path) != record.sha256:
                 raise BundleError(
@@ -85,7 +85,7 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
     """Read a bundle, by default with all its digests checked.
 
     Raises:
-        BundleError: the folder is no bundle, its schema is unknown, its content is not what the manifest says.
+        BundleError: the folder is not a bundle, its schema version is unknown, or a file differs from the manifest.
     """
     path = folder / MANIFEST
     try:
@@ -96,7 +96,7 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
             raise BundleError(f"{path} has {status.st_size} bytes, more than the {MAX_MANIFEST_BYTES} of any manifest")
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from error
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -104,11 +104,12 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
     manifest = parse_manifest(content, source=str(path))
     if manifest.identity() != manifest.version:
         raise BundleError(
-            f"{path}: its content has the digest {manifest.identity()}, not {manifest.version}: it was changed"
+            f"{path}: its content has the digest {manifest.identity()}, not {manifest.version}: it was changed; "
+            "publish the bundle again"
         )
     for needed in (MODEL, TOKENIZER):
         if needed not in manifest.files:
-            raise BundleError(f"{path} lists no {needed}")
+            raise BundleError(f"{path} does not list {needed}; publish the bundle again")
     bundle = Bundle(folder, manifest)
     if verify:
         bundle.verify()
@@ -119,15 +120,15 @@ def parse_manifest(content: object, *, source: str) -> Manifest:
     """Validate a decoded manifest.
 
     Raises:
-        BundleError: with every field that is wrong; for a later schema version, that an upgrade is needed.
+        BundleError: some fields are wrong, or the schema version is newer than this sparserve.
     """
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(found, int) and not isinstance(found, bool) and found > SCHEMA_VERSION:
+    schema = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA_VERSION:
         raise BundleError(
-            f"{source} has schema version {found}; this sparserve reads up to {SCHEMA_VERSION}: upgrade sparserve"
+            f"{source} has schema version {schema}; this sparserve reads up to {SCHEMA_VERSION}: upgrade sparserve"
         )
     try:
-        # Strict JSON mode: a manifest is data of a known writer, so nothing in it is converted.
+        # Strict mode: a program wrote the manifest, so no value needs a conversion.
         return Manifest.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
@@ -135,12 +136,11 @@ def parse_manifest(content: object, *, source: str) -> Manifest:
 
 
 def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:
-    """Write `parent/<version>` with these files, whole or not at all.
+    """Write `parent/<version>` with these files, completely or not at all.
 
-    `manifest.files` and `manifest.version` are computed here; a bundle of that version that is already there is kept,
-    unless it was damaged. It gets this manifest's measurement if that is newer, but none without the sparse runtime
-    in place of one with it.
-    A `files` value is the content itself or a file to copy.
+    `manifest.files` and `manifest.version` are computed here. An undamaged bundle of the same version is kept. It gets
+    this manifest's measurement if that is newer, except that a measurement with the sparse runtime is never replaced by
+    one without it. A value of `files` is the content or a file to copy.
 
     Raises:
         EnvironmentFault: the disk is full or `parent` cannot be written.
@@ -163,7 +163,7 @@ def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | by
         if not stage.exists():
             return Bundle(target, sealed)
         kept = open_bundle(target, verify=False)
-        if not _measured_anew(kept.manifest, sealed):
+        if not _has_newer_measurement(kept.manifest, sealed):
             return kept
         for name in (MANIFEST, CARD):
             if (stage / name).exists():
@@ -171,7 +171,7 @@ def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | by
         return Bundle(target, sealed)
 
 
-def _measured_anew(kept: Manifest, new: Manifest) -> bool:
+def _has_newer_measurement(kept: Manifest, new: Manifest) -> bool:
     before, after = kept.measurement, new.measurement
     if before is None or after is None:
         return after is not None
@@ -179,7 +179,7 @@ def _measured_anew(kept: Manifest, new: Manifest) -> bool:
 
 
 def _remove_damaged(folder: Path) -> None:
-    # "Publish the bundle again" is what a reader of a damaged bundle is told: then it must mend it.
+    # Error messages advise to publish a damaged bundle again, so publishing must repair it.
     if folder.is_dir() and not folder.is_symlink():
         try:
             open_bundle(folder)
@@ -192,6 +192,4 @@ def _refuse_links(folder: Path, name: str) -> None:
     for part in PurePosixPath(name).parts:
         path = path / part
         if path.is_symlink():
-            raise BundleError(
-                f"{folder}: {name} is or passes through a symbolic link; a bundle holds only its own files"
-            )
+            raise BundleError(f"{folder}: {name} is or passes through a symbolic link; a bundle must contain its files")

@@ -1,7 +1,7 @@
 """A bundle's graph as a function from texts to logits.
 
-The job evaluates and measures with it and the service answers with it, so what the report says is what is served.
-Needs numpy, tokenizers and onnxruntime only.
+The job evaluates and measures with this code and the service answers with it, so the report describes what is served.
+It needs only numpy, tokenizers and onnxruntime.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ RuntimeChoice = Literal["auto", "onnx", "sparse"]
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Options that serve well on CPUs in containers.
+    """Return session options for CPUs in containers.
 
-    Spinning off (it burns the quota); CPU arena and memory pattern off (they never give back what varying shapes
-    took); one thread pool of `threads`, whatever the host has.
+    Spinning is off, because it uses up the CPU quota. The CPU arena and memory patterns are off, because they never
+    release the memory of varying shapes. The thread pool has `threads` threads, not one per CPU of the host.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -46,7 +46,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 @dataclass(frozen=True)
 class Tokens:
-    """One tokenised input: `ids` and `type_ids` have one entry a token, special tokens included."""
+    """One tokenised input. `ids` and `type_ids` have one entry per token, special tokens included."""
 
     ids: list[int]
     type_ids: list[int]
@@ -57,19 +57,19 @@ class Tokens:
 
 
 class TextTokenizer:
-    """`tokenizer.json` with the bundle's own truncation; truncation is set once, padding is done in numpy."""
+    """`tokenizer.json` with the bundle's truncation. Truncation is set once; padding is done in numpy."""
 
     def __init__(self, path: Path, max_length: int) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
-            raise BundleError(f"{path} is not a tokenizer that `tokenizers` reads: {error}") from error
+            raise BundleError(f"{path} cannot be read by `tokenizers`: {error}") from error
         self.max_length = max_length
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, strategy="longest_first")
 
     def encode(self, texts: Sequence[str], text_pairs: Sequence[str | None] | None = None) -> list[Tokens]:
-        """Tokenise texts, or pairs of texts; releases the GIL while it works."""
+        """Tokenise texts or pairs of texts. Releases the GIL."""
         inputs: list[str | tuple[str, str]] = list(texts)
         if text_pairs is not None:
             joined = zip(texts, text_pairs, strict=True)
@@ -79,7 +79,7 @@ class TextTokenizer:
 
 
 class OnnxClassifier:
-    """An onnxruntime session over a classifier's graph; `library` is the sparse runtime's, for graphs that need it."""
+    """An onnxruntime session of a classifier's graph. A graph for the sparse runtime needs its `library`."""
 
     def __init__(self, path: Path, *, pad_token_id: int, threads: int, library: Path | None = None) -> None:
         try:
@@ -88,12 +88,12 @@ class OnnxClassifier:
                 options.register_custom_ops_library(str(library))
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own classes without a public common base
-            raise BundleError(f"{path} is not a graph that this onnxruntime runs: {error}") from error
+            raise BundleError(f"{path} cannot be run by this onnxruntime: {error}") from error
         self.pad_token_id = pad_token_id
         self.input_names = frozenset(argument.name for argument in self.session.get_inputs())
 
     def pad(self, batch: Sequence[Tokens]) -> dict[str, npt.NDArray[np.int64]]:
-        """The graph's inputs, each `[batch, length]` with the length of the longest."""
+        """Return the graph's inputs, each `[batch, length]`, padded to the longest."""
         length = max(len(tokens) for tokens in batch)
         ids = np.full((len(batch), length), self.pad_token_id, dtype=np.int64)
         mask = np.zeros_like(ids)
@@ -107,11 +107,11 @@ class OnnxClassifier:
         return {name: value for name, value in inputs.items() if name in self.input_names}
 
     def logits(self, batch: Sequence[Tokens]) -> npt.NDArray[np.float32]:
-        """Logits `[batch, labels]`; releases the GIL while it works."""
+        """Return logits `[batch, labels]`. Releases the GIL."""
         return self.run(self.pad(batch))
 
     def run(self, inputs: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
-        """Logits `[batch, labels]` of inputs that are padded already."""
+        """Return logits `[batch, labels]` of padded inputs. Releases the GIL."""
         (logits,) = self.session.run(["logits"], inputs)
         return np.asarray(logits, dtype=np.float32)
 
@@ -147,7 +147,7 @@ def load_bundle(
     process may use.
 
     Raises:
-        BundleError: one of them cannot be read; for the sparse runtime also, that it is not available here.
+        BundleError: one of them cannot be read, or the sparse runtime is not available here.
     """
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     manifest = bundle.manifest
@@ -163,7 +163,7 @@ def load_bundle(
 
 
 def sparse_library() -> Library:
-    """The sparse runtime's library.
+    """Return the sparse runtime's library.
 
     Raises:
         BundleError: it is not available here.
@@ -175,14 +175,14 @@ def sparse_library() -> Library:
 
 
 def sparse_model(bundle: Bundle) -> tuple[Path, Path]:
-    """The bundle's graph for the sparse runtime, and the library that runs it.
+    """Return the bundle's graph for the sparse runtime, and the library that runs it.
 
     Raises:
-        BundleError: it has none, or one that needs a later library than this one, or there is no library.
+        BundleError: the bundle has no such graph, the graph needs a newer library, or there is no library.
     """
     packed = bundle.manifest.packed
     if packed is None or SPARSE_MODEL not in bundle.manifest.files:
-        raise BundleError(f"{bundle.folder} has no {SPARSE_MODEL}: compress it again to have one")
+        raise BundleError(f"{bundle.folder} has no {SPARSE_MODEL}: compress the model again to make one")
     library = sparse_library()
     if packed.format_version > library.format_version:
         raise BundleError(
@@ -193,7 +193,7 @@ def sparse_model(bundle: Bundle) -> tuple[Path, Path]:
 
 
 def probabilities(logits: npt.NDArray[np.float32], problem_type: str) -> npt.NDArray[np.float32]:
-    """Scores `[batch, labels]` as Hugging Face's text-classification pipeline has them.
+    """Return scores `[batch, labels]` as Hugging Face's text-classification pipeline computes them.
 
     Softmax for single-label tasks, sigmoid for multi-label ones or a single label, none for regression.
     """

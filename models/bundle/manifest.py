@@ -1,7 +1,7 @@
-"""The manifest: everything that a bundle says about itself, as one strict schema.
+"""The manifest: the description of a bundle, as one strict schema.
 
-Fractions are 0-1, times seconds, sizes bytes. `identity()` leaves out what a second run of the same job on the
-same machine would not reproduce to the last digit (latency, memory), so that one content has one version.
+Fractions are 0-1, times seconds, sizes bytes. `identity()` leaves out the figures that a second run of the same job on
+the same machine does not reproduce exactly (latency, memory), so that one content has one version.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ RelativePath = Annotated[str, AfterValidator(_inside)]
 
 
 class Record(BaseModel):
-    """A part of the manifest: immutable, and unknown fields are refused."""
+    """A part of the manifest: immutable, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -50,7 +50,7 @@ class FileRecord(Record):
 
 
 class Lineage(Record):
-    """Where a bundle comes from."""
+    """Origin of a bundle: checkpoint, data, teacher, seed and library versions."""
 
     base_checkpoint: str
     base_digest: Sha256
@@ -73,7 +73,7 @@ class TensorSparsity(Record):
 
 
 class Density(Record):
-    """How many of a group's parameters are not zero."""
+    """Number of parameters of a group, and of those that are not zero."""
 
     parameters: Count
     nonzero: Count
@@ -85,7 +85,7 @@ class Density(Record):
 
 
 class Sparsity(Record):
-    """Nonzeros as the literature counts them (encoder linears), and as a user pays for them (whole model)."""
+    """Nonzeros of the encoder's linears, as the literature counts them, of all linears, and of the whole model."""
 
     encoder_linear: Density
     all_linear: Density
@@ -94,7 +94,7 @@ class Sparsity(Record):
 
 
 class Sizes(Record):
-    """Bytes on disk of the graph, as it is and deflated."""
+    """Bytes of the graph's file, as stored and deflated."""
 
     onnx: Count
     onnx_zipped: Count
@@ -105,11 +105,11 @@ class Flops(Record):
 
     length: Count
     dense: Count
-    effective: Count = Field(description="with multiplications by stored zeros left out")
+    effective: Count = Field(description="without multiplications by stored zeros")
 
 
 class Interval(Record):
-    """A figure with its 95 % confidence interval."""
+    """A figure and its 95 % confidence interval."""
 
     value: float
     low: float
@@ -117,7 +117,7 @@ class Interval(Record):
 
 
 class ClassFigures(Record):
-    """Precision, recall and F1 of one label; `support` test rows carry it."""
+    """Precision, recall and F1 of one label, which `support` test rows have."""
 
     label: str
     precision: Fraction
@@ -127,7 +127,7 @@ class ClassFigures(Record):
 
 
 class LostExample(Record):
-    """A test row that the dense model got right and this one wrong."""
+    """A test row that the dense model gets right and this model wrong."""
 
     text: str
     text_pair: str | None = None
@@ -137,7 +137,7 @@ class LostExample(Record):
 
 
 class Agreement(Record):
-    """This bundle against the dense one on the same test rows."""
+    """Comparison of this bundle with the dense one on the same test rows."""
 
     reference: Version
     agreement: Interval = Field(description="fraction of rows with the same prediction")
@@ -173,7 +173,7 @@ class Machine(Record):
 
 
 class LatencyPoint(Record):
-    """One cell of the latency grid; the dense arms ran interleaved with this one in the same process."""
+    """One cell of the latency grid. The dense arms ran interleaved with this one in the same process."""
 
     batch: Count
     length: Count
@@ -185,40 +185,40 @@ class LatencyPoint(Record):
 
     @property
     def speedup(self) -> float:
-        """How many times faster than ONNX Runtime fp32 dense (ratio of medians)."""
+        """Speed-up over ONNX Runtime fp32 dense (ratio of medians)."""
         return self.dense_p50_seconds / self.p50_seconds
 
     @property
     def speedup_int8(self) -> float | None:
-        """How many times faster than ONNX Runtime int8 dense (ratio of medians)."""
+        """Speed-up over ONNX Runtime int8 dense (ratio of medians)."""
         return self.dense_int8_p50_seconds / self.p50_seconds if self.dense_int8_p50_seconds else None
 
 
 class Packed(Record):
-    """model.sparse.onnx: the same function with its encoder packed for the sparse runtime."""
+    """Description of model.sparse.onnx: the same function with its encoder packed for the sparse runtime."""
 
     format_version: int = Field(ge=1, description="of the packed weights")
     opset_version: int = Field(ge=1, description='of the operator domain "sparserve" that it needs')
     values: Literal["fp32", "int8"]
     bytes: Count = Field(description="of the file")
     encoder_bytes: Count = Field(description="of the packed encoder in it")
-    index_bytes: Count = Field(description="of the packed encoder: where its nonzeros are")
+    index_bytes: Count = Field(description="of the packed encoder: positions of its nonzeros")
     value_bytes: Count = Field(description="of the packed encoder: nonzeros, scales, biases, LayerNorms")
     layouts: dict[str, Count] = Field(description="matrices stored dense, unstructured or in 1x4 blocks")
     first_token_only: bool = Field(description="the last layer is computed for the first token alone")
 
 
 class TokenTable(Record):
-    """What became of the token embeddings where the recipe made them smaller."""
+    """Description of the token embeddings if the recipe made them smaller."""
 
     tokens: Count = Field(description="ids that the tokenizer has")
-    rows: Count = Field(description="embeddings that are kept; every other token shares one of them")
+    rows: Count = Field(description="embeddings that are kept; each other token shares one of them")
     rank: int | None = Field(ge=1, description="of the factorised table; None: not factorised")
     energy_kept: Fraction = Field(description="of the kept rows' squared norm, each weighted by its occurrences")
 
 
 class SparseMeasurement(Record):
-    """What model.sparse.onnx costs to run, and whether it says the same as model.onnx; same session, same baselines."""
+    """Cost of model.sparse.onnx, and its agreement with model.onnx; same session, same baselines."""
 
     isa: str = Field(description="the kernels that ran")
     rows: Count = Field(description="test rows that both files answered")
@@ -234,7 +234,7 @@ class SparseMeasurement(Record):
 
 
 class Measurement(Record):
-    """What the bundle costs to run."""
+    """Cost of running the bundle."""
 
     measured_at: str = Field(description="UTC, ISO 8601")
     machine: Machine
@@ -246,14 +246,14 @@ class Measurement(Record):
 
 
 class SampleAnswer(Record):
-    """A text and the logits that the exporting machine got for it: what a reader's own run is compared with."""
+    """A text and its logits on the exporting machine, to compare another run with."""
 
     text: str
     logits: tuple[float, ...]
 
 
 class Manifest(Record):
-    """All that a bundle says about itself."""
+    """The complete description of a bundle."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     task: Name
@@ -284,19 +284,20 @@ class Manifest(Record):
         return self
 
     def identity(self) -> str:
-        """The version that this content has: a short digest of all that a second run reproduces.
+        """Return the version of this content: a short digest of everything that a second run reproduces.
 
-        Left out: the version itself; measurement and sizes, which vary with the machine; and README.md, which
+        Left out are the version itself, measurement and sizes, which vary with the machine, and README.md, which
         repeats them.
         """
         content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes"})
         content["files"].pop("README.md", None)
-        for added in ("packed", "token_table"):  # bundles that were sealed before there were these keep their versions
+        # Bundles that were sealed before these keys existed keep their versions.
+        for added in ("packed", "token_table"):
             if content[added] is None:
                 del content[added]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_LENGTH]
 
     def sealed(self) -> Self:
-        """This manifest with `version` set to its identity."""
+        """Return this manifest with `version` set to its identity."""
         return self.model_copy(update={"version": self.identity()})

@@ -1,7 +1,7 @@
 """A store of bundles: `<root>/<task>/<variant>/<version>/`, with pointers that move atomically.
 
-Two pointers, each a small text file: `<task>/<variant>/current` names the version that a variant answers with, and
-`<task>/default` the variant that a task answers with. A task's report lies beside them.
+There are two kinds of pointer, each a small text file. `<task>/<variant>/current` names the version that answers for a
+variant; `<task>/default` names the variant that answers for a task. A task's report is stored beside them.
 """
 
 import re
@@ -34,27 +34,27 @@ class Store:
         object.__setattr__(self, "root", Path(root))
 
     def tasks(self) -> list[str]:
-        """Names of the tasks that have at least one variant."""
+        """Return the names of the tasks that have at least one variant."""
         return [folder.name for folder in _named_folders(self.root) if self.variants(folder.name)]
 
     def variants(self, task: str) -> list[str]:
-        """Names of a task's variants that have a current version; `dense` first, the others sorted."""
+        """Return the names of a task's variants that have a current version: `dense` first, the others sorted."""
         folders = _named_folders(self.root / _checked(task, "task"))
         names = [folder.name for folder in folders if (folder / CURRENT).is_file()]
         return sorted(names, key=lambda name: (name != DENSE, name))
 
     def versions(self, task: str, variant: str, elsewhere: Mapping[str, float] | None = None) -> list[str]:
-        """Versions of a variant, oldest first.
+        """Return the versions of a variant, oldest first.
 
-        `elsewhere` has the Unix times at which versions were published in the store that this one mirrors: they count
-        before those that this one knows of.
+        `elsewhere` has the Unix times at which versions were published in the store that this one mirrors. They take
+        precedence over the times in this store.
         """
         folders = [f for f in _folders(self._variant(task, variant)) if _VERSION.fullmatch(f.name)]
         published = {folder.name: _published(folder) for folder in folders} | dict(elsewhere or {})
         return sorted(published, key=lambda version: (published[version], version))
 
     def current(self, task: str, variant: str) -> str:
-        """The version that a variant answers with.
+        """Return the version that answers for a variant.
 
         Raises:
             StoreError: there is no such variant, or its pointer is damaged.
@@ -72,25 +72,25 @@ class Store:
         return version
 
     def folder(self, task: str, variant: str, version: str | None = None) -> Path:
-        """Where a bundle lies; the variant's current version if none is named."""
+        """Return the folder of a bundle, by default of the variant's current version."""
         version = version or self.current(task, variant)
         if not _VERSION.fullmatch(version):
-            raise StoreError(f"{version!r} is no version: a version is 16 hexadecimal digits")
+            raise StoreError(f"{version!r} is not a version: a version has 16 hexadecimal digits")
         return self._variant(task, variant) / version
 
     def open(self, task: str, variant: str, version: str | None = None, *, verify: bool = True) -> Bundle:
-        """Read a bundle, by default with its digests checked.
+        """Read a bundle and, by default, check its digests.
 
         Raises:
-            StoreError: there is no such variant.
-            BundleError: the bundle is not what its manifest says, or lies where it does not belong.
+            StoreError: there is no such variant, or the folder holds another bundle.
+            BundleError: a file of the bundle differs from its manifest.
         """
         bundle = open_bundle(self.folder(task, variant, version), verify=verify)
         manifest = bundle.manifest
         expected = (task, variant, bundle.folder.name)
         if (manifest.task, manifest.variant, manifest.version) != expected:
-            found = f"{manifest.task}/{manifest.variant}/{manifest.version}"
-            raise StoreError(f"{bundle.folder} holds the bundle {found}: move it to where it belongs")
+            name = f"{manifest.task}/{manifest.variant}/{manifest.version}"
+            raise StoreError(f"{bundle.folder} holds the bundle {name}: move it to the folder of that name")
         return bundle
 
     def publish(self, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:
@@ -100,7 +100,7 @@ class Store:
         return bundle
 
     def promote(self, task: str, variant: str, version: str) -> None:
-        """Let a variant answer with this version from now on; also the way to roll back.
+        """Make this version the one that answers for its variant.
 
         Raises:
             StoreError: there is no such version.
@@ -113,10 +113,10 @@ class Store:
     def version_before(
         self, task: str, variant: str, version: str, elsewhere: Mapping[str, float] | None = None
     ) -> str:
-        """The version of a variant that was published before this one; `elsewhere` as for `versions`.
+        """Return the version of a variant that was published before this one; `elsewhere` as for `versions`.
 
         Raises:
-            StoreError: there is none, or no such version.
+            StoreError: there is no earlier version, or no such version.
         """
         versions = self.versions(task, variant, elsewhere)
         place = versions.index(version) if version in versions else 0
@@ -126,17 +126,17 @@ class Store:
         return versions[place - 1]
 
     def rollback(self, task: str, variant: str) -> str:
-        """Let a variant answer with the version that was published before the current one; returns that.
+        """Promote the version that was published before the current one, and return it.
 
         Raises:
-            StoreError: there is none.
+            StoreError: there is no earlier version.
         """
         version = self.version_before(task, variant, self.current(task, variant))
         self.promote(task, variant, version)
         return version
 
     def default_variant(self, task: str) -> str:
-        """The variant that a task answers with: the one that was set, else the first there is.
+        """Return the variant that answers for a task: the one that was set, or else the first.
 
         Raises:
             StoreError: there is no such task.
@@ -145,16 +145,16 @@ class Store:
         if not variants:
             raise StoreError(f"{self.root} has no task {task!r}; its tasks: {', '.join(self.tasks()) or 'none'}")
         pointer = self.root / task / DEFAULT
-        # A pointer that is damaged is as good as none: the text of a name is ASCII.
+        # A damaged pointer counts as none. Names are ASCII.
         name = pointer.read_text(encoding="ascii", errors="replace").strip() if pointer.is_file() else ""
         return name if name in variants else variants[0]
 
     def has_default(self, task: str) -> bool:
-        """Whether somebody has set the variant that a task answers with."""
+        """Return True if the variant that answers for a task was set."""
         return (self.root / _checked(task, "task") / DEFAULT).is_file()
 
     def set_default_variant(self, task: str, variant: str) -> None:
-        """Let a task answer with this variant from now on.
+        """Make this variant the one that answers for a task.
 
         Raises:
             StoreError: there is no such variant.
@@ -166,17 +166,17 @@ class Store:
         """Delete a version that is not the current one.
 
         Raises:
-            StoreError: it is the current version, or there is none of that name.
+            StoreError: it is the current version, or there is no such version.
         """
         if version == self.current(task, variant):
-            raise StoreError(f"{version} is the current version of {task}/{variant}: promote another one first")
+            raise StoreError(f"{version} is the current version of {task}/{variant}: promote another version first")
         folder = self.folder(task, variant, version)
         if not folder.is_dir():
             raise StoreError(f"{task}/{variant} has no version {version}")
         shutil.rmtree(folder)
 
     def report_path(self, task: str, format: str) -> Path:
-        """Where a task's report of a format ("json", "markdown", "html") lies."""
+        """Return the path of a task's report in a format: "json", "markdown" or "html"."""
         return self.root / _checked(task, "task") / REPORT_FORMATS[format]
 
     def _variant(self, task: str, variant: str) -> Path:
@@ -184,12 +184,12 @@ class Store:
 
 
 def is_name(name: str) -> bool:
-    """Whether a task or a variant can have this name."""
+    """Return True if a task or a variant can have this name."""
     return _NAME.fullmatch(name) is not None
 
 
 def is_version(name: str) -> bool:
-    """Whether this is how versions are named."""
+    """Return True if this is the name of a version."""
     return _VERSION.fullmatch(name) is not None
 
 
@@ -203,7 +203,7 @@ def _checked(name: str, what: str) -> str:
 
 
 def _published(bundle: Path) -> float:
-    """When a bundle was published, in Unix time: its manifest is written last. One without a manifest is the oldest."""
+    """Return the Unix time of a bundle's publication: its manifest's, which is written last; 0 without a manifest."""
     try:
         return (bundle / MANIFEST).stat().st_mtime
     except OSError:

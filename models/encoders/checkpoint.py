@@ -1,4 +1,4 @@
-"""Checkpoints: where a network's weights come from, checked before anything is built on them."""
+"""Checkpoints: folders with a network and its tokenizer, checked before any use."""
 
 import hashlib
 import shutil
@@ -22,12 +22,12 @@ from sparserve.models.files import faults_explained, machine_fault, sha256
 
 # Encoders whose pruning, distillation and export are tested; their attention has separate query and key linears.
 ENCODERS = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
-# Beside the weights: what was pruned, in a recipe's terms, and the matrices that it was done to.
+# File beside the weights with the pruning section of the recipe and the names of the pruned matrices.
 PRUNED = "pruning.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 WEIGHTS = "model.safetensors"
 NETWORK = ("config.json", STRUCTURE, PRUNED, "*.safetensors", "*.safetensors.index.json")
-# All that decides how texts become tokens: `tokenizer_config.json` overrides what `tokenizer.json` says.
+# The files that decide how texts become tokens: `tokenizer_config.json` overrides `tokenizer.json`.
 TOKENISATION = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 transformers.logging.set_verbosity_error()
@@ -50,7 +50,7 @@ class Checkpoint:
 
     @property
     def hidden_size(self) -> int:
-        """Width of the hidden states: of a squeezed network, what stayed of the configuration's."""
+        """Width of the hidden states; of a squeezed network, the width that is left."""
         structure = load_structure(self.folder)
         kept = structure.hidden if structure else None
         return int(self.config.hidden_size) if kept is None else len(kept)
@@ -62,7 +62,7 @@ class Checkpoint:
         return tuple(str(names[index]) for index in sorted(names))
 
     def saved_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every weight by its name; only the headers of the files are read.
+        """Return the shape of every weight by its name. Only the headers of the files are read.
 
         Raises:
             CheckpointError: a file is damaged.
@@ -99,13 +99,13 @@ class Checkpoint:
         self._read_tokenizer().save_pretrained(folder)
 
     def _read_tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        # Without these files transformers makes up an empty tokenizer and says nothing.
+        # Without these files transformers silently makes an empty tokenizer.
         if not any((self.folder / name).is_file() for name in TOKENIZER_FILES):
             raise CheckpointError(f"{self.folder} has no tokenizer: save one, with tokenizer.json, beside the model")
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        except Exception as error:  # transformers raises whatever its many tokenizers raise
-            raise CheckpointError(f"{self.folder} has no tokenizer that transformers reads: {error}") from error
+        except Exception as error:  # each kind of tokenizer raises other exceptions
+            raise CheckpointError(f"{self.folder} has a tokenizer that transformers cannot read: {error}") from error
         if not tokenizer.is_fast or tokenizer.pad_token_id is None:
             raise CheckpointError(
                 f"{self.folder} has no fast tokenizer with a padding token: save one, with tokenizer.json, beside it"
@@ -124,10 +124,10 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
     if not folder.is_dir():
         folder = _from_hub(source)
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
     try:
         config = AutoConfig.from_pretrained(folder)
-    except Exception as error:  # a wrong config.json can raise anything
+    except Exception as error:  # a wrong config.json can raise any exception
         raise CheckpointError(
             f"{folder}/config.json is not a configuration that transformers knows: {error}"
         ) from error
@@ -141,11 +141,11 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         why = "only pickled weights, which can run code when loaded" if pickled else "no weights"
         raise CheckpointError(f"{folder} has {why}: save it with `save_pretrained`, which writes {WEIGHTS}")
-    load_structure(folder)  # one that is forged is refused before any work
+    load_structure(folder)  # refuses a forged structure before any work
     digest = hashlib.sha256()
     for path in _files(folder, (*NETWORK, *TOKENISATION)):
         digest.update(f"{path.name} {sha256(path)}\n".encode())
-    # A folder's name says more to a reader of the model card than a path of the machine it was made on.
+    # The model card shows the folder's name rather than a path of this machine.
     return Checkpoint(
         folder,
         name or (source if not Path(source).is_dir() else folder.resolve().name),
@@ -155,9 +155,9 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
 
 
 def adopt(folder: Path, checkpoint: Checkpoint) -> None:
-    """Copy a checkpoint into `folder`: the network's files, and its tokenizer written anew.
+    """Copy the network's files of a checkpoint into `folder`, and write its tokenizer there.
 
-    So that `tokenizer.json` is there, and alone says what the tokenizer does; nothing else of the folder comes along.
+    Then there is a `tokenizer.json` that alone decides how texts become tokens. No other file is copied.
 
     Raises:
         CheckpointError: it has no tokenizer.
@@ -178,8 +178,8 @@ def load_classifier(
 ) -> nn.Module:
     """Load a checkpoint, squeezed or not, as a classifier of these labels, in eval mode.
 
-    A missing or different head is drawn from the seed. `attention` is the implementation by transformers' name; None is
-    the fastest that the architecture has.
+    A missing or different head is drawn at random from the seed. `attention` is transformers' name of an attention
+    implementation; None takes the architecture's fastest.
 
     Raises:
         CheckpointError: the weights do not fit the configuration, or the structure of a squeezed network, or are not
@@ -199,7 +199,7 @@ def load_classifier(
             model = _load_squeezed(folder, structure, labels, attention)
     except CheckpointError:
         raise
-    except Exception as error:  # transformers and safetensors raise many kinds
+    except Exception as error:  # transformers and safetensors raise many kinds of exception
         if fault := machine_fault(error, folder):
             raise fault from error
         raise CheckpointError(f"{folder} cannot be loaded as a classifier: {error}") from error
@@ -236,7 +236,7 @@ def _load_whole(folder: Path, labels: dict[str, Any], attention: str | None) -> 
         attn_implementation=attention,
         output_loading_info=True,
     )
-    # transformers draws at random whatever does not fit: right for a head, ruin for an encoder.
+    # transformers draws weights that do not fit at random: right for a head, fatal for an encoder.
     _refuse_drawn(folder, model, (name for name, *_ in report["mismatched_keys"]), "have another shape")
     _refuse_drawn(folder, model, (name for name in report["missing_keys"] if ".pooler." not in name), "are missing")
     loaded: nn.Module = model
@@ -253,7 +253,7 @@ def _refuse_drawn(folder: Path, model: nn.Module, names: Iterable[str], what: st
 
 
 def _load_squeezed(folder: Path, structure: Structure, labels: dict[str, Any], attention: str | None) -> nn.Module:
-    # The configuration is the whole network's; transformers knows of no layers of uneven width.
+    # The configuration is the whole network's: transformers has no layers of uneven width.
     config = AutoConfig.from_pretrained(folder, **labels)
     model: nn.Module = AutoModelForSequenceClassification.from_config(
         config, dtype=torch.float32, attn_implementation=attention
@@ -279,8 +279,8 @@ def _from_hub(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=[*NETWORK, *TOKENISATION]))
     except HFValidationError as error:
         raise CheckpointError(f"{source} is neither a folder nor a Hub id of the form owner/name") from error
-    except Exception as error:  # no network, no such repository, no access: one way out
+    except Exception as error:  # no network, no such repository, no access: the same advice
         raise CheckpointError(
-            f"{source} is no folder here, and the Hub did not give a model of that id ({type(error).__name__}); "
+            f"{source} is not a folder here, and the Hub did not give a model of that id ({type(error).__name__}); "
             "give the folder of a checkpoint saved with `save_pretrained`"
         ) from error

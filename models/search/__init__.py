@@ -1,1 +1,1 @@
-"""From constraints on latency, size and accuracy to the recipe and the level of compression that meet them."""
+"""Search for the recipe and the level of compression that meet constraints on latency, size and accuracy."""

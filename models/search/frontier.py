@@ -1,4 +1,4 @@
-"""Which of the trials' servings is best, which comes nearest, and which no other one beats in everything."""
+"""The choice among the servings of all trials: the best, the nearest to the targets, and the Pareto frontier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ SIZE = Target("size", float("inf"))
 
 @dataclass(frozen=True)
 class Point:
-    """One serving of a trial, or of the dense baseline: a point in the plane of accuracy and cost."""
+    """A serving of a trial or of the dense baseline, as a point in the plane of accuracy and cost."""
 
     candidate: Candidate | None
-    """None: the baseline, which no candidate made."""
+    """None for the baseline."""
     serving: Serving
 
     @property
@@ -26,25 +26,25 @@ class Point:
         return self.candidate.title if self.candidate else f"{self.serving.variant}, nothing pruned"
 
     def meets(self, targets: Sequence[Target]) -> bool:
-        """Whether it meets all of them."""
+        """Return True if the serving meets all targets."""
         return all(target.met_by(self.serving) for target in targets)
 
 
 def points(trials: Sequence[Trial]) -> list[Point]:
-    """Every serving of every trial."""
+    """Return every serving of every trial."""
     return [Point(trial.candidate, serving) for trial in trials for serving in trial.outcome.servings]
 
 
 def baseline_points(trials: Sequence[Trial]) -> list[Point]:
-    """The dense variants as the first trial that was made measured them: they may meet the targets, too."""
+    """Return the dense variants as the first successful trial measured them. They may meet the targets too."""
     return [Point(None, serving) for serving in next((t.outcome.baseline for t in trials if t.outcome.baseline), ())]
 
 
-def best(found: Sequence[Point], targets: Sequence[Target]) -> Point | None:
-    """The point that meets all targets and is best otherwise; None if none meets them.
+def best(candidates: Sequence[Point], targets: Sequence[Target]) -> Point | None:
+    """Return the best of the points that meet all targets, or None if no point does.
 
-    With a constraint on cost: the most accurate, then the smallest. With none but on the accuracy drop: the smallest,
-    then the most accurate.
+    With a constraint on cost it is the most accurate, then the smallest. With a constraint on the accuracy drop alone
+    it is the smallest, then the most accurate.
     """
     costs = [target for target in targets if target.costs]
 
@@ -54,29 +54,30 @@ def best(found: Sequence[Point], targets: Sequence[Target]) -> Point | None:
             return (serving.bytes, serving.drop_points, -point.candidate.rung if point.candidate else 1)
         return (serving.drop_points, serving.bytes, *(target.value(serving) for target in costs))
 
-    return min((point for point in found if point.meets(targets)), key=order, default=None)
+    return min((point for point in candidates if point.meets(targets)), key=order, default=None)
 
 
-def nearest(found: Sequence[Point], targets: Sequence[Target]) -> Point | None:
-    """The point whose excesses over the limits, as fractions of them, have the smallest sum; None if there is none."""
-    return min(found, key=lambda point: sum(target.excess(point.serving) for target in targets), default=None)
+def nearest(candidates: Sequence[Point], targets: Sequence[Target]) -> Point | None:
+    """Return the point with the smallest sum of excesses, each a fraction of its limit; None if there is no point."""
+    return min(candidates, key=lambda point: sum(target.excess(point.serving) for target in targets), default=None)
 
 
 def quantities(targets: Sequence[Target]) -> tuple[Target, ...]:
-    """What a search trades off: the accuracy drop against each cost that is constrained; against size if none is."""
+    """Return the quantities that a search trades off: the accuracy drop, and the constrained costs or else size."""
     return (DROP, *([target for target in targets if target.costs] or [SIZE]))
 
 
-def frontier(found: Sequence[Point], targets: Sequence[Target]) -> list[Point]:
-    """The points that no other one beats: at least as good in every traded quantity, and better in one.
+def frontier(candidates: Sequence[Point], targets: Sequence[Target]) -> list[Point]:
+    """Return the Pareto frontier: the points that no other point beats.
 
-    The most accurate first; of equal points the first.
+    A point beats another if it is at least as good in every quantity that is traded off, and better in one. The most
+    accurate point comes first; of equal points the first is kept.
     """
     axes = quantities(targets)
-    places = [tuple(axis.value(point.serving) for axis in axes) for point in found]
+    places = [tuple(axis.value(point.serving) for axis in axes) for point in candidates]
     kept = {
         place: point
-        for place, point in reversed(list(zip(places, found, strict=True)))
+        for place, point in reversed(list(zip(places, candidates, strict=True)))
         if not any(
             other != place and all(theirs <= ours for theirs, ours in zip(other, place, strict=True))
             for other in places

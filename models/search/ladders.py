@@ -1,4 +1,4 @@
-"""A recipe as a ladder: the same recipe from its least to its most compressed level."""
+"""Ladders: one recipe from its least to its most compressed level."""
 
 import re
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from sparserve.models.recipes.schema import Recipe
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)
 KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 NAME_CHARACTERS = 40
-# What makes and judges the dense baseline is one for all recipes of a search, or their drops could not be compared.
+# The fields that make and evaluate the dense baseline: shared by all recipes of a search, so that drops compare.
 SHARED = ("max_length", "teacher", "export", "evaluation", "measurement")
 SHARED_QUANTIZATION = ("embeddings", "reduce_range")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe at one level; `rung` counts from 0, the least compressed one of its ladder."""
+    """A recipe at one level. `rung` 0 is the least compressed level of the ladder."""
 
     ladder: str
     setting: str
@@ -34,17 +34,16 @@ class Candidate:
 
     @property
     def title(self) -> str:
-        """The recipe and its level, for people."""
+        """The recipe and its level."""
         return f"{self.ladder} at {self.setting}" if self.setting else self.ladder
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """The fields of a recipe that say how much it compresses, and their values: least compressed first.
+    """The fields of a recipe that set its compression, and their values, least compressed first.
 
-    A level is the first field's value; the others keep the ratio to it that they have in the recipe, but get no more
-    than 1. At the recipe's own level all of them are as the recipe has them. A recipe without such a field is a ladder
-    of one rung: the recipe as it is.
+    A level is the value of the first field. The other fields keep their ratio to it, up to 1, so that the recipe's own
+    level gives the recipe back. A recipe without such a field is a ladder of one rung: the recipe unchanged.
     """
 
     name: str
@@ -56,10 +55,10 @@ class Ladder:
         return max(len(self.levels), 1)
 
     def values(self, rung: int) -> dict[str, float]:
-        """What each field has at a level."""
+        """Return the value of each field at a level."""
         first, *others = self.fields
         level = self.levels[rung]
-        # The quotient is exactly 1 at the recipe's own level, which so gives the recipe back.
+        # The quotient is exactly 1 at the recipe's own level.
         return {first: level} | {field: min(1.0, self._own(field) * (level / self._own(first))) for field in others}
 
     def _own(self, field: str) -> float:
@@ -67,7 +66,7 @@ class Ladder:
         return float(getattr(getattr(self.recipe, section), name))
 
     def candidate(self, rung: int) -> Candidate:
-        """The recipe at a level, with the level in its variant's name.
+        """Return the recipe at a level, with the level in the name of its variant.
 
         Raises:
             RecipeError: the recipe has no such level.
@@ -86,20 +85,20 @@ class Ladder:
             recipe = Recipe.model_validate(content)
         except ValidationError as error:
             reasons = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-            wanted = setting or "a variant of its own name"
-            raise RecipeError(f"recipe {self.name} cannot have {wanted}: {reasons}") from error
+            change = setting or "a variant named after it"
+            raise RecipeError(f"recipe {self.name} cannot have {change}: {reasons}") from error
         return Candidate(self.name, setting, rung, recipe)
 
 
 def make_ladder(name: str, recipe: Recipe, *, layers: int, levels: Sequence[float] | None = None) -> Ladder:
-    """The ladder of a recipe, found by what it has: pruning, a squeeze, or else a student with fewer layers.
+    """Return the ladder of a recipe over its sparsity, its squeeze, or else its number of layers.
 
-    `layers` is the number of the checkpoint's transformer layers; `levels` replaces the usual ones, in any order.
-    The recipe's own level is one of the usual ones, since it is what the recipe was made for. Where it narrows heads,
-    units or hidden dimensions by different fractions, they are narrowed further in the same ratio.
+    `layers` is the number of the checkpoint's transformer layers; `levels`, in any order, replaces the usual levels.
+    The recipe's own level is one of the usual levels. A recipe that narrows heads, units or hidden dimensions by
+    different fractions is narrowed further in the same ratio.
 
     Raises:
-        RecipeError: levels are given for a recipe that has none.
+        RecipeError: levels are given, but the recipe has no level.
     """
     fields: tuple[str, ...] = ()
     usual: tuple[float, ...] = ()
@@ -121,10 +120,9 @@ def make_ladder(name: str, recipe: Recipe, *, layers: int, levels: Sequence[floa
 
 
 def with_shared(recipe: Recipe, first: Recipe) -> Recipe:
-    """A recipe with all that makes and judges the dense baseline as another one has it.
+    """Return a recipe with the fields that make and evaluate the dense baseline taken from another recipe.
 
-    Whether it is made in int8 as well, and how many bits its token table takes then, is the recipe's own choice: the
-    baseline does not depend on it.
+    The baseline does not depend on the recipe's int8 variant and the bits of its token table: these stay.
     """
     quantization = {name: getattr(first.quantization, name) for name in SHARED_QUANTIZATION}
     shared = {name: getattr(first, name) for name in SHARED}
@@ -132,5 +130,5 @@ def with_shared(recipe: Recipe, first: Recipe) -> Recipe:
 
 
 def slug(name: str) -> str:
-    """A recipe's name as the beginning of a variant's."""
+    """Return a recipe's name as the beginning of a variant's name."""
     return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-._")[:NAME_CHARACTERS] or "recipe"

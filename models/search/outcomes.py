@@ -1,4 +1,4 @@
-"""What a trial found: the files that its variants can be served from, and what each costs and keeps."""
+"""The outcome of a trial: the files that its variants can be served from, each with its cost and accuracy."""
 
 from pydantic import Field
 
@@ -7,10 +7,10 @@ from sparserve.models.bundle.variants import Arm, Precision, Runtime, Variant
 
 
 class Serving(Record):
-    """One file of a variant in the runtime that it is for."""
+    """One file of a variant, in the runtime that it is made for."""
 
     variant: Name
-    version: Version = Field(description="of the bundle that has the file: other searches may publish the same variant")
+    version: Version = Field(description="of the bundle with the file; other searches may publish the same variant")
     precision: Precision
     runtime: Runtime
     preferred: bool = Field(description="whether the service picks this file of the variant by default")
@@ -21,7 +21,7 @@ class Serving(Record):
 
     @property
     def kind(self) -> tuple[Precision, Runtime]:
-        """What stays the same along a ladder of levels, so that its figures are comparable there."""
+        """Precision and runtime: figures along a ladder are comparable within one kind."""
         return self.precision, self.runtime
 
     @property
@@ -35,22 +35,20 @@ class Serving(Record):
         return Arm(Variant.parse(self.variant), self.runtime)
 
     def p50_seconds(self, cell: tuple[int, int]) -> float:
-        """Median seconds of a cell (batch, length); infinite where it was not measured."""
-        found = (point.p50_seconds for point in self.latency if (point.batch, point.length) == cell)
-        return next(found, float("inf"))
+        """Return the median seconds of a cell (batch, length); infinite if it was not measured."""
+        matching = (point.p50_seconds for point in self.latency if (point.batch, point.length) == cell)
+        return next(matching, float("inf"))
 
 
 class Outcome(Record):
-    """All that a candidate's run made: no serving where it failed, and then why."""
+    """Everything that a candidate's run made, or the reason of its failure."""
 
     variant: Name
     servings: tuple[Serving, ...] = ()
-    baseline: tuple[Serving, ...] = Field(
-        (), description="of the dense variants, which every run measures beside its own"
-    )
+    baseline: tuple[Serving, ...] = Field((), description="of the dense variants, which every run measures too")
     failure: str | None = None
 
     @property
     def bundles(self) -> frozenset[tuple[str, str]]:
-        """Variant and version of every bundle that the figures are of, the baseline's included."""
+        """Variant and version of every bundle with figures here, the baseline's included."""
         return frozenset((serving.variant, serving.version) for serving in (*self.servings, *self.baseline))

@@ -1,4 +1,4 @@
-"""What a search says: a line a trial, the frontier as a table, and the same as records for machines."""
+"""The output of a search: a line per trial, the frontier as a table, and both as records for machines."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from sparserve.models.search.targets import Target, phrase
 
 
 def trial_line(trial: Trial, targets: Sequence[Target]) -> str:
-    """A trial's recipe, level and figures: those of its best serving, or of the one that comes nearest."""
+    """Return a line with a trial's recipe, level and the figures of its best or nearest serving."""
     own = points([trial])
     meets = best(own, targets)
     shown = meets or nearest(own, targets)
@@ -22,13 +22,13 @@ def trial_line(trial: Trial, targets: Sequence[Target]) -> str:
 
 
 def figures(serving: Serving, targets: Sequence[Target]) -> str:
-    """A serving's name, size, drop and whatever else the targets are about."""
+    """Return a serving's name, size, accuracy drop and the other quantities of the targets."""
     shown = [axis.spell(axis.value(serving)) for axis in _axes(targets) if axis != DROP]
     return f"{serving.title}, {', '.join(shown)}, drop {DROP.spell(serving.drop_points)}"
 
 
-def frontier_table(found: Sequence[Point], chosen: Point | None, targets: Sequence[Target]) -> Table:
-    """The frontier for a terminal; the chosen one has a star, and `meets` tells who meets all targets."""
+def frontier_table(shown: Sequence[Point], chosen: Point | None, targets: Sequence[Target]) -> Table:
+    """Return the frontier as a table for a terminal. A star marks the chosen point; `meets` refers to all targets."""
     axes = _axes(targets)
     table = Table(title=f"Accuracy against cost: {phrase(targets)}", title_justify="left")
     table.add_column("recipe and level")
@@ -41,7 +41,7 @@ def frontier_table(found: Sequence[Point], chosen: Point | None, targets: Sequen
         elif axis.cell is not None:
             table.add_column(f"p50 ms\n{axis.cell[0]} x {axis.cell[1]}", justify="right")
     table.add_column("meets")
-    for point in found:
+    for point in shown:
         values = [axis.value(point.serving) for axis in axes]
         scales = [1.0 if axis == DROP else 1e-6 if axis == SIZE else 1e3 for axis in axes]
         table.add_row(
@@ -56,12 +56,12 @@ def frontier_table(found: Sequence[Point], chosen: Point | None, targets: Sequen
 
 
 def as_record(point: Point, targets: Sequence[Target]) -> dict[str, Any]:
-    """A point of the frontier for machines: seconds, bytes and percentage points; the baseline has no recipe."""
-    shown = {"variant", "version", "precision", "runtime", "preferred", "bytes"}
+    """Return a point as a record: seconds, bytes and percentage points. The baseline has no recipe."""
+    included = {"variant", "version", "precision", "runtime", "preferred", "bytes"}
     return {
         "recipe": point.candidate.ladder if point.candidate else None,
         "setting": point.candidate.setting if point.candidate else "",
-        **point.serving.model_dump(mode="json", include=shown),
+        **point.serving.model_dump(mode="json", include=included),
         "accuracy": point.serving.accuracy,
         "drop_points": point.serving.drop_points,
         "latency": [
@@ -74,7 +74,7 @@ def as_record(point: Point, targets: Sequence[Target]) -> dict[str, Any]:
 
 
 def trial_record(trial: Trial, targets: Sequence[Target]) -> dict[str, Any]:
-    """A trial for machines: all of its servings."""
+    """Return a trial as a record with all its servings."""
     return {
         "recipe": trial.candidate.ladder,
         "setting": trial.candidate.setting,
@@ -86,6 +86,6 @@ def trial_record(trial: Trial, targets: Sequence[Target]) -> dict[str, Any]:
 
 
 def _axes(targets: Sequence[Target]) -> list[Target]:
-    """What is shown of a serving: what is traded off with the limits left out, and always its size."""
+    """Return the quantities to show: the accuracy drop, the size, and the latency of every target's cell."""
     cells = dict.fromkeys(target.cell for target in quantities(targets) if target.cell is not None)
     return [DROP, SIZE, *(Target("latency", float("inf"), cell) for cell in cells)]

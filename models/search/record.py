@@ -1,4 +1,4 @@
-"""The trials of a search on disk: what is written there need not be made again."""
+"""The trials of a search on disk, so that a repeated search does not make them again."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -23,12 +23,11 @@ class SearchRecord(Record):
 
 
 class RecordedTrials:
-    """A maker of trials that makes none twice: each outcome is in the file before the next trial begins.
+    """A maker of trials that makes no trial twice. It writes each outcome to a file before the next trial begins.
 
-    The file must belong to all that the outcomes depend on: its name holds a digest of that. Of its outcomes those
-    are believed whose bundles are all in `stored`, pairs of variant and version, and those of runs that failed: a
-    bundle of the same name may be another search's. A file that cannot be read counts as none: what it said can be
-    found again.
+    The name of the file must contain a digest of everything that the outcomes depend on. A recorded outcome is used if
+    all its bundles are in `stored`, pairs of variant and version; the outcome of a failed run has no bundles. A file
+    that cannot be read counts as empty.
     """
 
     def __init__(self, path: Path, make: MakeTrial, *, stored: Collection[tuple[str, str]]) -> None:
@@ -39,7 +38,7 @@ class RecordedTrials:
         }
 
     def __call__(self, candidate: Candidate) -> Outcome:
-        """The candidate's outcome, from the file if it is there."""
+        """Return the candidate's outcome, from the file if possible."""
         known = self._outcomes.get(candidate.variant)
         if known is not None:
             return known

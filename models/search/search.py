@@ -1,4 +1,4 @@
-"""The search itself: bisection on each ladder, since cost falls and the accuracy drop rises along it."""
+"""The search: bisection on each ladder, since cost falls and the accuracy drop rises along it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,52 +13,54 @@ MakeTrial = Callable[[Candidate], Outcome]
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate that was made, and what came of it."""
+    """A candidate and its outcome."""
 
     candidate: Candidate
     outcome: Outcome
 
 
 def search(ladders: Sequence[Ladder], targets: Sequence[Target], make: MakeTrial) -> list[Trial]:
-    """Every trial that was needed to find each ladder's best level, in their order.
+    """Return the trials that were needed to find the best level of each ladder, in their order.
 
-    With a constraint on cost that is the level where a serving meets all targets with the least drop; with none but on
-    the accuracy drop it is the one with the least cost. Where cost and drop are monotone along the ladder for each kind
-    of file, that level is found if there is one: with one kind in at most ceil(log2 levels) + 1 trials, with more of
-    them in a few more, since each has a best level of its own. Where they are not (training is noisy), a level may be
-    missed: whoever chooses looks at each trial's own figures.
+    With a constraint on cost the best level has a serving that meets all targets with the least accuracy drop; with a
+    constraint on the drop alone, with the least cost. If cost and drop are monotone along the ladder for each kind of
+    file, the best level is found if any level meets the targets. That takes at most ceil(log2 levels) + 1 trials for
+    one kind, and a few more for several, since their best levels differ. Training is noisy: if cost and drop are not
+    monotone, a level may be missed. The figures of each trial are exact in any case.
     """
     trials: list[Trial] = []
     for ladder in ladders:
-        climb = _Climb(ladder, targets, make, trials)
-        climb.between(0, len(ladder) - 1, None)
+        bisection = _Bisection(ladder, targets, make, trials)
+        bisection.between(0, len(ladder) - 1, None)
     return trials
 
 
 @dataclass(frozen=True)
-class _Climb:
+class _Bisection:
+    """The search on one ladder."""
+
     ladder: Ladder
     targets: Sequence[Target]
     make: MakeTrial
     trials: list[Trial]
 
     def between(self, low: int, high: int, kinds: frozenset[Kind] | None) -> None:
-        """Search the rungs from `low` to `high`, both included, for servings of these kinds; None: of all."""
+        """Search the rungs from `low` to `high`, both included, for servings of these kinds; None means all kinds."""
         if low > high or (kinds is not None and not kinds):
             return
         middle = (low + high) // 2
         candidate = self.ladder.candidate(middle)
         outcome = self.make(candidate)
         self.trials.append(Trial(candidate, outcome))
-        if not outcome.servings:  # a network that could not be made: a more compressed one will not be, either
+        if not outcome.servings:  # a failed level: more compressed levels would fail too
             self.between(low, middle - 1, kinds)
             return
         servings = [serving for serving in outcome.servings if kinds is None or serving.kind in kinds]
         lossy = frozenset(serving.kind for serving in servings if not self._meets(serving, costs=False))
         costly = frozenset(serving.kind for serving in servings if not self._meets(serving, costs=True))
         fit = frozenset(serving.kind for serving in servings) - lossy - costly
-        # What costs too much here costs too much on every lower rung; what loses too much does on every higher one.
-        # One kind that fits ends the search of no other: that may fit elsewhere, and better.
+        # A kind that costs too much here does so on every lower rung; one that loses too much, on every higher rung.
+        # A kind that fits does not end the search for the others, whose best level may be better.
         if any(target.costs for target in self.targets):
             self.between(low, middle - 1, fit | (lossy - costly))
             self.between(middle + 1, high, costly - lossy)

@@ -32,7 +32,7 @@ USUAL_RECIPES = ("post-training", "mutual-information", "sparsebert-best", "smal
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What the command line was given beside the options of a run: each as it was written."""
+    """The options of a search, beside those of a run, as the user wrote them."""
 
     targets: Sequence[str]
     recipes: str | None
@@ -41,7 +41,7 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Search:
-    """A search that can be carried out: every candidate has been checked against the checkpoint."""
+    """A search that is ready to run: every candidate has been checked against the checkpoint."""
 
     targets: tuple[Target, ...]
     ladders: tuple[Ladder, ...]
@@ -50,9 +50,9 @@ class Search:
 
     @property
     def digest(self) -> str:
-        """Of all that the candidates' outcomes depend on; the recorded trials are kept under it."""
+        """Digest of everything that the candidates' outcomes depend on; part of the record's file name."""
         recipes = {ladder.name: ladder.recipe for ladder in self.ladders}
-        # A measurement depends on every step before it, and so on their data, networks, methods and code.
+        # A measurement depends on every step before it, and thus on their data, networks, methods and code.
         measurements = {
             ladder.name: with_recipe(self.prepared, ladder.candidate(0).recipe).plan.measurement.key
             for ladder in self.ladders
@@ -61,14 +61,14 @@ class Search:
         return digest_of("search", {"task": task, "measurements": measurements, "recipes": recipes})
 
     def print_plan(self, reporter: Reporter) -> None:
-        """Say every ladder, and the steps of the first trial."""
+        """Print every ladder and the steps of the first trial."""
         reporter.say(f"Search for {phrase(self.targets)}:")
         for ladder in self.ladders:
             rungs = [ladder.values(rung) for rung in range(len(ladder.levels))]
             what = [f"{field} of {', '.join(f'{values[field]:g}' for values in rungs)}" for field in ladder.fields]
             trials = math.ceil(math.log2(len(ladder))) + 1
             reporter.say(
-                f"  {ladder.name}: {' and '.join(what) or 'as it is'}; about {trials} trial{'s' * (trials > 1)}"
+                f"  {ladder.name}: {' and '.join(what) or 'unchanged'}; about {trials} trial{'s' * (trials > 1)}"
             )
             record = {"recipe": ladder.name, "fields": ladder.fields, "levels": ladder.levels, "rungs": rungs}
             reporter.result("ladder", record)
@@ -78,10 +78,10 @@ class Search:
         with_recipe(self.prepared, middle.recipe).print_plan(reporter)
 
     def execute(self, reporter: Reporter) -> tuple[list[Point], Point | None]:
-        """Make the trials; the frontier and the best point, which is None if nothing meets the targets.
+        """Make the trials; return the frontier and the best point, which is None if no point meets the targets.
 
-        The best point's variant answers for the task from then on, in the very version that has its figures, and the
-        task's report says so. Nothing is unpublished.
+        The variant of the best point becomes the task's default, in the version with the point's figures, and the
+        task's report is written again. No bundle is removed.
         """
         store, task = self.prepared.store, self.prepared.plan.job.task
         make = RecordedTrials(
@@ -104,11 +104,11 @@ class Search:
         found = [*baseline_points(trials), *points(trials)]
         chosen = best(found, self.targets)
         shown = frontier(found, self.targets)
-        if chosen is not None and chosen not in shown:  # as accurate as one that costs less, but smaller
+        if chosen is not None and chosen not in shown:  # as accurate as a point that costs less, but smaller
             shown = [chosen, *shown]
         reporter.result("frontier", [as_record(point, self.targets) for point in shown])
         if chosen is not None:
-            # Another search may have published the same variants since: the report is of this one's, and its baseline.
+            # Another search may have published the same variants since: the report must show the bundles of this one.
             for variant, version in sorted({bundle for trial in trials for bundle in trial.outcome.bundles}):
                 store.promote(task, variant, version)
             store.set_default_variant(task, chosen.serving.variant)
@@ -117,25 +117,24 @@ class Search:
         return shown, chosen
 
 
-def prepare_search(options: CompressOptions, wanted: SearchOptions, reporter: Reporter) -> Search:
+def prepare_search(options: CompressOptions, search_options: SearchOptions, reporter: Reporter) -> Search:
     """Read the targets, the recipes, the data and the checkpoints, and check every candidate.
 
-    The recipe of `options` comes first, then those of `wanted.recipes`, by default the usual ones that ship. All of
-    them are tried with the first one's way to the dense baseline and its measurement, whose grid gets the targets'
-    cells.
+    The recipe of `options` comes first, then those of `search_options.recipes`, by default a few shipped recipes. All
+    use the first recipe's baseline and measurement, whose grid gets the cells of the targets.
 
     Raises:
-        InputError: a target cannot be read, or is about texts that are longer than the recipe's.
-        RecipeError, DataError, CheckpointError: whichever is wrong.
-        TargetError: the token embeddings alone of every recipe are larger than a target lets the file be.
+        InputError: a target cannot be parsed, or its texts are longer than the recipe's maximum.
+        RecipeError, DataError, CheckpointError: one of them is wrong.
+        TargetError: the token embeddings of every recipe are larger than a size target.
     """
-    if not wanted.targets:
-        raise InputError("--search-recipes and --search-levels are for a search: add --target, such as size<=6MB")
-    targets = tuple(parse_target(text) for text in wanted.targets)
+    if not search_options.targets:
+        raise InputError("--search-recipes and --search-levels need a search: add --target, such as size<=6MB")
+    targets = tuple(parse_target(text) for text in search_options.targets)
     if "variant" in options.overrides:
-        raise InputError("a search names its variants by recipe and level: leave --variant out with --target")
-    levels = _levels(wanted.levels)
-    others = _other_recipes(options.recipe, wanted.recipes)
+        raise InputError("a search names its variants by recipe and level: remove --variant, or --target")
+    levels = _levels(search_options.levels)
+    others = _other_recipes(options.recipe, search_options.recipes)
     prepared = prepare(options, reporter)
     job = prepared.plan.job
     config: Any = job.checkpoint.config
@@ -146,13 +145,13 @@ def prepare_search(options: CompressOptions, wanted: SearchOptions, reporter: Re
     for recipe in others:
         try:
             if slug(recipe.name) in {slug(ladder.name) for ladder in ladders}:
-                raise InputError(f"two recipes of the search are both named {recipe.name}: rename one of them")
+                raise InputError(f"two recipes of the search are named {recipe.name}: rename one of them")
             usual = make_ladder(recipe.name, with_shared(recipe, first), layers=layers)
             ladder = _fitting(usual, prepared, reporter)
             # The first recipe's vocabulary was checked with the data; no level changes it.
             check_vocabulary(replace(job, recipe=usual.recipe))
         except InputError as error:
-            if wanted.recipes is not None:
+            if search_options.recipes is not None:
                 raise
             reporter.say(f"The recipe {recipe.name} is not searched: {error}")
             continue
@@ -165,7 +164,7 @@ def run_search(search: Search, reporter: Reporter, console: Console | None) -> t
     """Run a search, print its frontier to the console if there is one, and return the frontier and the best point.
 
     Raises:
-        TargetError: nothing meets the targets; the message says what comes nearest.
+        TargetError: no trial meets the targets; the message names the nearest.
     """
     targets, task = search.targets, search.prepared.plan.job.task
     shown, chosen = search.execute(reporter)
@@ -175,12 +174,12 @@ def run_search(search: Search, reporter: Reporter, console: Console | None) -> t
         close = nearest(shown, targets)
         if close is None:
             raise TargetError(
-                f"no trial of the search for {phrase(targets)} could be made, so the dense variants were not measured "
-                "either: try other recipes with --search-recipes"
+                f"every trial of the search for {phrase(targets)} failed, so no dense variant was measured either: "
+                "try other recipes with --search-recipes"
             )
         raise TargetError(
             f"nothing meets {phrase(targets)}; nearest is {close.title}: {figures(close.serving, targets)}. "
-            "Loosen a target, or try more recipes with --search-recipes; what was made stays published"
+            "Loosen a target, or try more recipes with --search-recipes. The bundles of all trials stay published"
         )
     serving = chosen.serving
     reporter.say(f"Best: {chosen.title}: {figures(serving, targets)}")
@@ -193,7 +192,7 @@ def run_search(search: Search, reporter: Reporter, console: Console | None) -> t
 
 
 def _checked(ladder: Ladder, prepared: Run) -> Ladder:
-    """The ladder, once every level is seen to fit the job's networks and data."""
+    """Return the ladder after checking every level against the job's networks and data."""
     job = prepared.plan.job
     for rung in range(len(ladder)):
         recipe = ladder.candidate(rung).recipe
@@ -203,10 +202,10 @@ def _checked(ladder: Ladder, prepared: Run) -> Ladder:
 
 
 def _fitting(ladder: Ladder, prepared: Run, reporter: Reporter) -> Ladder:
-    """The ladder without those usual levels that do not fit the job's networks and data; they are said.
+    """Return the ladder without the levels that do not fit the job's networks and data, and report those.
 
     Raises:
-        RecipeError: none fits; what is wrong with the first.
+        RecipeError: no level fits; the message is about the first.
     """
     refused: dict[float, RecipeError] = {}
     for rung, level in enumerate(ladder.levels):
@@ -225,7 +224,7 @@ def _fitting(ladder: Ladder, prepared: Run, reporter: Reporter) -> Ladder:
 def _small_enough(
     ladders: Sequence[Ladder], targets: Sequence[Target], prepared: Run, reporter: Reporter
 ) -> list[Ladder]:
-    """The ladders that no target on size rules out before anything is made."""
+    """Return the ladders that no size target rules out before any trial."""
     job = prepared.plan.job
     limit = min((target.limit for target in targets if target.quantity == "size"), default=math.inf)
     smallest = {ladder.name: ladder.candidate(len(ladder) - 1).recipe for ladder in ladders}
@@ -237,7 +236,7 @@ def _small_enough(
     fitting = [ladder for ladder in ladders if least[ladder.name] <= limit]
     if not fitting:
         if least_dense_bytes(job.checkpoint, job.teacher, job.recipe) <= limit:
-            reporter.say("Only the dense int8 baseline may be as small: one trial is made, which measures it")
+            reporter.say("Only the dense int8 baseline can be that small: one trial is made, to measure it")
             return [replace(ladders[0], levels=ladders[0].levels[:1])]
         raise TargetError(
             f"nothing can meet {phrase(targets)}: the token embeddings alone take {SIZE.spell(min(least.values()))}; "
@@ -247,13 +246,13 @@ def _small_enough(
 
 
 def _measured_at(recipe: Recipe, targets: Sequence[Target]) -> Recipe:
-    """The recipe with the targets' cells in its latency grid."""
+    """Return the recipe with the targets' cells in its latency grid."""
     cells = [target.cell for target in targets if target.cell is not None]
     for _, length in cells:
         if length > recipe.max_length:
             raise InputError(
-                f"a latency at {length} tokens cannot be measured: the recipe cuts texts at max_length "
-                f"{recipe.max_length}; add --set max_length={length}, or ask for less"
+                f"latency at {length} tokens cannot be measured: the recipe truncates texts to max_length "
+                f"{recipe.max_length}; add --set max_length={length}, or choose a shorter length"
             )
     grid = recipe.measurement
     batches = tuple(sorted({*grid.batches, *(batch for batch, _ in cells)}))

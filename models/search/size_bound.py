@@ -1,6 +1,6 @@
-"""The fewest bytes that a file can have, a recipe's smallest or the dense baseline's: seen before anything is trained.
+"""Lower bounds of the size of a file, known before any training.
 
-No level of a ladder makes the token table smaller, and in a small model it is most of the bytes.
+No level of a ladder makes the token table smaller, and the table is most of a small model.
 """
 
 from transformers import PreTrainedModel
@@ -14,10 +14,10 @@ FLOAT_BITS = 32
 
 
 def least_bytes(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> int:
-    """Bytes of the token table alone in the smallest file that the recipe makes: a lower bound of that file's.
+    """Return the bytes of the token table in the smallest file of a recipe: a lower bound of the file's size.
 
-    0 where the recipe makes the table itself smaller, by how much only a run can tell: fewer tokens, a lower rank,
-    fewer hidden dimensions.
+    0 if the recipe makes the table smaller (fewer tokens, a lower rank, fewer hidden dimensions), since only a run can
+    tell how small.
 
     Raises:
         RecipeError: the checkpoint cannot be given the student's shape.
@@ -29,7 +29,7 @@ def least_bytes(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Reci
 
 
 def least_dense_bytes(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> int:
-    """Bytes of the token table alone in the int8 file of the dense baseline, which every run makes."""
+    """Return the bytes of the token table in the int8 file of the dense baseline, which every run makes."""
     return _table_bytes(teacher or checkpoint, Student(), recipe.baseline_quantization)
 
 

@@ -1,4 +1,4 @@
-"""A constraint as a user writes it: `latency<=3ms@1x64`, `size<=6MB` or `accuracy_drop<=1.0`."""
+"""Constraints as users write them: `latency<=3ms@1x64`, `size<=6MB` or `accuracy_drop<=1.0`."""
 
 import re
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ Quantity = Literal["latency", "size", "accuracy_drop"]
 SECONDS = {"ms": 1e-3, "s": 1.0}
 BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 FORMS = (
-    "write latency<=3ms@1x64 (median; ms or s; batch x tokens), size<=6MB (of the file that is served; B, KB, MB, GB, "
-    "KiB, MiB or GiB) or accuracy_drop<=1.0 (points below dense on the validation split)"
+    "write latency<=3ms@1x64 (median; ms or s; batch x tokens), size<=6MB (of the served file; B, KB, MB, GB, KiB, MiB "
+    "or GiB) or accuracy_drop<=1.0 (points below dense on the validation split)"
 )
 _TARGET = re.compile(
     r"(?P<quantity>[a-z_]+)\s*<=\s*(?P<limit>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[A-Za-z]*)"
@@ -24,36 +24,36 @@ _TARGET = re.compile(
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity and the most that it may be."""
+    """A quantity and its upper limit."""
 
     quantity: Quantity
     limit: float
-    """Seconds of a latency, bytes of a size, percentage points of an accuracy drop."""
+    """Seconds for a latency, bytes for a size, percentage points for an accuracy drop."""
     cell: tuple[int, int] | None = None
-    """Batch and length [tokens] of a latency."""
+    """Batch and length [tokens] of a latency; None for other quantities."""
 
     @property
     def costs(self) -> bool:
-        """Whether more compression helps to meet it; it hurts an accuracy drop."""
+        """True if more compression helps to meet the target; False for an accuracy drop."""
         return self.quantity != "accuracy_drop"
 
     def value(self, serving: Serving) -> float:
-        """What the serving has of the quantity, in the limit's unit."""
+        """Return the serving's value of the quantity, in the unit of the limit."""
         if self.cell is not None:
             return serving.p50_seconds(self.cell)
         return float(serving.bytes) if self.quantity == "size" else serving.drop_points
 
     def met_by(self, serving: Serving) -> bool:
-        """Whether the serving has no more of the quantity than it may."""
+        """Return True if the serving is within the limit."""
         return self.value(serving) <= self.limit
 
     def excess(self, serving: Serving) -> float:
-        """How far the serving is from the limit, as a fraction of it (of at least one point of accuracy); 0: it met."""
+        """Return the excess over the limit as a fraction of it (of at least one point of accuracy); 0 if it is met."""
         scale = self.limit if self.costs else max(self.limit, 1.0)
         return max(self.value(serving) - self.limit, 0.0) / scale
 
     def spell(self, value: float) -> str:
-        """A value of this quantity for people."""
+        """Return a value of this quantity as text."""
         if self.cell is not None:
             time = f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms"
             return f"{time} at {self.cell[0]} x {self.cell[1]}"
@@ -64,29 +64,31 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """Read a constraint.
+    """Parse a constraint.
 
     Raises:
-        InputError: it is none; the message shows the forms that are.
+        InputError: the text is not a constraint; the message shows the valid forms.
     """
-    found = _TARGET.fullmatch(text.strip())
-    if found is None or found["quantity"] not in get_args(Quantity):
-        raise InputError(f"--target {text!r} is no constraint: {FORMS}")
-    quantity, limit, unit = found["quantity"], float(found["limit"]), found["unit"]
-    if (quantity == "latency") != (found["batch"] is not None):
-        raise InputError(f"--target {text!r}: a latency is for a cell such as @1x64, and nothing else is: {FORMS}")
+    match = _TARGET.fullmatch(text.strip())
+    if match is None or match["quantity"] not in get_args(Quantity):
+        raise InputError(f"--target {text!r} is not a constraint: {FORMS}")
+    quantity, limit, unit = match["quantity"], float(match["limit"]), match["unit"]
+    if (quantity == "latency") != (match["batch"] is not None):
+        raise InputError(
+            f"--target {text!r}: a latency needs a cell such as @1x64, and no other quantity has one: {FORMS}"
+        )
     units = {"latency": SECONDS, "size": BYTES, "accuracy_drop": {"": 1.0}}[quantity]
     if unit not in units:
-        raise InputError(f"--target {text!r}: {unit or 'no unit'!r} is no unit of {quantity}: {FORMS}")
+        raise InputError(f"--target {text!r}: {unit or 'no unit'!r} is not a unit of {quantity}: {FORMS}")
     if quantity == "accuracy_drop":
         return Target("accuracy_drop", limit)
     if limit == 0:
-        raise InputError(f"--target {text!r}: nothing has no {quantity}: {FORMS}")
+        raise InputError(f"--target {text!r}: a {quantity} limit must be above 0: {FORMS}")
     if quantity == "size":
         return Target("size", limit * units[unit])
-    return Target("latency", limit * units[unit], (int(found["batch"]), int(found["length"])))
+    return Target("latency", limit * units[unit], (int(match["batch"]), int(match["length"])))
 
 
 def phrase(targets: Sequence[Target]) -> str:
-    """The targets, joined."""
+    """Return the targets as one phrase."""
     return " and ".join(map(str, targets))

@@ -28,7 +28,7 @@ REASONS = {
     "length-negative": "max_length",
     "list": "should be an object",
     "long-number": "is not JSON",
-    "no-model": "lists no model.onnx",
+    "no-model": "does not list model.onnx",
     "not-utf8": "is not JSON",
     "null": "should be an object",
     "number-as-text": "max_length",

@@ -70,7 +70,7 @@ def test_an_unknown_version_is_not_promoted(store: Store) -> None:
 
 def test_the_current_version_is_not_removed(store: Store) -> None:
     one = publish(store, model=graph(seed=1)).manifest.version
-    with pytest.raises(StoreError, match="promote another one first"):
+    with pytest.raises(StoreError, match="promote another version first"):
         store.remove(TASK, "dense", one)
     two = publish(store, model=graph(seed=2)).manifest.version
     store.remove(TASK, "dense", one)

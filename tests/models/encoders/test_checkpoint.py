@@ -100,7 +100,7 @@ def test_resolve_checkpoint_refuses_pickled_weights(copy: Path) -> None:
 def test_resolve_checkpoint_explains_missing_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         resolve_checkpoint(str(tmp_path))
-    with pytest.raises(CheckpointError, match="no folder here"):
+    with pytest.raises(CheckpointError, match="not a folder here"):
         resolve_checkpoint("nobody/no-such-model")
     with pytest.raises(CheckpointError, match="neither a folder nor a Hub id"):
         resolve_checkpoint("not/a/hub/id")

@@ -44,7 +44,7 @@ def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
 def test_a_recipe_that_would_take_the_name_of_the_baseline_or_of_a_twin_is_refused(name):
     recipe = Recipe(name=name, pruning=None, student=Student(epochs=1))
     with pytest.raises(
-        RecipeError, match=rf"recipe {name} cannot have a variant of its own name: variant '{slug(name)}'"
+        RecipeError, match=rf"recipe {name} cannot have a variant named after it: variant '{slug(name)}'"
     ):
         make_ladder(name, recipe, layers=6).candidate(0)
     pruned = make_ladder(name, Recipe(name=name), layers=6).candidate(0)

@@ -185,7 +185,7 @@ def test_a_store_that_stays_away_is_told_once(store: Store, serve, service_of, c
 def test_a_pin_that_is_no_version_is_refused_while_the_others_serve(store: Store, serve) -> None:
     client = serve(pins={f"{TASK}/dense": "newest"})
     (refused,) = client.get("/v1/models").json()["refused"]
-    assert "'newest' is no version" in refused["reason"]
+    assert "'newest' is not a version" in refused["reason"]
     assert client.post(f"/v1/models/{TASK}/sparse90/classify", json={"inputs": "good"}).status_code == 200
 
 

@@ -93,8 +93,8 @@ def test_search_publishes_trials_sets_the_default_and_resumes(
     ("extra", "message"),
     [
         (["--target", "size<=6"], "write latency<=3ms@1x64"),
-        (["--target", "size<=6MB", "--variant", "mine"], "leave --variant out"),
-        (["--target", "latency<=3ms@1x64"], "cannot be measured: the recipe cuts texts at max_length 32"),
+        (["--target", "size<=6MB", "--variant", "mine"], "remove --variant"),
+        (["--target", "latency<=3ms@1x64"], "cannot be measured: the recipe truncates texts to max_length 32"),
         (["--target", "size<=6MB", "--search-levels", "0.9;0.8"], "write numbers with commas"),
         (["--target", "size<=6MB", "--search-levels", "1.2"], "cannot have pruning.sparsity=1.2"),
         (["--target", "size<=6MB", "--search-recipes", "none-such"], "Recipe none-such does not exist"),
@@ -161,5 +161,5 @@ def test_search_tries_a_target_that_only_dense_int8_may_meet(compress_tiny: Comm
     command = compress_tiny(tmp_path / "store", "--target", "size<=8KB", *options)
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "Only the dense int8 baseline may be as small: one trial is made" in result.output
+    assert "Only the dense int8 baseline can be that small: one trial is made" in result.output
     assert "tiny: pruning.sparsity of 0.5; about 1 trial\n" in result.output
