@@ -1,6 +1,8 @@
-"""The accuracy benchmark's grid, figures and page; the training itself is in tests/models."""
+"""Grid, figures and page of the accuracy benchmark. tests/models covers the training."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
-def test_every_cell_is_a_recipe_that_loads_with_the_same_teacher_and_epochs(scale):
+def test_cells_load_recipes_with_same_teacher_and_epochs(scale: Any) -> None:
     for task, (_, epochs) in scale.epochs.items():
         every = [method.name for method in scale.methods]
         grid = list(cells(scale, [task], every))
@@ -31,12 +33,12 @@ def test_every_cell_is_a_recipe_that_loads_with_the_same_teacher_and_epochs(scal
         assert not {cell.method.name for cell in cells(scale, [task])} & dearer
 
 
-def test_the_small_scale_has_every_method_that_ships():
+def test_small_scale_has_every_shipped_method() -> None:
     others = {"demo", "demo-magnitude", "smallest"}
     assert {method.recipe for method in SMALL.methods} == set(shipped_recipes()) - others
 
 
-def test_no_cell_comes_twice_and_more_seeds_come_last():
+def test_cells_are_unique_and_seeds_come_last() -> None:
     grid = list(cells(SMALL, list(SMALL.epochs)))
     assert len({cell.title for cell in grid}) == len(grid)
     seeds = [cell.seed for cell in grid]
@@ -44,13 +46,13 @@ def test_no_cell_comes_twice_and_more_seeds_come_last():
     assert {cell.method.name for cell in grid if cell.seed} == set(SMALL.seeded)
 
 
-def test_parts_of_the_grid_can_be_chosen():
+def test_cells_can_be_selected() -> None:
     (one,) = cells(BASE, ["cola"], ["obert"], ["90 %"], seeds=1)
     assert (one.task, one.method.name, one.level, one.seed) == ("cola", "obert", "90 %", 0)
-    assert load_recipe(one.method.recipe, overrides=one.overrides).pruning.sparsity == 0.9
+    assert load_recipe(one.method.recipe, overrides=one.overrides).pruning.sparsity == 0.9  # type: ignore[union-attr]
 
 
-def test_scores_are_glues():
+def test_task_scores_match_glue() -> None:
     names = ("different", "equivalent")
     # 2 hits, 1 false alarm, 1 miss of "equivalent": F1 = 4 / 6
     assert TASKS["mrpc"].score([1, 1, 1, 0, 0], [1, 1, 0, 1, 0], names) == pytest.approx(100 * 2 / 3)
@@ -58,14 +60,14 @@ def test_scores_are_glues():
     assert TASKS["cola"].score([1, 0, 1, 0], [1, 0, 1, 0], ("acceptable", "unacceptable")) == 100
 
 
-def test_the_drop_is_paired():
+def test_paired_drop_is_paired() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 400)
     dense = np.where(generator.random(400) < 0.7, labels, 1 - labels)
     student = dense.copy()
     student[:8] = 1 - labels[:8]
 
-    def score(predicted, truth):
+    def score(predicted: Any, truth: Any) -> Any:
         return 100 * float((predicted == truth).mean())
 
     same = paired_drop(score, dense, dense, labels)
@@ -76,14 +78,14 @@ def test_the_drop_is_paired():
     assert 0 < found["high"] - found["low"] < 4
 
 
-def test_the_mean_over_seeds_has_students_interval():
+def test_mean_interval_uses_student_t() -> None:
     assert mean_interval([80.0]) == (80.0, None)
     mean, half = mean_interval([80.0, 81.0, 82.0])
     assert mean == 81
     assert half == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
 
 
-def run(**changes):
+def run(**changes: Any) -> Any:
     record = {
         "scale": "minilm-l6", "task": "mrpc", "metric": "f1", "method": "magnitude", "kind": "weights", "level": "95 %",
         "seed": 0, "train_rows": 3300, "test_rows": 408, "epochs": 3.0, "dense": 88.0, "score": 80.0,
@@ -95,7 +97,7 @@ def run(**changes):
     return record | changes
 
 
-def test_the_page_shows_what_there_is(tmp_path):
+def test_accuracy_page_shows_available_runs(tmp_path: Path) -> None:
     path = tmp_path / "accuracy.json"
     assert read_results(path) == {"runs": [], "latency": []}
     better = {"method": "obert", "score": 87.0, "drop": {"points": 1.0, "low": -1.0, "high": 3.0}}
@@ -110,12 +112,12 @@ def test_the_page_shows_what_there_is(tmp_path):
     assert "There are no measurements" in text  # at the other scale
 
 
-def test_teachers_of_two_machines_are_both_shown():
+def test_accuracy_table_shows_teachers_of_two_machines() -> None:
     text = accuracy([run(), run(method="obert", dense=87.5), run(method="platon")])
     assert "| dense teacher |  | 100 % | 88.0 or 87.5 |" in text
 
 
-def test_runs_of_another_teacher_or_precision_are_marked_and_the_mark_is_explained():
+def test_marks_flag_other_teacher_or_precision() -> None:
     usual = [run(), run(method="platon", threads=1)]
     assert "†" not in accuracy(usual)
     for changes in ({"dense": 87.5}, {"precision": "bf16"}):
@@ -124,7 +126,7 @@ def test_runs_of_another_teacher_or_precision_are_marked_and_the_mark_is_explain
         assert text.splitlines()[-1].startswith("† Trained in another precision")
 
 
-def test_means_are_over_the_tasks_that_most_methods_share_whatever_their_seeds():
+def test_means_cover_shared_tasks() -> None:
     rte = {"task": "rte", "metric": "accuracy", "agreement": 80.0, "drop": {"points": 2.0, "low": 0.0, "high": 4.0}}
     both = [
         run(agreement=90.0, divergence=0.1),
@@ -140,18 +142,18 @@ def test_means_are_over_the_tasks_that_most_methods_share_whatever_their_seeds()
     assert "| 5.0 | - | 0.300 | 4.0 |" in accuracy([*both, *other])
 
 
-def test_the_divergence_is_kullback_and_leiblers():
+def test_divergence_is_kullback_leibler() -> None:
     teacher, student = np.log([[0.5, 0.5], [0.9, 0.1]]), np.log([[0.25, 0.75], [0.9, 0.1]])
     assert divergence(teacher + 3, student) == pytest.approx(0.5 * (0.5 * np.log(2) + 0.5 * np.log(2 / 3)))
     assert divergence(teacher, teacher) == 0
 
 
-def test_what_needs_no_network_is_beside_the_scores():
+def test_accuracy_table_shows_majority_baseline() -> None:
     text = accuracy([run(), run(method="obert", majority=81.2), run(task="rte", metric="accuracy")])
     assert "| most frequent label |  |  | 81.2 | - |" in text
 
 
-def test_settings_are_chosen_by_validation_rows(tmp_path):
+def test_choices_rank_by_validation(tmp_path: Path) -> None:
     first = run(scale="choices", task="sst2", method="sparsebert-best", level="first settings", validation=85.0)
     better = {"level": "T = 4", "validation": 86.5, "score": 70.0, "minutes": None, "divergence": 0.1234}
     text = page({"runs": [first, first | better], "latency": []})
@@ -163,8 +165,8 @@ def test_settings_are_chosen_by_validation_rows(tmp_path):
     assert "70.0" not in text
 
 
-def test_settings_of_fewer_tasks_come_after_those_of_all_and_together():
-    def setting(level, **validation):
+def test_choices_list_incomplete_rows_last() -> None:
+    def setting(level: Any, **validation: Any) -> Any:
         return [
             run(scale="choices", method="sparsebert-best", task=task, level=level, validation=value)
             for task, value in validation.items()
@@ -184,14 +186,14 @@ def test_settings_of_fewer_tasks_come_after_those_of_all_and_together():
     assert "Rows of other recipes" in page({"runs": [*runs, other], "latency": []})
 
 
-def test_a_row_without_the_tasks_that_most_methods_share_has_no_mean():
+def test_accuracy_row_without_shared_tasks_has_no_mean() -> None:
     table = accuracy([run(), run(method="platon"), run(method="obert", task="cola", metric="mcc")])
     (obert,) = [line for line in table.splitlines() if line.startswith("| obert")]
     assert "mean drop (mrpc)" in table
     assert obert.split("|")[6].strip() == "-"
 
 
-def test_a_plot_is_of_the_tasks_that_its_methods_share(tmp_path):
+def test_plot_uses_shared_tasks(tmp_path: Path) -> None:
     none_in_common = [run(method="magnitude"), run(method="obert", task="cola", metric="mcc")]
     accuracy_against_sparsity(none_in_common, tmp_path / "one.svg")
     assert "obert" in (tmp_path / "one.svg").read_text() and "of cola" in (tmp_path / "one.svg").read_text()

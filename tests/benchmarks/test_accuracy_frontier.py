@@ -1,28 +1,30 @@
-"""The frontier of docs/benchmarks/accuracy.md: what loses least at each speed."""
+"""The Pareto frontier of docs/benchmarks/accuracy.md."""
+
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.accuracy.frontier import Point, frontier, points
-from benchmarks.accuracy.publish import frontier_table
+from benchmarks.accuracy.speed import frontier_table
 
 
-def point(lost, milliseconds, dense_int8=8.0):
+def point(lost: Any, milliseconds: Any, dense_int8: Any = 8.0) -> Any:
     return Point("magnitude", "95 %", lost, milliseconds, 2 * dense_int8, dense_int8, ())
 
 
-def run(method, task, lost, **changes):
+def run(method: Any, task: Any, lost: Any, **changes: Any) -> Any:
     return {"method": method, "level": "95 %", "task": task, "drop": {"points": lost}, "minutes": 2.0, **changes}
 
 
-def timed(method, fastest, *, dense_int8=8.0):
+def timed(method: Any, fastest: Any, *, dense_int8: Any = 8.0) -> Any:
     times = {"dense": 16.0, "dense-int8": dense_int8, "fp32": 9.0, "sparse int8": fastest}
     arms = {name: {"milliseconds": {"1x64": time}} for name, time in times.items()}
     return {"method": method, "level": "95 %", "arms": arms}
 
 
 @given(st.lists(st.tuples(st.floats(-5, 30), st.floats(0.1, 20), st.floats(5, 10)), max_size=12))
-def test_nothing_beats_what_is_on_the_frontier_and_all_else_is_beaten_or_equalled(figures):
+def test_frontier_is_pareto_optimal(figures: Any) -> None:
     every = [point(*three) for three in figures]
     kept = frontier(every)
     for one in every:
@@ -31,13 +33,13 @@ def test_nothing_beats_what_is_on_the_frontier_and_all_else_is_beaten_or_equalle
     assert [k.speed for k in kept] == sorted((k.speed for k in kept), reverse=True)
 
 
-def test_speeds_of_different_sessions_are_compared_by_their_own_dense_model():
+def test_frontier_compares_sessions_by_their_dense_model() -> None:
     slow_minute = point(1.0, milliseconds=2.0, dense_int8=16.0)
     quick_minute = point(2.0, milliseconds=1.5, dense_int8=8.0)
     assert frontier([slow_minute, quick_minute]) == [slow_minute]
 
 
-def test_a_point_is_the_mean_over_the_tasks_and_its_fastest_file_and_needs_both():
+def test_points_use_task_mean_and_fastest_file() -> None:
     runs = [
         run("obert", "mrpc", 1.0, seed=0),
         run("obert", "mrpc", 3.0, seed=1),

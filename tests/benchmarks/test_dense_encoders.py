@@ -1,4 +1,6 @@
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,12 +23,12 @@ from sparserve.models.errors import ParityError
 TINY = EncoderShape("tiny", layers=2, hidden=32, heads=4, intermediate=64, vocabulary=100)
 
 
-def operators(path):
+def operators(path: Any) -> Any:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def inputs(batch, length):
-    """Random tokens; the last row's second half is padding."""
+def inputs(batch: Any, length: Any) -> Any:
+    """Return random tokens; the second half of the last row is padding."""
     generator = np.random.default_rng(0)
     mask = np.ones((batch, length), dtype=np.int64)
     mask[-1, length // 2 :] = 0
@@ -35,12 +37,12 @@ def inputs(batch, length):
     return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": types * mask}
 
 
-def torch_logits(model, values):
+def torch_logits(model: Any, values: Any) -> Any:
     with torch.no_grad():
         return model(**{name: torch.from_numpy(value) for name, value in values.items()}).logits.numpy()
 
 
-def test_fused_graph_has_one_attention_a_layer_and_equals_torch(tmp_path):
+def test_fused_graph_has_one_attention_per_layer_and_equals_torch(tmp_path: Path) -> None:
     model = random_classifier(TINY, seed=0)
     path = tmp_path / "fused.onnx"
     assert export_fused(model, path) < TOLERANCE
@@ -52,14 +54,14 @@ def test_fused_graph_has_one_attention_a_layer_and_equals_torch(tmp_path):
         assert classifier.run(values) == pytest.approx(torch_logits(model, values), abs=1e-5)
 
 
-def test_plain_graph_has_standard_operators_only(tmp_path):
+def test_plain_graph_has_standard_operators_only(tmp_path: Path) -> None:
     model = random_classifier(TINY, seed=0, head_fraction=0.5)
     assert export_plain(model, tmp_path / "plain.onnx") < TOLERANCE
     graph = onnx.load(tmp_path / "plain.onnx")
     assert {opset.domain: opset.version for opset in graph.opset_import} == {"": 14}
 
 
-def test_a_graph_that_differs_from_torch_is_refused_and_removed(tmp_path):
+def test_export_fused_removes_graph_that_differs(tmp_path: Path) -> None:
     model = random_classifier(TINY, seed=0)
     model.bert.encoder.layer[0].attention.self.scaling = 50.0  # the graph has the usual one
     with pytest.raises(ParityError, match="differ"):
@@ -67,14 +69,14 @@ def test_a_graph_that_differs_from_torch_is_refused_and_removed(tmp_path):
     assert not (tmp_path / "fused.onnx").exists()
 
 
-def test_another_activation_is_refused(tmp_path):
+def test_export_fused_rejects_other_activation(tmp_path: Path) -> None:
     model = random_classifier(TINY, seed=0)
     model.config.hidden_act = "relu"
     with pytest.raises(ValueError, match="relu"):
         export_fused(model, tmp_path / "fused.onnx")
 
 
-def test_quantized_graph_has_no_float_linear_left_and_stays_close(tmp_path):
+def test_quantize_fused_leaves_no_float_linear(tmp_path: Path) -> None:
     model = random_classifier(TINY, seed=0, head_fraction=0.5, ffn_fraction=0.25)
     export_fused(model, tmp_path / "fused.onnx")
     quantize_fused(tmp_path / "fused.onnx", tmp_path / "int8.onnx")
@@ -87,7 +89,7 @@ def test_quantized_graph_has_no_float_linear_left_and_stays_close(tmp_path):
     assert logits == pytest.approx(torch_logits(model, values), abs=0.03)
 
 
-def test_squeezed_layers_are_really_smaller(tmp_path):
+def test_random_classifier_squeezes_layers(tmp_path: Path) -> None:
     model = random_classifier(TINY, seed=0, head_fraction=0.5, ffn_fraction=0.25)
     shapes = {name.removeprefix("layer.0."): tuple(linear.weight.shape) for name, linear in encoder_linears(model)}
     assert shapes["attention.self.query"] == (16, 32)
@@ -98,7 +100,7 @@ def test_squeezed_layers_are_really_smaller(tmp_path):
     assert operators(tmp_path / "squeezed.onnx")["Attention"] == 2
 
 
-def test_layers_may_keep_different_widths(tmp_path):
+def test_fused_graph_supports_different_widths(tmp_path: Path) -> None:
     model = random_classifier(TINY, seed=0)
     layer = model.bert.encoder.layer[1]
     for name in ("query", "key", "value"):

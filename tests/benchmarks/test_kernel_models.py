@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import load, numpy_helper
@@ -11,7 +14,7 @@ TINY = EncoderShape("tiny", layers=3, hidden=32, heads=4, intermediate=64, vocab
 
 
 @pytest.mark.parametrize("block", [1, 4])
-def test_sparsity_is_exact_and_in_whole_blocks(block):
+def test_with_zeros_is_exact_in_whole_blocks(block: Any) -> None:
     weight = np.random.default_rng(0).standard_normal((24, 32)).astype(np.float32)
     zeros = (with_zeros(weight, 0.75, 1, block=block) == 0).reshape(24, -1, block)
     assert zeros.mean() == 0.75
@@ -21,7 +24,7 @@ def test_sparsity_is_exact_and_in_whole_blocks(block):
 
 
 @pytest.mark.thorough
-def test_arms_hold_what_their_names_say(sparse_runtime, tmp_path):
+def test_models_match_arm_names(sparse_runtime: Any, tmp_path: Path) -> None:
     network = random_classifier(TINY, 0)
     arms = dict(models(network, TINY, tmp_path))
     feed = inputs(2, 7, TINY.vocabulary)
@@ -36,7 +39,7 @@ def test_arms_hold_what_their_names_say(sparse_runtime, tmp_path):
     assert arms[FP32].encoder_bytes == 4 * parameters
 
 
-def test_deepsparses_graph_has_the_zeros_and_openvinos_none(tmp_path):
+def test_write_peers_prunes_deepsparse_only(tmp_path: Path) -> None:
     for kind, path in write_peers(random_classifier(TINY, 0), tmp_path).items():
         weights = [numpy_helper.to_array(t) for t in load(path).graph.initializer if t.dims in ([32, 64], [64, 32])]
         assert len(weights) == 2 * TINY.layers
@@ -45,7 +48,7 @@ def test_deepsparses_graph_has_the_zeros_and_openvinos_none(tmp_path):
             assert np.mean(weight == 0) == pytest.approx(expected, abs=1 / weight.size)
 
 
-def test_the_last_layer_is_counted_for_the_first_token_but_for_keys_and_values():
+def test_multiply_adds_of_last_layer() -> None:
     batch, length = 2, 5
     linears = attention = 0
     for layer in range(TINY.layers):

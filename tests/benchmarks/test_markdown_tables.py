@@ -8,12 +8,12 @@ PAGE = "# A page\n\n<!-- measured -->\nold\n<!-- /measured -->\n\nThe end.\n"
 
 
 @pytest.mark.parametrize(("figures", "rule"), [(True, "|---|--:|--:|"), (False, "|---|---|---|")])
-def test_figures_stand_to_the_right_and_everything_else_to_the_left(figures: bool, rule: str) -> None:
+def test_table_aligns_figures_right(figures: bool, rule: str) -> None:
     found = table(["arm", "ms", "MB"], [["dense", "1.0", "2"], ["sparse", "0.5", "-"]], figures=figures)
     assert found == f"| arm | ms | MB |\n{rule}\n| dense | 1.0 | 2 |\n| sparse | 0.5 | - |"
 
 
-def test_what_stands_between_the_markers_is_replaced_as_it_is(tmp_path: Path) -> None:
+def test_write_between_replaces_marked_section(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(PAGE, encoding="utf-8")
     write_between(page, "\\1 % of \\g<0>\n")
@@ -21,7 +21,7 @@ def test_what_stands_between_the_markers_is_replaced_as_it_is(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", ["# A page\n", PAGE + PAGE])
-def test_a_page_without_its_one_place_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+def test_write_between_rejects_page_without_markers(tmp_path: Path, text: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(text, encoding="utf-8")
     with pytest.raises(SystemExit, match="must have exactly one section"):

@@ -1,7 +1,9 @@
-"""Which runs of the accuracy benchmark need not be made: told without their teachers, from the results alone."""
+"""Recognition of recorded runs of the accuracy benchmark, without their teachers."""
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from sparserve.models.encoders.checkpoint import resolve_checkpoint
 
 
 @pytest.fixture
-def benchmark(tmp_path, tiny_checkpoint):
+def benchmark(tmp_path: Path, tiny_checkpoint: Path) -> Any:
     folder = tmp_path / "data" / "mrpc"
     folder.mkdir(parents=True)
     for name, count in (("train", 60), ("validation", 12)):
@@ -25,7 +27,7 @@ def benchmark(tmp_path, tiny_checkpoint):
     return Benchmark(SMALL, checkpoint, folder.parent, tmp_path / "here", tmp_path / "accuracy.json", threads=1)
 
 
-def test_a_run_in_the_results_is_known_on_another_machine_until_something_changes(benchmark, tmp_path):
+def test_is_recorded_on_other_machine_until_inputs_change(benchmark: Any, tmp_path: Path) -> None:
     first, second = (next(cells(SMALL, ["mrpc"], ["magnitude"], [level], seeds=1)) for level in ("95 %", "90 %"))
     assert not benchmark.is_recorded(first)
     record = {"key": benchmark.key(first), "scale": "minilm-l6", "method": "magnitude", "level": "95 %", "drop": {}}

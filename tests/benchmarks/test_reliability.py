@@ -1,4 +1,4 @@
-"""The soak's arithmetic, its client against a running service, and the page that is made of a record."""
+"""The soak's arithmetic, its client against a running service, and the page of a record."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def samples(*rss: float) -> list[Sample]:
     return [Sample(1000 * (at + 1), 1.0, int(bytes_), 0, 0, 10, 3) for at, bytes_ in enumerate(rss)]
 
 
-def test_growth_is_of_the_second_half_and_in_100_000_requests() -> None:
+def test_slope_uses_second_half_per_100000_requests() -> None:
     warm_up = [at * 5e6 for at in range(10)]
     rising = slope(samples(*warm_up, *(1e8 + 1000 * at + (-1) ** at for at in range(10))), "rss_bytes")
     assert rising["value"] == pytest.approx(1e5, rel=0.01)
@@ -24,7 +24,7 @@ def test_growth_is_of_the_second_half_and_in_100_000_requests() -> None:
     assert slope(samples(*warm_up, *[1e8] * 10), "descriptors") == {"value": 0, "low": 0, "high": 0}
 
 
-def test_a_soak_counts_every_request_and_the_page_tells_it(tmp_path: Path) -> None:
+def test_soak_counts_every_request(tmp_path: Path) -> None:
     publish(Store(tmp_path), max_length=LONGEST_WORDS)
     with running(tmp_path, *reliability.SOAK_OPTIONS) as service:
         found = soak(service, f"/v1/models/{TASK}/classify", 1000, connections=8, distinct=200)
@@ -37,7 +37,7 @@ def test_a_soak_counts_every_request_and_the_page_tells_it(tmp_path: Path) -> No
     assert "| threads |" in told
 
 
-def test_every_figure_of_a_fault_has_its_place_on_the_page() -> None:
+def test_reliability_page_shows_every_figure() -> None:
     fault = {"exit_status": 0, "accepted": 1200, "answered": 1200, "refused": 4, "lost": 0, "statuses": {"200": 1200}}
     fault |= {"lost_to": {}, "longest_answer_seconds": 0.25, "ready": True}
     counts = publish_reliability.counts({"some fault": fault, "another": {"status": 200}})

@@ -1,7 +1,9 @@
-"""The serving benchmark's arithmetic, and its way from a store to a page with the real service."""
+"""Arithmetic of the serving benchmark, and a run from a store to a page with the real service."""
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from sparserve.models.bundle.store import Store
 from tests.support.tiny_bundles import TASK, publish
 
 
-def test_arrivals_are_a_poisson_process_of_the_rate():
+def test_poisson_arrivals_have_given_rate() -> None:
     arrivals = poisson_arrivals(200, 100, seed=3)
     assert arrivals[0] >= 0 and arrivals[-1] < 100
     gaps = np.diff(arrivals)
@@ -31,13 +33,13 @@ def test_arrivals_are_a_poisson_process_of_the_rate():
     assert counts.var() == pytest.approx(200, rel=0.4)
 
 
-def test_the_same_seed_gives_the_same_load():
+def test_load_is_reproducible() -> None:
     assert np.array_equal(poisson_arrivals(50, 4, 1), poisson_arrivals(50, 4, 1))
     assert not np.array_equal(poisson_arrivals(50, 4, 1), poisson_arrivals(50, 4, 2))
     assert texts(20, 0) == texts(20, 0) != texts(20, 1)
 
 
-def test_lengths_are_spread_as_those_of_real_texts():
+def test_lengths_have_realistic_spread() -> None:
     found = lengths(5_000, 0)
     assert found.min() == SHORTEST and found.max() == LONGEST
     assert np.median(found) < found.mean() < 2 * np.median(found)
@@ -45,12 +47,12 @@ def test_lengths_are_spread_as_those_of_real_texts():
     assert max(lengths(500, 0, longest=16)) == 16
 
 
-def outcome(rows):
+def outcome(rows: Any) -> Any:
     due, latency, status = zip(*rows, strict=True)
     return {"due": due, "latency": latency, "status": status, "lag": [0.0] * len(rows), "processor": 0.1}
 
 
-def test_goodput_counts_answers_in_time_between_the_first_second_and_the_end():
+def test_summary_goodput_counts_timely_answers() -> None:
     rows = [
         (0.2, 0.1, 200),  # in the first second
         (0.5, 0.9, 200),
@@ -69,7 +71,7 @@ def test_goodput_counts_answers_in_time_between_the_first_second_and_the_end():
     assert found["p99_answered"] == 1.5
 
 
-def test_a_request_without_an_answer_took_for_ever():
+def test_summary_treats_missing_answer_as_infinite() -> None:
     rows = [(0.0, 0.01 * (index + 1), 200) for index in range(98)]
     assert summary(outcome([*rows, (0.0, 0.001, 429)]), 1, 1)["p99"] is None
     many = rows + [(0.0, 0.5, 200)] * 900
@@ -79,8 +81,8 @@ def test_a_request_without_an_answer_took_for_ever():
     assert summary(outcome([*many, *[(0.0, 0.001, -1)] * 20]), 1, 1)["p99"] is None
 
 
-def drive(search, capacity, *, hiccups=()):
-    """Tell a search what a server of some capacity does; at the points of `hiccups` the machine is a little busy."""
+def drive(search: Any, capacity: Any, *, hiccups: Any = ()) -> Any:
+    """Drive a search against a server of this capacity; at the points of `hiccups` the machine is slightly busy."""
     asked = []
     while (rate := search.rate) is not None:
         asked.append(rate)
@@ -90,41 +92,41 @@ def drive(search, capacity, *, hiccups=()):
 
 
 @pytest.mark.parametrize("capacity", [3.0, 47.0, 50.0, 1234.0])
-def test_the_search_finds_the_highest_rate(capacity):
+def test_rate_search_finds_highest_rate(capacity: Any) -> None:
     search = RateSearch(start=50, limit=0.1, max_points=30)
     asked = drive(search, capacity)
     assert search.is_finished and search.passed <= capacity < search.passed * 1.05
     assert len(asked) < 14
 
 
-def test_one_slow_moment_of_the_machine_does_not_end_the_search():
+def test_rate_search_survives_one_slow_moment() -> None:
     search = RateSearch(start=50, limit=0.1, max_points=30)
     asked = drive(search, 300, hiccups=(1,))
     assert asked[:4] == [50, 100, 100, 200]
     assert search.passed == pytest.approx(300, rel=0.05)
 
 
-def test_twice_too_slow_is_too_slow():
+def test_rate_search_fails_after_two_slow_moments() -> None:
     search = RateSearch(start=50, limit=0.1, max_points=30)
     asked = drive(search, 300, hiccups=(1, 2))
     assert asked[1:3] == [100, 100]
     assert 90 < search.passed < 100
 
 
-def test_a_server_that_never_answers_ends_the_search():
+def test_rate_search_ends_for_dead_server() -> None:
     search = RateSearch(start=50, limit=0.1, max_points=6)
     assert len(drive(search, 0)) == 6
     assert search.passed == 0 and not search.is_finished
 
 
-def test_batches_of_the_ceiling_keep_their_budget():
+def test_sorted_batches_keep_budget() -> None:
     inputs = [Tokens([1] * length, [0] * length, truncated=False) for length in (9, 3, 3, 40, 5)]
     batches = sorted_batches(inputs, 20)
     assert [[len(item) for item in batch] for batch in batches] == [[3, 3, 5], [9], [40]]
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_a_peer_is_asked_for_the_text_and_understood(name, tmp_path):
+def test_peer_arm_sends_text_and_reads_scores(name: Any, tmp_path: Path) -> None:
     bundle = publish(Store(tmp_path / "store"))
     arm = peer_arm(name, default_python(), bundle, 1.0)
     assert "the film" in json.dumps(json.loads(arm.bodies(["the film"])[0]))
@@ -139,7 +141,7 @@ def test_a_peer_is_asked_for_the_text_and_understood(name, tmp_path):
     assert f"benchmarks.serving.peers.{name}_server" in arm.command(1234)
 
 
-def figures(**changes):
+def figures(**changes: Any) -> Any:
     found = {
         "requests": 800, "statuses": {"200": 800}, "p50": 0.02, "p99": 0.09, "p99_answered": 0.09, "longest": 0.1,
         "goodput": 100.0, "shed": 0.0, "failed": 0.0, "generator_cpu": 0.12, "generator_lag_p99": 0.001,
@@ -147,7 +149,7 @@ def figures(**changes):
     return found | changes
 
 
-def arm(rate, **changes):
+def arm(rate: Any, **changes: Any) -> Any:
     found = {
         "package": "a", "version": "1.2", "settings": "batches", "installed_bytes": 200_000_000, "best_rate": rate,
         "searched": True,
@@ -160,7 +162,7 @@ def arm(rate, **changes):
     return found | changes
 
 
-def record(**arms):
+def record(**arms: Any) -> Any:
     beside = {"server_seconds": [0.0105, 0.0107, 0.9], "process_seconds": [0.0100, 0.0101, 0.02]}
     raw = {
         "load_seconds": 0.5, "load_bytes": 1, "tokens": {"mean": 35.0, "p50": 28.0, "p95": 90.0},
@@ -197,11 +199,11 @@ def record(**arms):
     }  # fmt: skip
 
 
-def rows_of(text, begins):
+def rows_of(text: Any, begins: Any) -> Any:
     return [line for line in text.splitlines() if line.startswith(f"| {begins}")]
 
 
-def test_the_page_says_what_was_reached():
+def test_serving_page_shows_targets() -> None:
     text = section(record(bentoml=arm(50.0), ray=arm(60.0, scores={"negative": 0.2501, "positive": 0.7499})))
     met = {row.split("|")[1].strip(): row.split("|")[2:4] for row in text.split("###")[1].splitlines() if "| " in row}
     found = {what: (measured.strip(), yes.strip()) for what, (measured, yes) in met.items()}
@@ -221,21 +223,21 @@ def test_the_page_says_what_was_reached():
     assert sparse == "| `sparse90` | sparse | over 320 | over 4.0 | 5.0 | 4.0 |"
 
 
-def test_the_page_names_what_failed_and_ranks_it_nowhere():
+def test_serving_page_lists_failures_without_rank() -> None:
     text = section(record(mlserver={**arm(0.0), "error": "ServerFailed: the server\nended with 1"}, bentoml=arm(50.0)))
     assert "- mlserver: `ServerFailed: the server ended with 1`" in text
     assert "best other server (bentoml)" in text
 
 
-def test_the_page_of_one_that_failed_at_once_has_the_others():
+def test_serving_page_survives_immediate_failure() -> None:
     failed = {name: value for name, value in arm(0.0, error="gone").items() if name in ("settings", "version", "error")}
     text = section(record(ray=failed | {"best_rate": 0.0, "points": [], "starts": []}))
     assert not rows_of(text, "ray")
     assert "best other server" not in text
 
 
-def test_a_search_that_did_not_end_gives_no_more_than_what_the_ratio_may_be():
-    def found(best, *failed, searched=False):
+def test_times_as_many_of_unfinished_search() -> None:
+    def found(best: Any, *failed: Any, searched: Any = False) -> Any:
         points = [{"rate": best, "within": True}, *({"rate": rate, "within": False} for rate in failed)]
         return {"best_rate": best, "searched": searched, "points": points}
 
@@ -249,14 +251,16 @@ def test_a_search_that_did_not_end_gives_no_more_than_what_the_ratio_may_be():
     assert publish_serving.times_as_many(found(0.0, 10.0), dense) == "-"
 
 
-def test_a_quick_run_is_not_published():
+def test_serving_page_rejects_quick_run() -> None:
     quick = record()
     quick["settings"]["quick"] = True
     with pytest.raises(SystemExit, match="quick"):
         section(quick)
 
 
-def test_the_page_has_a_place_for_the_tables(tmp_path, monkeypatch, capsys):
+def test_serving_publish_fills_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "serving.json").write_text(json.dumps(record()))
     (tmp_path / "serving-shared.json").write_text(json.dumps(record(bentoml=arm(50.0))))
     copy = tmp_path / "serving.md"
@@ -272,7 +276,7 @@ def test_the_page_has_a_place_for_the_tables(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.thorough
-def test_the_real_service_is_measured_and_stopped(tmp_path):
+def test_bench_measures_and_stops_real_service(tmp_path: Path) -> None:
     bundle = publish(Store(tmp_path / "store"))
     alone = store_of_one(bundle, tmp_path / "alone")
     plan = Plan(seconds=0.2, p99_limit=5.0, timeout=5.0, resolution=0.5, max_points=1)
@@ -290,7 +294,7 @@ def test_the_real_service_is_measured_and_stopped(tmp_path):
     assert found["starts"][0] > 0
 
 
-def test_the_ceiling_is_measured_at_every_budget(tmp_path):
+def test_bench_ceiling_measures_every_budget(tmp_path: Path) -> None:
     model = load_bundle(publish(Store(tmp_path / "store")), threads=1)
     found = ceiling(model, texts(8, 0, longest=16), [16, 64], seconds=0.01)
     assert found["texts_per_second"].keys() == {"16", "64"} and min(found["texts_per_second"].values()) > 0

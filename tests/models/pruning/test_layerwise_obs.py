@@ -1,4 +1,7 @@
-"""Layer-wise Optimal Brain Surgeon against the least-squares problems it solves, written out in 64-bit numbers."""
+"""Layer-wise Optimal Brain Surgeon against its least-squares problems in float64."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +14,13 @@ from sparserve.models.pruning.pruner import Pruner
 from sparserve.models.pruning.weights.layerwise_obs import LayerwiseObs, least_squares
 from sparserve.models.recipes.schema import Pruning
 
-DOUBLE = {"dtype": torch.float64}
+DOUBLE: Any = {"dtype": torch.float64}
 
 
-def seen(method, linear, *batches, gradients=None):
-    """The method, prepared for one matrix, after these inputs [rows, in]; masks change after the last.
+def seen(method: Any, linear: Any, *batches: Any, gradients: Any = None) -> Any:
+    """Return the method, prepared for one matrix, after these inputs [rows, in]; masks change after the last.
 
-    `gradients` [rows, out] are the loss's, at the outputs of each batch.
+    `gradients` [rows, out] are those of the loss at the outputs of each batch.
     """
     method.prepare({"a": linear}, Pruning())
     for left, batch in reversed(list(enumerate(reversed(batches)))):
@@ -28,8 +31,8 @@ def seen(method, linear, *batches, gradients=None):
     return method
 
 
-def example(seed, rows=40, features=6, outputs=4, masked=0):
-    """A matrix and inputs whose features hang together."""
+def example(seed: int, rows: Any = 40, features: Any = 6, outputs: Any = 4, masked: Any = 0) -> Any:
+    """Return a matrix and inputs with correlated features."""
     generator = torch.Generator().manual_seed(seed)
     linear = nn.Linear(features, outputs, **DOUBLE)
     linear.weight.data = torch.randn(outputs, features, generator=generator, **DOUBLE)
@@ -38,24 +41,24 @@ def example(seed, rows=40, features=6, outputs=4, masked=0):
     return linear, torch.randn(rows, features, generator=generator, **DOUBLE) @ mixing
 
 
-def moments_of(inputs, damping):
+def moments_of(inputs: Any, damping: Any) -> Any:
     matrix = (inputs.mT @ inputs / len(inputs)).float().double()
     return matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix), **DOUBLE)
 
 
-def rise(found, wanted, moments):
+def rise(found: Any, wanted: Any, moments: Any) -> Any:
     return ((found - wanted) @ moments @ (found - wanted).mT).diagonal()
 
 
-def exact(wanted, moments, free):
-    """Each row by the normal equations of its free entries."""
+def exact(wanted: Any, moments: Any, free: Any) -> Any:
+    """Solve each row by the normal equations of its free entries."""
     found = torch.zeros_like(wanted)
     for row, columns in enumerate(free):
         found[row, columns] = torch.linalg.solve(moments[columns][:, columns], (moments @ wanted[row])[columns])
     return found
 
 
-def test_a_score_is_the_rise_without_that_weight_when_its_row_makes_up_for_it():
+def test_layerwise_obs_score_is_rise_after_optimal_row_update() -> None:
     linear, inputs = example(1)
     method = seen(LayerwiseObs(damping=0.1), linear, inputs)
     wanted, moments = linear.weight.detach().clone(), moments_of(inputs, 0.1)
@@ -66,7 +69,7 @@ def test_a_score_is_the_rise_without_that_weight_when_its_row_makes_up_for_it():
         torch.testing.assert_close(method.scores("a")[row, column].double(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_masked_weights_that_the_optimiser_moved_count_for_nothing():
+def test_layerwise_obs_ignores_masked_weights_moved_by_optimizer() -> None:
     linear, inputs = example(2, masked=9)
     masked = linear.weight.detach() == 0
     method = seen(LayerwiseObs(), linear, inputs)
@@ -79,7 +82,7 @@ def test_masked_weights_that_the_optimiser_moved_count_for_nothing():
 
 @settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 999), free=st.integers(0, 2**24 - 1), iterations=st.integers(1, 8))
-def test_what_stays_makes_up_for_what_goes(seed, free, iterations):
+def test_least_squares_lowers_error_and_converges(seed: int, free: Any, iterations: Any) -> None:
     linear, inputs = example(seed)
     wanted, moments = linear.weight.detach(), moments_of(inputs, 0.1)
     kept = torch.tensor([bool(free >> bit & 1) for bit in range(24)]).view(4, 6)
@@ -93,14 +96,14 @@ def test_what_stays_makes_up_for_what_goes(seed, free, iterations):
         torch.testing.assert_close(after, best, rtol=1e-5, atol=1e-7)
 
 
-def test_damping_that_is_too_small_is_named():
+def test_layerwise_obs_names_too_small_damping() -> None:
     linear, inputs = example(5, rows=2)
     method = seen(LayerwiseObs(damping=1e-30), linear, 1e3 * inputs)
     with pytest.raises(RecipeError, match=r"damping 1e-30 is too small for the inputs of a"):
         method.scores("a")
 
 
-def test_outputs_are_weighed_by_the_squares_of_the_gradients_of_the_batches_that_count():
+def test_layerwise_obs_weights_outputs_by_squared_gradients() -> None:
     linear, inputs = example(6)
     gradients = torch.randn(len(inputs), 4, generator=torch.Generator().manual_seed(0), **DOUBLE) * torch.arange(4)
     plain = seen(LayerwiseObs(batches=2), linear, inputs, inputs).scores("a")
@@ -112,7 +115,7 @@ def test_outputs_are_weighed_by_the_squares_of_the_gradients_of_the_batches_that
     torch.testing.assert_close(method.scores("a"), plain, rtol=1e-4, atol=1e-6)
 
 
-def test_without_any_gradient_outputs_weigh_the_same_and_one_without_does_not_matter():
+def test_layerwise_obs_output_fisher_without_gradients() -> None:
     (first, inputs), (second, _) = example(6), example(7)
     plain, weighed = LayerwiseObs(), LayerwiseObs(output_fisher=True)
     for gradients in ((0, 0), (0, 1), (None, 1)):
@@ -128,7 +131,7 @@ def test_without_any_gradient_outputs_weigh_the_same_and_one_without_does_not_ma
             torch.testing.assert_close(weighed.scores(name), plain.scores(name) * factor)
 
 
-def test_only_the_last_batches_before_an_update_count():
+def test_layerwise_obs_uses_last_batches_before_update() -> None:
     linear, inputs = example(3)
     others = torch.full_like(inputs, 7.0)
     few = seen(LayerwiseObs(batches=2), linear, others, inputs[:20], inputs[20:])
@@ -138,7 +141,7 @@ def test_only_the_last_batches_before_an_update_count():
     assert not torch.allclose(every.scores("a"), alone.scores("a"))
 
 
-def test_batches_of_an_earlier_update_do_not_count():
+def test_layerwise_obs_forgets_batches_of_earlier_update() -> None:
     linear, inputs = example(4)
     method = seen(LayerwiseObs(), linear, torch.full_like(inputs, 7.0))
     linear(inputs)
@@ -149,18 +152,18 @@ def test_batches_of_an_earlier_update_do_not_count():
 class Attention(nn.Module):
     """Two matrices with the same inputs and a third with others."""
 
-    def __init__(self, seed):
+    def __init__(self, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
         layer = nn.ModuleDict({"query": nn.Linear(6, 6), "key": nn.Linear(6, 6), "output": nn.Linear(6, 6)})
         self.layers = nn.ModuleList([layer])
 
-    def forward(self, inputs):
+    def forward(self, inputs: Any) -> Any:
         layer = self.layers[0]
-        return layer["output"](torch.tanh(layer["query"](inputs) * layer["key"](inputs)))
+        return layer["output"](torch.tanh(layer["query"](inputs) * layer["key"](inputs)))  # type: ignore[index]
 
 
-def steps(network, pruner, numbers):
+def steps(network: Any, pruner: Any, numbers: Any) -> None:
     for step in numbers:
         network.zero_grad()
         inputs = torch.randn(30, 6, generator=torch.Generator().manual_seed(step))
@@ -174,7 +177,7 @@ def steps(network, pruner, numbers):
 
 @pytest.mark.parametrize("output_fisher", [False, True])
 @pytest.mark.parametrize("stop_after", range(1, 8))
-def test_an_interruption_between_the_batches_of_an_update_changes_nothing(tmp_path, stop_after, output_fisher):
+def test_layerwise_obs_resumes_between_batches_of_update(tmp_path: Path, stop_after: int, output_fisher: Any) -> None:
     options = {"output_fisher": output_fisher, "batches": 2}
     pruning = Pruning(
         method="layerwise-obs", sparsity=0.7, allocation="global", begin=0.3, end=0.9, updates=2, options=options
@@ -192,7 +195,7 @@ def test_an_interruption_between_the_batches_of_an_update_changes_nothing(tmp_pa
         assert torch.equal(first, second)
 
 
-def test_equal_inputs_are_summed_once_and_nothing_is_looked_at_after_the_last_update():
+def test_layerwise_obs_sums_shared_inputs_once_and_removes_hooks() -> None:
     network = Attention(0)
     options = {"output_fisher": True}
     pruner = Pruner(network, Pruning(method="layerwise-obs", sparsity=0.5, end=0.5, updates=1, options=options))
@@ -203,15 +206,15 @@ def test_equal_inputs_are_summed_once_and_nothing_is_looked_at_after_the_last_up
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
 
 
-def test_layers_answer_closer_to_what_they_did_than_by_magnitude():
+def test_layerwise_obs_keeps_outputs_closer_than_magnitude() -> None:
     found = {}
     inputs = torch.randn(200, 6) @ torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
     for method in ("magnitude", "layerwise-obs"):
         network = Attention(0)
-        wanted = network.layers[0]["query"](inputs).detach()
+        wanted = network.layers[0]["query"](inputs).detach()  # type: ignore[index]
         pruner = Pruner(network, Pruning(method=method, sparsity=0.5, end=0.0, updates=1))
         network(inputs)
         pruner.observe(1, 8)
         pruner.after(1, 8)
-        found[method] = float((network.layers[0]["query"](inputs).detach() - wanted).square().mean())
+        found[method] = float((network.layers[0]["query"](inputs).detach() - wanted).square().mean())  # type: ignore[index]
     assert found["layerwise-obs"] < 0.8 * found["magnitude"]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ levels = st.lists(st.floats(0, 0.99), min_size=1, max_size=6).map(sorted)
 
 @settings(deadline=None, max_examples=40)
 @given(levels=levels, seed=st.integers(0, 1000), allocation=st.sampled_from(["uniform", "global"]))
-def test_masks_never_regrow_and_reach_the_sparsity_exactly(levels, seed, allocation):
+def test_masks_never_regrow_and_reach_exact_sparsity(levels: Any, seed: int, allocation: Any) -> None:
     targets = make_targets(seed)
     masks = Masks(targets)
     for level in levels:
@@ -38,7 +40,7 @@ def test_masks_never_regrow_and_reach_the_sparsity_exactly(levels, seed, allocat
         assert sum(int((~m).sum()) for m in masks.kept.values()) == round(levels[-1] * (7 * 5 + 11 * 3))
 
 
-def test_the_smallest_weights_go_first():
+def test_masks_drop_smallest_weights_first() -> None:
     targets = {"a": nn.Linear(4, 1)}
     targets["a"].weight.data = torch.tensor([[0.1, -3.0, 0.2, -0.05]])
     masks = Masks(targets)
@@ -47,14 +49,14 @@ def test_the_smallest_weights_go_first():
     assert targets["a"].weight.tolist() == [[0.0, -3.0, torch.tensor(0.2).item(), 0.0]]
 
 
-def test_ties_are_broken_by_position():
+def test_masks_break_ties_by_position() -> None:
     targets = {"a": nn.Linear(6, 1)}
     masks = Masks(targets)
     masks.raise_sparsity({"a": torch.ones(1, 6)}, 0.5, "uniform")
     assert masks.kept["a"].tolist() == [[False, False, False, True, True, True]]
 
 
-def test_scores_that_are_no_numbers_prune_nothing():
+def test_masks_reject_nan_scores() -> None:
     masks = Masks(make_targets(0))
     scores = magnitudes(make_targets(0))
     name = list(scores)[1]
@@ -64,7 +66,7 @@ def test_scores_that_are_no_numbers_prune_nothing():
     assert all(bool(mask.all()) for mask in masks.kept.values())
 
 
-def test_zeros_of_an_earlier_pruning_are_masked_from_the_beginning():
+def test_masks_keep_zeros_of_earlier_pruning() -> None:
     targets = make_targets(0)
     linear = next(iter(targets.values()))
     with torch.no_grad():
@@ -74,7 +76,7 @@ def test_zeros_of_an_earlier_pruning_are_masked_from_the_beginning():
     assert all(bool(mask.all()) for mask in Masks(targets).kept.values())
 
 
-def test_what_is_newly_masked_is_told():
+def test_masks_return_newly_masked_entries() -> None:
     masks = Masks(make_targets(0))
     first = masks.raise_sparsity(magnitudes(make_targets(0)), 0.3, "uniform")
     assert all(torch.equal(first[name], ~mask) for name, mask in masks.kept.items())
@@ -92,7 +94,7 @@ def test_what_is_newly_masked_is_told():
     allocation=st.sampled_from(["uniform", "global"]),
     block=st.sampled_from([(1, 4), (3, 1), (3, 2), (6, 8)]),
 )
-def test_blocks_are_masked_as_one_and_exactly(levels, seed, allocation, block):
+def test_masks_drop_whole_blocks_exactly(levels: Any, seed: int, allocation: Any, block: Any) -> None:
     torch.manual_seed(seed)
     targets = {"a": nn.Linear(8, 6), "b": nn.Linear(16, 6)}
     masks = Masks(targets, block)
@@ -110,14 +112,14 @@ def test_blocks_are_masked_as_one_and_exactly(levels, seed, allocation, block):
         assert sum(counts) == size * round(levels[-1] * 144 / size)
 
 
-def test_the_block_with_the_smallest_mean_goes_first():
+def test_masks_drop_block_with_smallest_mean_first() -> None:
     targets = {"a": nn.Linear(4, 2)}
     masks = Masks(targets, (1, 2))
     masks.raise_sparsity({"a": torch.tensor([[9.0, 0.0, 3.0, 3.0], [4.0, 4.0, 1.0, 4.0]])}, 0.25, "uniform")
     assert masks.kept["a"].tolist() == [[True, True, True, True], [True, True, False, False]]
 
 
-def test_zeros_of_an_earlier_pruning_stay_in_blocks_that_are_kept():
+def test_masks_keep_zeros_inside_kept_blocks() -> None:
     linear = nn.Linear(4, 2)
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]]))
@@ -130,19 +132,19 @@ def test_zeros_of_an_earlier_pruning_stay_in_blocks_that_are_kept():
     assert masks.masked("a", torch.ones(2, 4)).tolist() == [[1.0, 0.0, 0.0, 0.0], [1.0] * 4]
 
 
-def test_pool_is_the_mean_of_every_block():
+def test_pool_averages_blocks() -> None:
     values = torch.arange(8.0).view(2, 4)
     assert pool(values, (1, 2)).tolist() == [[0.5, 2.5], [4.5, 6.5]]
     assert pool(values, (2, 2)).tolist() == [[2.5, 4.5]]
     assert pool(values, (1, 1)) is values
 
 
-def test_blocks_that_do_not_fill_a_matrix_are_refused_with_its_name():
+def test_masks_reject_block_that_does_not_tile() -> None:
     with pytest.raises(RecipeError, match="blocks of 1x2 do not tile a, which is 5x7"):
         Masks(make_targets(0), (1, 2))
 
 
-def test_masks_survive_their_state():
+def test_masks_state_round_trip() -> None:
     masks = Masks(make_targets(0))
     masks.raise_sparsity(magnitudes(make_targets(0)), 0.6, "global")
     other = Masks(make_targets(1))
@@ -151,6 +153,6 @@ def test_masks_survive_their_state():
     assert other.sparsity() == masks.sparsity()
 
 
-def test_masks_of_other_matrices_are_refused():
+def test_masks_reject_state_of_other_matrices() -> None:
     with pytest.raises(ValueError, match="other matrices"):
         Masks(make_targets(0)).load_state({"a": torch.ones(5, 7, dtype=torch.uint8)})

@@ -1,8 +1,10 @@
-"""Every pruning method: what all of them hold to, and each one's own arithmetic."""
+"""Properties of all pruning methods, and the arithmetic of each."""
 
 import copy
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ OPTIONS = {"obert": {"fisher_block": 10, "gradients": 3}, "group-lasso": {"refre
 
 
 class Network(nn.Module):
-    """A stack of two layers with two linears each: all that pruning asks of a model."""
+    """Two layers with two linear layers each."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -32,14 +34,14 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 8)) for _ in range(2))
 
 
-def make_pruning(method, **changes):
+def make_pruning(method: Any, **changes: Any) -> Any:
     # What a method insists on comes first, what the test asks for after.
     needed = {"soft-movement": {"allocation": "global"}, "group-lasso": {"block": (1, 2)}}.get(method, {})
-    return Pruning(method=method, options=OPTIONS.get(method, {}), **{**changes, **needed})
+    return Pruning(method=method, options=OPTIONS.get(method, {}), **{**changes, **needed})  # type: ignore[dict-item]
 
 
-def train(network, pruner, steps, seed):
-    """Steps of gradient descent on random gradients, those of a step depending on the seed and the step alone."""
+def train(network: Any, pruner: Any, steps: Any, seed: int) -> Iterator[Any]:
+    """Run gradient descent on random gradients that depend only on the seed and the step."""
     for step in steps:
         generator = torch.Generator().manual_seed(1000 * seed + step)
         for parameter in network.parameters():
@@ -62,7 +64,9 @@ def train(network, pruner, steps, seed):
     block=st.sampled_from([(1, 1), (1, 2), (2, 1)]),
     seed=st.integers(0, 99),
 )
-def test_masks_only_grow_and_end_at_the_sparsity(method, sparsity, updates, begin, allocation, block, seed):
+def test_methods_grow_masks_to_target_sparsity(
+    method: Any, sparsity: float, updates: int, begin: float, allocation: Any, block: Any, seed: int
+) -> None:
     pruning = make_pruning(
         method, sparsity=sparsity, updates=updates, begin=begin, end=0.8, allocation=allocation, block=block
     )
@@ -88,7 +92,7 @@ def test_masks_only_grow_and_end_at_the_sparsity(method, sparsity, updates, begi
 @pytest.mark.parametrize("method", METHODS)
 @settings(deadline=None, max_examples=6)
 @given(stop_after=st.integers(1, STEPS - 1), seed=st.integers(0, 99))
-def test_an_interruption_changes_nothing(method, stop_after, seed):
+def test_methods_resume_exactly(method: Any, stop_after: int, seed: int) -> None:
     pruning = make_pruning(method, sparsity=0.7, updates=3, begin=0.2, end=0.8)
     network = Network(seed)
     pruner = Pruner(network, pruning)
@@ -110,7 +114,7 @@ def test_an_interruption_changes_nothing(method, stop_after, seed):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_matrix_without_gradients_can_be_pruned(method):
+def test_methods_prune_without_gradients(method: Any) -> None:
     network = Network(0)
     pruner = Pruner(network, make_pruning(method, sparsity=0.5, end=0.0))
     pruner.observe(1, STEPS)
@@ -118,7 +122,7 @@ def test_a_matrix_without_gradients_can_be_pruned(method):
     assert pruner.masks.sparsity() == 0.5
 
 
-def test_options_that_cannot_be_are_refused_with_their_names():
+def test_methods_reject_invalid_options() -> None:
     for method, option, value in [
         ("movement", "learning_rate", 0),
         ("soft-movement", "penalty", -1),
@@ -140,7 +144,7 @@ def test_options_that_cannot_be_are_refused_with_their_names():
         make_method(Pruning(method="platon", options={"beta": 0.9}))
 
 
-def test_movement_keeps_what_moves_away_from_zero_however_small():
+def test_movement_keeps_weights_that_move_away_from_zero() -> None:
     weight = torch.tensor([[0.1, 5.0, -0.1, -5.0]])
     method = Movement()
     # Descent moves against the gradient: the first and the third grow.
@@ -149,7 +153,7 @@ def test_movement_keeps_what_moves_away_from_zero_however_small():
     assert scores[[0, 2]].min() > 0 > scores[[1, 3]].max()
 
 
-def test_movement_descends_the_straight_through_gradient():
+def test_movement_follows_straight_through_gradient() -> None:
     torch.manual_seed(0)
     weight, first, second = torch.randn(3, 2, 3)
     method = Movement(learning_rate=0.1)
@@ -164,14 +168,14 @@ def test_movement_descends_the_straight_through_gradient():
 
 
 @pytest.mark.parametrize("method", [Movement(), SoftMovement()])
-def test_movement_without_steps_ranks_by_magnitude(method):
+def test_movement_without_steps_ranks_by_magnitude(method: Any) -> None:
     torch.manual_seed(0)
     weight = torch.randn(3, 4)
     observed(method, weight, pruning=Pruning(allocation="global"))
     assert torch.equal(method.scores("a").flatten().argsort(), weight.abs().flatten().argsort())
 
 
-def test_soft_movement_is_pulled_down_by_its_penalty():
+def test_soft_movement_penalty_lowers_scores() -> None:
     method = SoftMovement()
     observed(method, torch.randn(2, 3), torch.zeros(2, 3), pruning=Pruning(allocation="global"))
     assert (method.scores("a") < -0.9 * method.learning_rate).all()
@@ -180,7 +184,7 @@ def test_soft_movement_is_pulled_down_by_its_penalty():
     assert not unpenalised.scores("a").any()
 
 
-def test_soft_movement_adds_the_gradient_of_its_penalty():
+def test_soft_movement_adds_gradient_of_penalty() -> None:
     method = SoftMovement(penalty=3.0)
     observed(method, torch.zeros(2, 3), pruning=Pruning(allocation="global"))
     scores = method.importance["a"]
@@ -189,19 +193,19 @@ def test_soft_movement_adds_the_gradient_of_its_penalty():
     torch.testing.assert_close(method.gradient("a", torch.zeros(2, 3), torch.ones(2, 3)), expected)
 
 
-def test_soft_movement_refuses_a_threshold_for_each_matrix():
+def test_soft_movement_rejects_uniform_allocation() -> None:
     with pytest.raises(RecipeError, match=r"pruning.allocation: .* Set it to global"):
         observed(SoftMovement(), torch.ones(2, 2))
 
 
-def test_platon_scores_by_sensitivity_times_uncertainty():
+def test_platon_scores_sensitivity_times_uncertainty() -> None:
     method = Platon(beta1=0.5, beta2=0.8)
     observed(method, torch.tensor([[2.0]]), torch.tensor([[-3.0]]), torch.tensor([[1.0]]))
     # I = 6, then 2: I-bar = 3, then 2.5; U = 3, then 0.5: U-bar = 0.6, then 0.58.
     assert method.scores("a").item() == pytest.approx(2.5 * 0.58)
 
 
-def test_group_lasso_adds_the_gradient_of_its_penalty():
+def test_group_lasso_adds_gradient_of_penalty() -> None:
     torch.manual_seed(0)
     weight, gradient = torch.randn(2, 4, 6)
     pruning = Pruning(block=(2, 3))
@@ -213,7 +217,7 @@ def test_group_lasso_adds_the_gradient_of_its_penalty():
     torch.testing.assert_close(linear.weight.grad, gradient + penalty)
 
 
-def test_group_lasso_scores_a_block_by_its_norm_and_leaves_masked_ones_alone():
+def test_group_lasso_scores_block_norm_and_skips_masked_blocks() -> None:
     weight = torch.tensor([[3.0, 4.0, 0.0, 0.0]])
     method = GroupLasso()
     linear = observed(method, weight, torch.zeros(1, 4), pruning=Pruning(block=(1, 2)))
@@ -221,7 +225,7 @@ def test_group_lasso_scores_a_block_by_its_norm_and_leaves_masked_ones_alone():
     assert linear.weight.grad[0, 2:].tolist() == [0, 0]
 
 
-def test_group_lasso_refreshes_its_weights_evenly_until_the_end_of_pruning():
+def test_group_lasso_refreshes_gamma_evenly() -> None:
     method = GroupLasso(penalty=1.0, refreshes=4)
     linear = observed(method, torch.ones(1, 2), pruning=Pruning(block=(1, 2), end=0.5))
     made = []
@@ -235,6 +239,6 @@ def test_group_lasso_refreshes_its_weights_evenly_until_the_end_of_pruning():
     assert made == pytest.approx([*gammas, 0, 0])
 
 
-def test_group_lasso_refuses_blocks_of_one_weight():
+def test_group_lasso_rejects_blocks_of_one_weight() -> None:
     with pytest.raises(RecipeError, match=r"pruning.block: group-lasso needs blocks of several weights\. Set it to"):
         observed(GroupLasso(), torch.ones(2, 2))

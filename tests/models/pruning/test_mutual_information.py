@@ -1,3 +1,7 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,13 +18,13 @@ from sparserve.models.recipes.schema import Squeeze
 from tests.support.models.calibration_rows import calibration, classifier
 
 
-def gaussian(seed, vectors=400, features=6):
+def gaussian(seed: int, vectors: Any = 400, features: Any = 6) -> Any:
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(features, features, generator=generator, dtype=torch.float64)
     return torch.randn(vectors, features, generator=generator, dtype=torch.float64) @ mixing + 3
 
 
-def moments_of(x, y, block=1, parts=3):
+def moments_of(x: Any, y: Any, block: Any = 1, parts: int = 3) -> Any:
     moments = JointMoments(block)
     for some_x, some_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
         moments.add(some_x, some_y)
@@ -29,7 +33,7 @@ def moments_of(x, y, block=1, parts=3):
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 1000), parts=st.integers(1, 5), shift=st.sampled_from([0.0, 1000.0]))
-def test_moments_are_those_of_all_batches_together(seed, parts, shift):
+def test_joint_moments_match_all_batches_together(seed: int, parts: int, shift: float) -> None:
     data = gaussian(seed) + shift
     moments = moments_of(data[:, :4], data[:, 4:], block=2, parts=parts)
     expected = np.cov(data.numpy().T, bias=True)
@@ -41,7 +45,7 @@ def test_moments_are_those_of_all_batches_together(seed, parts, shift):
     np.testing.assert_allclose(moments.yy, expected[4:, 4:], **tolerance)
 
 
-def test_the_information_of_a_unit_is_that_of_its_regression_on_what_is_above():
+def test_mutual_information_of_unit_matches_regression() -> None:
     data = gaussian(0)
     x, y = data[:, :3], data[:, 3:]
     fit = LinearRegression()
@@ -50,11 +54,11 @@ def test_the_information_of_a_unit_is_that_of_its_regression_on_what_is_above():
     np.testing.assert_allclose(found, -np.log1p(-determined) / 2, rtol=1e-3)
 
 
-def test_the_information_of_a_head_is_the_difference_of_entropies():
+def test_mutual_information_of_head_is_entropy_difference() -> None:
     data = gaussian(1)
     covariance = np.cov(data.numpy().T, bias=True)
 
-    def entropy(*features):
+    def entropy(*features: Any) -> Any:
         return np.linalg.slogdet(covariance[np.ix_(features, features)])[1] / 2
 
     found = mutual_information(moments_of(data[:, :4], data[:, 4:], block=2), shrinkage=1e-9)
@@ -67,7 +71,7 @@ def test_the_information_of_a_head_is_the_difference_of_entropies():
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 1000))
-def test_the_information_of_a_head_is_the_same_in_any_basis(seed):
+def test_mutual_information_of_head_is_basis_independent(seed: int) -> None:
     data = gaussian(seed)
     rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))[0]
     before = mutual_information(moments_of(data[:, :3], data[:, 3:], block=3), shrinkage=0.1)
@@ -75,7 +79,7 @@ def test_the_information_of_a_head_is_the_same_in_any_basis(seed):
     torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-4)
 
 
-def test_a_copy_of_what_is_above_ranks_first_and_an_independent_unit_last():
+def test_mutual_information_ranks_copy_first_and_noise_last() -> None:
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(2000, 3, generator=generator)
     noise = torch.randn(2000, 3, generator=generator)
@@ -87,14 +91,14 @@ def test_a_copy_of_what_is_above_ranks_first_and_an_independent_unit_last():
     assert information[4] == pytest.approx(0, abs=1e-9)
 
 
-def test_the_noise_on_what_is_above_goes_with_its_scale():
+def test_mutual_information_noise_scales_with_targets() -> None:
     y = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
     for scale in (1.0, 100.0):
         information = mutual_information(moments_of(y, scale * y), shrinkage=0.1)
         assert information.item() == pytest.approx(-np.log(1 - 1 / 1.1) / 2, rel=1e-3)
 
 
-def test_only_what_is_kept_above_counts():
+def test_mutual_information_uses_kept_features_only() -> None:
     y = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
     information = mutual_information(moments_of(y, y), shrinkage=0.01, kept=[1])
     assert information.argmax() == 1
@@ -102,7 +106,9 @@ def test_only_what_is_kept_above_counts():
 
 
 @pytest.mark.parametrize("model_type", ["bert", "mpnet"])
-def test_units_and_heads_that_never_vary_go_first(make_checkpoint, model_type):
+def test_mutual_information_method_removes_constant_units_first(
+    make_checkpoint: Callable[[str], Path], model_type: str
+) -> None:
     model = classifier(make_checkpoint(model_type))
     for layer in encoder_layers(model):
         with torch.no_grad():
@@ -117,7 +123,7 @@ def test_units_and_heads_that_never_vary_go_first(make_checkpoint, model_type):
 
 
 @pytest.mark.parametrize(("index", "part"), [(0, "intermediate"), (1, "intermediate"), (0, "value"), (1, "value")])
-def test_a_layer_that_computes_nothing_is_squeezed_like_any_other(tiny_checkpoint, index, part):
+def test_mutual_information_method_handles_constant_layer(tiny_checkpoint: Path, index: Any, part: Any) -> None:
     model = classifier(tiny_checkpoint)
     with torch.no_grad():
         getattr(encoder_layers(model)[index], part).weight.zero_()  # its bias stays: a constant, up to rounding
@@ -127,7 +133,7 @@ def test_a_layer_that_computes_nothing_is_squeezed_like_any_other(tiny_checkpoin
     ] * 2
 
 
-def test_features_that_are_no_numbers_are_refused(tiny_checkpoint):
+def test_mutual_information_method_rejects_nan_features(tiny_checkpoint: Path) -> None:
     model = classifier(tiny_checkpoint)
     with torch.no_grad():
         encoder_layers(model)[0].value.weight[0] = torch.nan
@@ -136,18 +142,20 @@ def test_features_that_are_no_numbers_are_refused(tiny_checkpoint):
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet"])
-def test_hidden_dimensions_are_one_set_and_the_network_still_answers(make_checkpoint, model_type):
+def test_mutual_information_method_squeezes_hidden_dimensions(
+    make_checkpoint: Callable[[str], Path], model_type: str
+) -> None:
     model = classifier(make_checkpoint(model_type))
     batches = calibration()
     structure = MutualInformation().apply(model, batches, Squeeze(hidden=0.5, units=0.5))
-    assert len(structure.hidden) == 16
+    assert len(structure.hidden) == 16  # type: ignore[arg-type]
     assert all(layer.query.in_features == 16 for layer in encoder_layers(model))
     logits = model(input_ids=batches[0]["input_ids"], attention_mask=batches[0]["attention_mask"]).logits
     assert logits.shape == (8, 3)
 
 
-def test_a_refit_brings_the_answers_back(tiny_checkpoint):
-    def change(tune):
+def test_mutual_information_method_refit_restores_logits(tiny_checkpoint: Path) -> None:
+    def change(tune: Any) -> Any:
         model = classifier(tiny_checkpoint)
         inputs = {name: calibration()[0][name] for name in ("input_ids", "attention_mask")}
         before = model(**inputs).logits
@@ -157,27 +165,27 @@ def test_a_refit_brings_the_answers_back(tiny_checkpoint):
     assert change(tune=True) < 0.5 * change(tune=False)
 
 
-def test_no_refit_without_some_hidden_dimensions(tiny_checkpoint):
+def test_mutual_information_method_rejects_refit_with_fewer_hidden(tiny_checkpoint: Path) -> None:
     model = classifier(tiny_checkpoint)
     with pytest.raises(RecipeError, match=r"squeeze\.options\.tune"):
         MutualInformation(tune=True).apply(model, calibration(), Squeeze(hidden=0.5))
 
 
-def test_padding_changes_no_choice(tiny_checkpoint):
+def test_mutual_information_method_ignores_padding(tiny_checkpoint: Path) -> None:
     model = classifier(tiny_checkpoint)
     squeeze = Squeeze(heads=0.5, units=0.5, hidden=0.5)
     narrow = MutualInformation().choose(model, calibration(), squeeze)
     assert MutualInformation().choose(model, calibration(padding=9), squeeze) == narrow
 
 
-def test_a_budget_of_operations_is_kept_by_every_layer(tiny_checkpoint):
+def test_mutual_information_method_keeps_budget_in_every_layer(tiny_checkpoint: Path) -> None:
     model = classifier(tiny_checkpoint)
     structure = MutualInformation().choose(model, calibration(), Squeeze(flops=0.7))
     assert [len(heads) for heads in structure.heads] == [2, 2]
     assert [len(units) for units in structure.units] == [33, 33]
 
 
-def test_too_few_calibration_rows_are_refused_with_both_numbers(tiny_checkpoint):
+def test_mutual_information_method_rejects_too_few_rows(tiny_checkpoint: Path) -> None:
     model = classifier(tiny_checkpoint)
     batches = calibration(rows=5)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
@@ -187,9 +195,9 @@ def test_too_few_calibration_rows_are_refused_with_both_numbers(tiny_checkpoint)
 
 
 @pytest.mark.parametrize("tokens", [48, 52, 56, 57])
-def test_rows_that_the_check_lets_through_are_enough_for_the_choice(tiny_checkpoint, tokens):
+def test_mutual_information_method_check_agrees_with_choice(tiny_checkpoint: Path, tokens: Any) -> None:
     model, squeeze = classifier(tiny_checkpoint), Squeeze(heads=0.5, units=1.0)
-    ids = torch.randint(5, 40, (tokens,), generator=torch.Generator().manual_seed(0)).split(4)
+    ids = torch.randint(5, 40, (tokens,), generator=torch.Generator().manual_seed(0)).split(4)  # type: ignore[no-untyped-call]
     batches = [
         {"input_ids": row[None], "attention_mask": torch.ones(1, len(row), dtype=torch.long), "row": torch.tensor([0])}
         for row in ids
@@ -203,13 +211,13 @@ def test_rows_that_the_check_lets_through_are_enough_for_the_choice(tiny_checkpo
 
 
 @pytest.mark.parametrize("squeeze", [Squeeze(heads=0.1), Squeeze(flops=0.1)])
-def test_a_fraction_that_leaves_no_head_is_refused(tiny_checkpoint, squeeze):
+def test_mutual_information_method_rejects_zero_heads(tiny_checkpoint: Path, squeeze: Any) -> None:
     model = classifier(tiny_checkpoint)
     with pytest.raises(RecipeError, match=r"zero heads.*smallest fraction is 0\.25"):
         MutualInformation().apply(model, calibration(), squeeze)
 
 
-def test_its_options_come_from_the_recipe():
+def test_make_unit_method_passes_options() -> None:
     method = make_unit_method(Squeeze(options={"shrinkage": 0.5}))
     assert isinstance(method, MutualInformation)
     assert method.shrinkage == 0.5

@@ -1,4 +1,6 @@
-"""oBERT against the Optimal Brain Surgeon written out for one small matrix in 64-bit numbers."""
+"""oBERT against the Optimal Brain Surgeon for one small matrix in float64."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from tests.support.models.observing import observed
 SHAPE = (4, 5)
 
 
-def example(seed, count=12, masked=0):
-    """A matrix, and gradients that bfloat16 holds exactly and that hang together within rows."""
+def example(seed: int, count: Any = 12, masked: Any = 0) -> Any:
+    """Return a matrix, and gradients that are exact in bfloat16 and correlated within rows."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(*SHAPE, generator=generator, dtype=torch.float64)
     weight.view(-1)[torch.randperm(20, generator=generator)[:masked]] = 0
@@ -21,8 +23,8 @@ def example(seed, count=12, masked=0):
     return weight, gradients.bfloat16().double()
 
 
-def fisher(weight, gradients, damping):
-    """The positions of the kept weights, and F over them."""
+def fisher(weight: Any, gradients: Any, damping: Any) -> Any:
+    """Return the positions of the kept weights and their F."""
     kept = weight.flatten().nonzero().flatten()
     rows = gradients.flatten(1)[:, kept]
     scale = damping * rows.square().mean() + 1e-20
@@ -30,7 +32,7 @@ def fisher(weight, gradients, damping):
 
 
 @pytest.mark.parametrize("masked", [0, 7])
-def test_saliency_is_the_exact_rise_of_the_quadratic(masked):
+def test_obert_saliency_is_exact_rise_of_quadratic(masked: Any) -> None:
     weight, gradients = example(1, masked=masked)
     method = OBert(fisher_block=20, damping=0.01)
     observed(method, weight, *gradients)
@@ -41,7 +43,7 @@ def test_saliency_is_the_exact_rise_of_the_quadratic(masked):
 
 
 @pytest.mark.parametrize("masked", [0, 7])
-def test_update_is_the_optimal_one_and_costs_what_was_predicted(masked):
+def test_obert_update_is_optimal_and_costs_as_predicted(masked: Any) -> None:
     weight, gradients = example(2, masked=masked)
     method = OBert(fisher_block=20, damping=0.01)
     linear = observed(method, weight, *gradients)
@@ -63,7 +65,7 @@ def test_update_is_the_optimal_one_and_costs_what_was_predicted(masked):
     torch.testing.assert_close(0.5 * step @ matrix @ step, predicted)
 
 
-def test_a_single_weight_costs_its_saliency():
+def test_obert_single_weight_costs_its_saliency() -> None:
     weight, gradients = example(3)
     method = OBert(fisher_block=20)
     linear = observed(method, weight, *gradients)
@@ -84,7 +86,7 @@ def test_a_single_weight_costs_its_saliency():
     masked=st.integers(0, 20),
     gone=st.integers(0, 2**20 - 1),
 )
-def test_blocks_of_any_size_are_those_of_the_kept_weights(seed, block, count, masked, gone):
+def test_obert_blocks_consist_of_kept_weights(seed: int, block: Any, count: Any, masked: Any, gone: Any) -> None:
     weight, gradients = example(seed, count, masked)
     method = OBert(fisher_block=block, damping=0.1)
     linear = observed(method, weight, *gradients)
@@ -96,7 +98,7 @@ def test_blocks_of_any_size_are_those_of_the_kept_weights(seed, block, count, ma
         assert not scores.any() and not after.any()
         return
     kept, matrix = fisher(weight, gradients, 0.1)
-    for positions, part in zip(kept.split(block), torch.arange(len(kept)).split(block), strict=True):
+    for positions, part in zip(kept.split(block), torch.arange(len(kept)).split(block), strict=True):  # type: ignore[no-untyped-call]
         inverse = torch.linalg.inv(matrix[part][:, part])
         torch.testing.assert_close(scores[positions], weight.flatten()[positions].square() / (2 * inverse.diagonal()))
         removed = dropped[positions]
@@ -105,7 +107,7 @@ def test_blocks_of_any_size_are_those_of_the_kept_weights(seed, block, count, ma
         torch.testing.assert_close(after[positions][~removed], (before + change)[~removed])
 
 
-def test_many_blocks_are_taken_part_by_part():
+def test_obert_chunks_give_same_scores() -> None:
     weight, gradients = example(4, masked=3)
     whole, parts = OBert(fisher_block=2), OBert(fisher_block=2)
     observed(whole, weight, *gradients)
@@ -115,7 +117,7 @@ def test_many_blocks_are_taken_part_by_part():
     torch.testing.assert_close(parts.scores("a"), expected)
 
 
-def test_without_gradients_the_smallest_weights_go_and_nothing_else_changes():
+def test_obert_without_gradients_ranks_by_magnitude() -> None:
     weight, _ = example(5)
     method = OBert(fisher_block=6)
     linear = observed(method, weight)
@@ -125,7 +127,7 @@ def test_without_gradients_the_smallest_weights_go_and_nothing_else_changes():
     assert torch.equal(linear.weight, weight)
 
 
-def test_only_the_last_gradients_count():
+def test_obert_uses_last_gradients_only() -> None:
     weight, gradients = example(6, count=11)
     few, last = OBert(fisher_block=20, gradients=4), OBert(fisher_block=20, gradients=4)
     # The first seven steps are too far from the update; then the ring is overwritten by a nearer update's.
@@ -142,7 +144,7 @@ def test_only_the_last_gradients_count():
     torch.testing.assert_close(few.scores("a").flatten(), expected)
 
 
-def test_gradients_are_let_go_while_no_update_is_near():
+def test_obert_drops_gradients_far_from_update() -> None:
     weight, gradients = example(7)
     method = OBert(gradients=4)
     linear = observed(method, weight, *gradients)
@@ -153,7 +155,7 @@ def test_gradients_are_let_go_while_no_update_is_near():
     assert method.state().keys() == {"seen"}
 
 
-def test_gradients_fit_into_the_memory_allowed():
+def test_obert_respects_memory_limit() -> None:
     weight, gradients = example(8)
     method = OBert(memory_bytes=3 * 2 * 20 + 39)
     observed(method, weight, *gradients)
@@ -162,7 +164,7 @@ def test_gradients_fit_into_the_memory_allowed():
         observed(OBert(memory_bytes=39), weight, *gradients)
 
 
-def test_what_the_optimiser_does_to_masked_weights_does_not_count():
+def test_obert_ignores_masked_weights_moved_by_optimizer() -> None:
     weight, gradients = example(9, masked=6)
     method = OBert(fisher_block=20)
     linear = observed(method, weight, *gradients)
@@ -171,7 +173,7 @@ def test_what_the_optimiser_does_to_masked_weights_does_not_count():
     assert torch.equal(method.scores("a"), expected)
 
 
-def test_weights_that_an_update_masked_are_out_of_the_next_ones():
+def test_obert_excludes_weights_masked_by_earlier_update() -> None:
     weight, gradients = example(10)
     method = OBert(fisher_block=20, gradients=12, damping=0.01)
     linear = observed(method, weight, *gradients)

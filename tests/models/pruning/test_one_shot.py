@@ -1,6 +1,8 @@
-"""Pruning without training, on a tiny random network."""
+"""One-shot pruning of a tiny random network."""
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,25 +20,27 @@ OBERT = {"method": "obert", "options": {"fisher_block": 16, "gradients": 4}}
 
 
 @pytest.fixture(scope="module")
-def batches(tiny_checkpoint):
+def batches(tiny_checkpoint: Path) -> Any:
     texts = [f"the {'good' if row % 2 else 'bad'} movie {'very ' * (row % 7)}{row}" for row in range(8 * BATCHES)]
     split = Split(texts, None, [row % 2 for row in range(len(texts))])
     rows = tokenize(split, AutoTokenizer.from_pretrained(tiny_checkpoint), 32, multi_label=False)
     return [Collator(0)([rows[8 * batch + row] for row in range(8)]) for batch in range(BATCHES)]
 
 
-def label_loss(model, inputs, rows):
+def label_loss(model: Any, inputs: Any, rows: Any) -> Any:
     return model(**inputs).loss
 
 
-def prune(network, batches, pruning, loss=label_loss, progress=lambda *_: None):
+def prune(network: Any, batches: Any, pruning: Any, loss: Any = label_loss, progress: Any = lambda *_: None) -> Any:
     model = copy.deepcopy(network)
     return model, prune_once(model, pruning, batches, len(batches), loss=loss, progress=progress)
 
 
 @pytest.mark.parametrize("updates", [1, 3])
 @pytest.mark.parametrize("method", [{}, OBERT])
-def test_the_sparsity_is_met_and_nothing_else_is_touched(network, batches, method, updates):
+def test_prune_once_meets_sparsity_and_changes_nothing_else(
+    network: Any, batches: Any, method: Any, updates: int
+) -> None:
     seen = []
     pruning = Pruning(**method, sparsity=0.6, updates=updates, begin=0.5, end=1.0)
     model, _ = prune(network, batches, pruning, progress=lambda *said: seen.append(said))
@@ -52,8 +56,8 @@ def test_the_sparsity_is_met_and_nothing_else_is_touched(network, batches, metho
     assert seen[-1][2] == "sparsity 0.600"
 
 
-def test_obert_leaves_the_logits_closer_than_magnitude_does(network, batches):
-    def difference(model):
+def test_prune_once_obert_beats_magnitude(network: Any, batches: Any) -> None:
+    def difference(model: Any) -> Any:
         return sum(
             float((model(**inputs).logits - network(**inputs).logits).square().sum())
             for inputs in ({key: value for key, value in batch.items() if key != "row"} for batch in batches)
@@ -67,16 +71,16 @@ def test_obert_leaves_the_logits_closer_than_magnitude_does(network, batches):
         assert difference(by_obert) < difference(by_magnitude)
 
 
-def test_a_loss_that_is_no_number_is_named_with_its_batch(network, batches):
-    def loss(model, inputs, rows):
+def test_prune_once_names_batch_of_nan_loss(network: Any, batches: Any) -> None:
+    def loss(model: Any, inputs: Any, rows: Any) -> Any:
         return label_loss(model, inputs, rows) * float("nan")
 
     with pytest.raises(TrainingError, match="nan at batch 1"):
         prune(network, batches, Pruning(), loss=loss)
 
 
-def test_a_gradient_that_is_no_number_is_named_with_its_batch(network, batches):
-    def loss(model, inputs, rows):
+def test_prune_once_names_batch_of_nan_gradient(network: Any, batches: Any) -> None:
+    def loss(model: Any, inputs: Any, rows: Any) -> Any:
         # Finite, but the derivative of the root of 0 is not.
         return label_loss(model, inputs, rows) + (0 * model.classifier.weight).sum().sqrt()
 

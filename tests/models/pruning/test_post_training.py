@@ -1,5 +1,8 @@
 import copy
 import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ from tests.support.models.calibration_rows import calibration, classifier
 HALF = Structure(heads=((0, 2), (1, 3)), units=(tuple(range(0, 48, 2)), tuple(range(24))))
 
 
-def logits(model, batches):
+def logits(model: Any, batches: Any) -> Any:
     with torch.no_grad():
         return torch.cat(
             [model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits for batch in batches]
@@ -38,7 +41,9 @@ def logits(model, batches):
     [("bert", "single_label_classification"), ("mpnet", "single_label_classification"),
      ("bert", "multi_label_classification")],
 )  # fmt: skip
-def test_gradients_of_a_batch_are_those_of_each_row_alone(make_checkpoint, model_type, problem_type):
+def test_mask_gradients_match_single_rows(
+    make_checkpoint: Callable[[str], Path], model_type: str, problem_type: str
+) -> None:
     model = classifier(make_checkpoint(model_type), problem_type)
     batches = calibration(8, problem_type)
     found = mask_gradients(model, batches)
@@ -50,12 +55,12 @@ def test_gradients_of_a_batch_are_those_of_each_row_alone(make_checkpoint, model
         for layer, gradients in zip(encoder_layers(model), found, strict=True):
             # A mask scales the columns that read its head or unit.
             for linear, expected in ((layer.attention_output, gradients.heads), (layer.output, gradients.units)):
-                of_columns = (linear.weight.grad * linear.weight).sum(0)
-                alone = of_columns.unflatten(0, (expected.shape[1], -1)).sum(-1)
+                of_columns = (linear.weight.grad * linear.weight).sum(0)  # type: ignore[operator]
+                alone = of_columns.unflatten(0, (expected.shape[1], -1)).sum(-1)  # type: ignore[no-untyped-call]
                 torch.testing.assert_close(alone, expected[row], atol=1e-5, rtol=1e-3)
 
 
-def test_a_loss_that_is_no_number_is_refused(tiny_checkpoint):
+def test_mask_gradients_reject_nan_loss(tiny_checkpoint: Path) -> None:
     model = classifier(tiny_checkpoint)
     with torch.no_grad():
         model.classifier.bias[0] = torch.nan
@@ -70,7 +75,7 @@ importances = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(heads=importances, units=importances, head=st.integers(1, 9), unit=st.integers(1, 3), fraction=st.floats(0, 1))
-def test_no_other_choice_within_the_budget_keeps_more(heads, units, head, unit, fraction):
+def test_search_finds_best_choice_within_budget(heads: Any, units: Any, head: Any, unit: Any, fraction: Any) -> None:
     cost = Operations(head, unit)
     whole = cost.of(sum(map(len, heads)), sum(map(len, units)))
     if fraction * whole < cost.of(2, 2):
@@ -80,7 +85,7 @@ def test_no_other_choice_within_the_budget_keeps_more(heads, units, head, unit, 
     n, m = search(heads, units, cost, fraction)
     assert cost.of(n, m) <= fraction * whole * (1 + 1e-12)
 
-    def kept(importance, count):
+    def kept(importance: Any, count: Any) -> Any:
         masks = most_important(importance, count)
         assert sum(mask.sum() for mask in masks) == count
         assert all(mask.any() for mask in masks)
@@ -94,12 +99,12 @@ def test_no_other_choice_within_the_budget_keeps_more(heads, units, head, unit, 
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 1000), count=st.integers(1, 7))
-def test_no_swap_is_left_that_lowers_the_loss(seed, count):
+def test_rearrange_leaves_no_improving_swap(seed: int, count: Any) -> None:
     generator = torch.Generator().manual_seed(seed)
     gradients = torch.randn(20, 8, generator=generator) @ torch.randn(8, 8, generator=generator)
     fisher = (gradients.T @ gradients / 20).numpy()
 
-    def loss(mask):
+    def loss(mask: Any) -> Any:
         return fisher[np.ix_(~mask, ~mask)].sum()
 
     (start,) = most_important([fisher.diagonal()], count)
@@ -112,7 +117,7 @@ def test_no_swap_is_left_that_lowers_the_loss(seed, count):
         assert loss(other) >= loss(result) - 1e-4 * fisher.trace()
 
 
-def test_of_two_units_that_do_the_same_one_stays():
+def test_rearrange_keeps_one_of_two_equal_units() -> None:
     same = torch.randn(50, 1, generator=torch.Generator().manual_seed(0))
     other = torch.randn(50, 2, generator=torch.Generator().manual_seed(1))
     gradients = torch.cat([same, same, 1.2 * other], dim=1)
@@ -121,7 +126,7 @@ def test_of_two_units_that_do_the_same_one_stays():
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet"])
-def test_the_refit_never_moves_a_layer_away_from_the_dense_one(make_checkpoint, model_type):
+def test_refit_reduces_error_of_every_layer(make_checkpoint: Callable[[str], Path], model_type: str) -> None:
     dense = classifier(make_checkpoint(model_type))
     model = copy.deepcopy(dense)
     squeeze_network(model, HALF)
@@ -138,7 +143,7 @@ def test_the_refit_never_moves_a_layer_away_from_the_dense_one(make_checkpoint, 
 @pytest.mark.parametrize(
     ("method", "options"), [(PostTraining, {"flops": 0.6}), (MutualInformation, {"heads": 0.75, "units": 0.75})]
 )
-def test_the_refit_of_a_pruned_network_fits_better_and_regrows_nothing(tiny_checkpoint, method, options):
+def test_refit_improves_pruned_network_without_regrowth(tiny_checkpoint: Path, method: Any, options: Any) -> None:
     dense = classifier(tiny_checkpoint)
     linears = encoder_linears(dense)
     masks = Masks(linears)
@@ -160,7 +165,7 @@ def test_the_refit_of_a_pruned_network_fits_better_and_regrows_nothing(tiny_chec
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_each_row_is_refitted_by_the_least_squares_of_its_own_weights(same):
+def test_solve_matches_least_squares_of_each_row(same: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs, wanted = (torch.randn(500, width, generator=generator, dtype=torch.float64) for width in (6, 4))
     wanted = wanted + inputs @ torch.randn(6, 4, generator=generator, dtype=torch.float64)
@@ -180,7 +185,7 @@ def test_each_row_is_refitted_by_the_least_squares_of_its_own_weights(same):
     assert fit.after == pytest.approx((wanted - linear(inputs)).square().mean(0).sum().item(), rel=1e-4)
 
 
-def test_a_matrix_of_zeros_alone_is_left_to_its_bias():
+def test_solve_changes_only_bias_of_zero_matrix() -> None:
     linear = torch.nn.Linear(3, 2)
     torch.nn.init.zeros_(linear.weight)
     torch.nn.init.zeros_(linear.bias)
@@ -194,7 +199,7 @@ def test_a_matrix_of_zeros_alone_is_left_to_its_bias():
 
 
 @pytest.mark.parametrize("size", [0.1, 1.0, 3.7, 100.0])
-def test_inputs_that_vary_by_rounding_alone_leave_the_weights_as_they_are(size):
+def test_solve_ignores_inputs_that_vary_by_rounding(size: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     linear = torch.nn.Linear(4, 3)
     before = linear.weight.detach().clone()
@@ -207,7 +212,7 @@ def test_inputs_that_vary_by_rounding_alone_leave_the_weights_as_they_are(size):
 
 
 @pytest.mark.parametrize("model_type", ["bert", "mpnet"])
-def test_the_result_keeps_to_the_budget(make_checkpoint, model_type):
+def test_post_training_keeps_budget(make_checkpoint: Callable[[str], Path], model_type: str) -> None:
     model = classifier(make_checkpoint(model_type))
     batches = calibration()
     lengths = [int(length) for batch in batches for length in batch["attention_mask"].sum(-1)]
@@ -221,14 +226,14 @@ def test_the_result_keeps_to_the_budget(make_checkpoint, model_type):
     assert torch.isfinite(logits(model, batches)).all()
 
 
-def test_fractions_are_of_all_layers_together(tiny_checkpoint):
+def test_post_training_fractions_hold_over_all_layers(tiny_checkpoint: Path) -> None:
     squeeze = Squeeze(method="post-training", heads=0.5, units=0.25)
     structure = PostTraining(tune=False).apply(classifier(tiny_checkpoint), calibration(), squeeze)
     assert sum(map(len, structure.heads)) == 4
     assert sum(map(len, structure.units)) == 24
 
 
-def test_the_whole_budget_leaves_the_network_as_it_is(tiny_checkpoint):
+def test_post_training_full_budget_changes_nothing(tiny_checkpoint: Path) -> None:
     model = classifier(tiny_checkpoint)
     batches = calibration()
     before = logits(model, batches)
@@ -244,7 +249,7 @@ def test_the_whole_budget_leaves_the_network_as_it_is(tiny_checkpoint):
         (Squeeze(method="post-training", flops=0.01), r"too small for one head and one unit in each of 2 layers"),
     ],
 )
-def test_what_cannot_be_squeezed_is_refused(tiny_checkpoint, squeeze, message):
+def test_post_training_rejects_impossible_squeeze(tiny_checkpoint: Path, squeeze: Any, message: Any) -> None:
     with pytest.raises(RecipeError, match=message):
         make_unit_method(squeeze).apply(classifier(tiny_checkpoint), calibration(), squeeze)
 
@@ -257,6 +262,6 @@ def test_what_cannot_be_squeezed_is_refused(tiny_checkpoint, squeeze, message):
         ("fisher", {}, r"Methods: mutual-information, post-training\."),
     ],
 )
-def test_wrong_settings_are_refused(method, options, message):
+def test_make_unit_method_rejects_invalid_settings(method: Any, options: Any, message: Any) -> None:
     with pytest.raises(RecipeError, match=message):
         make_unit_method(Squeeze(method=method, options=options))

@@ -1,10 +1,12 @@
-"""The report of a task: what its figures and findings are, and what is said of bundles that lack some."""
+"""Figures and findings of the report of a task, and reports of incomplete bundles."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 import tests.support.tiny_bundles
@@ -18,18 +20,19 @@ from tests.support.models.reports import LABELS, MACHINE, TASK, measurement, pri
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
+def store(tmp_path: Path) -> Store:
     return publish_variants(tmp_path)
 
 
 @pytest.fixture
-def report(store) -> Report:
+def report(store: Store) -> Report:
     return build_report(store, TASK)
 
 
-def test_there_is_one_row_a_variant_dense_first(report):
+def test_build_report_has_one_row_per_variant_dense_first(report: Report) -> None:
     assert [row.variant for row in report.variants] == ["dense", "dense-int8", "sparse90", "sparse90-int8"]
-    dense, _, sparse, sparse_int8 = report.variants
+    variants: Any = report.variants
+    dense, _, sparse, sparse_int8 = variants
     assert (dense.ratios.bytes, dense.ratios.flops) == (1, 10)
     assert sparse.encoder_linear.sparsity == 0.9
     assert sparse.whole_model.sparsity == 0.45
@@ -40,14 +43,14 @@ def test_there_is_one_row_a_variant_dense_first(report):
     assert [(m.layer, m.matrix) for m in sparse.matrices][:2] == [(0, "attention.self.query"), (0, "output.dense")]
 
 
-def test_the_json_is_of_its_schema_and_reads_back(report):
+def test_report_json_matches_schema_and_round_trips(report: Report) -> None:
     document = json.loads(report.model_dump_json())
     jsonschema.validate(document, Report.model_json_schema(mode="serialization"))
     assert document["schema_version"] == 1
     assert Report.model_validate_json(report.model_dump_json()) == report
 
 
-def test_the_files_are_written_where_the_store_wants_them(store):
+def test_write_report_writes_all_formats(store: Store) -> None:
     written = write_report(store, TASK)
     assert Report.model_validate_json(store.report_path(TASK, "json").read_bytes()) == written
     assert store.report_path(TASK, "markdown").read_text(encoding="utf-8") == to_markdown(written)
@@ -55,7 +58,7 @@ def test_the_files_are_written_where_the_store_wants_them(store):
     assert not list((store.root / TASK).glob(".tmp-*"))
 
 
-def test_findings_are_what_the_figures_say(report):
+def test_findings_match_figures(report: Report) -> None:
     found = " ".join(report.findings).replace("\u00a0", " ")
     assert (
         "sparse90 runs at 1.00x the speed of fp32 dense (geometric mean over the grid): stock ONNX Runtime multiplies"
@@ -69,7 +72,7 @@ def test_findings_are_what_the_figures_say(report):
     assert "the difference is not statistically significant" in found
 
 
-def test_a_runtime_that_skips_zeros_is_not_told_that_it_does_not(store):
+def test_findings_of_runtime_that_skips_zeros(store: Store) -> None:
     fast = tests.support.tiny_bundles.publish(
         store, variant="sparse95", labels=LABELS, sparsity=sparsity(0.95), measurement=measurement(0.001)
     )
@@ -79,7 +82,7 @@ def test_a_runtime_that_skips_zeros_is_not_told_that_it_does_not(store):
     assert "sparse95 was not evaluated." in found
 
 
-def test_variants_of_different_sessions_machines_and_data_are_told_apart(store):
+def test_findings_separate_sessions_machines_and_data(store: Store) -> None:
     later = measurement(0.01, "2026-02-02T00:00:00+00:00")
     tests.support.tiny_bundles.publish(store, variant="later", labels=LABELS, measurement=later)
     assert any("several sessions" in finding for finding in build_report(store, TASK).findings)
@@ -95,12 +98,12 @@ def test_variants_of_different_sessions_machines_and_data_are_told_apart(store):
     assert "Another CPU" in to_markdown(found)
 
 
-def test_a_stale_reference_is_told(store):
+def test_findings_name_stale_reference(store: Store) -> None:
     tests.support.tiny_bundles.publish(store, variant="dense", labels=LABELS, architecture="newer")
     assert any("is not the current version" in finding for finding in build_report(store, TASK).findings)
 
 
-def test_what_is_missing_is_left_out_and_said(tmp_path):
+def test_report_without_dense_and_measurement(tmp_path: Path) -> None:
     store = Store(tmp_path)
     tests.support.tiny_bundles.publish(store, variant="sparse90")
     bare = build_report(store, TASK)
@@ -114,14 +117,14 @@ def test_what_is_missing_is_left_out_and_said(tmp_path):
     assert "sparse90" in printed(bare)
 
 
-def test_a_bundle_that_cannot_be_read_is_left_out_and_said(store):
+def test_report_omits_and_names_unreadable_bundle(store: Store) -> None:
     (store.folder(TASK, "sparse90") / MANIFEST).write_text("{")
     found = build_report(store, TASK)
     assert "sparse90" not in [row.variant for row in found.variants]
     assert "sparse90 is not in this report" in found.findings[-1]
 
 
-def test_without_any_bundle_there_is_no_report(store, tmp_path):
+def test_build_report_without_bundles_raises(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no task 'other'"):
         build_report(store, "other")
     for variant in store.variants(TASK):
@@ -130,7 +133,7 @@ def test_without_any_bundle_there_is_no_report(store, tmp_path):
         build_report(store, TASK)
 
 
-def test_reporting_needs_neither_torch_nor_transformers():
+def test_report_imports_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, sparserve.models.report.builder, sparserve.models.report.model_card, "
         "sparserve.models.report.plots, sparserve.models.evaluation.latency, sparserve.models.evaluation.scores; "

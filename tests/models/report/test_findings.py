@@ -1,6 +1,8 @@
 """Findings and cards of variants with smaller encoders and token tables."""
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,8 @@ from tests.support.models.reports import TASK, printed
 TABLE = TokenTable(tokens=30_522, rows=8_123, rank=None, energy_kept=1.0)
 
 
-def counted(layers=6, side=10, kept=1.0, bits=32, token_bits=32) -> Sparsity:
-    """One square matrix a layer of which `kept` is not zero, and a token table of 1,000 entries."""
+def counted(layers: Any = 6, side: Any = 10, kept: Any = 1.0, bits: Any = 32, token_bits: Any = 32) -> Sparsity:
+    """Return one square matrix per layer with a fraction `kept` of nonzeros, and a token table of 1,000 entries."""
     nonzero = round(kept * side * side)
     tensors = [
         TensorSparsity(
@@ -37,7 +39,7 @@ def counted(layers=6, side=10, kept=1.0, bits=32, token_bits=32) -> Sparsity:
     return Sparsity(encoder_linear=encoder, all_linear=encoder, whole_model=whole, tensors=tuple(tensors))
 
 
-def described(variant, sparsity, **changes):
+def described(variant: Any, sparsity: Any, **changes: Any) -> Any:
     encoder = sparsity.encoder_linear
     figures = {
         "sparsity": sparsity,
@@ -51,7 +53,7 @@ def described(variant, sparsity, **changes):
 DENSE = described("dense", counted())
 
 
-def report_of(folder, *manifests) -> Report:
+def report_of(folder: Path, *manifests: Any) -> Report:
     store = Store(folder)
     files = {"model.onnx": b"a graph", "tokenizer.json": b"a tokenizer"}
     for manifest in (DENSE, *manifests):
@@ -65,13 +67,13 @@ def plain(text: str) -> str:
 
 
 def tile(page: str) -> str:
-    """The headline's tile of the encoder: its title, figure and note."""
+    """Return the text of the encoder tile: title, figure and note."""
     (found,) = re.findall(r'<div class="tile">(?=<span class="what">(?:Encoder|Zeros))(.*?)</div>', plain(page))
     return re.sub(r"<[^>]+>", " ", found).strip()
 
 
 def summary_row(report: Report, variant: str) -> list[str]:
-    """A variant's cells in the Markdown's first table."""
+    """Return the cells of a variant in the first Markdown table."""
     line = next(line for line in plain(to_markdown(report)).splitlines() if line.startswith(f"| {variant} |"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 
@@ -105,7 +107,7 @@ def summary_row(report: Report, variant: str) -> list[str]:
         ),
     ],
 )
-def test_a_smaller_encoder_is_said_everywhere(tmp_path, variant, sparsity, finding):
+def test_report_describes_smaller_encoder_everywhere(tmp_path: Path, variant: Any, sparsity: Any, finding: Any) -> None:
     manifest = described(variant, sparsity)
     report = report_of(tmp_path, manifest)
     assert finding in report.findings
@@ -119,7 +121,7 @@ def test_a_smaller_encoder_is_said_everywhere(tmp_path, variant, sparsity, findi
     assert "are zero" not in card
 
 
-def test_a_masked_encoder_keeps_what_is_not_zero(tmp_path):
+def test_report_describes_masked_encoder(tmp_path: Path) -> None:
     manifest = described("sparse90", counted(kept=0.1))
     report = report_of(tmp_path, manifest)
     assert not any("matrices" in finding for finding in report.findings)
@@ -133,7 +135,7 @@ def test_a_masked_encoder_keeps_what_is_not_zero(tmp_path):
     assert "encoder is smaller" not in card
 
 
-def test_of_a_squeezed_and_pruned_encoder_both_are_said(tmp_path):
+def test_report_describes_squeezed_and_pruned_encoder(tmp_path: Path) -> None:
     manifest = described("both", counted(side=5, kept=0.4), recipe={"squeeze": {"method": "post-training"}})
     report = report_of(tmp_path, manifest)
     found = plain(" ".join(report.findings))
@@ -151,7 +153,7 @@ def test_of_a_squeezed_and_pruned_encoder_both_are_said(tmp_path):
     assert "60.0 % of the remaining weights in the linear layers of the encoder are zero" in card
 
 
-def test_a_dense_encoder_and_one_without_a_baseline_are_not_called_smaller(tmp_path):
+def test_report_of_dense_encoder_and_missing_baseline(tmp_path: Path) -> None:
     report = report_of(tmp_path, described("dense-int8", counted(kept=0.97, bits=8)))
     assert not any("encoder" in finding for finding in report.findings)
     assert "encoder is smaller" not in model_card(DENSE)
@@ -164,7 +166,7 @@ def test_a_dense_encoder_and_one_without_a_baseline_are_not_called_smaller(tmp_p
     assert EncoderKept.of(counted(), counted(layers=0)) is None
 
 
-def test_a_smaller_token_table_is_said_of_both_twins(tmp_path):
+def test_report_describes_smaller_token_table_of_both_precisions(tmp_path: Path) -> None:
     twins = [
         described("smallest", counted(kept=0.05), token_table=TABLE),
         described("smallest-int8", counted(kept=0.05, bits=8, token_bits=4), token_table=TABLE),
@@ -187,7 +189,7 @@ def test_a_smaller_token_table_is_said_of_both_twins(tmp_path):
     assert Report.model_validate_json(report.model_dump_json()) == report
 
 
-def test_only_what_became_of_the_table_is_said():
+def test_token_table_sentences_describe_changes_only() -> None:
     assert token_table_sentences(None, 8) == token_table_sentences(None, None) == []
     assert token_bits(counted(token_bits=4)) == 4
     whole = TABLE.model_copy(update={"rows": TABLE.tokens, "rank": 64, "energy_kept": 0.875})

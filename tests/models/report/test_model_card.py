@@ -1,4 +1,6 @@
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,11 @@ from sparserve.models.report.model_card import model_card
 LABELS = ("neg|ative\n", "<script>alert(1)</script>")
 
 
-def manifest(**changes):
+def manifest(**changes: Any) -> Any:
     labels = np.arange(40) % 2
     logits = np.where(labels[:, None] == np.arange(2), 1, -1).astype(np.float32)
-    options = {"label_names": LABELS, "problem_type": "single_label_classification", "bootstrap_samples": 100}
-    rows = {"texts": ["a text"] * 40, "reference_version": "0" * 16}
+    options: Any = {"label_names": LABELS, "problem_type": "single_label_classification", "bootstrap_samples": 100}
+    rows: Any = {"texts": ["a text"] * 40, "reference_version": "0" * 16}
     evaluation = evaluate(logits, labels, **options)
     evaluation = compare_with_reference(evaluation, logits, logits, labels, **rows, **options)
     machine = Machine(cpu="A CPU", isa=(), cores=2, memory_bytes=1, system="Linux", python="3.11", onnxruntime="1.31")
@@ -30,27 +32,25 @@ def manifest(**changes):
     lineage = tests.support.tiny_bundles.manifest().lineage.model_copy(
         update={"base_checkpoint": "someone/a-model", "data_source": "someone/a-set", "libraries": {"torch": "2.13.0"}}
     )
-    return tests.support.tiny_bundles.manifest(
-        **{
-            "variant": "sparse90",
-            "labels": LABELS,
-            "evaluation": evaluation,
-            "measurement": measurement,
-            "lineage": lineage,
-            "recipe": {"name": "a recipe", "description": "yes: *no*"},
-        }
-        | changes
-    )
+    fields: Any = {
+        "variant": "sparse90",
+        "labels": LABELS,
+        "evaluation": evaluation,
+        "measurement": measurement,
+        "lineage": lineage,
+        "recipe": {"name": "a recipe", "description": "yes: *no*"},
+    } | changes
+    return tests.support.tiny_bundles.manifest(**fields)
 
 
-def front(card: str) -> dict:
+def front(card: str) -> Any:
     _, head, _ = card.split("---\n", 2)
     return yaml.safe_load(head)
 
 
-def test_the_front_matter_is_what_the_hub_reads():
+def test_front_matter_is_valid_for_hub() -> None:
     card = ModelCard(model_card(manifest()))
-    data = card.data
+    data: Any = card.data
     assert (data.library_name, data.pipeline_tag, data.base_model) == ("onnx", "text-classification", "someone/a-model")
     assert data.datasets == ["someone/a-set"]
     assert data.model_name == "movie-sentiment/sparse90"
@@ -62,32 +62,32 @@ def test_the_front_matter_is_what_the_hub_reads():
     assert {"pruned", "fp32"} <= set(data.tags)
 
 
-def test_no_licence_is_claimed():
+def test_model_card_claims_no_licence() -> None:
     card = model_card(manifest())
     assert "license" not in front(card)
     assert "No licence is stated" in card
 
 
 @pytest.mark.parametrize("name", ["/home/me/model", "../model", "C:\\model", "a/b/c", "reviews of mine.csv: v2"])
-def test_a_local_path_is_no_hub_id(name):
+def test_front_matter_omits_local_paths(name: Any) -> None:
     lineage = manifest().lineage.model_copy(update={"base_checkpoint": name, "data_source": name})
     data = front(model_card(manifest(lineage=lineage)))
     assert "base_model" not in data
     assert "datasets" not in data
 
 
-def test_an_unevaluated_and_unmeasured_bundle_has_a_card_too():
+def test_model_card_of_unevaluated_bundle() -> None:
     card = model_card(manifest(evaluation=None, measurement=None, recipe={}))
     assert "model-index" not in front(card)
     assert "Not evaluated." in card
 
 
-def test_the_card_does_not_depend_on_version_and_files():
+def test_model_card_is_independent_of_version() -> None:
     before = manifest()
     assert model_card(before) == model_card(before.model_copy(update={"version": "f" * 16}))
 
 
-def test_labels_cannot_break_the_page():
+def test_model_card_escapes_labels() -> None:
     body = model_card(manifest()).split("---\n", 2)[2]
     assert "<script>" not in body
     for table in re.findall(r"(?:^\|.*\n)+", body, flags=re.MULTILINE):
@@ -95,7 +95,7 @@ def test_labels_cannot_break_the_page():
     assert not re.search(r"\n{4,}", body)
 
 
-def test_it_says_how_to_call_it_and_what_its_limits_are():
+def test_model_card_states_usage_and_limits() -> None:
     card = model_card(manifest())
     assert "/v1/models/movie-sentiment/sparse90/classify" in card
     assert "Stock ONNX Runtime multiplies by the zeros" in card
@@ -105,18 +105,18 @@ def test_it_says_how_to_call_it_and_what_its_limits_are():
     assert "multiplies by the zeros" not in dense_int8
 
 
-def dense_sparsity():
+def dense_sparsity() -> Any:
     counted = tests.support.tiny_bundles.manifest().sparsity
     return counted.model_copy(
         update={"tensors": tuple(t.model_copy(update={"pattern": "dense"}) for t in counted.tensors)}
     )
 
 
-def test_the_python_of_the_card_runs_on_the_bundle(tmp_path, monkeypatch):
+def test_model_card_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.onnx").write_bytes(tests.support.tiny_bundles.graph())
     (tmp_path / "tokenizer.json").write_bytes(tests.support.tiny_bundles.tokenizer_json())
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", model_card(manifest()), flags=re.DOTALL)
-    names: dict = {}
+    names: dict[str, Any] = {}
     exec(code, names)
     assert names["logits"].shape == (1, 2)

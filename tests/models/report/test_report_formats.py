@@ -1,7 +1,9 @@
-"""A report as a page, as Markdown, as plots and in a terminal: figures rounded, texts and labels harmless."""
+"""The report as HTML, Markdown, plots and terminal table: rounded figures and escaped texts."""
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,11 +17,11 @@ from tests.support.models.reports import TASK, printed, publish_variants
 
 
 @pytest.fixture
-def report(tmp_path) -> Report:
+def report(tmp_path: Path) -> Report:
     return build_report(publish_variants(tmp_path), TASK)
 
 
-def test_the_page_escapes_texts_and_labels(report):
+def test_html_escapes_texts_and_labels(report: Report) -> None:
     page = to_html(report)
     assert "<script>alert" not in page
     assert "<b>posi" not in page
@@ -27,7 +29,7 @@ def test_the_page_escapes_texts_and_labels(report):
     assert page.count("<script>") == page.count("</script>") == 2
 
 
-def test_the_page_asks_the_network_for_nothing(report):
+def test_html_makes_no_network_requests(report: Report) -> None:
     page = to_html(report)
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", page)
     assert "@import" not in page
@@ -35,7 +37,7 @@ def test_the_page_asks_the_network_for_nothing(report):
     assert 'showSendToCloud: false, plotlyServerURL: ""' in page
 
 
-def test_every_table_row_of_the_markdown_has_its_heading_s_columns(report):
+def test_markdown_table_rows_match_headings(report: Report) -> None:
     text = to_markdown(report)
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
     assert len(tables) >= 8
@@ -59,11 +61,11 @@ def test_every_table_row_of_the_markdown_has_its_heading_s_columns(report):
         ("5-star, 3 > 2 😀", "5-star, 3 &gt; 2 😀"),
     ],
 )
-def test_texts_survive_markdown(text, markdown):
+def test_markdown_text_escapes_markup(text: Any, markdown: Any) -> None:
     assert markdown_text(text) == markdown
 
 
-def test_the_plots_are_figures_that_plotly_takes(report):
+def test_plots_are_valid_plotly_figures(report: Report) -> None:
     found = plots(report)
     assert list(found) == ["latency", "size", "sparsity"]
     assert next(iter(found["latency"])) == "batch 1, 64 tokens"
@@ -78,8 +80,8 @@ def test_the_plots_are_figures_that_plotly_takes(report):
     assert np.allclose(heat["z"], 90)
 
 
-def test_what_a_squeezed_matrix_lacks_of_denses_is_gone(report):
-    def halved(matrix):
+def test_sparsity_plot_counts_squeezed_weights_as_removed(report: Report) -> None:
+    def halved(matrix: Any) -> Any:
         half = matrix.parameters // 2
         return matrix.model_copy(update={"parameters": half, "nonzero": half, "sparsity": 0.0})
 
@@ -92,12 +94,12 @@ def test_what_a_squeezed_matrix_lacks_of_denses_is_gone(report):
     assert np.allclose(found["dense"]["data"][0]["z"], 0)
 
 
-def test_matrices_have_short_titles():
+def test_matrix_title_is_short() -> None:
     assert matrix_title("attention.q_lin") == "query"
     assert matrix_title("mlp.Wi") == "mlp.Wi"
 
 
-def test_the_terminal_table_has_the_summary(report):
+def test_terminal_table_has_summary(report: Report) -> None:
     text = printed(report)
     assert "sparse90-int8 *" in text
     assert "90.0 [" in text
@@ -105,7 +107,7 @@ def test_the_terminal_table_has_the_summary(report):
     assert "1 x 64" in text
 
 
-def test_quantities_are_short():
+def test_quantities_are_short() -> None:
     assert quantity(2_869_200_384) == "2.87\u00a0G"
     assert quantity(22_713_600) == "22.7\u00a0M"
     assert quantity(423_086_592) == "423\u00a0M"

@@ -1,5 +1,8 @@
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,20 +37,20 @@ VOCABULARY = {
 }
 
 
-def silent(done, total, note):
+def silent(done: Any, total: Any, note: Any) -> None:
     pass
 
 
 @pytest.fixture(scope="module")
-def checkpoint(make_checkpoint):
+def checkpoint(make_checkpoint: Callable[[str], Path]) -> Any:
     return resolve_checkpoint(str(make_checkpoint("bert")))
 
 
 @pytest.fixture(scope="module")
-def make_masked_lm(make_checkpoint, tmp_path_factory):
+def make_masked_lm(make_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a maker of checkpoints with a random masked-LM head."""
 
-    def make(model_type):
+    def make(model_type: str) -> Any:
         source, folder = make_checkpoint(model_type), tmp_path_factory.mktemp(model_type)
         torch.manual_seed(0)
         AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(source)).save_pretrained(folder)
@@ -58,17 +61,17 @@ def make_masked_lm(make_checkpoint, tmp_path_factory):
     return make
 
 
-def asked(**changes):
+def asked(**changes: Any) -> Any:
     return Augmentation(**{"variants": 6, "candidates": 4, **changes})
 
 
-def variants_of(row, split, rows=ROWS):
-    """The new rows made of this one, found by their unchanged label and the originals' number of variants."""
+def variants_of(row: Any, split: Any, rows: Any = ROWS) -> Any:
+    """Return the new rows made from this row, identified by their skeletons."""
     return [new for new in list(split.rows())[len(rows) :] if skeleton(new) == skeleton(list(rows.rows())[row])]
 
 
-def skeleton(row):
-    """What no augmentation changes: label, and the texts without their words."""
+def skeleton(row: Any) -> Any:
+    """Return the parts that augmentation keeps: the label, and the texts without their words."""
     texts = []
     for text in (row["text"], row["text_pair"]):
         for begin, end in reversed(find_words(text)):
@@ -77,19 +80,19 @@ def skeleton(row):
     return row["label"], texts
 
 
-def test_words_are_letters_only_and_more_than_one():
+def test_find_words_skips_digits_and_single_letters() -> None:
     text = "Bob 's \"well-known\" don’t it's 3rd mp3 a_b x Größe 1,000 l'été..."
     assert [text[slice(*span)] for span in find_words(text)] == [
         "Bob", "well", "known", "don’t", "it's", "Größe", "l'été",
     ]  # fmt: skip
 
 
-def test_accents_and_vowel_signs_are_part_of_a_word():
+def test_find_words_includes_accents_and_vowel_signs() -> None:
     text = "cafe\u0301 nai\u0308ve e\u0301 यह बहुत"
     assert [text[slice(*span)] for span in find_words(text)] == ["cafe\u0301", "nai\u0308ve", "यह", "बहुत"]
 
 
-def test_originals_come_first_and_then_variants_row_by_row(checkpoint):
+def test_augment_appends_variants_row_by_row(checkpoint: Any) -> None:
     made = augment(ROWS, checkpoint, asked(), seed=0, progress=silent)
     rows = list(made.rows())
     assert rows[:4] == list(ROWS.rows())
@@ -105,9 +108,9 @@ def test_originals_come_first_and_then_variants_row_by_row(checkpoint):
     candidates=st.integers(1, 20),
     variants=st.integers(1, 9),
 )
-def test_variants_differ_from_their_row_and_each_other_in_words_of_the_vocabulary(
-    checkpoint, seed, probability, candidates, variants
-):
+def test_augment_variants_are_distinct_and_use_vocabulary(
+    checkpoint: Any, seed: int, probability: Any, candidates: Any, variants: Any
+) -> None:
     augmentation = Augmentation(variants=variants, probability=probability, candidates=candidates)
     made = augment(ROWS, checkpoint, augmentation, seed=seed, progress=silent)
     assert list(augment(ROWS, checkpoint, augmentation, seed=seed, progress=silent).rows()) == list(made.rows())
@@ -125,7 +128,7 @@ def test_variants_differ_from_their_row_and_each_other_in_words_of_the_vocabular
     assert total == len(made) - len(ROWS)
 
 
-def test_what_is_drawn_for_a_row_depends_on_no_other_row(checkpoint):
+def test_augment_draws_depend_on_seed_and_row_only(checkpoint: Any) -> None:
     texts = ["short film, and then it was very long and awful", *ROWS.texts[1:]]
     changed = Split(texts, ROWS.text_pairs, ROWS.labels)
     made = [augment(rows, checkpoint, asked(), seed=3, progress=silent) for rows in (ROWS, changed)]
@@ -134,19 +137,19 @@ def test_what_is_drawn_for_a_row_depends_on_no_other_row(checkpoint):
     assert list(other.rows()) != list(made[0].rows())
 
 
-def test_at_probability_1_every_word_is_replaced(checkpoint):
+def test_augment_replaces_every_word_at_probability_1(checkpoint: Any) -> None:
     made = augment(ROWS, checkpoint, asked(probability=1), seed=0, progress=silent)
     for new in variants_of(3, made):
         words = [new["text"][slice(*span)] for span in find_words(new["text"])]
         assert all(a != b for a, b in zip(words, ["great", "movie", "and", "great", "actor"], strict=True))
 
 
-def test_texts_without_a_pair_stay_without(checkpoint):
+def test_augment_keeps_texts_without_pair(checkpoint: Any) -> None:
     made = augment(Split(ROWS.texts, None, ROWS.labels), checkpoint, asked(), seed=0, progress=silent)
     assert made.text_pairs is None and len(made) == len(made.labels) > 4
 
 
-def test_neighbours_are_the_nearest_other_words_by_cosine(checkpoint):
+def test_neighbours_are_nearest_words_by_cosine(checkpoint: Any) -> None:
     vocabulary = Vocabulary(checkpoint.tokenizer, 5)
     assert set(vocabulary.words) == VOCABULARY
     found = neighbours(checkpoint, vocabulary, ["Film", "goodx", "☃"], silent)
@@ -161,7 +164,7 @@ def test_neighbours_are_the_nearest_other_words_by_cosine(checkpoint):
     assert "☃" not in found
 
 
-def test_byte_level_tokens_are_words_where_a_space_precedes_them():
+def test_vocabulary_of_byte_level_tokenizer_has_words_after_space() -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -181,7 +184,9 @@ def test_byte_level_tokens_are_words_where_a_space_precedes_them():
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "electra", "mpnet", "roberta"])
-def test_predictions_are_the_masked_lms_at_masked_places(make_checkpoint, make_masked_lm, model_type):
+def test_masked_lm_predictions_match_model(
+    make_checkpoint: Callable[[str], Path], make_masked_lm: Any, model_type: str
+) -> None:
     assert not has_masked_lm_head(resolve_checkpoint(str(make_checkpoint(model_type))))
     checkpoint = make_masked_lm(model_type)
     assert has_masked_lm_head(checkpoint)
@@ -200,7 +205,7 @@ def test_predictions_are_the_masked_lms_at_masked_places(make_checkpoint, make_m
     assert found[0][10, 14] == tuple(expected)
 
 
-def test_many_words_and_cut_texts_are_predicted_or_left_out(make_masked_lm):
+def test_masked_lm_predictions_skip_truncated_words(make_masked_lm: Any) -> None:
     checkpoint = make_masked_lm("bert")
     text = " ".join(["good", "film", "very"] * 40)  # 120 tokens, and the network has positions for 72
     (found,) = masked_lm_predictions(checkpoint, Vocabulary(checkpoint.tokenizer, 2), [text], silent)
@@ -210,19 +215,19 @@ def test_many_words_and_cut_texts_are_predicted_or_left_out(make_masked_lm):
     assert "good" not in {made.texts[1].split()[0], made.texts[1].split()[-3]}
 
 
-def test_a_source_that_is_not_there_is_refused(checkpoint):
+def test_augment_rejects_missing_masked_lm_head(checkpoint: Any) -> None:
     with pytest.raises(CheckpointError, match=r"augmentation\.source to embeddings"):
         augment(ROWS, checkpoint, asked(source="masked-lm"), seed=0, progress=silent)
 
 
-def test_a_tokenizer_without_a_mask_token_predicts_nothing(checkpoint):
+def test_masked_lm_predictions_need_mask_token(checkpoint: Any) -> None:
     vocabulary = Vocabulary(checkpoint.tokenizer, 4)
     vocabulary.tokenizer.mask_token = None
     with pytest.raises(CheckpointError, match="no mask token"):
         masked_lm_predictions(checkpoint, vocabulary, ["good film"], silent)
 
 
-def test_embeddings_are_taken_where_they_are_asked_for(make_masked_lm):
+def test_augment_uses_requested_source(make_masked_lm: Any) -> None:
     checkpoint = make_masked_lm("bert")
     rows = [
         list(augment(ROWS, checkpoint, asked(source=source), seed=0, progress=silent).rows())
@@ -231,7 +236,7 @@ def test_embeddings_are_taken_where_they_are_asked_for(make_masked_lm):
     assert rows[0] == rows[1] != rows[2]
 
 
-def test_more_candidates_than_words_are_refused(checkpoint):
+def test_augment_rejects_more_candidates_than_words(checkpoint: Any) -> None:
     with pytest.raises(RecipeError, match=r"candidates is 24, but .* has only 24 words"):
         augment(ROWS, checkpoint, asked(candidates=24), seed=0, progress=silent)
 
@@ -244,7 +249,7 @@ text = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=9)
     rows=st.lists(st.tuples(text, text, st.sampled_from(["a", 3, [0, 1]])), max_size=4),
     pairs=st.booleans(),
 )
-def test_a_split_is_read_as_it_was_written(tmp_path_factory, rows, pairs):
+def test_split_file_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: Any, pairs: Any) -> None:
     split = Split([r[0] for r in rows], [r[1] for r in rows] if pairs and rows else None, [r[2] for r in rows])
     path = tmp_path_factory.mktemp("split") / "train.jsonl"
     write_split(split, path)
@@ -252,7 +257,7 @@ def test_a_split_is_read_as_it_was_written(tmp_path_factory, rows, pairs):
 
 
 @pytest.mark.parametrize("row", ["{", "[]", "3", json.dumps({"text": "a"}), json.dumps({"text_pair": "a", "label": 1})])
-def test_a_file_that_is_no_split_is_refused(tmp_path, row):
+def test_read_split_rejects_invalid_file(tmp_path: Path, row: Any) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"text": "a", "label": 1}) + "\n" + row + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"train\.jsonl is not a file of labelled rows"):

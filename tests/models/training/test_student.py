@@ -1,6 +1,9 @@
-"""`models.students`: starts that were squeezed or pruned before, and a run that is killed."""
+"""Students with squeezed or pruned starts, and killed runs."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,17 +28,17 @@ QUICK = {"teacher.epochs": 1, "student.epochs": 1, "distillation.attention": 0}
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
+    """Simulates kill -9: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
-def dataset(sentiment_csv):
+def dataset(sentiment_csv: Path) -> Any:
     return load_dataset(sentiment_csv)
 
 
 @pytest.fixture(scope="module")
-def squeezed(make_checkpoint, tmp_path_factory, whole):
-    """A BERT with uneven layers and fewer hidden dimensions, one matrix of which was pruned."""
+def squeezed(make_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, whole: Any) -> Any:
+    """A BERT with uneven layers, fewer hidden dimensions and one pruned matrix."""
     folder = tmp_path_factory.mktemp("squeezed")
     model = network_of(make_checkpoint, "bert")
     squeeze(model, NARROW)
@@ -48,7 +51,7 @@ def squeezed(make_checkpoint, tmp_path_factory, whole):
     return resolve_checkpoint(str(folder))
 
 
-def made(workspace, recipe, checkpoint, teacher, dataset):
+def made(workspace: Any, recipe: Any, checkpoint: Any, teacher: Any, dataset: Any) -> Any:
     plan = plan_job(Job("tiny", recipe, checkpoint, teacher, dataset, "reviews", 0, 1))
     _, student = train_networks(plan, Context(workspace, PlainReporter()))
     return load_classifier(student.folder, dataset.label_names, dataset.problem_type), student
@@ -56,7 +59,9 @@ def made(workspace, recipe, checkpoint, teacher, dataset):
 
 @pytest.mark.parametrize("cache_bytes", [0, 1e9], ids=["live", "cached"])
 @pytest.mark.parametrize("who", ["student", "teacher", "both"])
-def test_squeezed_networks_learn_and_teach(who, cache_bytes, squeezed, whole, dataset, tiny_recipe, tmp_path):
+def test_train_networks_with_squeezed_student_and_teacher(
+    who: Any, cache_bytes: float, squeezed: Any, whole: Any, dataset: Any, tiny_recipe: Any, tmp_path: Path
+) -> None:
     recipe = load_recipe(tiny_recipe, overrides={**QUICK, "distillation.cache_bytes": cache_bytes, "pruning": None})
     start = whole if who == "teacher" else squeezed
     teacher = None if who == "student" else squeezed
@@ -65,7 +70,9 @@ def test_squeezed_networks_learn_and_teach(who, cache_bytes, squeezed, whole, da
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
-def test_a_start_that_was_pruned_keeps_its_zeros(squeezed, dataset, tiny_recipe, tmp_path):
+def test_train_student_keeps_zeros_of_pruned_start(
+    squeezed: Any, dataset: Any, tiny_recipe: Any, tmp_path: Path
+) -> None:
     before = load_file(squeezed.folder / "model.safetensors")
     for pruning in ({"pruning": None}, {"pruning.sparsity": 0.6}):
         recipe = load_recipe(tiny_recipe, overrides={**QUICK, **pruning})
@@ -77,7 +84,9 @@ def test_a_start_that_was_pruned_keeps_its_zeros(squeezed, dataset, tiny_recipe,
         assert (student.folder / PRUNED).is_file()
 
 
-def test_a_killed_narrow_student_ends_with_the_same_weights(squeezed, whole, dataset, tiny_recipe, tmp_path):
+def test_train_student_resumes_narrow_student_exactly(
+    squeezed: Any, whole: Any, dataset: Any, tiny_recipe: Any, tmp_path: Path
+) -> None:
     recipe = load_recipe(tiny_recipe, overrides={**QUICK, "student.save_steps": 3})
     network_of_teacher = load_classifier(whole.folder, dataset.label_names, dataset.problem_type)
     teacher_folder = tmp_path / "teacher"
@@ -92,7 +101,7 @@ def test_a_killed_narrow_student_ends_with_the_same_weights(squeezed, whole, dat
         "seed": 0,
     }
 
-    def kill(done, total, note):
+    def kill(done: Any, total: Any, note: Any) -> None:
         if done == 8:
             raise Killed
 

@@ -1,7 +1,9 @@
-"""`models.training.teacher`: a teacher's training that is killed at its end, when the network has been written."""
+"""Teacher training that is killed at its end, when the network is already written."""
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,15 +22,15 @@ RESTLESS = Training(
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
+    """Simulates kill -9: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
-def train(whole, sentiment_csv):
-    """Return a maker of teachers in a folder; the progress that it makes is returned."""
+def train(whole: Any, sentiment_csv: Path) -> Any:
+    """Return a function that trains a teacher in a folder and returns its progress reports."""
     rows = TokenizedDataset(load_dataset(sentiment_csv), whole.tokenizer, 32)
 
-    def make(folder):
+    def make(folder: Path) -> Any:
         heard = []
         train_teacher(
             folder, checkpoint=whole, rows=rows, training=RESTLESS, seed=3,
@@ -40,11 +42,11 @@ def train(whole, sentiment_csv):
 
 
 @pytest.fixture(scope="module")
-def killed(train, tmp_path_factory):
-    """What a teacher's training leaves that was killed before it removed the first of its states."""
+def killed(train: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folder of a teacher training that was killed before it removed its states."""
     folder, rmtree = tmp_path_factory.mktemp("killed"), shutil.rmtree
 
-    def kill(path, *options, **more):
+    def kill(path: Any, *options: Any, **more: Any) -> None:
         if path == folder / TRAINING:
             raise Killed
         rmtree(path, *options, **more)
@@ -59,7 +61,7 @@ def killed(train, tmp_path_factory):
 
 
 @pytest.mark.parametrize("gone", [None, "scores.json", "best", "checkpoint-*", "*"])
-def test_what_is_left_of_the_states_of_a_network_that_was_written_changes_nothing(train, killed, tmp_path, gone):
+def test_train_teacher_ignores_leftover_states(train: Any, killed: Any, tmp_path: Path, gone: Any) -> None:
     folder = shutil.copytree(killed, tmp_path / "folder")
     for path in (folder / TRAINING).glob(gone) if gone else ():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -70,7 +72,7 @@ def test_what_is_left_of_the_states_of_a_network_that_was_written_changes_nothin
 
 
 @pytest.mark.parametrize("written", ["nothing", "half of the weights", "all but the record"])
-def test_a_network_that_was_not_written_to_its_end_is_written_again_from_the_states(train, killed, tmp_path, written):
+def test_train_teacher_rewrites_incomplete_network(train: Any, killed: Any, tmp_path: Path, written: Any) -> None:
     folder = shutil.copytree(killed, tmp_path / "folder")
     (folder / TRAINED).unlink()
     if written != "all but the record":

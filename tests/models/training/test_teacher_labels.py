@@ -1,6 +1,8 @@
-"""`models.fit.check_teacher`: which of a teacher's logits is which of the data's labels."""
+"""Matching of a teacher's logits to the labels of the data."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +13,10 @@ from sparserve.models.pipeline.preflight import check_teacher
 
 
 @pytest.fixture
-def order(tmp_path, tiny_checkpoint):
-    """Label names in the order of the logits of a teacher of these names."""
+def order(tmp_path: Path, tiny_checkpoint: Path) -> Any:
+    """Return a function that gives the label names in the order of a teacher's logits."""
 
-    def check(predicted, data):
+    def check(predicted: Any, data: Any) -> Any:
         config = json.loads((tiny_checkpoint / "config.json").read_text())
         config["id2label"] = dict(enumerate(predicted))
         config["label2id"] = {name: index for index, name in enumerate(predicted)}
@@ -26,13 +28,13 @@ def order(tmp_path, tiny_checkpoint):
     return check
 
 
-def test_the_order_is_the_teachers_and_the_spelling_the_datas(order):
+def test_check_teacher_uses_teacher_order_and_data_spelling(order: Any) -> None:
     assert order(["positive", "negative"], ["negative", "positive"]) == ("positive", "negative")
     assert order(["POSITIVE", "Negative"], ["negative", "positive"]) == ("positive", "negative")
     assert order(["LABEL_0", "LABEL_1"], ["b", "a"]) == ("a", "b")
 
 
-def test_labels_that_differ_in_case_only_are_told_apart(order):
+def test_check_teacher_distinguishes_case(order: Any) -> None:
     assert order(["us", "US"], ["US", "us"]) == ("us", "US")
     assert order(["us", "US", "them"], ["US", "them", "us"]) == ("us", "US", "them")
 
@@ -47,6 +49,6 @@ def test_labels_that_differ_in_case_only_are_told_apart(order):
         (["a", "b", "c"], ["a", "b"]),
     ],
 )
-def test_other_labels_are_refused(order, predicted, data):
+def test_check_teacher_rejects_other_labels(order: Any, predicted: Any, data: Any) -> None:
     with pytest.raises(CheckpointError, match=r"the teacher teacher predicts .*, but the data has"):
         order(predicted, data)

@@ -1,6 +1,8 @@
-"""Training on tiny models: that a killed run ends where an uninterrupted one does, and that masks hold."""
+"""Training of tiny models: resumption of killed runs, and pruning during training."""
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,11 +41,11 @@ PRUNING = Pruning(sparsity=0.8, end=0.7, updates=10)
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
+    """Simulates kill -9: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
-def rows(tiny_checkpoint):
+def rows(tiny_checkpoint: Path) -> Any:
     from transformers import AutoTokenizer
 
     texts = [f"the {'good' if row % 2 else 'bad'} movie {'very ' * (row % 7)}{row}" for row in range(60)]
@@ -51,17 +53,26 @@ def rows(tiny_checkpoint):
     return tokenize(split, AutoTokenizer.from_pretrained(tiny_checkpoint), 32, multi_label=False)
 
 
-def run(network, rows, folder, *, stop_after=None, pruning=None, loss=None, **changes):
+def run(
+    network: Any,
+    rows: Any,
+    folder: Path,
+    *,
+    stop_after: Any = None,
+    pruning: Any = None,
+    loss: Any = None,
+    **changes: Any,
+) -> Any:
     model = copy.deepcopy(network)
     training = Training(
         **{"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "save_steps": 5, "precision": "fp32", **changes}
     )
 
-    def progress(done, total, note):
+    def progress(done: Any, total: Any, note: Any) -> None:
         if done == stop_after:
             raise Killed
 
-    def make_callback(checkpoint):
+    def make_callback(checkpoint: Any) -> Any:
         return PruningCallback(model, pruning, resume_from=checkpoint)
 
     result = train(
@@ -78,14 +89,14 @@ def run(network, rows, folder, *, stop_after=None, pruning=None, loss=None, **ch
     return model, result
 
 
-def same(first, second):
+def same(first: Any, second: Any) -> Any:
     return all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
 
 
 @pytest.mark.parametrize("stop_after", [3, 8, 9, 23])
-def test_a_killed_run_ends_with_the_same_weights(network, rows, tmp_path, stop_after):
+def test_train_resumes_with_same_weights(network: Any, rows: Any, tmp_path: Path, stop_after: Any) -> None:
     whole, expected = run(network, rows, tmp_path / "whole", pruning=PRUNING)
     with pytest.raises(Killed):
         run(network, rows, tmp_path / "killed", stop_after=stop_after, pruning=PRUNING)
@@ -94,7 +105,7 @@ def test_a_killed_run_ends_with_the_same_weights(network, rows, tmp_path, stop_a
     assert same(whole, resumed)
 
 
-def test_a_run_killed_after_its_last_step_takes_no_further_one(network, rows, tmp_path):
+def test_train_resumed_after_last_step_takes_no_step(network: Any, rows: Any, tmp_path: Path) -> None:
     asked = {"epochs": 2.25, "schedule": "constant", "pruning": PRUNING}
     whole, expected = run(network, rows, tmp_path / "killed", **asked)
     assert (tmp_path / "killed" / "checkpoint-18").is_dir()
@@ -118,7 +129,9 @@ def test_a_run_killed_after_its_last_step_takes_no_further_one(network, rows, tm
         ("layerwise-obs", {"updates": 2}),
     ],
 )
-def test_a_killed_run_ends_with_the_same_weights_by_every_method(network, rows, tmp_path, method, changes):
+def test_train_resumes_with_same_weights_for_every_method(
+    network: Any, rows: Any, tmp_path: Path, method: Any, changes: Any
+) -> None:
     pruning = Pruning(**{**PRUNING.model_dump(), "method": method, "begin": 0.2, **changes})
     whole, _ = run(network, rows, tmp_path / "whole", pruning=pruning, epochs=2)
     with pytest.raises(Killed):
@@ -133,14 +146,18 @@ def test_a_killed_run_ends_with_the_same_weights_by_every_method(network, rows, 
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 6), labels=st.integers(2, 5), multi_label=st.booleans())
-def test_epochs_are_compared_by_the_figure_that_reports_have(seed, rows, labels, multi_label):
+def test_score_matches_report(seed: int, rows: Any, labels: Any, multi_label: bool) -> None:
     generator = np.random.default_rng(seed)
     logits = generator.normal(-0.5, 1, (rows, labels)).astype(np.float32)
     truth = generator.random((rows, labels)) < 0.3 if multi_label else generator.integers(0, labels, rows)
-    problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+    problem_type: Any = "multi_label_classification" if multi_label else "single_label_classification"
     names = [str(label) for label in range(labels)]
     reported = evaluate(
-        logits, truth.astype(np.int64), label_names=names, problem_type=problem_type, bootstrap_samples=1
+        logits,
+        truth.astype(np.int64),
+        label_names=names,
+        problem_type=problem_type,
+        bootstrap_samples=1,
     )
     expected = (reported.macro_f1 if multi_label else reported.accuracy).value
     # The Trainer gathers the labels of a multi-label task as floats.
@@ -148,7 +165,7 @@ def test_epochs_are_compared_by_the_figure_that_reports_have(seed, rows, labels,
     assert score(logits, given_labels, multi_label=multi_label) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_label_that_nothing_is_about_does_not_lower_the_score():
+def test_score_ignores_absent_labels() -> None:
     truth = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]])
     right = np.where(truth == 1, 2, -2).astype(np.float32)
     assert score(right, truth, multi_label=True) == 1
@@ -156,7 +173,7 @@ def test_a_label_that_nothing_is_about_does_not_lower_the_score():
     assert score(-np.abs(right), np.zeros_like(truth), multi_label=True) == 0
 
 
-def test_a_killed_run_keeps_the_same_best_epoch(network, rows, tmp_path):
+def test_train_resumes_with_same_best_epoch(network: Any, rows: Any, tmp_path: Path) -> None:
     whole, expected = run(network, rows, tmp_path / "whole")
     for stop_after in (8, 12, 17):
         with pytest.raises(Killed):
@@ -166,17 +183,17 @@ def test_a_killed_run_keeps_the_same_best_epoch(network, rows, tmp_path):
     assert same(whole, resumed)
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over(network, rows, tmp_path):
+def test_last_complete_checkpoint_skips_incomplete_ones(network: Any, rows: Any, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(network, rows, tmp_path, stop_after=12, pruning=PRUNING)
     (tmp_path / "checkpoint-10" / MASKS).unlink()
-    assert last_complete_checkpoint(tmp_path, [MASKS]).name == "checkpoint-5"
+    assert last_complete_checkpoint(tmp_path, [MASKS]).name == "checkpoint-5"  # type: ignore[union-attr]
     assert not (tmp_path / "checkpoint-10").exists()
     (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{")
     assert last_complete_checkpoint(tmp_path, [MASKS]) is None
 
 
-def test_pruned_weights_are_exactly_zero_and_nothing_else_is(network, rows, tmp_path):
+def test_train_prunes_exactly_and_nothing_else(network: Any, rows: Any, tmp_path: Path) -> None:
     model, _ = run(network, rows, tmp_path, pruning=PRUNING)
     for linear in encoder_linears(model).values():
         assert int((linear.weight == 0).sum()) == round(0.8 * linear.weight.numel())
@@ -184,7 +201,7 @@ def test_pruned_weights_are_exactly_zero_and_nothing_else_is(network, rows, tmp_
     assert (model.bert.embeddings.word_embeddings.weight[1:] != 0).any(dim=1).all()
 
 
-def test_masked_weights_count_in_no_gradient_norm(network, rows):
+def test_pruner_zeroes_gradients_of_masked_weights(network: Any, rows: Any) -> None:
     model = copy.deepcopy(network)
     pruner = Pruner(model, Pruning(sparsity=0.5, schedule="constant", updates=1, begin=0.0, end=0.0))
     pruner.after(1, 10)
@@ -193,14 +210,14 @@ def test_masked_weights_count_in_no_gradient_norm(network, rows):
     model(**batch).loss.backward()
     for name, linear in encoder_linears(model).items():
         kept = pruner.masks.kept[name]
-        assert bool((linear.weight.grad[~kept] == 0).all())
-        assert bool((linear.weight.grad[kept] != 0).any())
+        assert bool((linear.weight.grad[~kept] == 0).all())  # type: ignore[index]
+        assert bool((linear.weight.grad[kept] != 0).any())  # type: ignore[index]
 
 
-def test_masks_are_written_whole_or_not_at_all(network, tmp_path, monkeypatch):
+def test_pruner_save_is_atomic(network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruner = Pruner(copy.deepcopy(network), PRUNING)
 
-    def cut_short(state, path):
+    def cut_short(state: Any, path: Any) -> None:
         path.write_bytes(b"half of it")
         raise Killed
 
@@ -210,15 +227,15 @@ def test_masks_are_written_whole_or_not_at_all(network, tmp_path, monkeypatch):
     assert not (tmp_path / MASKS).exists()
 
 
-def test_frozen_embeddings_stay(network, rows, tmp_path):
+def test_train_keeps_frozen_embeddings(network: Any, rows: Any, tmp_path: Path) -> None:
     model, _ = run(network, rows, tmp_path, freeze_embeddings=True, epochs=1)
     before = network.bert.embeddings.word_embeddings.weight
     assert torch.equal(model.bert.embeddings.word_embeddings.weight, before)
 
 
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
-def test_a_loss_that_is_no_number_stops_the_run_with_its_step(network, rows, tmp_path):
-    def loss(model, inputs, numbers):
+def test_train_names_step_of_nan_loss(network: Any, rows: Any, tmp_path: Path) -> None:
+    def loss(model: Any, inputs: Any, numbers: Any) -> Any:
         return model(**inputs).loss * float("nan")
 
     with pytest.raises(TrainingError, match="nan at step 1"):
@@ -226,10 +243,10 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(network, rows, tmp
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_number_that_is_not_finite_stops_training_and_leaves_the_last_good_checkpoint(network, rows, tmp_path, what):
+def test_train_stops_at_nan_and_keeps_last_good_checkpoint(network: Any, rows: Any, tmp_path: Path, what: Any) -> None:
     steps = 0
 
-    def loss(model, inputs, numbers):
+    def loss(model: Any, inputs: Any, numbers: Any) -> Any:
         nonlocal steps
         steps += 1
         value = model(**inputs).loss
@@ -247,7 +264,9 @@ def test_a_number_that_is_not_finite_stops_training_and_leaves_the_last_good_che
 
 
 @pytest.mark.parametrize(("hidden", "attention"), [(True, True), (True, False), (False, False)])
-def test_the_cache_says_what_the_teacher_says(network, rows, tmp_path, hidden, attention):
+def test_teacher_cache_matches_live_teacher(
+    network: Any, rows: Any, tmp_path: Path, hidden: Any, attention: Any
+) -> None:
     wanted = RequiredOutputs(hidden=hidden, attention=attention)
     write_cache(tmp_path, network, rows, wanted, pad_token_id=0, progress=lambda *_: None)
     batch = Collator(0)([rows[row] for row in (3, 6, 41)])
@@ -268,7 +287,7 @@ def test_the_cache_says_what_the_teacher_says(network, rows, tmp_path, hidden, a
     assert 0 <= size - cache_bytes(rows, wanted, layers=2, hidden=32, heads=4) < 1000
 
 
-def test_a_student_that_is_the_teacher_has_no_hidden_or_attention_loss(network, rows):
+def test_student_loss_is_zero_for_teacher_itself(network: Any, rows: Any) -> None:
     batch = Collator(0)([rows[row] for row in range(4)])
     numbers = batch.pop("row")
     network.eval()
@@ -281,7 +300,7 @@ def test_a_student_that_is_the_teacher_has_no_hidden_or_attention_loss(network, 
     assert loss(network, batch, numbers).item() == 0
 
 
-def test_distillation_teaches(network, rows, tmp_path):
+def test_student_loss_teaches(network: Any, rows: Any, tmp_path: Path) -> None:
     teacher, _ = run(network, rows, tmp_path / "teacher")
     wanted = RequiredOutputs(hidden=True, attention=True)
     # The logits' cross-entropy cannot fall under the teacher's own entropy; squared errors can fall to 0.
@@ -293,11 +312,11 @@ def test_distillation_teaches(network, rows, tmp_path):
         assert loss(student.eval(), batch, numbers) < 0.5 * loss(network.eval(), batch, numbers)
 
 
-def test_the_learning_rate_rewinds(network, rows, tmp_path):
+def test_train_rewinds_learning_rate(network: Any, rows: Any, tmp_path: Path) -> None:
     rates = []
 
-    class Watch(TrainerCallback):
-        def on_step_begin(self, args, state, control, lr_scheduler, **kwargs):
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, lr_scheduler: Any, **kwargs: Any) -> None:
             rates.append(lr_scheduler.get_last_lr()[0])
 
     student = Student(

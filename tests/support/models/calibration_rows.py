@@ -1,4 +1,7 @@
-"""A whole classifier of three labels, and random rows to choose by what squeezing removes of it."""
+"""A classifier of three labels, and random calibration rows for squeezing."""
+
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -6,12 +9,12 @@ from sparserve.models.encoders.checkpoint import load_classifier
 from tests.support.models.exporting import LABELS
 
 
-def classifier(folder, problem_type="single_label_classification"):
+def classifier(folder: Path, problem_type: str = "single_label_classification") -> Any:
     return load_classifier(folder, LABELS, problem_type).eval()
 
 
-def calibration(rows=24, problem_type="single_label_classification", *, padding=0):
-    """Batches of 8 rows of 4 to 12 tokens, with so much padding after the twelfth."""
+def calibration(rows: Any = 24, problem_type: str = "single_label_classification", *, padding: Any = 0) -> Any:
+    """Return batches of 8 rows of 4 to 12 tokens, with `padding` more positions."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(4, 13, (rows,), generator=generator)
     mask = (torch.arange(12 + padding) < lengths[:, None]).long()

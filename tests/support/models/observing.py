@@ -1,12 +1,14 @@
-"""A pruning method that has seen some gradients of one matrix."""
+"""A pruning method that has observed gradients of one matrix."""
+
+from typing import Any
 
 from torch import nn
 
 from sparserve.models.recipes.schema import Pruning
 
 
-def observed(method, weight, *gradients, pruning=None):
-    """The method's matrix after these gradients [out, in], masks changing after the last."""
+def observed(method: Any, weight: Any, *gradients: Any, pruning: Any = None) -> Any:
+    """Pass gradients [out, in] to the method and return its matrix; masks change after the last."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
     linear.weight.data = weight.clone()
     method.prepare({"a": linear}, pruning or Pruning())

@@ -1,4 +1,4 @@
-"""A task whose report has everything, with texts and labels that attack, and how a terminal shows a report."""
+"""A task with a complete report and hostile texts and labels, and its terminal table."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ MACHINE = Machine(
 
 
 def measurement(seconds: float, measured_at: str = "2026-01-01T00:00:00+00:00") -> Measurement:
-    """As fast as `seconds` at batch 1, against 10 ms of fp32 dense and 5 ms of int8 dense."""
+    """Return a measurement of `seconds` at batch 1, against 10 ms for fp32 dense and 5 ms for int8 dense."""
     points = tuple(
         LatencyPoint(
             batch=batch,
@@ -47,7 +47,7 @@ def measurement(seconds: float, measured_at: str = "2026-01-01T00:00:00+00:00") 
 
 
 def sparsity(zeros: float) -> Sparsity:
-    """Two layers of two matrices, of which `zeros` are zero."""
+    """Return two layers of two matrices with a fraction `zeros` of zeros."""
     kept = round(100 * (1 - zeros))
     tensors = tuple(
         TensorSparsity(
@@ -67,7 +67,7 @@ def sparsity(zeros: float) -> Sparsity:
 
 
 def publish_variants(folder: Path) -> Store:
-    """Four variants of a task; the pruned ones get every tenth row wrong, with texts and labels that attack."""
+    """Publish four variants with hostile texts and labels; the pruned ones misclassify every tenth row."""
     store = Store(folder)
     labels = np.arange(100) % 2
     right = np.where(labels[:, None] == np.arange(2), 2, -2).astype(np.float32)
@@ -100,7 +100,7 @@ def publish_variants(folder: Path) -> Store:
 
 
 def printed(report: Report) -> str:
-    """Its table, with plain spaces."""
+    """Return the terminal table with plain spaces."""
     with open("/dev/null", "w") as nowhere:
         console = Console(width=140, record=True, file=nowhere)
         console.print(terminal_table(report))

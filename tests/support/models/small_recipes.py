@@ -1,4 +1,4 @@
-"""What makes a shipped recipe fit a tiny network and take seconds, as dotted fields."""
+"""Dotted fields that make a shipped recipe fit a tiny network and take seconds."""
 
 from typing import Any
 
