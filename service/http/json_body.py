@@ -13,8 +13,8 @@ SMALL_BYTES: Final = 2**14
 def parse_json(content: bytes, parse: Callable[[bytes], Any]) -> Any:
     """Return `parse(content)`, with Python's cyclic garbage collector paused; raises what `parse` raises.
 
-    JSON has no cycles, but the collector traverses all new objects again and again while they are made: 2 MB of
-    brackets block the event loop for 1 s with it and for 0.1 s without.
+    JSON has no cycles, but the collector traverses all new objects again and again while they are made. For the cost,
+    see docs/explanation/server-walls.md.
     """
     if len(content) < SMALL_BYTES or not gc.isenabled():
         return parse(content)

@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import socket
-import struct
-import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -17,13 +14,6 @@ import uvicorn
 from sparserve.service.drain import Drain
 
 SETTLE_SECONDS: Final = 0.1
-_SO_ATTACH_FILTER: Final = 26  # Linux; missing in Python's socket module
-# BPF program over a TCP header: drop packets with the SYN flag, pass all others. docs/explanation/server-walls.md has
-# the measurement that justifies it.
-_NO_SYN: Final = b"".join(
-    struct.pack("HBBI", *instruction)
-    for instruction in ((0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
-)
 
 
 class DrainingServer(uvicorn.Server):
@@ -56,9 +46,6 @@ class DrainingServer(uvicorn.Server):
         # Closing a listening socket resets connections that the loop has not accepted yet. A second descriptor keeps it
         # open until they are accepted.
         listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
-        # A connection made after the last accept would still be reset, so no more may be made.
-        for listener in listeners:
-            refuse_connections(listener)
         await asyncio.sleep(SETTLE_SECONDS)  # pending handshakes complete and are accepted
         for server in self.servers:
             server.close()
@@ -89,16 +76,3 @@ class DrainingServer(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals.clear()
-
-
-def refuse_connections(listener: socket.socket) -> None:
-    """Let no new connections begin on a listening socket; existing ones are not affected. Linux only.
-
-    Clients that connect now retry after a second and are refused once the socket is closed.
-    """
-    if sys.platform != "linux":
-        return
-    code = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
-    program = struct.pack("HP", len(_NO_SYN) // struct.calcsize("HBBI"), ctypes.addressof(code))
-    with contextlib.suppress(OSError):  # not supported by this kernel: a few late connections may be reset
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
