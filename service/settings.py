@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     )
     store_url: str | None = Field(
         None,
-        description="fsspec URL of a store, such as s3://bucket/store, that is mirrored into the folder `store`",
+        description="URL of a store (fsspec), such as s3://bucket/store, that is mirrored into the folder `store`",
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
@@ -84,8 +84,8 @@ class Settings(BaseSettings):
 
     runtime: Literal["auto", "onnx", "sparse"] = Field(
         "auto",
-        description="auto: the sparse runtime where it was measured faster; onnx: stock ONNX Runtime only; sparse: "
-        "require the sparse runtime for every bundle that ships model.sparse.onnx",
+        description="`auto`: the sparse runtime where it was measured faster; `onnx`: stock ONNX Runtime only; "
+        "`sparse`: require the sparse runtime for every bundle that ships model.sparse.onnx",
     )
     watch_seconds: float = Field(
         2.0, ge=0, description="seconds between two polls of the store for new versions; 0 polls once, at the start"

@@ -47,7 +47,7 @@ def test_app_describes_every_command_and_option() -> None:
         assert command.help, name
         for parameter in command.params:
             assert parameter.help, (name, parameter.name)
-            assert parameter.help[0].isupper() and parameter.help.endswith("."), (name, parameter.help)
+            assert not parameter.help[0].islower() and parameter.help.endswith("."), (name, parameter.help)
 
 
 def test_app_prints_its_version() -> None:
