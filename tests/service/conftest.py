@@ -1,7 +1,7 @@
 """The service over a tiny store, in this process."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.core import ServingCore
 from sparserve.service.settings import Settings
+from tests.support.service.fixtures import Serve, ServiceOf
 from tests.support.tiny_bundles import TASK, graph, publish
 
 
@@ -56,15 +57,12 @@ def newer(store: Store) -> Bundle:
     return bundle
 
 
-Serve = Callable[..., TestClient]
-
-
 @pytest.fixture
 def serve(store: Store) -> Iterator[Serve]:
     """Start the service in this process with some settings; its models are loaded when the client is returned."""
     clients: list[TestClient] = []
 
-    def start(**settings: object) -> TestClient:
+    def start(**settings: Any) -> TestClient:
         app = create_app(Settings(**{"store": store.root, "threads": 1, **settings}))
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
@@ -94,7 +92,7 @@ def module_client(module_store: Store) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def service_of() -> Callable[[TestClient], ServingCore]:
+def service_of() -> ServiceOf:
     """The parts of the service behind a client."""
     return _service_of
 
@@ -108,7 +106,7 @@ def _service_of(client: TestClient) -> ServingCore:
 
 
 @pytest.fixture
-def experiment(serve, tmp_path: Path):
+def experiment(serve: Serve, tmp_path: Path) -> Serve:
     """Start the service with an experiment on the task."""
 
     def start(mode: str, candidate: str, share: float = 1.0, **more: Any) -> TestClient:

@@ -1,4 +1,4 @@
-"""The clock on the wall may jump: what waits, expires or limits goes by a clock that does not."""
+"""The wall clock may jump: waiting, expiry and limits use a monotonic clock."""
 
 import ast
 import time
@@ -9,13 +9,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 import sparserve.service
+from tests.support.service.fixtures import Serve
 from tests.support.tiny_bundles import TASK
 
 URL = f"/v1/models/{TASK}/classify"
 YEARS = 10 * 365 * 86_400
-# Who may ask for the time of day, and what for.
+# Files that may read the time of day, and why.
 TIMESTAMPS = {
-    "experiments/disagreements.py": "rows of a database outlive the process, so their age goes by the calendar",
+    "experiments/disagreements.py": "rows of a database outlive the process, so their age is in calendar time",
     "experiments/traffic.py": "when an experiment began and a disagreement was found",
     "security/api_keys.py": "a key expires on a day",
     "security/key_file.py": "when a key was made, and its last day",
@@ -31,14 +32,14 @@ def calls_of_the_time_of_day(path: Path) -> Iterator[str]:
                 yield name
 
 
-def test_only_timestamps_go_by_the_clock_on_the_wall() -> None:
+def test_clocks_wall_clock_is_for_timestamps_only() -> None:
     folder = Path(sparserve.service.__path__[0])
     found = {str(path.relative_to(folder)) for path in folder.rglob("*.py") if any(calls_of_the_time_of_day(path))}
     assert found == set(TIMESTAMPS)
 
 
 @pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])
-def test_a_jump_changes_no_answer_and_no_limit(serve, monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
+def test_clocks_jump_changes_no_answer_and_no_limit(serve: Serve, monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
     client: TestClient = serve(anonymous_rate=3, request_timeout_seconds=20, watch_seconds=0.01)
     now, jumped = time.time, 0
 

@@ -12,7 +12,7 @@ from sparserve.service.settings import Settings
 from tests.support.service.listening import listening
 
 
-def test_it_asks_the_settings_port_or_the_one_it_is_given(
+def test_healthcheck_port_of_the_settings_or_the_option(
     module_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -29,6 +29,6 @@ def test_it_asks_the_settings_port_or_the_one_it_is_given(
     assert main(["--port", port]) == 1
 
 
-def test_the_image_sets_the_port_by_the_environment() -> None:
+def test_healthcheck_port_in_the_image() -> None:
     image = (Path(__file__).parents[2] / "docker" / "service.Dockerfile").read_text()
     assert "SPARSERVE_PORT=8000" in image and "sparserve.service.healthcheck" in image

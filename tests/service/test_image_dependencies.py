@@ -1,4 +1,4 @@
-"""What the service image installs, alone in a virtual environment, serves a store that the job made.
+"""The packages of the service image, alone in a virtual environment, serve a store of the job.
 
 `make service-venv` makes that environment with the image's own script; .ci/run does so before the tests.
 """
@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,8 @@ VENV = ROOT / "build" / "service-venv"
 ABSENT = ("torch", "transformers", "onnx", "sklearn", "pyarrow")
 
 
-def is_current():
-    """Whether the environment was made from the sources as they are now."""
+def is_current() -> bool:
+    """Return True if the environment was made from the current sources."""
     sources = [
         path for package in ("kernels", "models", "service", "sparserve") for path in (ROOT / package).rglob("*.py")
     ]
@@ -33,17 +34,17 @@ def is_current():
 pytestmark = pytest.mark.skipif(not is_current(), reason="`make service-venv` makes it, from these sources")
 
 
-def run(*arguments, cwd):
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [str(VENV / "bin" / "python"), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("package", ABSENT)
-def test_the_job_s_packages_are_not_there(package, tmp_path):
+def test_image_has_no_packages_of_the_job(package: str, tmp_path: Path) -> None:
     assert run("-c", f"import {package}", cwd=tmp_path).returncode == 1
 
 
-def test_other_commands_say_what_to_install(tmp_path):
+def test_image_other_commands_name_the_extra(tmp_path: Path) -> None:
     result = subprocess.run(
         [str(VENV / "bin" / "sparserve"), "report", "tiny"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -51,12 +52,12 @@ def test_other_commands_say_what_to_install(tmp_path):
     assert "sparserve[compress]" in result.stderr
 
 
-def test_the_sparse_runtime_was_installed_where_it_can_be_built(sparse_runtime, tmp_path):
+def test_image_has_the_sparse_runtime(sparse_runtime: Any, tmp_path: Path) -> None:
     result = run("-c", "from sparserve.kernels.library import find_library; print(find_library().isa)", cwd=tmp_path)
     assert result.stdout.strip() == sparse_runtime.isa, result.stderr
 
 
-def test_it_serves_a_store_that_the_job_made(tiny_store, tmp_path):
+def test_image_serves_a_store_of_the_job(tiny_store: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "SPARSERVE_STORE": str(tiny_store), "SPARSERVE_THREADS": "1"}
     port = free_port()
     command = [str(VENV / "bin" / "sparserve"), "serve", "--port", str(port)]
@@ -81,7 +82,7 @@ def test_it_serves_a_store_that_the_job_made(tiny_store, tmp_path):
     assert subprocess.run(check, cwd=tmp_path, env=health, check=False).returncode == 1
 
 
-def wait_until_ready(address, process):
+def wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         try:

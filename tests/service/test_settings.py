@@ -1,4 +1,4 @@
-"""Settings: the command line goes before the environment, the environment before the defaults."""
+"""Settings: the command line takes precedence over the environment, and that over the defaults."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sparserve.service.__main__ import main
 from sparserve.service.settings import Settings
 
 
-def test_the_environment_sets_what_the_command_line_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_environment_below_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSERVE_MAX_ITEMS", "5")
     monkeypatch.setenv("SPARSERVE_PORT", "9")
     settings = Settings(_cli_parse_args=["--port", "10", "--store", "here", "--max-body-bytes", "99"])
@@ -19,14 +19,12 @@ def test_the_environment_sets_what_the_command_line_does_not(monkeypatch: pytest
 @pytest.mark.parametrize(
     "threads, concurrency, batches, per_session", [(1, None, 1, 1), (7, None, 1, 7), (16, None, 4, 13), (8, 3, 3, 6)]
 )
-def test_batches_that_run_at_once_and_the_sessions_threads_are_all_the_threads(
-    threads: int, concurrency: int | None, batches: int, per_session: int
-) -> None:
+def test_settings_divide_the_threads(threads: int, concurrency: int | None, batches: int, per_session: int) -> None:
     settings = Settings(threads=threads, concurrency=concurrency)
     assert (settings.concurrent_batches, settings.threads_per_session) == (batches, per_session)
 
 
-def test_more_batches_at_once_than_threads_are_refused() -> None:
+def test_settings_refuse_more_batches_than_threads() -> None:
     with pytest.raises(ValidationError, match="concurrency 3 is more than the 2 available threads"):
         Settings(threads=2, concurrency=3)
 
@@ -49,14 +47,14 @@ def test_more_batches_at_once_than_threads_are_refused() -> None:
         (["--pins", "foo"], "--pins (SPARSERVE_PINS): invalid JSON. Expected: versions to serve"),
     ],
 )
-def test_a_wrong_setting_is_named_and_the_exit_status_is_2(
+def test_settings_wrong_value_is_named_with_exit_status_2(
     capsys: pytest.CaptureFixture[str], argv: list[str], message: str
 ) -> None:
     assert main(argv) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_variable_that_is_not_the_json_it_should_be_is_named_with_an_example(
+def test_settings_wrong_json_variable_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPARSERVE_TRUSTED_PROXIES", "10.0.0.0/8")
@@ -65,7 +63,7 @@ def test_a_variable_that_is_not_the_json_it_should_be_is_named_with_an_example(
     assert "(SPARSERVE_TRUSTED_PROXIES): invalid JSON" in told and '["10.0.0.0/8"]' in told
 
 
-def test_help_tells_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
@@ -74,7 +72,7 @@ def test_help_tells_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"--{name.replace('_', '-')}" in told
 
 
-def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--stroe", "x"])
     assert stopped.value.code == 2
@@ -88,7 +86,7 @@ def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) 
         ("oracle+cx_oracle://host/rows", "the driver cx_Oracle is not installed"),
     ],
 )
-def test_a_database_without_a_driver_is_refused(url: str, message: str) -> None:
+def test_settings_refuse_a_database_without_a_driver(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Settings(disagreements_url=url)
     assert Settings(disagreements_url="sqlite:///rows.db").disagreements_url == "sqlite:///rows.db"

@@ -18,6 +18,7 @@ from sparserve.service.catalog import catalog as catalog_module
 from sparserve.service.catalog.desired_state import DesiredState, read_desired_state
 from sparserve.service.core import ServingCore
 from sparserve.service.settings import Settings
+from tests.support.service.fixtures import Serve, ServiceOf
 from tests.support.tiny_bundles import TASK, publish
 
 URL = f"/v1/models/{TASK}/classify"
@@ -28,8 +29,8 @@ REPOSITORY = f"/v2/repository/models/{TASK}"
 
 
 @pytest.fixture
-def client(serve: Any, newer: Bundle) -> TestClient:
-    """A service that looks at the store only when it is told to, and asks for no key."""
+def client(serve: Serve, newer: Bundle) -> TestClient:
+    """Return a service that reads the store on request only, and needs no key."""
     found = serve(watch_seconds=0, admin_without_key=True)
     assert isinstance(found, TestClient)
     return found
@@ -55,7 +56,7 @@ def states(client: TestClient) -> dict[str, str]:
     return {one["variant"]: one["state"] for one in client.get(f"/v1/models/{TASK}").json()["variants"]}
 
 
-def test_refresh_looks_at_the_store(client: TestClient, store: Store, newer: Bundle) -> None:
+def test_refresh_reads_the_store(client: TestClient, store: Store, newer: Bundle) -> None:
     publish(store, variant="sparse95")
     store.promote(TASK, "dense", newer.manifest.version)
     answer = client.post("/v1/admin/refresh")
@@ -64,7 +65,7 @@ def test_refresh_looks_at_the_store(client: TestClient, store: Store, newer: Bun
     assert version(client) == newer.manifest.version
 
 
-def test_a_promoted_version_stays_whatever_the_store_says(client: TestClient, store: Store, newer: Bundle) -> None:
+def test_promote_pins_a_version(client: TestClient, store: Store, newer: Bundle) -> None:
     old, new = store.current(TASK, "dense"), newer.manifest.version
     answer = client.post(f"{DENSE}/promote", json={"version": new})
     assert answer.json() == {"task": TASK, "variant": "dense", "version": new, "pinned": True}
@@ -77,7 +78,7 @@ def test_a_promoted_version_stays_whatever_the_store_says(client: TestClient, st
     assert client.get("/v1/admin/overrides").json() == {"pinned": [], "unloaded": []}
 
 
-def test_a_rollback_pins_the_version_before(client: TestClient, store: Store, newer: Bundle) -> None:
+def test_rollback_pins_the_previous_version(client: TestClient, store: Store, newer: Bundle) -> None:
     old, new = store.current(TASK, "dense"), newer.manifest.version
     store.promote(TASK, "dense", new)
     client.post("/v1/admin/refresh")
@@ -90,7 +91,7 @@ def test_a_rollback_pins_the_version_before(client: TestClient, store: Store, ne
     assert version(client) == old
 
 
-def test_a_version_that_is_refused_changes_nothing(client: TestClient, store: Store, newer: Bundle) -> None:
+def test_promote_refused_version_changes_nothing(client: TestClient, store: Store, newer: Bundle) -> None:
     old = version(client)
     path = newer.folder / "model.onnx"
     path.write_bytes(path.read_bytes()[:-10])
@@ -122,7 +123,9 @@ def test_a_version_that_is_refused_changes_nothing(client: TestClient, store: St
         (f"{REPOSITORY}/load", [], 422, "body"),
     ],
 )
-def test_what_cannot_be_done_is_said(lasting_client: TestClient, url: str, body: Any, status: int, words: str) -> None:
+def test_admin_reports_impossible_changes(
+    lasting_client: TestClient, url: str, body: Any, status: int, words: str
+) -> None:
     client = lasting_client
     answer = client.post(url, json=body)
     assert answer.status_code == status, answer.text
@@ -130,13 +133,13 @@ def test_what_cannot_be_done_is_said(lasting_client: TestClient, url: str, body:
     assert client.get("/v1/admin/overrides").json() == {"pinned": [], "unloaded": []}
 
 
-def test_a_body_that_is_not_json_is_400(lasting_client: TestClient) -> None:
+def test_admin_body_that_is_not_json_is_400(lasting_client: TestClient) -> None:
     client = lasting_client
     assert client.post(f"{REPOSITORY}/unload", content=b"{").status_code == 400
     assert set(states(client).values()) == {"ready"}
 
 
-def test_an_unloaded_variant_is_out_of_service_until_it_is_loaded(client: TestClient, serve: Any) -> None:
+def test_unload_and_load_a_variant(client: TestClient, serve: Serve) -> None:
     sparse = {"parameters": {"version": "sparse90"}}
     answer = client.post(f"{REPOSITORY}/unload", json=sparse)
     assert answer.json() == {"name": TASK, "unload": True}
@@ -157,7 +160,7 @@ def test_an_unloaded_variant_is_out_of_service_until_it_is_loaded(client: TestCl
     assert version(client, "sparse90")
 
 
-def test_a_task_is_unloaded_and_loaded_as_a_whole(client: TestClient) -> None:
+def test_unload_and_load_a_task(client: TestClient) -> None:
     assert client.post(f"{REPOSITORY}/unload").status_code == 200
     assert states(client) == {"dense": "unloaded", "sparse90": "unloaded"}
     ready = client.get("/readyz")  # a service with nothing to serve is not ready
@@ -168,13 +171,13 @@ def test_a_task_is_unloaded_and_loaded_as_a_whole(client: TestClient) -> None:
     assert client.get("/readyz").status_code == 200
 
 
-def test_an_unloaded_default_is_not_replaced_in_silence(client: TestClient) -> None:
+def test_unload_of_the_default_is_not_replaced(client: TestClient) -> None:
     client.post(f"{REPOSITORY}/unload", json={"parameters": {"version": "dense"}})
     assert client.post(URL, json={"inputs": "good"}).status_code == 503
     assert version(client, "sparse90")
 
 
-def test_unloading_works_without_the_store(client: TestClient, store: Store) -> None:
+def test_unload_without_the_store(client: TestClient, store: Store) -> None:
     hidden = store.root.rename(store.root.with_name("hidden"))
     assert client.post(f"{REPOSITORY}/unload", json={"parameters": {"version": "sparse90"}}).status_code == 200
     assert states(client) == {"dense": "ready", "sparse90": "unloaded"}
@@ -184,7 +187,7 @@ def test_unloading_works_without_the_store(client: TestClient, store: Store) -> 
     assert client.post(f"{REPOSITORY}/load").status_code == 200
 
 
-def test_what_was_refused_is_tried_again_by_load(client: TestClient, store: Store, tmp_path: Path) -> None:
+def test_load_retries_a_refused_bundle(client: TestClient, store: Store, tmp_path: Path) -> None:
     folder = store.folder(TASK, "sparse90")
     shutil.move(folder / "model.onnx", tmp_path / "model.onnx")
     broken = client.post(f"{REPOSITORY}/unload", json={"parameters": {"version": "sparse90"}})
@@ -198,20 +201,20 @@ def test_what_was_refused_is_tried_again_by_load(client: TestClient, store: Stor
     assert states(client)["sparse90"] == "ready"
 
 
-def test_promoting_takes_an_unloaded_variant_into_service(client: TestClient, newer: Bundle) -> None:
+def test_promote_loads_an_unloaded_variant(client: TestClient, newer: Bundle) -> None:
     client.post(f"{REPOSITORY}/unload", json={"parameters": {"version": "dense"}})
     assert client.post(f"{DENSE}/promote", json={"version": newer.manifest.version}).status_code == 200
     assert version(client) == newer.manifest.version
 
 
-def test_a_bundle_that_has_left_the_store_is_not_told_of_as_unloaded(client: TestClient, store: Store) -> None:
+def test_unload_forgets_removed_bundles(client: TestClient, store: Store) -> None:
     client.post(f"{REPOSITORY}/unload", json={"parameters": {"version": "sparse90"}})
     shutil.rmtree(store.root / TASK / "sparse90")
     client.post("/v1/admin/refresh")
     assert states(client) == {"dense": "ready"}
 
 
-def test_a_variant_becomes_the_default_in_the_store(client: TestClient, store: Store) -> None:
+def test_make_default_writes_the_store(client: TestClient, store: Store) -> None:
     answer = client.post(f"{MODELS}/sparse90/default")
     assert answer.status_code == 200
     assert answer.json()["default_variant"] == "sparse90"
@@ -219,7 +222,7 @@ def test_a_variant_becomes_the_default_in_the_store(client: TestClient, store: S
     assert client.post(URL, json={"inputs": "good"}).json()["model"]["variant"] == "sparse90"
 
 
-def test_the_candidate_of_an_experiment_becomes_the_default(client: TestClient) -> None:
+def test_make_default_of_an_experiments_candidate(client: TestClient) -> None:
     policy = {"mode": "split", "candidate": "sparse90", "share": 1}
     assert client.put(f"/v1/compare/{TASK}", json=policy).status_code == 200
     assert client.post(f"{MODELS}/sparse90/default").status_code == 200
@@ -228,14 +231,14 @@ def test_the_candidate_of_an_experiment_becomes_the_default(client: TestClient) 
     assert client.delete(f"/v1/compare/{TASK}").status_code == 200
 
 
-def test_a_variant_that_cannot_answer_does_not_become_the_default(client: TestClient, store: Store) -> None:
+def test_make_default_refuses_a_variant_that_cannot_answer(client: TestClient, store: Store) -> None:
     client.post(f"{REPOSITORY}/unload", json={"parameters": {"version": "sparse90"}})
     assert client.post(f"{MODELS}/sparse90/default").status_code == 503
     assert client.post(f"{MODELS}/none/default").status_code == 404
     assert not store.has_default(TASK)
 
 
-def test_a_store_that_cannot_be_written_is_said(client: TestClient, store: Store) -> None:
+def test_make_default_in_a_read_only_store(client: TestClient, store: Store) -> None:
     (store.root / TASK / "default").mkdir()
     answer = client.post(f"{MODELS}/sparse90/default")
     assert answer.status_code == 422
@@ -243,8 +246,8 @@ def test_a_store_that_cannot_be_written_is_said(client: TestClient, store: Store
     assert client.post(URL, json={"inputs": "good"}).json()["model"]["variant"] == "dense"
 
 
-def test_waiting_admin_requests_leave_the_default_pool_free(
-    client: TestClient, service_of: Any, monkeypatch: pytest.MonkeyPatch
+def test_admin_requests_leave_the_default_pool_free(
+    client: TestClient, service_of: ServiceOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service: ServingCore = service_of(client)
     waiting: list[asyncio.Task[Any]] = []
@@ -267,7 +270,7 @@ def test_waiting_admin_requests_leave_the_default_pool_free(
     assert len(client.portal.call(asyncio.wait, waiting)[0]) == DEFAULT_POOL
 
 
-def test_requests_go_on_while_models_change(client: TestClient, store: Store, newer: Bundle) -> None:
+def test_admin_changes_do_not_interrupt_requests(client: TestClient, store: Store, newer: Bundle) -> None:
     versions = {store.current(TASK, "dense"), newer.manifest.version}
     seen: set[str] = set()
     stop = threading.Event()

@@ -5,13 +5,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.store import Store
+from tests.support.service.fixtures import Serve
 from tests.support.tiny_bundles import TASK, graph, publish
 
 URL = f"/v1/models/{TASK}/compare"
 TEXTS = ["good film", "bad", "the film was dull", "fun"]
 
 
-def test_each_variant_says_what_it_says_alone(client: TestClient) -> None:
+def test_compare_predictions_equal_those_of_classify(client: TestClient) -> None:
     answer = client.post(URL, json={"inputs": TEXTS}).json()
     for variant in ("dense", "sparse90"):
         alone = client.post(f"/v1/models/{TASK}/{variant}/classify", json={"inputs": TEXTS, "top_k": None}).json()
@@ -21,7 +22,7 @@ def test_each_variant_says_what_it_says_alone(client: TestClient) -> None:
             assert prediction["scores"] == pytest.approx({one["label"]: one["score"] for one in labels})
 
 
-def test_agreement_and_differences_follow_from_the_predictions(client: TestClient) -> None:
+def test_compare_agreement_and_differences(client: TestClient) -> None:
     answer = client.post(URL, json={"inputs": TEXTS}).json()
     agree, differences = [], []
     for item in answer["items"]:
@@ -37,7 +38,7 @@ def test_agreement_and_differences_follow_from_the_predictions(client: TestClien
     assert summary["max_difference"] == pytest.approx(max(differences))
 
 
-def test_latency_ratios_follow_from_the_seconds(client: TestClient) -> None:
+def test_compare_latency_ratios(client: TestClient) -> None:
     answer = client.post(URL, json={"inputs": TEXTS}).json()
     dense, sparse = answer["variants"]
     assert dense["reference"] and not sparse["reference"]
@@ -46,14 +47,14 @@ def test_latency_ratios_follow_from_the_seconds(client: TestClient) -> None:
     assert answer["summary"]["latency_ratio"] == sparse["latency_ratio"]
 
 
-def test_a_variant_agrees_with_its_copy(store: Store, serve) -> None:
+def test_compare_variant_agrees_with_its_copy(store: Store, serve: Serve) -> None:
     publish(store, variant="copy", model=graph(seed=len("dense")))
     answer = serve().post(URL, json={"inputs": TEXTS, "variants": ["dense", "copy"]}).json()
     assert answer["summary"]["agreement"] == 1
     assert answer["summary"]["max_difference"] == 0
 
 
-def test_the_default_is_dense_against_the_default_variant(store: Store, serve) -> None:
+def test_compare_default_is_dense_and_the_default_variant(store: Store, serve: Serve) -> None:
     publish(store, variant="sparse95")
     store.set_default_variant(TASK, "sparse95")
     answer = serve().post(URL, json={"inputs": "good"}).json()
@@ -61,26 +62,26 @@ def test_the_default_is_dense_against_the_default_variant(store: Store, serve) -
     assert [one["model"]["variant"] for one in answer["variants"]] == ["dense", "sparse95"]
 
 
-def test_where_dense_is_the_default_it_is_compared_with_every_other(store: Store, serve) -> None:
+def test_compare_default_dense_with_all_others(store: Store, serve: Serve) -> None:
     publish(store, variant="sparse95")
     answer = serve().post(URL, json={"inputs": "good"}).json()
     assert [one["model"]["variant"] for one in answer["variants"]] == ["dense", "sparse90", "sparse95"]
 
 
-def test_labels_are_matched_by_name(store: Store, serve) -> None:
+def test_compare_matches_labels_by_name(store: Store, serve: Serve) -> None:
     publish(store, variant="turned", labels=("positive", "negative"), model=graph(seed=len("dense")))
     answer = serve().post(URL, json={"inputs": "good", "variants": ["dense", "turned"]}).json()
     assert answer["items"][0]["agree"] is False
 
 
-def test_different_labels_cannot_be_compared(store: Store, serve) -> None:
+def test_compare_refuses_different_labels(store: Store, serve: Serve) -> None:
     publish(store, variant="stars", labels=("one", "two"))
     answer = serve().post(URL, json={"inputs": "good", "variants": ["dense", "stars"]})
     assert answer.status_code == 422
     assert "different labels" in answer.json()["detail"]
 
 
-def test_multi_label_variants_agree_when_the_same_labels_are_chosen(store: Store, serve) -> None:
+def test_compare_multi_label_agreement(store: Store, serve: Serve) -> None:
     publish(store, "topics", problem_type="multi_label_classification")
     publish(store, "topics", "sparse90", problem_type="multi_label_classification")
     answer = serve().post("/v1/models/topics/compare", json={"inputs": TEXTS}).json()
@@ -89,7 +90,7 @@ def test_multi_label_variants_agree_when_the_same_labels_are_chosen(store: Store
         assert item["agree"] is (chosen[0] == chosen[1])
 
 
-def test_regressions_differ_but_do_not_disagree(store: Store, serve) -> None:
+def test_compare_regression_has_no_agreement(store: Store, serve: Serve) -> None:
     for variant in ("dense", "sparse90"):
         publish(
             store, "stars", variant, problem_type="regression", labels=("stars",), model=graph(1, seed=len(variant))
@@ -99,7 +100,7 @@ def test_regressions_differ_but_do_not_disagree(store: Store, serve) -> None:
     assert answer["summary"]["max_difference"] > 0
 
 
-def test_a_task_with_one_variant_says_that_there_is_nothing_to_compare(store: Store, serve) -> None:
+def test_compare_refuses_a_task_with_one_variant(store: Store, serve: Serve) -> None:
     publish(store, "alone")
     answer = serve().post("/v1/models/alone/compare", json={"inputs": "good"})
     assert answer.status_code == 422
@@ -107,11 +108,11 @@ def test_a_task_with_one_variant_says_that_there_is_nothing_to_compare(store: St
 
 
 @pytest.mark.parametrize("variants", [["dense"], [], ["dense", "dense"], ["dense", 1], "dense"])
-def test_variants_must_be_two_or_more_names(client: TestClient, variants: object) -> None:
+def test_compare_needs_two_variants(client: TestClient, variants: object) -> None:
     assert client.post(URL, json={"inputs": "good", "variants": variants}).status_code == 422
 
 
-def test_an_unknown_variant_is_named_with_those_that_exist(client: TestClient) -> None:
+def test_compare_unknown_variant_is_404(client: TestClient) -> None:
     answer = client.post(URL, json={"inputs": "good", "variants": ["dense", "sparse99"]})
     assert answer.status_code == 404
     assert "sparse99" in answer.json()["detail"] and "dense, sparse90" in answer.json()["detail"]

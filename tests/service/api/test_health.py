@@ -10,15 +10,16 @@ from fastapi.testclient import TestClient
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
+from tests.support.service.fixtures import Serve, ServiceOf
 from tests.support.tiny_bundles import TASK
 
 
-def test_ready_once_the_default_models_are_warm(client: TestClient) -> None:
+def test_readyz_once_default_models_are_warm(client: TestClient) -> None:
     assert client.get("/livez").json() == {"status": "live"}
     assert client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_not_ready_while_loading_and_everything_else_answers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readyz_503_while_loading(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(Settings(store=store.root, threads=1))
     service = app.state.service
     reached, release = threading.Event(), threading.Event()
@@ -45,7 +46,7 @@ def test_not_ready_while_loading_and_everything_else_answers(store: Store, monke
         assert client.get("/readyz").status_code == 200
 
 
-def test_not_ready_once_it_shuts_down_and_clients_are_told_to_go(client: TestClient, service_of) -> None:
+def test_readyz_503_while_shutting_down(client: TestClient, service_of: ServiceOf) -> None:
     service_of(client).drain.begin()
     ready = client.get("/readyz")
     assert ready.status_code == 503 and "shutting down" in ready.json()["detail"]
@@ -55,7 +56,7 @@ def test_not_ready_once_it_shuts_down_and_clients_are_told_to_go(client: TestCli
     assert client.get("/livez").status_code == 200
 
 
-def test_info_tells_the_limits_in_effect(serve) -> None:
+def test_info_has_the_limits_in_effect(serve: Serve) -> None:
     info = serve(threads=4, concurrency=2, max_items=7).get("/info").json()
     assert info["limits"]["max_items"] == 7
     assert info["threads"]["per_session"] == 3
@@ -63,7 +64,7 @@ def test_info_tells_the_limits_in_effect(serve) -> None:
     assert info["ready"] is True
 
 
-def test_metrics_count_what_happened(client: TestClient) -> None:
+def test_metrics_count_requests(client: TestClient) -> None:
     client.post(f"/v1/models/{TASK}/classify", json={"inputs": ["good", "good " * 50]})
     client.get("/" + "x" * 100)
     text = client.get("/metrics").text
@@ -77,14 +78,14 @@ def test_metrics_count_what_happened(client: TestClient) -> None:
     assert "sparserve_ready 1.0" in text
 
 
-def test_every_metric_has_help_and_a_base_unit(client: TestClient) -> None:
+def test_metrics_have_help_and_base_units(client: TestClient) -> None:
     text = client.get("/metrics").text
     ours = set(re.findall(r"^# TYPE (sparserve_\w+)", text, re.MULTILINE))
     assert ours == set(re.findall(r"^# HELP (sparserve_\w+) \S", text, re.MULTILINE))
     assert not [name for name in ours if re.search(r"milli|micro|_ms|_kb|_mb|percent", name)]
 
 
-def test_two_apps_do_not_share_counters(serve) -> None:
+def test_metrics_of_two_apps_are_separate(serve: Serve) -> None:
     one, other = serve(), serve()
     one.post(f"/v1/models/{TASK}/classify", json={"inputs": "good"})
     assert "sparserve_inputs_total{" not in other.get("/metrics").text

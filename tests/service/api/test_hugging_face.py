@@ -15,7 +15,7 @@ from tests.support.tiny_bundles import TASK
 
 @pytest.fixture(scope="module")
 def address(module_store: Store) -> Iterator[str]:
-    """Where the service listens."""
+    """Return the address of a running service."""
     with listening(create_app(Settings(store=module_store.root, threads=1))) as found:
         yield f"http://{found}"
 
@@ -27,7 +27,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", [f"/hf/{TASK}", f"/hf/{TASK}/sparse90"])
-def test_the_client_gets_labels_and_scores(address: str, path: str) -> None:
+def test_hugging_face_client_gets_labels_and_scores(address: str, path: str) -> None:
     client = InferenceClient(model=address + path)
     found = client.text_classification("a good movie")
     assert [type(one).__name__ for one in found] == ["TextClassificationOutputElement"] * 2
@@ -38,24 +38,24 @@ def test_the_client_gets_labels_and_scores(address: str, path: str) -> None:
     assert best == found[0]
 
 
-def test_the_client_chooses_the_function(address: str) -> None:
+def test_hugging_face_client_chooses_the_function(address: str) -> None:
     client = InferenceClient(model=f"{address}/hf/{TASK}")
     raw = client.text_classification("a good movie", function_to_apply="none")
     assert sum(one.score for one in raw) != pytest.approx(1)
 
 
-def test_an_error_reaches_the_client_with_its_reason(address: str) -> None:
+def test_hugging_face_client_gets_the_reason_of_an_error(address: str) -> None:
     with pytest.raises(Exception, match="no-such-task"):
         InferenceClient(model=f"{address}/hf/no-such-task").text_classification("good")
 
 
-def test_several_texts_are_several_lists(module_client: TestClient) -> None:
+def test_hugging_face_several_texts_are_several_lists(module_client: TestClient) -> None:
     body = {"inputs": ["good", "bad"], "parameters": {"top_k": None}, "options": {"wait_for_model": True}}
     found = module_client.post(f"/hf/{TASK}", json=body).json()
     assert [len(one) for one in found] == [2, 2]
 
 
-def test_a_long_text_is_cut_unless_the_client_refuses(module_client: TestClient) -> None:
+def test_hugging_face_truncates_by_default(module_client: TestClient) -> None:
     body = {"inputs": "good " * 600}
     assert module_client.post(f"/hf/{TASK}", json=body).status_code == 200
     answer = module_client.post(f"/hf/{TASK}", json={**body, "parameters": {"truncation": False}})

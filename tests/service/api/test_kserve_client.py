@@ -1,7 +1,7 @@
 """KServe's own clients, REST and gRPC, against the running service.
 
-kserve asks for older versions of protobuf, psutil and others than the service is tested with, so its clients run in an
-environment of their own: `make kserve-venv` makes it; .ci/run does so before the tests.
+kserve needs older versions of protobuf, psutil and others than the service is tested with, so its clients run in a
+separate environment: `make kserve-venv` makes it; .ci/run does so before the tests.
 """
 
 import json
@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What the clients were told by a service of one task."""
+    """Return the answers that the clients got from a service of one task."""
     root = tmp_path_factory.mktemp("kserve") / "store"
     publish(Store(root), variant="dense")
     app = create_app(Settings(store=root, threads=1, grpc_port=0))
@@ -44,19 +44,19 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
-def test_a_client_hears_that_the_service_is_there(told: dict[str, dict[str, Any]], protocol: str) -> None:
+def test_kserve_client_sees_the_server(told: dict[str, dict[str, Any]], protocol: str) -> None:
     assert told[protocol]["live"]
     assert told[protocol]["ready"]
     assert told[protocol]["model ready"]
 
 
-def test_a_client_hears_that_a_model_is_not_there(told: dict[str, dict[str, Any]]) -> None:
+def test_kserve_client_unknown_model(told: dict[str, dict[str, Any]]) -> None:
     assert not told["rest"]["no such model ready"]
     assert "there is no task 'none'" in told["rest"]["refusal"]
 
 
 @pytest.mark.parametrize(("protocol", "forms"), [("rest", 4), ("grpc", 2)])
-def test_a_client_infers(told: dict[str, dict[str, Any]], protocol: str, forms: int) -> None:
+def test_kserve_client_infers(told: dict[str, dict[str, Any]], protocol: str, forms: int) -> None:
     answers = [answer for name, answer in told[protocol].items() if name.startswith("answer")]
     assert len(answers) == forms
     for answer in answers:

@@ -9,7 +9,7 @@ from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import LABELS, TASK
 
 
-def test_the_list_tells_enough_to_choose(client: TestClient, store: Store) -> None:
+def test_models_list_has_facts_of_each_variant(client: TestClient, store: Store) -> None:
     (task,) = client.get("/v1/models").json()["models"]
     assert task["task"] == TASK and task["default_variant"] == "dense" and task["labels"] == list(LABELS)
     dense, sparse = task["variants"]
@@ -20,7 +20,7 @@ def test_the_list_tells_enough_to_choose(client: TestClient, store: Store) -> No
     assert client.get(f"/v1/models/{TASK}").json() == task
 
 
-def test_a_variant_tells_its_manifest_and_each_tensor_only_when_asked(client: TestClient, store: Store) -> None:
+def test_models_variant_has_tensors_on_request(client: TestClient, store: Store) -> None:
     url = f"/v1/models/{TASK}/sparse90"
     expected = store.open(TASK, "sparse90").manifest.model_dump(mode="json")
     assert client.get(url, params={"tensors": True}).json()["manifest"] == expected
@@ -28,19 +28,19 @@ def test_a_variant_tells_its_manifest_and_each_tensor_only_when_asked(client: Te
     assert client.get(url).json()["manifest"] == expected
 
 
-def test_unknown_names_are_404_with_those_that_exist(client: TestClient) -> None:
+def test_models_unknown_names_are_404(client: TestClient) -> None:
     assert TASK in client.get("/v1/models/none").json()["detail"]
     answer = client.get(f"/v1/models/{TASK}/none")
     assert answer.status_code == 404
     assert "dense, sparse90" in answer.json()["detail"]
 
 
-def test_a_flag_that_is_no_flag_is_422(client: TestClient) -> None:
+def test_models_wrong_flag_is_422(client: TestClient) -> None:
     assert client.get(f"/v1/models/{TASK}/dense?tensors=perhaps").status_code == 422
 
 
 @pytest.mark.parametrize("path", [TASK, f"{TASK}/dense", f"{TASK}/classify", "none"])
-def test_before_the_store_was_read_nobody_is_told_that_a_model_does_not_exist(store: Store, path: str) -> None:
+def test_models_503_before_the_store_was_read(store: Store, path: str) -> None:
     client = TestClient(create_app(Settings(store=store.root, threads=1)))  # never started, so nothing is ever read
     answer = client.get(f"/v1/models/{path}")
     assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")

@@ -46,7 +46,7 @@ def tensor(texts: list[str], *, binary: bool, columns: bool = False) -> Any:
     return found
 
 
-def test_triton_sees_a_server_and_its_models(triton: Any) -> None:
+def test_open_inference_triton_sees_server_and_models(triton: Any) -> None:
     assert triton.is_server_live()
     assert triton.is_server_ready()
     assert triton.get_server_metadata()["extensions"] == ["binary_tensor_data", "classification", "model_repository"]
@@ -65,7 +65,9 @@ def test_triton_sees_a_server_and_its_models(triton: Any) -> None:
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("columns", [True, False])
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
-def test_triton_infers(triton: Any, binary_in: bool, binary_out: bool, columns: bool, compression: str | None) -> None:
+def test_open_inference_triton_infers(
+    triton: Any, binary_in: bool, binary_out: bool, columns: bool, compression: str | None
+) -> None:
     outputs = [httpclient.InferRequestedOutput(name, binary_data=binary_out) for name in ("label", "score", "scores")]
     answer = triton.infer(
         TASK,
@@ -85,7 +87,7 @@ def test_triton_infers(triton: Any, binary_in: bool, binary_out: bool, columns: 
     assert answer.as_numpy("score") == pytest.approx(scores.max(axis=1))
 
 
-def test_triton_gets_classes(triton: Any) -> None:
+def test_open_inference_triton_gets_classes(triton: Any) -> None:
     output = httpclient.InferRequestedOutput("scores", class_count=1)
     answer = triton.infer(TASK, [tensor(TEXTS, binary=True)], outputs=[output])
     found = answer.as_numpy("scores")
@@ -95,7 +97,7 @@ def test_triton_gets_classes(triton: Any) -> None:
     assert ("negative", "positive")[int(index)] == label
 
 
-def test_triton_hears_what_is_wrong(triton: Any) -> None:
+def test_open_inference_triton_gets_errors(triton: Any) -> None:
     with pytest.raises(Exception, match="no-such-task"):
         triton.infer("no-such-task", [tensor(["a"], binary=True)])
     wrong = httpclient.InferInput("text", [1], "FP32")
@@ -104,14 +106,14 @@ def test_triton_hears_what_is_wrong(triton: Any) -> None:
         triton.infer(TASK, [wrong])
 
 
-def test_the_protocols_timeout_is_a_deadline(module_client: TestClient) -> None:
+def test_open_inference_timeout_is_a_deadline(module_client: TestClient) -> None:
     body = {"parameters": {"timeout": 1}, "inputs": [one("good")]}
     answer = module_client.post(INFER, json=body)
     assert answer.status_code == 504
     assert answer.json()["error"]
 
 
-def one(*texts: str, **changes: Any) -> dict[str, Any]:
+def one(*texts: Any, **changes: Any) -> dict[str, Any]:
     return {"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": list(texts), **changes}
 
 
@@ -146,7 +148,9 @@ def one(*texts: str, **changes: Any) -> dict[str, Any]:
         ({"inputs": [one(*["a"] * 300)]}, 413, "300 inputs"),
     ],
 )
-def test_a_wrong_request_is_refused(module_client: TestClient, body: dict[str, Any], status: int, message: str) -> None:
+def test_open_inference_refuses_wrong_requests(
+    module_client: TestClient, body: dict[str, Any], status: int, message: str
+) -> None:
     answer = module_client.post(INFER, json=body)
     assert answer.status_code == status
     assert message in answer.json()["error"]
@@ -167,7 +171,7 @@ def test_a_wrong_request_is_refused(module_client: TestClient, body: dict[str, A
         (gzip.compress(b" " * 5_000_000, mtime=0), {"Content-Encoding": "gzip"}, 413, "once unpacked"),
     ],
 )
-def test_bytes_that_are_no_request_are_refused(
+def test_open_inference_refuses_wrong_bytes(
     module_client: TestClient, content: bytes, headers: dict[str, str], status: int, message: str
 ) -> None:
     answer = module_client.post(INFER, content=content, headers=headers)
@@ -175,19 +179,19 @@ def test_bytes_that_are_no_request_are_refused(
     assert message in answer.json()["error"]
 
 
-def test_pairs_are_two_inputs(module_client: TestClient) -> None:
+def test_open_inference_pairs_are_two_inputs(module_client: TestClient) -> None:
     body = {"id": "1", "inputs": [one("a", "b"), one("c", "d", name="text_pair")], "outputs": [{"name": "label"}]}
     answer = module_client.post(INFER, json=body).json()
     assert [(out["name"], out["shape"]) for out in answer["outputs"]] == [("label", [2])]
 
 
-def test_a_path_may_end_with_a_slash(module_client: TestClient) -> None:
+def test_open_inference_accepts_a_trailing_slash(module_client: TestClient) -> None:
     assert module_client.get("/v2").json() == module_client.get("/v2/").json()
 
 
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
-def test_binary_texts_are_read_as_they_were_written(texts: list[str]) -> None:
+def test_open_inference_codec_round_trip(texts: list[str]) -> None:
     data = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
     head = (
         f'{{"inputs": [{{"name": "text", "shape": [{len(texts)}], "datatype": "BYTES", '
@@ -199,7 +203,7 @@ def test_binary_texts_are_read_as_they_were_written(texts: list[str]) -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 80))
-def test_no_bytes_raise_anything_but_a_refusal(data: bytes, size: int) -> None:
+def test_open_inference_codec_raises_only_service_errors(data: bytes, size: int) -> None:
     head = (
         f'{{"inputs": [{{"name": "text", "shape": [1], "datatype": "BYTES", '
         f'"parameters": {{"binary_data_size": {size}}}}}]}}'

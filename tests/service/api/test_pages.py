@@ -57,7 +57,7 @@ def test_pages_are_revalidated_with_their_policy(client: TestClient) -> None:
 def test_vendored_files_match_their_digests() -> None:
     vendor = FOLDER / "vendor"
     lines = (vendor / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    digests = dict(reversed(line.split("  ")) for line in lines)
+    digests = {name: digest for digest, name in (line.split("  ") for line in lines)}
     assert {"swagger-ui.css", "swagger-ui-bundle.js", "LICENSE", "NOTICE"} == digests.keys()
     for name, digest in digests.items():
         assert hashlib.sha256((vendor / name).read_bytes()).hexdigest() == digest

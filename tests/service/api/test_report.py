@@ -21,7 +21,7 @@ def reports(store: Store) -> Store:
 
 
 @pytest.mark.parametrize("name", CONTENT)
-def test_a_format_can_be_named(reports: Store, client: TestClient, name: str) -> None:
+def test_report_format_parameter(reports: Store, client: TestClient, name: str) -> None:
     answer = client.get(URL, params={"format": name}, headers={"Accept": "application/json"})
     assert answer.status_code == 200
     assert answer.content.decode() == CONTENT[name]
@@ -43,11 +43,11 @@ def test_a_format_can_be_named(reports: Store, client: TestClient, name: str) ->
         ("", None),
     ],
 )
-def test_accept_chooses_the_format(accept: str, expected: str | None) -> None:
+def test_report_accept_header(accept: str, expected: str | None) -> None:
     assert accepted_format(accept) == expected
 
 
-def test_the_page_may_not_call_out(reports: Store, client: TestClient) -> None:
+def test_report_page_may_not_load_anything(reports: Store, client: TestClient) -> None:
     answer = client.get(URL, headers={"Accept": "text/html"})
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -55,23 +55,23 @@ def test_the_page_may_not_call_out(reports: Store, client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("query, accept", [("?format=pdf", "*/*"), ("?format=", "image/png"), ("", "image/png")])
-def test_a_format_that_does_not_exist_is_406(reports: Store, client: TestClient, query: str, accept: str) -> None:
+def test_report_unknown_format_is_406(reports: Store, client: TestClient, query: str, accept: str) -> None:
     answer = client.get(URL + query, headers={"Accept": accept})
     assert answer.status_code == 406
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_a_task_without_a_report_is_404(client: TestClient) -> None:
+def test_report_of_a_task_without_one_is_404(client: TestClient) -> None:
     assert client.get(URL).status_code == 404
     assert client.get("/v1/reports/none").status_code == 404
 
 
-def test_the_list_has_tasks_with_their_formats(reports: Store, client: TestClient) -> None:
+def test_report_list_has_formats(reports: Store, client: TestClient) -> None:
     expected = {"task": TASK, "url": URL, "formats": ["json", "markdown", "html"]}
     assert client.get("/v1/reports").json() == {"reports": [expected]}
 
 
-def test_a_link_is_not_followed(store: Store, client: TestClient, tmp_path: Path) -> None:
+def test_report_symbolic_link_is_not_followed(store: Store, client: TestClient, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     store.report_path(TASK, "json").symlink_to(secret)

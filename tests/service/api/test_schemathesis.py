@@ -32,7 +32,12 @@ def start(store: Store, tmp_path: Path) -> Iterator[Start]:
 
         def make(**settings: Any) -> str:
             disagreements = f"sqlite:///{tmp_path / 'disagreements.db'}"
-            kept = {"store": store.root, "threads": 1, "watch_seconds": 0, "disagreements_url": disagreements}
+            kept: dict[str, Any] = {
+                "store": store.root,
+                "threads": 1,
+                "watch_seconds": 0,
+                "disagreements_url": disagreements,
+            }
             return "http://" + stack.enter_context(listening(create_app(Settings(**kept, **settings)), "critical"))
 
         yield make
@@ -47,16 +52,16 @@ def check(cwd: Path, *arguments: str) -> None:
         pytest.fail(found, pytrace=False)
 
 
-def test_the_service_does_what_its_document_says(start: Start, tmp_path: Path) -> None:
+def test_schemathesis_service_conforms_to_openapi(start: Start, tmp_path: Path) -> None:
     check(tmp_path, f"{start(admin_without_key=True)}/openapi.json")
 
 
-def test_nothing_that_asks_for_a_key_answers_without(start: Start, tmp_path: Path) -> None:
+def test_schemathesis_key_is_required(start: Start, tmp_path: Path) -> None:
     key = create(tmp_path / "keys", "ci", frozenset({"classify", "admin"}))
     document = f"{start(keys_file=tmp_path / 'keys')}/openapi.json"
     chosen = ["--checks=ignored_auth,not_a_server_error", "--phases=fuzzing", "--mode=positive", "--max-examples=1"]
     check(tmp_path, document, *chosen, f"--header=Authorization: Bearer {key}")
 
 
-def test_the_protocol_s_calls_are_answered_as_it_says(start: Start, tmp_path: Path) -> None:
+def test_schemathesis_open_inference_conforms_to_its_specification(start: Start, tmp_path: Path) -> None:
     check(tmp_path, str(DATA / "open_inference.yaml"), f"--url={start()}", "--phases=fuzzing")

@@ -1,5 +1,7 @@
 """text-embeddings-inference's protocol."""
 
+from typing import Any
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -8,14 +10,14 @@ from tests.support.tiny_bundles import TASK
 URL = f"/tei/{TASK}/predict"
 
 
-def test_one_input_is_a_flat_list_sorted_by_score(module_client: TestClient) -> None:
+def test_tei_one_input_is_a_flat_list(module_client: TestClient) -> None:
     found = module_client.post(URL, json={"inputs": "a good movie"}).json()
     assert [set(one) for one in found] == [{"label", "score"}] * 2
     assert found[0]["score"] >= found[1]["score"]
     assert found == module_client.post(URL, json={"inputs": ["a good movie"]}).json()
 
 
-def test_a_pair_is_one_input_and_a_batch_is_nested(module_client: TestClient) -> None:
+def test_tei_pair_is_one_input_and_batch_is_nested(module_client: TestClient) -> None:
     pair = module_client.post(URL, json={"inputs": ["good", "bad"]}).json()
     batch = module_client.post(URL, json={"inputs": [["good"], ["good", "bad"]]}).json()
     assert [len(one) for one in batch] == [2, 2]
@@ -23,7 +25,7 @@ def test_a_pair_is_one_input_and_a_batch_is_nested(module_client: TestClient) ->
     assert batch[1][0]["score"] == pytest.approx(pair[0]["score"], abs=1e-5)
 
 
-def test_raw_scores_are_logits(module_client: TestClient) -> None:
+def test_tei_raw_scores_are_logits(module_client: TestClient) -> None:
     raw = module_client.post(URL, json={"inputs": "good", "raw_scores": True}).json()
     assert sum(one["score"] for one in raw) != pytest.approx(1)
 
@@ -45,8 +47,8 @@ def test_raw_scores_are_logits(module_client: TestClient) -> None:
         ({"inputs": [["good"]] * 300}, 413, "Validation"),
     ],
 )
-def test_errors_have_the_status_and_type_that_clients_know(
-    module_client: TestClient, body: dict, status: int, kind: str
+def test_tei_errors_have_status_and_type(
+    module_client: TestClient, body: dict[str, Any], status: int, kind: str
 ) -> None:
     answer = module_client.post(URL, json=body)
     assert answer.status_code == status, answer.text
@@ -54,17 +56,17 @@ def test_errors_have_the_status_and_type_that_clients_know(
     assert answer.json()["error"]
 
 
-def test_a_long_text_is_cut_if_the_client_says_so(module_client: TestClient) -> None:
+def test_tei_truncates_on_request(module_client: TestClient) -> None:
     assert module_client.post(URL, json={"inputs": "good " * 600, "truncate": True}).status_code == 200
 
 
-def test_a_service_of_one_task_answers_at_the_root(module_client: TestClient) -> None:
+def test_tei_root_serves_a_single_task(module_client: TestClient) -> None:
     found = module_client.post("/predict", json={"inputs": "good"}).json()
     assert found == module_client.post(URL, json={"inputs": "good"}).json()
     assert module_client.get("/health").status_code == 200
 
 
-def test_health_and_info_are_of_a_model(module_client: TestClient) -> None:
+def test_tei_health_and_info_of_a_model(module_client: TestClient) -> None:
     for base in (f"/tei/{TASK}", f"/tei/{TASK}/sparse90"):
         assert module_client.get(f"{base}/health").status_code == 200
         info = module_client.get(f"{base}/info").json()

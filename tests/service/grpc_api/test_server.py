@@ -32,7 +32,7 @@ def triton(running: Running) -> Iterator[Any]:
         yield client
 
 
-def test_triton_sees_a_server_and_its_models(triton: Any) -> None:
+def test_grpc_triton_sees_server_and_models(triton: Any) -> None:
     assert triton.is_server_live()
     assert triton.is_server_ready()
     assert triton.get_server_metadata().name == "sparserve"
@@ -45,7 +45,7 @@ def test_triton_sees_a_server_and_its_models(triton: Any) -> None:
 
 
 @pytest.mark.parametrize("columns", [False, True])
-def test_triton_infers(triton: Any, columns: bool) -> None:
+def test_grpc_triton_infers(triton: Any, columns: bool) -> None:
     answer = triton.infer(TASK, [tensor(TEXTS, columns)], model_version="sparse90", request_id="seven")
     assert (answer.get_response().id, answer.get_response().model_version) == ("seven", "sparse90")
     scores = answer.as_numpy("scores")
@@ -55,7 +55,7 @@ def test_triton_infers(triton: Any, columns: bool) -> None:
     assert answer.as_numpy("score") == pytest.approx(scores.max(axis=1))
 
 
-def test_triton_gets_the_outputs_and_classes_that_it_asks_for(triton: Any) -> None:
+def test_grpc_triton_gets_requested_outputs_and_classes(triton: Any) -> None:
     outputs = [grpcclient.InferRequestedOutput("scores", class_count=1), grpcclient.InferRequestedOutput("label")]
     answer = triton.infer(TASK, [tensor(TEXTS)], outputs=outputs)
     assert [one.name for one in answer.get_response().outputs] == ["scores", "label"]
@@ -64,7 +64,7 @@ def test_triton_gets_the_outputs_and_classes_that_it_asks_for(triton: Any) -> No
     assert found[0, 0].decode().split(":")[2] == answer.as_numpy("label")[0].decode()
 
 
-def test_texts_may_come_as_contents(running: Running) -> None:
+def test_grpc_accepts_texts_as_contents(running: Running) -> None:
     request = service_pb2.ModelInferRequest(model_name=TASK)
     one = request.inputs.add(name="text", datatype="BYTES", shape=[2])
     one.contents.bytes_contents.extend(text.encode() for text in TEXTS[:2])
@@ -75,7 +75,7 @@ def test_texts_may_come_as_contents(running: Running) -> None:
     assert list(answer.raw_output_contents) == list(as_raw.raw_output_contents)
 
 
-def test_triton_hears_what_is_wrong(triton: Any) -> None:
+def test_grpc_triton_gets_errors(triton: Any) -> None:
     assert refusal(lambda: triton.infer("no-such-task", [tensor(["a"])]))[0] == str(Code.NOT_FOUND)
     assert refusal(lambda: triton.get_model_metadata(TASK, "none"))[0] == str(Code.NOT_FOUND)
     assert refusal(lambda: triton.get_model_metadata(f"{TASK}/ready"))[0] == str(Code.NOT_FOUND)
@@ -90,7 +90,7 @@ def test_triton_hears_what_is_wrong(triton: Any) -> None:
     assert refusal(triton.get_model_repository_index)[0] == str(Code.UNIMPLEMENTED)
 
 
-def test_contents_and_raw_contents_that_do_not_fit_are_refused(running: Running) -> None:
+def test_grpc_refuses_mismatched_contents(running: Running) -> None:
     request = service_pb2.ModelInferRequest(model_name=TASK, raw_input_contents=[b"", b""])
     request.inputs.add(name="text", datatype="BYTES", shape=[1])
     with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError) as caught:
@@ -127,23 +127,21 @@ def outputs(count: int) -> Any:
     ],
     ids=["inputs", "outputs", "texts", "dimensions", "parameters"],
 )
-def test_what_has_too_many_parts_is_refused_before_anything_is_made_of_it(
-    running: Running, request_: Any, message: str
-) -> None:
+def test_grpc_refuses_too_many_parts(running: Running, request_: Any, message: str) -> None:
     with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError) as caught:
         service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=10)
     assert caught.value.code() is Code.INVALID_ARGUMENT
     assert message in caught.value.details()
 
 
-def test_a_deadline_that_cannot_be_kept_ends_the_call(triton: Any) -> None:
+def test_grpc_deadline_ends_the_call(triton: Any) -> None:
     assert refusal(lambda: triton.infer(TASK, [tensor(["good"])], timeout=1))[0] == str(Code.DEADLINE_EXCEEDED)
     late = refusal(lambda: triton.infer(TASK, [tensor(["good"])], client_timeout=1e-5))
     assert late[0] == str(Code.DEADLINE_EXCEEDED)
     assert triton.infer(TASK, [tensor(["good"])], client_timeout=30).as_numpy("label").shape == (1,)
 
 
-def test_calls_are_counted_as_rest_requests_are(running: Running, triton: Any) -> None:
+def test_grpc_calls_are_counted_like_rest_requests(running: Running, triton: Any) -> None:
     def count() -> float:
         labels = {"method": "POST", "route": "/v2/models/{task}/infer", "status": "200"}
         return running.service.metrics.registry.get_sample_value("sparserve_http_requests_total", labels) or 0

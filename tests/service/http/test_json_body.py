@@ -1,4 +1,4 @@
-"""Clients' JSON is parsed without the collector of cycles, which is back whatever comes of it."""
+"""JSON is parsed with the garbage collector paused; it is restored in any case."""
 
 import gc
 import json
@@ -12,7 +12,7 @@ def collections() -> int:
     return sum(generation["collections"] for generation in gc.get_stats())
 
 
-def test_nothing_is_collected_meanwhile_however_much_is_made() -> None:
+def test_parse_json_pauses_the_garbage_collector() -> None:
     content = b"[" + b",".join([b"[]"] * 50_000) + b"]"
     gc.collect()
     before = collections()
@@ -21,7 +21,7 @@ def test_nothing_is_collected_meanwhile_however_much_is_made() -> None:
     assert gc.isenabled() and len(found) == 50_000
 
 
-def test_the_collector_is_as_it_was_whatever_is_raised() -> None:
+def test_parse_json_restores_the_garbage_collector() -> None:
     content = b" " * SMALL_BYTES + b"["
     with pytest.raises(json.JSONDecodeError):
         parse_json(content, json.loads)

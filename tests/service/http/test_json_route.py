@@ -32,7 +32,7 @@ async def _name(request: Request) -> str:
 Name = Annotated[str, Depends(_name)]
 
 
-def client(route_class):
+def client(route_class: type[JsonRoute]) -> TestClient:
     app, router = FastAPI(), APIRouter(route_class=route_class)
     app.state.service = ServingCore(Settings(threads=1, max_items=3), Drain())
 
@@ -56,13 +56,15 @@ def client(route_class):
 
 
 @pytest.fixture(scope="module")
-def both():
+def both() -> tuple[TestClient, TestClient]:
     return client(DirectRoute), client(JsonRoute)
 
 
 @pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
 @pytest.mark.parametrize("headers", [{}, {"X-Name": "somebody"}, {"X-Wrong": "1"}], ids=["none", "name", "wrong"])
-def test_it_answers_as_the_framework_does(both, body, headers):
+def test_direct_route_answers_like_fastapi(
+    both: tuple[TestClient, TestClient], body: bytes, headers: dict[str, str]
+) -> None:
     direct, slow = (each.post("/a%20task/of/dense", content=body, headers=JSON | headers) for each in both)
     if "X-Wrong" in headers and slow.status_code == 422:
         # Of a wrong header and a wrong body either may be told first.
@@ -71,8 +73,9 @@ def test_it_answers_as_the_framework_does(both, body, headers):
     assert (direct.status_code, direct.json()) == (slow.status_code, slow.json())
 
 
-def test_too_many_inputs_are_told_before_any_is_looked_at(both):
+def test_direct_route_counts_inputs_before_validating_them(both: tuple[TestClient, TestClient]) -> None:
     direct, _ = both
+    inputs: list[Any]
     for inputs in (["a"] * 4, [1] * 4, [{}] * 4):
         answer = direct.post("/a/of/b", json={"inputs": inputs})
         assert (answer.status_code, answer.json()["detail"][:44]) == (
@@ -82,14 +85,14 @@ def test_too_many_inputs_are_told_before_any_is_looked_at(both):
     assert direct.post("/a/of/b", json={"inputs": ["a"] * 3}).status_code == 200
 
 
-def test_it_has_paths_requests_and_ready_answers(both):
+def test_direct_route_passes_path_request_and_responses(both: tuple[TestClient, TestClient]) -> None:
     for each in both:
         assert each.get("/a/path").json() == {"task": "a", "path": "/a/path"}
         assert (each.get("/teapot").status_code, each.get("/teapot").text) == (418, "short and stout")
 
 
 @pytest.mark.parametrize("declared", [None, "text/plain", "application/jsonp", "multipart/form-data"])
-def test_a_body_has_to_say_that_it_is_json(both, declared):
+def test_json_route_requires_a_json_content_type(both: tuple[TestClient, TestClient], declared: str | None) -> None:
     body = json.dumps({"inputs": "a"})
     headers = {} if declared is None else {"Content-Type": declared}
     assert [each.post("/a/of/b", content=body, headers=headers).status_code for each in both] == [415, 415]
@@ -98,12 +101,12 @@ def test_a_body_has_to_say_that_it_is_json(both, declared):
         assert [each.post("/a/of/b", content=body, headers=headers).status_code for each in both] == [200, 200]
 
 
-def test_its_document_is_the_frameworks(both):
+def test_direct_route_has_fastapis_openapi_document(both: tuple[TestClient, TestClient]) -> None:
     direct, slow = (each.get("/openapi.json").json() for each in both)
     assert direct == slow
 
 
-def test_what_it_does_not_look_for_is_refused_when_the_route_is_made():
+def test_direct_route_refuses_unsupported_parameters() -> None:
     router = APIRouter(route_class=DirectRoute)
 
     async def by_query(task: str, verbose: bool) -> str:

@@ -1,4 +1,6 @@
-"""The OpenAPI document says what the service does."""
+"""The OpenAPI document describes the service's answers."""
+
+from typing import Any
 
 import jsonschema
 import pytest
@@ -6,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from tests.support.tiny_bundles import TASK
 
-REQUESTS = [
+REQUESTS: list[tuple[str, str, str, Any]] = [
     ("get", "/livez", "/livez", None),
     ("get", "/readyz", "/readyz", None),
     ("get", "/info", "/info", None),
@@ -34,9 +36,7 @@ def client(module_client: TestClient) -> TestClient:
 
 
 @pytest.mark.parametrize("method, path, url, body", REQUESTS, ids=[f"{one[0]} {one[2]}" for one in REQUESTS])
-def test_every_answer_is_declared_and_fits_its_schema(
-    client: TestClient, method: str, path: str, url: str, body: object
-) -> None:
+def test_openapi_declares_every_answer(client: TestClient, method: str, path: str, url: str, body: object) -> None:
     document = client.get("/openapi.json").json()
     answer = client.request(method, url, json=body) if body else client.request(method, url)
     declared = document["paths"][path][method]["responses"][str(answer.status_code)]
@@ -44,7 +44,7 @@ def test_every_answer_is_declared_and_fits_its_schema(
     jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
 
 
-def test_every_error_is_declared_as_a_problem(client: TestClient) -> None:
+def test_openapi_declares_errors_as_problems(client: TestClient) -> None:
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         declared = "application/json" if path.startswith("/v2") else "application/problem+json"
         for operation in methods.values():
@@ -53,7 +53,7 @@ def test_every_error_is_declared_as_a_problem(client: TestClient) -> None:
                     assert list(response["content"]) == [declared]
 
 
-def test_wherever_a_body_is_sent_what_can_go_wrong_with_it_is_declared(client: TestClient) -> None:
+def test_openapi_declares_errors_of_bodies(client: TestClient) -> None:
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
             if method in ("post", "put"):
@@ -63,10 +63,11 @@ def test_wherever_a_body_is_sent_what_can_go_wrong_with_it_is_declared(client: T
 
 
 @pytest.mark.parametrize("inputs", ["a", ["a"], {"text": "a"}, [{"text": "a", "text_pair": "b"}, "c"], [{"text": "a"}]])
-def test_every_form_of_inputs_fits_the_declared_schema(client: TestClient, inputs: object) -> None:
+def test_openapi_schema_accepts_every_form_of_inputs(client: TestClient, inputs: object) -> None:
     schemas = client.get("/openapi.json").json()["components"]
     schema = {"$ref": "#/components/schemas/ClassifyRequest", "components": schemas}
     jsonschema.validate({"inputs": inputs}, schema)
+    wrong: Any
     for wrong in (1, [], [1], [[]], {}, {"text": 1}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"inputs": wrong}, schema)

@@ -1,8 +1,9 @@
-"""Bodies with Content-Encoding: every protocol takes gzip and deflate, within the limit of bytes."""
+"""Bodies with Content-Encoding: every protocol accepts gzip and deflate, within the limit of bytes."""
 
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,20 @@ def headers(encoding: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("url", "body"), ROUTES)
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate", "identity"])
-def test_every_protocol_takes_packed_bodies(module_client: TestClient, url: str, body: bytes, encoding: str) -> None:
-    pack = {"deflate": zlib.compress, "identity": bytes}.get(encoding, gzip.compress)
+def test_compressed_body_is_accepted_by_every_protocol(
+    module_client: TestClient, url: str, body: bytes, encoding: str
+) -> None:
+    packers: dict[str, Callable[[bytes], bytes]] = {"deflate": zlib.compress, "identity": bytes}
+    pack = packers.get(encoding, gzip.compress)
     answer = module_client.post(url, content=pack(body), headers=headers(encoding))
     assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize(("url", "body"), ROUTES)
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x" * 5000])
-def test_other_encodings_are_415(module_client: TestClient, url: str, body: bytes, encoding: str) -> None:
+def test_compressed_body_of_another_encoding_is_415(
+    module_client: TestClient, url: str, body: bytes, encoding: str
+) -> None:
     answer = module_client.post(url, content=body, headers=headers(encoding))
     assert answer.status_code == 415
     assert "send gzip, deflate" in answer.json()["error"]
@@ -49,7 +55,7 @@ def test_other_encodings_are_415(module_client: TestClient, url: str, body: byte
 
 
 @pytest.mark.parametrize("attack", sorted(ATTACKS.iterdir()), ids=lambda path: path.stem)
-def test_a_hostile_packed_body_gets_the_status_in_its_name(module_client: TestClient, attack: Path) -> None:
+def test_compressed_body_hostile_files(module_client: TestClient, attack: Path) -> None:
     answer = module_client.post(ROUTES[0][0], content=attack.read_bytes(), headers=headers("gzip"))
     assert answer.status_code == int(attack.name.partition("-")[0]), answer.text
     if answer.status_code != 200:
@@ -57,19 +63,19 @@ def test_a_hostile_packed_body_gets_the_status_in_its_name(module_client: TestCl
 
 
 @pytest.mark.parametrize(("url", "body"), ROUTES)
-def test_a_bomb_is_413_wherever_it_is_sent(module_client: TestClient, url: str, body: bytes) -> None:
+def test_compressed_body_bomb_is_413(module_client: TestClient, url: str, body: bytes) -> None:
     answer = module_client.post(url, content=zlib.compress(b" " * 30_000_000), headers=headers("deflate"))
     assert answer.status_code == 413
     assert "once unpacked" in answer.json()["error"]
 
 
-def test_nothing_packed_is_nothing(module_client: TestClient) -> None:
+def test_compressed_body_may_be_empty(module_client: TestClient) -> None:
     assert module_client.get("/livez", headers={"Content-Encoding": "br"}).status_code == 200
     assert module_client.post(ROUTES[0][0], content=b"", headers=headers("gzip")).status_code == 422
 
 
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate"]))
-def test_what_is_packed_comes_out_as_it_was_or_is_too_large(body: bytes, encoding: str) -> None:
+def test_decompress_restores_the_body_or_refuses_its_size(body: bytes, encoding: str) -> None:
     packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
     if len(body) <= 100:
         assert decompress(packed, encoding, 100) == body
@@ -79,7 +85,7 @@ def test_what_is_packed_comes_out_as_it_was_or_is_too_large(body: bytes, encodin
 
 
 @given(st.binary(max_size=100), st.sampled_from(["gzip", "deflate"]), st.booleans())
-def test_no_bytes_raise_anything_but_a_refusal(body: bytes, encoding: str, headed: bool) -> None:
+def test_decompress_raises_only_service_errors(body: bytes, encoding: str, headed: bool) -> None:
     start = gzip.compress(b"", mtime=0)[:10] if encoding == "gzip" else b"\x78\x9c"
     try:
         assert len(decompress(start + body if headed else body, encoding, 50)) <= 50

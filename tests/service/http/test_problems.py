@@ -1,4 +1,4 @@
-"""What becomes of exceptions: bodies that are wrong in many ways are told a few of them."""
+"""Exceptions as problems."""
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -11,7 +11,7 @@ class Numbers(BaseModel):
     numbers: list[int]
 
 
-def test_of_many_faults_the_first_are_told() -> None:
+def test_problem_reports_the_first_of_many_faults() -> None:
     app = FastAPI()
 
     @app.post("/")

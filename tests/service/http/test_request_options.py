@@ -1,4 +1,4 @@
-"""How long a client waits counts from its request's arrival, not from the moment when all of its body is there."""
+"""A request's deadline counts from the arrival of its head, not of its body."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ def request(arrived: float, timeout: str, **settings: Any) -> Request:
     return Request({"type": "http", "headers": headers, "app": app, "state": {"arrived": arrived}})
 
 
-def test_the_deadline_is_so_long_after_the_arrival() -> None:
+def test_request_options_deadline_counts_from_arrival() -> None:
     arrived = time.perf_counter() - 100
     for settings, deadline in (({}, 30), ({"request_timeout_seconds": 20}, 20), ({"request_timeout_seconds": 40}, 30)):
         caller = asyncio.run(read_request_options(request(arrived, "30", **settings)))
@@ -32,13 +32,13 @@ def test_the_deadline_is_so_long_after_the_arrival() -> None:
     assert caller.within(50).deadline == arrived + 30
 
 
-def test_who_does_not_say_when_it_arrived_has_just_come() -> None:
+def test_request_options_arrive_now_by_default() -> None:
     before = time.perf_counter()
     assert before <= RequestOptions().arrived <= time.perf_counter()
 
 
 @pytest.mark.parametrize(("seconds", "status"), [("0.02", 504), ("20", 200)])
-def test_a_body_that_comes_after_the_deadline_is_504(store: Store, seconds: str, status: int) -> None:
+def test_request_options_deadline_includes_the_body(store: Store, seconds: str, status: int) -> None:
     app = create_app(Settings(store=store.root, threads=1, watch_seconds=0))
     path = f"/v1/models/{TASK}/classify"
     sent: list[Message] = []

@@ -1,4 +1,4 @@
-"""Who may send what: keys, their scopes and rates, on every protocol, before a body is read."""
+"""Authorization: keys, their scopes and rates, on every protocol, before a body is read."""
 
 import asyncio
 import json
@@ -20,18 +20,19 @@ from sparserve.service.app import create_app
 from sparserve.service.http.middleware.authorization import AuthorizationMiddleware
 from sparserve.service.http.problems import problem_media_type
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.security.api_keys import Keyring
+from sparserve.service.security.api_keys import Keyring, Scope
 from sparserve.service.security.authorizer import Authorizer
 from sparserve.service.security.key_file import create
 from sparserve.service.security.scopes import ADMIN, ANY, CLASSIFY, required_scopes
 from sparserve.service.settings import Settings
+from tests.support.service.fixtures import Serve
 from tests.support.tiny_bundles import TASK
 
 CLASSIFY_URL = f"/v1/models/{TASK}/classify"
 CREDENTIALS = Path(__file__).parents[3] / "attacks" / "credentials"
 INFER = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}]}
 TEXT = {"inputs": "good"}
-NEED_CLASSIFY = [
+NEED_CLASSIFY: list[tuple[str, str, Any]] = [
     ("POST", CLASSIFY_URL, TEXT),
     ("POST", f"/v1/models/{TASK}/dense/classify", TEXT),
     ("POST", f"/v1/models/{TASK}/compare", TEXT),
@@ -42,7 +43,7 @@ NEED_CLASSIFY = [
     ("POST", f"/v2/models/{TASK}/infer", INFER),
     ("POST", f"/v2/models/{TASK}/versions/dense/infer", INFER),
 ]
-NEED_ANY = [
+NEED_ANY: list[tuple[str, str, Any]] = [
     ("GET", "/info", None),
     ("GET", "/v1/models", None),
     ("GET", f"/v1/models/{TASK}", None),
@@ -52,7 +53,7 @@ NEED_ANY = [
     ("GET", f"/v2/models/{TASK}/ready", None),
     ("POST", "/v2/repository/index", None),
 ]
-NEED_ADMIN = [
+NEED_ADMIN: list[tuple[str, str, Any]] = [
     ("POST", "/v1/admin/refresh", None),
     ("GET", "/v1/admin/overrides", None),
     ("POST", f"/v1/models/{TASK}/dense/unpin", None),
@@ -67,7 +68,7 @@ Keys = dict[str, str]
 def keyed(module_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Keys]]:
     """A service that asks for keys, and a key of each scope."""
     folder = tmp_path_factory.mktemp("keyed")
-    scopes = {"classify": {"classify"}, "admin": {"admin"}, "both": {"classify", "admin"}}
+    scopes: dict[str, set[Scope]] = {"classify": {"classify"}, "admin": {"admin"}, "both": {"classify", "admin"}}
     keys = {name: create(folder / "keys", name, frozenset(found)) for name, found in scopes.items()}
     app = create_app(Settings(store=module_store.root, threads=1, keys_file=folder / "keys"))
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -81,7 +82,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("method", "url", "body"), NEED_CLASSIFY + NEED_ANY + NEED_ADMIN)
-def test_without_a_key_it_is_401(keyed: tuple[TestClient, Keys], method: str, url: str, body: Any) -> None:
+def test_authorization_without_a_key_is_401(keyed: tuple[TestClient, Keys], method: str, url: str, body: Any) -> None:
     client, keys = keyed
     answer = client.request(method, url, json=body)
     assert answer.status_code == 401
@@ -98,7 +99,7 @@ def test_without_a_key_it_is_401(keyed: tuple[TestClient, Keys], method: str, ur
     ("requests", "allowed", "forbidden"),
     [(NEED_CLASSIFY, "classify", "admin"), (NEED_ADMIN, "admin", "classify"), (NEED_ANY, "admin", None)],
 )
-def test_a_key_does_what_its_scopes_say(
+def test_authorization_follows_the_keys_scopes(
     keyed: tuple[TestClient, Keys], requests: list[tuple[str, str, Any]], allowed: str, forbidden: str | None
 ) -> None:
     client, keys = keyed
@@ -113,12 +114,12 @@ def test_a_key_does_what_its_scopes_say(
 
 
 @pytest.mark.parametrize("url", OPEN)
-def test_probes_metrics_and_pages_are_open(keyed: tuple[TestClient, Keys], url: str) -> None:
+def test_authorization_leaves_probes_metrics_and_pages_open(keyed: tuple[TestClient, Keys], url: str) -> None:
     assert keyed[0].get(url).status_code == 200
 
 
 @pytest.mark.parametrize("url", ["/v3", "/livez//", "/x//livez", "/pages", "/v2/health/", "/metrics//", "/LIVEZ"])
-def test_what_is_not_known_is_not_open(keyed: tuple[TestClient, Keys], url: str) -> None:
+def test_authorization_leaves_no_unknown_path_open(keyed: tuple[TestClient, Keys], url: str) -> None:
     assert keyed[0].get(url, follow_redirects=False).status_code == 401
 
 
@@ -140,7 +141,7 @@ def test_what_is_not_known_is_not_open(keyed: tuple[TestClient, Keys], url: str)
         f"/v2/repository/models/{TASK}/load;/livez",
     ],
 )
-def test_no_spelling_of_a_path_leads_round_the_scope(keyed: tuple[TestClient, Keys], url: str) -> None:
+def test_authorization_no_path_spelling_evades_the_scope(keyed: tuple[TestClient, Keys], url: str) -> None:
     client, keys = keyed
     for method in ("POST", "GET"):
         answer = client.request(method, url, headers=bearer(keys["classify"]))
@@ -150,9 +151,9 @@ def test_no_spelling_of_a_path_leads_round_the_scope(keyed: tuple[TestClient, Ke
 
 @pytest.mark.parametrize("attack", sorted(CREDENTIALS.iterdir()), ids=lambda path: path.stem)
 @pytest.mark.parametrize("header", [b"authorization", b"x-api-key"])
-def test_hostile_credentials_are_401(keyed: tuple[TestClient, Keys], attack: Path, header: bytes) -> None:
+def test_authorization_hostile_credentials_are_401(keyed: tuple[TestClient, Keys], attack: Path, header: bytes) -> None:
     client, _ = keyed
-    answer = client.post(CLASSIFY_URL, json=TEXT, headers=[(header, attack.read_bytes())])  # type: ignore[arg-type]
+    answer = client.post(CLASSIFY_URL, json=TEXT, headers=[(header, attack.read_bytes())])
     assert answer.status_code == 401
     assert len(answer.text) < 500
 
@@ -161,7 +162,7 @@ def routes_of(router: APIRouter) -> set[tuple[str, str]]:
     return {(method, route.path) for route in router.routes for method in route.methods}  # type: ignore[attr-defined]
 
 
-def test_every_route_asks_for_a_scope_but_those_that_are_meant_to_be_open(keyed: tuple[TestClient, Keys]) -> None:
+def test_scopes_of_every_route(keyed: tuple[TestClient, Keys]) -> None:
     document = keyed[0].get("/openapi.json").json()
     found = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     free = {path for method, path in found if not required_scopes(method, path)}
@@ -173,19 +174,19 @@ def test_every_route_asks_for_a_scope_but_those_that_are_meant_to_be_open(keyed:
             assert required_scopes(method, path) == CLASSIFY
 
 
-def test_texts_of_others_and_experiments_are_for_administrators() -> None:
+def test_scopes_of_experiments_and_disagreements() -> None:
     assert required_scopes("GET", "/v1/compare/x/disagreements") == ADMIN
     assert required_scopes("GET", "/v1/compare/x") == ANY
     assert required_scopes("POST", "/v1/compare/x") == required_scopes("DELETE", "/v1/compare/x") == ADMIN
 
 
 @given(st.sampled_from(["POST", "PUT", "DELETE", "PATCH", "BREW"]), st.text())
-def test_no_path_that_changes_anything_is_open(method: str, rest: str) -> None:
+def test_scopes_no_path_that_changes_anything_is_open(method: str, rest: str) -> None:
     for folder in ("/v1/", "/v2/repository/", "/v2/models/", "/hf/", "/tei/"):
         assert required_scopes(method, folder + rest)
 
 
-def test_the_document_says_where_a_key_is_needed(keyed: tuple[TestClient, Keys]) -> None:
+def test_openapi_declares_where_a_key_is_needed(keyed: tuple[TestClient, Keys]) -> None:
     document = keyed[0].get("/openapi.json").json()
     assert set(document["components"]["securitySchemes"]) == {"bearer", "x_api_key"}
     paths = document["paths"]
@@ -211,7 +212,7 @@ def refused_unread(keys: Path, metrics: Metrics, headers: list[tuple[bytes, byte
     return int(sent[0]["status"])
 
 
-def test_a_client_without_a_key_is_refused_before_its_body_is_read(tmp_path: Path) -> None:
+def test_authorization_refuses_before_reading_the_body(tmp_path: Path) -> None:
     create(tmp_path / "keys", "ci", frozenset({"classify"}))
     metrics = Metrics()
     assert refused_unread(tmp_path / "keys", metrics, []) == 401
@@ -219,7 +220,7 @@ def test_a_client_without_a_key_is_refused_before_its_body_is_read(tmp_path: Pat
     assert b"sparserve_requests_denied_total 2.0" in metrics.exposition()
 
 
-def test_the_log_has_the_keys_name_and_never_the_key(
+def test_request_log_has_the_keys_name_and_never_the_key(
     keyed: tuple[TestClient, Keys], caplog: pytest.LogCaptureFixture
 ) -> None:
     client, keys = keyed
@@ -231,7 +232,7 @@ def test_the_log_has_the_keys_name_and_never_the_key(
     assert not any(keys["both"][:-1] in line for line in lines)
 
 
-def test_more_requests_than_a_keys_rate_are_429(serve: Any, tmp_path: Path) -> None:
+def test_rate_limit_of_a_key_is_429(serve: Serve, tmp_path: Path) -> None:
     limited = create(tmp_path / "keys", "limited", frozenset({"classify"}), rate=2)
     free = create(tmp_path / "keys", "free", frozenset({"classify"}))
     client = serve(keys_file=tmp_path / "keys")
@@ -244,14 +245,14 @@ def test_more_requests_than_a_keys_rate_are_429(serve: Any, tmp_path: Path) -> N
     assert "sparserve_requests_rate_limited_total 1.0" in client.get("/metrics").text
 
 
-def test_without_keys_an_address_may_have_a_rate(serve: Any) -> None:
+def test_rate_limit_of_an_address_without_keys(serve: Serve) -> None:
     client = serve(anonymous_rate=2)
     assert [client.get("/info").status_code for _ in range(3)] == [200, 200, 429]
     assert client.get("/livez").status_code == 200
     assert client.get("/metrics").status_code == 200
 
 
-def test_metrics_may_need_a_key(serve: Any, tmp_path: Path) -> None:
+def test_authorization_metrics_need_key(serve: Serve, tmp_path: Path) -> None:
     key = create(tmp_path / "keys", "prometheus", frozenset({"classify"}))
     client = serve(keys_file=tmp_path / "keys", metrics_need_key=True)
     assert client.get("/metrics").status_code == 401
@@ -259,13 +260,13 @@ def test_metrics_may_need_a_key(serve: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "url", "body"), [one for one in NEED_ADMIN if one[0] == "POST"])
-def test_without_keys_nobody_changes_models(client: TestClient, method: str, url: str, body: Any) -> None:
+def test_authorization_without_keys_forbids_admin(client: TestClient, method: str, url: str, body: Any) -> None:
     answer = client.request(method, url, json=body)
     assert answer.status_code == 403
     assert "sparserve keys create" in answer.json()["error"]
 
 
-def test_without_keys_nobody_reads_what_others_have_sent(serve: Any) -> None:
+def test_authorization_without_keys_forbids_disagreements(serve: Serve) -> None:
     url = f"/v1/compare/{TASK}/disagreements"
     for found in (url, f"{url}/"):
         assert [serve().request(method, found).status_code for method in ("GET", "HEAD")] == [403, 403]
@@ -273,7 +274,7 @@ def test_without_keys_nobody_reads_what_others_have_sent(serve: Any) -> None:
     assert serve().get("/v1/admin/overrides").status_code == 200  # versions and names
 
 
-def test_admin_without_key_is_for_trusted_clients_and_no_web_page(serve: Any) -> None:
+def test_authorization_admin_without_key_excludes_web_pages(serve: Serve) -> None:
     client = serve(admin_without_key=True, cors_origins=["https://ops.example"])
     assert client.post("/v1/admin/refresh").status_code == 200
     for origin in ("https://evil.example", "null", "http://testserver"):

@@ -1,4 +1,4 @@
-"""All bodies together have a limit of bytes: what is held is given back, however a request ends."""
+"""The limit on the bytes of all bodies together: a request gives its bytes back however it ends."""
 
 import asyncio
 import zlib
@@ -66,7 +66,7 @@ class Request:
 
 
 async def settled() -> None:
-    """Whatever can go on has gone on: nothing here waits for anything but a queue or a future."""
+    """Let all tasks run until they wait: here they wait for queues and futures only."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -75,7 +75,7 @@ def shed(metrics: Metrics) -> float | None:
     return metrics.registry.get_sample_value("sparserve_requests_shed_total", {"reason": "bodies"})
 
 
-def test_bytes_are_held_until_the_answer_and_more_are_503() -> None:
+def test_body_budget_holds_bytes_until_the_answer() -> None:
     async def test() -> None:
         metrics = Metrics()
         budget = BodyBudget(ALL_BYTES, metrics.requests.shed.labels("bodies").inc)
@@ -103,7 +103,7 @@ def test_bytes_are_held_until_the_answer_and_more_are_503() -> None:
     asyncio.run(test())
 
 
-def test_a_packed_body_counts_as_many_bytes_as_it_becomes() -> None:
+def test_body_budget_counts_decompressed_bytes() -> None:
     async def test() -> None:
         budget = BodyBudget(ALL_BYTES)
         requests = [Request(budget, encoding="deflate") for _ in range(3)]
@@ -117,7 +117,7 @@ def test_a_packed_body_counts_as_many_bytes_as_it_becomes() -> None:
     asyncio.run(test())
 
 
-def test_a_body_that_does_not_come_takes_nothing_with_it() -> None:
+def test_body_budget_is_free_after_a_timeout() -> None:
     async def test() -> None:
         budget = BodyBudget(ALL_BYTES)
         late = Request(budget, seconds=0.01)
@@ -140,9 +140,7 @@ STEPS = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(STEPS, st.lists(st.sampled_from(["", "gzip", "deflate", "br"]), min_size=6, max_size=6))
-def test_however_requests_end_nothing_stays_and_never_is_there_more(
-    steps: list[tuple[int, str, int]], encodings: list[str]
-) -> None:
+def test_body_budget_is_kept_however_requests_end(steps: list[tuple[int, str, int]], encodings: list[str]) -> None:
     async def test() -> None:
         budget = BodyBudget(ALL_BYTES)
         requests = [Request(budget, encoding=encoding) for encoding in encodings]
@@ -166,7 +164,7 @@ def test_however_requests_end_nothing_stays_and_never_is_there_more(
     asyncio.run(test())
 
 
-def test_the_service_has_the_limit_of_its_settings() -> None:
+def test_body_budget_is_that_of_the_settings() -> None:
     async def test() -> None:
         app = create_app(Settings(threads=1, max_body_bytes=1000, max_bodies_bytes=1000))
         first, second = Request(app), Request(app)

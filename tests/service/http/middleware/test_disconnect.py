@@ -1,4 +1,4 @@
-"""Clients that go away while they wait: their inputs leave the queue and are never computed."""
+"""Clients that disconnect while they wait: their inputs leave the queue and are never computed."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ class Client:
 
 
 class Slow:
-    """A graph that waits until it may go on, and says how many inputs each batch had."""
+    """Graph that waits until it may run, and records the number of inputs of each batch."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -71,7 +71,7 @@ async def until(true: Any) -> None:
             await asyncio.sleep(0.001)
 
 
-def test_a_client_that_goes_leaves_the_queue_and_others_are_answered(store: Store, caplog) -> None:
+def test_disconnect_removes_the_request_from_the_queue(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     # Held up as they are, batches seem slow: no limit of time shall part them.
     app = create_app(Settings(store=store.root, threads=1, watch_seconds=0, max_batch_seconds=100))
     service = app.state.service
@@ -107,7 +107,7 @@ def test_a_client_that_goes_leaves_the_queue_and_others_are_answered(store: Stor
     assert "exception" not in caplog.text and "failed" not in caplog.text
 
 
-def test_a_client_that_goes_while_its_batch_runs_is_forgotten(store: Store) -> None:
+def test_disconnect_while_the_batch_runs(store: Store) -> None:
     app = create_app(Settings(store=store.root, threads=1, watch_seconds=0))
     service = app.state.service
 
@@ -128,7 +128,7 @@ def test_a_client_that_goes_while_its_batch_runs_is_forgotten(store: Store) -> N
     asyncio.run(test())
 
 
-def test_what_changes_models_goes_on_though_its_client_has_gone(store: Store) -> None:
+def test_disconnect_does_not_cancel_admin_requests(store: Store) -> None:
     app = create_app(Settings(store=store.root, threads=1, watch_seconds=0, admin_without_key=True))
     service = app.state.service
 
@@ -145,7 +145,7 @@ def test_what_changes_models_goes_on_though_its_client_has_gone(store: Store) ->
 
 
 @pytest.mark.parametrize("seconds", [0.05])
-def test_a_body_that_does_not_come_is_answered_408(store: Store, seconds: float) -> None:
+def test_body_limit_late_body_is_408(store: Store, seconds: float) -> None:
     app = create_app(Settings(store=store.root, threads=1, watch_seconds=0, receive_timeout_seconds=seconds))
 
     async def test() -> None:

@@ -1,12 +1,14 @@
-"""What clients take for granted of any path: HEAD, Allow, and a last slash, under every protocol."""
+"""HEAD, Allow and trailing slashes, under every protocol."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.security.key_file import create
+from tests.support.service.fixtures import Serve
 from tests.support.tiny_bundles import TASK
 
 CLASSIFY = f"/v1/models/{TASK}/classify"
@@ -15,7 +17,7 @@ TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}
 
 
 @pytest.mark.parametrize("path", ["/livez", "/", "/metrics", "/v2/health/ready", f"/tei/{TASK}/info", "/v1/models"])
-def test_head_answers_as_get_does_without_a_body(module_client: TestClient, path: str) -> None:
+def test_head_answers_like_get_without_a_body(module_client: TestClient, path: str) -> None:
     head, get = module_client.head(path), module_client.get(path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-type"] == get.headers["content-type"]
@@ -23,13 +25,13 @@ def test_head_answers_as_get_does_without_a_body(module_client: TestClient, path
         assert head.headers["content-length"] == str(len(get.content))
 
 
-def test_head_is_counted_by_its_own_name_and_route(module_client: TestClient) -> None:
+def test_head_is_counted_as_head(module_client: TestClient) -> None:
     module_client.head(f"/v2/models/{TASK}")
     assert 'http_requests_total{method="HEAD",route="/v2/models/{task}"' in module_client.get("/metrics").text
 
 
 @pytest.mark.parametrize("path", [CLASSIFY, INFER, f"/hf/{TASK}", f"/tei/{TASK}/predict"])
-def test_head_of_what_is_posted_is_refused(module_client: TestClient, path: str) -> None:
+def test_head_of_a_post_route_is_405(module_client: TestClient, path: str) -> None:
     answer = module_client.head(path)
     assert (answer.status_code, answer.headers["allow"], answer.content) == (405, "POST", b"")
 
@@ -44,7 +46,7 @@ def test_head_of_what_is_posted_is_refused(module_client: TestClient, path: str)
         (INFER, "POST"),
     ],
 )
-def test_allow_has_every_method(serve, path: str, allow: str) -> None:
+def test_allow_lists_every_method(serve: Serve, path: str, allow: str) -> None:
     answer = serve(admin_without_key=True).options(path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
 
@@ -52,7 +54,7 @@ def test_allow_has_every_method(serve, path: str, allow: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/livez", "/v2", "/v2/health/live", f"/v2/models/{TASK}/ready", f"/tei/{TASK}/health"]
 )
-def test_a_last_slash_means_nothing(module_client: TestClient, path: str) -> None:
+def test_trailing_slash_is_ignored(module_client: TestClient, path: str) -> None:
     assert module_client.get(f"{path}/", follow_redirects=False).content == module_client.get(path).content
 
 
@@ -65,11 +67,11 @@ def test_a_last_slash_means_nothing(module_client: TestClient, path: str) -> Non
         (f"/tei/{TASK}/predict", {"inputs": "good"}),
     ],
 )
-def test_a_last_slash_loses_no_body(module_client: TestClient, path: str, body: dict) -> None:
+def test_trailing_slash_keeps_the_body(module_client: TestClient, path: str, body: dict[str, Any]) -> None:
     assert module_client.post(f"{path}/", json=body, follow_redirects=False).status_code == 200
 
 
-def test_a_last_slash_leads_around_no_key(serve, store: Store, tmp_path: Path) -> None:
+def test_trailing_slash_evades_no_key(serve: Serve, store: Store, tmp_path: Path) -> None:
     key = create(tmp_path / "keys", "ci", frozenset({"classify"}))
     client = serve(keys_file=tmp_path / "keys")
     mine = {"X-Api-Key": key}
@@ -93,9 +95,7 @@ def test_a_last_slash_leads_around_no_key(serve, store: Store, tmp_path: Path) -
         ("/v1/nowhere", "application/problem+json"),
     ],
 )
-def test_an_unknown_path_is_told_of_as_its_clients_read_it(
-    module_client: TestClient, path: str, media_type: str
-) -> None:
+def test_unknown_path_has_its_protocols_media_type(module_client: TestClient, path: str, media_type: str) -> None:
     answer = module_client.get(path, follow_redirects=False)
     assert answer.status_code == 404
     assert answer.headers["content-type"] == media_type
@@ -103,6 +103,6 @@ def test_an_unknown_path_is_told_of_as_its_clients_read_it(
     assert answer.json()["error_type"] == "Validation"
 
 
-def test_a_name_in_the_query_chooses_no_version(module_client: TestClient) -> None:
+def test_query_chooses_no_version(module_client: TestClient) -> None:
     answer = module_client.post(f"{INFER}?variant=sparse90", json={"model_name": TASK, "inputs": [TENSOR]})
     assert answer.json()["model_version"] == "dense"
