@@ -53,7 +53,7 @@ def test_compress_refuses_a_checkpoint_that_is_no_encoder(
 def test_compress_refuses_wrong_data(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "one.csv"
     path.write_text("text,label\n" + "".join(f"text {i},same\n" for i in range(40)))
-    refused("--data", path, code=2, message="'same' only")
+    refused("--data", path, code=2, message="only the label 'same'")
     refused("--data", tmp_path / "missing.csv", code=2, message="does not exist")
     refused("--label-column", "labels", code=2, message="has no column 'labels'")
 
@@ -74,7 +74,9 @@ def test_compress_refuses_a_teacher_of_other_labels(refused: Refused, teacher: P
 def test_compress_refuses_a_teacher_of_another_shape_or_vocabulary(
     refused: Refused, teacher: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    refused("--teacher", tiny_checkpoint, code=2, message="give it as --model, and a teacher is fine-tuned from it")
+    refused(
+        "--teacher", tiny_checkpoint, code=2, message="give it as --model, and a teacher will be fine-tuned from it"
+    )
     copy = shutil.copytree(teacher, tmp_path / "other")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
@@ -94,7 +96,7 @@ def test_compress_prints_its_guess_for_unnamed_labels(
     def guesses(folder: Path) -> bool:
         result = run(*compress_tiny(tmp_path / "store", "--teacher", folder, "--dry-run"))
         assert result.exit_code == 0, result.output
-        return "have no names: LABEL_0 for negative, LABEL_1 for positive (guessed" in " ".join(result.output.split())
+        return "have no names. Assumed: LABEL_0 for negative, LABEL_1 for positive." in " ".join(result.output.split())
 
     copy = shutil.copytree(teacher, tmp_path / "unnamed")
     config = json.loads((copy / "config.json").read_text())

@@ -144,7 +144,7 @@ def test_search_skips_recipes_that_need_more_rows(
     assert result.exit_code == 0, result.output
     output = " ".join(result.output.split())
     assert "The recipe mutual-information is not searched: squeeze.calibration: the rows give" in output
-    assert "the data has no more training rows: give more, or squeeze by post-training" in output
+    assert "All training rows are in use: add data, or use the method post-training" in output
     assert "distilbert: student.layers" in output and "mutual-information: squeeze" not in output
 
 
