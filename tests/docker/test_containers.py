@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,19 +24,19 @@ def tool(name: str) -> str:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_dockerfiles_pass_the_linter(path):
+def test_dockerfiles_pass_the_linter(path: Any) -> None:
     result = subprocess.run([tool("hadolint"), str(path)], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("name", ["docker-compose.yml", "docker/keys.compose.yml"])
-def test_the_compose_files_pass_the_linter(name):
+def test_the_compose_files_pass_the_linter(name: Any) -> None:
     command = [tool("compose-lint"), "check", str(ROOT / name)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_every_run_line_is_a_line_that_the_makefile_executes_or_makes_folders(tmp_path):
+def test_dockerfiles_run_only_make_steps_and_mkdir(tmp_path: Path) -> None:
     executed = re.findall(r"^\t(SPARSERVE\S+ sh docker/\S+) build/", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for path in DOCKERFILES:
         for line in re.findall(r"^RUN (.*)$", path.read_text(), re.MULTILINE):
@@ -48,7 +49,7 @@ def test_every_run_line_is_a_line_that_the_makefile_executes_or_makes_folders(tm
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_what_is_copied_exists_and_is_not_ignored(path):
+def test_dockerfiles_copy_existing_files(path: Any) -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", path.read_text(), re.MULTILINE):
         for source in sources.split():
@@ -56,7 +57,7 @@ def test_what_is_copied_exists_and_is_not_ignored(path):
             assert f"!{source}" in ignored or f"!{Path(source).parent}/*{Path(source).suffix}" in ignored, source
 
 
-def test_the_service_runs_as_nobody_on_a_read_only_root_with_limits():
+def test_service_container_is_unprivileged_and_limited() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     service = services["service"]
     assert service["read_only"] is True
@@ -68,7 +69,7 @@ def test_the_service_runs_as_nobody_on_a_read_only_root_with_limits():
         assert limits["mem_limit"] and limits["cpus"]
 
 
-def test_the_service_image_has_no_torch_and_checks_its_health():
+def test_service_image_has_health_check_and_no_torch() -> None:
     text = (ROOT / "docker" / "service.Dockerfile").read_text()
     assert "HEALTHCHECK" in text
     assert "curl" not in text

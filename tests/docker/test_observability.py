@@ -79,7 +79,7 @@ def test_names_are_read_out_of_expressions() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_panels_have_the_unit_of_what_they_show(panel: dict) -> None:
+def test_dashboard_panels_have_units(panel: dict) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     for expression in (target["expr"] for target in panel["targets"]):
         if "duration_seconds" in expression or "timestamp_seconds" in expression:
@@ -94,7 +94,7 @@ def test_panels_have_the_unit_of_what_they_show(panel: dict) -> None:
             assert unit
 
 
-def test_panels_lie_side_by_side_and_are_told_apart() -> None:
+def test_dashboard_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
@@ -104,7 +104,7 @@ def test_panels_lie_side_by_side_and_are_told_apart() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_what_must_be_seen_is_there() -> None:
+def test_dashboard_shows_required_metrics() -> None:
     shown = " ".join(EXPRESSIONS.values())
     for name in (
         "http_requests_total",
@@ -144,7 +144,7 @@ def test_what_is_provisioned_is_mounted() -> None:
 
 
 @pytest.mark.parametrize("name", ["prometheus", "grafana"])
-def test_they_start_only_when_asked_for_with_pinned_images_on_this_machine_only(name: str) -> None:
+def test_monitoring_profile_is_optional_pinned_and_local(name: str) -> None:
     service = COMPOSE["services"][name]
     assert service["profiles"] == ["observability"]
     assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", service["image"])
@@ -153,7 +153,7 @@ def test_they_start_only_when_asked_for_with_pinned_images_on_this_machine_only(
 
 
 @pytest.mark.parametrize(("password", "status"), [("", 1), ("chosen", 0)])
-def test_grafana_does_not_start_without_a_password_of_ones_own(password: str, status: int) -> None:
+def test_grafana_requires_a_password(password: str, status: int) -> None:
     grafana = COMPOSE["services"]["grafana"]
     assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "${GRAFANA_ADMIN_PASSWORD:-}"
     *shell, script = grafana["entrypoint"]

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -65,8 +66,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage, reason", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_bundle_is_refused_with_file_and_reason_while_the_others_serve(
-    store: Store, serve, caplog: pytest.LogCaptureFixture, damage: Damage, reason: str
+def test_catalog_refuses_damaged_bundles(
+    store: Store, serve: Callable[..., TestClient], caplog: pytest.LogCaptureFixture, damage: Damage, reason: str
 ) -> None:
     damage(store.folder(TASK, "sparse90"))
     client: TestClient = serve()
@@ -83,7 +84,7 @@ def test_a_damaged_bundle_is_refused_with_file_and_reason_while_the_others_serve
     assert client.get(f"/v1/models/{TASK}/sparse90").json()["state"] == "refused"
 
 
-def test_a_refused_default_is_not_replaced_in_silence(store: Store, serve) -> None:
+def test_catalog_refused_default_is_not_replaced(store: Store, serve: Callable[..., TestClient]) -> None:
     truncate(store.folder(TASK, "dense"))
     client = serve()
     assert client.post(f"/v1/models/{TASK}/classify", json={"inputs": "good"}).status_code == 503
@@ -93,7 +94,7 @@ def test_a_refused_default_is_not_replaced_in_silence(store: Store, serve) -> No
     assert f"{TASK}/dense, the task's default, was refused" in ready.json()["detail"]
 
 
-def test_every_version_of_a_graph_that_cannot_run_is_refused(store: Store, serve) -> None:
+def test_catalog_refuses_graphs_that_cannot_run(store: Store, serve: Callable[..., TestClient]) -> None:
     publish(store, variant="noise", model=b"not a graph")
     publish(store, variant="three", model=graph(3))
     publish(store, variant="nan", model=graph(poison=True))
@@ -105,14 +106,14 @@ def test_every_version_of_a_graph_that_cannot_run_is_refused(store: Store, serve
     assert "numbers that are not finite" in refused["nan"]
 
 
-def test_a_damaged_pointer_is_refused(store: Store, serve) -> None:
+def test_catalog_refuses_damaged_pointers(store: Store, serve: Callable[..., TestClient]) -> None:
     (store.root / TASK / "sparse90" / "current").write_text("../../etc")
     (refused,) = serve().get("/v1/models").json()["refused"]
     assert "does not name a version" in refused["reason"]
 
 
 @pytest.mark.parametrize("make", [lambda root: None, lambda root: root.mkdir()], ids=["missing", "empty"])
-def test_without_bundles_the_service_starts_and_is_not_ready(tmp_path: Path, serve, make) -> None:
+def test_catalog_without_bundles_is_not_ready(tmp_path: Path, serve: Callable[..., TestClient], make: Any) -> None:
     root = tmp_path / "nothing"
     make(root)
     client = serve(store=root)
@@ -124,21 +125,21 @@ def test_without_bundles_the_service_starts_and_is_not_ready(tmp_path: Path, ser
     assert client.post(f"/v1/models/{TASK}/classify", json={"inputs": "good"}).status_code == 503
 
 
-def test_a_store_that_is_a_file_is_told(tmp_path: Path, serve) -> None:
+def test_catalog_store_is_a_file(tmp_path: Path, serve: Callable[..., TestClient]) -> None:
     path = tmp_path / "file"
     path.write_text("")
     assert "does not exist" in serve(store=path).get("/readyz").json()["detail"]
 
 
-def test_the_service_writes_nothing_to_the_store(store: Store, serve) -> None:
+def test_catalog_writes_nothing_to_the_store(store: Store, serve: Callable[..., TestClient]) -> None:
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
     client = serve()
     client.post(f"/v1/models/{TASK}/compare", json={"inputs": "good"})
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
 
 
-def test_logits_unlike_the_bundles_own_sample_are_warned_of(
-    store: Store, serve, caplog: pytest.LogCaptureFixture
+def test_catalog_warns_of_sample_differences(
+    store: Store, serve: Callable[..., TestClient], caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = load_bundle(store.open(TASK, "dense"), threads=1)
     logits = loaded.classifier.logits(loaded.tokenizer.encode(["good", "bad"])).astype(float)
@@ -151,7 +152,7 @@ def test_logits_unlike_the_bundles_own_sample_are_warned_of(
     assert f"{TASK}/other: logits" in caplog.text and f"{TASK}/same: logits" not in caplog.text
 
 
-def test_a_sample_of_another_shape_is_refused(store: Store, serve) -> None:
+def test_catalog_refuses_sample_of_wrong_shape(store: Store, serve: Callable[..., TestClient]) -> None:
     publish(store, variant="odd", sample=sample_of([[1.0, 2.0, 3.0]]))
     (refused,) = serve().get("/v1/models").json()["refused"]
     assert "its sample has" in refused["reason"]

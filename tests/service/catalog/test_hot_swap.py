@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.catalog import catalog as catalog_module
 from sparserve.service.catalog.desired_state import read_desired_state
+from sparserve.service.core import ServingCore
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK, graph, publish
 
@@ -26,7 +28,9 @@ def version(client: TestClient) -> str:
     return found
 
 
-def test_a_promoted_version_is_swapped_in(store: Store, newer: Bundle, serve, service_of) -> None:
+def test_hot_swap_promoted_version(
+    store: Store, newer: Bundle, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = serve(watch_seconds=0)
     before = version(client)
     store.promote(TASK, "dense", newer.manifest.version)
@@ -40,14 +44,16 @@ def test_a_promoted_version_is_swapped_in(store: Store, newer: Bundle, serve, se
     assert version(client) == before
 
 
-def test_the_store_is_looked_at_again_by_itself(store: Store, newer: Bundle, serve) -> None:
+def test_hot_swap_polls_the_store(store: Store, newer: Bundle, serve: Callable[..., TestClient]) -> None:
     client = serve(watch_seconds=0.01)
     store.promote(TASK, "dense", newer.manifest.version)
     while version(client) != newer.manifest.version:
         pass
 
 
-def test_requests_go_on_while_versions_change(store: Store, newer: Bundle, serve, service_of) -> None:
+def test_hot_swap_under_load(
+    store: Store, newer: Bundle, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = serve(watch_seconds=0)
     versions = [store.current(TASK, "dense"), newer.manifest.version]
     seen: set[str] = set()
@@ -70,7 +76,9 @@ def test_requests_go_on_while_versions_change(store: Store, newer: Bundle, serve
     assert seen == set(versions)
 
 
-def test_a_bad_version_is_refused_and_the_old_one_stays(store: Store, newer: Bundle, serve, service_of) -> None:
+def test_hot_swap_keeps_old_version_when_new_is_refused(
+    store: Store, newer: Bundle, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client, path = serve(watch_seconds=0), newer.folder / "model.onnx"
     catalog, before, content = service_of(client).catalog, version(client), path.read_bytes()
     os.truncate(path, 100)  # as a copy that is under way
@@ -90,7 +98,9 @@ def test_a_bad_version_is_refused_and_the_old_one_stays(store: Store, newer: Bun
     assert "sparserve_bundles_refused 0.0" in client.get("/metrics").text
 
 
-def test_variants_come_and_go(store: Store, serve, service_of) -> None:
+def test_hot_swap_adds_and_removes_variants(
+    store: Store, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = serve(watch_seconds=0)
     catalog = service_of(client).catalog
     publish(store, variant="sparse95")
@@ -103,7 +113,9 @@ def test_variants_come_and_go(store: Store, serve, service_of) -> None:
     assert client.post(URL, json={"inputs": "good"}).json()["model"]["variant"] == "sparse95"
 
 
-def test_a_new_default_that_cannot_answer_leaves_the_old_one(store: Store, serve, service_of) -> None:
+def test_hot_swap_keeps_old_default_until_new_one_answers(
+    store: Store, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = serve(watch_seconds=0)
     publish(store, variant="broken", model=b"not a graph")
     store.set_default_variant(TASK, "broken")
@@ -112,7 +124,12 @@ def test_a_new_default_that_cannot_answer_leaves_the_old_one(store: Store, serve
     assert client.get("/readyz").status_code == 200
 
 
-def test_a_store_that_is_gone_stops_nothing(store: Store, serve, service_of, caplog) -> None:
+def test_hot_swap_survives_missing_store(
+    store: Store,
+    serve: Callable[..., TestClient],
+    service_of: Callable[[TestClient], ServingCore],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     client = serve(watch_seconds=0)
     hidden = store.root.rename(store.root.with_name("hidden"))
     service_of(client).catalog.refresh()
@@ -125,7 +142,9 @@ def test_a_store_that_is_gone_stops_nothing(store: Store, serve, service_of, cap
     assert "sparserve_store_readable 1.0" in client.get("/metrics").text
 
 
-def test_a_store_that_comes_later_is_served(tmp_path: Path, serve, service_of) -> None:
+def test_hot_swap_store_created_later(
+    tmp_path: Path, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     root = tmp_path / "later"
     client = serve(store=root, watch_seconds=0)
     assert client.get("/readyz").status_code == 503
@@ -134,14 +153,16 @@ def test_a_store_that_comes_later_is_served(tmp_path: Path, serve, service_of) -
     assert client.get("/readyz").status_code == 200
 
 
-def test_a_pinned_version_stays(store: Store, newer: Bundle, serve, service_of) -> None:
+def test_hot_swap_keeps_pinned_version(
+    store: Store, newer: Bundle, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = serve(watch_seconds=0, pins={f"{TASK}/dense": newer.manifest.version})
     assert version(client) == newer.manifest.version != store.current(TASK, "dense")
     service_of(client).catalog.refresh()
     assert version(client) == newer.manifest.version
 
 
-def test_graphs_beyond_the_memory_allowed_are_refused(store: Store, serve) -> None:
+def test_hot_swap_memory_budget(store: Store, serve: Callable[..., TestClient]) -> None:
     size = (store.folder(TASK, "dense") / "model.onnx").stat().st_size
     client = serve(max_model_bytes=size + 10)
     assert version(client)
@@ -150,7 +171,9 @@ def test_graphs_beyond_the_memory_allowed_are_refused(store: Store, serve) -> No
     assert "raise max_model_bytes" in refused["reason"]
 
 
-def test_what_is_served_does_not_need_its_folder(store: Store, serve, service_of) -> None:
+def test_hot_swap_serves_without_bundle_folder(
+    store: Store, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     limit = 10 * (store.folder(TASK, "dense") / "model.onnx").stat().st_size
     client = serve(watch_seconds=0, max_model_bytes=limit)
     shutil.rmtree(store.folder(TASK, "dense"))
@@ -161,7 +184,9 @@ def test_what_is_served_does_not_need_its_folder(store: Store, serve, service_of
     assert client.get("/v1/models").json()["refused"] == []
 
 
-def test_what_was_refused_for_want_of_memory_is_served_once_there_is_room(store: Store, serve, service_of) -> None:
+def test_hot_swap_retries_when_memory_is_free(
+    store: Store, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     size = (store.folder(TASK, "dense") / "model.onnx").stat().st_size
     client = serve(watch_seconds=0, max_model_bytes=size + 10)
     catalog = service_of(client).catalog
@@ -174,7 +199,12 @@ def test_what_was_refused_for_want_of_memory_is_served_once_there_is_room(store:
     assert client.post(URL, json={"inputs": "good"}).json()["model"]["variant"] == refused["variant"]
 
 
-def test_a_store_that_stays_away_is_told_once(store: Store, serve, service_of, caplog) -> None:
+def test_hot_swap_logs_missing_store_once(
+    store: Store,
+    serve: Callable[..., TestClient],
+    service_of: Callable[[TestClient], ServingCore],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     catalog = service_of(serve(watch_seconds=0)).catalog
     store.root.rename(store.root.with_name("hidden"))
     for _ in range(3):
@@ -182,7 +212,7 @@ def test_a_store_that_stays_away_is_told_once(store: Store, serve, service_of, c
     assert caplog.text.count("loaded models are still served") == 1
 
 
-def test_a_pin_that_is_no_version_is_refused_while_the_others_serve(store: Store, serve) -> None:
+def test_hot_swap_refuses_invalid_pin(store: Store, serve: Callable[..., TestClient]) -> None:
     client = serve(pins={f"{TASK}/dense": "newest"})
     (refused,) = client.get("/v1/models").json()["refused"]
     assert "'newest' is not a version" in refused["reason"]
@@ -196,12 +226,16 @@ class Vanishing(Store):
         return ["gone", *super().tasks()]
 
 
-def test_a_task_that_goes_away_meanwhile_is_no_fault(store: Store) -> None:
+def test_read_desired_state_task_deleted_meanwhile(store: Store) -> None:
     assert read_desired_state(Vanishing(store.root), {}).defaults == {TASK: "dense"}
 
 
-def test_the_store_is_watched_whatever_a_look_ends_with(
-    store: Store, newer: Bundle, serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_hot_swap_polling_survives_errors(
+    store: Store,
+    newer: Bundle,
+    serve: Callable[..., TestClient],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     client, looks = serve(watch_seconds=0.01), threading.Semaphore(0)
 
@@ -219,7 +253,7 @@ def test_the_store_is_watched_whatever_a_look_ends_with(
     assert caplog.text.count("could not be read") == 1
 
 
-def test_a_first_look_that_fails_keeps_nothing_from_being_closed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hot_swap_close_after_failed_first_poll(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     looked, closed = threading.Event(), threading.Event()
 
     def fail(*_: object) -> None:

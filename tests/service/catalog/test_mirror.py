@@ -3,7 +3,7 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sparserve.models.bundle.manifest import Machine, Measurement
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
 from sparserve.service.catalog.mirror import KEPT_VERSIONS, Mirror
+from sparserve.service.core import ServingCore
 from tests.support.tiny_bundles import TASK, graph, publish
 
 URL = "memory://bucket/store"
@@ -59,7 +60,7 @@ def newer(origin: Store, seed: int) -> Bundle:
     return publish(origin, variant="dense", model=graph(seed=seed))
 
 
-def test_a_mirror_is_the_same_store(files, origin: Store, local: Store) -> None:
+def test_mirror_equals_the_original(files: Any, origin: Store, local: Store) -> None:
     origin.set_default_variant(TASK, "sparse90")
     (origin.root / TASK / "report.json").write_text("{}")
     upload(files, origin)
@@ -67,7 +68,9 @@ def test_a_mirror_is_the_same_store(files, origin: Store, local: Store) -> None:
     assert content(local) == content(origin)
 
 
-def test_only_what_is_new_is_fetched(files, origin: Store, local: Store, monkeypatch) -> None:
+def test_mirror_fetches_only_new_bundles(
+    files: Any, origin: Store, local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upload(files, origin)
     mirror = Mirror(URL, local)
     mirror.sync({})
@@ -89,7 +92,9 @@ def test_only_what_is_new_is_fetched(files, origin: Store, local: Store, monkeyp
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "no manifest", "not json"])
-def test_a_bundle_that_is_not_whole_moves_no_pointer(files, origin: Store, local: Store, damage: str, caplog) -> None:
+def test_mirror_incomplete_bundle_moves_no_pointer(
+    files: Any, origin: Store, local: Store, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     upload(files, origin)
     mirror = Mirror(URL, local)
     mirror.sync({})
@@ -117,7 +122,7 @@ def test_a_bundle_that_is_not_whole_moves_no_pointer(files, origin: Store, local
     assert local.current(TASK, "dense") == bundle.manifest.version
 
 
-def test_what_is_gone_there_is_served_no_more(files, origin: Store, local: Store) -> None:
+def test_mirror_drops_deleted_variants(files: Any, origin: Store, local: Store) -> None:
     upload(files, origin)
     mirror = Mirror(URL, local)
     mirror.sync({})
@@ -126,7 +131,7 @@ def test_what_is_gone_there_is_served_no_more(files, origin: Store, local: Store
     assert local.variants(TASK) == ["dense"]
 
 
-def test_old_versions_are_deleted_but_those_that_are_wanted(files, origin: Store, local: Store) -> None:
+def test_mirror_prunes_old_versions(files: Any, origin: Store, local: Store) -> None:
     first = origin.current(TASK, "dense")
     mirror = Mirror(URL, local)
     for seed in range(5):
@@ -138,7 +143,7 @@ def test_old_versions_are_deleted_but_those_that_are_wanted(files, origin: Store
     assert {first, local.current(TASK, "dense")} <= set(versions)
 
 
-def test_versions_are_in_the_order_of_their_publication(files, origin: Store, local: Store) -> None:
+def test_mirror_keeps_publication_order(files: Any, origin: Store, local: Store) -> None:
     versions = [origin.current(TASK, "dense"), newer(origin, 7).manifest.version, newer(origin, 8).manifest.version]
     upload(files, origin)
     manifests = [f"/bucket/store/{TASK}/dense/{version}/manifest.json" for version in versions]
@@ -153,8 +158,8 @@ def test_versions_are_in_the_order_of_their_publication(files, origin: Store, lo
     assert local.version_before(TASK, "dense", versions[2], {versions[1]: 2000}) == versions[1]
 
 
-def test_where_the_files_have_no_time_the_measurement_has(
-    files, origin: Store, local: Store, monkeypatch: pytest.MonkeyPatch
+def test_mirror_uses_measurement_time_without_file_times(
+    files: Any, origin: Store, local: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(path: str) -> None:
         raise NotImplementedError
@@ -172,7 +177,9 @@ def test_where_the_files_have_no_time_the_measurement_has(
     assert local.tasks() == [TASK]
 
 
-def test_what_stays_damaged_is_told_once(files, origin: Store, local: Store, caplog) -> None:
+def test_mirror_logs_damaged_bundle_once(
+    files: Any, origin: Store, local: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     files.pipe_file(f"/bucket/store/{TASK}/dense/current", b"0123456789abcdef")
     mirror = Mirror(URL, local)
     for _ in range(3):
@@ -180,7 +187,7 @@ def test_what_stays_damaged_is_told_once(files, origin: Store, local: Store, cap
     assert caplog.text.count("is not mirrored") == 1
 
 
-def test_names_that_are_none_are_left_out(files, origin: Store, local: Store) -> None:
+def test_mirror_ignores_invalid_names(files: Any, origin: Store, local: Store) -> None:
     upload(files, origin)
     files.pipe_file("/bucket/store/Not A Task/dense/current", b"0123456789abcdef")
     files.pipe_file(f"/bucket/store/{TASK}/wrong/current", b"../../etc")
@@ -192,14 +199,14 @@ def test_names_that_are_none_are_left_out(files, origin: Store, local: Store) ->
     assert not local.has_default(TASK)
 
 
-def test_a_url_that_cannot_be_read_is_told_without_its_password(files, local: Store) -> None:
+def test_mirror_errors_hide_the_password(files: Any, local: Store) -> None:
     with pytest.raises(OSError, match="memory://bucket/none cannot be read"):
         Mirror("memory://user:secret@bucket/none", local).sync({})
     with pytest.raises(StoreError, match="store_url nothing://x"):
         Mirror("nothing://me:secret@x", local)
 
 
-def test_a_url_of_no_known_kind_is_told_at_the_start(local: Store) -> None:
+def test_mirror_unknown_url_fails_at_start(local: Store) -> None:
     command = [
         sys.executable,
         "-m",
@@ -215,7 +222,14 @@ def test_a_url_of_no_known_kind_is_told_at_the_start(local: Store) -> None:
     assert "secret" not in ended.stderr
 
 
-def test_the_service_follows_a_url(files, origin: Store, local: Store, serve, service_of, caplog) -> None:
+def test_mirror_service_follows_a_url(
+    files: Any,
+    origin: Store,
+    local: Store,
+    serve: Callable[..., TestClient],
+    service_of: Callable[[TestClient], ServingCore],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
     upload(files, origin)
     client: TestClient = serve(store=local.root, store_url=URL, watch_seconds=0)
@@ -238,7 +252,7 @@ def test_the_service_follows_a_url(files, origin: Store, local: Store, serve, se
     assert other.get("/readyz").status_code == 200
 
 
-def test_a_url_that_was_never_reached_is_the_reason_not_to_be_ready(files, local: Store, serve) -> None:
+def test_mirror_unreachable_url_is_not_ready(files: Any, local: Store, serve: Callable[..., TestClient]) -> None:
     client: TestClient = serve(store=local.root, store_url=URL, watch_seconds=0)
     ready = client.get("/readyz")
     assert ready.status_code == 503

@@ -69,7 +69,7 @@ def hanging(tmp_path: Path) -> Iterator[str]:
     os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # whoever reads has read the end
 
 
-def test_a_version_that_only_the_url_has_can_be_promoted_and_rolled_back(published: list[str], follow: Follow) -> None:
+def test_mirror_thread_fetches_promoted_version(published: list[str], follow: Follow) -> None:
     catalog = follow()
     assert catalog.store.versions(TASK, "dense") == [published[3]]
     assert catalog.pin(TASK, "dense", published[1]).manifest.version == published[1]
@@ -80,12 +80,12 @@ def test_a_version_that_only_the_url_has_can_be_promoted_and_rolled_back(publish
     assert catalog.rollback(TASK, "dense").manifest.version == published[2]
 
 
-def test_a_version_is_rolled_back_to_the_one_that_was_published_before(published: list[str], follow: Follow) -> None:
+def test_rollback_uses_publication_order(published: list[str], follow: Follow) -> None:
     catalog = follow(pins={f"{TASK}/dense": published[1]})
     assert catalog.rollback(TASK, "dense").manifest.version == published[0]
 
 
-def test_without_the_url_what_was_mirrored_is_rolled_back_to(
+def test_rollback_without_url_uses_mirrored_versions(
     published: list[str], store: Store, follow: Follow, caplog: pytest.LogCaptureFixture
 ) -> None:
     catalog = follow(pins={f"{TASK}/dense": published[1]})
@@ -97,20 +97,20 @@ def test_without_the_url_what_was_mirrored_is_rolled_back_to(
 
 
 @pytest.mark.parametrize("version", ["0" * 16, "../../etc"])
-def test_a_version_that_nobody_has_is_refused(follow: Follow, version: str) -> None:
+def test_pin_unknown_version(follow: Follow, version: str) -> None:
     catalog = follow()
     with pytest.raises(InvalidRequest, match=r"has no version|it has no manifest\.json at file://"):
         catalog.pin(TASK, "dense", version)
 
 
-def test_the_default_variant_is_not_changed_in_a_mirror(store: Store, follow: Follow) -> None:
+def test_make_default_is_refused_in_a_mirror(store: Store, follow: Follow) -> None:
     catalog = follow()
     with pytest.raises(InvalidRequest, match=r"the store mirrors file://.*sparserve bundles default"):
         catalog.make_default(TASK, "sparse90")
     assert not catalog.store.has_default(TASK)
 
 
-def test_a_version_that_is_served_is_not_deleted(published: list[str], store: Store, follow: Follow) -> None:
+def test_mirror_keeps_served_version(published: list[str], store: Store, follow: Follow) -> None:
     """The newer ones are refused: of no use for going back to."""
     for version in published[1:]:
         folder = store.folder(TASK, "dense", version)
@@ -124,7 +124,7 @@ def test_a_version_that_is_served_is_not_deleted(published: list[str], store: St
     assert published[0] in catalog.store.versions(TASK, "dense")
 
 
-def test_a_url_that_hangs_keeps_nobody_waiting(store: Store, newer: Any, hanging: str, monkeypatch: Any) -> None:
+def test_mirror_thread_hanging_url_times_out(store: Store, newer: Any, hanging: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(mirror_thread, "MIRROR_TIMEOUT_SECONDS", 0.05)
     settings = Settings(store=store.root, store_url=hanging, threads=1, watch_seconds=0, admin_without_key=True)
     with TestClient(create_app(settings)) as client:
@@ -138,12 +138,12 @@ def test_a_url_that_hangs_keeps_nobody_waiting(store: Store, newer: Any, hanging
         assert "takes long to answer: try again" in elsewhere.json()["error"]
 
 
-def test_a_url_that_hangs_at_the_first_start_is_the_reason_not_to_be_ready(tmp_path: Path, hanging: str) -> None:
+def test_mirror_thread_hanging_url_at_first_start(tmp_path: Path, hanging: str) -> None:
     with TestClient(create_app(Settings(store=tmp_path / "none", store_url=hanging, threads=1))) as client:
         wait_until(lambda: "being read for the first time" in client.get("/readyz").json()["detail"], "the reason")
 
 
-def test_a_process_whose_url_hangs_starts_and_stops(store: Store, hanging: str) -> None:
+def test_mirror_thread_hanging_url_process_stops(store: Store, hanging: str) -> None:
     with running(store.root, "--store-url", hanging) as service:
         assert service.ask(f"{DENSE}/classify", "POST", {"inputs": "good film"})[0] == 200
         assert service.stop() == 0

@@ -11,7 +11,7 @@ from sparserve.service.experiments.agreement import RunningAgreement, RunningMea
 
 @settings(deadline=None)
 @given(st.integers(1, 400), st.data(), st.sampled_from([0.5, 0.9, 0.95, 0.999]))
-def test_the_interval_is_wilsons(inputs: int, data: st.DataObject, confidence: float) -> None:
+def test_running_agreement_wilson_interval(inputs: int, data: st.DataObject, confidence: float) -> None:
     agreed = data.draw(st.integers(0, inputs))
     expected = stats.binomtest(agreed, inputs).proportion_ci(confidence, method="wilson")
     low, high = RunningAgreement(inputs=inputs, agreed=agreed).interval(confidence)
@@ -20,7 +20,7 @@ def test_the_interval_is_wilsons(inputs: int, data: st.DataObject, confidence: f
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=50))
-def test_the_running_mean_is_the_mean(values: list[float]) -> None:
+def test_running_mean_matches_mean(values: list[float]) -> None:
     running = RunningMean()
     for value in values:
         running.add(value)
@@ -30,7 +30,7 @@ def test_the_running_mean_is_the_mean(values: list[float]) -> None:
     assert (interval[1] - interval[0]) / 2 == pytest.approx(1.959964 * stats.sem(values), rel=1e-5, abs=1e-9)
 
 
-def test_nothing_seen_says_nothing() -> None:
+def test_running_agreement_empty() -> None:
     nothing = RunningAgreement()
     assert nothing.rate is None
     assert nothing.interval() == (0.0, 1.0)
@@ -38,13 +38,13 @@ def test_nothing_seen_says_nothing() -> None:
     assert RunningMean().interval() is None
 
 
-def test_a_level_is_missed_only_with_enough_evidence() -> None:
+def test_running_agreement_is_below_needs_evidence() -> None:
     assert not RunningAgreement(inputs=10, agreed=8).is_below(0.95, 0.99)
     assert RunningAgreement(inputs=1000, agreed=800).is_below(0.95, 0.99)
     assert not RunningAgreement(inputs=1000, agreed=990).is_below(0.95, 0.99)
 
 
-def test_answers_are_counted_input_by_input() -> None:
+def test_running_agreement_counts_inputs() -> None:
     one = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]], dtype=np.float32)
     other = np.array([[0.8, 0.2], [0.6, 0.4], [0.5, 0.5]], dtype=np.float32)
     seen = RunningAgreement()
@@ -55,7 +55,7 @@ def test_answers_are_counted_input_by_input() -> None:
     assert seen.drift.mean == pytest.approx(0.1, abs=1e-6)
 
 
-def test_what_agreeing_means_depends_on_the_task() -> None:
+def test_same_prediction_by_problem_type() -> None:
     one, other = np.array([[0.6, 0.7]], dtype=np.float32), np.array([[0.9, 0.4]], dtype=np.float32)
     assert same_prediction("regression", one, other) is None
     assert same_prediction("multi_label_classification", one, other).tolist() == [False]
@@ -63,7 +63,7 @@ def test_what_agreeing_means_depends_on_the_task() -> None:
     assert same_prediction("single_label_classification", one, other).tolist() == [False]
 
 
-def test_what_is_said_of_an_input_is_what_is_compared() -> None:
+def test_predicted_label_by_problem_type() -> None:
     labels, scores = ("toxic", "rude", "spam"), np.array([0.7, 0.2, 0.5])
     assert predicted_label("single_label_classification", labels, scores) == "toxic"
     assert predicted_label("multi_label_classification", labels, scores) == "toxic, spam"

@@ -54,7 +54,7 @@ def positions(url: str) -> list[int]:
     return found
 
 
-def test_rows_are_there_when_it_is_closed(url: str) -> None:
+def test_disagreements_close_writes_rows(url: str) -> None:
     database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
     for position in range(250):
         database.add(row(position, text="some text" if position else None))
@@ -66,7 +66,7 @@ def test_rows_are_there_when_it_is_closed(url: str) -> None:
     assert (newest.text, newest.reference_label, newest.difference) == ("some text", "good", 0.5)
 
 
-def test_the_oldest_rows_go(url: str) -> None:
+def test_disagreements_delete_oldest_rows(url: str) -> None:
     for begin in (0, 10):
         database = Disagreements(url, capacity=5, days=1, metrics=Metrics())
         for position in range(begin, begin + 10):
@@ -79,7 +79,7 @@ def test_the_oldest_rows_go(url: str) -> None:
     assert 1 not in positions(url)
 
 
-def test_expired_rows_are_not_shown(url: str) -> None:
+def test_disagreements_hide_expired_rows(url: str) -> None:
     writer = Disagreements(url, capacity=1000, days=3, metrics=Metrics())
     writer.write_now([row(1, at=datetime.now(UTC) - timedelta(days=2)), row(2)])
     reader = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
@@ -88,7 +88,7 @@ def test_expired_rows_are_not_shown(url: str) -> None:
     writer.close()
 
 
-def test_expired_rows_go_at_the_start_without_a_new_one(url: str) -> None:
+def test_disagreements_purge_at_start(url: str) -> None:
     before = Disagreements(url, capacity=1000, days=3, metrics=Metrics())
     before.write_now([row(1, at=datetime.now(UTC) - timedelta(days=2), text="a text"), row(2)])
     before.close()
@@ -96,7 +96,7 @@ def test_expired_rows_go_at_the_start_without_a_new_one(url: str) -> None:
     assert positions(url) == [2]
 
 
-def test_expired_rows_go_while_nothing_is_added(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disagreements_purge_periodically(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disagreements, "PURGE_SECONDS", 0.01)
     database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
     database.write_now([row(1), row(2)])
@@ -113,7 +113,7 @@ def test_expired_rows_go_while_nothing_is_added(url: str, monkeypatch: pytest.Mo
     database.close()
 
 
-def test_times_are_in_utc(url: str) -> None:
+def test_disagreements_times_are_in_utc(url: str) -> None:
     database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
     at = datetime.now(timezone(timedelta(hours=5)))
     database.write_now([row(at=at)])
@@ -122,27 +122,25 @@ def test_times_are_in_utc(url: str) -> None:
     database.close()
 
 
-def test_a_text_with_nul_can_be_stored_anywhere() -> None:
+def test_database_values_replace_nul() -> None:
     kept = database_values(row(text="a\0b", text_pair="\0", reference_label="l\0", task="t"))
     assert (kept["text"], kept["text_pair"], kept["reference_label"]) == ("a\ufffdb", "\ufffd", "l\ufffd")
     assert (kept["task"], kept["difference"]) == ("t", 0.5)
 
 
-def test_a_row_goes_into_the_database_as_it_can_be_stored(url: str) -> None:
+def test_disagreements_write_storable_values(url: str) -> None:
     database = Disagreements(url, capacity=1000, days=1, metrics=Metrics())
     database.write_now([row(text="a\0b")])
     assert [one.text for one in database.recent("t", 1)] == ["a\ufffdb"]
     database.close()
 
 
-def test_without_a_row_there_is_no_database(url: str, tmp_path: Path) -> None:
+def test_disagreements_create_no_database_without_rows(url: str, tmp_path: Path) -> None:
     Disagreements(url, capacity=5, days=1, metrics=Metrics()).close()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_database_that_cannot_be_written_costs_rows_and_one_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_disagreements_unwritable_database_logs_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
     database = Disagreements(f"sqlite:///{tmp_path}/missing/rows.db", capacity=5, days=1, metrics=metrics)
     for position in range(3):
@@ -155,7 +153,7 @@ def test_a_database_that_cannot_be_written_costs_rows_and_one_line(
     assert database.recent("t", 5) == []
 
 
-def test_a_database_that_comes_back_is_written_again(
+def test_disagreements_database_recovers(
     url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -175,9 +173,7 @@ def test_a_database_that_comes_back_is_written_again(
     database.close()
 
 
-def test_a_database_that_takes_some_rows_and_not_others_is_one_fault(
-    url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_disagreements_intermittent_fault_logs_once(url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     database = Disagreements(url, capacity=50, days=1, metrics=Metrics())
     for position in range(6):
@@ -187,7 +183,7 @@ def test_a_database_that_takes_some_rows_and_not_others_is_one_fault(
     database.close()
 
 
-def test_too_many_at_once_are_dropped_and_counted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disagreements_full_queue_drops_and_counts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics()
     database = Disagreements(url, capacity=10_000, days=1, metrics=metrics)
     monkeypatch.setattr(database, "_write", lambda: None)  # a writer that has stopped
@@ -196,7 +192,7 @@ def test_too_many_at_once_are_dropped_and_counted(url: str, monkeypatch: pytest.
     assert lost(metrics) == 5
 
 
-def test_a_full_disk_costs_rows_and_the_rows_before_stay(url: str) -> None:
+def test_disagreements_full_disk_keeps_old_rows(url: str) -> None:
     metrics = Metrics()
     database = Disagreements(url, capacity=10_000, days=1, metrics=metrics)
     database.write_now([row(1)])
@@ -213,7 +209,7 @@ def test_a_full_disk_costs_rows_and_the_rows_before_stay(url: str) -> None:
     database.close()
 
 
-def test_a_driver_that_is_missing_ends_no_writer(caplog: pytest.LogCaptureFixture) -> None:
+def test_disagreements_missing_driver(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
     database = Disagreements("mysql+missing_driver://x/y", capacity=5, days=1, metrics=metrics)
     database.add(row(1))
@@ -226,7 +222,7 @@ def test_a_driver_that_is_missing_ends_no_writer(caplog: pytest.LogCaptureFixtur
     assert "uncaught exception" not in caplog.text
 
 
-def test_a_database_that_hangs_is_not_waited_for(
+def test_disagreements_hanging_database_close(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(disagreements, "CLOSE_SECONDS", 0.1)
@@ -243,5 +239,5 @@ def test_a_database_that_hangs_is_not_waited_for(
         assert "does not answer" in caplog.text
     other.dispose()
     assert database._thread
-    database._queue.put(None)  # the lock is gone and the writer goes on: a process would have ended before
+    database._queue.put(None)  # the lock is released and the writer continues: a process would have ended before
     database._thread.join(30)

@@ -1,4 +1,4 @@
-"""Which inputs have been counted already: copies are not new, and what is remembered is bounded."""
+"""Distinct inputs: copies are not new, and the memory is bounded."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,19 +11,19 @@ def inputs(*texts: str) -> list[TextInput]:
     return [TextInput(text=text) for text in texts]
 
 
-def test_copies_are_not_new_in_a_request_or_in_the_next_one() -> None:
+def test_distinct_inputs_copies_are_not_new() -> None:
     known = DistinctInputs()
     assert known.add(inputs("a", "a", "b", "a")).tolist() == [True, False, True, False]
     assert known.add(inputs("b", "c")).tolist() == [False, True]
 
 
-def test_a_pair_is_another_input_than_its_text_alone_or_parted_elsewhere() -> None:
+def test_distinct_inputs_pairs_differ_from_texts() -> None:
     pairs = [TextInput(text=text, text_pair=pair) for text, pair in [("ab", None), ("ab", ""), ("a", "b"), ("", "ab")]]
     assert DistinctInputs().add(pairs).all()
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=40), st.integers(1, 5))
-def test_an_input_is_known_while_it_is_among_the_last_new_ones(sent: list[str], most: int) -> None:
+def test_distinct_inputs_capacity(sent: list[str], most: int) -> None:
     known, remembered = DistinctInputs(most), list[str]()
     for text in sent:
         assert known.add(inputs(text)).tolist() == [text not in remembered]

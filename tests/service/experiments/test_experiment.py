@@ -1,4 +1,4 @@
-"""What an experiment counts, and when it is stopped."""
+"""Counts of an experiment, and its guard."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -39,7 +39,7 @@ def inputs(*texts: str) -> list[TextInput]:
     return [TextInput(text=text) for text in texts]
 
 
-def test_every_text_is_counted_once(engine: Engine) -> None:
+def test_experiment_counts_each_text_once(engine: Engine) -> None:
     seen = experiment()
     same = seen.add(arm(engine, [0, 0, 1]), arm(engine, [0, 0, 0]), inputs("a", "a", "b"))
     assert same.tolist() == [True, True, False]
@@ -48,23 +48,23 @@ def test_every_text_is_counted_once(engine: Engine) -> None:
     assert seen.agreement.drift.count == 3
 
 
-def test_copies_stop_no_candidate_and_as_many_texts_do(engine: Engine) -> None:
+def test_experiment_guard_ignores_copies(engine: Engine) -> None:
     seen = experiment(Guard(agreement=0.9, confidence=0.99, inputs=5))
     seen.add(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*["a"] * 50))
     assert not seen.apply_guard() and seen.stopped is None
     seen.add(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*map(str, range(50))))
     assert seen.apply_guard()
     assert seen.stopped == "agreement is under 0.9 with 99 % confidence: 0 of 51 inputs"
-    assert not seen.apply_guard()  # it is told once
+    assert not seen.apply_guard()  # reported once
 
 
-def test_without_a_guard_nothing_is_stopped(engine: Engine) -> None:
+def test_experiment_without_guard_never_stops(engine: Engine) -> None:
     seen = experiment()
     seen.add(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*map(str, range(50))))
     assert not seen.apply_guard() and seen.stopped is None
 
 
-def test_a_request_is_charged_its_own_part_of_its_batches(engine: Engine) -> None:
+def test_experiment_charges_own_share_of_batches(engine: Engine) -> None:
     seen = experiment()
     for part in (0.25, 0.75):
         shared, alone = arm(engine, [0, 0], batch_seconds=4.0, part=part), arm(engine, [0, 0], batch_seconds=3.0)

@@ -1,12 +1,14 @@
 """What an experiment may be, and who begins and ends one."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.store import Store
+from sparserve.service.core import ServingCore
 from tests.support.service.live_traffic import COMPARE, ask, settle
 from tests.support.tiny_bundles import TASK, graph, publish
 
@@ -16,7 +18,9 @@ def store(rivals: Store) -> Store:
     return rivals
 
 
-def test_experiments_begin_and_end_while_the_service_runs(serve, service_of) -> None:
+def test_experiments_begin_and_end_while_the_service_runs(
+    serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client: TestClient = serve(admin_without_key=True)
     assert client.get(COMPARE).status_code == 404
     policy = {"mode": "split", "candidate": "rival", "share": 1}
@@ -50,7 +54,9 @@ def test_experiments_begin_and_end_while_the_service_runs(serve, service_of) -> 
         ({"more": 1}, 422, "more"),
     ],
 )
-def test_a_policy_that_cannot_be_is_refused(serve, policy: dict[str, Any], status: int, message: str) -> None:
+def test_experiments_refuse_invalid_policy(
+    serve: Callable[..., TestClient], policy: dict[str, Any], status: int, message: str
+) -> None:
     client: TestClient = serve(admin_without_key=True)
     answer = client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5, **policy})
     assert answer.status_code == status
@@ -58,7 +64,7 @@ def test_a_policy_that_cannot_be_is_refused(serve, policy: dict[str, Any], statu
     assert client.get(COMPARE).status_code == 404
 
 
-def test_a_candidate_with_other_labels_is_refused(serve, store: Store) -> None:
+def test_experiments_refuse_other_labels(serve: Callable[..., TestClient], store: Store) -> None:
     publish(store, variant="other", model=graph(seed=1), labels=("no", "yes"))
     client: TestClient = serve(admin_without_key=True)
     answer = client.put(COMPARE, json={"mode": "shadow", "candidate": "other", "share": 0.5})
@@ -66,7 +72,7 @@ def test_a_candidate_with_other_labels_is_refused(serve, store: Store) -> None:
     assert "other labels" in answer.json()["detail"]
 
 
-def test_experiments_are_for_administrators(experiment) -> None:
+def test_experiments_are_for_administrators(experiment: Callable[..., TestClient]) -> None:
     client = experiment("shadow", "twin", admin_without_key=False)
     assert client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5}).status_code == 403
     assert client.delete(COMPARE).status_code == 403

@@ -1,6 +1,7 @@
 """Candidates beside default variants on live traffic."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def store(rivals: Store) -> Store:
     return rivals
 
 
-def test_in_the_shadow_the_default_answers_and_the_candidate_is_compared(experiment, service_of) -> None:
+def test_shadow_default_answers_and_candidate_is_compared(
+    experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = experiment("shadow", "twin")
     for text in TEXTS:
         assert ask(client, text)["model"]["variant"] == "dense"
@@ -38,7 +41,9 @@ def test_in_the_shadow_the_default_answers_and_the_candidate_is_compared(experim
     assert f'sparserve_experiment_inputs{{candidate="twin",task="{TASK}"}} 6.0' in client.get("/metrics").text
 
 
-def test_the_latency_of_both_has_intervals_and_histograms(experiment, service_of) -> None:
+def test_experiment_latency_intervals_and_histograms(
+    experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = experiment("shadow", "twin")
     for text in TEXTS:
         ask(client, text, text)
@@ -53,7 +58,9 @@ def test_the_latency_of_both_has_intervals_and_histograms(experiment, service_of
         assert f"sparserve_experiment_input_duration_seconds_count{labels} 6.0" in metrics
 
 
-def test_disagreements_are_kept_without_their_texts(experiment, service_of) -> None:
+def test_experiment_disagreements_without_texts(
+    experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = experiment("shadow", "rival")
     answer = ask(client, *TEXTS, **{"X-Request-Id": "the-request"})
     compared = client.post(f"/v1/models/{TASK}/compare", json={"inputs": TEXTS, "variants": ["dense", "rival"]}).json()
@@ -69,14 +76,18 @@ def test_disagreements_are_kept_without_their_texts(experiment, service_of) -> N
     assert found["agreement"]["value"] == pytest.approx(1 - len(apart) / len(TEXTS))
 
 
-def test_texts_are_kept_only_when_switched_on(experiment, service_of) -> None:
+def test_experiment_disagreements_with_texts(
+    experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = experiment("shadow", "rival", disagreements_texts=True)
     ask(client, *TEXTS)
     rows = written(client, service_of(client), 1)
     assert all(row["text"] == TEXTS[row["position"]] for row in rows)
 
 
-def test_a_split_is_sticky_by_its_key_and_near_its_share(experiment, service_of) -> None:
+def test_split_is_sticky_by_key(
+    experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = experiment("split", "twin", share=0.3)
     answered = {key: ask(client, "good", **{"X-Routing-Key": key})["model"]["variant"] for key in map(str, range(60))}
     for key, variant in answered.items():
@@ -90,19 +101,21 @@ def test_a_split_is_sticky_by_its_key_and_near_its_share(experiment, service_of)
     assert found["inputs"] + found["repeated_inputs"] == 2 * list(answered.values()).count("twin")
 
 
-def test_places_are_even() -> None:
+def test_traffic_position_is_uniform() -> None:
     places = [traffic_position("t", "one", str(key)) for key in range(2000)]
     assert sum(place < 0.1 for place in places) == pytest.approx(200, abs=50)
     assert all(0 <= traffic_position("t", "one", None) < 1 for _ in range(100))
 
 
-def test_the_next_candidate_is_for_other_clients() -> None:
+def test_traffic_position_depends_on_candidate() -> None:
     first = {key for key in map(str, range(2000)) if traffic_position("t", "one", key) < 0.1}
     second = {key for key in map(str, range(2000)) if traffic_position("t", "two", key) < 0.1}
     assert len(first & second) == pytest.approx(20, abs=15)
 
 
-def test_requests_that_name_a_variant_take_no_part(experiment, service_of) -> None:
+def test_experiment_ignores_requests_that_name_a_variant(
+    experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = experiment("split", "twin")
     answer = client.post(f"/v1/models/{TASK}/dense/classify", json={"inputs": "good"}).json()
     assert answer["model"]["variant"] == "dense"
@@ -110,7 +123,11 @@ def test_requests_that_name_a_variant_take_no_part(experiment, service_of) -> No
     assert client.get(COMPARE).json()["inputs"] == 0
 
 
-def test_the_guard_takes_a_candidate_off_once_it_is_sure(experiment, service_of, caplog) -> None:
+def test_guard_stops_candidate(
+    experiment: Callable[..., TestClient],
+    service_of: Callable[[TestClient], ServingCore],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     guard = {"agreement": 0.99, "confidence": 0.95, "inputs": 30}
     client = experiment("split", "rival", guard=guard)
     service = service_of(client)
@@ -125,7 +142,9 @@ def test_the_guard_takes_a_candidate_off_once_it_is_sure(experiment, service_of,
     assert "sparserve_experiments_stopped_total" in client.get("/metrics").text
 
 
-def test_one_text_takes_no_candidate_off_however_often_it_is_sent(experiment, service_of) -> None:
+def test_guard_ignores_repeated_text(
+    experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = experiment("split", "rival", guard={"agreement": 0.9, "confidence": 0.95, "inputs": 2})
     text = differing(client)[0]
     for copies in (256, 1, 1):
@@ -136,8 +155,11 @@ def test_one_text_takes_no_candidate_off_however_often_it_is_sent(experiment, se
     assert ask(client, text)["model"]["variant"] == "rival"
 
 
-def test_a_version_that_takes_the_place_of_one_that_was_taken_off_is_tried(
-    experiment, service_of, store: Store, caplog: pytest.LogCaptureFixture
+def test_experiment_restarts_with_new_version(
+    experiment: Callable[..., TestClient],
+    service_of: Callable[[TestClient], ServingCore],
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     guard = {"agreement": 0.9, "confidence": 0.95, "inputs": 10}
@@ -157,7 +179,9 @@ def test_a_version_that_takes_the_place_of_one_that_was_taken_off_is_tried(
     assert caplog.text.count("statistics restart") == 1
 
 
-def test_what_was_asked_of_one_candidate_does_not_count_for_the_next(serve, service_of) -> None:
+def test_experiment_replaced_meanwhile(
+    serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client: TestClient = serve()
     service: ServingCore = service_of(client)
     rival = Policy(mode="split", candidate="rival", share=1)
@@ -167,7 +191,7 @@ def test_what_was_asked_of_one_candidate_does_not_count_for_the_next(serve, serv
     async def replaced_meanwhile() -> None:
         service.experiments.begin(TASK, rival)
         asked = asyncio.create_task(service.classify(TASK, None, inputs, RequestOptions()))
-        await asyncio.sleep(0)  # it has its route, and no answer before the loop goes on
+        await asyncio.sleep(0)  # it has its route, but no answer yet
         service.experiments.begin(TASK, twin)
         assert (await asked).engine.ref.variant == "rival"
         await service.experiments.settled()
@@ -188,12 +212,16 @@ def test_what_was_asked_of_one_candidate_does_not_count_for_the_next(serve, serv
         assert "sparserve_experiment_inputs{" not in client.get("/metrics").text
 
 
-def test_a_start_tells_that_what_was_taken_off_before_takes_part(experiment, caplog: pytest.LogCaptureFixture) -> None:
+def test_experiment_warns_of_guard_after_restart(
+    experiment: Callable[..., TestClient], caplog: pytest.LogCaptureFixture
+) -> None:
     experiment("split", "twin", guard={"agreement": 0.9})
     assert "twin takes part even if the guard stopped it before" in caplog.text
 
 
-def test_the_guard_leaves_a_good_candidate_alone(experiment, service_of) -> None:
+def test_guard_keeps_good_candidate(
+    experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client = experiment("split", "twin", guard={"agreement": 0.9, "inputs": 5})
     for _ in range(5):
         ask(client, *TEXTS)
@@ -202,7 +230,9 @@ def test_the_guard_leaves_a_good_candidate_alone(experiment, service_of) -> None
 
 
 @pytest.mark.parametrize("mode", ["split", "shadow"])
-def test_a_candidate_that_fails_costs_no_client_an_answer_and_is_left_out(mode, store, experiment, service_of) -> None:
+def test_experiment_failing_candidate_falls_back(
+    mode: str, store: Store, experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     publish(store, variant="failing", model=short_sighted())
     client = experiment(mode, "failing", watch_seconds=0)  # no reload meanwhile
     for _ in range(FAILURES_IN_ROW + 2):
@@ -215,25 +245,27 @@ def test_a_candidate_that_fails_costs_no_client_an_answer_and_is_left_out(mode, 
     assert f"sparserve_experiment_not_compared_total{labels} {FAILURES_IN_ROW}.0" in metrics
 
 
-def test_what_alerts_look_for_an_increase_of_is_there_from_the_beginning(experiment) -> None:
+def test_experiment_counters_start_at_zero(experiment: Callable[..., TestClient]) -> None:
     metrics = experiment("split", "rival").get("/metrics").text
     assert f'sparserve_experiments_stopped_total{{candidate="rival",task="{TASK}"}} 0.0' in metrics
     assert f'sparserve_batches_failed_total{{task="{TASK}",variant="rival"}} 0.0' in metrics
 
 
-def test_a_candidate_that_does_not_serve_changes_nothing(experiment) -> None:
+def test_experiment_missing_candidate(experiment: Callable[..., TestClient]) -> None:
     client = experiment("split", "missing")
     assert ask(client, "good")["model"]["variant"] == "dense"
 
 
-def test_a_task_without_experiment_says_so(experiment) -> None:
+def test_experiment_unknown_task(experiment: Callable[..., TestClient]) -> None:
     client = experiment("shadow", "twin")
     answer = client.get("/v1/compare/other")
     assert answer.status_code == 404
     assert TASK in answer.json()["detail"]
 
 
-def test_a_database_that_is_gone_stops_no_answer(experiment, service_of, tmp_path: Path) -> None:
+def test_experiment_missing_database(
+    experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore], tmp_path: Path
+) -> None:
     client = experiment("shadow", "rival", disagreements_url=f"sqlite:///{tmp_path}/missing/x.db")
     ask(client, *TEXTS)
     settle(client, service_of(client))
@@ -241,7 +273,9 @@ def test_a_database_that_is_gone_stops_no_answer(experiment, service_of, tmp_pat
     assert client.get(COMPARE).json()["inputs"] == len(TEXTS)
 
 
-def test_background_comparisons_are_bounded(experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_background_comparisons_are_bounded(
+    experiment: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(traffic, "MAX_BACKGROUND_COMPARISONS", 0)
     client = experiment("shadow", "twin")
     ask(client, "good")

@@ -16,7 +16,7 @@ LATENCIES = {"a": LatencyModel(), "b": LatencyModel(0.1, 0.05)}
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Requests come, are given up and leave in batches while a clock of our own goes on."""
+    """Requests arrive, are cancelled and leave in batches while a fake clock advances."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ def lengths_of(queue: BatchQueue, now: float = 0.0) -> list[int]:
     return [item.length for item in batch.items]
 
 
-def test_a_batch_is_of_similar_lengths_and_full() -> None:
+def test_batch_queue_batch_has_similar_lengths() -> None:
     queue = BatchQueue(budget=40, window_seconds=1.0)
     queue.add(Ticket("a", [10, 2, 11, 40, 9, 2, 8], 0.0))
     # With the first: [9, 10, 11] are 30 tokens, [2, 8, 9, 10] only 29.
@@ -128,7 +128,7 @@ def test_a_batch_is_of_similar_lengths_and_full() -> None:
     assert queue.take(0.0) is None
 
 
-def test_who_came_first_is_not_passed_by_who_came_after_the_window() -> None:
+def test_batch_queue_window_limits_overtaking() -> None:
     queue = BatchQueue(budget=30, window_seconds=1.0)
     queue.add(Ticket("a", [10], 0.0))
     queue.add(Ticket("a", [10, 10], 1.5))
@@ -136,7 +136,7 @@ def test_who_came_first_is_not_passed_by_who_came_after_the_window() -> None:
     assert lengths_of(queue) == [10, 10]
 
 
-def test_models_take_turns_by_who_waits_longest() -> None:
+def test_batch_queue_oldest_model_first() -> None:
     queue = BatchQueue(budget=30, window_seconds=1.0)
     queue.add(Ticket("a", [30, 30], 0.0))
     queue.add(Ticket("b", [5], 0.5))
@@ -145,7 +145,7 @@ def test_models_take_turns_by_who_waits_longest() -> None:
     assert [batch.model for batch in batches if batch] == ["a", "a", "b", "a"]
 
 
-def test_an_answer_that_would_come_too_late_is_not_computed() -> None:
+def test_batch_queue_drops_expired_requests() -> None:
     queue = BatchQueue(budget=30, window_seconds=1.0)
     late = Ticket("a", [5, 5], 0.0, deadline=1.0)
     queue.add(late)
@@ -155,21 +155,21 @@ def test_an_answer_that_would_come_too_late_is_not_computed() -> None:
 
 
 @pytest.mark.parametrize("lengths", [[], [31], [5, 0]])
-def test_what_can_never_run_is_refused(lengths: list[int]) -> None:
+def test_batch_queue_refuses_impossible_lengths(lengths: list[int]) -> None:
     queue = BatchQueue(budget=30, window_seconds=1.0)
     with pytest.raises(ValueError, match="cannot run in batches of 30"):
         queue.add(Ticket("a", lengths, 0.0))
     assert queue.items == queue.tokens == 0
 
 
-def test_a_batch_has_little_padding() -> None:
+def test_batch_queue_limits_padding() -> None:
     queue = BatchQueue(budget=100, window_seconds=1.0, max_padding=0.125)
     queue.add(Ticket("m", [8, 30, 9, 9, 28], arrived=0.0))
     assert lengths_of(queue) == [8, 9, 9]
     assert lengths_of(queue) == [28, 30]
 
 
-def test_a_batch_is_no_longer_than_its_first_input_has_time_for() -> None:
+def test_batch_queue_batch_meets_first_deadline() -> None:
     queue = BatchQueue(budget=100, window_seconds=1.0)
     latency = LatencyModel(seconds_per_token=0.01)
     queue.add(Ticket("m", [10], arrived=0.0, deadline=0.25, latency=latency))
@@ -177,7 +177,7 @@ def test_a_batch_is_no_longer_than_its_first_input_has_time_for() -> None:
     assert lengths_of(queue) == [10, 10]
 
 
-def test_what_could_not_end_in_time_is_not_begun() -> None:
+def test_batch_queue_skips_inputs_that_would_be_late() -> None:
     queue = BatchQueue(budget=100, window_seconds=1.0)
     latency = LatencyModel(seconds_per_token=0.01)
     late, other = (
@@ -190,7 +190,7 @@ def test_what_could_not_end_in_time_is_not_begun() -> None:
     assert late.cancelled
 
 
-def test_a_pace_alone_is_no_reason_to_do_nothing() -> None:
+def test_batch_queue_runs_last_request_despite_prediction() -> None:
     queue = BatchQueue(budget=100, window_seconds=1.0)
     latency = LatencyModel(seconds_per_token=1.0)
     tried, late = (

@@ -59,7 +59,7 @@ async def held_up(batcher: Batcher, engine: FakeEngine) -> asyncio.Task[Inferenc
     return task
 
 
-def test_answers_keep_the_order_of_a_requests_inputs(scenario, metrics) -> None:
+def test_batcher_keeps_order_of_inputs(scenario: Callable[..., None], metrics: Metrics) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         answer = await batcher.run(engine, inputs(9, 2, 30, 2, 11))
         assert answer.logits[:, 0].tolist() == [9, 2, 30, 2, 11]
@@ -74,7 +74,7 @@ def test_answers_keep_the_order_of_a_requests_inputs(scenario, metrics) -> None:
     scenario(steps)
 
 
-def test_requests_that_wait_run_together_and_each_gets_its_own(scenario) -> None:
+def test_batcher_batches_waiting_requests(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
         others = [asyncio.create_task(batcher.run(engine, inputs(4, first=number))) for number in range(5)]
@@ -88,7 +88,7 @@ def test_requests_that_wait_run_together_and_each_gets_its_own(scenario) -> None
     scenario(steps)
 
 
-def test_alone_means_in_batches_of_its_own(scenario) -> None:
+def test_batcher_alone_shares_no_batch(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
         apart = asyncio.create_task(batcher.run(engine, inputs(4, 5), alone=True))
@@ -101,7 +101,7 @@ def test_alone_means_in_batches_of_its_own(scenario) -> None:
     scenario(steps)
 
 
-def test_what_would_wait_behind_too_much_is_refused_with_a_time(scenario, metrics) -> None:
+def test_batcher_refuses_over_limits(scenario: Callable[..., None], metrics: Metrics) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
         many = asyncio.create_task(batcher.run(engine, inputs(*[2] * 8)))
@@ -126,7 +126,7 @@ def test_what_would_wait_behind_too_much_is_refused_with_a_time(scenario, metric
     scenario(steps)
 
 
-def test_the_time_to_try_again_follows_from_the_rate(scenario) -> None:
+def test_batcher_retry_after_follows_throughput(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
         waiting = asyncio.create_task(batcher.run(engine, inputs(*[5] * 8)))
@@ -140,7 +140,7 @@ def test_the_time_to_try_again_follows_from_the_rate(scenario) -> None:
     scenario(steps, tokens_per_second=2.0)
 
 
-def test_an_input_over_the_budget_is_refused_at_once(scenario) -> None:
+def test_batcher_refuses_input_over_budget(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         with pytest.raises(TooLarge, match="33 tokens, a batch takes 32"):
             await batcher.run(engine, inputs(4, 33))
@@ -149,7 +149,7 @@ def test_an_input_over_the_budget_is_refused_at_once(scenario) -> None:
     scenario(steps)
 
 
-def test_a_request_that_was_given_up_leaves_the_queue(scenario) -> None:
+def test_batcher_cancelled_request_leaves_queue(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
         cancelled = asyncio.create_task(batcher.run(engine, inputs(7, 7)))
@@ -163,7 +163,7 @@ def test_a_request_that_was_given_up_leaves_the_queue(scenario) -> None:
     scenario(steps)
 
 
-def test_nothing_is_computed_after_its_deadline(scenario, metrics) -> None:
+def test_batcher_skips_expired_requests(scenario: Callable[..., None], metrics: Metrics) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
         with pytest.raises(DeadlineExceeded, match="Deadline exceeded"):
@@ -177,11 +177,11 @@ def test_nothing_is_computed_after_its_deadline(scenario, metrics) -> None:
     scenario(steps)
 
 
-def test_an_answer_that_would_come_after_its_deadline_is_refused_at_once(scenario, metrics) -> None:
+def test_batcher_refuses_hopeless_deadline(scenario: Callable[..., None], metrics: Metrics) -> None:
     seconds = itertools.count()
 
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
-        await batcher.run(engine, inputs(3))  # the clock goes on by a second with every look: 3 tokens took seconds
+        await batcher.run(engine, inputs(3))  # each reading advances the clock by a second: 3 tokens took seconds
         first = await held_up(batcher, engine)
         waiting = asyncio.create_task(batcher.run(engine, inputs(30)))
         await asyncio.sleep(0)
@@ -195,7 +195,7 @@ def test_an_answer_that_would_come_after_its_deadline_is_refused_at_once(scenari
     scenario(steps, clock=lambda: float(next(seconds)))
 
 
-def test_one_inputs_fault_is_not_anothers(scenario) -> None:
+def test_batcher_isolates_bad_input(scenario: Callable[..., None]) -> None:
     class Poisoned(FakeEngine):
         def logits(self, tokens: Sequence[Tokens]) -> Any:
             logits = super().logits(tokens)
@@ -218,7 +218,7 @@ def test_one_inputs_fault_is_not_anothers(scenario) -> None:
     scenario(steps)
 
 
-def test_a_graph_that_fails_fails_its_batch_and_not_the_service(scenario) -> None:
+def test_batcher_survives_failing_graph(scenario: Callable[..., None]) -> None:
     class Broken(FakeEngine):
         def logits(self, tokens: Sequence[Tokens]) -> Any:
             raise RuntimeError("with a secret text in it")
@@ -232,7 +232,7 @@ def test_a_graph_that_fails_fails_its_batch_and_not_the_service(scenario) -> Non
     scenario(steps)
 
 
-def test_a_graph_that_forgets_inputs_fails_its_batch(scenario) -> None:
+def test_batcher_refuses_missing_logits(scenario: Callable[..., None]) -> None:
     class Forgetful(FakeEngine):
         def logits(self, tokens: Sequence[Tokens]) -> Any:
             return super().logits(tokens)[:1]
@@ -246,7 +246,7 @@ def test_a_graph_that_forgets_inputs_fails_its_batch(scenario) -> None:
     scenario(steps)
 
 
-def test_requests_share_the_seconds_of_their_batches_by_tokens(scenario) -> None:
+def test_batcher_shares_time_by_tokens(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
         small = asyncio.create_task(batcher.run(engine, inputs(4)))
@@ -263,7 +263,7 @@ def test_requests_share_the_seconds_of_their_batches_by_tokens(scenario) -> None
     scenario(steps)
 
 
-def test_an_engine_is_let_go_of_with_its_last_answer(scenario) -> None:
+def test_batcher_releases_engine(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         gone = FakeEngine("gone")
         watch = weakref.ref(gone)
@@ -276,7 +276,7 @@ def test_an_engine_is_let_go_of_with_its_last_answer(scenario) -> None:
     scenario(steps)
 
 
-def test_as_many_batches_run_at_once_as_there_are_threads(scenario) -> None:
+def test_batcher_runs_batches_concurrently(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         both = threading.Barrier(2)
 
@@ -292,7 +292,7 @@ def test_as_many_batches_run_at_once_as_there_are_threads(scenario) -> None:
     scenario(steps, concurrency=2, max_tokens=1000)
 
 
-def test_closing_waits_for_what_runs_and_begins_nothing_more(metrics: Metrics) -> None:
+def test_batcher_close_waits_for_running_batches(metrics: Metrics) -> None:
     async def main() -> None:
         batcher, engine = Batcher(**LIMITS, metrics=metrics), FakeEngine()
         first = await held_up(batcher, engine)

@@ -1,5 +1,7 @@
 """Scores."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from sparserve.service.inference.engine import scores
 
 
 @pytest.mark.parametrize("function", ["softmax", "sigmoid", "none", None])
-def test_scores_of_extreme_logits_are_finite(function) -> None:
+def test_scores_of_extreme_logits_are_finite(function: Any) -> None:
     logits = np.array([[1e4, -1e4], [-1e4, -1e4], [0, 0]], dtype=np.float32)
     assert np.isfinite(scores(logits, "single_label_classification", function)).all()
 

@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,7 +44,7 @@ def publish(tiny_store, tmp_path):
     return make
 
 
-def test_the_job_measures_both_runtimes_and_says_which_is_faster(tiny_store):
+def test_manifest_measures_both_runtimes(tiny_store: Any) -> None:
     manifest = Store(tiny_store).open("tiny", "sparse60").manifest
     sparse = manifest.measurement.sparse
     assert sparse.same_labels == 1.0
@@ -60,24 +62,24 @@ def test_the_job_measures_both_runtimes_and_says_which_is_faster(tiny_store):
     assert Store(tiny_store).open("tiny", "dense").manifest.packed is None
 
 
-def test_auto_takes_the_runtime_that_was_measured_to_be_faster(publish):
+def test_load_engine_auto_prefers_faster_runtime(publish: Any) -> None:
     assert load_engine(publish(), **OPTIONS).runtime == "sparse"
     assert load_engine(publish(preferred=False), **OPTIONS).runtime == "onnx"
     assert load_engine(publish(measurement=None), **OPTIONS).runtime == "onnx"
 
 
-def test_a_choice_is_kept(publish):
+def test_load_engine_keeps_explicit_runtime(publish: Any) -> None:
     assert load_engine(publish(preferred=False), runtime="sparse", **OPTIONS).runtime == "sparse"
     assert load_engine(publish(), runtime="onnx", **OPTIONS).runtime == "onnx"
 
 
-def test_the_graph_that_runs_is_what_memory_is_counted_by(publish):
+def test_engine_graph_bytes_counts_served_graph(publish: Any) -> None:
     bundle = publish()
     assert load_engine(bundle, **OPTIONS).graph_bytes == bundle.sparse_model_path.stat().st_size
     assert load_engine(bundle, runtime="onnx", **OPTIONS).graph_bytes == bundle.model_path.stat().st_size
 
 
-def test_int8_answers_its_sample_in_the_sparse_runtime(publish):
+def test_load_engine_int8_sample_in_sparse_runtime(publish: Any) -> None:
     engine = load_engine(publish(variant="sparse60-int8"), **OPTIONS)
     assert engine.runtime == "sparse"
     assert engine.sample_difference is not None
@@ -94,12 +96,16 @@ def assert_falls_back(bundle, caplog, reason):
         load_engine(bundle, runtime="sparse", **OPTIONS)
 
 
-def test_without_the_library_stock_onnxruntime_serves(publish, caplog, monkeypatch, tmp_path):
+def test_load_engine_falls_back_without_library(
+    publish: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(runtime, "find_library", lambda: find_library(tmp_path / "none.so"))
     assert_falls_back(publish(), caplog, "the sparse runtime is not available: it was not built")
 
 
-def test_damaged_packed_weights_are_refused_when_the_session_is_made(publish, caplog, tiny_store):
+def test_load_engine_refuses_damaged_packed_weights(
+    publish: Any, caplog: pytest.LogCaptureFixture, tiny_store: Any
+) -> None:
     graph = onnx.load(Store(tiny_store).open("tiny", "sparse60").sparse_model_path)
     (blob,) = (tensor for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.UINT8)
     damaged = numpy_helper.to_array(blob).copy()
@@ -108,19 +114,21 @@ def test_damaged_packed_weights_are_refused_when_the_session_is_made(publish, ca
     assert_falls_back(publish(sparse_model=graph.SerializeToString()), caplog, "the checksum is wrong")
 
 
-def test_a_sparse_model_that_says_something_else_does_not_serve(publish, caplog, tiny_store):
+def test_load_engine_refuses_different_sparse_model(
+    publish: Any, caplog: pytest.LogCaptureFixture, tiny_store: Any
+) -> None:
     graph = onnx.load(Store(tiny_store).open("tiny", "sparse60").sparse_model_path)
     (weight,) = (tensor for tensor in graph.graph.initializer if tensor.name == "classifier.weight")
     weight.CopyFrom(numpy_helper.from_array(-3 * numpy_helper.to_array(weight), weight.name))
     assert_falls_back(publish(sparse_model=graph.SerializeToString()), caplog, "logits of its sample differ")
 
 
-def test_a_later_format_asks_for_an_upgrade(publish, caplog, tiny_store):
+def test_load_engine_later_format(publish: Any, caplog: pytest.LogCaptureFixture, tiny_store: Any) -> None:
     packed = Store(tiny_store).open("tiny", "sparse60").manifest.packed
     assert_falls_back(publish(packed=packed.model_copy(update={"format_version": 99})), caplog, "upgrade sparserve")
 
 
-def test_models_metrics_and_info_say_which_runtime_serves(publish, tmp_path):
+def test_runtime_in_models_metrics_and_info(publish: Any, tmp_path: Path) -> None:
     publish()
     with TestClient(create_app(Settings(store=tmp_path / "store", threads=1))) as client:
         client.portal.call(client.app.state.service.loaded)

@@ -1,7 +1,7 @@
-"""Engines that fail: found out, loaded anew and trusted again; and batches that memory is too short for."""
+"""Failing engines and their reload, and batches that do not fit in memory."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from benchmarks.service_process import wait_until
 from sparserve.models.bundle.inference import Tokens
 from sparserve.models.bundle.store import Store
 from sparserve.service.catalog import catalog
+from sparserve.service.core import ServingCore
 from sparserve.service.inference.health import (
     FAILURES_IN_ROW,
     MAX_POLLS_BETWEEN_RELOADS,
@@ -38,7 +39,7 @@ def fail(client: TestClient) -> None:
     assert answer.status_code == 500, answer.text
 
 
-def test_a_batch_that_memory_is_too_short_for_runs_in_halves(client: TestClient) -> None:
+def test_run_within_memory_halves_batch(client: TestClient) -> None:
     both = client.post(URL, json={"inputs": ["good", "bad film"]})
     assert both.status_code == 200, both.text
     apart = [client.post(URL, json={"inputs": text}).json()["predictions"][0] for text in ("good", "bad film")]
@@ -48,14 +49,14 @@ def test_a_batch_that_memory_is_too_short_for_runs_in_halves(client: TestClient)
     assert f"sparserve_batches_failed_total{LABELS} 0.0" in metrics
 
 
-def test_halves_are_not_halved_again(client: TestClient) -> None:
+def test_run_within_memory_halves_once(client: TestClient) -> None:
     fail(client)
     metrics = client.get("/metrics").text
     assert f"sparserve_batches_halved_total{LABELS} 1.0" in metrics
     assert f"sparserve_batches_failed_total{LABELS} 1.0" in metrics
 
 
-def test_an_engine_that_fails_again_and_again_is_loaded_anew(client: TestClient, service_of) -> None:
+def test_failing_engine_is_reloaded(client: TestClient, service_of: Callable[[TestClient], ServingCore]) -> None:
     before = service_of(client).catalog.engine(TASK)
     probes = ("/readyz", f"/v2/models/{TASK}/ready", f"/tei/{TASK}/health", f"/tei/{TASK}/hungry/health")
     for _ in range(FAILURES_IN_ROW - 1):
@@ -75,7 +76,9 @@ def test_an_engine_that_fails_again_and_again_is_loaded_anew(client: TestClient,
     assert service_of(client).catalog.engine(TASK) is after
 
 
-def test_an_engine_that_fails_is_loaded_anew_where_memory_is_tight(store: Store, serve, service_of) -> None:
+def test_failing_engine_is_reloaded_within_memory_budget(
+    store: Store, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     publish(store, variant="hungry", model=hungry())
     store.set_default_variant(TASK, "hungry")
     sizes = [(store.folder(TASK, name) / "model.onnx").stat().st_size for name in store.variants(TASK)]
@@ -86,8 +89,8 @@ def test_an_engine_that_fails_is_loaded_anew_where_memory_is_tight(store: Store,
     assert client.get("/readyz").status_code == 200
 
 
-def test_an_engine_that_fails_is_loaded_anew_without_looks_at_the_store(
-    store: Store, serve, monkeypatch: pytest.MonkeyPatch
+def test_failing_engine_is_reloaded_without_polling(
+    store: Store, serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalog, "HEALTH_CHECK_SECONDS", 0.01)
     publish(store, variant="hungry", model=hungry())
@@ -99,7 +102,9 @@ def test_an_engine_that_fails_is_loaded_anew_without_looks_at_the_store(
     assert client.get(f"/tei/{TASK}/hungry/health").status_code == 200
 
 
-def test_where_it_does_not_load_either_the_old_engine_may_recover(client: TestClient, store: Store, service_of) -> None:
+def test_failing_engine_recovers_after_failed_reload(
+    client: TestClient, store: Store, service_of: Callable[[TestClient], ServingCore]
+) -> None:
     for _ in range(FAILURES_IN_ROW):
         fail(client)
     path = store.folder(TASK, "hungry") / "model.onnx"
@@ -120,7 +125,9 @@ def test_where_it_does_not_load_either_the_old_engine_may_recover(client: TestCl
     assert client.get("/v1/models").json()["refused"] == []
 
 
-def test_numbers_that_are_not_finite_are_no_failure_of_the_engine(store: Store, serve, service_of) -> None:
+def test_engine_health_ignores_non_finite_numbers(
+    store: Store, serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     # A bundle that answers so does not get past its warm-up: only an engine that is there already can show it.
     client = serve(watch_seconds=0)
     engine = service_of(client).catalog.engine(TASK)
@@ -132,7 +139,7 @@ def test_numbers_that_are_not_finite_are_no_failure_of_the_engine(store: Store, 
     assert client.get("/readyz").status_code == 200
 
 
-def test_a_success_between_failures_makes_them_count_anew() -> None:
+def test_engine_health_success_resets_failures() -> None:
     health = EngineHealth()
     for _ in range(FAILURES_IN_ROW - 1):
         health.failed()
@@ -141,7 +148,7 @@ def test_a_success_between_failures_makes_them_count_anew() -> None:
     assert health.healthy and not health.reload_due()
 
 
-def test_reloads_become_rarer_but_never_end() -> None:
+def test_engine_health_reload_backoff() -> None:
     health = EngineHealth()
     for _ in range(FAILURES_IN_ROW):
         health.failed()
@@ -153,7 +160,7 @@ def tokens(*lengths: int) -> list[Tokens]:
     return [Tokens([1] * length, [0] * length, False) for length in lengths]
 
 
-def test_halves_keep_their_order_and_other_errors_are_not_tried_again() -> None:
+def test_run_within_memory_order_and_other_errors() -> None:
     batches: list[int] = []
 
     def run(batch: Sequence[Tokens]) -> np.ndarray:
@@ -177,7 +184,7 @@ def test_halves_keep_their_order_and_other_errors_are_not_tried_again() -> None:
     assert (batches, len(halved)) == ([2], 1)
 
 
-def test_one_input_has_no_halves() -> None:
+def test_run_within_memory_single_input() -> None:
     def run(batch: Sequence[Tokens]) -> np.ndarray:
         raise MemoryError
 
@@ -186,6 +193,6 @@ def test_one_input_has_no_halves() -> None:
 
 
 @pytest.mark.parametrize("words", ["std::bad_alloc", "Failed to allocate memory for requested buffer of size 1"])
-def test_the_librarys_words_for_it_are_known(words: str) -> None:
+def test_is_out_of_memory_messages(words: str) -> None:
     assert is_out_of_memory(RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {words}"))
     assert not is_out_of_memory(RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT"))

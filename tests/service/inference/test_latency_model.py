@@ -17,21 +17,21 @@ def learnt(fixed: float, per_token: float, sizes: tuple[int, ...] = SIZES, round
 
 
 @given(st.floats(0, 0.1), st.floats(1e-6, 1e-2))
-def test_what_is_for_the_batch_and_what_for_its_tokens_is_told_apart(fixed: float, per_token: float) -> None:
+def test_latency_model_separates_fixed_and_per_token_cost(fixed: float, per_token: float) -> None:
     latency = learnt(fixed, per_token)
     assert latency.fixed_seconds == pytest.approx(fixed, rel=0.01, abs=0.01 * 100 * per_token)
     assert latency.seconds_per_token == pytest.approx(per_token, rel=0.01, abs=0.01 * fixed / 100)
     assert latency.tokens(latency.seconds(100)) == pytest.approx(100)
 
 
-def test_batches_of_one_size_say_nothing_of_what_is_for_the_batch() -> None:
+def test_latency_model_one_size() -> None:
     latency = learnt(0.004, 0.00005, sizes=(20,))
     assert latency.seconds(20) == pytest.approx(0.005)
     assert latency.fixed_seconds == pytest.approx(0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 4096), st.floats(1e-6, 10)), min_size=1, max_size=60))
-def test_whatever_is_measured_a_longer_batch_takes_no_less(batches: list[tuple[int, float]]) -> None:
+def test_latency_model_is_monotonic(batches: list[tuple[int, float]]) -> None:
     latency = LatencyModel()
     for tokens, seconds in batches:
         latency.observe(tokens, seconds)
@@ -39,28 +39,28 @@ def test_whatever_is_measured_a_longer_batch_takes_no_less(batches: list[tuple[i
         assert latency.seconds(4096) > 0
 
 
-def test_one_pause_of_the_machine_changes_little() -> None:
+def test_latency_model_ignores_one_outlier() -> None:
     latency = learnt(0.001, 0.0001)
     before = latency.seconds(64)
     latency.observe(64, 30.0)
     assert latency.seconds(64) < 1.5 * before
 
 
-def test_a_pause_at_first_is_forgotten_with_the_next_batch() -> None:
+def test_latency_model_forgets_first_outlier() -> None:
     latency = LatencyModel()
     latency.observe(64, 30.0)
     latency.observe(64, 0.01)
     assert latency.seconds(64) == pytest.approx(0.01)
 
 
-def test_a_machine_that_became_slow_is_believed_in_time() -> None:
+def test_latency_model_follows_slower_machine() -> None:
     latency = learnt(0.0, 0.0001)
     for _ in range(60):
         latency.observe(64, 10 * OUTLIER_RATIO * 0.0064)
     assert latency.seconds(64) == pytest.approx(10 * OUTLIER_RATIO * 0.0064, rel=0.2)
 
 
-def test_until_the_first_batch_everything_is_possible() -> None:
+def test_latency_model_without_batches() -> None:
     assert LatencyModel().seconds(4096) == 0
     assert LatencyModel().tokens(0.1) == math.inf
     assert LatencyModel().tokens(0.0) == 0

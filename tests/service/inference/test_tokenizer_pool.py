@@ -1,4 +1,4 @@
-"""Where texts are tokenised, and what becomes of those that are not in time."""
+"""Tokenization inline and on threads, with deadlines and limits."""
 
 import asyncio
 import threading
@@ -49,7 +49,7 @@ def scenario(steps: Any) -> None:
     asyncio.run(main())
 
 
-def test_only_long_texts_change_threads() -> None:
+def test_tokenizer_pool_short_texts_inline() -> None:
     async def steps(pool: TokenizerPool, engine: Any) -> None:
         assert await pool.tokenize(engine, SHORT, truncate=True) == inputs(4)
         assert await pool.tokenize(engine, LONG * 2, truncate=False) == inputs(3, 3)
@@ -60,7 +60,7 @@ def test_only_long_texts_change_threads() -> None:
     scenario(steps)
 
 
-def test_a_deadline_is_kept_while_others_are_tokenised() -> None:
+def test_tokenizer_pool_deadline() -> None:
     async def steps(pool: TokenizerPool, engine: Any) -> None:
         engine.gate.clear()
         before = [asyncio.ensure_future(pool.tokenize(engine, LONG, truncate=True)) for _ in range(TOKENIZER_THREADS)]
@@ -75,7 +75,7 @@ def test_a_deadline_is_kept_while_others_are_tokenised() -> None:
     scenario(steps)
 
 
-def test_too_much_that_waits_is_refused_and_short_texts_are_not() -> None:
+def test_tokenizer_pool_refuses_over_limit() -> None:
     async def steps(pool: TokenizerPool, engine: Any) -> None:
         engine.gate.clear()
         huge = [TextInput(text="a" * (MAX_WAITING_CHARACTERS + 1))]
@@ -90,7 +90,7 @@ def test_too_much_that_waits_is_refused_and_short_texts_are_not() -> None:
     scenario(steps)
 
 
-def test_an_error_of_the_tokenizer_is_the_requests() -> None:
+def test_tokenizer_pool_raises_errors() -> None:
     class Broken(Counting):
         def tokenize(self, texts: Sequence[TextInput], *, truncate: bool) -> list[Tokens]:
             raise ValueError("item 0 has no tokens")

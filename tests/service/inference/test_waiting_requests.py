@@ -1,7 +1,7 @@
-"""What clients meet while all threads are busy: a full queue, and answers that do not come in time."""
+"""HTTP answers while all threads are busy: a full queue, and exceeded deadlines."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi.testclient import TestClient
@@ -33,7 +33,7 @@ def waiting_inputs(service: ServingCore) -> float | None:
     return service.metrics.registry.get_sample_value("sparserve_inputs_waiting")
 
 
-def test_a_full_queue_is_429_over_http_while_probes_answer(serve, service_of) -> None:
+def test_full_queue_is_429(serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]) -> None:
     client: TestClient = serve(max_waiting_inputs=0)
     service = service_of(client)
     batcher = service.batcher
@@ -54,7 +54,9 @@ def test_a_full_queue_is_429_over_http_while_probes_answer(serve, service_of) ->
     assert client.post(URL, json={"inputs": "good"}).status_code == 200
 
 
-def test_a_client_says_how_long_it_waits(serve, service_of) -> None:
+def test_request_timeout_header(
+    serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client: TestClient = serve()
     with busy(client, service_of(client).batcher):
         late = client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "0.02"})
@@ -64,13 +66,15 @@ def test_a_client_says_how_long_it_waits(serve, service_of) -> None:
 
 
 @pytest.mark.parametrize("sent", ["0", "-1", "soon", "nan", "inf", ""])
-def test_a_wait_that_is_none_is_refused(module_client: TestClient, sent: str) -> None:
+def test_request_timeout_header_invalid(module_client: TestClient, sent: str) -> None:
     answer = module_client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": sent})
     assert answer.status_code == 422
     assert "X-Request-Timeout" in answer.json()["detail"]
 
 
-def test_the_services_own_limit_counts_too(serve, service_of) -> None:
+def test_request_timeout_setting(
+    serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
     client: TestClient = serve(request_timeout_seconds=0.02)
     with busy(client, service_of(client).batcher):
         assert client.post(URL, json={"inputs": "good"}, headers={"X-Request-Timeout": "60"}).status_code == 504

@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.store import Store
+from sparserve.service.core import ServingCore
 from sparserve.service.observability.logs import (
     FIELDS,
     QUEUE_CAPACITY,
@@ -54,7 +55,7 @@ def line_of(serve: Callable[..., TestClient], caplog: pytest.LogCaptureFixture) 
     return ask
 
 
-def test_request_log_fields(line_of, store: Store) -> None:
+def test_request_log_fields(line_of: Any, store: Store) -> None:
     headers = {"X-Request-Id": "mine", "traceparent": PARENT}
     line = line_of(json={"inputs": ["good", "bad film"]}, headers=headers)
     assert line["time"].endswith("+00:00")
@@ -80,19 +81,19 @@ def test_request_log_fields(line_of, store: Store) -> None:
     }
 
 
-def test_request_log_names_every_compared_variant(line_of) -> None:
+def test_request_log_names_every_compared_variant(line_of: Any) -> None:
     line = line_of(f"/v1/models/{TASK}/compare", json={"inputs": "good"})
     assert (line["task"], line["variant"]) == (TASK, "dense,sparse90")
     assert (line["inputs"], line["tokens"]) == (2, 6)
 
 
-def test_request_log_omits_stages_not_reached(line_of) -> None:
+def test_request_log_omits_stages_not_reached(line_of: Any) -> None:
     line = line_of(json={"inputs": 5}, headers={"traceparent": "nonsense"})
     assert line["status"] == 422
     assert not {"trace_id", "task", "variant", "inputs", "tokens", "batch_wait_milliseconds"} & line.keys()
 
 
-def test_request_log_without_client_addresses(line_of) -> None:
+def test_request_log_without_client_addresses(line_of: Any) -> None:
     assert "client" not in line_of(json={"inputs": "good"}, settings={"log_client_address": False})
 
 
@@ -107,25 +108,34 @@ def test_request_log_without_client_addresses(line_of) -> None:
         PARENT[:-1],
     ],
 )
-def test_request_log_ignores_invalid_traceparent(module_client: TestClient, caplog, sent: str) -> None:
+def test_request_log_ignores_invalid_traceparent(
+    module_client: TestClient, caplog: pytest.LogCaptureFixture, sent: str
+) -> None:
     caplog.set_level(logging.INFO)
     module_client.post(URL, json={"inputs": "good"}, headers={"traceparent": sent})
     assert "trace_id" not in lines_of(caplog)[0]
 
 
-def test_request_log_accepts_later_traceparent_versions(module_client: TestClient, caplog) -> None:
+def test_request_log_accepts_later_traceparent_versions(
+    module_client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     module_client.post(URL, json={"inputs": "good"}, headers={"traceparent": f"01{PARENT[2:]}-more"})
     assert lines_of(caplog)[0]["trace_id"] == TRACE
 
 
-def test_request_log_hides_probes(module_client: TestClient, caplog) -> None:
+def test_request_log_hides_probes(module_client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     module_client.get("/readyz")
     assert not lines_of(caplog)
 
 
-def test_request_log_omits_exception_messages(client: TestClient, service_of, caplog, monkeypatch):
+def test_request_log_omits_exception_messages(
+    client: TestClient,
+    service_of: Callable[[TestClient], ServingCore],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError(SECRET)
 

@@ -95,9 +95,7 @@ def test_promtool_finds_nothing(exposition: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_is_loaded_and_built_and_when_the_store_was_read(
-    store: Store, serve: Callable[..., TestClient], service_of
-) -> None:
+def test_exposition_of_models_build_and_store(store: Store, serve: Callable[..., TestClient], service_of) -> None:
     client = serve(watch_seconds=0)
     registry = service_of(client).metrics.registry
 

@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "secrets" / "keys"
 
 
-def test_a_key_is_known_again_and_is_not_in_the_file(path: Path) -> None:
+def test_keyring_finds_key_by_digest(path: Path) -> None:
     sent = create(path, "ci", frozenset({"classify", "admin"}), rate=600)
     found = Keyring(path).find(sent)
     assert found is not None
@@ -41,7 +41,7 @@ def test_two_keys_are_never_the_same(path: Path) -> None:
     assert ring.find(swapped) is None
 
 
-def test_what_is_nearly_a_key_is_none(path: Path) -> None:
+def test_keyring_refuses_altered_key(path: Path) -> None:
     sent = create(path, "ci", CLASSIFY)
     digest = json.loads(path.read_text())["sha256"]
     ring = Keyring(path)
@@ -66,18 +66,18 @@ def test_an_expired_key_is_none(path: Path) -> None:
     assert Keyring(path, now=lambda: now + timedelta(hours=25)).find(sent) is None
 
 
-def test_a_key_that_is_revoked_or_made_meanwhile_is_noticed(path: Path) -> None:
+def test_keyring_reloads_changed_file(path: Path) -> None:
     clock = StoppedClock()
     first = create(path, "first", CLASSIFY)
     ring = Keyring(path, clock=clock)
     second = create(path, "second", CLASSIFY)
     revoke(path, "first")
-    assert ring.find(first) and not ring.find(second)  # the file is looked at once a second
+    assert ring.find(first) and not ring.find(second)  # the file is polled once per second
     clock.seconds += POLL_SECONDS
     assert ring.find(second) and not ring.find(first)
 
 
-def test_without_its_file_every_key_is_refused_until_it_is_back(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_keyring_without_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clock = StoppedClock()
     sent = create(path, "ci", CLASSIFY)
     ring = Keyring(path, clock=clock)
@@ -91,9 +91,7 @@ def test_without_its_file_every_key_is_refused_until_it_is_back(path: Path, capl
     assert ring.find(sent)
 
 
-def test_a_damaged_line_takes_nothing_from_the_others_and_is_not_logged(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_read_keys_ignores_damaged_lines(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sent = create(path, "ci", CLASSIFY)
     line = path.read_text()
     wrong = ["{", "secret", line.replace('"ci"', '"a b"').strip(), line.replace("classify", "all").strip(), "[]"]

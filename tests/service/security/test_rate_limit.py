@@ -8,7 +8,7 @@ from sparserve.service.security.rate_limit import RateLimiter, network_of
 from tests.support.service.stopped_clock import StoppedClock
 
 
-def test_a_minutes_requests_pass_at_once_and_then_one_at_a_time() -> None:
+def test_rate_limiter_burst_then_even_rate() -> None:
     clock = StoppedClock(1000.0)
     limiter = RateLimiter(clock=clock)
     assert [limiter.wait_seconds("a", 3) for _ in range(3)] == [0, 0, 0]

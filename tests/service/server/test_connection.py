@@ -59,7 +59,7 @@ def problem(content: bytes, status: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("before", [b"", WHOLE], ids=["first", "second"])
-def test_half_a_head_is_answered_408(before: bytes) -> None:
+def test_connection_slow_head_is_408(before: bytes) -> None:
     async def test(port: int, metrics: Metrics) -> None:
         content = await exchange(port, before, b"GET / HTTP/1.1\r\nHost: x\r\nX-A")
         assert content.count(b"HTTP/1.1 200 ") == bool(before)
@@ -73,7 +73,7 @@ def test_half_a_head_is_answered_408(before: bytes) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"], ids=["nothing", "empty lines"])
-def test_a_client_that_asks_nothing_is_sent_away_without_a_word(sent: bytes) -> None:
+def test_connection_without_request_is_closed(sent: bytes) -> None:
     async def test(port: int, metrics: Metrics) -> None:
         assert await exchange(port, sent) == b""
 
@@ -93,7 +93,7 @@ def test_empty_lines_after_an_answer_keep_no_connection() -> None:
     assert given_up(run(test)) == {"slow_head": 1}
 
 
-def test_a_head_that_trickles_in_is_late_all_the_same() -> None:
+def test_connection_trickling_head_is_408() -> None:
     async def test(port: int, metrics: Metrics) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HTTP/1.1\r\nX-A: ")
@@ -111,7 +111,7 @@ CHUNKED = b"POST /hold HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n
 
 
 @pytest.mark.parametrize("trailers", [b"X-A: b\r\n" * 20_000, b"X-A: " + b"a" * 160_000], ids=["many", "long"])
-def test_trailers_without_end_are_not_kept(trailers: bytes) -> None:
+def test_connection_limits_trailers(trailers: bytes) -> None:
     heads: list[int] = []
 
     async def holding(scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,7 +139,7 @@ def test_trailers_without_end_are_not_kept(trailers: bytes) -> None:
     assert heads == [2]
 
 
-def test_a_body_of_many_small_chunks_and_a_trailer_is_whole() -> None:
+def test_connection_accepts_small_chunks_and_trailer() -> None:
     bodies: list[bytes] = []
 
     async def reading(scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,7 +170,7 @@ def test_a_body_of_many_small_chunks_and_a_trailer_is_whole() -> None:
     assert bodies == [b"a" * 4096 * 40] and not given_up(metrics)
 
 
-def test_a_head_without_end_is_refused_before_it_fills_the_memory() -> None:
+def test_connection_large_head_is_431() -> None:
     async def test(port: int, metrics: Metrics) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HTTP/1.1\r\nX-A: " + b"a" * MAX_HEAD_BYTES)
@@ -181,7 +181,7 @@ def test_a_head_without_end_is_refused_before_it_fills_the_memory() -> None:
     assert given_up(run(test, seconds=DEADLINE_SECONDS)) == {"large_head": 1}
 
 
-def test_a_large_body_is_no_large_head() -> None:
+def test_connection_large_body_is_not_a_large_head() -> None:
     async def test(port: int, metrics: Metrics) -> None:
         body = bytes(4 * MAX_HEAD_BYTES)
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -191,14 +191,14 @@ def test_a_large_body_is_no_large_head() -> None:
     assert given_up(run(test, seconds=DEADLINE_SECONDS)) == {}
 
 
-def test_what_is_not_http_is_a_problem_too() -> None:
+def test_connection_non_http_is_400() -> None:
     async def test(port: int, metrics: Metrics) -> None:
         assert "not an HTTP/1.1 request" in problem(await exchange(port, b"\x16\x03\x01hello\r\n\r\n"), 400)["detail"]
 
     assert given_up(run(test)) == {}
 
 
-def test_a_client_that_does_not_read_is_given_up() -> None:
+def test_connection_closes_client_that_does_not_read() -> None:
     async def test(port: int, metrics: Metrics) -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.setblocking(False)
@@ -210,7 +210,7 @@ def test_a_client_that_does_not_read_is_given_up() -> None:
     assert given_up(run(test)) == {"not_reading": 1}
 
 
-def test_a_client_that_reads_slowly_gets_all_of_its_answer() -> None:
+def test_connection_serves_slow_reader() -> None:
     async def test(port: int, metrics: Metrics) -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.setblocking(False)
@@ -224,7 +224,7 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer() -> None:
     assert given_up(run(test)) == {}
 
 
-def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one() -> None:
+def test_allow_descriptors_raises_soft_limit() -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

@@ -59,7 +59,7 @@ def read(content: bytes) -> list[Any]:
 
 @pytest.mark.parametrize("offer", [OFFER, OFFER.lower(), OFFER.replace(b"h2c", b"websocket")], ids=["1", "2", "3"])
 @pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
-def test_a_request_that_offers_another_protocol_keeps_its_body(offer: bytes, apart: bool) -> None:
+def test_parser_upgrade_offer_keeps_body(offer: bytes, apart: bool) -> None:
     plain = [(PLAIN, b"hello"), (CHUNKED, b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"), (GET, b"")]
     expected, _ = answers(*(head + b"\r\n" + body for head, body in plain), LAST)
     requests = [(head + offer + b"\r\n", body) for head, body in plain]
@@ -79,7 +79,7 @@ class InPieces(Connection):
             super().data_received(data[start:end])
 
 
-def test_wherever_the_bytes_are_cut_the_requests_are_the_same() -> None:
+def test_parser_upgrade_offer_at_any_cut() -> None:
     sent = PLAIN + OFFER + b"\r\nhello" + GET + OFFER + b"\r\n" + LAST
 
     async def main() -> None:

@@ -11,14 +11,14 @@ from sparserve.models.bundle.store import Store
 pytestmark = pytest.mark.thorough
 
 
-def test_a_service_that_is_killed_mid_swap_starts_anew_over_a_whole_store(tmp_path: Path) -> None:
+def test_killed_service_restarts_on_complete_store(tmp_path: Path) -> None:
     figures = faults.killed_mid_swap(tmp_path)
     assert figures["store_whole"]
     assert figures["first_answer_by"] in ("old", "new")  # whichever: it was whole
     assert figures["statuses"].keys() == {"200"}
 
 
-def test_a_publisher_that_is_killed_leaves_a_whole_store(store: Store) -> None:
+def test_killed_publisher_leaves_complete_store(store: Store) -> None:
     with running(store.root, *faults.QUICK) as service:
         figures = faults.publisher_killed(service, store)
     assert figures["store_whole"] and figures["old_version_stays"] and figures["new_start_whole"]

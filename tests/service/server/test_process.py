@@ -26,7 +26,7 @@ def test_it_classifies_and_stops_with_status_0(store: Store) -> None:
         assert service.stop() == 0
 
 
-def test_a_request_that_sigterm_meets_half_sent_is_answered(store: Store) -> None:
+def test_process_answers_half_sent_request_on_sigterm(store: Store) -> None:
     """The body's second half goes out only when the probe has shown that the signal was obeyed."""
     with running(store.root, "--shutdown-delay-seconds", "0.5") as service:
         process, port = service.process, service.port
@@ -49,7 +49,7 @@ def test_a_request_that_sigterm_meets_half_sent_is_answered(store: Store) -> Non
         assert process.wait(DEADLINE_SECONDS) == 0
 
 
-def test_a_request_that_outlasts_the_grace_time_is_told_by_the_exit_status(store: Store) -> None:
+def test_process_exit_status_after_grace_time(store: Store) -> None:
     with (
         running(store.root, "--grace-seconds", "1") as service,
         connected(service.port) as client,
@@ -59,7 +59,7 @@ def test_a_request_that_outlasts_the_grace_time_is_told_by_the_exit_status(store
         assert service.stop() == 1
 
 
-def test_a_body_that_never_comes_whole_does_not_keep_the_service_from_stopping(store: Store) -> None:
+def test_process_stops_with_incomplete_body(store: Store) -> None:
     with (
         running(store.root, "--receive-timeout-seconds", "0.5") as service,
         connected(service.port) as client,

@@ -1,4 +1,4 @@
-"""An engine that computes nothing, for tests of what goes on around one, and inputs for it."""
+"""A fake engine without a model, and inputs for it."""
 
 import threading
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Clients of a task that has an experiment: what they send, and how to wait for what runs aside."""
+"""Clients of a task with an experiment: requests, and waiting for background comparisons."""
 
 from itertools import product
 from typing import Any
