@@ -1,5 +1,9 @@
+"""Atomic files and folders, and faults of the machine."""
+
 import errno
 import os
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -7,11 +11,11 @@ from sparserve.models.errors import CheckpointError, EnvironmentFault
 from sparserve.models.files import TEMPORARY_PREFIX, faults_explained, settle, temporary_folder, write_atomically
 
 
-def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
+def test_write_atomically_keeps_the_old_content_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     write_atomically(path, "old")
 
-    def full(descriptor):
+    def full(descriptor: int) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
@@ -21,7 +25,7 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkey
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_temporary_folder_settles_completely_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), temporary_folder(tmp_path) as stage:
         (stage / "half").write_text("x")
         raise RuntimeError
@@ -32,7 +36,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["done"]
 
 
-def test_a_folder_that_is_there_already_is_kept(tmp_path):
+def test_settle_keeps_an_existing_folder(tmp_path: Path) -> None:
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "first").write_text("x")
     with temporary_folder(tmp_path) as stage:
@@ -55,7 +59,7 @@ def test_a_folder_that_is_there_already_is_kept(tmp_path):
         (PermissionError(errno.EACCES, "Permission denied"), "cannot be written"),
     ],
 )
-def test_what_the_machine_refuses_is_told_from_faults_of_the_input(tmp_path, error, message):
+def test_faults_explained_recognises_faults_of_the_machine(tmp_path: Path, error: Exception, message: str) -> None:
     with pytest.raises(EnvironmentFault, match=message), faults_explained(tmp_path):
         raise error
     with pytest.raises(EnvironmentFault, match=message), faults_explained(tmp_path):
@@ -68,14 +72,14 @@ def test_what_the_machine_refuses_is_told_from_faults_of_the_input(tmp_path, err
         assert raised.value is other
 
 
-def test_a_file_in_the_way_is_named(tmp_path):
+def test_write_atomically_names_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     with pytest.raises(EnvironmentFault, match="store"):
         write_atomically(tmp_path / "store" / "task" / "current", "x")
 
 
-def test_what_a_killed_process_left_is_removed_and_what_is_under_way_is_not(tmp_path):
-    def of_long_ago(folder):
+def test_temporary_folder_removes_abandoned_folders_only(tmp_path: Path) -> None:
+    def of_long_ago(folder: Path) -> str:
         os.utime(folder, (1, 1))
         return folder.name
 

@@ -1,9 +1,10 @@
-"""The contract between job and service: what is written is read back, and nothing else is."""
+"""Bundles: written atomically, read back verified; damaged and hostile ones are refused."""
 
 import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_was_written_is_read_back(bundle: Bundle) -> None:
+def test_open_bundle_reads_what_write_bundle_wrote(bundle: Bundle) -> None:
     read = open_bundle(bundle.folder)
     assert read == bundle
     assert read.folder.name == read.manifest.version == read.manifest.identity()
@@ -77,7 +78,7 @@ def test_what_was_written_is_read_back(bundle: Bundle) -> None:
         assert (read.folder / name).read_bytes() == content
 
 
-def test_files_may_be_given_as_paths(tmp_path: Path, bundle: Bundle) -> None:
+def test_write_bundle_copies_files_given_as_paths(tmp_path: Path, bundle: Bundle) -> None:
     source = tmp_path / "source.onnx"
     source.write_bytes(graph())
     other = write_bundle(tmp_path / "other", manifest(), {**FILES, "model.onnx": source})
@@ -86,7 +87,7 @@ def test_files_may_be_given_as_paths(tmp_path: Path, bundle: Bundle) -> None:
 
 def measured(day: int, *, sparse: bool = False) -> Measurement:
     machine = Machine(cpu="x", isa=(), cores=1, memory_bytes=1, system="x", python="3", onnxruntime="1")
-    found = SparseMeasurement(
+    packed = SparseMeasurement(
         isa="avx2",
         rows=1,
         accuracy=1.0,
@@ -104,17 +105,17 @@ def measured(day: int, *, sparse: bool = False) -> Measurement:
         repeats=1,
         resident_bytes=1,
         latency=(),
-        sparse=found if sparse else None,
+        sparse=packed if sparse else None,
     )
 
 
-def test_the_same_content_has_the_same_version_whatever_machine_measured_it(tmp_path: Path, bundle: Bundle) -> None:
+def test_version_does_not_depend_on_the_measurement(tmp_path: Path, bundle: Bundle) -> None:
     again = manifest(measurement=measured(1), sizes=Sizes(onnx=1, onnx_zipped=1))
     other = write_bundle(tmp_path / "other", again, {**FILES, "README.md": b"another card"})
     assert other.manifest.version == bundle.manifest.version
 
 
-def test_a_bundle_of_before_there_were_packed_weights_and_token_tables_is_read(bundle: Bundle) -> None:
+def test_open_bundle_reads_manifests_without_later_fields(bundle: Bundle) -> None:
     path = bundle.folder / "manifest.json"
     content = json.loads(path.read_bytes())
     assert content.pop("packed") is content.pop("token_table") is None
@@ -133,12 +134,14 @@ def test_a_bundle_of_before_there_were_packed_weights_and_token_tables_is_read(b
         ({}, {"checkpoint/config.json": b"{ }"}),
     ],
 )
-def test_other_content_has_another_version(tmp_path: Path, bundle: Bundle, fields: dict, files: dict) -> None:
+def test_version_depends_on_the_content(
+    tmp_path: Path, bundle: Bundle, fields: dict[str, Any], files: dict[str, Path | bytes]
+) -> None:
     other = write_bundle(tmp_path, manifest(**fields), {**FILES, **files})
     assert other.manifest.version != bundle.manifest.version
 
 
-def test_writing_the_same_content_again_keeps_the_bundle(tmp_path: Path, bundle: Bundle) -> None:
+def test_write_bundle_keeps_an_existing_bundle(tmp_path: Path, bundle: Bundle) -> None:
     before = (bundle.folder / "model.onnx").stat().st_mtime_ns
     assert write_bundle(tmp_path, manifest(), FILES).folder == bundle.folder
     assert (bundle.folder / "model.onnx").stat().st_mtime_ns == before
@@ -156,7 +159,7 @@ def test_writing_the_same_content_again_keeps_the_bundle(tmp_path: Path, bundle:
         (measured(1), None, measured(1)),
     ],
 )
-def test_a_newer_measurement_takes_its_place(
+def test_write_bundle_replaces_an_older_measurement(
     tmp_path: Path, first: Measurement | None, then: Measurement | None, kept: Measurement
 ) -> None:
     before = write_bundle(tmp_path, manifest(measurement=first), {**FILES, "README.md": b"first"})
@@ -167,26 +170,26 @@ def test_a_newer_measurement_takes_its_place(
     assert entries(tmp_path) == [before.folder.name]
 
 
-def test_writing_the_same_content_again_mends_a_damaged_bundle(tmp_path: Path, bundle: Bundle) -> None:
+def test_write_bundle_repairs_a_damaged_bundle(tmp_path: Path, bundle: Bundle) -> None:
     os.truncate(bundle.folder / "model.onnx", 10)
     assert write_bundle(tmp_path, manifest(), FILES).folder == bundle.folder
     open_bundle(bundle.folder)
     assert entries(tmp_path) == [bundle.manifest.version]
 
 
-def test_a_link_to_a_folder_that_is_not_listed_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+def test_open_bundle_refuses_an_unlisted_link_to_a_folder(tmp_path: Path, bundle: Bundle) -> None:
     (bundle.folder / "extra").symlink_to(tmp_path, target_is_directory=True)
     with pytest.raises(BundleError, match="extra is not in the manifest"):
         open_bundle(bundle.folder)
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_write_bundle_leaves_nothing_when_a_file_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_bundle(tmp_path, manifest(), {**FILES, "zzz": tmp_path / "missing"})
     assert entries(tmp_path) == []
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_bundle_leaves_nothing_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -196,14 +199,14 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert entries(tmp_path) == []
 
 
-def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
+def test_write_bundle_explains_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFault, match="is in the way"):
         write_bundle(tmp_path / "file", manifest(), FILES)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "README.md"])
-def test_a_file_that_was_cut_changed_or_removed_is_named(bundle: Bundle, name: str) -> None:
+def test_open_bundle_names_a_truncated_changed_or_missing_file(bundle: Bundle, name: str) -> None:
     path = bundle.folder / name
     content = path.read_bytes()
     path.write_bytes(content[:-1])
@@ -217,7 +220,7 @@ def test_a_file_that_was_cut_changed_or_removed_is_named(bundle: Bundle, name: s
         open_bundle(bundle.folder)
 
 
-def test_the_card_may_change_but_not_go(bundle: Bundle) -> None:
+def test_open_bundle_accepts_a_changed_card_but_not_a_missing_one(bundle: Bundle) -> None:
     (bundle.folder / "README.md").write_text("a new measurement's, its manifest not there yet")
     open_bundle(bundle.folder)
     (bundle.folder / "README.md").unlink()
@@ -225,14 +228,14 @@ def test_the_card_may_change_but_not_go(bundle: Bundle) -> None:
         open_bundle(bundle.folder)
 
 
-def test_a_file_that_is_not_listed_is_refused(bundle: Bundle) -> None:
+def test_open_bundle_refuses_an_unlisted_file(bundle: Bundle) -> None:
     (bundle.folder / "checkpoint" / "extra.bin").write_bytes(b"")
     with pytest.raises(BundleError, match=r"checkpoint/extra\.bin is not in the manifest"):
         open_bundle(bundle.folder)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "checkpoint", "manifest.json"])
-def test_a_link_is_refused_even_to_the_right_content(tmp_path: Path, bundle: Bundle, name: str) -> None:
+def test_open_bundle_refuses_links_to_the_right_content(tmp_path: Path, bundle: Bundle, name: str) -> None:
     path = bundle.folder / name
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
@@ -240,7 +243,7 @@ def test_a_link_is_refused_even_to_the_right_content(tmp_path: Path, bundle: Bun
         open_bundle(bundle.folder)
 
 
-def test_a_pipe_in_place_of_a_file_does_not_block_the_reader(bundle: Bundle) -> None:
+def test_open_bundle_refuses_a_pipe_without_blocking(bundle: Bundle) -> None:
     for name in ("model.onnx", "manifest.json"):
         (bundle.folder / name).unlink()
         os.mkfifo(bundle.folder / name)
@@ -248,19 +251,19 @@ def test_a_pipe_in_place_of_a_file_does_not_block_the_reader(bundle: Bundle) -> 
             bundle.verify() if name == "model.onnx" else open_bundle(bundle.folder)
 
 
-def test_a_manifest_too_large_to_be_one_is_not_read(bundle: Bundle) -> None:
+def test_open_bundle_refuses_a_huge_manifest(bundle: Bundle) -> None:
     os.truncate(bundle.folder / "manifest.json", MAX_MANIFEST_BYTES + 1)
     with pytest.raises(BundleError, match="more than the"):
         open_bundle(bundle.folder)
 
 
-def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path) -> None:
+def test_open_bundle_refuses_a_folder_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"it has no manifest\.json"):
         open_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("attack", sorted(ATTACKS.iterdir()), ids=lambda path: path.stem)
-def test_a_hostile_manifest_is_refused_for_its_reason(tmp_path: Path, attack: Path) -> None:
+def test_open_bundle_refuses_hostile_manifests(tmp_path: Path, attack: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(attack.read_bytes())
     with pytest.raises(BundleError) as refused:
         open_bundle(tmp_path, verify=False)
@@ -268,11 +271,11 @@ def test_a_hostile_manifest_is_refused_for_its_reason(tmp_path: Path, attack: Pa
     assert str(tmp_path) in str(refused.value)
 
 
-def test_the_reasons_cover_the_corpus() -> None:
+def test_hostile_manifests_all_have_a_reason() -> None:
     assert {path.stem for path in ATTACKS.iterdir()} == set(REASONS)
 
 
-def test_the_manifest_on_disk_is_plain_json(bundle: Bundle) -> None:
+def test_manifest_on_disk_is_plain_json(bundle: Bundle) -> None:
     content = json.loads((bundle.folder / "manifest.json").read_text(encoding="utf-8"))
     assert content["schema_version"] == 1
     assert set(content["files"]) == set(FILES)

@@ -1,4 +1,4 @@
-"""The store: pointers that move as a whole, and names that stay inside it."""
+"""The store: pointers that move atomically, and names that stay inside it."""
 
 import os
 from pathlib import Path
@@ -15,33 +15,33 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def test_an_absent_store_is_empty(store: Store) -> None:
+def test_store_without_a_folder_is_empty(store: Store) -> None:
     assert store.tasks() == []
     assert store.variants(TASK) == []
     assert store.versions(TASK, "dense") == []
 
 
-def test_what_was_published_is_opened(store: Store) -> None:
+def test_store_opens_what_was_published(store: Store) -> None:
     bundle = publish(store)
     assert store.open(TASK, "dense") == bundle
     assert store.current(TASK, "dense") == bundle.manifest.version
     assert store.tasks() == [TASK]
 
 
-def test_dense_comes_first_and_is_the_default(store: Store) -> None:
+def test_store_lists_dense_first_and_takes_it_as_default(store: Store) -> None:
     for variant in ("a", "sparse90", "dense"):
         publish(store, variant=variant)
     assert store.variants(TASK) == ["dense", "a", "sparse90"]
     assert store.default_variant(TASK) == "dense"
 
 
-def test_without_dense_the_first_variant_is_the_default(store: Store) -> None:
+def test_store_defaults_to_the_first_variant_without_dense(store: Store) -> None:
     publish(store, variant="sparse95")
     publish(store, variant="sparse90")
     assert store.default_variant(TASK) == "sparse90"
 
 
-def test_a_default_can_be_set_and_survives_only_while_it_exists(store: Store) -> None:
+def test_store_default_is_ignored_when_its_variant_is_gone(store: Store) -> None:
     publish(store)
     publish(store, variant="sparse90")
     store.set_default_variant(TASK, "sparse90")
@@ -52,7 +52,7 @@ def test_a_default_can_be_set_and_survives_only_while_it_exists(store: Store) ->
         store.set_default_variant(TASK, "sparse90")
 
 
-def test_promote_moves_the_pointer_and_rolls_back(store: Store) -> None:
+def test_store_promotes_an_earlier_version(store: Store) -> None:
     one = publish(store, model=graph(seed=1)).manifest.version
     two = publish(store, model=graph(seed=2)).manifest.version
     assert store.current(TASK, "dense") == two
@@ -61,14 +61,14 @@ def test_promote_moves_the_pointer_and_rolls_back(store: Store) -> None:
     assert store.open(TASK, "dense").manifest.version == one
 
 
-def test_an_unknown_version_is_not_promoted(store: Store) -> None:
+def test_store_refuses_to_promote_an_unknown_version(store: Store) -> None:
     version = publish(store).manifest.version
     with pytest.raises(StoreError, match=f"its versions: {version}"):
         store.promote(TASK, "dense", "f" * 16)
     assert store.current(TASK, "dense") == version
 
 
-def test_the_current_version_is_not_removed(store: Store) -> None:
+def test_store_refuses_to_remove_the_current_version(store: Store) -> None:
     one = publish(store, model=graph(seed=1)).manifest.version
     with pytest.raises(StoreError, match="promote another version first"):
         store.remove(TASK, "dense", one)
@@ -79,7 +79,7 @@ def test_the_current_version_is_not_removed(store: Store) -> None:
         store.remove(TASK, "dense", one)
 
 
-def test_a_bundle_that_was_moved_is_refused(store: Store) -> None:
+def test_store_refuses_a_bundle_in_another_folder(store: Store) -> None:
     version = publish(store).manifest.version
     (store.root / TASK / "dense").rename(store.root / TASK / "other")
     with pytest.raises(StoreError, match=f"holds the bundle {TASK}/dense/{version}"):
@@ -87,7 +87,7 @@ def test_a_bundle_that_was_moved_is_refused(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", "A", "-a", "a" * 65, "a\n", "a\x00", "ä"])
-def test_names_that_could_leave_the_store_are_refused(store: Store, name: str) -> None:
+def test_store_refuses_names_that_could_leave_it(store: Store, name: str) -> None:
     publish(store)
     for ask in (
         lambda: store.current(name, "dense"),
@@ -100,21 +100,21 @@ def test_names_that_could_leave_the_store_are_refused(store: Store, name: str) -
 
 
 @pytest.mark.parametrize("version", ["../..", "current", "F" * 16, "0" * 15])
-def test_a_version_that_is_no_version_is_refused(store: Store, version: str) -> None:
+def test_store_refuses_malformed_versions(store: Store, version: str) -> None:
     publish(store)
     with pytest.raises(StoreError, match="16 hexadecimal digits"):
         store.open(TASK, "dense", version)
 
 
 @pytest.mark.parametrize("content", [b"", b"../../../etc\n", b"\xff\xfe", b"0" * 17])
-def test_a_damaged_pointer_is_told(store: Store, content: bytes) -> None:
+def test_store_refuses_a_damaged_pointer(store: Store, content: bytes) -> None:
     publish(store)
     (store.root / TASK / "dense" / "current").write_bytes(content)
     with pytest.raises(StoreError):
         store.open(TASK, "dense")
 
 
-def test_unfinished_and_linked_folders_are_not_seen(store: Store, tmp_path: Path) -> None:
+def test_store_ignores_unfinished_and_linked_folders(store: Store, tmp_path: Path) -> None:
     publish(store)
     (store.root / ".tmp-abc" / "dense").mkdir(parents=True)
     (store.root / TASK / "dense" / ".tmp-abc").mkdir()
@@ -123,7 +123,7 @@ def test_unfinished_and_linked_folders_are_not_seen(store: Store, tmp_path: Path
     assert len(store.versions(TASK, "dense")) == 1
 
 
-def test_a_publication_that_fails_moves_no_pointer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_keeps_its_pointer_when_publishing_fails(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     version = publish(store, model=graph(seed=1)).manifest.version
 
     def full(*_: object) -> None:

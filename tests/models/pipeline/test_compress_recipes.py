@@ -1,6 +1,7 @@
 """`sparserve compress` with every recipe that ships, on a tiny model: slow, so only `make test-thorough` runs it."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -21,18 +22,20 @@ QUICKLY_MEASURED = {
 }
 
 
-def settings(name):
+def settings(name: str) -> list[str]:
     fields = small_fields(load_recipe(name)) | QUICKLY_MEASURED
     return [part for field, value in fields.items() for part in ("--set", f"{field}={json.dumps(value)}")]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("recipes")
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_shipped_recipe_is_one_command(name, folder, tiny_checkpoint, sentiment_csv):
+def test_compress_runs_every_shipped_recipe(
+    name: str, folder: Path, tiny_checkpoint: Path, sentiment_csv: Path
+) -> None:
     given = ["--model", str(tiny_checkpoint), "--data", str(sentiment_csv), "--task", "tiny", "--threads", "1"]
     result = CliRunner().invoke(
         app, ["compress", name, *given, "--store", str(folder / "store"), *settings(name)], catch_exceptions=False
@@ -43,8 +46,8 @@ def test_a_shipped_recipe_is_one_command(name, folder, tiny_checkpoint, sentimen
     dense = store.open("tiny", "dense").manifest.sparsity.encoder_linear
     for variant in variants:
         manifest = store.open("tiny", variant).manifest
-        assert manifest.evaluation.agreement is not None
-        assert manifest.measurement.latency
+        assert manifest.evaluation is not None and manifest.evaluation.agreement is not None
+        assert manifest.measurement is not None and manifest.measurement.latency
         assert manifest.sparsity.encoder_linear.nonzero < dense.nonzero
         assert SPARSE_MODEL in manifest.files
         assert variant in result.stdout

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,14 +21,15 @@ from sparserve.cli import app
 from sparserve.models.bundle.inference import load_bundle
 from sparserve.models.bundle.store import Store
 
+CommandLine = Callable[..., list[str]]
 VARIANTS = ["dense", "dense-int8", "sparse60", "sparse60-int8"]
 
 
-def versions(store):
+def versions(store: Path) -> dict[str, str]:
     return {variant: Store(store).current("tiny", variant) for variant in Store(store).variants("tiny")}
 
 
-def test_the_store_has_dense_and_sparse_and_their_int8(tiny_store):
+def test_compress_publishes_dense_and_sparse_in_both_precisions(tiny_store: Path) -> None:
     store = Store(tiny_store)
     assert store.tasks() == ["tiny"]
     assert store.variants("tiny") == VARIANTS
@@ -34,12 +37,13 @@ def test_the_store_has_dense_and_sparse_and_their_int8(tiny_store):
     for variant in VARIANTS:
         manifest = store.open("tiny", variant).manifest
         assert manifest.labels == ("negative", "positive")
+        assert manifest.evaluation is not None and manifest.measurement is not None
         assert manifest.evaluation.rows == 12
         assert {point.length for point in manifest.measurement.latency} == {8}
         assert manifest.precision == ("int8" if variant.endswith("int8") else "fp32")
 
 
-def test_the_manifest_counts_what_the_graph_holds(tiny_store):
+def test_manifest_counts_the_nonzeros_of_the_graph(tiny_store: Path) -> None:
     bundle = Store(tiny_store).open("tiny", "sparse60")
     sparsity = bundle.manifest.sparsity
     assert sparsity.encoder_linear.parameters == 2 * (4 * 32 * 32 + 2 * 32 * 48)
@@ -52,7 +56,7 @@ def test_the_manifest_counts_what_the_graph_holds(tiny_store):
     assert json.loads(prop.value)["encoder_linear"]["nonzero"] == sparsity.encoder_linear.nonzero
 
 
-def test_the_bundle_can_be_trained_on(tiny_store):
+def test_bundle_contains_a_checkpoint_to_train_on(tiny_store: Path) -> None:
     folder = Store(tiny_store).open("tiny", "sparse60").folder / "checkpoint"
     plan = json.loads((folder / "pruning.json").read_text())
     weights = load_file(folder / "model.safetensors")
@@ -65,7 +69,7 @@ def test_the_bundle_can_be_trained_on(tiny_store):
     assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names)
 
 
-def test_the_sample_is_what_the_graph_answers(tiny_store):
+def test_manifest_sample_matches_the_graph(tiny_store: Path) -> None:
     for variant in VARIANTS:
         bundle = Store(tiny_store).open("tiny", variant)
         loaded = load_bundle(bundle, threads=1)
@@ -74,7 +78,7 @@ def test_the_sample_is_what_the_graph_answers(tiny_store):
             np.testing.assert_allclose(logits, sample.logits, atol=2e-5)
 
 
-def test_nothing_in_a_bundle_names_the_machine_it_was_made_on(tiny_store, tiny_checkpoint):
+def test_bundle_names_no_path_of_the_machine(tiny_store: Path, tiny_checkpoint: Path) -> None:
     for path in tiny_store.glob("tiny/*/*/**/*"):
         if path.is_file():
             content = path.read_bytes()
@@ -82,7 +86,7 @@ def test_nothing_in_a_bundle_names_the_machine_it_was_made_on(tiny_store, tiny_c
             assert b"site-packages" not in content, path
 
 
-def test_the_same_command_again_does_nothing_anew(tiny_store, compress_tiny):
+def test_compress_again_repeats_no_step(tiny_store: Path, compress_tiny: CommandLine) -> None:
     before = versions(tiny_store)
     result = CliRunner().invoke(app, compress_tiny(tiny_store), catch_exceptions=False)
     assert result.exit_code == 0
@@ -90,7 +94,7 @@ def test_the_same_command_again_does_nothing_anew(tiny_store, compress_tiny):
     assert versions(tiny_store) == before
 
 
-def test_another_sparsity_does_not_retrain_the_teacher(tiny_store, compress_tiny):
+def test_compress_at_another_sparsity_reuses_the_teacher(tiny_store: Path, compress_tiny: CommandLine) -> None:
     command = compress_tiny(tiny_store, "--sparsity", "0.8", "--dry-run", "--json")
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     events = [json.loads(line) for line in result.output.splitlines()]
@@ -101,7 +105,9 @@ def test_another_sparsity_does_not_retrain_the_teacher(tiny_store, compress_tiny
 
 
 @pytest.mark.thorough
-def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bundles(tiny_store, compress_tiny, tmp_path):
+def test_compress_resumes_after_kill_9_with_the_same_bundles(
+    tiny_store: Path, compress_tiny: CommandLine, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "sparserve", *compress_tiny(store, "--json")]
@@ -130,9 +136,9 @@ def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_bundles(t
     assert not list(store.rglob(".tmp-*"))
 
 
-def test_an_encoder_that_cannot_be_packed_is_published_without_the_file(
-    tiny_checkpoint, tiny_recipe, sentiment_csv, tmp_path
-):
+def test_compress_publishes_without_packed_file_if_packing_fails(
+    tiny_checkpoint: Path, tiny_recipe: Path, sentiment_csv: Path, tmp_path: Path
+) -> None:
     checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "silu-bert")
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "hidden_act": "silu"}))
@@ -144,10 +150,12 @@ def test_an_encoder_that_cannot_be_packed_is_published_without_the_file(
     assert "sparse60 has no model.sparse.onnx: The sparse runtime does not support" in result.output
     manifest = Store(tmp_path / "store").open("tiny", "sparse60").manifest
     assert manifest.packed is None
-    assert manifest.measurement.sparse is None
+    assert manifest.measurement is not None and manifest.measurement.sparse is None
 
 
-def test_text_pairs_with_several_labels_and_a_given_teacher(tiny_checkpoint, tiny_recipe, tmp_path):
+def test_compress_of_multi_label_pairs_and_a_given_teacher(
+    tiny_checkpoint: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "pairs.jsonl"
     rows = [
         {

@@ -175,9 +175,10 @@ def test_check_recipe_refuses_a_tokenizer_larger_than_the_embeddings(
     tokenizer.save_pretrained(larger.folder)
     last, rows = len(tokenizer) - 1, whole.config.vocab_size
     message = rf"'<extra>' the id {last}, but the model has embeddings for {rows} tokens only"
-    for networks in ((larger, None), (whole, larger)):
+    networks: tuple[tuple[Checkpoint, Checkpoint | None], ...] = ((larger, None), (whole, larger))
+    for checkpoint, teacher in networks:
         with pytest.raises(CheckpointError, match=message):
-            check_recipe(*networks, recipe())
+            check_recipe(checkpoint, teacher, recipe())
 
 
 def test_check_recipe_refuses_a_network_too_large_for_onnx(

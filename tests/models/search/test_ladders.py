@@ -1,4 +1,8 @@
-"""The levels that a search tries of a recipe: how they are called, and which of them cannot meet a target."""
+"""Ladders: the levels of a recipe, their names, and lower bounds of their size."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,14 +14,15 @@ from sparserve.models.search.ladders import make_ladder, slug, with_shared
 from sparserve.models.search.size_bound import least_bytes
 
 
-def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
+def test_make_ladder_chooses_fields_and_names_by_the_recipe() -> None:
     pruned = make_ladder(
         "Demo 1", Recipe(name="Demo 1", pruning=Pruning(sparsity=0.75, initial_sparsity=0.6)), layers=6
     )
     assert pruned.levels[:3] == (0.6, 0.7, 0.75)
     assert pruned.candidate(2).variant == "demo-1-sparsity75"
-    assert pruned.candidate(2).recipe.pruning.sparsity == 0.75
-    plain = {"pruning": None, "student": Student(epochs=0, start="teacher")}
+    pruning = pruned.candidate(2).recipe.pruning
+    assert pruning is not None and pruning.sparsity == 0.75
+    plain: dict[str, Any] = {"pruning": None, "student": Student(epochs=0, start="teacher")}
     flops = make_ladder("fisher", Recipe(name="fisher", squeeze=Squeeze(flops=0.55), **plain), layers=6)
     assert (
         flops.fields == ("squeeze.flops",) and 0.55 in flops.levels and list(flops.levels) == sorted(flops.levels)[::-1]
@@ -25,7 +30,8 @@ def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
     units = make_ladder("mi", Recipe(name="mi", squeeze=Squeeze(heads=0.5, units=0.25), **plain), layers=6)
     squeezed = units.candidate(units.levels.index(0.3))
     kept = squeezed.recipe.squeeze
-    assert (kept.heads, kept.units, kept.hidden) == (0.3, pytest.approx(0.15), 1.0)
+    assert kept is not None
+    assert (kept.heads, kept.units, kept.hidden) == pytest.approx((0.3, 0.15, 1.0))
     assert squeezed.setting == "squeeze.heads=0.3, squeeze.units=0.15"
     wide = make_ladder("wide", Recipe(name="wide", squeeze=Squeeze(heads=0.25, units=0.5), **plain), layers=6)
     assert wide.values(wide.levels.index(0.9)) == {"squeeze.heads": 0.9, "squeeze.units": 1.0}
@@ -41,7 +47,7 @@ def test_a_recipe_says_by_what_it_has_how_its_levels_are_called():
 
 
 @pytest.mark.parametrize("name", ["Dense", "my int8"])
-def test_a_recipe_that_would_take_the_name_of_the_baseline_or_of_a_twin_is_refused(name):
+def test_ladder_refuses_names_of_the_baseline_and_of_int8_variants(name: str) -> None:
     recipe = Recipe(name=name, pruning=None, student=Student(epochs=1))
     with pytest.raises(
         RecipeError, match=rf"recipe {name} cannot have a variant named after it: variant '{slug(name)}'"
@@ -52,7 +58,7 @@ def test_a_recipe_that_would_take_the_name_of_the_baseline_or_of_a_twin_is_refus
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_every_recipe_that_ships_is_a_rung_of_its_ladder_and_has_distinct_variants(name):
+def test_ladder_of_a_shipped_recipe_contains_the_recipe(name: str) -> None:
     shared, other = with_shared(load_recipe(name), load_recipe("demo")), load_recipe("demo")
     ladder = make_ladder(name, shared, layers=6)
     candidates = [ladder.candidate(rung) for rung in range(len(ladder))]
@@ -61,17 +67,17 @@ def test_every_recipe_that_ships_is_a_rung_of_its_ladder_and_has_distinct_varian
     assert all(c.recipe.max_length == other.max_length for c in candidates)
 
 
-def test_a_recipe_keeps_its_own_int8_in_a_search_that_another_one_begins():
+def test_with_shared_keeps_a_recipes_int8_settings() -> None:
     first = Recipe(name="first", quantization=Quantization(enabled=False, reduce_range=False))
     small = with_shared(load_recipe("smallest"), first).quantization
     assert small == Quantization(reduce_range=False, embedding_bits=4)
 
 
-def test_the_token_table_bounds_the_bytes_where_a_recipe_leaves_it_as_it_is(make_checkpoint):
+def test_least_bytes_is_the_size_of_the_token_table(make_checkpoint: Callable[..., Path]) -> None:
     checkpoint = resolve_checkpoint(str(make_checkpoint("distilbert")))
-    rows = checkpoint.config.vocab_size
+    rows: Any = checkpoint.config.vocab_size
 
-    def least(**fields):
+    def least(**fields: Any) -> int:
         return least_bytes(checkpoint, None, Recipe(name="demo", **fields))
 
     assert least() == rows * 32

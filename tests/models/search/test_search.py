@@ -1,16 +1,20 @@
-"""The search over recipes and levels: its logic, on figures that are made up."""
+"""The search over recipes and levels, on made-up figures."""
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from sparserve.models.bundle.manifest import LatencyPoint
+from sparserve.models.bundle.variants import Precision, Runtime
 from sparserve.models.recipes.schema import Recipe
-from sparserve.models.search.frontier import baseline_points, best, frontier, nearest, points
-from sparserve.models.search.ladders import Ladder
+from sparserve.models.search.frontier import Point, baseline_points, best, frontier, nearest, points
+from sparserve.models.search.ladders import Candidate, Ladder
 from sparserve.models.search.outcomes import Outcome, Serving
 from sparserve.models.search.output import as_record, frontier_table, trial_line
 from sparserve.models.search.record import RecordedTrials
@@ -18,16 +22,22 @@ from sparserve.models.search.search import Trial, search
 from sparserve.models.search.targets import Target, parse_target
 
 SIZE, FAST, DROP = Target("size", 500.0), Target("latency", 0.5, (1, 64)), Target("accuracy_drop", 5.0)
-KINDS = (("fp32", "onnx"), ("fp32", "sparse"), ("int8", "onnx"), ("int8", "sparse"))
+Kind = tuple[Precision, Runtime]
+Rows = Sequence[tuple[int, float, float]]
+Figures = Mapping[Kind, Rows]
+Targets = tuple[Target, ...]
+KINDS: tuple[Kind, ...] = (("fp32", "onnx"), ("fp32", "sparse"), ("int8", "onnx"), ("int8", "sparse"))
 VERSION = "0123456789abcdef"
 REQUESTS = st.sampled_from([(SIZE,), (FAST,), (DROP,), (SIZE, DROP), (FAST, SIZE), (FAST, SIZE, DROP)])
 
 
-def ladder_of(count, name="demo"):
+def ladder_of(count: int, name: str = "demo") -> Ladder:
     return Ladder(name, Recipe(name=name), ("pruning.sparsity",), tuple(rung / count for rung in range(count)))
 
 
-def serving(variant, size, seconds, drop, kind=KINDS[0], version=VERSION):
+def serving(
+    variant: str, size: int, seconds: float, drop: float, kind: Kind = KINDS[0], version: str = VERSION
+) -> Serving:
     point = LatencyPoint(
         batch=1, length=64, p50_seconds=seconds, p95_seconds=seconds, items_per_second=1, dense_p50_seconds=1
     )
@@ -44,32 +54,34 @@ def serving(variant, size, seconds, drop, kind=KINDS[0], version=VERSION):
     )
 
 
-class MadeUp:
-    """Trials whose figures are given: for each kind of file and rung its size, seconds and drop."""
+class MadeUpTrials:
+    """Trials with given figures: for each kind of file and rung its size, seconds and drop."""
 
-    def __init__(self, figures, failing_from=math.inf, baseline=()):
+    def __init__(self, figures: Figures, failing_from: float = math.inf, baseline: tuple[Serving, ...] = ()) -> None:
         self.figures = figures
         self.failing_from = failing_from
         self.baseline = baseline
-        self.made = []
+        self.made: list[int] = []
 
-    def __call__(self, candidate):
+    def __call__(self, candidate: Candidate) -> Outcome:
         self.made.append(candidate.rung)
         if candidate.rung >= self.failing_from:
             return Outcome(variant=candidate.variant, failure="the loss is nan")
         rows = [serving(candidate.variant, *rungs[candidate.rung], kind) for kind, rungs in self.figures.items()]
         return Outcome(variant=candidate.variant, servings=tuple(rows), baseline=self.baseline)
 
-    def exhaustive(self, ladder, targets):
+    def exhaustive(self, ladder: Ladder, targets: Sequence[Target]) -> list[Point]:
         every = [ladder.candidate(rung) for rung in range(len(ladder))]
-        return points([Trial(candidate, MadeUp(self.figures, self.failing_from)(candidate)) for candidate in every])
+        return points(
+            [Trial(candidate, MadeUpTrials(self.figures, self.failing_from)(candidate)) for candidate in every]
+        )
 
 
-def monotone(seed, count, kinds):
+def monotone(seed: int, count: int, kinds: Sequence[Kind]) -> Figures:
     """For each kind of file: sizes and times that fall along the ladder, and drops that rise."""
     generator = np.random.default_rng(seed)
 
-    def rising(most):
+    def rising(most: float) -> npt.NDArray[np.float64]:
         return np.cumsum(generator.uniform(0.01, 2 * generator.uniform(0.5, 1.5) * most / count, count))
 
     return {
@@ -80,8 +92,8 @@ def monotone(seed, count, kinds):
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 12), REQUESTS)
-def test_bisection_finds_what_an_exhaustive_scan_finds_in_logarithmically_many_trials(seed, count, targets):
-    make, ladder = MadeUp(monotone(seed, count, KINDS[:1])), ladder_of(count)
+def test_search_finds_the_best_level_in_logarithmic_trials(seed: int, count: int, targets: Targets) -> None:
+    make, ladder = MadeUpTrials(monotone(seed, count, KINDS[:1])), ladder_of(count)
     found = best(points(search([ladder], targets, make)), targets)
     assert found == best(make.exhaustive(ladder, targets), targets)
     assert len(make.made) == len(set(make.made)) <= math.ceil(math.log2(len(ladder))) + 1
@@ -89,52 +101,57 @@ def test_bisection_finds_what_an_exhaustive_scan_finds_in_logarithmically_many_t
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 12), REQUESTS, st.integers(1, 14))
-def test_with_several_kinds_of_files_and_failing_levels_the_best_of_all_is_found(seed, count, targets, failing_from):
-    make, ladder = MadeUp(monotone(seed, count, KINDS), failing_from), ladder_of(count)
+def test_search_finds_the_best_of_several_kinds_with_failing_levels(
+    seed: int, count: int, targets: Targets, failing_from: int
+) -> None:
+    make, ladder = MadeUpTrials(monotone(seed, count, KINDS), failing_from), ladder_of(count)
     found = best(points(search([ladder], targets, make)), targets)
     assert found == best(make.exhaustive(ladder, targets), targets)
     assert len(make.made) == len(set(make.made))
 
 
-def test_a_kind_of_file_that_fits_at_once_does_not_keep_a_better_one_from_being_found():
+def test_search_continues_for_other_kinds_after_one_fits() -> None:
     slow_to_shrink = [(900 - 100 * rung, 0.1, 0.1 * rung) for rung in range(8)]
-    made = MadeUp({KINDS[0]: slow_to_shrink, KINDS[2]: [(100, 0.1, 4.0)] * 8})
+    made = MadeUpTrials({KINDS[0]: slow_to_shrink, KINDS[2]: [(100, 0.1, 4.0)] * 8})
     chosen = best(points(search([ladder_of(8)], [SIZE], made)), [SIZE])
+    assert chosen is not None and chosen.candidate is not None
     assert (chosen.serving.kind, chosen.candidate.rung) == (KINDS[0], 4)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1000), st.floats(0, 1), st.floats(-5, 20)), min_size=1, max_size=12), REQUESTS)
-def test_what_is_found_meets_the_targets_however_the_figures_jump(rows, targets):
-    make, ladder = MadeUp({KINDS[0]: rows}), ladder_of(len(rows))
+def test_best_meets_the_targets_however_figures_jump(rows: Rows, targets: Targets) -> None:
+    make, ladder = MadeUpTrials({KINDS[0]: rows}), ladder_of(len(rows))
     found = points(search([ladder], targets, make))
     chosen = best(found, targets)
     assert chosen is None or all(target.met_by(chosen.serving) for target in targets)
     assert chosen is not None or not any(point.meets(targets) for point in found)
 
 
-def test_each_recipe_is_searched_and_the_most_accurate_that_meets_the_target_is_chosen():
+def test_best_is_the_most_accurate_of_all_recipes() -> None:
     lossy, good = [(100, 0.1, 9.0)] * 4, [(900, 0.1, 0.5), (400, 0.1, 0.9), (300, 0.1, 1.5), (200, 0.1, 4.0)]
-    figures = {"lossy": MadeUp({KINDS[0]: lossy}), "good": MadeUp({KINDS[0]: good})}
+    figures = {"lossy": MadeUpTrials({KINDS[0]: lossy}), "good": MadeUpTrials({KINDS[0]: good})}
     trials = search([ladder_of(4, "lossy"), ladder_of(4, "good")], [SIZE], lambda c: figures[c.ladder](c))
     chosen = best(points(trials), [SIZE])
+    assert chosen is not None and chosen.candidate is not None
     assert (chosen.candidate.ladder, chosen.candidate.rung) == ("good", 1)
     shown = next(trial for trial in trials if trial.candidate == chosen.candidate)
     expected = "good at pruning.sparsity=0.25: good-sparsity25, 0.0004 MB, drop 0.9 points: meets"
     assert trial_line(shown, [SIZE]) == expected
 
 
-def test_the_frontier_has_what_no_other_point_beats_and_the_nearest_is_the_least_above_the_limits():
+def test_frontier_and_nearest_of_points_that_miss_the_targets() -> None:
     figures = {KINDS[0]: [(900, 0.1, 1.0), (800, 0.1, 6.0), (800, 0.1, 7.0), (700, 0.9, 20.0)]}
-    found = MadeUp(figures).exhaustive(ladder_of(4), [SIZE])
-    assert [point.candidate.rung for point in frontier(found, [SIZE, DROP])] == [0, 1, 3]
+    found = MadeUpTrials(figures).exhaustive(ladder_of(4), [SIZE])
+    rungs = [point.candidate.rung for point in frontier(found, [SIZE, DROP]) if point.candidate]
+    assert rungs == [0, 1, 3]
     assert best(found, [SIZE, DROP]) is None
-    assert nearest(found, [SIZE, DROP]).candidate.rung == 0
+    assert nearest(found, [SIZE, DROP]) == found[0]
     assert nearest([], [SIZE]) is None
 
 
-def test_the_table_has_a_row_a_point_in_the_units_of_its_columns_and_a_star_for_what_answers():
-    found = MadeUp({KINDS[1]: [(84_000, 0.0123, 41.67)]}).exhaustive(ladder_of(1), [FAST])
+def test_frontier_table_has_a_row_per_point_and_a_star() -> None:
+    found = MadeUpTrials({KINDS[1]: [(84_000, 0.0123, 41.67)]}).exhaustive(ladder_of(1), [FAST])
     console = Console(width=200)
     with console.capture() as capture:
         console.print(frontier_table(found, found[0], [FAST]))
@@ -143,13 +160,13 @@ def test_the_table_has_a_row_a_point_in_the_units_of_its_columns_and_a_star_for_
     assert [cell.strip() for cell in row.strip("│").split("│")] == cells
 
 
-def test_a_recorded_search_makes_no_trial_again(tmp_path):
+def test_recorded_trials_are_not_made_again(tmp_path: Path) -> None:
     figures, dense = (
         {KINDS[0]: [(1000 - 100 * rung, 0.1, float(rung)) for rung in range(10)]},
         serving("dense", 1, 1, 0),
     )
     path, ladder = tmp_path / "search.json", ladder_of(10)
-    first, second = MadeUp(figures, baseline=(dense,)), MadeUp(figures, baseline=(dense,))
+    first, second = MadeUpTrials(figures, baseline=(dense,)), MadeUpTrials(figures, baseline=(dense,))
     stored = [("dense", VERSION), *((ladder.candidate(rung).variant, VERSION) for rung in range(10))]
     before = search([ladder], [SIZE], RecordedTrials(path, first, stored=[]))
     assert search([ladder], [SIZE], RecordedTrials(path, second, stored=stored)) == before
@@ -157,15 +174,15 @@ def test_a_recorded_search_makes_no_trial_again(tmp_path):
     search([ladder], [SIZE], RecordedTrials(path, second, stored=stored[1:]))
     assert second.made == first.made, "figures against a baseline that the store has no more are found again"
     path.write_text(path.read_text()[:-9])
-    third = MadeUp(figures)
+    third = MadeUpTrials(figures)
     search([ladder], [SIZE], RecordedTrials(path, third, stored=stored))
     assert third.made == first.made, "a record that is cut short counts as none"
 
 
-def test_of_a_record_only_those_outcomes_are_believed_whose_very_bundles_are_stored(tmp_path):
+def test_recorded_trials_need_their_bundles_in_the_store(tmp_path: Path) -> None:
     figures, path, ladder = {KINDS[0]: [(100, 0.1, 0.0)]}, tmp_path / "search.json", ladder_of(1)
     variant, other = ladder.candidate(0).variant, "f" * 16
-    first, second, third = MadeUp(figures), MadeUp(figures), MadeUp(figures)
+    first, second, third = MadeUpTrials(figures), MadeUpTrials(figures), MadeUpTrials(figures)
     search([ladder], [SIZE], RecordedTrials(path, first, stored=[]))
     search([ladder], [SIZE], RecordedTrials(path, second, stored=[(variant, other)]))
     assert second.made == [0], "another search's bundle of the same name was taken for this one's"
@@ -173,23 +190,24 @@ def test_of_a_record_only_those_outcomes_are_believed_whose_very_bundles_are_sto
     assert not third.made
 
 
-def test_the_dense_variants_are_chosen_where_they_meet_the_targets_best_and_do_not_steer_the_bisection():
+def test_best_may_be_a_dense_variant_which_does_not_steer_the_search() -> None:
     int8 = serving("dense-int8", 450, 0.2, 0.1, KINDS[2])
     figures = {KINDS[2]: [(600, 0.3, 0.2), (300, 0.2, 0.4), (200, 0.1, 9.0), (100, 0.1, 9.5)]}
-    made = MadeUp(figures, baseline=(serving("dense", 900, 0.4, 0.0), int8))
+    made = MadeUpTrials(figures, baseline=(serving("dense", 900, 0.4, 0.0), int8))
     trials = search([ladder_of(4), ladder_of(4, "again")], [SIZE], made)
     assert made.made == [1, 0, 1, 0]
     found = [*baseline_points(trials), *points(trials)]
-    chosen = best(found, [SIZE])
+    chosen, smallest = best(found, [SIZE]), best(found, [DROP])
+    assert chosen is not None and smallest is not None
     assert (chosen.serving, chosen.title) == (int8, "dense-int8, nothing pruned")
     assert as_record(chosen, [SIZE])["recipe"] is None
     assert [point.serving.variant for point in found].count("dense") == 1, "once, however many trials measured it"
-    assert best(found, [DROP]).serving.variant == "demo-sparsity25", "the smallest, where nothing else is asked for"
+    assert smallest.serving.variant == "demo-sparsity25", "the smallest, where nothing else is asked for"
     assert baseline_points([Trial(ladder_of(1).candidate(0), Outcome(variant="demo", failure="the loss is nan"))]) == []
 
 
-def test_latency_targets_read_as_on_the_command_line_pick_the_fastest_file():
+def test_best_of_a_latency_target_is_the_fastest_file() -> None:
     figures = {KINDS[0]: [(900, 0.004, 0.1)], KINDS[3]: [(300, 0.002, 0.4)]}
     targets = [parse_target("latency<=3ms@1x64")]
-    chosen = best(points(search([ladder_of(1)], targets, MadeUp(figures))), targets)
-    assert chosen.serving.kind == ("int8", "sparse")
+    chosen = best(points(search([ladder_of(1)], targets, MadeUpTrials(figures))), targets)
+    assert chosen is not None and chosen.serving.kind == ("int8", "sparse")

@@ -1,3 +1,5 @@
+"""Targets of a search: parsed, compared with servings, and printed."""
+
 import contextlib
 
 import pytest
@@ -10,7 +12,7 @@ from sparserve.models.search.outcomes import Serving
 from sparserve.models.search.targets import Target, parse_target, phrase
 
 
-def serving(*, size=5_000_000, milliseconds=2.0, drop=0.5):
+def serving(*, size: int = 5_000_000, milliseconds: float = 2.0, drop: float = 0.5) -> Serving:
     point = LatencyPoint(
         batch=1, length=64, p50_seconds=milliseconds / 1e3, p95_seconds=1, items_per_second=1, dense_p50_seconds=1
     )
@@ -39,7 +41,7 @@ def serving(*, size=5_000_000, milliseconds=2.0, drop=0.5):
         ("accuracy_drop<=0", Target("accuracy_drop", 0.0)),
     ],
 )
-def test_constraints_are_read_in_their_units(text, expected):
+def test_parse_target_reads_units(text: str, expected: Target) -> None:
     assert parse_target(text) == expected
 
 
@@ -61,7 +63,7 @@ def test_constraints_are_read_in_their_units(text, expected):
         ("", "is not a constraint"),
     ],
 )
-def test_what_is_no_constraint_is_refused_with_the_forms_that_are(text, message):
+def test_parse_target_refuses_other_texts_and_shows_the_forms(text: str, message: str) -> None:
     with pytest.raises(InputError) as refused:
         parse_target(text)
     assert message in str(refused.value)
@@ -69,12 +71,12 @@ def test_what_is_no_constraint_is_refused_with_the_forms_that_are(text, message)
 
 
 @given(st.text(max_size=40))
-def test_any_text_is_a_constraint_or_an_input_error(text):
+def test_parse_target_raises_input_error_for_any_other_text(text: str) -> None:
     with contextlib.suppress(InputError):
         assert parse_target(text).limit >= 0
 
 
-def test_a_serving_is_held_against_the_limit_in_its_unit():
+def test_target_compares_servings_in_its_unit() -> None:
     near = serving(size=6_600_000, milliseconds=3.0, drop=1.5)
     assert parse_target("latency<=3ms@1x64").met_by(near)
     assert not parse_target("latency<=2.9ms@1x64").met_by(near)
@@ -85,6 +87,6 @@ def test_a_serving_is_held_against_the_limit_in_its_unit():
     assert parse_target("accuracy_drop<=2").excess(near) == 0
 
 
-def test_targets_are_said_for_people():
+def test_phrase_joins_targets() -> None:
     targets = [parse_target(text) for text in ("latency<=3ms@1x64", "size<=6MB", "accuracy_drop<=1")]
     assert phrase(targets) == "latency <= 3 ms at 1 x 64 and size <= 6 MB and accuracy drop <= 1 points"
