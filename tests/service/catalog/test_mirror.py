@@ -36,7 +36,7 @@ def files() -> Iterator[Any]:
 
 @pytest.fixture
 def origin(store: Store) -> Store:
-    """What is uploaded."""
+    """The original store."""
     return store
 
 

@@ -1,4 +1,4 @@
-"""What an experiment may be, and who begins and ends one."""
+"""Valid policies of experiments, and the rights to begin and end one."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which runtime serves a bundle: measured, checked on the bundle's own sample, with a fallback that says why."""
+"""Choice of the runtime of a bundle: measured, checked on its sample, with a logged fallback."""
 
 import logging
 import shutil
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
 @pytest.fixture
 def publish(tiny_store, tmp_path):
-    """A bundle of the tiny store's sparse60, with changes, in a store of its own."""
+    """A bundle of the tiny store's sparse60, with changes, in a separate store."""
 
     def make(*, preferred=True, sparse_model=None, variant="sparse60", **changes):
         source = Store(tiny_store).open("tiny", variant)

@@ -31,7 +31,7 @@ def exposition(module_client: TestClient) -> str:
 
 
 def faults_of(exposition: str) -> list[str]:
-    """What promtool's linter would say, and what the naming conventions ask for besides."""
+    """Findings of promtool's linter and violations of the naming conventions."""
     described = dict(re.findall(r"^# HELP (\S+) (.*)$", exposition, re.MULTILINE))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", exposition, re.MULTILINE))
     samples = [

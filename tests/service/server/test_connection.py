@@ -115,7 +115,7 @@ def test_connection_limits_trailers(trailers: bytes) -> None:
     heads: list[int] = []
 
     async def holding(scope: Scope, receive: Receive, send: Send) -> None:
-        """Reads to the end, as the service does; what it is told of the head then is all there is."""
+        """Reads to the end, like the service, and then returns the head."""
         while (message := await receive())["type"] == "http.request" and message.get("more_body"):
             pass
         heads.append(len(scope["headers"]))

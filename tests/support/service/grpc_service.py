@@ -1,4 +1,4 @@
-"""The service with gRPC on a port of its own, what Triton's client sends it, and a gate that holds its batches up."""
+"""The service with gRPC on a free port, requests of Triton's client, and a gate that holds back its batches."""
 
 import contextlib
 import threading

@@ -1,4 +1,4 @@
-"""What KServe's own clients are told by a running service, as JSON on standard output.
+"""Answers of a running service to KServe's clients, as JSON on standard output.
 
 Run by an interpreter that has kserve, which is not that of the tests: `make kserve-venv` makes it.
 Usage: kserve_calls.py REST_URL GRPC_TARGET TASK TEXT...
@@ -24,7 +24,7 @@ def request(task: str, texts: list[str], binary: bool, columns: bool) -> Any:
 
 
 def told(answer: Any) -> dict[str, Any]:
-    """The part of an answer that is looked at."""
+    """Return the compared part of an answer."""
     scores = next(output for output in answer.outputs if output.name == "scores").as_numpy()
     return {"id": answer.id, "model": answer.model_name, "scores": scores.tolist()}
 

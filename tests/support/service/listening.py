@@ -1,4 +1,4 @@
-"""The service on a port of its own, in a thread of this process, for clients that talk to it over the network."""
+"""The service on a free port, in a thread of this process, for network clients."""
 
 import contextlib
 import threading
