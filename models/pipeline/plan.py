@@ -81,7 +81,6 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
 
     exports: dict[Variant, Step] = {}
     packs: dict[Variant, Step] = {}
-    graphs: dict[Arm, tuple[Step, Step]] = {}
     quantizations = {DENSE: recipe.baseline_quantization, recipe.variant_name: recipe.quantization}
     networks = {DENSE: teacher, recipe.variant_name: student}
     for name, network in networks.items():

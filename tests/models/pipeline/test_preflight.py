@@ -112,7 +112,7 @@ def test_check_calibration_needs_more_rows_than_units(recipe: MakeRecipe, job: J
 
 def test_check_calibration_refuses_too_few_vectors_or_operations(recipe: MakeRecipe, job: Job) -> None:
     squeezed = {**FROM_TEACHER, **NO_ATTENTION, "squeeze__heads": 0.5}
-    # Tokens enough, but the last layer's heads of 8 features and 2 labels are told apart by rows.
+    # There are enough tokens, but the last layer's heads of 8 features and 2 labels need one vector per row.
     texts = " ".join(["the movie was good"] * 8)
     few = replace(job, dataset=replace(job.dataset, train=Split([texts] * 10, None, [0, 1] * 5)))
     with pytest.raises(RecipeError, match=r"give 10 vectors, .* 10 features\. All training rows are in use"):
