@@ -2,7 +2,7 @@
 # make test    all the tests
 # make test-thorough   what takes minutes: every recipe that ships, from command line to bundle, on a tiny model, also killed
 #                      at random; the service against schemathesis, KServe's clients and kill -9
-# make check   linters and types
+# make check   linters, types, import contracts, spelling and language
 # make bench   measure the store's bundles again, on this machine
 # make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/benchmarks/kernels.md
 #                      PEERS="openvino=PYTHON deepsparse=PYTHON" adds peers from environments of their own
@@ -59,6 +59,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+	$(BIN)/python .ci/check_language.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.latency --store $(STORE)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ ONE_SHOT = {
 }
 
 
-def train_both(checkpoint, folder, overrides=None):
+def train_both(checkpoint: Any, folder: Path, overrides: Any = None) -> Any:
     options = CompressOptions(
         recipe=str(folder.parent / "recipe.yaml"),
         model=str(checkpoint),
@@ -75,7 +76,7 @@ def train_both(checkpoint, folder, overrides=None):
     return train_networks(run.plan, Context(run.workspace, PlainReporter()))
 
 
-def train_one(checkpoint: Checkpoint, folder: Path, *, loss=None, precision="fp32", progress):
+def train_one(checkpoint: Checkpoint, folder: Path, *, loss: Any = None, precision: str = "fp32", progress: Any) -> Any:
     """Prune a student for a few steps, with dropout and rows of several lengths."""
     model = load_classifier(checkpoint.folder, LABELS, "single_label_classification")
     texts = [f"the {LABELS[row % 2]} movie {'very ' * (row % 7)}{row}" for row in range(44)]
@@ -95,7 +96,7 @@ def train_one(checkpoint: Checkpoint, folder: Path, *, loss=None, precision="fp3
     return model
 
 
-def tell_digests(checkpoint: Checkpoint, folder: Path, *, progress):
+def tell_digests(checkpoint: Checkpoint, folder: Path, *, progress: Any) -> None:
     """Write into `folder` what the network of each process has become, by the loss of a whole distillation."""
     wanted = required_outputs(Distillation(logits=0))
     teacher = LiveTeacher(load_classifier(checkpoint.folder, LABELS, "single_label_classification", seed=1), wanted)
@@ -107,10 +108,10 @@ def tell_digests(checkpoint: Checkpoint, folder: Path, *, progress):
     (folder / f"digests-{distributed.get_rank()}").write_text("\n".join(digests))
 
 
-def diverge_in_one(checkpoint: Checkpoint, folder: Path, *, progress):
+def diverge_in_one(checkpoint: Checkpoint, folder: Path, *, progress: Any) -> None:
     """The loss of the second process is no number."""
 
-    def loss(model, inputs, rows):
+    def loss(model: Any, inputs: Any, rows: Any) -> Any:
         return model(**inputs).loss * (float("nan") if distributed.get_rank() else 1.0)
 
     train_one(checkpoint, folder, loss=loss, progress=progress)
@@ -130,7 +131,7 @@ def main(path: str, target: str) -> None:
     (folder / "left").touch()
 
 
-def test_two_processes_train_as_one_does(tiny_checkpoint, tmp_path):
+def test_two_processes_train_as_one_does(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     lines = [f"the {LABELS[row % 2]} movie {row // 10} {row % 10},{LABELS[row % 2]}" for row in range(120)]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
@@ -160,12 +161,12 @@ def test_two_processes_train_as_one_does(tiny_checkpoint, tmp_path):
         assert int((weight == 0).sum()) == round(0.6 * weight.numel())
 
 
-def test_in_bf16_weights_and_losses_are_fp32(tiny_checkpoint, tmp_path):
+def test_in_bf16_weights_and_losses_are_fp32(tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = resolve_checkpoint(str(tiny_checkpoint))
     wanted = required_outputs(Distillation())
     seen, attention = set(), set()
 
-    def loss(model, inputs, rows):
+    def loss(model: Any, inputs: Any, rows: Any) -> Any:
         outputs = run_network(model, inputs, wanted)
         seen.update(tensor.dtype for tensor in (outputs.logits, *outputs.hidden))
         attention.add(model.config._attn_implementation)

@@ -1,5 +1,7 @@
 """Tiny bundles, made without torch: an embedding, a masked mean and a linear layer over a word-level tokenizer."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -166,7 +168,9 @@ def manifest(task: str = TASK, variant: str = "dense", **changes: object) -> Man
     return Manifest(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def publish(store: Store, task: str = TASK, variant: str = "dense", *, model: bytes | None = None, **changes) -> Bundle:
+def publish(
+    store: Store, task: str = TASK, variant: str = "dense", *, model: bytes | None = None, **changes: Any
+) -> Bundle:
     """Publish a tiny bundle."""
     files = {"model.onnx": model or graph(seed=len(variant)), "tokenizer.json": tokenizer_json()}
     return store.publish(manifest(task, variant, **changes), files)

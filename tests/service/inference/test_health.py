@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ LABELS = f'{{task="{TASK}",variant="hungry"}}'
 
 
 @pytest.fixture
-def client(store: Store, serve) -> TestClient:
+def client(store: Store, serve: Any) -> TestClient:
     """A service whose default variant takes two inputs at once with difficulty, and never three."""
     publish(store, variant="hungry", model=hungry())
     store.set_default_variant(TASK, "hungry")

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -95,7 +96,7 @@ def test_promtool_finds_nothing(exposition: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_exposition_of_models_build_and_store(store: Store, serve: Callable[..., TestClient], service_of) -> None:
+def test_exposition_of_models_build_and_store(store: Store, serve: Callable[..., TestClient], service_of: Any) -> None:
     client = serve(watch_seconds=0)
     registry = service_of(client).metrics.registry
 
