@@ -32,8 +32,10 @@ TEXTS = [
 def client(request: pytest.FixtureRequest, tiny_store: Path) -> Iterator[Any]:
     if request.param == "sparse":
         request.getfixturevalue("sparse_runtime")
-    with TestClient(create_app(Settings(store=tiny_store, threads=1, runtime=request.param))) as client:
-        client.portal.call(client.app.state.service.loaded)
+    app = create_app(Settings(store=tiny_store, threads=1, runtime=request.param))
+    with TestClient(app) as client:
+        assert client.portal
+        client.portal.call(app.state.service.loaded)
         yield client
 
 

@@ -49,7 +49,7 @@ def test_cells_are_unique_and_seeds_come_last() -> None:
 def test_cells_can_be_selected() -> None:
     (one,) = cells(BASE, ["cola"], ["obert"], ["90 %"], seeds=1)
     assert (one.task, one.method.name, one.level, one.seed) == ("cola", "obert", "90 %", 0)
-    assert load_recipe(one.method.recipe, overrides=one.overrides).pruning.sparsity == 0.9  # type: ignore[union-attr]
+    assert load_recipe(one.method.recipe, overrides=one.overrides).pruning.sparsity == 0.9
 
 
 def test_task_scores_match_glue() -> None:

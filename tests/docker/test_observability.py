@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -32,7 +33,7 @@ def exposed() -> dict[str, set[str]]:
             for name in one._get_metric().name, f"{one._name}_total":
                 labels[name] = set(one._labelnames)
     kinds = re.findall(r"^# TYPE (\S+) (\S+)$", metrics.exposition().decode(), re.MULTILINE)
-    found = {}
+    found: dict[str, Any] = {}
     for name, kind in kinds:
         suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
         found |= {name + suffix: labels.get(name, set()) for suffix in suffixes}
@@ -79,7 +80,7 @@ def test_names_are_read_out_of_expressions() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_dashboard_panels_have_units(panel: dict) -> None:
+def test_dashboard_panels_have_units(panel: dict[str, Any]) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     for expression in (target["expr"] for target in panel["targets"]):
         if "duration_seconds" in expression or "timestamp_seconds" in expression:

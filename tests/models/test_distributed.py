@@ -164,7 +164,8 @@ def test_two_processes_train_as_one_does(tiny_checkpoint: Path, tmp_path: Path) 
 def test_in_bf16_weights_and_losses_are_fp32(tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = resolve_checkpoint(str(tiny_checkpoint))
     wanted = required_outputs(Distillation())
-    seen, attention = set(), set()
+    seen: set[Any] = set()
+    attention: set[Any] = set()
 
     def loss(model: Any, inputs: Any, rows: Any) -> Any:
         outputs = run_network(model, inputs, wanted)

@@ -26,7 +26,7 @@ def test_choose_recipe_prefers_what_is_given() -> None:
     with pytest.raises(InputError, match="Leave one out"):
         choose_recipe("mine.yaml", "smallest")
     with pytest.raises(InputError, match=r"Unknown goal 'tiny'\. Goals: balanced, fastest"):
-        choose_recipe(None, "tiny")  # type: ignore[arg-type]
+        choose_recipe(None, "tiny")
 
 
 def test_job_options_need_only_data() -> None:

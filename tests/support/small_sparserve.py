@@ -21,7 +21,7 @@ def small_arguments(arguments: list[str]) -> list[str]:
     recipe = None if arguments[1].startswith("-") else arguments[1]
     goal = arguments[arguments.index("--goal") + 1] if "--goal" in arguments else None
     extra = ["--model", os.environ["SMALL_CHECKPOINT"], "--threads", "1"]
-    for field, value in small_overrides(choose_recipe(recipe, goal)).items():  # type: ignore[arg-type]
+    for field, value in small_overrides(choose_recipe(recipe, goal)).items():
         extra += ["--set", f"{field}={json.dumps(value)}"]
     if "--data" not in arguments:
         extra += ["--data", "reviews.csv"]

@@ -165,7 +165,7 @@ def manifest(task: str = TASK, variant: str = "dense", **changes: object) -> Man
         "flops": Flops(length=128, dense=1000, effective=100),
         "files": {},
     }
-    return Manifest(**{**fields, **changes})  # type: ignore[arg-type]
+    return Manifest(**{**fields, **changes})
 
 
 def publish(

@@ -148,7 +148,7 @@ def test_mutual_information_method_squeezes_hidden_dimensions(
     model = classifier(make_checkpoint(model_type))
     batches = calibration()
     structure = MutualInformation().apply(model, batches, Squeeze(hidden=0.5, units=0.5))
-    assert len(structure.hidden) == 16  # type: ignore[arg-type]
+    assert len(structure.hidden) == 16
     assert all(layer.query.in_features == 16 for layer in encoder_layers(model))
     logits = model(input_ids=batches[0]["input_ids"], attention_mask=batches[0]["attention_mask"]).logits
     assert logits.shape == (8, 3)

@@ -47,7 +47,7 @@ def test_logits_loss_is_minimal_for_equal_logits(temperature: float, multi_label
     teacher = torch.randn(4, 3)
     student = teacher.clone().requires_grad_(True)
     logits_loss(student, teacher, temperature, multi_label=multi_label).backward()  # type: ignore[no-untyped-call]
-    assert student.grad.abs().max().item() < 1e-5  # type: ignore[union-attr]
+    assert student.grad.abs().max().item() < 1e-5
 
 
 @settings(deadline=None, max_examples=20)
@@ -87,9 +87,9 @@ def test_distillation_loss_is_zero_for_teacher_itself() -> None:
 def test_losses_without_padding_are_summed_mse() -> None:
     teacher, student, full = random_outputs(0), random_outputs(1), torch.ones(3, 5, dtype=torch.int64)
     expected = sum(functional.mse_loss(s, t) for s, t in zip(student.hidden, teacher.hidden, strict=True))
-    assert hidden_loss(student.hidden, teacher.hidden, full).item() == pytest.approx(expected.item(), rel=1e-5)  # type: ignore[union-attr]
+    assert hidden_loss(student.hidden, teacher.hidden, full).item() == pytest.approx(expected.item(), rel=1e-5)
     expected = sum(functional.mse_loss(s, t) for s, t in zip(student.attention, teacher.attention, strict=True))
-    assert attention_loss(student.attention, teacher.attention, full).item() == pytest.approx(expected.item(), rel=1e-5)  # type: ignore[union-attr]
+    assert attention_loss(student.attention, teacher.attention, full).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_distillation_loss_is_weighted_sum() -> None:
@@ -149,8 +149,8 @@ def test_projection_is_trained_with_narrow_student() -> None:
     weights = Distillation(attention=0, cosine=1)
     narrow = NetworkOutputs(student.logits, hidden)
     distillation_loss(narrow, teacher, MASK, weights, projection=projection).backward()  # type: ignore[no-untyped-call]
-    assert projection.weight.grad.abs().min().item() > 0  # type: ignore[union-attr]
-    assert all(state.grad.abs().max().item() > 0 for state in hidden)  # type: ignore[union-attr]
+    assert projection.weight.grad.abs().min().item() > 0
+    assert all(state.grad.abs().max().item() > 0 for state in hidden)
 
 
 def test_make_projection_embeds_known_dimensions() -> None:

@@ -187,7 +187,7 @@ def test_last_complete_checkpoint_skips_incomplete_ones(network: Any, rows: Any,
     with pytest.raises(Killed):
         run(network, rows, tmp_path, stop_after=12, pruning=PRUNING)
     (tmp_path / "checkpoint-10" / MASKS).unlink()
-    assert last_complete_checkpoint(tmp_path, [MASKS]).name == "checkpoint-5"  # type: ignore[union-attr]
+    assert last_complete_checkpoint(tmp_path, [MASKS]).name == "checkpoint-5"
     assert not (tmp_path / "checkpoint-10").exists()
     (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{")
     assert last_complete_checkpoint(tmp_path, [MASKS]) is None

@@ -26,7 +26,7 @@ def row(position: int = 0, **changes: object) -> Disagreement:
         "reference_version": "1" * 16, "candidate": "sparse90", "candidate_version": "2" * 16,
         "reference_label": "good", "candidate_label": "bad", "difference": 0.5,
     }  # fmt: skip
-    return Disagreement(**{**fields, **changes})  # type: ignore[arg-type]
+    return Disagreement(**{**fields, **changes})
 
 
 def lost(metrics: Metrics) -> float | None:

@@ -53,7 +53,7 @@ async def held_up(batcher: Batcher, engine: FakeEngine) -> asyncio.Task[Inferenc
     engine.gate.clear()
     while engine.begun.acquire(blocking=False):  # batches before this one
         pass
-    task = asyncio.create_task(batcher.run(engine, inputs(3)))  # type: ignore[arg-type]
+    task = asyncio.create_task(batcher.run(engine, inputs(3)))
     await asyncio.sleep(0)
     await asyncio.to_thread(engine.begun.acquire)
     return task
@@ -296,7 +296,7 @@ def test_batcher_close_waits_for_running_batches(metrics: Metrics) -> None:
     async def main() -> None:
         batcher, engine = Batcher(**LIMITS, metrics=metrics), FakeEngine()
         first = await held_up(batcher, engine)
-        waiting = asyncio.create_task(batcher.run(engine, inputs(5), background=True))  # type: ignore[arg-type]
+        waiting = asyncio.create_task(batcher.run(engine, inputs(5), background=True))
         await asyncio.sleep(0)
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
         while not batcher.closing:

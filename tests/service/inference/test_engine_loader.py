@@ -27,10 +27,10 @@ pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
 
 @pytest.fixture
-def publish(tiny_store, tmp_path):
+def publish(tiny_store: Path, tmp_path: Path) -> Any:
     """A bundle of the tiny store's sparse60, with changes, in a separate store."""
 
-    def make(*, preferred=True, sparse_model=None, variant="sparse60", **changes):
+    def make(*, preferred: bool = True, sparse_model: Any = None, variant: str = "sparse60", **changes: Any) -> Any:
         source = Store(tiny_store).open("tiny", variant)
         measured = source.manifest.measurement
         sparse = measured.sparse.model_copy(update={"preferred": preferred})
@@ -85,7 +85,7 @@ def test_load_engine_int8_sample_in_sparse_runtime(publish: Any) -> None:
     assert engine.sample_difference is not None
 
 
-def assert_falls_back(bundle, caplog, reason):
+def assert_falls_back(bundle: Any, caplog: Any, reason: Any) -> None:
     with caplog.at_level(logging.WARNING):
         engine = load_engine(bundle, **OPTIONS)
     assert engine.runtime == "onnx"
@@ -130,8 +130,10 @@ def test_load_engine_later_format(publish: Any, caplog: pytest.LogCaptureFixture
 
 def test_runtime_in_models_metrics_and_info(publish: Any, tmp_path: Path) -> None:
     publish()
-    with TestClient(create_app(Settings(store=tmp_path / "store", threads=1))) as client:
-        client.portal.call(client.app.state.service.loaded)
+    app = create_app(Settings(store=tmp_path / "store", threads=1))
+    with TestClient(app) as client:
+        assert client.portal
+        client.portal.call(app.state.service.loaded)
         (variant,) = client.get("/v1/models/tiny").json()["variants"]
         assert variant["runtime"] == "sparse"
         assert 'runtime="sparse"' in client.get("/metrics").text

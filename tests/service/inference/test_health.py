@@ -133,7 +133,7 @@ def test_engine_health_ignores_non_finite_numbers(
     client = serve(watch_seconds=0)
     engine = service_of(client).catalog.engine(TASK)
     run = engine.loaded.classifier.run
-    engine.loaded.classifier.run = lambda inputs: run(inputs) * np.float32("nan")
+    engine.loaded.classifier.run = lambda inputs: run(inputs) * np.float32("nan")  # type: ignore[method-assign]
     for _ in range(FAILURES_IN_ROW):
         assert client.post(f"/v1/models/{TASK}/classify", json={"inputs": "good"}).status_code == 500
     assert engine.health.healthy

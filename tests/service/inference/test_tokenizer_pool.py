@@ -98,6 +98,6 @@ def test_tokenizer_pool_raises_errors() -> None:
     async def steps(pool: TokenizerPool, engine: Any) -> None:
         for texts in (SHORT, LONG):
             with pytest.raises(ValueError, match="no tokens"):
-                await pool.tokenize(Broken(), texts, truncate=True)  # type: ignore[arg-type]
+                await pool.tokenize(Broken(), texts, truncate=True)
 
     scenario(steps)

@@ -20,7 +20,7 @@ def busy(client: TestClient, batcher: Batcher) -> Iterator[FakeEngine]:
     engine = FakeEngine()
     engine.gate.clear()
     assert client.portal
-    running = client.portal.start_task_soon(batcher.run, engine, inputs(3))
+    running = client.portal.start_task_soon(batcher.run, engine, inputs(3))  # type: ignore[call-arg]
     engine.begun.acquire(timeout=10)
     try:
         yield engine
@@ -39,7 +39,7 @@ def test_full_queue_is_429(serve: Callable[..., TestClient], service_of: Callabl
     batcher = service.batcher
     with busy(client, batcher) as engine:
         assert client.portal
-        waiting = client.portal.start_task_soon(batcher.run, engine, inputs(3))
+        waiting = client.portal.start_task_soon(batcher.run, engine, inputs(3))  # type: ignore[call-arg]
         while waiting_inputs(service) == 0:
             pass
         answer = client.post(URL, json={"inputs": "good"})

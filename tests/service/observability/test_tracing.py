@@ -145,9 +145,10 @@ def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
 def test_spans_are_sent_before_shutdown(store: Store, collector: Any, path: str) -> None:
     address, got = collector
     settings = Settings(store=store.root, threads=1, otlp_endpoint=address + path)
-    with TestClient(create_app(settings)) as client:
+    app = create_app(settings)
+    with TestClient(app) as client:
         assert client.portal
-        client.portal.call(client.app.state.service.loaded)  # type: ignore[attr-defined]
+        client.portal.call(app.state.service.loaded)
         assert client.post(URL, json={"inputs": "good"}).status_code == 200
     names = [span.name for one in got for group in one.resource_spans for s in group.scope_spans for span in s.spans]
     assert sorted(names) == ["POST /v1/models/{task}/classify", "inference", "queue", "tokenize"]

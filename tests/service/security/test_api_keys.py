@@ -5,6 +5,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ def test_keyring_finds_key_by_digest(path: Path) -> None:
     sent = create(path, "ci", frozenset({"classify", "admin"}), rate=600)
     found = Keyring(path).find(sent)
     assert found is not None
-    assert (found.name, found.scopes, found.rate, found.expires) == ("ci", {"classify", "admin"}, 600, None)
+    assert (found.name, found.scopes, found.rate, found.expires) == ("ci", frozenset({"classify", "admin"}), 600, None)
     assert sent not in path.read_text() and sent.rpartition("_")[2] not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -130,7 +131,7 @@ def test_whom_the_owner_lets_read_may_read_on(path: Path) -> None:
         ({"days": 1e12}, "too many"),
     ],
 )
-def test_what_cannot_be_a_key_is_said(path: Path, options: dict, message: str) -> None:
+def test_what_cannot_be_a_key_is_said(path: Path, options: dict[str, Any], message: str) -> None:
     create(path, "taken", CLASSIFY)
     before = path.read_text()
     with pytest.raises(InputError, match=message):

@@ -18,7 +18,7 @@ def served_as_uvicorn_does(client: str, **settings: Any) -> TestClient:
     settings = {"threads": 1, "anonymous_rate": 2, **settings}
     config = uvicorn_config(create_app(Settings(**settings)), Settings(**settings))
     config.load()
-    return TestClient(config.loaded_app, client=(client, 50000))  # type: ignore[arg-type]
+    return TestClient(config.loaded_app, client=(client, 50000))
 
 
 def statuses(client: TestClient, forwarded: Sequence[str]) -> list[int]:

@@ -32,7 +32,7 @@ class Client:
             "query_string": b"", "headers": headers, "client": ("127.0.0.1", 1), "server": ("x", 1), "scheme": "http",
             "root_path": "", "asgi": {"version": "3.0"},
         }  # fmt: skip
-        self.done = asyncio.create_task(app(scope, self._receive, self._send))  # type: ignore[arg-type]
+        self.done = asyncio.create_task(app(scope, self._receive, self._send))
 
     def go(self) -> None:
         self._gone.set()
