@@ -87,7 +87,7 @@ def test_classifier_refuses_what_the_store_lacks(store: Store) -> None:
         Classifier.load(store, "other")
     with pytest.raises(StoreError, match="no variant 'best95'"):
         Classifier.load(store, TASK, "best95")
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="is not a bundle"):
         Classifier.from_bundle(store.root)
 
 
