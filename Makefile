@@ -1,6 +1,6 @@
 # make demo    compress the default checkpoint on the default data, print the report, serve it once and compare
-# make test    all the tests
-# make test-thorough   what takes minutes: every recipe that ships, from command line to bundle, on a tiny model, also killed
+# make test    the fast tests: a few minutes on two cores
+# make test-thorough   the slow tests, and what takes minutes: every recipe that ships, from command line to bundle, on a tiny model, also killed
 #                      at random; the service against schemathesis, KServe's clients and kill -9
 # make check   linters, types, import contracts, spelling and language
 # make bench   measure the store's bundles again, on this machine
@@ -53,7 +53,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-thorough: $(INSTALLED)
-	$(BIN)/python -m pytest -m thorough -n 2
+	$(BIN)/python -m pytest -m 'slow or thorough' -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

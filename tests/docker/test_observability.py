@@ -28,7 +28,8 @@ def exposed() -> dict[str, set[str]]:
     """Names of all series, histograms' included, with the labels that the service gives them."""
     metrics = Metrics()
     labels: dict[str, set[str]] = {}
-    for one in vars(metrics).values():
+    groups = [group for group in vars(metrics).values() if type(group).__name__.endswith("Metrics")]
+    for one in (metric for group in (metrics, *groups) for metric in vars(group).values()):
         if hasattr(one, "_labelnames"):
             for name in one._get_metric().name, f"{one._name}_total":
                 labels[name] = set(one._labelnames)

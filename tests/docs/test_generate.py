@@ -26,6 +26,7 @@ def generator() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_generate_writes_the_pages_of_the_navigation(tmp_path: Path, generator: ModuleType) -> None:
     navigation = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
     subprocess.run([sys.executable, DOCS / "generate.py", tmp_path], check=True, cwd=DOCS.parent)

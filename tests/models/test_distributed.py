@@ -131,6 +131,7 @@ def main(path: str, target: str) -> None:
     (folder / "left").touch()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     lines = [f"the {LABELS[row % 2]} movie {row // 10} {row % 10},{LABELS[row % 2]}" for row in range(120)]

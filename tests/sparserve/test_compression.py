@@ -38,6 +38,7 @@ def test_job_options_need_only_data() -> None:
     assert options.overrides == {"student.epochs": 2}
 
 
+@pytest.mark.slow
 def test_compress_and_search_publish_bundles(
     tiny_store: Path, tiny_recipe: Path, tiny_checkpoint: Path, sentiment_csv: Path, tmp_path: Path
 ) -> None:

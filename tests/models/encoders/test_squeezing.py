@@ -193,6 +193,7 @@ def exported(network: Callable[[str], Any], tmp_path_factory: pytest.TempPathFac
     return model, path
 
 
+@pytest.mark.slow
 def test_squeezed_graph_is_packed_and_quantized(
     exported: tuple[Any, Path], sparse_runtime: Library, tmp_path: Path
 ) -> None:
@@ -220,6 +221,7 @@ def test_flops_count_the_remaining_heads(exported: tuple[Any, Path]) -> None:
     assert counted.dense == 4 * 10**2 * (3 + 1) * size + 2 * 10 * linears + 2 * head
 
 
+@pytest.mark.slow
 def test_squeezed_mpnet_exports_position_bias_and_is_not_packed(network: Callable[[str], Any], tmp_path: Path) -> None:
     model = network("mpnet")
     squeeze(model, NARROW)

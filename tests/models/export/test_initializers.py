@@ -43,6 +43,7 @@ def same_parameters(first: Mapping[str, torch.Tensor], second: Mapping[str, torc
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 def test_equal_parameters_are_exported_separately(emptied: Any, sparse_runtime: Library, tmp_path: Path) -> None:
     path, packed_path = tmp_path / "model.onnx", tmp_path / "model.sparse.onnx"
     assert export(emptied, path) < 1e-5

@@ -35,6 +35,7 @@ def exported(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.Temp
     return model, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ENCODERS)
 def test_export_onnx_matches_torch_for_every_encoder(
     exported_encoder: Callable[[str], Exported], model_type: str
@@ -60,6 +61,7 @@ def test_export_onnx_keeps_parameter_names_and_zeros(exported: tuple[Any, Path])
             assert np.array_equal(stored[name], values) or np.array_equal(stored[name], values.T), name
 
 
+@pytest.mark.slow
 def test_export_onnx_is_reproducible_and_names_no_paths(exported: tuple[Any, Path], tmp_path: Path) -> None:
     model, path = exported
     export(model, tmp_path / "again.onnx")
@@ -69,6 +71,7 @@ def test_export_onnx_is_reproducible_and_names_no_paths(exported: tuple[Any, Pat
     assert b"/models/" not in content
 
 
+@pytest.mark.slow
 def test_export_onnx_removes_a_graph_that_differs(exported: tuple[Any, Path], tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="tolerance"):
         export(exported[0], tmp_path / "model.onnx", tolerance=1e-12)

@@ -213,6 +213,7 @@ def test_sparse_graph_refuses_a_graph_without_encoder(tmp_path: Path) -> None:
     assert not (tmp_path / "sparse.onnx").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu2", "gelu_10", "silu"])
 def test_sparse_graph_refuses_activations_that_contain_a_known_one(
     changed_bert: Callable[..., tuple[Path, Any]], tmp_path: Path, activation: str

@@ -47,6 +47,7 @@ def test_check_packed_passes_every_encoder_and_leaves_no_files(
     assert sorted(encoder.path.parent.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_check_packed_refuses_causal_attention(
     sparse_runtime: Library, changed_bert: Callable[..., tuple[Path, Any]]
 ) -> None:
@@ -56,6 +57,7 @@ def test_check_packed_refuses_causal_attention(
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", [None, Quantization()])
 def test_pack_checkpoint_keeps_the_reason_against_packing(
     make_checkpoint: Callable[..., Path],

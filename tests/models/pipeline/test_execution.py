@@ -25,6 +25,9 @@ CommandLine = Callable[..., list[str]]
 VARIANTS = ["dense", "dense-int8", "sparse60", "sparse60-int8"]
 
 
+pytestmark = pytest.mark.slow
+
+
 def versions(store: Path) -> dict[str, str]:
     return {variant: Store(store).current("tiny", variant) for variant in Store(store).variants("tiny")}
 

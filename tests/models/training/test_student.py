@@ -57,6 +57,7 @@ def made(workspace: Any, recipe: Any, checkpoint: Any, teacher: Any, dataset: An
     return load_classifier(student.folder, dataset.label_names, dataset.problem_type), student
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_bytes", [0, 1e9], ids=["live", "cached"])
 @pytest.mark.parametrize("who", ["student", "teacher", "both"])
 def test_train_networks_with_squeezed_student_and_teacher(
@@ -70,6 +71,7 @@ def test_train_networks_with_squeezed_student_and_teacher(
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_train_student_keeps_zeros_of_pruned_start(
     squeezed: Any, dataset: Any, tiny_recipe: Any, tmp_path: Path
 ) -> None:
@@ -84,6 +86,7 @@ def test_train_student_keeps_zeros_of_pruned_start(
         assert (student.folder / PRUNED).is_file()
 
 
+@pytest.mark.slow
 def test_train_student_resumes_narrow_student_exactly(
     squeezed: Any, whole: Any, dataset: Any, tiny_recipe: Any, tmp_path: Path
 ) -> None:

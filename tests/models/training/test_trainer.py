@@ -95,6 +95,7 @@ def same(first: Any, second: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [3, 8, 9, 23])
 def test_train_resumes_with_same_weights(network: Any, rows: Any, tmp_path: Path, stop_after: Any) -> None:
     whole, expected = run(network, rows, tmp_path / "whole", pruning=PRUNING)
@@ -117,6 +118,7 @@ def test_train_resumed_after_last_step_takes_no_step(network: Any, rows: Any, tm
         assert result.scores[18] == expected.scores[18]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
@@ -173,6 +175,7 @@ def test_score_ignores_absent_labels() -> None:
     assert score(-np.abs(right), np.zeros_like(truth), multi_label=True) == 0
 
 
+@pytest.mark.slow
 def test_train_resumes_with_same_best_epoch(network: Any, rows: Any, tmp_path: Path) -> None:
     whole, expected = run(network, rows, tmp_path / "whole")
     for stop_after in (8, 12, 17):
@@ -300,6 +303,7 @@ def test_student_loss_is_zero_for_teacher_itself(network: Any, rows: Any) -> Non
     assert loss(network, batch, numbers).item() == 0
 
 
+@pytest.mark.slow
 def test_student_loss_teaches(network: Any, rows: Any, tmp_path: Path) -> None:
     teacher, _ = run(network, rows, tmp_path / "teacher")
     wanted = RequiredOutputs(hidden=True, attention=True)

@@ -101,7 +101,7 @@ def test_catalog_refuses_graphs_that_cannot_run(store: Store, serve: Callable[..
     publish(store, variant="one", model=forgetful())
     refused = {item["variant"]: item["reason"] for item in serve().get("/v1/models").json()["refused"]}
     assert "(1, 2) logits for a batch of two" in refused["one"]
-    assert "model.onnx is not a graph" in refused["noise"]
+    assert "model.onnx cannot be run by this onnxruntime" in refused["noise"]
     assert "does not answer a warm-up request" in refused["three"]
     assert "numbers that are not finite" in refused["nan"]
 

@@ -293,6 +293,8 @@ def test_batcher_runs_batches_concurrently(scenario: Callable[..., None]) -> Non
 
 
 def test_batcher_close_waits_for_running_batches(metrics: Metrics) -> None:
+    before = set(threading.enumerate())
+
     async def main() -> None:
         batcher, engine = Batcher(**LIMITS, metrics=metrics), FakeEngine()
         first = await held_up(batcher, engine)
@@ -304,7 +306,8 @@ def test_batcher_close_waits_for_running_batches(metrics: Metrics) -> None:
         assert not closing.done()
         engine.gate.set()
         await closing
-        assert not any(thread.name.startswith("inference-") for thread in threading.enumerate())
+        started = set(threading.enumerate()) - before
+        assert not any(thread.name.startswith("inference-") for thread in started)
         await first
         waiting.cancel()
         await asyncio.wait([waiting])

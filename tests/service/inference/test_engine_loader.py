@@ -23,7 +23,7 @@ from sparserve.service.settings import Settings
 OPTIONS = {"threads": 1, "sample_tolerance": 0.02}
 
 
-pytestmark = pytest.mark.usefixtures("sparse_runtime")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("sparse_runtime")]
 
 
 @pytest.fixture

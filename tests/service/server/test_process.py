@@ -19,6 +19,9 @@ from tests.support.tiny_bundles import TASK
 JOB_ONLY = ("torch", "transformers", "onnx", "yaml", "typer", "plotly", "pandas", "sklearn", "scipy")
 
 
+pytestmark = pytest.mark.slow
+
+
 def test_it_classifies_and_stops_with_status_0(store: Store) -> None:
     with running(store.root) as service:
         status, answer = service.ask(f"/v1/models/{TASK}/classify", "POST", {"inputs": "good film"})

@@ -124,6 +124,7 @@ def test_compress_reports_a_file_in_place_of_the_store(compress_tiny: CommandLin
     assert "is in the way" in " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes everywhere")
 def test_compress_reports_a_store_that_is_not_writable(compress_tiny: CommandLine, tmp_path: Path) -> None:
     folder = tmp_path / "locked"

@@ -18,6 +18,7 @@ CommandLine = Callable[..., list[str]]
 Event = dict[str, Any]
 
 
+@pytest.mark.slow
 def test_search_publishes_trials_sets_the_default_and_resumes(
     tiny_store: Path, compress_tiny: CommandLine, sparse_runtime: Library, tmp_path: Path
 ) -> None:
