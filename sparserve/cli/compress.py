@@ -15,6 +15,7 @@ from sparserve.extras import needs_extra
 from sparserve.goals import DEFAULT_RECIPE, RECIPES, Goal
 from sparserve.models.errors import InputError
 
+DEFAULT_DATA: Final = "movie-sentences"
 DATA, MODEL, RECIPE, SEARCH, RUN = "Data", "Model", "Recipe", "Search", "Run and output"
 NEEDS_EXTRA: Final = 'Compress (needs the extra: pip install "sparserve\\[compress]")'
 
@@ -53,12 +54,14 @@ def compress(
         ),
     ] = None,
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Labelled text: a CSV, TSV, JSONL or Parquet file, a folder of splits, or a Hub id.",
+            help="Labelled text: a CSV, TSV, JSONL or Parquet file, a folder of splits, or a Hub id. "
+            f"Default with a recipe or a goal: {DEFAULT_DATA}, the built-in data.",
+            show_default=False,
             rich_help_panel=DATA,
         ),
-    ] = "movie-sentences",
+    ] = None,
     text_column: Annotated[
         str | None,
         typer.Option(help="Column of the text. Default: detected from the data (and printed).", rich_help_panel=DATA),
@@ -187,6 +190,11 @@ def compress(
     """
     _silence_libraries()
     with cli_errors():
+        if data is None and recipe is None and goal is None:
+            raise InputError(
+                "Name the data: `sparserve compress --data reviews.csv`. "
+                "To try the built-in data, name a recipe: `sparserve compress demo`."
+            )
         with needs_extra("compress", user="sparserve compress"):
             from sparserve.models.distributed import idle_gpus, leading
             from sparserve.models.pipeline.job import prepare
@@ -199,7 +207,7 @@ def compress(
             if advice := idle_gpus():
                 reporter.say(advice)
             options = job_options(
-                data,
+                data or DEFAULT_DATA,
                 recipe=recipe,
                 goal=goal,
                 overrides=_overrides(set_field or [], sparsity, variant),

@@ -55,7 +55,10 @@ def test_app_prints_its_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"sparserve {sparserve.__version__}\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["bundles"], ["keys"], ["comress"], ["compress", "a", "b"], ["--verison"]])
+WRONG = [[], ["bundles"], ["keys"], ["comress"], ["compress"], ["compress", "a", "b"], ["--verison"]]
+
+
+@pytest.mark.parametrize("arguments", WRONG)
 def test_app_refuses_a_wrong_command_line_with_status_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 2
 

@@ -221,3 +221,9 @@ def test_compress_can_be_interrupted(
     result = run(*compress_tiny(tmp_path / "store"))
     assert result.exit_code == 130
     assert result.stderr == "\nInterrupted. Run the same command again to resume.\n"
+
+
+def test_compress_without_data_recipe_or_goal_names_the_way_out() -> None:
+    result = run("compress")
+    assert result.exit_code == 2
+    assert "sparserve compress --data reviews.csv" in result.stderr
