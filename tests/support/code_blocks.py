@@ -43,6 +43,7 @@ def small_overrides(recipe: str) -> dict[str, Any]:
     """Return the fields that make a shipped recipe fit a tiny network and take seconds."""
     return {
         **small_fields(load_recipe(recipe)),
+        "max_length": 64,  # pages name targets for texts of 64 tokens
         "evaluation.bootstrap_samples": 100,
         "measurement": {"seconds": 0.2, "batches": [1], "lengths": [8], "threads": 1},
     }
