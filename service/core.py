@@ -63,7 +63,6 @@ class ServingCore:
             budget=settings.max_batch_tokens,
             max_seconds=settings.max_batch_seconds,
             max_padding=settings.max_padding,
-            window_seconds=settings.batch_window_seconds,
             max_items=settings.max_waiting_inputs,
             max_tokens=settings.max_waiting_tokens,
             metrics=self.metrics,
@@ -138,7 +137,7 @@ class ServingCore:
         """
         engines = self._engines_to_compare(task, variants)
         self._check_size(inputs)
-        comparison = await compare(self.batcher, engines, inputs, truncate=truncate, deadline=options.deadline)
+        comparison = await compare(self.batcher, engines, inputs, options, truncate=truncate)
         for compared in comparison.variants:
             self._count(compared.answer)
         return comparison
@@ -175,9 +174,7 @@ class ServingCore:
     async def _classify(
         self, engine: Engine, inputs: Sequence[TextInput], options: RequestOptions, *, truncate: bool, started: float
     ) -> Classification:
-        return await classify(
-            self.batcher, engine, inputs, truncate=truncate, deadline=options.deadline, arrived=started
-        )
+        return await classify(self.batcher, engine, inputs, options, truncate=truncate, arrived=started)
 
     def _engines_to_compare(self, task: str, variants: Sequence[str] | None) -> list[Engine]:
         if variants is not None:

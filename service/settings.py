@@ -112,9 +112,6 @@ class Settings(BaseSettings):
         0.025, gt=0, description="predicted run time of one batch in seconds; a longer input runs alone"
     )
     max_padding: float = Field(0.125, ge=0, lt=1, description="fraction of a batch's tokens that may be padding")
-    batch_window_seconds: float = Field(
-        0.05, ge=0, description="seconds by which an input may overtake earlier ones if its length fits a batch better"
-    )
     max_waiting_inputs: int = Field(
         1024, ge=0, description="inputs that may wait for a batch; further requests are answered 429"
     )

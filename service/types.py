@@ -17,12 +17,16 @@ class RequestOptions:
         deadline: latest time for the answer, on the performance counter; None for no limit.
         routing_key: requests with the same key get the same variant of a split; None to choose at random.
         request_id: identifies the request in logs and disagreements.
+        client: identifies who sent it: the key, or the address; clients share the machine fairly.
+        weight: share of this client relative to others.
         arrived: time of the request's arrival, on the performance counter.
     """
 
     deadline: float | None = None
     routing_key: str | None = None
     request_id: str | None = None
+    client: str = ""
+    weight: float = 1.0
     arrived: float = field(default_factory=time.perf_counter)
 
     def within(self, seconds: float) -> Self:

@@ -16,7 +16,7 @@ from sparserve.service.experiments.agreement import same_prediction
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine, Logits, scores
-from sparserve.service.types import ModelRef, Prediction, TextInput, Timings
+from sparserve.service.types import ModelRef, Prediction, RequestOptions, TextInput, Timings
 
 
 class VariantPrediction(Prediction):
@@ -172,9 +172,9 @@ async def compare(
     batcher: Batcher,
     engines: Sequence[Engine],
     inputs: Sequence[TextInput],
+    options: RequestOptions,
     *,
     truncate: bool,
-    deadline: float | None = None,
 ) -> Comparison:
     """Run the inputs through every engine. Engines with the same tokenizer get the same tokens.
 
@@ -194,7 +194,7 @@ async def compare(
     variants = []
     for engine in engines:
         known = tokenized.get(engine.tokenization)
-        answer = await classify(batcher, engine, inputs, truncate=truncate, deadline=deadline, tokens=known, alone=True)
+        answer = await classify(batcher, engine, inputs, options, truncate=truncate, tokens=known, alone=True)
         tokenized[engine.tokenization] = answer.tokens
         variants.append(ComparedVariant.of(engine, answer, labels))
     return Comparison(variants, time.perf_counter() - started)

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import logging
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +33,7 @@ from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Policy
-from sparserve.service.types import TextInput
+from sparserve.service.types import RequestOptions, TextInput
 
 logger = logging.getLogger(__name__)
 
@@ -210,13 +209,13 @@ class Experiments:
         same_tokens = route.background.tokenization == route.engine.tokenization
         tokens: list[Tokens] | None = answered.tokens if same_tokens else None
         try:
-            deadline = time.perf_counter() + COMPARISON_TIMEOUT_SECONDS
+            options = RequestOptions().within(COMPARISON_TIMEOUT_SECONDS)
             other = await classify(
                 self._batcher,
                 route.background,
                 inputs,
+                options,
                 truncate=True,
-                deadline=deadline,
                 tokens=tokens,
                 background=True,
             )

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -32,7 +32,7 @@ from sparserve.service.http.request_options import check_routing_key
 from sparserve.service.limits import BodyBudget, BodyShare
 from sparserve.service.observability.request_log import LoggedRequest, RequestLog, choose_request_id, trace_id_of
 from sparserve.service.observability.request_record import RequestRecord, recording
-from sparserve.service.security.authorizer import Authorizer, Credentials
+from sparserve.service.security.authorizer import Authorizer, Credentials, client_name
 from sparserve.service.types import RequestOptions
 
 if TYPE_CHECKING:
@@ -168,11 +168,13 @@ class GrpcServer:
         with self._span(logged, route, metadata):
             token = recording.set(logged.record)
             try:
-                self._check_access(call.method, route, metadata, logged)
+                client, weight = self._check_access(call.method, route, metadata, logged)
                 logged.route = route
                 _check_names(request)
                 negative = call.negative
-                options = self._options(metadata, context.time_remaining(), logged)
+                options = replace(
+                    self._options(metadata, context.time_remaining(), logged), client=client, weight=weight
+                )
                 response = response_class(**await call.run(request, options))
                 logged.status, logged.bytes_out = 200, response.ByteSize()
             except ServiceError as error:
@@ -206,9 +208,10 @@ class GrpcServer:
 
     def _check_access(
         self, method: str, route: str, metadata: Sequence[tuple[str, str]], logged: LoggedRequest
-    ) -> None:
+    ) -> tuple[str, float]:
+        """Return the client and its weight."""
         if not self._authorizer.scopes(method, route):
-            return
+            return "", 1.0
         credentials = Credentials(
             authorization=_first(metadata, "authorization") or "",
             api_key=_first(metadata, "x-api-key") or "",
@@ -223,6 +226,7 @@ class GrpcServer:
             http = self._core.metrics.http
             (http.rate_limited if isinstance(error, RateLimited) else http.denied).inc()
             raise
+        return client_name(key, credentials.address), (key.weight if key else None) or 1.0
 
     def _options(
         self, metadata: Sequence[tuple[str, str]], seconds_left: float | None, logged: LoggedRequest

@@ -44,6 +44,8 @@ async def read_request_options(request: Request) -> RequestOptions:
     options = RequestOptions(
         routing_key=check_routing_key(request.headers.get(ROUTING_KEY_HEADER)),
         request_id=request_id_of(request),
+        client=getattr(request.state, "client", ""),
+        weight=getattr(request.state, "weight", 1.0),
         # The client has been waiting since it sent the head; the body may have arrived much later.
         arrived=request.state.arrived,
     )

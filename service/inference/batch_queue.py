@@ -1,61 +1,31 @@
-"""Bounded queue of tokenised inputs, grouped into batches of similar lengths.
+"""Bounded queue of tokenised inputs, grouped into batches of similar lengths, fair between clients and requests.
 
-The queue does not wait, run models or read a clock; `batcher` does. Invariants, for any sequence of calls: every input
-leaves the queue exactly once, in a batch or cancelled; no batch exceeds the budget; the input that has waited longest
-is in the next batch, so only background inputs can starve.
+The queue does not wait, run models or read a clock; `batcher` does. Invariants, for any sequence of calls:
+
+- every input leaves the queue exactly once, in a batch or cancelled;
+- no batch exceeds the budget;
+- a batch contains an input of the request whose turn it is in `FairOrder`, and fills up with similar lengths among the
+  inputs that follow in that order;
+- one batch in `OLDEST_EVERY` contains an input of the request that has waited longest, so only background inputs can
+  starve.
 """
 
 import bisect
 import itertools
 import math
-from collections import deque
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from typing import Final
 
-from sparserve.service.inference.latency_model import LatencyModel
+from sparserve.service.inference.fair_order import FairOrder
+from sparserve.service.inference.ticket import Item, Ticket
 
-# Inputs considered for one batch: far more than a batch holds, and sorted in well under a millisecond.
-LOOKAHEAD: Final = 1024
+# Inputs considered for a batch at first: the next ones in fair order, of this many times its tokens.
+CANDIDATES: Final = 4
 
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A request in the queue.
-
-    `lengths` are the numbers of tokens of its inputs. Inputs of equal `model` can run together. `background` requests
-    run only when no others wait. `latency` predicts the run time of its inputs.
-    """
-
-    model: Hashable
-    lengths: Sequence[int]
-    arrived: float
-    deadline: float | None = None
-    background: bool = False
-    latency: LatencyModel = field(default_factory=LatencyModel)
-    waiting: int = field(init=False)
-    cancelled: bool = field(init=False, default=False)
-
-    def __post_init__(self) -> None:
-        self.waiting = len(self.lengths)
-
-    def expired(self, now: float) -> bool:
-        """Return True if the deadline has passed."""
-        return self.deadline is not None and now >= self.deadline
-
-    def too_late(self, now: float, tokens: int) -> bool:
-        """Return True if a batch of `tokens` tokens that starts now would end after the deadline."""
-        return self.deadline is not None and now + self.latency.seconds(tokens) >= self.deadline
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One input of a request, at `position`, of `length` tokens."""
-
-    ticket: Ticket
-    position: int
-    length: int
+_by_length: Final = attrgetter("length")
 
 
 @dataclass(frozen=True)
@@ -65,40 +35,56 @@ class Batch:
     model: Hashable
     items: list[Item]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Number of tokens without padding."""
-        return sum(item.length for item in self.items)
+        return sum(map(_by_length, self.items))
 
     @property
     def padded_tokens(self) -> int:
         """Number of tokens after padding to the longest input."""
         return len(self.items) * self.items[-1].length
 
+    @cached_property
+    def positions(self) -> dict[Ticket, list[int]]:
+        """Positions of the inputs of each request, in the order of `items`."""
+        positions: dict[Ticket, list[int]] = {}
+        for ticket, position, _ in self.items:
+            positions.setdefault(ticket, []).append(position)
+        return positions
+
 
 class BatchQueue:
-    """Waiting inputs in order of arrival per model; `items` and `tokens` count those not in the background.
+    """Waiting inputs in fair order.
 
     Args:
         budget: maximum tokens of a batch, padding included.
         max_seconds: maximum predicted time of a batch, apart from the fixed time; a longer input runs alone.
         max_padding: maximum fraction of a batch that is padding. On a CPU a batch takes about as long as its inputs
             one after the other, so the cost of padding soon exceeds the gain of a larger batch.
-        window_seconds: an input may overtake inputs of its model that arrived at most this much earlier if its length
-            fits the batch better.
     """
 
-    def __init__(
-        self, *, budget: int, window_seconds: float, max_seconds: float = math.inf, max_padding: float = 1.0
-    ) -> None:
+    def __init__(self, *, budget: int, max_seconds: float = math.inf, max_padding: float = 1.0) -> None:
         self.budget = budget
         self.max_seconds = max_seconds
         self.max_padding = max_padding
-        self.window_seconds = window_seconds
-        self.items = 0
-        self.tokens = 0
-        self.background_items = 0
-        self._lanes: dict[tuple[bool, Hashable], deque[Item]] = {}
+        self._front = FairOrder()
+        self._background = FairOrder()
+
+    @property
+    def items(self) -> int:
+        """Waiting inputs, those in the background not counted."""
+        return self._front.items
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of these inputs."""
+        return self._front.tokens
+
+    @property
+    def background_items(self) -> int:
+        """Waiting inputs in the background."""
+        return self._background.items
 
     def add(self, ticket: Ticket) -> None:
         """Add all inputs of a request.
@@ -106,66 +92,76 @@ class BatchQueue:
         Raises:
             ValueError: an input is empty or over the budget of a batch, or there is no input.
         """
-        if not ticket.lengths or min(ticket.lengths) < 1 or max(ticket.lengths) > self.budget:
+        lengths = ticket.lengths
+        if not lengths or min(lengths) < 1 or max(lengths) > self.budget:
             raise ValueError(f"inputs of {list(ticket.lengths)} tokens cannot run in batches of {self.budget}")
-        lane = self._lanes.setdefault((ticket.background, ticket.model), deque())
-        lane.extend(Item(ticket, position, length) for position, length in enumerate(ticket.lengths))
-        if ticket.background:
-            self.background_items += len(ticket.lengths)
-        else:
-            self.items += len(ticket.lengths)
-            self.tokens += sum(ticket.lengths)
+        ticket.enter()
+        self._order(ticket).add(ticket)
 
     def cancel(self, ticket: Ticket) -> None:
         """Remove the waiting inputs of a request; inputs already in a batch are not affected."""
         if ticket.cancelled:
             return
         ticket.cancelled = True
-        lane = self._lanes.get((ticket.background, ticket.model))
-        if ticket.waiting and lane is not None:
-            self._subtract([item for item in lane if item.ticket is ticket])
-            kept = deque(item for item in lane if item.ticket is not ticket)
-            self._replace((ticket.background, ticket.model), kept)
+        if ticket.waiting:
+            self._order(ticket).remove(ticket)
 
     def take(self, now: float) -> Batch | None:
         """Remove and return the next batch, or None if nothing waits. Requests that would be too late are cancelled.
 
-        The batch contains the input that has waited longest. From the other inputs of its model within the window it
-        takes the nearest lengths that fill the budget with the most tokens. According to the latency model it ends
-        before the deadline of every input in it. The last waiting request runs in any case until its deadline: only
-        another batch can correct a latency model that is wrong.
+        The batch contains the longest input of the request whose turn it is. Of the inputs that are next in fair
+        order, it takes the nearest lengths that fill the budget with the most tokens. According to the latency model
+        it ends before the deadline of every input in it. The last waiting request runs in any case until its deadline:
+        only another batch can correct a latency model that is wrong.
         """
-        while self._lanes:
-            name = min(self._lanes, key=lambda name: (name[0], self._lanes[name][0].ticket.arrived))
-            first = self._lanes[name][0]
-            ticket = first.ticket
+        while order := self._front or self._background:
+            ticket = order.first()
+            first = ticket.waiting[-1]
             if not ticket.too_late(now, first.length) or (self._is_last(ticket) and not ticket.expired(now)):
-                return self._batch(name, first, now)
+                batch = Batch(ticket.model, self._choose(order, first, now))
+                order.take(batch.positions)
+                return batch
             self.cancel(ticket)
         return None
 
-    def _is_last(self, ticket: Ticket) -> bool:
-        return ticket.waiting == self.items + self.background_items
+    def tokens_before(self, ticket: Ticket) -> int:
+        """Estimate the tokens that run before the last input of a request that would be added now, itself included."""
+        return self._order(ticket).tokens_before(ticket)
 
-    def _batch(self, name: tuple[bool, Hashable], first: Item, now: float) -> Batch:
-        lane = self._lanes[name]
-        latest = first.ticket.arrived + self.window_seconds
-        budget = self._affordable(first, now)
-        candidates = []
-        for item in itertools.islice(lane, LOOKAHEAD):
-            if item.ticket.arrived > latest:
-                break
-            if item is first or not item.ticket.too_late(now, budget):
-                candidates.append(item)
-        candidates.sort(key=attrgetter("length"))
-        begin, end = _fullest_range(
-            [item.length for item in candidates], candidates.index(first), budget, self.max_padding
-        )
-        chosen = candidates[begin:end]
-        chosen_ids = set(map(id, chosen))
-        self._subtract(chosen)
-        self._replace(name, deque(item for item in lane if id(item) not in chosen_ids))
-        return Batch(first.ticket.model, chosen)
+    def _order(self, ticket: Ticket) -> FairOrder:
+        return self._background if ticket.background else self._front
+
+    def _is_last(self, ticket: Ticket) -> bool:
+        return len(ticket.waiting) == self.items + self.background_items
+
+    def _choose(self, order: FairOrder, first: Item, now: float) -> list[Item]:
+        """Return the inputs of the next batch, sorted by length.
+
+        The inputs that are next in fair order are considered. Those far back in it only get room that would remain
+        empty: they are considered if the batch would be less than half full without them.
+        """
+        ticket, budget = first.ticket, self._affordable(first, now)
+        goal = CANDIDATES * budget
+
+        def in_time(other: Ticket) -> bool:
+            return not other.too_late(now, budget)
+
+        offers = order.offers(ticket.model, first.length, in_time)
+        candidates, tokens = [first], first.length
+        while True:
+            for item in offers:
+                if item is not first:
+                    candidates.append(item)
+                    tokens += item.length
+                    if tokens >= goal:
+                        break
+            candidates.sort(key=_by_length)
+            lengths = list(map(_by_length, candidates))
+            anchor = bisect.bisect_left(lengths, first.length)  # sorting has kept it before others of its length
+            begin, end = _fullest_range(lengths, anchor, budget, self.max_padding)
+            if tokens < goal or (end - begin) * lengths[end - 1] > budget / 2:
+                return candidates[begin:end]
+            goal *= CANDIDATES
 
     def _affordable(self, first: Item, now: float) -> int:
         """Return the budget, or less if it would take too long or miss the deadline of the first input."""
@@ -177,37 +173,26 @@ class BatchQueue:
             return self.budget
         return max(int(latency.tokens(seconds)), first.length)
 
-    def _subtract(self, items: Sequence[Item]) -> None:
-        for item in items:
-            item.ticket.waiting -= 1
-            if item.ticket.background:
-                self.background_items -= 1
-            else:
-                self.items -= 1
-                self.tokens -= item.length
-
-    def _replace(self, name: tuple[bool, Hashable], lane: deque[Item]) -> None:
-        if lane:
-            self._lanes[name] = lane
-        else:
-            self._lanes.pop(name, None)
-
 
 def _fullest_range(lengths: Sequence[int], anchor: int, budget: int, max_padding: float) -> tuple[int, int]:
     """Return the range [begin, end) of sorted lengths that contains `anchor`, keeps the limits and has most tokens."""
     sums = [0, *itertools.accumulate(lengths)]
-
-    def padding(begin: int, end: int) -> float:
-        return 1 - (sums[end] - sums[begin]) / (lengths[end - 1] * (end - begin))
-
-    best = (anchor, anchor + 1)
+    best, most = (anchor, anchor + 1), lengths[anchor]
     for end in range(anchor + 1, len(lengths) + 1):
-        earliest = max(end - budget // lengths[end - 1], 0)
+        longest = lengths[end - 1]
+        earliest = max(end - budget // longest, 0)
         if earliest > anchor:
             break
+        if sums[end] - sums[earliest] <= most:
+            continue
         # A later begin means less padding, so the first range within the limit has the most tokens.
+        least = (1 - max_padding) * longest
+
+        def within(begin: int, end: int = end, least: float = least) -> bool:
+            return sums[end] - sums[begin] >= least * (end - begin)
+
         begins = range(earliest, anchor + 1)
-        within = bisect.bisect_left(begins, -max_padding, key=lambda begin: -padding(begin, end))
-        if within < len(begins) and sums[end] - sums[begins[within]] > sums[best[1]] - sums[best[0]]:
-            best = (begins[within], end)
+        begin = earliest + bisect.bisect_left(begins, True, key=within)
+        if begin <= anchor and sums[end] - sums[begin] > most:
+            best, most = (begin, end), sums[end] - sums[begin]
     return best

@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +17,10 @@ import numpy as np
 
 from sparserve.models.bundle.inference import Tokens
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from sparserve.service.inference.batch_queue import Batch, BatchQueue, Ticket
+from sparserve.service.inference.batch_queue import Batch, BatchQueue
 from sparserve.service.inference.engine import Engine, Logits
 from sparserve.service.inference.health import run_within_memory
+from sparserve.service.inference.ticket import Ticket
 from sparserve.service.inference.tokenizer_pool import TokenizerPool
 from sparserve.service.observability.metrics import Metrics
 
@@ -56,10 +57,10 @@ class _Request:
     inference_seconds: float = 0.0
     compute_seconds: float = 0.0
 
-    def receive(self, position: int, row: Logits) -> None:
-        """Store the logits of one input; the last one completes the request."""
-        self.logits[position] = row
-        self.remaining -= 1
+    def receive(self, positions: Sequence[int], rows: Logits) -> None:
+        """Store the logits of inputs; the last one completes the request."""
+        self.logits[positions] = rows
+        self.remaining -= len(positions)
         if not self.remaining:
             seconds = (self.queue_seconds or 0.0, self.inference_seconds, self.compute_seconds)
             self.result.set_result(InferenceResult(self.logits, *seconds))
@@ -71,7 +72,6 @@ class Batcher:
     Args:
         concurrency: batches that run at the same time.
         budget, max_seconds, max_padding: limits of a batch, as in `BatchQueue`.
-        window_seconds: how much earlier than its turn an input may run if its length fits a batch.
         max_items, max_tokens: inputs, and tokens, that may wait; further requests are refused.
         metrics: gets the state of the queue and counts batches.
         tokens_per_second: initial estimate of the throughput; 0 until the first batch by default.
@@ -83,7 +83,6 @@ class Batcher:
         *,
         concurrency: int,
         budget: int,
-        window_seconds: float,
         max_seconds: float = math.inf,
         max_padding: float = 1.0,
         max_items: int,
@@ -98,9 +97,7 @@ class Batcher:
         self.tokenizer_pool = TokenizerPool()
         self._metrics = metrics
         self._clock = clock
-        self._queue = BatchQueue(
-            budget=budget, window_seconds=window_seconds, max_seconds=max_seconds, max_padding=max_padding
-        )
+        self._queue = BatchQueue(budget=budget, max_seconds=max_seconds, max_padding=max_padding)
         self._requests: dict[Ticket, _Request] = {}
         self._changed = threading.Condition()
         self._closing = False
@@ -130,11 +127,14 @@ class Batcher:
         deadline: float | None = None,
         alone: bool = False,
         background: bool = False,
+        client: str = "",
+        weight: float = 1.0,
     ) -> InferenceResult:
         """Return the logits of tokenised inputs. If the caller is cancelled, the request leaves the queue.
 
         `deadline` is on the clock of the batcher. With `alone`, no inputs of other requests share its batches, so that
-        their times are its own. With `background`, it runs only when no other request waits.
+        their times are its own. With `background`, it runs only when no other request waits. Each `client` gets a
+        share of the machine in proportion to its `weight`.
 
         Raises:
             TooLarge: an input is over the budget of a batch.
@@ -146,7 +146,8 @@ class Batcher:
         now = self._clock()
         # A waiting request holds its engine, so the id cannot be reused for another one.
         model = (id(engine), object() if alone else None)
-        ticket = Ticket(model, [len(item) for item in tokens], now, deadline, background, engine.latency)
+        lengths = [len(item) for item in tokens]
+        ticket = Ticket(model, lengths, now, deadline, background, engine.latency, client, weight)
         logits = np.empty((len(tokens), len(engine.manifest.labels)), dtype=np.float32)
         request = _Request(engine, tokens, self._loop.create_future(), logits, len(tokens))
         with self._changed:
@@ -208,10 +209,13 @@ class Batcher:
         """Refuse a request at once if it cannot meet its deadline, so that the client can go elsewhere."""
         if ticket.deadline is None or not self._queue.tokens or not self._tokens_per_second:
             return
-        seconds = (self._queue.tokens + sum(ticket.lengths)) / self._tokens_per_second
-        if ticket.arrived + seconds > ticket.deadline:
+        seconds_left = ticket.deadline - ticket.arrived
+        if self._queue.tokens + sum(ticket.lengths) <= seconds_left * self._tokens_per_second:
+            return
+        seconds = self._queue.tokens_before(ticket) / self._tokens_per_second
+        if seconds > seconds_left:
             self._metrics.requests.shed.labels("deadline").inc()
-            wait = max(math.ceil(seconds - (ticket.deadline - ticket.arrived)), 1)
+            wait = max(math.ceil(seconds - seconds_left), 1)
             raise Overloaded(
                 f"{self._queue.tokens} tokens are waiting: the answer would take about {seconds:.1f} s, longer than "
                 f"the deadline allows: try again in {wait} s",
@@ -241,20 +245,20 @@ class Batcher:
                     return False
                 self._changed.wait()
             now = self._clock()
-            requests = [self._requests[item.ticket] for item in batch.items]
-            for item, request in zip(batch.items, requests, strict=True):
+            requests = {ticket: self._requests[ticket] for ticket in batch.positions}
+            for ticket, request in requests.items():
                 if request.queue_seconds is None:
-                    request.queue_seconds = now - item.ticket.arrived
+                    request.queue_seconds = now - ticket.arrived
             self._running += 1
         self._run(batch, requests)
         return True
 
-    def _run(self, batch: Batch, requests: Sequence[_Request]) -> None:
-        engine, started = requests[0].engine, self._clock()
+    def _run(self, batch: Batch, requests: Mapping[Ticket, _Request]) -> None:
+        engine, started = next(iter(requests.values())).engine, self._clock()
         labels = (engine.ref.task, engine.ref.variant)
         result: Logits | Exception
         try:
-            tokens = [request.tokens[item.position] for item, request in zip(batch.items, requests, strict=True)]
+            tokens = [requests[ticket].tokens[position] for ticket, position, _ in batch.items]
             result = run_within_memory(
                 engine.logits, tokens, lambda: self._metrics.batches.halved.labels(*labels).inc()
             )
@@ -284,20 +288,25 @@ class Batcher:
             self._loop.call_soon_threadsafe(_deliver, batch, requests, result, seconds)
 
 
-def _deliver(batch: Batch, requests: Sequence[_Request], result: Logits | Exception, seconds: float) -> None:
+def _deliver(batch: Batch, requests: Mapping[Ticket, _Request], result: Logits | Exception, seconds: float) -> None:
     """Give every request its rows, on the event loop, and answer the requests that are complete."""
-    name = f"{requests[0].engine.manifest.task}/{requests[0].engine.manifest.variant}"
-    for request in dict.fromkeys(requests):
+    ref = next(iter(requests.values())).engine.ref
+    finite = not isinstance(result, Exception) and bool(np.isfinite(result).all())
+    rows: dict[Ticket, list[int]] = {}
+    for row, item in enumerate(batch.items):
+        rows.setdefault(item.ticket, []).append(row)
+    for ticket, positions in batch.positions.items():
+        request = requests[ticket]
         request.inference_seconds += seconds
-    for item, request in zip(batch.items, requests, strict=True):
-        request.compute_seconds += seconds * item.length / batch.tokens
-    for index, (item, request) in enumerate(zip(batch.items, requests, strict=True)):
+        request.compute_seconds += seconds * sum([ticket.lengths[position] for position in positions]) / batch.tokens
         if request.result.done():  # cancelled, or failed because of another input
             continue
         if isinstance(result, Exception):
-            request.result.set_exception(InferenceFailed(f"{name} failed: {type(result).__name__}"))
-        elif not np.isfinite(result[index]).all():
+            request.result.set_exception(InferenceFailed(f"{ref.task}/{ref.variant} failed: {type(result).__name__}"))
+        elif not finite and not np.isfinite(result[rows[ticket]]).all():
             # Only the request with the bad input fails.
-            request.result.set_exception(InferenceFailed(f"{name} answered with numbers that are not finite"))
+            request.result.set_exception(
+                InferenceFailed(f"{ref.task}/{ref.variant} answered with numbers that are not finite")
+            )
         else:
-            request.receive(item.position, result[index])
+            request.receive(positions, result[rows[ticket]])

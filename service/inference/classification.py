@@ -10,7 +10,7 @@ from sparserve.models.bundle.inference import Tokens
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.engine import Engine, Logits, scores
 from sparserve.service.observability.request_record import RequestRecord, current_record
-from sparserve.service.types import FunctionToApply, Prediction, TextInput, Timings, Usage
+from sparserve.service.types import FunctionToApply, Prediction, RequestOptions, TextInput, Timings, Usage
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ async def classify(
     batcher: Batcher,
     engine: Engine,
     inputs: Sequence[TextInput],
+    options: RequestOptions,
     *,
     truncate: bool,
-    deadline: float | None = None,
     tokens: list[Tokens] | None = None,
     alone: bool = False,
     background: bool = False,
@@ -73,6 +73,7 @@ async def classify(
 ) -> Classification:
     """Tokenise the inputs, unless `tokens` are given, and run them; `alone` and `background` as in `Batcher.run`.
 
+    Of the options it uses the deadline, the client and its weight.
     `arrived` is the request's arrival on the performance counter, by default now.
 
     Raises:
@@ -84,12 +85,20 @@ async def classify(
     if tokens is None:
         if not background:
             batcher.check_room(len(inputs), len(inputs))  # every input has at least one token
-        tokens = await batcher.tokenizer_pool.tokenize(engine, inputs, truncate=truncate, deadline=deadline)
+        tokens = await batcher.tokenizer_pool.tokenize(engine, inputs, truncate=truncate, deadline=options.deadline)
     tokenized = time.perf_counter()
     # Background work may outlive the request that started it.
     record = RequestRecord() if background else current_record()
     run = record.tokenized(engine.ref, [len(item) for item in tokens], started, tokenized)
-    result = await batcher.run(engine, tokens, deadline=deadline, alone=alone, background=background)
+    result = await batcher.run(
+        engine,
+        tokens,
+        deadline=options.deadline,
+        alone=alone,
+        background=background,
+        client=options.client,
+        weight=options.weight,
+    )
     record.answered(run, tokenized, result.queue_seconds, time.perf_counter())
     return Classification(
         engine=engine,

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 Scope = Literal["classify", "admin"]
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 POLL_SECONDS: Final = 1.0
+MIN_WEIGHT: Final = 0.01
+MAX_WEIGHT: Final = 100.0
 _KEY: Final = re.compile(r"sparserve_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 
 
@@ -36,6 +38,9 @@ class ApiKey(BaseModel):
     scopes: frozenset[Scope] = Field(min_length=1)
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     rate: int | None = Field(None, ge=1, description="requests per minute")
+    weight: float | None = Field(
+        None, ge=MIN_WEIGHT, le=MAX_WEIGHT, description="share of the machine under load, relative to keys of weight 1"
+    )
     expires: AwareDatetime | None = None
 
     def line(self) -> str:
@@ -52,16 +57,23 @@ class KeysFile:
 
 
 def new_key(
-    name: str, scopes: frozenset[Scope], *, rate: int | None = None, expires: datetime | None = None
+    name: str,
+    scopes: frozenset[Scope],
+    *,
+    rate: int | None = None,
+    weight: float | None = None,
+    expires: datetime | None = None,
 ) -> tuple[str, ApiKey]:
     """Create a key; return it as the client sends it and as the file stores it.
 
     Raises:
-        ValueError: the name, a scope or the rate (requests per minute) is invalid.
+        ValueError: the name, a scope, the rate (requests per minute) or the weight is invalid.
     """
     identity = secrets.token_hex(4)
     sent = f"sparserve_{identity}_{secrets.token_urlsafe(32)}"
-    return sent, ApiKey(name=name, id=identity, scopes=scopes, sha256=_digest(sent), rate=rate, expires=expires)
+    return sent, ApiKey(
+        name=name, id=identity, scopes=scopes, sha256=_digest(sent), rate=rate, weight=weight, expires=expires
+    )
 
 
 def read_keys(text: str) -> KeysFile:

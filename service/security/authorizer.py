@@ -4,6 +4,7 @@ import ipaddress
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sparserve.service.errors import Forbidden, RateLimited, Unauthorized
 from sparserve.service.security.api_keys import ApiKey, Keyring, Scope
@@ -19,6 +20,16 @@ class Credentials:
     api_key: str = ""
     origin: str | None = None
     address: str = ""
+
+
+def client_name(key: ApiKey | None, address: str) -> str:
+    """Return the name under which a client's rate and share of the machine are counted: its key, or its network."""
+    return f"key {key.id}" if key is not None else _address_name(address)
+
+
+@lru_cache(maxsize=1024)
+def _address_name(address: str) -> str:
+    return f"address {network_of(address)}"
 
 
 class Authorizer:
@@ -83,12 +94,12 @@ class Authorizer:
             if scopes == ADMIN and not (path in KEYLESS_ADMIN_READS and method in READ_METHODS):
                 self._check_keyless_admin(credentials.origin)
             if self._anonymous_rate is not None:
-                self._limit(f"address {network_of(credentials.address)}", self._anonymous_rate)
+                self._limit(client_name(key, credentials.address), self._anonymous_rate)
             return
         if not scopes & key.scopes:
             raise Forbidden(f"the key {key.name} may not do this: it needs the scope {' or '.join(sorted(scopes))}")
         if key.rate is not None:
-            self._limit(f"key {key.id}", key.rate)
+            self._limit(client_name(key, credentials.address), key.rate)
 
     def _check_keyless_admin(self, origin: str | None) -> None:
         if not self._admin_without_key:

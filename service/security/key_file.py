@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sparserve.models.errors import EnvironmentFault, InputError
 from sparserve.models.files import faults_explained, write_atomically
-from sparserve.service.security.api_keys import KeysFile, Scope, new_key, read_keys
+from sparserve.service.security.api_keys import MAX_WEIGHT, MIN_WEIGHT, KeysFile, Scope, new_key, read_keys
 
 
 def create(
@@ -20,11 +20,13 @@ def create(
     scopes: frozenset[Scope],
     *,
     rate: int | None = None,
+    weight: float | None = None,
     days: float | None = None,
 ) -> str:
     """Add a key to a file and return it in the form that clients send. The file holds only its digest.
 
-    `rate` is in requests per minute. The key expires after `days`.
+    `rate` is in requests per minute. `weight` is the client's share of the machine under load, relative to keys of
+    weight 1. The key expires after `days`.
 
     Raises:
         InputError: the name is in use, or an argument is out of range.
@@ -38,8 +40,10 @@ def create(
             if days is not None and not days > 0:
                 raise InputError(f"{days} days: give a number above 0")
             expires = None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
-            text_of_key, key = new_key(name, scopes, rate=rate, expires=expires)
+            text_of_key, key = new_key(name, scopes, rate=rate, weight=weight, expires=expires)
         except ValidationError as error:
+            if error.errors()[0]["loc"] == ("weight",):
+                raise InputError(f"the weight {weight} is not from {MIN_WEIGHT} to {MAX_WEIGHT:.0f}") from error
             if error.errors()[0]["loc"] == ("name",):
                 raise InputError(
                     f"{name!r} cannot be a key's name: use 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-'"

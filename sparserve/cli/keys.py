@@ -42,6 +42,10 @@ def create(
         typer.Option(help="Requests that the key allows. May be repeated. Default: classify.", show_default=False),
     ] = None,
     rate: Annotated[int | None, typer.Option(help="Largest number of requests per minute. Default: no limit.")] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(help="Share of the machine under load, relative to keys of weight 1. Default: 1."),
+    ] = None,
     days: Annotated[float | None, typer.Option(help="Days until the key expires. Default: never.")] = None,
 ) -> None:
     """Create a key and print it. It cannot be printed again: the file holds only its digest."""
@@ -50,14 +54,14 @@ def create(
 
         path = _required(file)
         scopes = cast("frozenset[Scope]", frozenset(one.value for one in scope or [KeyScope.classify]))
-        key = create(path, name, scopes, rate=rate, days=days)
+        key = create(path, name, scopes, rate=rate, weight=weight, days=days)
         typer.echo(key)
         typer.echo(f"This key is not shown again. {path} holds only its digest.", err=True)
 
 
 @keys_app.command("list")
 def list_keys(file: FileOption = None) -> None:
-    """List names, scopes, rate limits and expiry dates."""
+    """List names, scopes, rate limits, weights and expiry dates."""
     with cli_errors():
         from sparserve.service.security.key_file import read
 
@@ -89,4 +93,5 @@ def _required(file: Path | None) -> Path:
 def _describe(key: "ApiKey") -> str:
     rate = f"{key.rate}/min" if key.rate else "no rate limit"
     expires = f"until {key.expires.isoformat()}" if key.expires else "never expires"
-    return f"{key.name}\tsparserve_{key.id}_...\t{','.join(sorted(key.scopes))}\t{rate}\t{expires}"
+    weight = f"weight {key.weight or 1:g}"
+    return f"{key.name}\tsparserve_{key.id}_...\t{','.join(sorted(key.scopes))}\t{rate}\t{weight}\t{expires}"

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sparserve.service.errors import RateLimited, ServiceError
 from sparserve.service.http.problems import error_response
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.security.authorizer import Authorizer, Credentials
+from sparserve.service.security.authorizer import Authorizer, Credentials, client_name
 
 
 class AuthorizationMiddleware:
@@ -41,6 +41,9 @@ class AuthorizationMiddleware:
             address=(scope.get("client") or ("",))[0],
         )
         key = self._authorizer.authenticate(credentials)
+        state = scope.setdefault("state", {})
+        state["client"] = client_name(key, credentials.address)
         if key is not None:
-            scope.setdefault("state", {})["key_name"] = key.name
+            state["key_name"] = key.name
+            state["weight"] = key.weight or 1.0
         self._authorizer.authorize(key, method, path, credentials)

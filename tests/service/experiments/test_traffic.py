@@ -199,7 +199,7 @@ def test_experiment_replaced_meanwhile(
     async def replaced_while_the_default_runs_aside() -> None:
         service.experiments.begin(TASK, rival)
         route = service.experiments.route(TASK, None)
-        answered = await classify(service.batcher, route.engine, inputs, truncate=True)
+        answered = await classify(service.batcher, route.engine, inputs, RequestOptions(), truncate=True)
         service.experiments.compare(TASK, route, inputs, answered, None)
         service.experiments.begin(TASK, twin)
         await service.experiments.settled()

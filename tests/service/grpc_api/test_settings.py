@@ -23,6 +23,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.drain import Drain
 from sparserve.service.observability.tracing import RequestTracer
+from sparserve.service.security.api_keys import Keyring
 from sparserve.service.security.key_file import create
 from sparserve.service.server.graceful_shutdown import DrainingServer
 from sparserve.service.settings import Settings
@@ -122,10 +123,17 @@ def test_grpc_counts_calls_dropped_after_the_grace_time(
     assert running.service.drain.dropped == 1
 
 
-def test_grpc_keys_are_metadata(start: Callable[..., Running], tmp_path: Path) -> None:
-    key = create(tmp_path / "keys", "ci", frozenset({"classify"}))
+def test_grpc_keys_are_metadata(start: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = create(tmp_path / "keys", "ci", frozenset({"classify"}), weight=3)
     other = create(tmp_path / "keys", "slow", frozenset({"classify"}), rate=1)
     running = start(keys_file=tmp_path / "keys")
+    run, clients = running.service.batcher.run, []
+
+    async def spy(*inputs: Any, **options: Any) -> Any:
+        clients.append((options["client"], options["weight"]))
+        return await run(*inputs, **options)
+
+    monkeypatch.setattr(running.service.batcher, "run", spy)
     with grpcclient.InferenceServerClient(running.address) as client:
         assert client.is_server_ready()
         assert refusal(lambda: client.infer(TASK, [tensor(["a"])]))[0] == str(Code.UNAUTHENTICATED)
@@ -136,6 +144,9 @@ def test_grpc_keys_are_metadata(start: Callable[..., Running], tmp_path: Path) -
         assert client.infer(TASK, [tensor(["a"])], headers={"x-api-key": other})
         again = refusal(lambda: client.infer(TASK, [tensor(["a"])], headers={"x-api-key": other}))
         assert again[0] == str(Code.RESOURCE_EXHAUSTED)
+    keyring = Keyring(tmp_path / "keys")
+    ids = [found.id for sent in (key, other) if (found := keyring.find(sent))]
+    assert clients == [(f"key {ids[0]}", 3.0), (f"key {ids[1]}", 1.0)]
 
 
 @pytest.mark.parametrize("port", [-1, 70_000])

@@ -18,7 +18,7 @@ from sparserve.service.inference.batcher import Batcher, InferenceResult
 from sparserve.service.observability.metrics import Metrics
 from tests.support.service.fake_engine import FakeEngine, inputs
 
-LIMITS = {"concurrency": 1, "budget": 32, "window_seconds": 1.0, "max_items": 8, "max_tokens": 64}
+LIMITS = {"concurrency": 1, "budget": 32, "max_items": 8, "max_tokens": 64}
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -186,7 +186,7 @@ def test_batcher_refuses_hopeless_deadline(scenario: Callable[..., None], metric
         waiting = asyncio.create_task(batcher.run(engine, inputs(30)))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="longer than the deadline allows: try again in"):
-            await batcher.run(engine, inputs(2), deadline=next(seconds) + 5)
+            await batcher.run(engine, inputs(20), deadline=next(seconds) + 5)
         assert value(metrics, "requests_shed_total", reason="deadline") == 1
         engine.gate.set()
         await asyncio.gather(first, waiting)

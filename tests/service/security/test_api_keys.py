@@ -33,6 +33,16 @@ def test_keyring_finds_key_by_digest(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_keyring_reads_weight(path: Path) -> None:
+    sent = {weight: create(path, f"of-{weight}", CLASSIFY, weight=weight) for weight in (2.5, None)}
+    ring = Keyring(path)
+    assert [(key.name, key.weight) for one in sent.values() if (key := ring.find(one))] == [
+        ("of-2.5", 2.5),
+        ("of-None", None),
+    ]
+    assert path.read_text().count("weight") == 1  # a key without one has the line of versions before
+
+
 def test_two_keys_are_never_the_same(path: Path) -> None:
     one, other = create(path, "one", CLASSIFY), create(path, "other", CLASSIFY)
     ring = Keyring(path)
@@ -126,6 +136,8 @@ def test_whom_the_owner_lets_read_may_read_on(path: Path) -> None:
         ({"name": "a b"}, "'a b' cannot be a key's name"),
         ({"name": "x\n"}, "cannot be a key's name"),
         ({"rate": 0}, "at least 1 request per minute"),
+        ({"weight": 0.0}, "the weight 0.0 is not from 0.01 to 100"),
+        ({"weight": float("inf")}, "the weight inf is not from"),
         ({"days": 0}, "a number above 0"),
         ({"days": float("nan")}, "a number above 0"),
         ({"days": 1e12}, "too many"),

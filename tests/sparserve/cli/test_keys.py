@@ -28,15 +28,16 @@ def test_keys_scopes_are_those_of_the_service() -> None:
 
 
 def test_keys_create_list_and_revoke(path: Path) -> None:
-    created = keys("create", "ci", "--scope", "admin", "--rate", "60", "--days", "2")
+    created = keys("create", "ci", "--scope", "admin", "--rate", "60", "--weight", "4", "--days", "2")
     assert created.exit_code == 0
     assert "not shown again" in created.stderr
     sent = created.stdout.strip()
     key = Keyring(path).find(sent)
-    assert key and key.scopes == {"admin"} and key.rate == 60
+    assert key and key.scopes == {"admin"} and key.rate == 60 and key.weight == 4
     listed = keys("list")
     assert listed.exit_code == 0
     assert "ci" in listed.stdout and "admin" in listed.stdout and "60/min" in listed.stdout
+    assert "weight 4" in listed.stdout
     assert sent not in listed.stdout and key.sha256 not in listed.stdout
     assert keys("revoke", "ci").exit_code == 0
     assert Keyring(path).find(sent) is None

@@ -77,6 +77,35 @@ def keyed(module_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield client, keys
 
 
+def test_authorization_names_client_and_weight(module_store: Store, tmp_path: Path) -> None:
+    """A request's share of the machine is its key's, or without keys its address's."""
+    seen: list[tuple[str, float]] = []
+
+    def ask(headers: dict[str, str], **settings: Any) -> None:
+        app = create_app(Settings(store=module_store.root, threads=1, **settings))
+        with TestClient(app) as client:
+            assert client.portal
+            client.portal.call(app.state.service.loaded)
+            batcher = app.state.service.batcher
+            run = batcher.run
+
+            async def spy(*inputs: Any, **options: Any) -> Any:
+                seen.append((options["client"], options["weight"]))
+                return await run(*inputs, **options)
+
+            batcher.run = spy
+            assert client.post(CLASSIFY_URL, json=TEXT, headers=headers).status_code == 200
+            assert client.post(f"/v1/models/{TASK}/compare", json=TEXT, headers=headers).status_code == 200
+
+    path = tmp_path / "keys"
+    sent = create(path, "heavy", frozenset({"classify"}), weight=3)
+    key = Keyring(path).find(sent)
+    assert key is not None
+    ask(bearer(sent), keys_file=path)
+    ask({})
+    assert seen == [(f"key {key.id}", 3.0)] * 3 + [("address testclient", 1.0)] * 3
+
+
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
