@@ -113,10 +113,15 @@ class Settings(BaseSettings):
     )
     max_padding: float = Field(0.125, ge=0, lt=1, description="fraction of a batch's tokens that may be padding")
     max_waiting_inputs: int = Field(
-        1024, ge=0, description="inputs that may wait for a batch; further requests are answered 429"
+        1024,
+        ge=0,
+        description="inputs that may wait for a batch; further requests are answered 429; a quarter more may wait for "
+        "clients with less than an equal share waiting",
     )
     max_waiting_tokens: int = Field(
-        65_536, ge=0, description="tokens that may wait for a batch; further requests are answered 429"
+        65_536,
+        ge=0,
+        description="tokens that may wait for a batch; further requests are answered 429; a quarter more as above",
     )
     request_timeout_seconds: float | None = Field(
         None, gt=0, description="time limit of a request, else 504; the header X-Request-Timeout can shorten it"

@@ -19,7 +19,7 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Final
 
-from sparserve.service.inference.fair_order import FairOrder
+from sparserve.service.inference.fair_order import FairOrder, Holding
 from sparserve.service.inference.ticket import Item, Ticket
 
 # Inputs considered for a batch at first: the next ones in fair order, of this many times its tokens.
@@ -123,6 +123,10 @@ class BatchQueue:
                 return batch
             self.cancel(ticket)
         return None
+
+    def holding(self, client: str) -> Holding:
+        """Return what waits of a client, its background inputs not counted, and the number of clients."""
+        return self._front.holding(client)
 
     def tokens_before(self, ticket: Ticket) -> int:
         """Estimate the tokens that run before the last input of a request that would be added now, itself included."""

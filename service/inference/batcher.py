@@ -26,6 +26,8 @@ from sparserve.service.observability.metrics import Metrics
 
 # Weight of the last batch in the moving average of the throughput.
 THROUGHPUT_SMOOTHING: Final = 0.1
+# Fraction of the limits of the queue that comes on top of them for clients with less than an equal share.
+RESERVE: Final = 0.25
 # How long `close` waits for the last batch of a thread.
 CLOSE_SECONDS: Final = 5.0
 
@@ -176,15 +178,27 @@ class Batcher:
         for thread in self._threads:
             thread.join(CLOSE_SECONDS)
 
-    def check_room(self, inputs: int, tokens: int) -> None:
-        """Check that there is room for more inputs. An empty queue accepts any request.
+    def check_room(self, inputs: int, tokens: int, client: str = "") -> None:
+        """Check that there is room for more inputs of a client. An empty queue accepts any request.
+
+        `RESERVE` of the limits comes on top of them, for clients with less than an equal share of the limits waiting,
+        so that no client can close the queue to others.
 
         Raises:
             Overloaded: there is no room; contains the seconds after which there should be.
         """
         with self._changed:
+            more_inputs, more_tokens = inputs, tokens
             inputs, tokens = self._queue.items + inputs, self._queue.tokens + tokens
             if not self._queue.items or (inputs <= self.max_items and tokens <= self.max_tokens):
+                return
+            own = self._queue.holding(client)
+            if (
+                own.items + more_inputs <= self.max_items // own.clients
+                and own.tokens + more_tokens <= self.max_tokens // own.clients
+                and inputs <= self.max_items * (1 + RESERVE)
+                and tokens <= self.max_tokens * (1 + RESERVE)
+            ):
                 return
             self._metrics.requests.shed.labels("inputs" if inputs > self.max_items else "tokens").inc()
             seconds = self._seconds_until_room(inputs - self.max_items, tokens - self.max_tokens)
@@ -202,7 +216,7 @@ class Batcher:
             if self._queue.background_items >= self.max_items:
                 raise Overloaded("too many background inputs are waiting", 1)
             return
-        self.check_room(len(ticket.lengths), sum(ticket.lengths))
+        self.check_room(len(ticket.lengths), sum(ticket.lengths), ticket.client)
         self._check_deadline(ticket)
 
     def _check_deadline(self, ticket: Ticket) -> None:

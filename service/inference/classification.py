@@ -84,7 +84,8 @@ async def classify(
     arrived = started if arrived is None else arrived
     if tokens is None:
         if not background:
-            batcher.check_room(len(inputs), len(inputs))  # every input has at least one token
+            # Every input has at least one token.
+            batcher.check_room(len(inputs), len(inputs), options.client)
         tokens = await batcher.tokenizer_pool.tokenize(engine, inputs, truncate=truncate, deadline=options.deadline)
     tokenized = time.perf_counter()
     # Background work may outlive the request that started it.

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from sparserve.service.inference.ticket import Item, Ticket
 
@@ -27,6 +27,14 @@ _by_length = attrgetter("length")
 _by_virtual_start = attrgetter("virtual_start")
 
 
+class Holding(NamedTuple):
+    """Waiting inputs and tokens of one of `clients`."""
+
+    items: int
+    tokens: int
+    clients: int
+
+
 @dataclass(eq=False, slots=True)
 class _Client:
     """A client with waiting requests; new requests begin at `clock`."""
@@ -34,10 +42,12 @@ class _Client:
     virtual_start: float
     weight: float = 1.0
     clock: float = 0.0
+    items: int = 0
     tokens: int = 0
     tickets: dict[Ticket, None] = field(default_factory=dict)
 
-    def charge(self, tokens: int) -> None:
+    def charge(self, items: int, tokens: int) -> None:
+        self.items -= items
         self.tokens -= tokens
         self.virtual_start += tokens / self.weight
 
@@ -67,6 +77,7 @@ class FairOrder:
             client = self._clients[ticket.client] = _Client(start)
         client.weight = ticket.weight
         tokens = sum(ticket.lengths)
+        client.items += len(ticket.lengths)
         client.tokens += tokens
         self.tokens += tokens
         self.items += len(ticket.lengths)
@@ -77,7 +88,9 @@ class FairOrder:
     def remove(self, ticket: Ticket) -> None:
         """Remove a request with all inputs that still wait."""
         tokens = sum(map(_by_length, ticket.waiting))
-        self._clients[ticket.client].tokens -= tokens
+        client = self._clients[ticket.client]
+        client.items -= len(ticket.waiting)
+        client.tokens -= tokens
         self.tokens -= tokens
         self.items -= len(ticket.waiting)
         ticket.waiting = []
@@ -120,11 +133,17 @@ class FairOrder:
             tokens = sum([ticket.lengths[position] for position in positions])
             ticket.virtual_start += tokens
             client = self._clients[ticket.client]
-            client.charge(tokens)
+            client.charge(len(positions), tokens)
             self.tokens -= tokens
             self.items -= len(positions)
             if not ticket.waiting:
                 self._leave(ticket)
+
+    def holding(self, client: str) -> Holding:
+        """Return what waits of a client, and the number of clients, this one included."""
+        if client in self._clients:
+            return Holding(self._clients[client].items, self._clients[client].tokens, len(self._clients))
+        return Holding(0, 0, len(self._clients) + 1)
 
     def tokens_before(self, ticket: Ticket) -> int:
         """Estimate the tokens that run before the last input of a request that would be added now, itself included."""

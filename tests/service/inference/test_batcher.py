@@ -126,6 +126,24 @@ def test_batcher_refuses_over_limits(scenario: Callable[..., None], metrics: Met
     scenario(steps)
 
 
+def test_batcher_full_queue_admits_other_client(scenario: Callable[..., None]) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        first = await held_up(batcher, engine)
+        flood = [asyncio.create_task(batcher.run(engine, inputs(8), client="flood")) for _ in range(8)]
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(batcher.run(engine, inputs(4), client="other")) for _ in range(2)]
+        await asyncio.sleep(0)
+        for client in ("flood", "other", "third"):  # two inputs are the reserve
+            with pytest.raises(Overloaded, match="10 inputs"):
+                await batcher.run(engine, inputs(1), client=client)
+        engine.gate.set()
+        await asyncio.gather(first, *flood, *others)
+        assert engine.batches[1] == [8, 8, 8, 8]
+        assert engine.batches[2] == [4, 4, 8, 8]
+
+    scenario(steps)
+
+
 def test_batcher_retry_after_follows_throughput(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
