@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from sparserve.extras import needs_extra
 from sparserve.goals import Goal, choose_recipe
+from sparserve.models.data.options import DataOptions
 
 if TYPE_CHECKING:
     from sparserve.models.pipeline.job import CompressOptions
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_STORE: Final = Path("store")
 
 
-class JobOptions(TypedDict, total=False):
+class JobOptions(DataOptions, total=False):
     """Options of a job. Each has a default; `compress` describes them."""
 
     recipe: str | PathLike[str] | None
@@ -29,12 +30,6 @@ class JobOptions(TypedDict, total=False):
     task: str | None
     store: str | PathLike[str]
     work: str | PathLike[str] | None
-    text_column: str | None
-    text_pair_column: str | None
-    label_column: str | None
-    label_separator: str | None
-    multi_label: bool | None
-    header: bool | None
     validation: str | PathLike[str] | None
     test: str | PathLike[str] | None
     seed: int
@@ -63,7 +58,7 @@ def compress(
     with the training and then exit.
 
     Args:
-        data: Labelled text: a CSV, TSV, JSONL or Parquet file, a folder of splits, or a Hub id.
+        data: Labelled text: a CSV, TSV, JSON or Parquet file, a folder of splits, a pattern of shards, or a Hub id.
         reporter: Receiver of progress. Default: progress bars on a terminal, plain lines elsewhere.
         **options: Any of the following.
 
@@ -76,9 +71,12 @@ def compress(
             - `store`: folder of bundles. Default: `store`.
             - `work`: folder of cached steps. Default: `.work` in the store.
             - `text_column`, `text_pair_column`, `label_column`: names of columns. Default: detected from the data.
+              Several text columns are joined; several label columns hold 0 or 1 for one label each.
             - `label_separator`: separator of several labels in one row.
             - `multi_label`: True if a row can have several labels. Default: detected from the data.
             - `header`: True if the first row names the columns. Default: detected from the data.
+            - `delimiter`, `quote`, `escape`: characters of a CSV file. Default: detected from the data.
+            - `encoding`: encoding of a text file. Default: UTF-8, or what its byte order mark says.
             - `validation`, `test`: files of these splits. Default: split off from `data`.
             - `seed`: random seed for splits, training and bootstrap intervals. Default: 0.
             - `threads`: CPU threads. Default: all CPUs that this process may use.
@@ -157,14 +155,18 @@ def job_options(data: str | PathLike[str], **options: Unpack[JobOptions]) -> "Co
         task=options.get("task"),
         teacher=_text(options.get("teacher")),
         overrides=options.get("overrides", {}),
-        columns={
-            "text_column": options.get("text_column"),
-            "text_pair_column": options.get("text_pair_column"),
-            "label_column": options.get("label_column"),
-        },
-        label_separator=options.get("label_separator"),
-        multi_label=options.get("multi_label"),
-        header=options.get("header"),
+        data_options=DataOptions(
+            text_column=options.get("text_column"),
+            text_pair_column=options.get("text_pair_column"),
+            label_column=options.get("label_column"),
+            label_separator=options.get("label_separator"),
+            multi_label=options.get("multi_label"),
+            header=options.get("header"),
+            delimiter=options.get("delimiter"),
+            quote=options.get("quote"),
+            escape=options.get("escape"),
+            encoding=options.get("encoding"),
+        ),
         splits={name: Path(path) for name, path in splits.items() if path is not None},
         seed=options.get("seed", 0),
         threads=options.get("threads"),

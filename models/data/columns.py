@@ -1,10 +1,11 @@
 """The text, text-pair and label columns of a table: named by the user, or detected where the choice is obvious."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparserve.models.data.tables import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES, Table
+from sparserve.models.data.options import DataOptions
+from sparserve.models.data.tables.table import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES, Table
 from sparserve.models.errors import DataError
 
 # Names that form a pair together, although the second one is a text when it stands alone (QNLI).
@@ -14,51 +15,116 @@ INDICATORS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, 
 
 
 @dataclass(frozen=True)
+class TextColumns:
+    """The chosen columns of the texts. Those of `text` are joined."""
+
+    text: tuple[str, ...]
+    text_pair: str | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Columns:
     """The chosen columns. `labels` has several names if each of them holds 0 or 1 for one label."""
 
-    text: str
+    text: tuple[str, ...]
     text_pair: str | None
     labels: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every chosen column."""
+        return (*self.text, *([self.text_pair] if self.text_pair is not None else []), *self.labels)
+
     def roles(self) -> dict[str, str]:
         """Return the column names by role: text, text_pair, label."""
-        roles = {"text": self.text, "text_pair": self.text_pair, "label": ", ".join(self.labels)}
+        roles = {"text": ", ".join(self.text), "text_pair": self.text_pair or "", "label": ", ".join(self.labels)}
         return {role: name for role, name in roles.items() if name}
 
 
-def choose_columns(
-    table: Table, source: str, *, text: str | None, text_pair: str | None, label: str | None, multi_label: bool | None
-) -> Columns:
+def named_columns(options: DataOptions) -> dict[str, tuple[str, ...]]:
+    """Return the columns that the user named, by option."""
+    text, pair, label = (options.get("text_column"), options.get("text_pair_column"), options.get("label_column"))
+    return {
+        "--text-column": _as_tuple(text),
+        "--text-pair-column": (pair,) if pair else (),
+        "--label-column": _as_tuple(label),
+    }
+
+
+def choose_columns(table: Table, source: str, options: DataOptions) -> Columns:
     """Choose the columns of a table. Each detected column adds a line to `notes`.
 
     Raises:
         DataError: a named column does not exist, or no column is the obvious choice.
     """
-    names = list(table.columns)
-    for option, name in (("--text-column", text), ("--text-pair-column", text_pair), ("--label-column", label)):
-        if name is not None and name not in names:
-            header = "" if table.named else " No header row was detected; use --header if the file has one."
-            raise DataError(f"{source} has no column {name!r} ({option}). Columns: {', '.join(names)}.{header}")
-    chosen = [name for name in (text, text_pair, label) if name is not None]
+    named = _existing(table, source, options)
+    used = {name for names in named.values() for name in names}
+    notes: list[str] = []
+    labels = named["--label-column"] or _detect_labels(table, source, used, options.get("multi_label"), notes)
+    texts = _choose_texts(table, source, options, used | set(labels))
+    return Columns(texts.text, texts.text_pair, labels, (*notes, *texts.notes))
+
+
+def choose_text_columns(table: Table, source: str, options: DataOptions) -> TextColumns:
+    """Choose the columns of the texts in a table without labels, as `choose_columns` does.
+
+    Raises:
+        DataError: a named column does not exist, or no column is the obvious choice.
+    """
+    named = _existing(table, source, options)
+    known = {name for name in table.columns if name.strip().casefold() in LABEL_NAMES}
+    return _choose_texts(table, source, options, {name for names in named.values() for name in names} | known)
+
+
+def _existing(table: Table, source: str, options: DataOptions) -> dict[str, tuple[str, ...]]:
+    """Return the named columns after checking that they exist and differ."""
+    named = named_columns(options)
+    for option, names in named.items():
+        for name in names:
+            if name not in table.columns:
+                header = "" if table.named else " No header row was detected; use --header if the file has one."
+                raise DataError(
+                    f"{source} has no column {name!r} ({option}). Columns: {', '.join(table.columns)}.{header}"
+                )
+    chosen = [name for names in named.values() for name in names]
     if len(set(chosen)) != len(chosen):
         raise DataError(
             f"{source}: --text-column, --text-pair-column and --label-column need different columns, not {chosen}."
         )
+    return named
+
+
+def _choose_texts(table: Table, source: str, options: DataOptions, used: set[str]) -> TextColumns:
+    text, pair = _as_tuple(options.get("text_column")), options.get("text_pair_column")
+    detected = not text
     notes: list[str] = []
-    used = {name for name in (text, text_pair, label) if name is not None}
-    labels = (label,) if label is not None else _detect_labels(table, source, used, multi_label, notes)
-    used |= set(labels)
-    if text is None:
-        text = _detect_text(table, source, used)
-        notes.append(f"text column: {text!r} (detected; use --text-column to choose another)")
-    used.add(text)
-    if text_pair is None:
-        text_pair = _detect_pair(table, text, used)
-        if text_pair is not None:
-            notes.append(f"second text column: {text_pair!r} (detected; use --text-pair-column to choose another)")
-    return Columns(text, text_pair, labels, tuple(notes))
+    if not text:
+        text = (_detect_text(table, source, used),)
+        notes.append(f"text column: {text[0]!r} (detected; use --text-column to choose another)")
+    used = used | set(text)
+    # Several text columns are the whole text, and an empty name says that there is no second one.
+    if pair is None and len(text) == 1:
+        pair = _detect_pair(table, text[0], used)
+        if pair is not None:
+            notes.append(
+                f"second text column: {pair!r} (detected; use --text-pair-column to choose another, or '' for none)"
+            )
+    free = [name for name in table.columns if name not in used and name != pair]
+    others = [name for name in free if _is_prose(table.columns[name], known=name.strip().casefold() in TEXT_NAMES)]
+    if detected and others:
+        join = " ".join(f"--text-column {name!r}" for name in (*text, *others))
+        notes.append(f"not used, although it holds text: {', '.join(map(repr, others))}; to join the texts, use {join}")
+    if len(text) > 1:
+        notes.append(f"texts are joined by a space: {' + '.join(text)}; write requests to the service in the same way")
+    return TextColumns(text, pair or None, tuple(notes))
+
+
+def _as_tuple(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def indicator(value: Any) -> bool | None:
@@ -88,8 +154,12 @@ def _detect_labels(
         return (categorical[0],)
     if len(categorical) > 1:
         raise _ambiguous_label(source, categorical)
+    hint = ""
+    if len(table.columns) == 1 and table.format.startswith("CSV"):
+        hint = f" The file was read with {table.format.removeprefix('CSV, ')}: use --delimiter if it has another one."
     raise DataError(
         f"{source}: no column looks like a label. Columns: {', '.join(table.columns)}. Choose one with --label-column."
+        f"{hint} Training needs labelled rows; `sparserve predict` labels texts with a finished model."
     )
 
 
@@ -111,8 +181,10 @@ def _detect_text(table: Table, source: str, used: set[str]) -> str:
     wordy = [name for name in free if _mean_length(table.columns[name]) >= 8]
     if len(free) == 1 or len(wordy) == 1:
         return (wordy or free)[0]
-    columns = ", ".join(table.columns)
-    raise DataError(f"{source}: no column is clearly the text. Columns: {columns}. Choose one with --text-column.")
+    raise DataError(
+        f"{source}: no column is clearly the text. Columns: {', '.join(table.columns)}. Choose one with --text-column, "
+        "or several to join them."
+    )
 
 
 def _detect_pair(table: Table, text: str, used: set[str]) -> str | None:
@@ -134,6 +206,17 @@ def _is_categorical(values: list[Any]) -> bool:
         return False
     longest = max(map(len, distinct), default=0)
     return 2 <= len(distinct) <= min(MAX_LABELS, max(len(values) // 3, 2)) and longest <= 60
+
+
+def _is_prose(values: list[Any], *, known: bool) -> bool:
+    """Return True for a column of mostly different texts of several words, so neither ids nor dates nor categories.
+
+    A column whose name is `known` as that of a text may have short ones.
+    """
+    texts = [value for value in values if isinstance(value, str) and any(map(str.isalpha, value))]
+    # Chinese and Japanese have no spaces between words.
+    words = [sum(any(map(str.isalpha, word)) for word in text.split()) + len(text) // 8 for text in texts[:1000]]
+    return 2 * len(set(texts)) > max(len(texts), 1) and (known or sum(words) >= 3 * len(words))
 
 
 def _plain(value: Any) -> str:

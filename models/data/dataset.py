@@ -16,6 +16,7 @@ import numpy as np
 
 DataProblem = Literal["single_label_classification", "multi_label_classification"]
 SPLITS = ("train", "validation", "test")
+MAX_SHOWN_LABELS = 50
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,23 @@ class DataSummary:
     shared: int
     dropped: dict[str, int]
     notes: tuple[str, ...] = ()
+    format: str = ""
+    multi_label: bool = False
 
     def lines(self) -> list[str]:
         """Return the summary as lines for a terminal."""
         total = sum(self.rows.values())
         columns = ", ".join(f"{role} = {name!r}" for role, name in self.columns.items())
         lines = [f"Data {self.source}: {total:,} rows" + (f" ({columns})" if columns else "")]
+        if self.format:
+            lines.append(f"  format: {self.format}")
         lines += [f"  note: {note}" for note in self.notes]
         lines.append("  splits: " + ", ".join(f"{name} {count:,}" for name, count in self.rows.items()))
-        shares = ", ".join(f"{name} {count:,} ({100 * count / total:.0f} %)" for name, count in self.labels.items())
-        lines.append(f"  labels: {shares}")
+        shown = list(self.labels.items())[:MAX_SHOWN_LABELS]
+        shares = ", ".join(f"{name} {count:,} ({100 * count / total:.0f} %)" for name, count in shown)
+        more = f" and {len(self.labels) - len(shown)} more" if len(shown) < len(self.labels) else ""
+        kind = "multi-label: a row can have several" if self.multi_label else "single-label: a row has one"
+        lines.append(f"  labels: {shares}{more} ({kind})")
         for unit, figures in (("characters", self.characters), ("words", self.words)):
             spread = f"median {figures['p50']}, 95 % {figures['p95']}, longest {figures['max']:,}"
             lines.append(f"  {unit} per row: {spread}")

@@ -1,31 +1,27 @@
 """Loading a data set: read its tables, choose columns, name the labels, complete the splits and summarise them."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
-from sparserve.models.data.columns import Columns, choose_columns
+from sparserve.models.data.columns import Columns, choose_columns, named_columns
 from sparserve.models.data.dataset import DataProblem, Dataset, DataSummary, Split, describe
-from sparserve.models.data.labels import encode, label_names, label_sets
-from sparserve.models.data.sources import read_tables
+from sparserve.models.data.labels import LabelSets, encode, label_names, label_sets
+from sparserve.models.data.options import DataOptions
+from sparserve.models.data.sources.source import read_split, read_tables
+from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.splitting import carve
-from sparserve.models.data.tables import Table, read_table
+from sparserve.models.data.tables.table import ReadOptions, Table
+from sparserve.models.data.texts import damage, row_texts
 from sparserve.models.errors import DataError
 
 MIN_ROWS = 20
-
-
-@dataclass(frozen=True)
-class _Options:
-    text_column: str | None
-    text_pair_column: str | None
-    label_column: str | None
-    label_separator: str | None
-    multi_label: bool | None
+NO_LABEL = frozenset({"", "None", "nan", "-1", "-1.0"})  # some benchmarks publish their test split with -1
+PREDICT = "`sparserve predict` labels them with a finished model"
 
 
 @dataclass(frozen=True)
@@ -38,57 +34,96 @@ class _Rows:
     dropped: Counter[str]
 
 
+def read_options(options: DataOptions) -> ReadOptions:
+    """Return the options of a data set's files."""
+    return ReadOptions(
+        header=options.get("header"),
+        delimiter=options.get("delimiter"),
+        quote=options.get("quote"),
+        escape=options.get("escape"),
+        encoding=options.get("encoding"),
+        expected=tuple(name for names in named_columns(options).values() for name in names),
+    )
+
+
 def load_dataset(
     source: str | Path,
     *,
-    text_column: str | None = None,
-    text_pair_column: str | None = None,
-    label_column: str | None = None,
-    label_separator: str | None = None,
-    header: bool | None = None,
     splits: Mapping[str, Path] | None = None,
-    multi_label: bool | None = None,
     seed: int = 0,
     cache: Path | None = None,
+    **options: Unpack[DataOptions],
 ) -> Dataset:
     """Read labelled text and split it.
 
-    `source` is a CSV, TSV, JSON-lines or Parquet file; a folder with files named after the splits; the id of a Hub
-    data set; or `movie-sentences`, which is downloaded into `cache`. `splits` gives files for the "validation" and
-    "test" splits. Each missing split is a tenth of train, stratified, with duplicate texts in one split.
+    `source` is a CSV, TSV, JSON, Parquet or Arrow file; a folder with files named after the splits; a pattern of file
+    names; the id of a Hub data set; or `movie-sentences`, which is downloaded into `cache`. `splits` gives files for
+    the "validation" and "test" splits. Each missing split is a tenth of train, stratified, with duplicate texts in one
+    split.
 
     Raises:
         DataError: the source cannot be read or is unfit for training.
+        InputError: an option is wrong.
         EnvironmentFault: the source has to be downloaded and cannot be.
     """
     name = str(source)
-    named = [column for column in (text_column, text_pair_column, label_column) if column is not None]
-    tables = read_tables(source, header=header, expected=named, cache=cache or Path(".cache"))
+    reading = read_options(options)
+    tables, notes = read_tables(source, reading, cache=cache or Path(".cache"))
     for split, path in (splits or {}).items():
-        tables[split] = read_table(path, header=header, expected=named)
-    options = _Options(text_column, text_pair_column, label_column, label_separator, multi_label)
-    return _build(tables, Path(name).name if Path(name).exists() else name, options, seed)
+        tables[split] = read_split(path, reading)
+    title = Path(name).name if exists(name) else name
+    notes += dict.fromkeys(note for table in tables.values() for note in table.notes)
+    return _build(tables, title, options, seed, notes, required=tuple(splits or ()))
 
 
-def _build(tables: Mapping[str, Table], source: str, options: _Options, seed: int) -> Dataset:
+def _build(
+    tables: dict[str, Table],
+    source: str,
+    options: DataOptions,
+    seed: int,
+    notes: list[str],
+    *,
+    required: Sequence[str],
+) -> Dataset:
+    """Build the data set from its tables. A split of `required` must have labels; another may be left out."""
+    train = tables["train"]
     for name, table in tables.items():
-        if not table.named and len(table) == 1 and (name == "train" or tables["train"].named):
+        if not table.named and len(table) == 1 and (name == "train" or train.named):
             raise DataError(
                 f"{source} ({name}) has only one row, which may be a header. Add rows with a text and a label."
             )
-    columns = choose_columns(
-        tables["train"],
-        source,
-        text=options.text_column,
-        text_pair=options.text_pair_column,
-        label=options.label_column,
-        multi_label=options.multi_label,
-    )
-    notes = list(columns.notes)
-    if not tables["train"].named:
+    columns = choose_columns(train, source, options)
+    notes = [*notes, *columns.notes]
+    if not train.named:
         notes.append("the file has no header row (detected; use --header if it has one)")
-    parts, multi_label = _usable_rows(tables, columns, source, options)
-    names = label_names([label for rows in parts.values() for label in rows.labels], source, multi_label=multi_label)
+    parts: dict[str, _Rows] = {}
+    sets: dict[str, LabelSets] = {}
+    for name, table in tables.items():
+        where = f"{source} ({name})"
+        unlabelled = name != "train" and _unlabelled(table, train, columns)
+        if unlabelled and name not in required:
+            notes.append(f"the {name} split is left out: {unlabelled}; {PREDICT}")
+            continue
+        if unlabelled:
+            raise DataError(f"{where}: {unlabelled}. Leave the file out: a {name} split is made of train; {PREDICT}.")
+        _check_columns(table, columns, where)
+        sets[name] = label_sets(
+            table,
+            columns,
+            where,
+            separator=options.get("label_separator"),
+            multi_label=options.get("multi_label"),
+        )
+        parts[name] = _usable_rows(table, columns, sets[name], where)
+    notes += dict.fromkeys(note for read in sets.values() for note in read.notes)
+    multi_label = any(read.multi_label for read in sets.values())
+    declared = tuple(dict.fromkeys(name for read in sets.values() for name in read.declared))
+    names = label_names(
+        [label for rows in parts.values() for label in rows.labels],
+        source,
+        declared=declared,
+        named=bool(options.get("label_column")) or len(columns.labels) > 1,
+    )
     given = {
         name: Split(rows.texts, rows.pairs, [encode(row, names, multi_label=multi_label) for row in rows.labels])
         for name, rows in parts.items()
@@ -97,81 +132,67 @@ def _build(tables: Mapping[str, Table], source: str, options: _Options, seed: in
     if total < MIN_ROWS:
         raise DataError(f"{source} has {total} usable rows; at least {MIN_ROWS} are needed. Add rows.")
     splits = _complete_splits(given, notes, seed)
-    _check_splits(splits, names, source, multi_label)
+    notes += _check_splits(splits, names, source, multi_label)
     conflicts = _count_conflicts(splits)
     if conflicts:
         notes.append(f"{conflicts:,} texts occur with different labels")
+    notes += damage(text for split in splits.values() for text in split.texts)
     dropped = dict(sum((rows.dropped for rows in parts.values()), Counter()))
     problem: DataProblem = "multi_label_classification" if multi_label else "single_label_classification"
-    summary = DataSummary(source, columns.roles(), {}, {}, {}, {}, 0, 0, dropped, tuple(notes))
-    return describe(Dataset(splits["train"], splits["validation"], splits["test"], names, problem, summary))
+    counted = DataSummary(
+        source, columns.roles(), {}, {}, {}, {}, 0, 0, dropped, tuple(notes), train.format, multi_label
+    )
+    return describe(Dataset(splits["train"], splits["validation"], splits["test"], names, problem, counted))
 
 
-def _usable_rows(
-    tables: Mapping[str, Table], columns: Columns, source: str, options: _Options
-) -> tuple[dict[str, _Rows], bool]:
-    """Return the usable rows of every table, and True if rows may have several labels."""
-    parts: dict[str, _Rows] = {}
-    flags: list[bool] = []
-    for name, table in tables.items():
-        rows, multi_label = _usable_rows_of(table, columns, f"{source} ({name})", options)
-        parts[name] = rows
-        flags.append(multi_label)
-    return parts, any(flags)
+def _unlabelled(table: Table, train: Table, columns: Columns) -> str:
+    """Return the reason why no row of a split has a label; empty if one has."""
+    missing = [name for name in columns.labels if name not in table.columns]
+    if missing and not set(columns.labels) & set(table.columns):
+        return f"it has no column {missing[0]!r}"
+    for name in set(columns.labels) & set(table.columns):
+        own, learned = ({str(value).strip() for value in one.columns[name]} for one in (table, train))
+        if own <= NO_LABEL and not learned <= NO_LABEL:
+            return f"no row has a label in column {name!r}"
+    return ""
 
 
-def _usable_rows_of(table: Table, columns: Columns, source: str, options: _Options) -> tuple[_Rows, bool]:
-    for name in (columns.text, columns.text_pair, *columns.labels):
-        if name is not None and name not in table.columns:
+def _check_columns(table: Table, columns: Columns, source: str) -> None:
+    for name in columns.all:
+        if name not in table.columns:
             raise DataError(
                 f"{source} has no column {name!r}. Columns: {', '.join(table.columns)}. All splits need "
                 "the same columns."
             )
-    labels, multi_label = label_sets(
-        table, columns, source, separator=options.label_separator, multi_label=options.multi_label
-    )
-    texts = _texts(table, columns.text, source)
-    pairs = _texts(table, columns.text_pair, source) if columns.text_pair is not None else None
+
+
+def _usable_rows(table: Table, columns: Columns, sets: LabelSets, source: str) -> _Rows:
+    labels = sets.rows
+    texts = row_texts(table, columns.text, source)
+    pairs = row_texts(table, [columns.text_pair], source) if columns.text_pair is not None else None
     dropped: Counter[str] = Counter()
     usable: list[int] = []
     for row, names in enumerate(labels):
         if not texts[row] or (pairs is not None and not pairs[row]):
             dropped["empty text"] += 1
-        elif names is None or (not multi_label and not names):
+        elif names is None or (not sets.multi_label and not names):
             dropped["no label"] += 1
         else:
             usable.append(row)
     if not usable:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
+        hint = f" Training needs labelled rows; {PREDICT}." if "no label" in dropped else ""
         raise DataError(
-            f"{source} has no usable rows ({reasons}). The text was read from column {columns.text!r} and the label "
-            f"from {', '.join(columns.labels)!r}; use --text-column and --label-column to choose others."
+            f"{source} has no usable rows ({reasons}). The text was read from column {', '.join(columns.text)!r} and "
+            f"the label from {', '.join(columns.labels)!r}; use --text-column and --label-column to choose others."
+            f"{hint}"
         )
-    return (
-        _Rows(
-            [texts[row] or "" for row in usable],
-            [pairs[row] or "" for row in usable] if pairs is not None else None,
-            [labels[row] or () for row in usable],
-            dropped,
-        ),
-        multi_label,
+    return _Rows(
+        [texts[row] or "" for row in usable],
+        [pairs[row] or "" for row in usable] if pairs is not None else None,
+        [labels[row] or () for row in usable],
+        dropped,
     )
-
-
-def _texts(table: Table, column: str, source: str) -> list[str | None]:
-    return [_clean_text(value, column, row, source) for row, value in enumerate(table.columns[column], 1)]
-
-
-def _clean_text(value: Any, column: str, row: int, source: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise DataError(
-            f"{source}: column {column!r} holds a value of type {type(value).__name__} in row {row}, not text. "
-            "Use --text-column to choose the text column."
-        )
-    # Tokenizers cut a text at NUL or drop it silently. Lone surrogates cannot be encoded at all.
-    return value.replace("\x00", " ").encode("utf-8", "replace").decode().strip() or None
 
 
 def _complete_splits(given: Mapping[str, Split], notes: list[str], seed: int) -> dict[str, Split]:
@@ -203,8 +224,8 @@ def _leaks(given: Mapping[str, Split]) -> Iterator[str]:
                 )
 
 
-def _check_splits(splits: Mapping[str, Split], names: tuple[str, ...], source: str, multi_label: bool) -> None:
-    """Refuse an empty split and a label that train lacks."""
+def _check_splits(splits: Mapping[str, Split], names: tuple[str, ...], source: str, multi_label: bool) -> list[str]:
+    """Refuse an empty split and a label that train alone lacks; return notes on declared labels without a row."""
     for name, split in splits.items():
         if not len(split):
             raise DataError(f"{source}: the {name} split is empty. Add rows, or give the {name} split as a file.")
@@ -212,13 +233,21 @@ def _check_splits(splits: Mapping[str, Split], names: tuple[str, ...], source: s
         split: np.sum(part.labels, axis=0) if multi_label else np.bincount(part.labels, minlength=len(names))
         for split, part in splits.items()
     }
+    unseen = []
     for index, name in enumerate(names):
         if not counts["train"][index]:
             where = " and ".join(f"{count[index]:,} rows of {split}" for split, count in counts.items() if count[index])
+            if not where:
+                unseen.append(name)
+                continue
             raise DataError(
                 f"{source}: the label {name!r} does not occur in the train split, but in {where}, so it cannot be "
                 "learned. Add rows with it to train, or remove those rows."
             )
+    if not unseen:
+        return []
+    more = ", ..." if len(unseen) > 5 else ""
+    return [f"declared labels that no row has, so the model cannot learn them: {', '.join(unseen[:5])}{more}"]
 
 
 def _count_conflicts(splits: Mapping[str, Split]) -> int:

@@ -16,6 +16,7 @@ from sparserve.models.cpus import available_cpus
 from sparserve.models.data.dataset import Dataset, Split
 from sparserve.models.data.defaults import default_checkpoint
 from sparserve.models.data.loading import load_dataset
+from sparserve.models.data.options import DataOptions
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
 from sparserve.models.errors import InputError
 from sparserve.models.files import write_atomically
@@ -45,10 +46,7 @@ class CompressOptions:
     task: str | None
     teacher: str | None
     overrides: Mapping[str, Any]
-    columns: Mapping[str, str | None]
-    label_separator: str | None
-    multi_label: bool | None
-    header: bool | None
+    data_options: DataOptions
     splits: Mapping[str, Path]
     seed: int
     threads: int | None
@@ -114,13 +112,10 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     check_recipe(checkpoint, teacher, recipe)
     dataset = load_dataset(
         options.data,
-        label_separator=options.label_separator,
-        multi_label=options.multi_label,
-        header=options.header,
         splits=options.splits or None,
         seed=options.seed,
         cache=downloads,
-        **options.columns,
+        **options.data_options,
     )
     for line in dataset.summary.lines():
         reporter.say(line)

@@ -9,6 +9,16 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from sparserve.cli.data_options import (
+    DATA,
+    DelimiterOption,
+    EncodingOption,
+    EscapeOption,
+    HeaderOption,
+    QuoteOption,
+    TextColumnOption,
+    TextPairColumnOption,
+)
 from sparserve.cli.options import DEFAULT_STORE, StoreOption, TaskArgument, cli_errors, wide_console
 from sparserve.compression import job_options
 from sparserve.extras import needs_extra
@@ -16,7 +26,7 @@ from sparserve.goals import DEFAULT_RECIPE, RECIPES, Goal
 from sparserve.models.errors import InputError
 
 DEFAULT_DATA: Final = "movie-sentences"
-DATA, MODEL, RECIPE, SEARCH, RUN = "Data", "Model", "Recipe", "Search", "Run and output"
+MODEL, RECIPE, SEARCH, RUN = "Model", "Recipe", "Search", "Run and output"
 NEEDS_EXTRA: Final = 'Compress (needs the extra: pip install "sparserve\\[compress]")'
 
 
@@ -56,22 +66,21 @@ def compress(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Labelled text: a CSV, TSV, JSONL or Parquet file, a folder of splits, or a Hub id. "
-            f"Default with a recipe or a goal: {DEFAULT_DATA}, the built-in data.",
+            help="Labelled text: a CSV, TSV, JSON or Parquet file, a folder of splits, a pattern of shards, or a Hub "
+            f"id. Default with a recipe or a goal: {DEFAULT_DATA}, the built-in data.",
             show_default=False,
             rich_help_panel=DATA,
         ),
     ] = None,
-    text_column: Annotated[
-        str | None,
-        typer.Option(help="Column of the text. Default: detected from the data (and printed).", rich_help_panel=DATA),
-    ] = None,
-    text_pair_column: Annotated[
-        str | None, typer.Option(help="Column of the second text of a pair.", rich_help_panel=DATA)
-    ] = None,
+    text_column: TextColumnOption = None,
+    text_pair_column: TextPairColumnOption = None,
     label_column: Annotated[
-        str | None,
-        typer.Option(help="Column of the label. Default: detected from the data (and printed).", rich_help_panel=DATA),
+        list[str] | None,
+        typer.Option(
+            help="Column of the label. Default: detected from the data (and printed). May be repeated: each column "
+            "holds 0 or 1 for one label.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     label_separator: Annotated[
         str | None, typer.Option(help="Separator of several labels in one row.", rich_help_panel=DATA)
@@ -80,12 +89,11 @@ def compress(
         bool | None,
         typer.Option(help="A row can have several labels. Default: detected from the data.", rich_help_panel=DATA),
     ] = None,
-    header: Annotated[
-        bool | None,
-        typer.Option(
-            help="The first row of the file names its columns. Default: detected from the data.", rich_help_panel=DATA
-        ),
-    ] = None,
+    header: HeaderOption = None,
+    delimiter: DelimiterOption = None,
+    quote: QuoteOption = None,
+    escape: EscapeOption = None,
+    encoding: EncodingOption = None,
     validation: Annotated[
         Path | None, typer.Option(help="File of the validation split. Default: split off.", rich_help_panel=DATA)
     ] = None,
@@ -222,6 +230,10 @@ def compress(
                 label_separator=label_separator,
                 multi_label=multi_label,
                 header=header,
+                delimiter=delimiter,
+                quote=quote,
+                escape=escape,
+                encoding=encoding,
                 validation=validation,
                 test=test,
                 seed=seed,

@@ -1,18 +1,20 @@
 """Detection of the columns of well-known benchmarks."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
 from sparserve.models.data.columns import Columns, choose_columns
-from sparserve.models.data.tables import Table
+from sparserve.models.data.options import DataOptions
+from sparserve.models.data.tables.table import Table
 
 
-def choose(names: Sequence[str], label: Mapping[str, list[Any]] | None = None, **options: Any) -> Columns:
+def choose(
+    names: Sequence[str], label: Mapping[str, list[Any]] | None = None, **options: Unpack[DataOptions]
+) -> Columns:
     cells = {name: [f"{name} number {i} of many" for i in range(30)] for name in names}
-    settings = {"text": None, "text_pair": None, "label": None, "multi_label": None, **options}
-    return choose_columns(Table({**cells, **(label or {"label": ["yes", "no"] * 15})}), "a.jsonl", **settings)
+    return choose_columns(Table({**cells, **(label or {"label": ["yes", "no"] * 15})}), "a.jsonl", options)
 
 
 @pytest.mark.parametrize(
@@ -32,13 +34,13 @@ def choose(names: Sequence[str], label: Mapping[str, list[Any]] | None = None, *
 )
 def test_choose_columns_detects_texts_of_benchmarks(names: Sequence[str], text: str, pair: str | None) -> None:
     columns = choose(names)
-    assert (columns.text, columns.text_pair) == (text, pair)
+    assert (columns.text, columns.text_pair) == ((text,), pair)
 
 
 def test_choose_columns_detects_the_other_text_beside_a_named_one() -> None:
-    assert choose(("question", "sentence"), text="question").text_pair == "sentence"
-    assert choose(("question", "sentence"), text="sentence").text_pair is None
-    assert choose(("question", "sentence"), text_pair="question").text == "sentence"
+    assert choose(("question", "sentence"), text_column="question").text_pair == "sentence"
+    assert choose(("question", "sentence"), text_column="sentence").text_pair is None
+    assert choose(("question", "sentence"), text_pair_column="question").text == ("sentence",)
 
 
 @pytest.mark.parametrize("cells", [["0", "1"], ["0.0", "1.0"], [0.0, 1.0], [True, False], ["true", "false"]])

@@ -157,9 +157,13 @@ def two_labels(count: int) -> str:
         ("a.csv", "text,label\n" + " ,1\n , 0\n" * 20, "empty text"),
         ("a.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), r"not UTF-8: byte 14 \(0xe9\) in line 2"),
         ("a.csv", "text,label,class\n" + "a b c,1,x\nd e f,0,y\n" * 20, "'label' and 'class' could be the label"),
-        ("a.csv", "text,label\na,b,c\n", "line 2: 3 fields"),
-        ("a.csv", 'text,label\n"open,1\n', "line 2"),
-        ("a.csv", 'text,label\n"a "quoted" word",1\n', "line 2 is not valid CSV.*quotes within it twice"),
+        ("a.csv", "text,label\na,b,c\n", r"line 2: 3 fields, but most rows have 2 \(delimiter ','"),
+        ("a.csv", 'text,label\n"open, 2,1\n', "line 2"),
+        (
+            "a.csv",
+            'text,label\n"a, "quoted" word",1\n',
+            r"line 2 is not valid CSV \(delimiter ','.*quotes within it twice; or use --quote",
+        ),
         ("a.csv", "", "no rows"),
         ("a.csv", "text,label\n" + two_labels(9), "9 usable rows"),
         ("a.csv", "text,label\n" + "the same,a\nand the same,b\n" * 30, "only 2 different texts"),
@@ -173,12 +177,13 @@ def two_labels(count: int) -> str:
             r"'x\\ud800' contains half of a surrogate",
         ),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2 is not valid JSON"),
-        ("a.jsonl", "[1, 2]\n", "line 1 is not a JSON object"),
+        ("a.jsonl", "[1, 2]\n", "row 1 is not a JSON object"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n2\n', "line 2 is not a JSON object"),
         ("a.jsonl", "[" * 100_000, "not valid JSON"),
         ("a.jsonl", "".join(json.dumps({"text": i, "label": i % 2}) + "\n" for i in range(30)), "type int in row 1"),
         ("a.jsonl", "".join(json.dumps({"text": "a", "label": {"a": 1}}) + "\n" for _ in range(30)), "label is a dict"),
         ("a.parquet", b"PAR1 no", "not a readable Parquet file"),
-        ("a.xlsx", b"PK", "unknown extension"),
+        ("a.xlsx", b"\xd0\xcf\x11\xe0 more", "is an Excel workbook: save it as CSV"),
     ],
 )
 def test_load_dataset_refuses_invalid_data(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
@@ -209,8 +214,9 @@ def test_load_dataset_refuses_missing_columns_and_files(tmp_path: Path) -> None:
             load_dataset(path, **option)
     with pytest.raises(DataError, match="does not exist"):
         load_dataset(tmp_path / "b.csv")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no training file\. Name it train\.csv"):
-        load_dataset(tmp_path)
+        load_dataset(tmp_path / "empty")
     with pytest.raises((DataError, EnvironmentFault), match="owner/name"):
         load_dataset("owner/name")
 
