@@ -34,6 +34,7 @@ from sparserve.service.limits import BodyBudget
 from sparserve.service.observability.request_log import RequestLog
 from sparserve.service.security.api_keys import Keyring
 from sparserve.service.security.authorizer import Authorizer
+from sparserve.service.security.rate_limit import RateLimiter
 from sparserve.service.settings import Settings
 from sparserve.service.version import VERSION
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
     from sparserve.service.observability.tracing import RequestTracer
+    from sparserve.service.peers import Peers
 
 # By default FastAPI follows environment variables and sends the messages of exceptions, which may repeat a text.
 NO_TELEMETRY: "TelemetryConfig" = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -61,14 +63,18 @@ PROTOCOLS: Final = (
 
 
 def create_app(
-    settings: Settings | None = None, drain: Drain | None = None, tracer: "RequestTracer | None" = None
+    settings: Settings | None = None,
+    drain: Drain | None = None,
+    tracer: "RequestTracer | None" = None,
+    peers: "Peers | None" = None,
 ) -> FastAPI:
     """Return the service as an ASGI app. It loads the store's models once its lifespan has started.
 
-    Traces are sent to `tracer`, by default to the collector in the settings, if there is one.
+    Traces are sent to `tracer`, by default to the collector in the settings, if there is one. `peers` are the other
+    processes of the service; without them it is this process alone, whatever the setting `workers` says.
     """
     settings = settings or Settings()
-    core = ServingCore(settings, drain or Drain())
+    core = ServingCore(settings, drain or Drain(), peers)
     tracer = tracer or _new_tracer(settings)
     authorizer = Authorizer(
         Keyring(settings.keys_file) if settings.keys_file else None,
@@ -76,6 +82,7 @@ def create_app(
         admin_without_key=settings.admin_without_key,
         metrics_need_key=settings.metrics_need_key,
         origins=settings.cors_origins,
+        limiter=RateLimiter(peers.folder if peers else None),
     )
     bodies = BodyBudget(settings.max_bodies_bytes, core.metrics.requests.shed.labels("bodies").inc)
     log = RequestLog(core.metrics, addresses=settings.log_client_address)
@@ -85,6 +92,9 @@ def create_app(
         async with AsyncExitStack() as closing:  # closes all of them, even if one raises
             if tracer:
                 closing.push_async_callback(asyncio.to_thread, tracer.close)
+            if peers:
+                await peers.join(core)
+                closing.push_async_callback(peers.leave)
             core.start()
             closing.push_async_callback(core.stop)
             if settings.grpc_port is not None:
@@ -95,6 +105,8 @@ def create_app(
                 )
                 await server.start()
                 closing.push_async_callback(server.stop)
+            if peers:
+                await peers.listening()
             yield
 
     # FastAPI's own documentation pages load scripts from other hosts; `pages` has one that does not.

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.catalog.bundle_loader import BundleLoader
 from sparserve.service.catalog.catalog import Catalog
+from sparserve.service.catalog.overrides import CatalogChange
 from sparserve.service.drain import Drain
 from sparserve.service.errors import InferenceFailed, InvalidRequest
 from sparserve.service.experiments.comparison import Comparison, compare
@@ -24,6 +26,9 @@ from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
 from sparserve.service.types import RequestOptions, TextInput
 
+if TYPE_CHECKING:
+    from sparserve.service.peers import Peers
+
 logger = logging.getLogger(__name__)
 
 # Catalog changes run on these threads. They wait for each other or for a store's URL, never for inference.
@@ -36,12 +41,19 @@ _Result = TypeVar("_Result")
 
 
 class ServingCore:
-    """One running service; protocols are adapters that translate to and from its methods."""
+    """One running service, or one of its processes; protocols are adapters that translate to and from its methods.
 
-    def __init__(self, settings: Settings, drain: Drain) -> None:
+    Args:
+        settings: those of this process: its part of the limits of a service of several.
+        drain: state of the shutdown.
+        peers: the other processes, if there are any.
+    """
+
+    def __init__(self, settings: Settings, drain: Drain, peers: "Peers | None" = None) -> None:
         self.settings = settings
         self.drain = drain
-        self.metrics = Metrics()
+        self.peers = peers
+        self.metrics = Metrics(peers.folder if peers else None)
         store = Store(settings.store)
         self.catalog = Catalog(
             store,
@@ -142,13 +154,37 @@ class ServingCore:
             self._count(compared.answer)
         return comparison
 
+    @property
+    def service_settings(self) -> Settings:
+        """Settings of the whole service."""
+        return self.peers.settings if self.peers else self.settings
+
+    async def change(self, change: CatalogChange) -> None:
+        """Change what is served, in every process of the service; if one refuses, none keeps the change.
+
+        Raises:
+            UnknownResource, Unavailable, InvalidRequest: as in the method of `Catalog`.
+        """
+        if self.peers:
+            await self.peers.change(change)
+        else:
+            await self.run_admin(partial(self.catalog.apply, change))
+
+    async def exposition(self) -> bytes:
+        """Return the metrics of the whole service in the text format of Prometheus."""
+        if self.peers:
+            self.metrics.show(await self.peers.state())
+        return self.metrics.exposition()
+
     async def run_admin(self, change: Callable[[], _Result]) -> _Result:
         """Run a change of the catalog off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._admin_threads, change)
 
     def reason_not_ready(self) -> str | None:
         """Return why traffic should go elsewhere; None when every task's default variant can answer."""
-        return "the service is shutting down" if self.drain.draining else self.catalog.reason_not_ready()
+        if self.drain.draining:
+            return "the service is shutting down"
+        return self.catalog.reason_not_ready() or (self.peers.reason_not_ready() if self.peers else None)
 
     def start(self) -> None:
         """Load the models in a thread, so that probes and pages answer meanwhile."""

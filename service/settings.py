@@ -1,6 +1,7 @@
 """Settings of the service: from the command line, else from `SPARSERVE_*` variables, else these defaults."""
 
 import re
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,11 +97,20 @@ class Settings(BaseSettings):
     max_model_bytes: int | None = Field(
         None,
         ge=1,
-        description="bytes of all loaded graphs together; a new version counts beside the one that it replaces; "
-        "bundles over the limit are refused until there is room",
+        description="bytes of all loaded graphs together, those of every worker; a new version counts beside the one "
+        "that it replaces; bundles over the limit are refused until there is room",
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="processes that share the port and look like one service; 0 chooses their number: one, or more if "
+        "the measured models are so fast that Python would be the bottleneck",
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads for inference in total; by default the CPUs that this process may use"
+        None,
+        ge=1,
+        description="CPU threads for inference in total, of all workers; by default the CPUs that this process may use",
     )
     concurrency: int | None = Field(
         None, ge=1, description="batches that run at the same time; by default one per four threads, at least one"
@@ -227,6 +237,13 @@ class Settings(BaseSettings):
                 "lower it or raise threads"
             )
         return self
+
+    @field_validator("workers")
+    @classmethod
+    def _system_can_share_sockets(cls, workers: int) -> int:
+        if workers > 1 and sys.platform == "win32":
+            raise ValueError("several workers cannot share a port on Windows: set it to 1")
+        return workers
 
     @model_validator(mode="after")
     def _bodies_have_room(self) -> Self:

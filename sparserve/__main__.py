@@ -1,6 +1,21 @@
-"""Run the command line: `python -m sparserve`."""
+"""Run the command line: `sparserve`, or `python -m sparserve`."""
 
-from sparserve.cli import main
+import contextlib
+import sys
+
+
+def main() -> None:
+    """Run the command line; the exit status is that of the process."""
+    with contextlib.ExitStack() as stack:
+        if sys.argv[1:2] == ["serve"]:
+            # Before the imports, which take a while: PID 1 of a container loses signals that it does not handle.
+            from sparserve.service.server.stop_signals import StopSignals
+
+            stack.enter_context(StopSignals())
+        from sparserve.cli import app
+
+        app()
+
 
 if __name__ == "__main__":
     main()

@@ -1,10 +1,9 @@
 """Routes that change the models served: pin, roll back, load, unload, and set a task's default variant.
 
-Changes last until the process ends, except the default variant, which is written to the store. Every route here needs a
-key with the scope `admin`; `security.scopes` lists them.
+Changes hold in every process of the service and last until it ends, except the default variant, which is written to the
+store. Every route here needs a key with the scope `admin`; `security.scopes` lists them.
 """
 
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sparserve.service.api.models import list_models, show_task
 from sparserve.service.api.schemas import Body, ModelList, TaskFacts
+from sparserve.service.catalog.overrides import CatalogChange
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import InvalidRequest, UnreadableRequest
 from sparserve.service.http.dependencies import ServiceDependency
@@ -108,40 +108,43 @@ async def refresh(service: ServiceDependency) -> ModelList:
 
     Waits at most ten seconds for a URL that the store mirrors; versions that arrive later are served on arrival.
     """
-    await service.run_admin(service.catalog.refresh)
+    await service.change(CatalogChange("refresh"))
     return await list_models(service)
 
 
 @router.post("/v1/admin/models/{task}/{variant}/default", responses=RESPONSES)
 async def make_default(task: str, variant: str, service: ServiceDependency) -> TaskFacts:
     """Make this variant the task's default, in the store: for every process that serves it, and after a restart."""
-    await service.run_admin(partial(service.catalog.make_default, task, variant))
+    await service.change(CatalogChange("default", task, variant))
     return await show_task(task, service)
 
 
 @router.post("/v1/models/{task}/{variant}/promote", responses=RESPONSES, dependencies=[Depends(_require_json)])
 async def promote(task: str, variant: str, body: Promotion, service: ServiceDependency) -> Served:
     """Serve this version; answers once it is served, and changes nothing if it is refused."""
-    return _served(service, await service.run_admin(partial(service.catalog.pin, task, variant, body.version)))
+    await service.change(CatalogChange("pin", task, variant, body.version))
+    return _served(service, service.catalog.engine(task, variant))
 
 
 @router.post("/v1/models/{task}/{variant}/rollback", responses=RESPONSES)
 async def rollback(task: str, variant: str, service: ServiceDependency) -> Served:
     """Serve the version published before the current one."""
-    return _served(service, await service.run_admin(partial(service.catalog.rollback, task, variant)))
+    await service.change(CatalogChange("rollback", task, variant))
+    return _served(service, service.catalog.engine(task, variant))
 
 
 @router.post("/v1/models/{task}/{variant}/unpin", responses=RESPONSES)
 async def unpin(task: str, variant: str, service: ServiceDependency) -> Served:
     """Serve the store's version again."""
-    return _served(service, await service.run_admin(partial(service.catalog.unpin, task, variant)))
+    await service.change(CatalogChange("unpin", task, variant))
+    return _served(service, service.catalog.engine(task, variant))
 
 
 @router.post("/v2/repository/models/{task}/load", responses=RESPONSES, openapi_extra=REPOSITORY_BODY)
 async def load(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
     """Load a task, or one variant of it; answers once it is served."""
     parameters = _read(await request.body())
-    await service.run_admin(partial(service.catalog.load, task, parameters.version))
+    await service.change(CatalogChange("load", task, parameters.version))
     return {"name": task, "load": True}
 
 
@@ -149,7 +152,7 @@ async def load(task: str, request: Request, service: ServiceDependency) -> dict[
 async def unload(task: str, request: Request, service: ServiceDependency) -> dict[str, str | bool]:
     """Unload a task, or one variant of it; requests that were already admitted are still answered."""
     parameters = _read(await request.body())
-    await service.run_admin(partial(service.catalog.unload, task, parameters.version))
+    await service.change(CatalogChange("unload", task, parameters.version))
     return {"name": task, "unload": True}
 
 

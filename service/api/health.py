@@ -45,7 +45,7 @@ async def ready(service: ServiceDependency) -> Health:
 @router.get("/info")
 async def info(service: ServiceDependency) -> Info:
     """Versions, threads and the limits in effect."""
-    settings = service.settings
+    settings = service.service_settings
     reason = service.reason_not_ready()
     return Info(
         name="sparserve",
@@ -53,9 +53,10 @@ async def info(service: ServiceDependency) -> Info:
         libraries=_libraries(),
         threads={
             "available_cpus": available_cpus(),
+            "workers": service.peers.count if service.peers else 1,
             "total": settings.total_threads,
-            "concurrent_batches": settings.concurrent_batches,
-            "per_session": settings.threads_per_session,
+            "concurrent_batches": service.settings.concurrent_batches,
+            "per_session": service.settings.threads_per_session,
         },
         limits={name: getattr(settings, name) for name in LIMITS},
         shutdown={"delay_seconds": settings.shutdown_delay_seconds, "grace_seconds": settings.grace_seconds},
@@ -68,7 +69,7 @@ async def info(service: ServiceDependency) -> Info:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(service: ServiceDependency) -> Response:
     """Metrics in Prometheus' text format."""
-    return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await service.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _sparse_runtime() -> str:

@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from sparserve.models.bundle.store import Store, is_version
@@ -20,6 +20,7 @@ from sparserve.service.catalog.bundle_loader import BundleLoader
 from sparserve.service.catalog.desired_state import DesiredState, read_desired_state
 from sparserve.service.catalog.mirror import Mirror
 from sparserve.service.catalog.mirror_thread import MirrorThread
+from sparserve.service.catalog.overrides import CatalogChange, CatalogOverrides
 from sparserve.service.catalog.snapshot import ModelKey, Refusal, Snapshot, join_names
 from sparserve.service.errors import InvalidRequest, Unavailable
 from sparserve.service.inference.engine import Engine
@@ -29,14 +30,6 @@ logger = logging.getLogger(__name__)
 
 # Interval of the check for failing engines when the store is not polled.
 HEALTH_CHECK_SECONDS: Final = 30.0
-
-
-@dataclass(frozen=True)
-class CatalogOverrides:
-    """Changes made in this process. They take precedence over the store and the settings, and end with the process."""
-
-    pins: Mapping[ModelKey, str] = field(default_factory=dict)
-    unloaded: frozenset[ModelKey] = frozenset()
 
 
 class Catalog:
@@ -51,6 +44,9 @@ class Catalog:
         pins: versions to serve instead of the current ones, by `task/variant`.
         watch_seconds: interval between two polls of the store; 0 polls it once.
         metrics: gets the state of the store and of the loaded bundles.
+
+    Attributes:
+        follows: True while another process of the service mirrors the URL into the store; this one reads it.
 
     Raises:
         StoreError: the URL cannot be read by an installed package.
@@ -70,6 +66,7 @@ class Catalog:
         self.loader = loader
         self.snapshot = Snapshot()
         self.overrides = CatalogOverrides()
+        self.follows = False
         self.loaded: Future[None] = Future()  # done when every bundle has been served or refused
         self._metrics = metrics
         self._watch_seconds = watch_seconds
@@ -103,14 +100,55 @@ class Catalog:
         The folder of a mirror is read after each sync instead. Failing engines are reloaded in any case.
         """
         self._attempt(self.sync)
-        if self._mirror:
-            self._mirror.begin()
+        if self._active_mirror:
+            self._active_mirror.begin()
         else:
             self.loaded.set_result(None)
         while not self._closing.wait(self._watch_seconds or HEALTH_CHECK_SECONDS):
-            if self._watch_seconds and not self._mirror:
+            if self._watch_seconds and not self._active_mirror:
                 self._attempt(self.sync)
             self._attempt(self.reload_failing)
+
+    def lead(self) -> None:
+        """Mirror the URL in place of the process that did."""
+        if self.follows:
+            self.follows = False
+            if self._mirror:
+                self._mirror.begin()
+
+    def apply(self, change: CatalogChange) -> CatalogChange:
+        """Make a change; return it as the other processes of the service have to make it.
+
+        Raises:
+            UnknownResource, Unavailable, InvalidRequest: as in the method of that name.
+        """
+        task, variant = change.task, change.variant
+        if change.action == "refresh":
+            self.refresh()
+        elif change.action == "load":
+            self.load(task, variant)
+        elif change.action == "unload":
+            self.unload(task, variant)
+        elif variant is None:
+            raise InvalidRequest(f"{change.action} needs a variant")
+        elif change.action == "unpin":
+            self.unpin(task, variant)
+        elif change.action == "default":
+            self.make_default(task, variant)
+            return CatalogChange("refresh")
+        else:
+            if change.action == "pin":
+                self.pin(task, variant, change.version or "")
+            else:
+                version = self.rollback(task, variant).manifest.version
+                return replace(change, action="pin", version=version)
+        return change
+
+    def adopt(self, overrides: CatalogOverrides) -> None:
+        """Replace the changes that were made here by those of the whole service."""
+        with self._lock:
+            self._override(overrides)
+            self.sync()
 
     def close(self, seconds: float) -> None:
         """Stop loading. Wait at most `seconds` for a bundle that is being loaded, because an exit would abort it."""
@@ -122,9 +160,9 @@ class Catalog:
 
     def refresh(self) -> None:
         """Sync with the store now; if it mirrors a URL, with the URL first, unless that takes too long."""
-        if self._mirror:
+        if self._active_mirror:
             with contextlib.suppress(TimeoutError):
-                self._mirror.sync()
+                self._active_mirror.sync()
         self.sync()
         self.reload_failing()
 
@@ -283,6 +321,10 @@ class Catalog:
         )
         self._publish_metrics()
 
+    @property
+    def _active_mirror(self) -> MirrorThread | None:
+        return None if self.follows else self._mirror
+
     def _attempt(self, action: Callable[[], None]) -> None:
         """Call a method and log any exception: if the thread ended, the store would not be watched any more."""
         try:
@@ -297,11 +339,12 @@ class Catalog:
 
     def _fetch(self, key: ModelKey, version: str) -> None:
         """Copy a version that only the URL has into the local store."""
-        if self._mirror is None or not is_version(version) or self.store.folder(*key, version).is_dir():
+        mirror = self._active_mirror
+        if mirror is None or not is_version(version) or self.store.folder(*key, version).is_dir():
             return
         name = f"{'/'.join(key)} version {version}"
         try:
-            self._mirror.fetch(*key, version)
+            mirror.fetch(*key, version)
         except TimeoutError as error:
             raise Unavailable(f"{name} has not arrived yet, {error}: try again in a moment") from error
         except (BundleError, OSError) as error:
@@ -310,7 +353,7 @@ class Catalog:
     def _published_at_url(self, task: str, variant: str) -> dict[str, float]:
         """Return the publication time of each version at the URL; empty without one, or if it cannot be read."""
         try:
-            return self._mirror.published(task, variant) if self._mirror else {}
+            return self._active_mirror.published(task, variant) if self._active_mirror else {}
         except OSError as error:  # includes TimeoutError
             logger.warning("%s; only mirrored versions can be rolled back to", error)
             return {}
@@ -334,14 +377,14 @@ class Catalog:
 
     def _store_readable(self) -> None:
         self._fault = None
-        self._metrics.store.readable.set(self._mirror is None or self._mirror.fault is None)
+        self._metrics.store.readable.set(self._active_mirror is None or self._active_mirror.fault is None)
         if not self._mirror:
             self._metrics.store.last_read.set_to_current_time()
 
     def _store_unreadable(self, fault: str) -> None:
         """Keep serving what is loaded; if nothing is, clients get the fault as the reason."""
         self._metrics.store.readable.set(0)
-        if self._mirror and self._mirror.fault:  # already logged
+        if self._mirror and self._mirror.fault:  # already logged, or by the process that mirrors
             fault = self._mirror.fault
         elif fault != self._fault and not self._closing.is_set():  # once, not at every poll
             logger.error("%s%s", fault, "; loaded models are still served" if self.snapshot.engines else "")

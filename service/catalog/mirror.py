@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import fsspec
@@ -22,7 +22,9 @@ from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.store import CURRENT, DEFAULT, REPORT_FORMATS, Store, is_name, is_version
 from sparserve.models.errors import BundleError, StoreError
 from sparserve.models.files import settle, temporary_folder, write_atomically
-from sparserve.service.catalog.snapshot import ModelKey
+
+if TYPE_CHECKING:
+    from sparserve.service.catalog.snapshot import ModelKey
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class Mirror:
         self._reports: dict[str, Any] = {}
         self._skipped: dict[str, str] = {}
 
-    def sync(self, required: Mapping[ModelKey, set[str]]) -> None:
+    def sync(self, required: "Mapping[ModelKey, set[str]]") -> None:
         """Fetch new bundles, move the pointers, and drop deleted variants.
 
         A bundle that is damaged or incomplete at the URL is skipped and tried again at the next sync; until then the
@@ -101,7 +103,7 @@ class Mirror:
         except Exception as error:  # each storage library has its own exceptions
             raise OSError(f"the store {self.place} cannot be read: {type(error).__name__}: {error}") from error
 
-    def _sync(self, required: Mapping[ModelKey, set[str]]) -> None:
+    def _sync(self, required: "Mapping[ModelKey, set[str]]") -> None:
         tasks = [name for name in self._names(self._root) if is_name(name)]
         variants = {task: self._variants(task) for task in tasks}
         for task, current in variants.items():

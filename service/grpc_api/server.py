@@ -102,8 +102,11 @@ class GrpcServer:
         self._stopping: asyncio.Task[None] | None = None
         core.drain.on_close(self._begin_stopping)
         self._messages = load_messages()
-        # By default a second process could listen on the same port unnoticed.
-        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", settings.max_body_bytes)]
+        # Only workers of one service share a port: another process would go unnoticed.
+        options = [
+            ("grpc.so_reuseport", int(core.peers is not None)),
+            ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ]
         self._server = grpc.aio.server(options=options)
         table = {
             "ServerLive": _Call(self._server_live, "GET", "/v2/health/live"),

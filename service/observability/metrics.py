@@ -1,9 +1,15 @@
-"""Prometheus metrics in base units, in groups by the part of the service that updates them."""
+"""Prometheus metrics in base units, in groups by the part of the service that updates them.
+
+Counters, histograms and gauges of the mode `livesum` add up over the workers of a service. The other gauges describe
+the state of the whole service; groups that have them take a second registry, `state`. In a service of one process both
+registries are the same.
+"""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,6 +22,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from sparserve.service.observability.worker_metrics import LIVE, ProcessesCollector, summed_registry
 from sparserve.service.types import ModelRef, Timings, Usage
 from sparserve.service.version import VERSION
 
@@ -27,6 +34,25 @@ GIVEN_UP_REASONS: Final = ("slow_head", "large_head", "large_trailers", "not_rea
 SHED_REASONS: Final = ("inputs", "tokens", "deadline", "bodies")
 _MODEL: Final = ("task", "variant")
 _COMPARED: Final = ("task", "candidate")
+
+
+class FunctionGauge(Gauge):
+    """Gauge with the value of a function, summed over the workers: `publish` writes it where the others read it."""
+
+    def __init__(self, name: str, documentation: str, *, registry: CollectorRegistry, shared: bool) -> None:
+        super().__init__(name, documentation, registry=registry, multiprocess_mode=LIVE)
+        self._shared = shared
+        self._function: Callable[[], float] = lambda: 0
+
+    def set_function(self, f: Callable[[], float]) -> None:
+        """Set the function."""
+        self._function = f
+        if not self._shared:
+            super().set_function(f)
+
+    def publish(self) -> None:
+        """Set the value of the function now."""
+        self.set(self._function())
 
 
 class HttpMetrics:
@@ -43,7 +69,9 @@ class HttpMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.connections = Gauge("sparserve_connections", "Open client connections.", registry=registry)
+        self.connections = Gauge(
+            "sparserve_connections", "Open client connections.", registry=registry, multiprocess_mode=LIVE
+        )
         self.connections_given_up = Counter(
             "sparserve_connections_given_up_total",
             f"Connections closed by the service, by reason: {', '.join(GIVEN_UP_REASONS)}.",
@@ -110,9 +138,9 @@ class RequestMetrics:
 
 
 class BatchMetrics:
-    """The queue and the runs of the models' graphs."""
+    """The queue and the runs of the models' graphs; `shared` if this process is one of several."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, shared: bool) -> None:
         self.batches = Counter("sparserve_batches_total", "Runs of a model's graph.", _MODEL, registry=registry)
         self.batch_inputs = Histogram(
             "sparserve_batch_inputs",
@@ -130,9 +158,15 @@ class BatchMetrics:
             _MODEL,
             registry=registry,
         )
-        self.running = Gauge("sparserve_batches_running", "Batches running now.", registry=registry)
-        self.waiting = Gauge("sparserve_inputs_waiting", "Inputs waiting for a batch now.", registry=registry)
-        self.waiting_tokens = Gauge("sparserve_tokens_waiting", "Tokens waiting for a batch now.", registry=registry)
+        self.running = FunctionGauge(
+            "sparserve_batches_running", "Batches running now.", registry=registry, shared=shared
+        )
+        self.waiting = FunctionGauge(
+            "sparserve_inputs_waiting", "Inputs waiting for a batch now.", registry=registry, shared=shared
+        )
+        self.waiting_tokens = FunctionGauge(
+            "sparserve_tokens_waiting", "Tokens waiting for a batch now.", registry=registry, shared=shared
+        )
         self.failed = Counter(
             "sparserve_batches_failed_total",
             "Runs of a model's graph that raised an exception.",
@@ -158,24 +192,24 @@ class BatchMetrics:
 class StoreMetrics:
     """The store and the bundles loaded from it."""
 
-    def __init__(self, registry: CollectorRegistry, batches: BatchMetrics) -> None:
+    def __init__(self, registry: CollectorRegistry, state: CollectorRegistry, batches: BatchMetrics) -> None:
         self._batches = batches
         self.model_info = Gauge(
             "sparserve_model_info",
             "1 for every served bundle; runtime is onnx or sparse.",
             (*_MODEL, "version", "runtime"),
-            registry=registry,
+            registry=state,
         )
-        self.refused = Gauge("sparserve_bundles_refused", "Bundles that failed verification.", registry=registry)
+        self.refused = Gauge("sparserve_bundles_refused", "Bundles that failed verification.", registry=state)
         self.readable = Gauge(
             "sparserve_store_readable",
             "0 while the store cannot be read; loaded models are still served.",
-            registry=registry,
+            registry=state,
         )
         self.last_read = Gauge(
             "sparserve_store_last_look_timestamp_seconds",
             "Unix time of the last complete read of the store; 0 if there was none.",
-            registry=registry,
+            registry=state,
         )
         self.loads = Counter(
             "sparserve_model_loads_total",
@@ -193,24 +227,24 @@ class StoreMetrics:
 class ExperimentMetrics:
     """Candidates compared with default variants on live traffic."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, state: CollectorRegistry) -> None:
         self.agreement = Gauge(
             "sparserve_experiment_agreement_ratio",
             "Fraction of distinct inputs with the same prediction from the candidate and the default variant.",
             _COMPARED,
-            registry=registry,
+            registry=state,
         )
         self.score_difference = Gauge(
             "sparserve_experiment_score_difference",
             "Mean over inputs of the largest score difference between the candidate and the default variant.",
             _COMPARED,
-            registry=registry,
+            registry=state,
         )
         self.inputs = Gauge(
             "sparserve_experiment_inputs",
             "Distinct inputs compared in the running experiment.",
             _COMPARED,
-            registry=registry,
+            registry=state,
         )
         self.input_seconds = Histogram(
             "sparserve_experiment_input_duration_seconds",
@@ -258,35 +292,77 @@ class ExperimentMetrics:
             self.input_seconds.labels(task, candidate, role).observe(seconds)
 
     def ended(self, task: str, candidate: str) -> None:
-        """Remove the figures of an experiment; the candidate's counters stay."""
+        """Remove the figures of an experiment; the candidate's counters and histograms stay."""
         for gauge in (self.agreement, self.score_difference, self.inputs):
             gauge.remove(task, candidate)
-        for role in ROLES:
-            self.input_seconds.remove(task, candidate, role)
+
+
+class WorkerMetrics:
+    """The processes that serve."""
+
+    def __init__(self, registry: CollectorRegistry, state: CollectorRegistry) -> None:
+        self.workers = Gauge("sparserve_workers", "Processes that serve.", registry=state)
+        self.workers.set(1)
+        self.restarts = Counter(
+            "sparserve_worker_restarts_total",
+            "Workers that ended unexpectedly and were replaced.",
+            registry=registry,
+        )
 
 
 class Metrics:
-    """All metrics of one app, in a separate registry: two apps in a process do not share counters."""
+    """All metrics of one app, in a separate registry: two apps in a process do not share counters.
 
-    def __init__(self) -> None:
+    Args:
+        folder: of the files of the metrics, if this process is one of several workers.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
         registry = self.registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        state = self._state = CollectorRegistry() if folder else registry
+        self._summed = summed_registry(folder) if folder else None
+        self._processes = ProcessesCollector()
+        if folder:
+            state.register(self._processes)
+        else:
+            ProcessCollector(registry=registry)
+            GCCollector(registry=registry)
+        PlatformCollector(registry=state)
         self.http = HttpMetrics(registry)
         self.requests = RequestMetrics(registry)
-        self.batches = BatchMetrics(registry)
-        self.store = StoreMetrics(registry, self.batches)
-        self.experiments = ExperimentMetrics(registry)
+        self.batches = BatchMetrics(registry, shared=folder is not None)
+        self.store = StoreMetrics(registry, state, self.batches)
+        self.experiments = ExperimentMetrics(registry, state)
+        self.workers = WorkerMetrics(registry, state)
         build = Gauge(
             "sparserve_build_info",
             "1; the versions of the service, of Python and of onnxruntime.",
             ("version", "python", "onnxruntime"),
-            registry=registry,
+            registry=state,
         )
         build.labels(VERSION, platform.python_version(), version("onnxruntime")).set(1)
-        self.ready = Gauge("sparserve_ready", "1 when /readyz answers 200.", registry=registry)
+        self.ready = Gauge("sparserve_ready", "1 when /readyz answers 200.", registry=state)
+
+    def publish(self) -> dict[str, float]:
+        """Write the gauges of this worker that are functions; return what it knows of the store."""
+        for gauge in (self.batches.running, self.batches.waiting, self.batches.waiting_tokens):
+            gauge.publish()
+        store = self.store
+        gauges = {"readable": store.readable, "last_read": store.last_read, "refused": store.refused}
+        return {name: next(iter(gauge.collect())).samples[0].value for name, gauge in gauges.items()}
+
+    def show(self, state: Mapping[str, Any]) -> None:
+        """Set the gauges of the whole service from its state; nothing if it is empty."""
+        if not state:
+            return
+        self.workers.workers.set(state["workers"])
+        self.store.readable.set(state["readable"])
+        self.store.last_read.set(state["last_read"])
+        self.store.refused.set(state["refused"])
+        self._processes.pids = state["processes"]
 
     def exposition(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
-        return generate_latest(self.registry)
+        if self._summed is None:
+            return generate_latest(self.registry)
+        return generate_latest(self._summed) + generate_latest(self._state)

@@ -5,13 +5,15 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, Final
 
 import uvicorn
 
 from sparserve.service.drain import Drain
+from sparserve.service.server.shared_listener import ConnectionCounts, SharedListener
+from sparserve.service.server.stop_signals import StopSignals
 
 SETTLE_SECONDS: Final = 0.1
 
@@ -21,23 +23,68 @@ class DrainingServer(uvicorn.Server):
 
     On SIGTERM or SIGINT `/readyz` answers 503 at once. After `delay_seconds`, in which load balancers notice, the
     listening socket closes. Running requests finish within the grace time of the config, and the exit status is 0.
-    A second signal skips the delay.
+    A second signal skips the delay. A worker obeys its supervisor instead, because a signal may reach both.
+
+    Args:
+        config: uvicorn's.
+        drain: told of the shutdown.
+        delay_seconds: between the signal and the closing of the sockets.
+        signals: those that arrived before the server runs.
+        shared: listening sockets that this process shares with other workers, and the table of connections.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, *, delay_seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        *,
+        delay_seconds: float,
+        signals: StopSignals | None = None,
+        shared: tuple[Sequence[socket.socket], ConnectionCounts] | None = None,
+    ) -> None:
         super().__init__(config)
         self._drain = drain
         self._delay_seconds = delay_seconds
+        self._signals = signals
+        self._shared = shared
+        self._listeners: list[SharedListener] = []
         self._close_at = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the shutdown; called by the signal handler."""
+        if self._drain.draining and self._shared:
+            return
         self._close_at = time.monotonic() + (0 if self._drain.draining else self._delay_seconds)
         self._drain.begin()
         super().handle_exit(sig, frame)
 
+    def hurry(self, *, force: bool) -> None:
+        """Skip the delay, and with `force` also the wait for open connections: a worker's second signal."""
+        self._close_at = 0.0
+        self.force_exit = self.force_exit or force
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app, then listen."""
+        if self._shared is None:
+            await super().startup(sockets)
+            return
+        await super().startup(sockets=[])
+        listeners, counts = self._shared
+        self._listeners = [
+            SharedListener(
+                listener,
+                self._protocol,
+                counts=counts,
+                open_connections=lambda: len(self.server_state.connections),
+            )
+            for listener in listeners
+        ]
+        self.servers: list[Any] = list(self._listeners)
+
     async def on_tick(self, counter: int) -> bool:
         """Return True when it is time to stop listening."""
+        for listener in self._listeners:
+            listener.publish()
         return await super().on_tick(counter) and time.monotonic() >= self._close_at
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -74,5 +121,7 @@ class DrainingServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Capture signals like uvicorn, but do not raise them again afterwards: the exit status would not be 0."""
         with super().capture_signals():
+            for number in self._signals.received if self._signals else ():
+                self.handle_exit(number, None)
             yield
             self._captured_signals.clear()

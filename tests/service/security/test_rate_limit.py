@@ -1,10 +1,14 @@
 """Token buckets: a minute's requests at once, then evenly, for each client by itself, in bounded memory."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserve.service.security.rate_limit import RateLimiter, network_of
+from sparserve.service.security.rate_limit import CLIENTS_OF_ROW, FILE_NAME, RateLimiter, network_of, reserve_rates
 from tests.support.service.stopped_clock import StoppedClock
 
 
@@ -30,18 +34,48 @@ def test_one_client_takes_nothing_from_another() -> None:
 
 
 def test_a_lower_rate_holds_at_once() -> None:
-    limiter = RateLimiter(clock=StoppedClock(1000.0))
-    limiter.wait_seconds("a", 100)
-    assert [limiter.wait_seconds("a", 2) > 0 for _ in range(3)] == [False, False, True]
+    clock = StoppedClock(1000.0)
+    limiter = RateLimiter(clock=clock)
+    for _ in range(100):
+        limiter.wait_seconds("a", 100)
+    assert limiter.wait_seconds("a", 2) == pytest.approx(30)
+    clock.seconds += 30.001
+    assert limiter.wait_seconds("a", 2) == 0
 
 
-def test_only_those_seen_last_are_kept() -> None:
-    limiter = RateLimiter(clock=StoppedClock(1000.0), max_buckets=3)
-    for name in "abcad":
-        limiter.wait_seconds(name, 1)
-    assert len(limiter) == 3
-    assert limiter.wait_seconds("a", 1) > 0  # seen again after b, which was forgotten
-    assert limiter.wait_seconds("b", 1) == 0
+def test_full_row_forgets_the_client_whose_bucket_is_full_first() -> None:
+    clock = StoppedClock(1000.0)
+    limiter = RateLimiter(clock=clock, rows=1)
+    for number in range(CLIENTS_OF_ROW):
+        assert limiter.wait_seconds(str(number), 1) == 0
+        clock.seconds += 1
+    assert limiter.wait_seconds("another", 1) == 0  # in the place of "0"
+    assert limiter.wait_seconds("1", 1) > 0
+    assert limiter.wait_seconds("0", 1) == 0
+
+
+def test_processes_share_one_bucket_for_each_client(tmp_path: Path) -> None:
+    reserve_rates(tmp_path)
+    clock = StoppedClock(1000.0)
+    first, second = RateLimiter(tmp_path, clock=clock), RateLimiter(tmp_path, clock=clock)
+    assert [limiter.wait_seconds("a", 3) > 0 for limiter in (first, second, first, second, first)] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert second.wait_seconds("b", 3) == 0
+
+
+def test_lock_of_a_dead_process_is_released(tmp_path: Path) -> None:
+    reserve_rates(tmp_path)
+    code = (
+        "import os, fcntl, sys; file = os.open(sys.argv[1], os.O_RDWR); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / FILE_NAME)], check=False)
+    assert RateLimiter(tmp_path).wait_seconds("a", 1) == 0
 
 
 @given(st.integers(1, 50), st.lists(st.floats(0, 30), max_size=100))

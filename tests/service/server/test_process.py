@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -73,12 +74,14 @@ def test_process_stops_with_incomplete_body(store: Store) -> None:
         assert client.makefile("rb").read().startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_port_that_is_taken_is_an_error(store: Store) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_is_an_error(store: Store, workers: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "sparserve.service", "--store", str(store.root), "--port", port]
+        options = ["--store", str(store.root), "--port", port, "--workers", workers]
+        command = [sys.executable, "-m", "sparserve.service", *options]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
     assert done.returncode == 3
     assert "address already in use" in done.stderr
@@ -97,3 +100,33 @@ def test_the_jobs_libraries_are_not_imported(module: str) -> None:
         check=True,
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_signal_while_the_service_starts_is_obeyed(store: Store, workers: str) -> None:
+    """The signal is sent when the first of the program's own modules is imported, before anything can serve."""
+    code = (
+        "import importlib, os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'pydantic':\n"
+        "            sys.meta_path.remove(self)\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from sparserve.service.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    options = ["--store", str(store.root), "--port", "0", "--workers", workers]
+    command = [sys.executable, "-W", "error", "-c", code, *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Started server process" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_unknown_store_url_is_a_usage_error_in_one_line(tmp_path: Path, workers: str) -> None:
+    options = ["--store", str(tmp_path), "--store-url", "nowhere://bucket", "--workers", workers, "--port", "0"]
+    command = [sys.executable, "-m", "sparserve.service", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sparserve: store_url nowhere://bucket") and done.stderr.count("\n") == 1

@@ -8,9 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from sparserve.service.__main__ import uvicorn_config
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
+from sparserve.service.workers.process import uvicorn_config
 
 
 def served_as_uvicorn_does(client: str, **settings: Any) -> TestClient:
