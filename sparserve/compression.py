@@ -28,6 +28,7 @@ class JobOptions(DataOptions, total=False):
     model: str | PathLike[str] | None
     teacher: str | PathLike[str] | None
     task: str | None
+    replace_labels: bool
     store: str | PathLike[str]
     work: str | PathLike[str] | None
     validation: str | PathLike[str] | None
@@ -68,6 +69,7 @@ def compress(
             - `model`: pre-trained checkpoint, a folder or a Hub id. Default: the teacher, else MiniLM-L6.
             - `teacher`: a checkpoint that is already fine-tuned; it is used as it is.
             - `task`: name of the task in the store. Default: derived from `data`.
+            - `replace_labels`: True if a task of this name in the store may get other labels. Default: False.
             - `store`: folder of bundles. Default: `store`.
             - `work`: folder of cached steps. Default: `.work` in the store.
             - `text_column`, `text_pair_column`, `label_column`: names of columns. Default: detected from the data.
@@ -172,6 +174,7 @@ def job_options(data: str | PathLike[str], **options: Unpack[JobOptions]) -> "Co
         threads=options.get("threads"),
         store=store,
         work=store / ".work" if work is None else Path(work),
+        replace_labels=options.get("replace_labels", False),
     )
 
 

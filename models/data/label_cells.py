@@ -1,6 +1,7 @@
 """Cells that hold several labels: lists as JSON, Python, numpy or PostgreSQL write them, also as text."""
 
 import ast
+import csv
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -70,6 +71,8 @@ def _parse(cell: str, source: str) -> Any:
     except (ValueError, RecursionError):
         pass
     else:
+        if value == {}:
+            return []  # no labels, as PostgreSQL writes it
         if isinstance(value, dict):
             raise DataError(f"{source}: a label is an object, {_short(cell)}. {_WAY_OUT}")
         return value
@@ -78,6 +81,8 @@ def _parse(cell: str, source: str) -> Any:
     quoted = _QUOTED.match(text[1:].lstrip()) is not None
     elements = list(_elements(text[1:-1]))
     if None in elements:
+        if quoted and text[0] == "{" and "'" not in text:
+            return next(csv.reader([text[1:-1]]), [])  # PostgreSQL quotes a name where it needs quotes
         if quoted:
             raise DataError(f"{source}: a label is a list that cannot be read, {_short(cell)}. {_WAY_OUT}")
         return cell

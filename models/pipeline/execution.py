@@ -25,11 +25,17 @@ from sparserve.models.report.builder import write_report
 from sparserve.models.report.schema import Report
 
 
-def run_plan(plan: Plan, store: Store, context: Context, *, default: Variant | None = None) -> Report:
+def run_plan(
+    plan: Plan, store: Store, context: Context, *, default: Variant | None = None, replace_labels: bool = False
+) -> Report:
     """Build every step that is not done yet, then publish the bundles and the task's report.
 
     If nobody has chosen the variant that answers for the task, it becomes `default`; by default the best of the
-    recipe's variants (`default_variant.choose_default`).
+    recipe's variants (`default_variant.choose_default`). The task may have other labels in the store only with
+    `replace_labels`.
+
+    Raises:
+        InputError: another job has published the task with other labels in the meantime.
     """
     job, reporter = plan.job, context.reporter
     train_networks(plan, context)
@@ -43,7 +49,7 @@ def run_plan(plan: Plan, store: Store, context: Context, *, default: Variant | N
     if default is None and not store.has_default(job.task):
         default = choose_default(plan, context, arms)
 
-    bundles = publish(plan, store, context, packed, logits, measured)
+    bundles = publish(plan, store, context, packed, logits, measured, replace_labels=replace_labels)
     if default is not None and not store.has_default(job.task):
         store.set_default_variant(job.task, str(default))
     reporter.say(

@@ -32,6 +32,8 @@ class Job:
     threads: int
     tokenized: dict[tuple[str, str, int], TokenizedDataset] = field(default_factory=dict, repr=False, compare=False)
     """Tokenised data by digest of the checkpoint, digest of the data and maximum length; filled by `rows`."""
+    hub_data_set: str | None = None
+    """Id of the data set if it is one of the Hub, for the model card."""
 
     @property
     def multi_label(self) -> bool:

@@ -1,15 +1,12 @@
 """A job from its options: sources found and checked, steps laid out, then run or printed."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from sparserve.models.bundle.manifest import Name
 from sparserve.models.bundle.store import Store
 from sparserve.models.bundle.variants import Variant
 from sparserve.models.cpus import available_cpus
@@ -17,8 +14,9 @@ from sparserve.models.data.dataset import Dataset, Split
 from sparserve.models.data.defaults import default_checkpoint
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.data.options import DataOptions
+from sparserve.models.data.sources.source import HUB, is_hub_id
+from sparserve.models.data.sources.split_files import exists
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
-from sparserve.models.errors import InputError
 from sparserve.models.files import write_atomically
 from sparserve.models.pipeline.default_variant import choice_steps
 from sparserve.models.pipeline.estimate import estimate_seconds
@@ -27,13 +25,13 @@ from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan, plan_job
 from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_teacher, check_vocabulary
 from sparserve.models.pipeline.step_cache import Context, Workspace
+from sparserve.models.pipeline.task import check_labels, check_name, task_name
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.report.schema import Report
 from sparserve.models.training.precision import has_bf16
 
 DEFAULT_CHECKPOINT_NAME = "sentence-transformers/all-MiniLM-L6-v2"
-DEFAULT_TASKS = {"movie-sentences": "movie-sentiment"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class CompressOptions:
     threads: int | None
     store: Path
     work: Path
+    replace_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,16 @@ class Run:
     plan: Plan
     store: Store
     workspace: Workspace
+    replace_labels: bool = field(default=False, kw_only=True)
+    """True if the task may have other labels in the store; it is compared again before it is published."""
 
     def execute(self, reporter: Reporter, *, default: Variant | None = None) -> Report:
         """Run the job.
 
         `default` is the variant that answers if nobody has chosen one; None chooses the best that is made.
         """
-        return run_plan(self.plan, self.store, Context(self.workspace, reporter), default=default)
+        context = Context(self.workspace, reporter)
+        return run_plan(self.plan, self.store, context, default=default, replace_labels=self.replace_labels)
 
     def print_plan(self, reporter: Reporter) -> None:
         """Print the recipe and every step, each with its key and its expected duration."""
@@ -98,9 +100,8 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     """
     # Checks that need neither downloads nor data come first.
     recipe = load_recipe(options.recipe, overrides=options.overrides)
-    task = options.task or DEFAULT_TASKS.get(options.data) or _task_name(options.data)
-    _check_name(task, "task")
-    _check_name(recipe.variant_name, "variant")
+    task = task_name(options.data, options.task)
+    check_name(recipe.variant_name, "variant")
     threads = options.threads or available_cpus()
     torch.set_num_threads(threads)
     downloads = options.work / "downloads"
@@ -124,12 +125,16 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         dataset = _match_labels(teacher, dataset, reporter)
         if options.model is None and recipe.student.start == "pretrained":
             reporter.say("No --model: the student starts from the teacher's weights.")
-    source = options.data if not Path(options.data).exists() else Path(options.data).name
-    job = Job(task, recipe, checkpoint, teacher, dataset, source, options.seed, threads)
+    store = Store(options.store)
+    for note in check_labels(store, task, dataset, replace_labels=options.replace_labels):
+        reporter.say(f"  note: {note}")
+    hub_data_set = options.data.removeprefix(HUB) if is_hub_id(options.data) else None
+    source = Path(options.data).name if exists(options.data) else options.data
+    job = Job(task, recipe, checkpoint, teacher, dataset, source, options.seed, threads, hub_data_set=hub_data_set)
     check_vocabulary(job)
     check_calibration(job)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")
-    return Run(plan_job(job), Store(options.store), Workspace(options.work / "steps"))
+    return Run(plan_job(job), store, Workspace(options.work / "steps"), replace_labels=options.replace_labels)
 
 
 def _match_labels(teacher: Checkpoint, dataset: Dataset, reporter: Reporter) -> Dataset:
@@ -167,21 +172,6 @@ def _checkpoint(model: str | None, teacher: Checkpoint | None, downloads: Path) 
     if teacher is not None:
         return teacher
     return resolve_checkpoint(str(default_checkpoint(downloads)), name=DEFAULT_CHECKPOINT_NAME)
-
-
-def _task_name(data: str) -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", Path(data.removeprefix("hub:")).stem.lower()).strip("-")
-    return name[:64] or "task"
-
-
-def _check_name(name: str, what: str) -> None:
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError as error:
-        raise InputError(
-            f"{name!r} cannot be the name of a {what}: use 1 to 64 of a-z, 0-9, '.', '_' and '-', "
-            "beginning with a letter or digit"
-        ) from error
 
 
 def _duration(seconds: float) -> str:

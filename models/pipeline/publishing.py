@@ -20,6 +20,7 @@ from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan
 from sparserve.models.pipeline.stages.pack import PACKED
 from sparserve.models.pipeline.step_cache import Context
+from sparserve.models.pipeline.task import check_labels
 from sparserve.models.report.model_card import model_card
 
 FLOPS_LENGTH = 128
@@ -35,11 +36,16 @@ def publish(
     packed: Mapping[Variant, Path],
     logits: Mapping[Arm, Logits],
     measured: Mapping[Variant, Measurement],
+    *,
+    replace_labels: bool = False,
 ) -> dict[Variant, Bundle]:
     """Evaluate every variant on the test rows, against the dense one too, and publish its bundle.
 
     `packed` has the folder of each variant that was packed for the sparse runtime, `logits` [rows, labels] those of the
     test rows.
+
+    Raises:
+        InputError: the task is in the store with other labels, and `replace_labels` is False.
     """
     bundles: dict[Variant, Bundle] = {}
     for variant, step in plan.exports.items():
@@ -55,7 +61,12 @@ def publish(
         files: dict[str, Path | bytes] = {
             MODEL: graph,
             TOKENIZER: source.folder / TOKENIZER,
-            CARD: model_card(manifest, dense.manifest if dense else None).encode(),
+            CARD: model_card(
+                manifest,
+                dense.manifest if dense else None,
+                base_model=_hub_id(plan.job.checkpoint),
+                data_set=plan.job.hub_data_set,
+            ).encode(),
         }
         if record is not None:
             files[SPARSE_MODEL] = packed[variant] / SPARSE_MODEL
@@ -63,10 +74,17 @@ def publish(
             # The network that another training or export can start from.
             kept = [path for path in sorted(source.folder.iterdir()) if path.suffix in CHECKPOINT_SUFFIXES]
             files |= {f"checkpoint/{path.name}": path for path in kept if path.is_file()}
+        if not bundles:  # the job took long: another one may have published the task since
+            check_labels(store, plan.job.task, plan.job.dataset, replace_labels=replace_labels)
         bundles[variant] = store.publish(manifest, files)
         version = bundles[variant].manifest.version
         context.reporter.result("bundle", {"variant": str(variant), "version": version})
     return bundles
+
+
+def _hub_id(checkpoint: Checkpoint) -> str | None:
+    """Return the id of a checkpoint of the Hub; None for a local one, which has the name of its folder."""
+    return checkpoint.name if checkpoint.name != checkpoint.folder.resolve().name else None
 
 
 def _token_table(graph: Path) -> TokenTable | None:

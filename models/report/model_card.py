@@ -10,19 +10,24 @@ from sparserve.models.report.findings import smaller, token_table_sentences
 from sparserve.models.report.rendering import render
 from sparserve.models.report.schema import EncoderKept, token_bits
 
-# A Hub id such as `user/name`. Local paths and URLs are not ids and stay out of the front matter.
+# A Hub id such as `user/name`.
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?")
 
 
-def model_card(manifest: Manifest, dense: Manifest | None = None) -> str:
+def model_card(
+    manifest: Manifest, dense: Manifest | None = None, *, base_model: str | None = None, data_set: str | None = None
+) -> str:
     """Return the README.md of a bundle: YAML front matter with a model-index, then Markdown.
 
     The manifest need not be sealed: its version and files are not read. The card states no licence, because those of
     the base checkpoint and the data are unknown here. With the manifest of the `dense` variant it states how much of
-    the encoder is kept.
+    the encoder is kept. `base_model` and `data_set` are the Hub ids of the checkpoint and the data; None if they are
+    local, as a file may have the name of a data set.
     """
     kept = EncoderKept.of(manifest.sparsity, dense.sparsity) if dense else None
-    front = yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=10_000)
+    front = yaml.safe_dump(
+        front_matter(manifest, base_model, data_set), sort_keys=False, allow_unicode=True, width=10_000
+    )
     body = render(
         "card.md.j2",
         manifest=manifest,
@@ -35,8 +40,9 @@ def model_card(manifest: Manifest, dense: Manifest | None = None) -> str:
     return f"---\n{front}---\n\n{body}"
 
 
-def front_matter(manifest: Manifest) -> dict[str, Any]:
-    """Return the metadata of the card by the model card specification of the Hub."""
+def front_matter(manifest: Manifest, base_model: str | None = None, data_set: str | None = None) -> dict[str, Any]:
+    """Return the metadata of the card by the model card specification of the Hub; see `model_card`."""
+    hub_data_set = data_set if data_set and _HUB_ID.fullmatch(data_set) else None
     lineage = manifest.lineage
     tags = ["onnx", "onnxruntime", "text-classification", "sparserve", manifest.precision]
     metadata: dict[str, Any] = {
@@ -44,10 +50,10 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
         "pipeline_tag": "text-classification",
         "tags": [*tags, "pruned", "sparse"] if _pruned(manifest) else tags,
     }
-    if _HUB_ID.fullmatch(lineage.base_checkpoint):
-        metadata["base_model"] = lineage.base_checkpoint
-    if _HUB_ID.fullmatch(lineage.data_source):
-        metadata["datasets"] = [lineage.data_source]
+    if base_model and _HUB_ID.fullmatch(base_model):
+        metadata["base_model"] = base_model
+    if hub_data_set:
+        metadata["datasets"] = [hub_data_set]
     if manifest.evaluation:
         figures = {
             "accuracy": ("Accuracy", manifest.evaluation.accuracy),
@@ -56,7 +62,7 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
         }
         result = {
             "task": {"type": "text-classification", "name": "Text classification"},
-            "dataset": {"name": lineage.data_source, "type": lineage.data_source, "split": "test"},
+            "dataset": {"name": lineage.data_source, "type": hub_data_set or "unknown", "split": "test"},
             "metrics": [_metric(kind, name, interval) for kind, (name, interval) in figures.items()],
         }
         metadata["model-index"] = [{"name": f"{manifest.task}/{manifest.variant}", "results": [result]}]

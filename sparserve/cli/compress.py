@@ -104,6 +104,14 @@ def compress(
         str | None,
         typer.Option(help="Name of the task in the store. Default: derived from the data.", rich_help_panel=DATA),
     ] = None,
+    replace_labels: Annotated[
+        bool,
+        typer.Option(
+            "--replace-labels",
+            help="Publish into a task of the store that has other labels. Default: refused.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -222,6 +230,7 @@ def compress(
                 model=model,
                 teacher=teacher,
                 task=task,
+                replace_labels=replace_labels,
                 store=store,
                 work=work,
                 text_column=text_column,

@@ -55,3 +55,71 @@ def test_label_sets_refuses_infinity_and_drops_nan() -> None:
 
 def test_label_names_sorts_numbers_numerically() -> None:
     assert names(sets(ONE, label=["10", "9", "-1"] * 2).rows) == ("-1", "9", "10")
+
+
+LISTS = ["['neg', 'odd']", "['pos']", "['neg']", "['pos', 'odd']"] * 2
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"multi_label": True}, {"separator": ","}, {"multi_label": True, "separator": ";"}]
+)
+def test_label_sets_reads_lists_in_text(options: dict[str, Any]) -> None:
+    read = sets(ONE, label=LISTS, **options)
+    assert read.multi_label
+    assert read.rows[:3] == [("neg", "odd"), ("pos",), ("neg",)]
+
+
+def test_label_sets_obeys_no_multi_label() -> None:
+    read = sets(ONE, label=[["pos"], "['neg']", [], None], multi_label=False)
+    assert (read.rows, read.multi_label) == ([("pos",), ("neg",), None, None], False)
+    one_hot = sets(FLAGS, toxic=[1, 0, 0], rude=[0, 1, 0], multi_label=False)
+    assert (one_hot.rows, one_hot.multi_label) == ([("toxic",), ("rude",), None], False)
+    with pytest.raises(DataError, match=r"row 2 has 2 labels \(a, b\), which --no-multi-label excludes"):
+        sets(ONE, label=[["a"], ["a", "b"]], multi_label=False)
+    with pytest.raises(DataError, match=r"--label-separator splits.* which --no-multi-label excludes"):
+        sets(ONE, label=["a|b"], multi_label=False, separator="|")
+
+
+def test_label_sets_notes_lists_of_one_label() -> None:
+    assert "use --no-multi-label" in sets(ONE, label=[["a"], ["b"]]).notes[0]
+    assert sets(ONE, label=[["a"], ["a", "b"]]).notes == ()
+
+
+def test_label_sets_refuses_vectors_of_0_and_1() -> None:
+    with pytest.raises(DataError, match=r"vectors of 0 and 1, such as \[0, 0, 1\].*have no names"):
+        sets(ONE, label=[[0, 0, 1], [1, 0, 1]])
+
+
+def test_label_sets_keeps_declared_labels() -> None:
+    table = Table({"label": ["good", None]}, classes={"label": ("bad", "good")})
+    read = label_sets(table, ONE, "a.parquet", separator=None, multi_label=None)
+    assert (read.rows, read.declared) == ([("good",), None], ("bad", "good"))
+    assert sets(FLAGS, toxic=[1, 0], rude=[0, 0]).declared == ("toxic", "rude")
+    assert names([("b",), ("c",)] * 2, declared=("a", "b")) == ("a", "b", "c")
+
+
+def test_label_sets_notes_categories_without_rows() -> None:
+    table = Table({"label": ["a", "b"]}, categories={"label": ("a", "b", "c")})
+    read = label_sets(table, ONE, "a.parquet", separator=None, multi_label=None)
+    assert read.declared == () and "no row has these values of the label column's type" in read.notes[0]
+
+
+@pytest.mark.parametrize("separator", ["|", ";", ","])
+def test_label_sets_offers_and_detects_a_separator(separator: str) -> None:
+    cells = [f"sun{separator}sea", "sun", f"sea{separator} sand", "sand"]
+    plain = sets(ONE, label=cells)
+    assert not plain.multi_label and f"use --label-separator {separator!r}" in plain.notes[0]
+    assert sets(ONE, label=cells, multi_label=True).rows[2] == ("sea", "sand")
+
+
+def test_label_sets_keeps_commas_of_names() -> None:
+    cells = ["Politics, World", "Sports, Local", "Weather"]
+    assert sets(ONE, label=cells).notes == ()
+    assert sets(ONE, label=cells, multi_label=True).rows[0] == ("Politics, World",)
+
+
+def test_label_names_bounds_detected_columns_alone() -> None:
+    many = [(f"class {i // 2}",) for i in range(2 * 250)]
+    with pytest.raises(DataError, match=r"250 different labels.*name their column with --label-column"):
+        names(many)
+    assert len(names(many, named=True)) == 250

@@ -49,7 +49,7 @@ def front(card: str) -> Any:
 
 
 def test_front_matter_is_valid_for_hub() -> None:
-    card = ModelCard(model_card(manifest()))
+    card = ModelCard(model_card(manifest(), base_model="someone/a-model", data_set="someone/a-set"))
     data: Any = card.data
     assert (data.library_name, data.pipeline_tag, data.base_model) == ("onnx", "text-classification", "someone/a-model")
     assert data.datasets == ["someone/a-set"]
@@ -71,9 +71,19 @@ def test_model_card_claims_no_licence() -> None:
 @pytest.mark.parametrize("name", ["/home/me/model", "../model", "C:\\model", "a/b/c", "reviews of mine.csv: v2"])
 def test_front_matter_omits_local_paths(name: Any) -> None:
     lineage = manifest().lineage.model_copy(update={"base_checkpoint": name, "data_source": name})
-    data = front(model_card(manifest(lineage=lineage)))
+    data = front(model_card(manifest(lineage=lineage), base_model=name, data_set=name))
     assert "base_model" not in data
     assert "datasets" not in data
+
+
+@pytest.mark.parametrize("name", ["train.csv", "bert", "reviews", "someone/a-set"])
+def test_front_matter_gives_local_files_no_hub_ids(name: str) -> None:
+    lineage = manifest().lineage.model_copy(update={"base_checkpoint": name, "data_source": name})
+    card = model_card(manifest(lineage=lineage))
+    data = front(card)
+    assert "base_model" not in data and "datasets" not in data
+    assert data["model-index"][0]["results"][0]["dataset"] == {"name": name, "type": "unknown", "split": "test"}
+    assert f"Data: {name}" in card
 
 
 def test_model_card_of_unevaluated_bundle() -> None:
