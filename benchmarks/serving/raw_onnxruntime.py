@@ -19,7 +19,8 @@ import numpy as np
 import psutil
 
 from sparserve.models.bundle.bundle import open_bundle
-from sparserve.models.bundle.inference import LoadedBundle, Tokens, load_bundle
+from sparserve.models.bundle.inference import LoadedBundle, load_bundle
+from sparserve.models.bundle.text_tokenizer import Tokens
 
 WARM_UP = 5
 

@@ -6,6 +6,7 @@ It needs only numpy, tokenizers and onnxruntime.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -13,11 +14,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from tokenizers import Tokenizer
 
 from sparserve.kernels.library import Library, LibraryError, find_library
-from sparserve.models.bundle.bundle import SPARSE_MODEL, Bundle, open_bundle
+from sparserve.models.bundle.bundle import SPARSE_MODEL, TOKENIZER, Bundle, open_bundle
 from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.text_tokenizer import TextTokenizer, Tokens, load_tokenizer
 from sparserve.models.bundle.variants import Runtime
 from sparserve.models.cpus import available_cpus
 from sparserve.models.errors import BundleError
@@ -44,40 +45,6 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """One tokenised input. `ids` and `type_ids` have one entry per token, special tokens included."""
-
-    ids: list[int]
-    type_ids: list[int]
-    truncated: bool
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-class TextTokenizer:
-    """`tokenizer.json` with the bundle's truncation. Truncation is set once; padding is done in numpy."""
-
-    def __init__(self, path: Path, max_length: int) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise BundleError(f"{path} cannot be read by `tokenizers`: {error}") from error
-        self.max_length = max_length
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
-
-    def encode(self, texts: Sequence[str], text_pairs: Sequence[str | None] | None = None) -> list[Tokens]:
-        """Tokenise texts or pairs of texts. Releases the GIL."""
-        inputs: list[str | tuple[str, str]] = list(texts)
-        if text_pairs is not None:
-            joined = zip(texts, text_pairs, strict=True)
-            inputs = [text if pair is None else (text, pair) for text, pair in joined]
-        encodings = self._tokenizer.encode_batch_fast(inputs)
-        return [Tokens(e.ids, e.type_ids, truncated=bool(e.overflowing)) for e in encodings]
-
-
 class OnnxClassifier:
     """An onnxruntime session of a classifier's graph. A graph for the sparse runtime needs its `library`."""
 
@@ -94,15 +61,16 @@ class OnnxClassifier:
 
     def pad(self, batch: Sequence[Tokens]) -> dict[str, npt.NDArray[np.int64]]:
         """Return the graph's inputs, each `[batch, length]`, padded to the longest."""
-        length = max(len(tokens) for tokens in batch)
-        ids = np.full((len(batch), length), self.pad_token_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        type_ids = np.zeros_like(ids)
-        for row, tokens in enumerate(batch):
-            used = len(tokens)
-            ids[row, :used] = tokens.ids
-            mask[row, :used] = 1
-            type_ids[row, :used] = tokens.type_ids
+        lengths = [len(tokens.ids) for tokens in batch]
+        count, shape = sum(lengths), (len(batch), max(lengths))
+        used = np.arange(shape[1]) < np.array(lengths)[:, np.newaxis]
+        ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        ids[used] = np.fromiter(chain.from_iterable([tokens.ids for tokens in batch]), np.int64, count)
+        mask = used.astype(np.int64)
+        type_ids = np.zeros(shape, dtype=np.int64)
+        if "token_type_ids" in self.input_names and any(tokens.type_ids is not None for tokens in batch):
+            rows = [tokens.type_ids or repeat(0, len(tokens.ids)) for tokens in batch]
+            type_ids[used] = np.fromiter(chain.from_iterable(rows), np.int64, count)
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
         return {name: value for name, value in inputs.items() if name in self.input_names}
 
@@ -156,7 +124,7 @@ def load_bundle(
         path, library = sparse_model(bundle)
     return LoadedBundle(
         bundle,
-        TextTokenizer(bundle.tokenizer_path, manifest.max_length),
+        load_tokenizer(bundle.tokenizer_path, manifest.files[TOKENIZER].sha256, manifest.max_length),
         OnnxClassifier(path, pad_token_id=manifest.pad_token_id, threads=threads or available_cpus(), library=library),
         runtime,
     )

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.models.bundle.inference import OnnxClassifier, TextTokenizer
+from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.bundle.manifest import SampleAnswer
+from sparserve.models.bundle.text_tokenizer import TextTokenizer
 from sparserve.models.data.dataset import Split
 from sparserve.models.types import Progress
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.experiments.agreement import same_prediction
 from sparserve.service.inference.batcher import Batcher

@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.errors import InvalidRequest, ServiceError
 from sparserve.service.experiments.agreement import predicted_label

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from sparserve.service.inference.batch_queue import Batch, BatchQueue
 from sparserve.service.inference.engine import Engine, Logits

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.engine import Engine, Logits, scores
 from sparserve.service.observability.request_record import RequestRecord, current_record

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
-from sparserve.models.bundle.inference import LoadedBundle, Tokens, probabilities, sigmoid, softmax
+from sparserve.models.bundle.inference import LoadedBundle, probabilities, sigmoid, softmax
 from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.models.bundle.variants import Runtime
 from sparserve.service.errors import InvalidRequest, TooManyTokens, Unavailable
 from sparserve.service.inference.health import EngineHealth

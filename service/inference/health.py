@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 
 # Batches that must fail in a row before an engine counts as broken. One bad input, sent repeatedly, is not enough.
 FAILURES_IN_ROW: Final = 3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, Overloaded
 from sparserve.service.inference.engine import Engine
 from sparserve.service.types import TextInput

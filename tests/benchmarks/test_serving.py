@@ -15,8 +15,9 @@ from benchmarks.serving.publish import section
 from benchmarks.serving.rate_search import RateSearch, summary
 from benchmarks.serving.raw_onnxruntime import ceiling, sorted_batches
 from benchmarks.serving.texts import LONGEST, SHORTEST, lengths, poisson_arrivals, texts
-from sparserve.models.bundle.inference import Tokens, load_bundle
+from sparserve.models.bundle.inference import load_bundle
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.text_tokenizer import Tokens
 from tests.support.tiny_bundles import TASK, publish
 
 

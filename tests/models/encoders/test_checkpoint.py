@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from sparserve.models.bundle.inference import TextTokenizer
+from sparserve.models.bundle.text_tokenizer import TextTokenizer
 from sparserve.models.encoders.checkpoint import adopt, load_classifier, resolve_checkpoint
 from sparserve.models.errors import CheckpointError
 from sparserve.models.files import sha256

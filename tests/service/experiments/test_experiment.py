@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.experiments.comparison import ComparedVariant
 from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.inference.classification import Classification

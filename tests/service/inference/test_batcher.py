@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from sparserve.service.inference.batcher import Batcher, InferenceResult
 from sparserve.service.observability.metrics import Metrics

@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from benchmarks.service_process import wait_until
-from sparserve.models.bundle.inference import Tokens
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.catalog import catalog
 from sparserve.service.core import ServingCore
 from sparserve.service.inference.health import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, Overloaded
 from sparserve.service.inference.tokenizer_pool import (
     MAX_WAITING_CHARACTERS,

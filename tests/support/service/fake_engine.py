@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.inference.health import EngineHealth
 from sparserve.service.inference.latency_model import LatencyModel
 from sparserve.service.types import ModelRef

@@ -1,0 +1,28 @@
+"""A bundle's graph: the padding of a batch."""
+
+from pathlib import Path
+
+import pytest
+
+from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.text_tokenizer import Tokens
+from tests.support.tiny_bundles import publish
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> OnnxClassifier:
+    bundle = publish(Store(tmp_path))
+    return OnnxClassifier(bundle.model_path, pad_token_id=7, threads=1)
+
+
+def test_pad_fills_rows_to_the_longest(classifier: OnnxClassifier) -> None:
+    batch = [Tokens([5, 6], None, False), Tokens([1, 2, 3], [0, 1, 1], False), Tokens([4], None, True)]
+    inputs = classifier.pad(batch)
+    assert inputs["input_ids"].tolist() == [[5, 6, 7], [1, 2, 3], [4, 7, 7]]
+    assert inputs["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
+    assert set(inputs) == set(classifier.input_names)
+    assert all(value.dtype == "int64" for value in inputs.values())
+    classifier.input_names |= {"token_type_ids"}
+    assert classifier.pad(batch)["token_type_ids"].tolist() == [[0, 0, 0], [0, 1, 1], [0, 0, 0]]
+    assert classifier.pad(batch[:1])["token_type_ids"].tolist() == [[0, 0]]
