@@ -17,6 +17,7 @@ from sparserve.service.drain import Drain
 from sparserve.service.errors import InferenceFailed, InvalidRequest
 from sparserve.service.experiments.comparison import Comparison, compare
 from sparserve.service.experiments.disagreements import Disagreements
+from sparserve.service.experiments.ledger import ExperimentLedger
 from sparserve.service.experiments.traffic import Experiments, Route
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
@@ -86,12 +87,11 @@ class ServingCore:
             metrics=self.metrics,
         )
         self.experiments = Experiments(
-            settings.experiments,
+            peers.ledger if peers else ExperimentLedger(settings.experiments, self.metrics.experiments),
             catalog=self.catalog,
             batcher=self.batcher,
             disagreements=self.disagreements,
             keep_texts=settings.disagreements_texts,
-            metrics=self.metrics,
         )
         self.metrics.ready.set_function(lambda: self.reason_not_ready() is None)
         self._admin_threads = ThreadPoolExecutor(ADMIN_THREADS, thread_name_prefix="admin")

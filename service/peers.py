@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from sparserve.service.catalog.overrides import CatalogChange
     from sparserve.service.core import ServingCore
+    from sparserve.service.experiments.ledger import Ledger
     from sparserve.service.settings import Settings
 
 
@@ -20,6 +21,10 @@ class Peers(Protocol):
 
     folder: Path
     """Folder of the files that the processes share."""
+
+    @property
+    def ledger(self) -> "Ledger":
+        """Experiments of the whole service."""
 
     async def join(self, core: "ServingCore") -> None:
         """Become one of them, with the present state of the service; called before anything is loaded."""

@@ -9,8 +9,8 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from sparserve.service.errors import UnknownResource
-from sparserve.service.experiments.agreement import RunningMean
 from sparserve.service.experiments.experiment import Experiment
+from sparserve.service.experiments.statistics import RunningMean
 from sparserve.service.http.dependencies import ServiceDependency
 from sparserve.service.http.json_route import JsonRoute
 from sparserve.service.http.problems import problems
@@ -71,21 +71,20 @@ class DisagreementFacts(BaseModel):
 @router.get("/v1/compare/{task}", responses=problems(404))
 async def show_experiment(task: str, service: ServiceDependency) -> ExperimentStatus:
     """Show the task's experiment."""
-    return status(task, _known(service, task))
+    return status(task, await _known(service, task))
 
 
 @router.put("/v1/compare/{task}", responses=problems(400, 401, 403, 404, 413, 415, 422, 503))
 async def begin_experiment(task: str, policy: Policy, service: ServiceDependency) -> ExperimentStatus:
     """Start an experiment; it replaces the task's current one."""
-    return status(task, service.experiments.begin(task, policy))
+    return status(task, await service.experiments.begin(task, policy))
 
 
 @router.delete("/v1/compare/{task}", responses=problems(401, 403, 404))
 async def end_experiment(task: str, service: ServiceDependency) -> ExperimentStatus:
     """End the task's experiment; answers with its last figures."""
-    experiment = _known(service, task)
-    service.experiments.end(task)
-    return status(task, experiment)
+    experiment = await _known(service, task)
+    return status(task, await service.experiments.end(task) or experiment)
 
 
 @router.get("/v1/compare/{task}/disagreements", responses=problems(404, 422))
@@ -93,7 +92,7 @@ async def show_disagreements(
     task: str, service: ServiceDependency, limit: Annotated[int, Query(ge=1, le=MAX_DISAGREEMENTS)] = 100
 ) -> list[DisagreementFacts]:
     """List the latest inputs on which the variants disagreed, newest first."""
-    _known(service, task)
+    await _known(service, task)
     rows = await run_in_threadpool(service.disagreements.recent, task, limit)
     return [
         DisagreementFacts(
@@ -141,8 +140,8 @@ def _estimate(running: RunningMean) -> Estimate:
     return Estimate(value=running.mean if running.count else None, low=interval[0], high=interval[1])
 
 
-def _known(service: ServiceDependency, task: str) -> Experiment:
-    experiment = service.experiments.find(task)
+async def _known(service: ServiceDependency, task: str) -> Experiment:
+    experiment = await service.experiments.find(task)
     if experiment is None:
         running = ", ".join(sorted(service.experiments.experiments)) or "none"
         raise UnknownResource(f"task {task!r} has no experiment; tasks with an experiment: {running}")

@@ -12,9 +12,8 @@ the old versions that arrive later are not counted.
 import asyncio
 import contextlib
 import hashlib
-import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -24,18 +23,16 @@ import numpy as np
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.errors import InvalidRequest, ServiceError
-from sparserve.service.experiments.agreement import predicted_label
+from sparserve.service.experiments.agreement import predicted_label, same_prediction
 from sparserve.service.experiments.comparison import ComparedVariant
 from sparserve.service.experiments.disagreements import Disagreement, Disagreements
-from sparserve.service.experiments.experiment import Experiment
+from sparserve.service.experiments.experiment import Experiment, Observation, input_digest
+from sparserve.service.experiments.ledger import Ledger
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine
-from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Policy
 from sparserve.service.types import RequestOptions, TextInput
-
-logger = logging.getLogger(__name__)
 
 # Comparisons in the background at a time. Further requests are answered but not compared.
 MAX_BACKGROUND_COMPARISONS: Final = 64
@@ -53,37 +50,32 @@ class Route:
 
 
 class Experiments:
-    """The experiments of all tasks. All methods run on the event loop."""
+    """Routes requests by the experiments of their tasks. All methods run on the event loop.
+
+    Args:
+        ledger: has the experiments; in a service of several processes, those of the whole.
+        catalog: has the engines.
+        batcher: runs them.
+        disagreements: gets the inputs with different labels.
+        keep_texts: write their texts too.
+    """
 
     def __init__(
-        self,
-        policies: dict[str, Policy],
-        *,
-        catalog: Catalog,
-        batcher: Batcher,
-        disagreements: Disagreements,
-        keep_texts: bool,
-        metrics: Metrics,
+        self, ledger: Ledger, *, catalog: Catalog, batcher: Batcher, disagreements: Disagreements, keep_texts: bool
     ) -> None:
+        self._ledger = ledger
         self._catalog = catalog
         self._batcher = batcher
         self._disagreements = disagreements
         self._keep_texts = keep_texts
-        self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
-        self.experiments = {task: Experiment(policy, datetime.now(UTC)) for task, policy in policies.items()}
-        for task, policy in policies.items():
-            _log_begin(task, policy)
-            metrics.experiments.begun(task, policy.candidate)
-            if policy.guard:
-                logger.warning(
-                    "%s: a decision of the guard does not outlive the process, so %s takes part even if the guard "
-                    "stopped it before: remove a candidate that should stay stopped from the settings",
-                    task,
-                    policy.candidate,
-                )
 
-    def begin(self, task: str, policy: Policy) -> Experiment:
+    @property
+    def experiments(self) -> Mapping[str, Experiment]:
+        """The experiment of each task."""
+        return self._ledger.experiments
+
+    async def begin(self, task: str, policy: Policy) -> Experiment:
         """Begin an experiment, with new statistics, in place of the task's present one.
 
         Raises:
@@ -96,25 +88,25 @@ class Experiments:
             raise InvalidRequest(f"candidate: {policy.candidate} is the default variant of {task}: name another one")
         if set(candidate.manifest.labels) != set(reference.manifest.labels):
             raise InvalidRequest(f"candidate: {policy.candidate} has other labels than {reference.manifest.variant}")
-        _log_begin(task, policy)
-        return self._begin(task, policy, reference, candidate)
+        return await self._ledger.begin(task, policy, (reference.ref, candidate.ref))
 
-    def end(self, task: str) -> Experiment | None:
+    async def end(self, task: str) -> Experiment | None:
         """End a task's experiment and return it; None if there is none."""
-        experiment = self.experiments.pop(task, None)
-        if experiment:
-            self._metrics.experiments.ended(task, experiment.policy.candidate)
-        return experiment
+        return await self._ledger.end(task)
 
-    def find(self, task: str) -> Experiment | None:
+    async def find(self, task: str) -> Experiment | None:
         """Return a task's experiment for the versions that are served now; None if there is none."""
+        self.follow_versions(task)
+        return await self._ledger.read(task)
+
+    def follow_versions(self, task: str) -> None:
+        """Restart the statistics of a task's experiment if other versions are served than they apply to."""
         experiment = self.experiments.get(task)
         if experiment:
             with contextlib.suppress(ServiceError):  # nothing is served: keep the last statistics
                 default = self._catalog.engine(task)
                 if candidate := self._candidate(experiment.policy, default):
-                    return self._for_versions(task, experiment, default, candidate)
-        return experiment
+                    self._for_versions(task, experiment, default, candidate)
 
     def route(self, task: str, key: str | None) -> Route:
         """Choose the engine for a request that names no variant; the same `key` always gets the same variant.
@@ -130,7 +122,7 @@ class Experiments:
         if candidate is None:
             return Route(default)
         experiment = self._for_versions(task, experiment, default, candidate)
-        if experiment.stopped:
+        if experiment is None or experiment.stopped:
             return Route(default)
         split = experiment.policy.mode == "split"
         return Route(candidate, default, experiment) if split else Route(default, candidate, experiment)
@@ -140,10 +132,10 @@ class Experiments:
     ) -> None:
         """Run the other variant in the background, on the same tokens if possible, and count both answers."""
         experiment = route.experiment
-        if experiment is None or self.experiments.get(task) is not experiment:
+        if experiment is None or not self._is_current(task, experiment):
             return
         if len(self._running) >= MAX_BACKGROUND_COMPARISONS:
-            self._not_compared(task, experiment)
+            self._ledger.not_compared(task, experiment)
             return
         work = self._compare(task, experiment, route, inputs, answered, request_id)
         running = asyncio.create_task(work)
@@ -155,8 +147,7 @@ class Experiments:
         experiment = route.experiment
         if experiment is None or experiment.policy.mode != "split":
             return None
-        if self.experiments.get(task) is experiment:
-            self._not_compared(task, experiment)
+        self._ledger.not_compared(task, experiment)
         return route.background
 
     async def settled(self) -> None:
@@ -180,21 +171,20 @@ class Experiments:
         unusable = candidate is default or set(candidate.manifest.labels) != set(default.manifest.labels)
         return None if unusable else candidate
 
-    def _for_versions(self, task: str, experiment: Experiment, default: Engine, candidate: Engine) -> Experiment:
-        """Return the experiment, restarted if its statistics are those of other versions."""
-        if experiment.models == (default.ref, candidate.ref):
-            return experiment
-        if experiment.models:
-            versions = default.ref.version, candidate.ref.version
-            logger.info("%s: the version of a variant has changed, statistics restart: %s and %s", task, *versions)
-        return self._begin(task, experiment.policy, default, candidate)
+    def _for_versions(self, task: str, experiment: Experiment, default: Engine, candidate: Engine) -> Experiment | None:
+        """Return the experiment, restarted if its statistics are those of other versions.
 
-    def _begin(self, task: str, policy: Policy, default: Engine, candidate: Engine) -> Experiment:
-        self.end(task)
-        self._metrics.experiments.begun(task, policy.candidate)
-        experiment = Experiment(policy, datetime.now(UTC), (default.ref, candidate.ref))
-        self.experiments[task] = experiment
-        return experiment
+        Return None if it cannot be restarted at once: other processes of the service decide that as well.
+        """
+        models = default.ref, candidate.ref
+        if experiment.models != models:
+            self._ledger.restart(task, experiment, models)
+            experiment = self.experiments.get(task, experiment)
+        return experiment if experiment.models == models else None
+
+    def _is_current(self, task: str, experiment: Experiment) -> bool:
+        current = self.experiments.get(task)
+        return current is not None and current.id == experiment.id
 
     async def _compare(
         self,
@@ -220,32 +210,20 @@ class Experiments:
                 background=True,
             )
         except ServiceError:
-            self._not_compared(task, experiment)
+            self._ledger.not_compared(task, experiment)
             return
-        if self.experiments.get(task) is not experiment:
+        if not self._is_current(task, experiment):
             return
         split = experiment.policy.mode == "split"
         labels = (route.background if split else route.engine).manifest.labels
         first = ComparedVariant.of(route.engine, answered, labels)
         second = ComparedVariant.of(route.background, other, labels)
         reference, candidate = (second, first) if split else (first, second)
-        same_label = experiment.add(reference, candidate, inputs)
-        seen = experiment.agreement
-        self._metrics.experiments.compared(
-            task,
-            experiment.policy.candidate,
-            agreement=seen.rate or 0.0,
-            score_difference=seen.drift.mean,
-            inputs=seen.inputs,
-            default_seconds=reference.seconds_per_input,
-            candidate_seconds=candidate.seconds_per_input,
-        )
-        for position in map(int, np.flatnonzero(~same_label)):
-            self._keep(task, request_id, position, reference, candidate, inputs[position])
-        if experiment.apply_guard():
-            name, reason = experiment.policy.candidate, experiment.stopped
-            self._metrics.experiments.stopped.labels(task, name).inc()
-            logger.error("%s: the guard stopped %s until a restart or a new version: %s", task, name, reason)
+        observation = observe(reference, candidate, inputs, experiment.key)
+        for position, agree in enumerate(observation.agree):
+            if not agree:
+                self._keep(task, request_id, position, reference, candidate, inputs[position])
+        self._ledger.observe(task, experiment, observation)
 
     def _keep(
         self,
@@ -276,13 +254,19 @@ class Experiments:
             )
         )
 
-    def _not_compared(self, task: str, experiment: Experiment) -> None:
-        experiment.not_compared += 1
-        self._metrics.experiments.not_compared.labels(task, experiment.policy.candidate).inc()
 
-
-def _log_begin(task: str, policy: Policy) -> None:
-    logger.info("%s: %s of %s for %.4g of the requests", task, policy.mode, policy.candidate, policy.share)
+def observe(
+    reference: ComparedVariant, candidate: ComparedVariant, inputs: Sequence[TextInput], key: bytes
+) -> Observation:
+    """Return what an experiment counts of the answers of both variants to the same inputs."""
+    same = same_prediction(reference.engine.manifest.problem_type, reference.scores, candidate.scores)
+    return Observation(
+        digests=[input_digest(item, key) for item in inputs],
+        agree=[True] * len(inputs) if same is None else same.tolist(),
+        differences=np.abs(reference.scores - candidate.scores).max(axis=-1).tolist(),
+        default_seconds=reference.seconds_per_input,
+        candidate_seconds=candidate.seconds_per_input,
+    )
 
 
 def traffic_position(task: str, candidate: str, key: str | None) -> float:

@@ -291,6 +291,15 @@ class ExperimentMetrics:
         for role, seconds in zip(ROLES, (default_seconds, candidate_seconds), strict=True):
             self.input_seconds.labels(task, candidate, role).observe(seconds)
 
+    def show(self, figures: Sequence[tuple[str, str, float, float, int]]) -> None:
+        """Set the figures of all experiments: task, candidate, agreement, score difference, inputs."""
+        for gauge in (self.agreement, self.score_difference, self.inputs):
+            gauge.clear()
+        for task, candidate, agreement, score_difference, inputs in figures:
+            self.agreement.labels(task, candidate).set(agreement)
+            self.score_difference.labels(task, candidate).set(score_difference)
+            self.inputs.labels(task, candidate).set(inputs)
+
     def ended(self, task: str, candidate: str) -> None:
         """Remove the figures of an experiment; the candidate's counters and histograms stay."""
         for gauge in (self.agreement, self.score_difference, self.inputs):
@@ -360,6 +369,7 @@ class Metrics:
         self.store.last_read.set(state["last_read"])
         self.store.refused.set(state["refused"])
         self._processes.pids = state["processes"]
+        self.experiments.show(state["experiments"])
 
     def exposition(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

@@ -7,12 +7,16 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sparserve.service.catalog.overrides import CatalogChange, CatalogOverrides
 from sparserve.service.errors import Unavailable
+from sparserve.service.experiments.experiment import Observation
+from sparserve.service.experiments.ledger import ExperimentLedger, Models
+from sparserve.service.settings import Policy
+from sparserve.service.types import ModelRef
 from sparserve.service.workers.channel import Channel, ChannelClosed
 from sparserve.service.workers.shared_folder import SUPERVISOR
 
@@ -46,9 +50,14 @@ class Member:
 
 
 class Coordinator:
-    """Keeps the overrides of the catalog, lets one change happen at a time, and knows if the service is ready."""
+    """Keeps the overrides of the catalog, lets one change happen at a time, and knows if the service is ready.
 
-    def __init__(self) -> None:
+    Args:
+        ledger: keeps the experiments.
+    """
+
+    def __init__(self, ledger: ExperimentLedger) -> None:
+        self._ledger = ledger
         self.members: list[Member] = []
         self._overrides = CatalogOverrides()
         self._changing = asyncio.Lock()
@@ -70,6 +79,11 @@ class Coordinator:
                 "join": join,
                 "change": change,
                 "state": self._state,
+                "begin": self._begin_experiment,
+                "end": self._end_experiment,
+                "read": self._read_experiment,
+                "restart": self._restart_experiment,
+                "observe": self._observe,
                 "ready": lambda reason: self._set_ready(member, reason),
                 "listening": lambda: self._set_listening(member),
             },
@@ -113,6 +127,7 @@ class Coordinator:
                 "overrides": self._overrides.to_message(),
                 "leads": member is self._leader,
                 "reason": self.reason_not_ready(),
+                "experiments": self._experiments(),
             }
 
     def _choose_leader(self) -> None:
@@ -171,12 +186,65 @@ class Coordinator:
             "readable": min((one["readable"] for one in known), default=0),
             "last_read": max((one["last_read"] for one in known), default=0),
             "refused": max((one["refused"] for one in known), default=0),
+            "experiments": [
+                [task, one.policy.candidate, one.agreement.rate, one.agreement.drift.mean, one.agreement.inputs]
+                for task, one in self._ledger.experiments.items()
+                if one.agreement.inputs
+            ],
             "processes": {SUPERVISOR: os.getpid(), **{str(one.number): one.pid for one in members}},
         }
+
+    async def _begin_experiment(
+        self, task: str, policy: dict[str, Any], models: Sequence[dict[str, str]]
+    ) -> dict[str, Any]:
+        experiment = await self._ledger.begin(task, Policy(**policy), _models(models))
+        self._announce_experiments()
+        return experiment.to_message()
+
+    async def _end_experiment(self, task: str) -> dict[str, Any] | None:
+        experiment = await self._ledger.end(task)
+        self._announce_experiments()
+        return experiment.to_message() if experiment else None
+
+    async def _read_experiment(self, task: str) -> dict[str, Any] | None:
+        experiment = await self._ledger.read(task)
+        return experiment.to_message() if experiment else None
+
+    def _restart_experiment(self, task: str, id: str, models: Sequence[dict[str, str]]) -> None:
+        experiment = self._ledger.experiments.get(task)
+        if experiment is not None and experiment.id == id:
+            self._ledger.restart(task, experiment, _models(models))
+            self._announce_experiments()
+
+    def _observe(self, observations: Sequence[dict[str, Any]]) -> None:
+        """Count what a worker has observed; a decision of the guard reaches all workers at once."""
+        for one in observations:
+            task, observation = one["task"], one["observation"]
+            experiment = self._ledger.experiments.get(task)
+            if experiment is None or experiment.id != one["id"]:
+                continue  # it has ended meanwhile
+            if observation is None:
+                self._ledger.not_compared(task, experiment)
+                continue
+            running = experiment.stopped is None
+            self._ledger.observe(task, experiment, Observation(**observation))
+            if running and experiment.stopped:
+                self._announce_experiments()
+
+    def _experiments(self) -> dict[str, Any]:
+        return {task: experiment.to_message() for task, experiment in self._ledger.experiments.items()}
+
+    def _announce_experiments(self) -> None:
+        self.tell("experiments", experiments=self._experiments())
 
     async def _ask(self, member: Member, kind: str, **fields: Any) -> Any:
         assert member.channel is not None
         return await member.channel.ask(kind, **fields)
+
+
+def _models(models: Sequence[dict[str, str]]) -> Models:
+    default, candidate = (ModelRef(**model) for model in models)
+    return default, candidate
 
 
 async def _all(asked: Iterable[Awaitable[Any]]) -> list[Any]:

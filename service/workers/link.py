@@ -17,6 +17,7 @@ from sparserve.service.errors import Unavailable
 from sparserve.service.settings import Settings
 from sparserve.service.workers.assignment import Assignment
 from sparserve.service.workers.channel import Channel
+from sparserve.service.workers.remote_ledger import RemoteLedger
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class WorkerLink:
         settings: those of the whole service.
         count: workers of the service.
         folder: of the files that the workers share.
+        ledger: experiments of the whole service.
         lost: called when the supervisor has ended: the worker cannot be a part of the service any more.
         hurry: called for a second signal to stop.
     """
@@ -60,9 +62,11 @@ class WorkerLink:
                 "publish": self._publish,
                 "reason": self._set_reason,
                 "lead": self._lead,
+                "experiments": lambda experiments: self.ledger.update(experiments),
                 "hurry": lambda force: self.hurry(force),
             },
         )
+        self.ledger = RemoteLedger(self._channel)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def join(self, core: ServingCore) -> None:
@@ -73,12 +77,14 @@ class WorkerLink:
         state = await self._channel.ask("join", pid=os.getpid())
         core.catalog.overrides = CatalogOverrides.from_message(state["overrides"])
         core.catalog.follows = not state["leads"]
+        self.ledger.leads = state["leads"]
+        self.ledger.update(state["experiments"])
         self._reason = state["reason"]
 
     async def listening(self) -> None:
         """Begin to report the readiness; a replacement waits here until its models are loaded."""
         core = self._joined
-        self._start(self._report_readiness())
+        self._start(self._report())
         if self._assignment.replacement:
             loaded = asyncio.ensure_future(core.loaded())
             while not loaded.done() and not core.drain.draining:
@@ -88,6 +94,7 @@ class WorkerLink:
 
     async def leave(self) -> None:
         """Stop to report; the channel stays open until the process ends."""
+        self.ledger.flush()
         for task in self._tasks:
             task.cancel()
 
@@ -139,14 +146,19 @@ class WorkerLink:
         self._reason = reason
 
     def _lead(self) -> None:
+        self.ledger.leads = True
         self._joined.catalog.lead()
 
-    async def _report_readiness(self) -> None:
+    async def _report(self) -> None:
+        """Send the readiness when it changes, and what experiments have observed."""
         reported: object = self
         while True:
             reason = self._joined.catalog.reason_not_ready()
             if reason != reported and self._channel.tell("ready", reason=reason):
                 reported = reason
+            for task in self.ledger.experiments:
+                self._joined.experiments.follow_versions(task)
+            self.ledger.flush()
             await asyncio.sleep(POLL_SECONDS)
 
     async def _watch_supervisor(self) -> None:

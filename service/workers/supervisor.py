@@ -18,7 +18,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, values
 
-from sparserve.service.observability.metrics import WorkerMetrics
+from sparserve.service.experiments.ledger import ExperimentLedger
+from sparserve.service.observability.metrics import ExperimentMetrics, WorkerMetrics
 from sparserve.service.observability.worker_metrics import FileValues, reserve_metrics
 from sparserve.service.server.shared_listener import ConnectionCounts
 from sparserve.service.server.stop_signals import STOP_SIGNALS, StopSignals
@@ -89,8 +90,9 @@ class Supervisor:
         self._grpc_port = grpc_port
         self._folder = folder
         self._signals = signals
-        self._coordinator = Coordinator()
-        self._restarts = WorkerMetrics(CollectorRegistry(), CollectorRegistry()).restarts
+        registries = CollectorRegistry(), CollectorRegistry()
+        self._coordinator = Coordinator(ExperimentLedger(settings.experiments, ExperimentMetrics(*registries)))
+        self._restarts = WorkerMetrics(*registries).restarts
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._exit_code = 0

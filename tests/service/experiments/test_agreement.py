@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparserve.service.experiments.agreement import RunningAgreement, RunningMean, predicted_label, same_prediction
+from sparserve.service.experiments.agreement import predicted_label, same_prediction
+from sparserve.service.experiments.statistics import RunningAgreement, RunningMean
 
 
 @settings(deadline=None)
@@ -45,14 +46,11 @@ def test_running_agreement_is_below_needs_evidence() -> None:
 
 
 def test_running_agreement_counts_inputs() -> None:
-    one = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]], dtype=np.float32)
-    other = np.array([[0.8, 0.2], [0.6, 0.4], [0.5, 0.5]], dtype=np.float32)
     seen = RunningAgreement()
-    same = same_prediction("single_label_classification", one, other)
-    assert same is not None
-    seen.add(one, other, same)
+    for agree, difference in ((True, 0.1), (False, 0.2), (True, 0.0)):
+        seen.add(agree, difference)
     assert (seen.inputs, seen.agreed) == (3, 2)
-    assert seen.drift.mean == pytest.approx(0.1, abs=1e-6)
+    assert seen.drift.mean == pytest.approx(0.1)
 
 
 def test_same_prediction_by_problem_type() -> None:

@@ -1,5 +1,6 @@
 """Counts of an experiment, and its guard."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -10,6 +11,7 @@ from fastapi.testclient import TestClient
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.experiments.comparison import ComparedVariant
 from sparserve.service.experiments.experiment import Experiment
+from sparserve.service.experiments.traffic import observe
 from sparserve.service.inference.classification import Classification
 from sparserve.service.inference.engine import Engine
 from sparserve.service.settings import Guard, Policy
@@ -35,24 +37,27 @@ def experiment(guard: Guard | None = None) -> Experiment:
     return Experiment(Policy(mode="shadow", candidate="x", share=1, guard=guard), datetime.now(UTC))
 
 
-def inputs(*texts: str) -> list[TextInput]:
-    return [TextInput(text=text) for text in texts]
+def count(seen: Experiment, reference: ComparedVariant, candidate: ComparedVariant, *texts: str) -> list[bool]:
+    """Count answers to texts; return for each if the predictions agree."""
+    observation = observe(reference, candidate, [TextInput(text=text) for text in texts], seen.key)
+    seen.add(observation)
+    return list(observation.agree)
 
 
 def test_experiment_counts_each_text_once(engine: Engine) -> None:
     seen = experiment()
-    same = seen.add(arm(engine, [0, 0, 1]), arm(engine, [0, 0, 0]), inputs("a", "a", "b"))
-    assert same.tolist() == [True, True, False]
-    seen.add(arm(engine, [1, 0]), arm(engine, [0, 0]), inputs("b", "c"))
+    same = count(seen, arm(engine, [0, 0, 1]), arm(engine, [0, 0, 0]), "a", "a", "b")
+    assert same == [True, True, False]
+    count(seen, arm(engine, [1, 0]), arm(engine, [0, 0]), "b", "c")
     assert (seen.agreement.inputs, seen.agreement.agreed, seen.repeated) == (3, 2, 2)
     assert seen.agreement.drift.count == 3
 
 
 def test_experiment_guard_ignores_copies(engine: Engine) -> None:
     seen = experiment(Guard(agreement=0.9, confidence=0.99, inputs=5))
-    seen.add(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*["a"] * 50))
+    count(seen, arm(engine, [0] * 50), arm(engine, [1] * 50), *["a"] * 50)
     assert not seen.apply_guard() and seen.stopped is None
-    seen.add(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*map(str, range(50))))
+    count(seen, arm(engine, [0] * 50), arm(engine, [1] * 50), *map(str, range(50)))
     assert seen.apply_guard()
     assert seen.stopped == "agreement is under 0.9 with 99 % confidence: 0 of 51 inputs"
     assert not seen.apply_guard()  # reported once
@@ -60,7 +65,7 @@ def test_experiment_guard_ignores_copies(engine: Engine) -> None:
 
 def test_experiment_without_guard_never_stops(engine: Engine) -> None:
     seen = experiment()
-    seen.add(arm(engine, [0] * 50), arm(engine, [1] * 50), inputs(*map(str, range(50))))
+    count(seen, arm(engine, [0] * 50), arm(engine, [1] * 50), *map(str, range(50)))
     assert not seen.apply_guard() and seen.stopped is None
 
 
@@ -68,6 +73,16 @@ def test_experiment_charges_own_share_of_batches(engine: Engine) -> None:
     seen = experiment()
     for part in (0.25, 0.75):
         shared, alone = arm(engine, [0, 0], batch_seconds=4.0, part=part), arm(engine, [0, 0], batch_seconds=3.0)
-        seen.add(shared, alone, inputs("a", "b"))
+        count(seen, shared, alone, "a", "b")
     assert seen.agreement.reference_seconds.mean == pytest.approx((0.5 + 1.5) / 2)
     assert seen.agreement.candidate_seconds.mean == pytest.approx(1.5)
+
+
+def test_experiment_travels_with_its_figures(engine: Engine) -> None:
+    seen = experiment(Guard(agreement=0.9, confidence=0.99, inputs=1))
+    seen.models = (engine.ref, engine.ref)
+    count(seen, arm(engine, [0] * 50), arm(engine, [1] * 50), *map(str, range(50)))
+    seen.apply_guard()
+    copy = Experiment.from_message(json.loads(json.dumps(seen.to_message())))
+    assert copy.stopped and copy.agreement.inputs == 50
+    assert copy.to_message() == seen.to_message()

@@ -189,19 +189,19 @@ def test_experiment_replaced_meanwhile(
     inputs = [TextInput(text=text) for text in differing(client)]
 
     async def replaced_meanwhile() -> None:
-        service.experiments.begin(TASK, rival)
+        await service.experiments.begin(TASK, rival)
         asked = asyncio.create_task(service.classify(TASK, None, inputs, RequestOptions()))
         await asyncio.sleep(0)  # it has its route, but no answer yet
-        service.experiments.begin(TASK, twin)
+        await service.experiments.begin(TASK, twin)
         assert (await asked).engine.ref.variant == "rival"
         await service.experiments.settled()
 
     async def replaced_while_the_default_runs_aside() -> None:
-        service.experiments.begin(TASK, rival)
+        await service.experiments.begin(TASK, rival)
         route = service.experiments.route(TASK, None)
         answered = await classify(service.batcher, route.engine, inputs, RequestOptions(), truncate=True)
         service.experiments.compare(TASK, route, inputs, answered, None)
-        service.experiments.begin(TASK, twin)
+        await service.experiments.begin(TASK, twin)
         await service.experiments.settled()
 
     assert client.portal

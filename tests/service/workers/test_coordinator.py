@@ -11,6 +11,8 @@ import pytest
 
 from sparserve.service.catalog.overrides import CatalogChange, CatalogOverrides
 from sparserve.service.errors import InvalidRequest
+from sparserve.service.experiments.ledger import ExperimentLedger
+from sparserve.service.observability.metrics import Metrics
 from sparserve.service.workers.channel import Channel
 from sparserve.service.workers.coordinator import Coordinator, Member
 
@@ -72,7 +74,7 @@ class FakeWorker:
 
 @contextlib.asynccontextmanager
 async def service(count: int = 2) -> AsyncIterator[tuple[Coordinator, list[FakeWorker]]]:
-    coordinator = Coordinator()
+    coordinator = Coordinator(ExperimentLedger({}, Metrics().experiments))
     workers = [FakeWorker(number) for number in range(count)]
     for worker in workers:
         await worker.start(coordinator)

@@ -101,6 +101,29 @@ def test_workers_add_up_and_survive_a_kill(store: Store, newer: Bundle) -> None:
     assert not folder.exists()
 
 
+def test_experiment_has_one_set_of_figures(rivals: Store) -> None:
+    compare = f"/v1/compare/{TASK}"
+    texts = [["good", "bad"], ["bad", "film"]]  # one of them twice
+    with running(rivals.root, *OPTIONS) as service, both_workers(service.port) as streams:
+        policy = {"mode": "shadow", "candidate": "twin", "share": 1}
+        assert service.ask(compare, "PUT", policy)[0] == 200
+        for stream, inputs in zip(streams, texts, strict=True):
+            assert exchange(stream, compare)[1]["policy"]["candidate"] == "twin"
+            exchange(stream, f"{MODEL}/classify", {"inputs": inputs})
+
+        def counted() -> list[tuple[int, int]]:
+            shown = [exchange(stream, compare)[1] for stream in streams]
+            return [(one["inputs"], one["repeated_inputs"]) for one in shown]
+
+        wait_until(lambda: counted() == [(3, 1)] * 2, "both requests to be compared")
+        assert service.metric("sparserve_experiment_inputs", task=TASK) == 3
+        os.kill(processes(service)[0], signal.SIGKILL)
+        wait_until(lambda: service.metric("sparserve_worker_restarts_total") == 1, "the restart")
+        assert service.ask(compare)[1]["inputs"] == 3
+        assert service.ask(compare, "DELETE")[1]["inputs"] == 3
+        assert service.ask(compare)[0] == 404
+
+
 def test_rate_of_a_client_is_that_of_the_service(store: Store) -> None:
     with running(store.root, *OPTIONS, "--anonymous-rate", "6") as service, both_workers(service.port) as streams:
         statuses = [exchange(stream, f"{MODEL}/classify", {"inputs": "good"})[0] for stream in streams * 4]
