@@ -1,6 +1,6 @@
 """Messages between the supervisor and a worker: lines of JSON over a socket that no other process has.
 
-A message is told, or asked for an answer. It is handled by a method of the receiver's `handlers`: a function is called
+A message may ask for an answer. It is handled by a method of the receiver's `handlers`: a function is called
 in the order of arrival, a coroutine runs beside the others. Errors of the service travel by the name of their class.
 """
 

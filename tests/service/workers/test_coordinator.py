@@ -21,7 +21,7 @@ PINNED = CatalogOverrides({("task", "dense"): "1" * 16})
 
 
 class FakeWorker:
-    """A worker that notes its orders, and refuses changes if it is told to."""
+    """A worker that notes its orders, and can refuse changes."""
 
     def __init__(self, number: int, *, counts: bool = True) -> None:
         self.member = Member(number, counts)
