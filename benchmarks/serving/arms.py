@@ -10,19 +10,54 @@ from typing import Any, Final
 
 from benchmarks.serving.peers.classifier import MAX_BATCH, WINDOW_SECONDS
 from sparserve.models.bundle.bundle import Bundle
+from sparserve.models.bundle.inference import expected_runtime
 from sparserve.models.bundle.store import CURRENT, Store
+from sparserve.models.bundle.variants import Runtime
 
 SPARSERVE: Final = "sparserve"
+BARE: Final = "bare ASGI"
+BARE_QUEUE: Final = "bare ASGI with a queue"
 THREADS: Final = 1
+CLIENTS: Final = (1, 8, 32)
 
 Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
+class Graph:
+    """One graph of a bundle: model.onnx, or model.sparse.onnx for the sparse runtime."""
+
+    bundle: Bundle
+    runtime: Runtime
+
+    @property
+    def variant(self) -> str:
+        """Variant of the bundle."""
+        return self.bundle.manifest.variant
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file."""
+        path = self.bundle.sparse_model_path if self.runtime == "sparse" else self.bundle.model_path
+        return path.stat().st_size
+
+
+def fastest_graph(bundle: Bundle) -> Graph:
+    """Return the graph that the service would run by default."""
+    return Graph(bundle, expected_runtime(bundle.manifest, "auto"))
+
+
+@dataclass(frozen=True)
 class Arm:
-    """A server: its command for a port, path and body of a request for a text, and the scores in its answer."""
+    """A server over a graph: its command for a port, path and body of a request, and the scores in its answer.
+
+    `many` is the body of a request for several texts, `metrics` the path of counters of batches, for servers that have
+    them. With `all_cpus` the server uses the CPU of the load generator too.
+    """
 
     name: str
+    server: str
+    graph: Graph
     command: Callable[[int], list[str]]
     path: str
     body: Callable[[str], Any]
@@ -31,6 +66,11 @@ class Arm:
     package: str
     settings: str
     overload_headers: Mapping[str, str] = field(default_factory=dict)
+    many: Callable[[list[str]], Any] | None = None
+    metrics: str | None = None
+    clients: tuple[int, ...] = CLIENTS
+    workers: int = 1
+    all_cpus: bool = False
 
     def bodies(self, texts: list[str]) -> list[str]:
         """Return the request body for each text."""
@@ -43,16 +83,16 @@ def ranked(predictions: list[dict[str, Any]]) -> Scores:
 
 
 def sparserve(
-    python: Path, store: Path, task: str, variant: str, *, runtime: str, timeout: float, options: Mapping[str, str]
+    python: Path, store: Path, graph: Graph, *, timeout: float, options: Mapping[str, str], **changes: Any
 ) -> Arm:
-    """Return the arm of this project's service over a store, for one variant."""
+    """Return the arm of this project's service over a store, for one graph. `changes` replace fields of the arm."""
 
     def command(port: int) -> list[str]:
         settings = {
             "store": store,
             "port": port,
             "threads": THREADS,
-            "runtime": runtime,
+            "runtime": graph.runtime,
             "log-level": "warning",
             **options,
         }
@@ -64,17 +104,39 @@ def sparserve(
         ]
 
     changed = "".join(f", {key} {value}" for key, value in options.items())
+    facts: dict[str, Any] = {
+        "name": f"{SPARSERVE} {graph.variant}",
+        "settings": f"defaults{changed}; X-Request-Timeout {timeout:g} s in the overload",
+        **changes,
+    }
     return Arm(
-        name=SPARSERVE,
+        server=SPARSERVE,
+        graph=graph,
         command=command,
-        path=f"/v1/models/{task}/{variant}/classify",
+        path=f"/v1/models/{graph.bundle.manifest.task}/{graph.variant}/classify",
         body=lambda text: {"inputs": [text], "top_k": None},
         scores=lambda answer: ranked(answer["predictions"][0]),
         python=python,
         package="sparserve",
-        settings=f"defaults{changed}; X-Request-Timeout {timeout:g} s in the overload",
         overload_headers={"X-Request-Timeout": f"{timeout:g}"},
+        many=lambda texts: {"inputs": texts, "top_k": None},
+        metrics="/metrics",
+        **facts,
     )
+
+
+def workers_arms(
+    python: Path, store: Path, graph: Graph, *, timeout: float, options: Mapping[str, str], counts: tuple[int, ...]
+) -> list[Arm]:
+    """Return arms of the service with these numbers of worker processes, with one inference thread each."""
+    return [
+        sparserve(
+            python, store, graph, timeout=timeout,
+            options={**options, "workers": str(count), "threads": str(count * THREADS)},
+            name=f"{SPARSERVE} {graph.variant} --workers {count}", workers=count, all_cpus=True, clients=(32, 64),
+        )
+        for count in counts
+    ]  # fmt: skip
 
 
 def store_of_one(bundle: Bundle, folder: Path) -> Path:
@@ -96,6 +158,10 @@ class Peer:
     body: Callable[[str], Any]
     scores: Callable[[Any], Scores]
     settings: str
+    runtimes: tuple[Runtime, ...] = ("onnx", "sparse")
+    module: str = ""
+    arguments: tuple[str, ...] = ()
+    metrics: str | None = None
 
 
 _BATCHES: Final = f"batches of up to {MAX_BATCH}"
@@ -119,23 +185,54 @@ PEERS: Final = {
         "infinity-emb", "/classify", lambda text: {"model": "classifier", "input": [text], "raw_scores": False},
         lambda answer: ranked(answer["data"][0]),
         f"{_BATCHES}, engine optimum: the same file with the session of optimum and the tokenizer of transformers",
+        runtimes=("onnx",),
     ),
     "ray": Peer(
         "ray", "/classify", lambda text: {"text": text}, lambda answer: answer["scores"],
         f"{_BATCHES}, {_WINDOW}, one replica, request timeout equal to that of the client (408)",
     ),
 }  # fmt: skip
+# References that are no servers for anybody: the least that a server in Python costs.
+BARE_SERVERS: Final = {
+    BARE: Peer(
+        "uvicorn", "/", lambda text: {"text": text}, lambda answer: answer["scores"],
+        "uvicorn, httptools, uvloop: parse, tokenise, answer a constant without a model",
+        module="bare", arguments=("--no-model",),
+    ),
+    BARE_QUEUE: Peer(
+        "uvicorn", "/", lambda text: {"text": text}, lambda answer: answer["scores"],
+        f"uvicorn, httptools, uvloop: parse, tokenise, a queue, one thread that runs what waits, {_BATCHES}",
+        module="bare", metrics="/metrics",
+    ),
+}  # fmt: skip
 
 
-def peer_arm(name: str, python: Path, bundle: Bundle, timeout: float) -> Arm:
-    """Return the arm of a peer in its environment, over the same bundle."""
-    peer = PEERS[name]
+def peer_arm(name: str, python: Path, graph: Graph, timeout: float, configuration: Path | None = None) -> Arm:
+    """Return the arm of a peer or a bare server in its environment, over the same graph.
+
+    Args:
+        name: a key of `PEERS` or `BARE_SERVERS`.
+        python: interpreter of the environment.
+        graph: the graph to serve.
+        timeout: request timeout in seconds, for peers that support one.
+        configuration: folder with a config.json, for peers that need one.
+    """
+    peer = {**PEERS, **BARE_SERVERS}[name]
+    module = f"benchmarks.serving.peers.{peer.module or name}_server"
 
     def command(port: int) -> list[str]:
-        arguments = ["--bundle", str(bundle.folder), "--port", str(port), "--threads", str(THREADS)]
-        return [str(python), "-m", f"benchmarks.serving.peers.{name}_server", *arguments, "--timeout", f"{timeout:g}"]
+        settings = {
+            "bundle": graph.bundle.folder, "runtime": graph.runtime, "port": port, "threads": THREADS,
+            "timeout": f"{timeout:g}", **({"configuration": configuration} if configuration else {}),
+        }  # fmt: skip
+        words = (word for key, value in settings.items() for word in (f"--{key}", str(value)))
+        return [str(python), "-m", module, *words, *peer.arguments]
 
-    return Arm(name, command, peer.path, peer.body, peer.scores, python, peer.package, peer.settings)
+    constant = "--no-model" in peer.arguments
+    return Arm(
+        name if constant else f"{name} {graph.variant}", name, graph, command, peer.path, peer.body, peer.scores,
+        python, peer.package, peer.settings, metrics=peer.metrics,
+    )  # fmt: skip
 
 
 def default_python() -> Path:

@@ -50,6 +50,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[bytes], start_seconds: float) -> None:
         self._process = process
+        self.pid = process.pid
         self.start_seconds = start_seconds
 
     def memory_bytes(self) -> int:
@@ -104,6 +105,18 @@ def _wait_for_answer(process: subprocess.Popen[bytes], url: str, body: str, bega
     tail = " ".join(log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:].split())
     state = "did not answer in time" if process.poll() is None else f"ended with {process.returncode}"
     raise ServerFailed(f"the server {state}: {tail}")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the user and system time of a process and its descendants, ended ones included."""
+    total = 0.0
+    for process in _tree(pid):
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            # A parent's children_* has the time of its ended children alone.
+            total += times.user + times.system
+            total += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return total
 
 
 def _tree(pid: int) -> list[psutil.Process]:

@@ -7,7 +7,7 @@ import bentoml  # type: ignore[import-not-found]
 
 from benchmarks.serving.peers.classifier import MAX_BATCH, Classifier, Options
 
-if "SERVING_BUNDLE" not in os.environ:
+if "SERVING_OPTIONS" not in os.environ:
     Options.of_command_line()
 OPTIONS = Options.of_environment()
 

@@ -1,6 +1,7 @@
 """Infinity: its optimum engine over the same graph, from a folder with configuration and tokenizer.
 
-The checkpoint of the bundle has both. Infinity sets no onnxruntime options, so it gets those of the other arms.
+The checkpoint of a bundle in fp32 has both; for one in int8, `--configuration` names such a checkpoint. Infinity sets
+no onnxruntime options, so it gets those of the other arms.
 """
 
 import os
@@ -17,13 +18,13 @@ NAME = "classifier"
 CONFIGURATION = ("config.json", "tokenizer_config.json")
 
 
-def model_folder(bundle: Path) -> Path:
+def model_folder(bundle: Path, configuration: Path) -> Path:
     """Create a model folder for optimum with the graph and tokenizer of the bundle."""
     folder = Path(tempfile.mkdtemp(prefix="infinity-"))
     for name in CONFIGURATION:
-        if not (bundle / "checkpoint" / name).is_file():
-            raise SystemExit(f"Infinity needs checkpoint/{name} of the bundle. Serve a variant in fp32.")
-        shutil.copyfile(bundle / "checkpoint" / name, folder / name)
+        if not (configuration / name).is_file():
+            raise SystemExit(f"Infinity needs {name}. Pass --configuration with the checkpoint of a bundle in fp32.")
+        shutil.copyfile(configuration / name, folder / name)
     for name in (MODEL, TOKENIZER):
         (folder / name).symlink_to(bundle / name)
     return folder
@@ -31,6 +32,8 @@ def model_folder(bundle: Path) -> Path:
 
 def main() -> None:
     options = Options.of_command_line()
+    if options.runtime != "onnx":
+        raise SystemExit("Infinity cannot load a library of custom operators. Use --runtime onnx.")
     os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
     import torch
     import uvicorn
@@ -47,8 +50,10 @@ def main() -> None:
         return original(*positional, file_name=Path(file_name).name, session_options=shared_options, **named)
 
     ORTModelForSequenceClassification.from_pretrained = from_pretrained
+    bundle = Path(options.bundle)
+    folder = model_folder(bundle, Path(options.configuration or bundle / "checkpoint"))
     engine = EngineArgs(
-        model_name_or_path=str(model_folder(Path(options.bundle))), engine="optimum", device="cpu",
+        model_name_or_path=str(folder), engine="optimum", device="cpu",
         batch_size=MAX_BATCH, served_model_name=NAME, onnx_disable_optimize=True,
         onnx_do_not_prefer_quantized=True, bettertransformer=False, model_warmup=False,
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Targets and page of the serving benchmark, from its results."""
