@@ -10,8 +10,8 @@
 #                       TASK=mrpc METHOD=sparsebert-best LEVEL="95 %" for a part; hours on two cores, resumable
 # make bench-reliability   a soak of a million requests and every fault that is tried, then docs/benchmarks/reliability.md; REQUESTS=20000
 #                          for a part
-# make bench-serving   the service under load, and its sparse endpoints against dense ones, then docs/benchmarks/serving.md;
-#                      SERVING_PEERS="litserve=PYTHON mlserver=PYTHON ..." adds servers from environments of their own
+# make bench-serving   the service with dense and sparse variants under load, then docs/benchmarks/serving.md; twice SERVING_MINUTES=30;
+#                      SERVING_PEERS="litserve=PYTHON mlserver=PYTHON ..." adds servers from separate environments
 # make serve   serve the store
 # make docs    build the documentation into build/site: strictly, with a check of all links
 # make kserve-venv   an environment with KServe's clients, without which their test is skipped
@@ -29,6 +29,7 @@ INSTALLED := $(VENV)/.installed
 CYCLONEDX := cyclonedx-bom==7.5.0
 PEERS ?=
 SERVING_PEERS ?=
+SERVING_MINUTES ?= 30
 DATA ?= ../shared/data
 SCALE ?= minilm-l6
 TASK ?=
@@ -83,9 +84,9 @@ bench-reliability: $(INSTALLED)
 
 bench-serving: $(INSTALLED) service-venv
 	$(BIN)/python -m benchmarks.serving --store $(STORE) --service build/service-venv/bin/python \
-	    $(addprefix --peer ,$(SERVING_PEERS))
+	    --minutes $(SERVING_MINUTES) $(addprefix --peer ,$(SERVING_PEERS))
 	$(BIN)/python -m benchmarks.serving --store $(STORE) --service build/service-venv/bin/python \
-	    $(addprefix --peer ,$(SERVING_PEERS)) --shared --endpoints
+	    --minutes $(SERVING_MINUTES) $(addprefix --peer ,$(SERVING_PEERS)) --shared
 	$(BIN)/python -m benchmarks.serving.publish
 
 docs: $(INSTALLED)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import httpx
 
+from benchmarks.serving.load.ideal_server import rate_without_overhead
 from benchmarks.serving.load.rate_search import RateSearch
 from benchmarks.serving.measure import OVERLOAD_PATIENCE, Bench, Running, seconds_text
 from benchmarks.serving.publish.results import best_alone, closed
@@ -31,12 +32,15 @@ Record = dict[str, Any]
 
 
 def ceiling(bench: Bench, arm: Any, results: Results) -> None:
-    """Measure onnxruntime alone on the graph of an arm."""
+    """Measure onnxruntime alone on the graph of an arm, and simulate a server without overhead."""
     found = bench.alone(
         "ceiling", arm.graph, seconds=bench.plan.seconds / 4, limit=ALONE_SECONDS, budgets=BUDGETS,
         texts=bench.texts[:CEILING_TEXTS],
     )  # fmt: skip
     best = max(found["texts_per_second"].values())
+    plan, counts = bench.plan, found.pop("token_counts")
+    search = RateSearch(SEARCH_START * best, plan.p99_limit, plan.resolution, plan.max_points, growth=SEARCH_GROWTH)
+    found["rate_without_overhead"] = rate_without_overhead(counts, best, plan.seconds, search)
     print(f"  {arm.graph.variant:32}{best:8.1f}/s in onnxruntime alone", flush=True)
     results["raw"].append({"variant": arm.graph.variant, "runtime": arm.graph.runtime, **found})
 

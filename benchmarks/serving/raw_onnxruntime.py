@@ -76,6 +76,7 @@ def ceiling(model: LoadedBundle, texts: Sequence[str], budgets: Sequence[int], s
             for budget, batches in arms.items()
         },
         "texts_per_second": {str(budget): passes * len(texts) / seconds for budget, seconds in spent.items()},
+        "token_counts": lengths,
         "tokens": {
             "mean": float(np.mean(lengths)),
             **{f"p{percent}": float(np.percentile(lengths, percent)) for percent in (50, 95)},

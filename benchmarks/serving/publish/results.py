@@ -93,6 +93,12 @@ def best_alone(results: Results, variant: str) -> float | None:
     return float(max(median(run["texts_per_second"][budget] for run in runs) for budget in runs[0]["texts_per_second"]))
 
 
+def without_overhead(results: Results, variant: str) -> float | None:
+    """Return the highest rate of a simulated server without overhead, or None if it was not simulated."""
+    rates = [run["rate_without_overhead"] for run in runs_alone(results, variant) if "rate_without_overhead" in run]
+    return float(median(rates)) if rates else None
+
+
 def variants(results: Results) -> list[str]:
     """Return the measured variants, in the order of the run."""
     return list(dict.fromkeys(record["variant"] for record in results["arms"].values()))

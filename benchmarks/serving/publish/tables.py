@@ -20,6 +20,7 @@ from benchmarks.serving.publish.results import (
     runs_alone,
     servers,
     variants,
+    without_overhead,
 )
 
 MEGABYTE: Final = 1e6
@@ -222,7 +223,11 @@ def rates(arms: dict[str, Record], results: Results) -> str:
         return ""
     limit = f"p99 <= {1000 * results['settings']['p99_limit']:.0f} ms"
     head = ["server", f"texts/s at {limit}", "p50 at half, ms", "p99 at half, ms", "p50 of one client, ms"]
-    return table([*head, f"texts/s of {BUSY} clients"], rows)
+    variant = next(iter(arms.values()))["variant"]
+    ideal, alone = without_overhead(results, variant), best_alone(results, variant)
+    note = f"onnxruntime alone: {alone:.0f} texts/s" if alone else ""
+    note += f"; a server without overhead: {ideal:.0f} texts/s at {limit}" if ideal else ""
+    return f"{note}{'.' if note else ''}\n\n{table([*head, f'texts/s of {BUSY} clients'], rows)}".lstrip()
 
 
 def same_loads(arms: dict[str, Record], results: Results) -> str:

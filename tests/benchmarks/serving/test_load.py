@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.serving.load.connection import GAVE_UP, NO_ANSWER, ConnectionPool
 from benchmarks.serving.load.generator import Load, generate
+from benchmarks.serving.load.ideal_server import latencies, rate_without_overhead
 from benchmarks.serving.load.rate_search import RateSearch, summary
 from benchmarks.serving.load.texts import LONGEST, SHORTEST, lengths, poisson_arrivals, texts
 
@@ -126,6 +127,22 @@ def test_rate_search_with_small_growth_reaches_distant_rate() -> None:
     asked = drive(search, 1600)
     assert asked[1:4] == [pytest.approx(60), pytest.approx(60 * 1.44), pytest.approx(60 * 1.44 * 2)]
     assert search.is_finished and search.passed <= 1600 < search.passed * 1.05
+
+
+def test_ideal_server_runs_texts_in_order() -> None:
+    found = latencies(np.array([0.0, 0.1, 0.2, 5.0]), np.array([1.0, 0.5, 0.1, 0.2]))
+    assert found == pytest.approx([1.0, 1.4, 1.4, 0.2])
+
+
+def test_rate_without_overhead_is_bounded_by_waiting() -> None:
+    counts = lengths(512, 0).tolist()
+
+    def part(texts_per_second: float) -> float:
+        search = RateSearch(0.85 * texts_per_second, limit=0.1, growth=1.2)
+        return rate_without_overhead(counts, texts_per_second, 20, search) / texts_per_second
+
+    assert 0.45 < part(88) < 0.75
+    assert 0.9 < part(1100) <= 1.05
 
 
 def test_summary_has_server_cpu_per_answer() -> None:

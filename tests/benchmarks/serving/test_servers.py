@@ -64,7 +64,7 @@ def test_ceiling_measures_every_budget(graph: Graph) -> None:
     found = ceiling_alone(model, texts(8, 0, longest=16), [16, 64], seconds=0.01)
     assert found["texts_per_second"].keys() == {"16", "64"} and min(found["texts_per_second"].values()) > 0
     assert found["padded_tokens_per_token"]["16"] == 1 <= found["padded_tokens_per_token"]["64"]
-    assert found["tokens"]["p50"] <= found["tokens"]["p95"] <= 16
+    assert found["tokens"]["p50"] <= found["tokens"]["p95"] <= 16 and len(found["token_counts"]) == 8
 
 
 def test_model_cpu_measures_every_load(graph: Graph) -> None:
