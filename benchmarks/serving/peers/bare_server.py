@@ -15,7 +15,7 @@ import orjson
 import uvicorn
 
 from benchmarks.serving.peers.classifier import MAX_BATCH, Classifier, Options
-from sparserve.models.bundle.inference import Tokens
+from sparserve.models.bundle.text_tokenizer import Tokens
 
 Message = MutableMapping[str, Any]
 Waiting = tuple[Tokens, asyncio.Future[dict[str, float]]]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final, Self, get_args
 
 from sparserve.models.bundle.bundle import open_bundle
-from sparserve.models.bundle.inference import Tokens, load_bundle, probabilities
+from sparserve.models.bundle.inference import load_bundle, probabilities
+from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.models.bundle.variants import Runtime
 
 # For every peer with such settings: at most 32 texts per batch, 5 ms to fill a batch.

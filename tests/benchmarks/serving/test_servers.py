@@ -30,8 +30,9 @@ from benchmarks.serving.peers.classifier import MAX_BATCH, Classifier, Options
 from benchmarks.serving.raw_onnxruntime import ceiling as ceiling_alone
 from benchmarks.serving.raw_onnxruntime import model_cpu, sorted_batches, waiting_batches
 from benchmarks.serving.server_process import cpu_seconds
-from sparserve.models.bundle.inference import Tokens, load_bundle
+from sparserve.models.bundle.inference import load_bundle
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.text_tokenizer import Tokens
 from tests.support.tiny_bundles import TASK, publish
 
 
