@@ -31,6 +31,7 @@ class JobOptions(DataOptions, total=False):
     replace_labels: bool
     store: str | PathLike[str]
     work: str | PathLike[str] | None
+    label_map: Mapping[str, str]
     validation: str | PathLike[str] | None
     test: str | PathLike[str] | None
     seed: int
@@ -75,6 +76,7 @@ def compress(
             - `text_column`, `text_pair_column`, `label_column`: names of columns. Default: detected from the data.
               Several text columns are joined; several label columns hold 0 or 1 for one label each.
             - `label_separator`: separator of several labels in one row.
+            - `label_map`: new names of labels of the data by the old ones, such as `{"0": "negative"}`.
             - `multi_label`: True if a row can have several labels. Default: detected from the data.
             - `header`: True if the first row names the columns. Default: detected from the data.
             - `delimiter`, `quote`, `escape`: characters of a CSV file. Default: detected from the data.
@@ -169,6 +171,7 @@ def job_options(data: str | PathLike[str], **options: Unpack[JobOptions]) -> "Co
             escape=options.get("escape"),
             encoding=options.get("encoding"),
         ),
+        label_map=options.get("label_map", {}),
         splits={name: Path(path) for name, path in splits.items() if path is not None},
         seed=options.get("seed", 0),
         threads=options.get("threads"),

@@ -10,22 +10,19 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
+from sparserve.models.encoders.configuration import read_config
 from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.encoders.structure import STRUCTURE, Structure, load_structure
-from sparserve.models.errors import CheckpointError
+from sparserve.models.encoders.tokenizer import read_tokenizer
+from sparserve.models.encoders.weights import check_weights, read_tensors, saved_tensors
+from sparserve.models.errors import CheckpointError, SparserveError
 from sparserve.models.files import faults_explained, machine_fault, sha256
 
-# Encoders whose pruning, distillation and export are tested; their attention has separate query and key linears.
-ENCODERS = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 # File beside the weights with the pruning section of the recipe and the names of the pruned matrices.
 PRUNED = "pruning.json"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
-WEIGHTS = "model.safetensors"
 NETWORK = ("config.json", STRUCTURE, PRUNED, "*.safetensors", "*.safetensors.index.json")
 # The files that decide how texts become tokens: `tokenizer_config.json` overrides `tokenizer.json`.
 TOKENISATION = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
@@ -45,8 +42,8 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> transformers.PreTrainedConfig:
-        """The configuration as transformers reads it. Shared: copy it before changing it."""
-        return AutoConfig.from_pretrained(self.folder)
+        """The configuration of the network. Shared: copy it before changing it."""
+        return read_config(self.folder)
 
     @property
     def hidden_size(self) -> int:
@@ -61,21 +58,6 @@ class Checkpoint:
         names = self.config.id2label
         return tuple(str(names[index]) for index in sorted(names))
 
-    def saved_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of every weight by its name. Only the headers of the files are read.
-
-        Raises:
-            CheckpointError: a file is damaged.
-        """
-        shapes: dict[str, tuple[int, ...]] = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
-            try:
-                with safe_open(path, framework="pt") as weights:
-                    shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{path} holds no weights that can be read: {error}") from error
-        return shapes
-
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
         """The fast tokenizer, which pads and truncates texts at their end, as the service does. Shared.
@@ -83,7 +65,7 @@ class Checkpoint:
         Raises:
             CheckpointError: it has none.
         """
-        return self._read_tokenizer()
+        return read_tokenizer(self.folder)
 
     @property
     def pad_token_id(self) -> int:
@@ -96,22 +78,7 @@ class Checkpoint:
         Raises:
             CheckpointError: it has none.
         """
-        self._read_tokenizer().save_pretrained(folder)
-
-    def _read_tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        # Without these files transformers silently makes an empty tokenizer.
-        if not any((self.folder / name).is_file() for name in TOKENIZER_FILES):
-            raise CheckpointError(f"{self.folder} has no tokenizer: save one, with tokenizer.json, beside the model")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        except Exception as error:  # each kind of tokenizer raises other exceptions
-            raise CheckpointError(f"{self.folder} has a tokenizer that transformers cannot read: {error}") from error
-        if not tokenizer.is_fast or tokenizer.pad_token_id is None:
-            raise CheckpointError(
-                f"{self.folder} has no fast tokenizer with a padding token: save one, with tokenizer.json, beside it"
-            )
-        tokenizer.truncation_side = tokenizer.padding_side = "right"
-        return tokenizer
+        read_tokenizer(self.folder).save_pretrained(folder)
 
 
 def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
@@ -123,24 +90,8 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
     folder = Path(source)
     if not folder.is_dir():
         folder = _from_hub(source)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except Exception as error:  # a wrong config.json can raise any exception
-        raise CheckpointError(
-            f"{folder}/config.json is not a configuration that transformers knows: {error}"
-        ) from error
-    if config.model_type not in ENCODERS:
-        raise CheckpointError(
-            f"{source} is a {config.model_type!r} model, not an encoder that can be compressed here; "
-            f"those are: {', '.join(ENCODERS)}"
-        )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        why = "only pickled weights, which can run code when loaded" if pickled else "no weights"
-        raise CheckpointError(f"{folder} has {why}: save it with `save_pretrained`, which writes {WEIGHTS}")
+    config = read_config(folder)
+    _check_plausible(folder, config)
     load_structure(folder)  # refuses a forged structure before any work
     digest = hashlib.sha256()
     for path in _files(folder, (*NETWORK, *TOKENISATION)):
@@ -152,6 +103,18 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
         config.model_type,
         digest.hexdigest(),
     )
+
+
+def _check_plausible(folder: Path, config: Any) -> None:
+    """Check that a network of this size can be in the files before anything of that size is made."""
+    tensors = saved_tensors(folder)
+    largest = max((size for tensor in tensors for size in tensor.shape), default=0)
+    for name, limit in (("num_hidden_layers", len(tensors)), ("max_position_embeddings", largest)):
+        if getattr(config, name) > limit:
+            raise CheckpointError(
+                f"{folder}/config.json: {name} is {getattr(config, name)}, but the weights are those of a smaller "
+                "network: save both again"
+            )
 
 
 def adopt(folder: Path, checkpoint: Checkpoint) -> None:
@@ -186,18 +149,18 @@ def load_classifier(
             finite numbers.
     """
     torch.manual_seed(seed)
-    labels = {
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-        "problem_type": problem_type,
-    }
     try:
+        config: Any = read_config(folder)
+        saved_labels = config.num_labels
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: index for index, name in enumerate(label_names)}
+        config.problem_type = problem_type
         structure = load_structure(folder)
         if structure is None:
-            model = _load_whole(folder, labels, attention)
+            model = _load_whole(folder, config, attention)
         else:
-            model = _load_squeezed(folder, structure, labels, attention)
-    except CheckpointError:
+            model = _load_squeezed(folder, structure, config, saved_labels, attention)
+    except SparserveError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds of exception
         if fault := machine_fault(error, folder):
@@ -226,47 +189,42 @@ def save_classifier(model: nn.Module, folder: Path) -> None:
         structure.save(folder)
 
 
-def _load_whole(folder: Path, labels: dict[str, Any], attention: str | None) -> nn.Module:
+def _load_whole(folder: Path, config: Any, attention: str | None) -> nn.Module:
     model, report = AutoModelForSequenceClassification.from_pretrained(
         folder,
-        **labels,
+        config=config,
         use_safetensors=True,
         ignore_mismatched_sizes=True,
         dtype=torch.float32,
         attn_implementation=attention,
         output_loading_info=True,
     )
-    # transformers draws weights that do not fit at random: right for a head, fatal for an encoder.
-    _refuse_drawn(folder, model, (name for name, *_ in report["mismatched_keys"]), "have another shape")
-    _refuse_drawn(folder, model, (name for name in report["missing_keys"] if ".pooler." not in name), "are missing")
+    # transformers draws weights that it does not find at random: right for a head, fatal for an encoder.
+    match = check_weights(folder, model)
+    drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])} & match.loaded.keys()
+    if drawn:
+        raise CheckpointError(
+            f"{folder}: transformers {transformers.__version__} did not load {min(drawn)}, which is in the file: save "
+            "the network with this version"
+        )
     loaded: nn.Module = model
     return loaded
 
 
-def _refuse_drawn(folder: Path, model: nn.Module, names: Iterable[str], what: str) -> None:
-    drawn = sorted(name for name in names if name.startswith(f"{model.base_model_prefix}."))
-    if drawn:
-        raise CheckpointError(
-            f"{folder}: {len(drawn)} of the encoder's weights {what} in {WEIGHTS}, first {drawn[0]}: they do not fit "
-            f"config.json, or the {STRUCTURE} that a squeezed network is saved with is gone; save the network again"
-        )
-
-
-def _load_squeezed(folder: Path, structure: Structure, labels: dict[str, Any], attention: str | None) -> nn.Module:
+def _load_squeezed(
+    folder: Path, structure: Structure, config: Any, saved_labels: int, attention: str | None
+) -> nn.Module:
     # The configuration is the whole network's: transformers has no layers of uneven width.
-    config = AutoConfig.from_pretrained(folder, **labels)
     model: nn.Module = AutoModelForSequenceClassification.from_config(
         config, dtype=torch.float32, attn_implementation=attention
     )
     squeeze(model, structure)
-    weights, own = load_file(folder / WEIGHTS), model.state_dict()
-    saved_labels = AutoConfig.from_pretrained(folder).num_labels
-    for name, drawn in own.items():
-        saved = weights.get(name)
-        if name.startswith(f"{model.base_model_prefix}.") or saved is None or saved.shape == drawn.shape:
-            continue
-        if (saved.shape[0], drawn.shape[0]) == (saved_labels, config.num_labels) and saved.shape[1:] == drawn.shape[1:]:
-            weights[name] = drawn
+    match, own = check_weights(folder, model), model.state_dict()
+    weights = read_tensors(match.loaded)
+    for name, tensor in match.misshapen.items():
+        drawn = tuple(own[name].shape)
+        if (tensor.shape[0], drawn[0]) == (saved_labels, config.num_labels) and tensor.shape[1:] == drawn[1:]:
+            weights[name] = own[name]
     model.load_state_dict(weights)
     return model.eval()
 

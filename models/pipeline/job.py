@@ -17,19 +17,21 @@ from sparserve.models.data.options import DataOptions
 from sparserve.models.data.sources.source import HUB, is_hub_id
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
+from sparserve.models.errors import DataError
 from sparserve.models.files import write_atomically
 from sparserve.models.pipeline.default_variant import choice_steps
 from sparserve.models.pipeline.estimate import estimate_seconds
 from sparserve.models.pipeline.execution import run_plan
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan, plan_job
-from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_teacher, check_vocabulary
+from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_vocabulary
 from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.pipeline.task import check_labels, check_name, task_name
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.report.schema import Report
 from sparserve.models.training.precision import has_bf16
+from sparserve.models.training.teacher import assumptions, check_teacher
 
 DEFAULT_CHECKPOINT_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -45,6 +47,7 @@ class CompressOptions:
     teacher: str | None
     overrides: Mapping[str, Any]
     data_options: DataOptions
+    label_map: Mapping[str, str]
     splits: Mapping[str, Path]
     seed: int
     threads: int | None
@@ -118,6 +121,7 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         cache=downloads,
         **options.data_options,
     )
+    dataset = with_new_labels(dataset, options.label_map)
     for line in dataset.summary.lines():
         reporter.say(line)
     reporter.result("data", {"digest": dataset.digest, "labels": list(dataset.label_names)})
@@ -140,14 +144,27 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
 def _match_labels(teacher: Checkpoint, dataset: Dataset, reporter: Reporter) -> Dataset:
     """Return the data with its labels in the order of the teacher's logits; say so where the order is a guess."""
     names = check_teacher(teacher, dataset)
-    pairs = list(zip(teacher.label_names, names, strict=True))
-    if any(given.casefold() != name.casefold() for given, name in pairs):
-        guess = ", ".join(f"{given} for {name}" for given, name in pairs)
-        reporter.say(
-            f"  note: the teacher's labels have no names. Assumed: {guess}. "
-            "To name them, set id2label in the teacher's config.json."
-        )
+    for note in assumptions(teacher, dataset):
+        reporter.say(f"  note: {note}")
     return with_label_order(dataset, names)
+
+
+def with_new_labels(dataset: Dataset, new_names: Mapping[str, str]) -> Dataset:
+    """Return the same data with some of its labels renamed.
+
+    Raises:
+        DataError: one of the old names is no label of the data, or two labels would have the same name.
+    """
+    for old in new_names:
+        if old not in dataset.label_names:
+            raise DataError(
+                f"--label-map: the data has no label {old!r}. Its labels: {', '.join(dataset.label_names)}."
+            )
+    names = tuple(new_names.get(name, name).strip() for name in dataset.label_names)
+    if len(set(names)) < len(names) or not all(names):
+        raise DataError(f"--label-map: the labels would be {', '.join(names)}. Give each of them another name.")
+    counts = dict(zip(names, dataset.summary.labels.values(), strict=True))
+    return replace(dataset, label_names=names, summary=replace(dataset.summary, labels=counts))
 
 
 def with_label_order(dataset: Dataset, names: tuple[str, ...]) -> Dataset:

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from sparserve.models.data.dataset import Dataset
 from sparserve.models.distributed import rows_each
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.encoders.layer_mapping import uniform_choice
@@ -14,6 +13,7 @@ from sparserve.models.encoders.layers import encoder_layers
 from sparserve.models.encoders.shrinking import SQUEEZED_START, check_shape
 from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import load_structure
+from sparserve.models.encoders.weights import WeightMatch, check_weights
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.export.token_table import count_tokens
 from sparserve.models.pipeline.inputs import Job, starting_from
@@ -31,36 +31,14 @@ NO_SCORES = (
 )
 
 
-def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
-    """Return the label names in the order of a fine-tuned teacher's logits.
-
-    Raises:
-        CheckpointError: the teacher predicts other labels than the data has.
-    """
-    names = teacher.label_names
-    if len(names) == len(dataset.label_names):
-        if set(names) == set(dataset.label_names):
-            return names
-        by_folded = {name.casefold(): name for name in dataset.label_names}
-        # Where the data tells "us" from "US", no other spelling says which of them is meant.
-        if len(by_folded) == len(names) and {name.casefold() for name in names} == by_folded.keys():
-            return tuple(by_folded[name.casefold()] for name in names)
-        if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
-            return dataset.label_names
-    raise CheckpointError(
-        f"the teacher {teacher.name} predicts {', '.join(names)}, but the data has {', '.join(dataset.label_names)}: "
-        "give a teacher that was fine-tuned on these labels, or none, to have one fine-tuned"
-    )
-
-
 def check_recipe(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> None:
     """Check that the recipe can be carried out on these networks.
 
     Raises:
         RecipeError: texts are longer than a network's positions, a method, option or loss does not fit, or the
             processes cannot share a batch evenly.
-        CheckpointError: a network is too large for one ONNX file or its tokenizer is another network's, or the teacher
-            cannot teach this student: no saved head, another tokenizer, or too few layers to imitate.
+        CheckpointError: a network's weights or tokenizer are another network's, or it is too large for one ONNX file,
+            or the teacher cannot teach this student: no saved head, another tokenizer, or too few layers to imitate.
     """
     if recipe.student.epochs:
         rows_each(recipe.student.batch_size)
@@ -68,10 +46,13 @@ def check_recipe(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Rec
         if network is not None:
             _check_positions(network, recipe)
             _check_tokenizer(network)
+            whole = outline(network, Student())
+            match = check_weights(network.folder, whole)
+            if network is teacher:
+                _check_head(network, whole, match)
+            _check_forward(network, whole)
     dense = outline(teacher or checkpoint, Student())
     _check_size(teacher or checkpoint, dense)
-    if teacher is not None:
-        _check_head(teacher, dense)
     start = starting_from(checkpoint, teacher, recipe)
     student = outline(start, recipe.student)
     _check_size(start, student)
@@ -125,15 +106,35 @@ def _check_size(network: Checkpoint, model: nn.Module) -> None:
         )
 
 
-def _check_head(teacher: Checkpoint, model: nn.Module) -> None:
-    # transformers initialises missing weights at random, and such a head would teach and be the baseline.
-    saved, encoder = teacher.saved_shapes(), f"{getattr(model, 'base_model_prefix', '')}."
+def _check_forward(network: Checkpoint, model: nn.Module) -> None:
+    """Run the network without its weights: some wrong fields of a configuration show only then."""
+    try:
+        with torch.inference_mode():
+            model.eval()(input_ids=torch.zeros(2, 3, dtype=torch.long, device="meta"))
+    except Exception as error:  # a wrong field can raise any exception
+        raise CheckpointError(f"{network.folder}/config.json describes a network that does not run: {error}") from error
+
+
+def _check_head(teacher: Checkpoint, model: nn.Module, match: WeightMatch) -> None:
+    # transformers draws missing weights at random and drops others: such a head would teach and be the baseline.
     for name, weight in model.state_dict().items():
-        if not name.startswith(encoder) and saved.get(name) != tuple(weight.shape):
+        if name not in match.loaded:
             raise CheckpointError(
                 f"the teacher {teacher.name} has no saved weights {list(weight.shape)} of {name}, so it is not "
                 "fine-tuned on labels yet: give it as --model, and a teacher will be fine-tuned from it"
             )
+    architectures = teacher.config.architectures or []
+    if architectures and not any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        raise CheckpointError(
+            f"the teacher {teacher.name} is a {', '.join(map(str, architectures))} by its config.json, not a network "
+            "for sequence classification: give it as --model, and a teacher will be fine-tuned from it"
+        )
+    if match.unplaced:
+        raise CheckpointError(
+            f"the teacher {teacher.name} has weights beside the encoder that the network has no place for, such as "
+            f"{match.unplaced[0]}, so its answers would be others: give it as --model, and a teacher will be "
+            "fine-tuned from it"
+        )
 
 
 def _token_table(student: nn.Module, recipe: Recipe) -> tuple[int, int]:
@@ -190,15 +191,21 @@ def outline(checkpoint: Checkpoint, student: Student) -> nn.Module:
 
     Raises:
         RecipeError: the checkpoint cannot be given the student's shape.
+        CheckpointError: its configuration describes no network.
     """
     config: Any = checkpoint.config
     changes, structure = check_shape(config, student), load_structure(checkpoint.folder)
     if structure is not None and changes:
         raise RecipeError(SQUEEZED_START)
-    with torch.device("meta"):
-        model: nn.Module = AutoModelForSequenceClassification.from_config(
-            type(config).from_dict({**config.to_dict(), **changes})
-        )
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForSequenceClassification.from_config(
+                type(config).from_dict({**config.to_dict(), **changes})
+            )
+    except Exception as error:  # a wrong field can raise any exception
+        raise CheckpointError(
+            f"{checkpoint.folder}/config.json describes a network that cannot be built: {error}"
+        ) from error
     if structure is not None:
         squeeze(model, structure)
     return model

@@ -85,6 +85,14 @@ def compress(
     label_separator: Annotated[
         str | None, typer.Option(help="Separator of several labels in one row.", rich_help_panel=DATA)
     ] = None,
+    label_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="Rename a label of the data, such as 0=negative. May be repeated.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     multi_label: Annotated[
         bool | None,
         typer.Option(help="A row can have several labels. Default: detected from the data.", rich_help_panel=DATA),
@@ -237,6 +245,7 @@ def compress(
                 text_pair_column=text_pair_column,
                 label_column=label_column,
                 label_separator=label_separator,
+                label_map=_label_map(label_map or []),
                 multi_label=multi_label,
                 header=header,
                 delimiter=delimiter,
@@ -332,6 +341,18 @@ def _overrides(fields: list[str], sparsity: float | None, variant: str | None) -
     if variant is not None:
         overrides["variant"] = variant
     return overrides
+
+
+def _label_map(renamings: list[str]) -> dict[str, str]:
+    new_names: dict[str, str] = {}
+    for renaming in renamings:
+        old, separator, new = renaming.partition("=")
+        if not separator or not old or not new:
+            raise InputError(f"--label-map {renaming}: write it as old=new, such as 0=negative")
+        if old in new_names:
+            raise InputError(f"--label-map {renaming}: {old!r} has a new name already: give it once")
+        new_names[old] = new
+    return new_names
 
 
 def _silence_libraries() -> None:

@@ -63,6 +63,7 @@ def train_both(checkpoint: Any, folder: Path, overrides: Any = None) -> Any:
         teacher=None,
         overrides=overrides or {},
         data_options={},
+        label_map={},
         splits={},
         seed=0,
         threads=1,

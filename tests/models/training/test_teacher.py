@@ -9,7 +9,7 @@ import pytest
 
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.data.tokenization import TokenizedDataset
-from sparserve.models.encoders.checkpoint import WEIGHTS
+from sparserve.models.encoders.weights import WEIGHTS
 from sparserve.models.files import sha256
 from sparserve.models.recipes.schema import Training
 from sparserve.models.training.checkpoints import TRAINED, TRAINING

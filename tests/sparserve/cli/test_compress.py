@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from sparserve.cli import app
+from sparserve.models.encoders.weights import WEIGHTS
 
 CommandLine = Callable[..., list[str]]
 Refused = Callable[..., None]
@@ -80,6 +82,9 @@ def test_compress_refuses_a_teacher_of_another_shape_or_vocabulary(
     copy = shutil.copytree(teacher, tmp_path / "other")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    refused("--teacher", copy, code=2, message="of the saved weights have no place in the network")
+    weights = {name: weight for name, weight in load_file(copy / WEIGHTS).items() if "layer.1" not in name}
+    save_file(weights, copy / WEIGHTS, metadata={"format": "pt"})
     refused("--teacher", copy, code=2, message="the student has 2 layers and its teacher 1")
     tokenizer = json.loads((copy / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["extra"] = len(tokenizer["model"]["vocab"])
@@ -103,6 +108,21 @@ def test_compress_prints_its_guess_for_unnamed_labels(
     config |= {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
     (copy / "config.json").write_text(json.dumps(config))
     assert guesses(copy) and not guesses(teacher)
+
+
+def test_compress_renames_labels(compress_tiny: CommandLine, refused: Refused, teacher: Path, tmp_path: Path) -> None:
+    rows = [f"the {'good' if i % 2 else 'bad'} movie {i},{i % 2}" for i in range(60)]
+    (tmp_path / "numbers.csv").write_text("\n".join(["text,label", *rows]))
+    given: list[str | Path] = ["--teacher", teacher, "--data", tmp_path / "numbers.csv"]
+    offer = "add --label-map 0=negative --label-map 1=positive"
+    refused(*given, code=2, message=offer)
+    result = run(*compress_tiny(tmp_path / "store", *map(str, given), *offer.split()[1:], "--dry-run"))
+    assert result.exit_code == 0, result.output
+    assert "labels: negative 30 (50 %), positive 30 (50 %)" in result.output
+    refused(*given, "--label-map", "2=b", code=2, message="the data has no label '2'. Its labels: 0, 1.")
+    refused(*given, "--label-map", "0=1", code=2, message="the labels would be 1, 1. Give each of them another name")
+    refused(*given, "--label-map", "0", code=2, message="write it as old=new")
+    refused(*given, "--label-map", "0=a", "--label-map", "0=b", code=2, message="'0' has a new name already")
 
 
 def test_compress_refuses_texts_longer_than_the_positions(

@@ -1,0 +1,135 @@
+"""Configurations of encoders: read without running any code, and refused if they describe another network.
+
+transformers ignores fields that its classes do not know. Some of them change what a network computes: its weights would
+load, but the answers would be wrong.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from sparserve.models.encoders.tokenizer import read_tokenizer
+from sparserve.models.errors import CheckpointError
+
+# Encoders whose pruning, distillation and export are tested; their attention has separate query and key linears.
+ENCODERS: Final = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+CONFIG: Final = "config.json"
+# More labels than any classifier has; transformers makes a name for each before anything is checked.
+MAX_NUM_LABELS: Final = 1_000_000
+SIZES: Final = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings",
+)  # fmt: skip
+# Fields about the types, memory or output format of a run, which the job decides itself.
+RUN_FIELDS: Final = (
+    "_attn_implementation", "attn_implementation", "chunk_size_feed_forward", "configuration_files", "dtype",
+    "experts_implementation", "output_attentions", "output_hidden_states", "return_dict", "torch_dtype", "torchscript",
+    "use_return_dict",
+)  # fmt: skip
+# Fields that make another network out of the same class, and the way out. Null, false, 0 and {} are harmless.
+OTHER_NETWORKS: Final[Mapping[str, str]] = {
+    "auto_map": "has code in its folder, which is never run, so the network that transformers would load in its place "
+    "may be another one: take a checkpoint without auto_map, saved with the architecture of transformers",
+    "quantization_config": "has quantised weights: save the network that they were made from, or "
+    "`model.dequantize().save_pretrained(folder)`, with weights in float32 or float16",
+    "compression_config": "has compressed weights: save the network with weights in float32 or float16",
+    "is_decoder": "is a decoder, in which a token sees the earlier tokens only: take an encoder",
+    "is_encoder_decoder": "is an encoder-decoder: take an encoder",
+    "add_cross_attention": "has cross-attention to another network: take an encoder",
+    "pruned_heads": "lacks attention heads, which transformers has not supported since version 5: take the checkpoint "
+    "before its heads were pruned, and have `squeeze` remove them",
+    "per_layer_config": "has layers that differ from each other: take a checkpoint with equal layers",
+    "transformers_weights": "names another file of weights: rename that file to model.safetensors and remove the field",
+}
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Return the configuration of an encoder. A padding id that is null becomes that of the tokenizer.
+
+    Raises:
+        CheckpointError: there is no configuration, or not of an encoder that can be compressed, a field of it is wrong,
+            or it describes another network than the one that would be loaded.
+    """
+    path, fields = folder / CONFIG, _read_fields(folder)
+    model_type = fields.get("model_type")
+    if model_type not in ENCODERS:
+        kind = f"is a {model_type!r} model" if model_type else "does not name its model_type"
+        raise CheckpointError(
+            f"{path} {kind}, not an encoder that can be compressed here; those are: {', '.join(ENCODERS)}"
+        )
+    config_class: Any = CONFIG_MAPPING[model_type]
+    _refuse_other_networks(path, fields, config_class)
+    try:
+        config: Any = config_class.from_dict({name: fields[name] for name in fields if name not in RUN_FIELDS})
+        config.name_or_path = str(folder)
+    except Exception as error:  # a wrong field can raise any exception
+        raise CheckpointError(f"{path} is not a configuration that transformers knows: {error}") from error
+    _check_sizes(path, config)
+    if config.pad_token_id is None:
+        config.pad_token_id = read_tokenizer(folder).pad_token_id
+    if not (_is_whole(config.pad_token_id, least=0) and config.pad_token_id < config.vocab_size):
+        raise CheckpointError(
+            f"{path}: pad_token_id is {config.pad_token_id!r}, but it must be one of the {config.vocab_size} tokens: "
+            "set it to the id of the tokenizer's padding token"
+        )
+    names = config.id2label
+    if sorted(names) != list(range(len(names))) or not all(
+        isinstance(name, str | int | float) for name in names.values()
+    ):
+        raise CheckpointError(f"{path}: id2label must give every index from 0 a name: {names}")
+    return config
+
+
+def _read_fields(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if (folder / "adapter_config.json").is_file() or (folder / "adapter_model.safetensors").is_file():
+        raise CheckpointError(
+            f"{folder} holds an adapter (adapter_config.json), not a whole network: merge it into its base model with "
+            "`model.merge_and_unload().save_pretrained(folder)` of peft, and give that folder"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
+    try:
+        fields = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} is not a configuration: it holds a JSON {type(fields).__name__}, not an object")
+    return fields
+
+
+def _refuse_other_networks(path: Path, fields: Mapping[str, Any], config_class: type) -> None:
+    for name, reason in OTHER_NETWORKS.items():
+        if fields.get(name):
+            raise CheckpointError(f"{path}: {name} is set. This checkpoint {reason}.")
+    positions = fields.get("position_embedding_type")
+    if positions not in (None, "absolute"):
+        raise CheckpointError(
+            f"{path}: position_embedding_type is {positions!r}, but transformers 5 computes absolute positions only: "
+            "take a checkpoint that was trained with absolute positions"
+        )
+    labels = fields.get("num_labels", 2)
+    if not _is_whole(labels, least=1) or labels > MAX_NUM_LABELS:
+        raise CheckpointError(f"{path}: num_labels is {labels!r}, but it must be a whole number of labels")
+    for name in fields:
+        if name == "attribute_map" or callable(getattr(config_class, name, None)):
+            raise CheckpointError(f"{path} has the field {name!r}, which no configuration has: remove it")
+
+
+def _check_sizes(path: Path, config: Any) -> None:
+    for name in SIZES:
+        name = "hidden_dim" if name == "intermediate_size" and config.model_type == "distilbert" else name
+        size = getattr(config, name, None)
+        if not _is_whole(size, least=1):
+            raise CheckpointError(f"{path}: {name} is {size!r}, but it must be a whole number of at least 1")
+    if config.hidden_size % config.num_attention_heads:
+        raise CheckpointError(
+            f"{path}: hidden_size {config.hidden_size} is not divisible by {config.num_attention_heads} heads"
+        )
+
+
+def _is_whole(value: Any, *, least: int) -> bool:
+    return type(value) is int and least <= value < 2**31

@@ -1,0 +1,172 @@
+"""Configurations that describe another network, or none, are refused in one line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparserve.models.encoders.checkpoint import adopt, load_classifier, resolve_checkpoint
+from sparserve.models.encoders.configuration import read_config
+from sparserve.models.errors import CheckpointError, SparserveError
+from sparserve.models.pipeline.preflight import check_recipe
+from sparserve.models.recipes.loading import load_recipe
+
+PROBLEM = "single_label_classification"
+
+
+@pytest.fixture
+def copy(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Return a maker of a copy of a tiny checkpoint with changed fields of its configuration."""
+
+    def make(model_type: str = "bert", /, **fields: Any) -> Path:
+        folder = tmp_path / "copy"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(make_checkpoint(model_type), folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **fields}))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"position_embedding_type": "relative_key"}, "'relative_key', but transformers 5 computes absolute positions"),
+        ({"position_embedding_type": "rotary"}, "'rotary', but transformers 5 computes absolute positions"),
+        ({"auto_map": {"AutoModel": "modeling.Other"}}, "auto_map is set.*code in its folder, which is never run"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights: save the network that they were made"),
+        ({"compression_config": {"format": "pack-quantized"}}, "compressed weights"),
+        ({"is_decoder": True}, "is a decoder"),
+        ({"add_cross_attention": True}, "cross-attention"),
+        ({"pruned_heads": {"0": [1]}}, "lacks attention heads"),
+        ({"per_layer_config": {"0": {"intermediate_size": 3}}}, "layers that differ"),
+        ({"transformers_weights": "other.safetensors"}, "names another file of weights"),
+        ({"model_type": None}, "does not name its model_type, not an encoder"),
+        ({"model_type": []}, "does not name its model_type"),
+        ({"model_type": "longformer"}, "'longformer' model, not an encoder that can be compressed here"),
+        ({"num_hidden_layers": None}, "config.json"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, but the weights are"),
+        ({"max_position_embeddings": 10**9}, "max_position_embeddings is 1000000000, but the weights are"),
+        ({"hidden_size": 33}, "not divisible by 4 heads"),
+        ({"hidden_size": 0}, "hidden_size is 0, but it must be a whole number of at least 1"),
+        ({"num_labels": 10**9}, "num_labels is 1000000000"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label must give every index"),
+        ({"id2label": {"0": None, "1": "b"}}, "config.json"),
+        ({"pad_token_id": 10**6}, "pad_token_id is 1000000, but it must be one of the"),
+        ({"pad_token_id": -1}, "pad_token_id is -1"),
+        ({"to_dict": 1}, "the field 'to_dict', which no configuration has"),
+        ({"attribute_map": {"hidden_size": "vocab_size"}}, "the field 'attribute_map'"),
+    ],
+)  # fmt: skip
+def test_resolve_checkpoint_refuses_a_configuration(
+    fields: dict[str, Any], message: str, copy: Callable[..., Path]
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        resolve_checkpoint(str(copy(**fields)))
+
+
+@pytest.mark.parametrize("content", ["[]", '"bert"', "null", "\\xff", "[" * 100_000, ""])
+def test_resolve_checkpoint_refuses_a_file_that_is_no_object(content: str, copy: Callable[..., Path]) -> None:
+    folder = copy()
+    (folder / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"config\.json (cannot be read|is not a configuration)"):
+        resolve_checkpoint(str(folder))
+
+
+def test_resolve_checkpoint_names_an_adapter(copy: Callable[..., Path]) -> None:
+    folder = copy()
+    (folder / "adapter_config.json").write_text("{}")
+    message = r"holds an adapter .* merge it into its base model with `model\.merge_and_unload\(\)"
+    with pytest.raises(CheckpointError, match=message):  # beside a base, which alone would be loaded
+        resolve_checkpoint(str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=message):
+        resolve_checkpoint(str(folder))
+
+
+def test_resolve_checkpoint_reads_no_other_configuration_file(copy: Callable[..., Path]) -> None:
+    folder = copy(configuration_files=["config.4.0.0.json"])
+    other = json.loads((folder / "config.json").read_text()) | {"position_embedding_type": "relative_key"}
+    (folder / "config.4.0.0.json").write_text(json.dumps(other))
+    assert not hasattr(resolve_checkpoint(str(folder)).config, "position_embedding_type")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"return_dict": False}, {"output_attentions": True}, {"attn_implementation": "flash_attention_2"}]
+)
+def test_load_classifier_decides_the_fields_of_a_run(fields: dict[str, Any], copy: Callable[..., Path]) -> None:
+    model = load_classifier(copy(**fields), ("a", "b"), PROBLEM)
+    assert model(input_ids=torch.tensor([[2, 3]])).logits.shape == (1, 2)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "mpnet"])
+def test_read_config_takes_a_padding_id_that_is_null_from_the_tokenizer(
+    model_type: str, copy: Callable[..., Path], tmp_path: Path, tiny_recipe: Path
+) -> None:
+    given = json.loads((copy(model_type) / "config.json").read_text())["pad_token_id"]
+    checkpoint = resolve_checkpoint(str(copy(model_type, pad_token_id=None)))
+    assert checkpoint.config.pad_token_id == given == checkpoint.pad_token_id
+    check_recipe(checkpoint, None, load_recipe(tiny_recipe))
+    (tmp_path / "adopted").mkdir()
+    adopt(tmp_path / "adopted", checkpoint)
+    model: Any = load_classifier(tmp_path / "adopted", ("a", "b"), PROBLEM)
+    assert model.config.pad_token_id == given
+    for path in checkpoint.folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
+        read_config(checkpoint.folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_act": "no-such"}, "describes a network that cannot be built"),
+        ({"attention_probs_dropout_prob": 2.0}, "describes a network that cannot be built"),
+    ],
+)
+def test_check_recipe_refuses_a_network_that_cannot_be_built(
+    fields: dict[str, Any], message: str, copy: Callable[..., Path], tiny_recipe: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        check_recipe(resolve_checkpoint(str(copy(**fields))), None, load_recipe(tiny_recipe))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "electra", "mpnet", "roberta"])
+def test_any_configuration_is_accepted_or_refused_in_words(
+    model_type: str, copy: Callable[..., Path], tiny_recipe: Path
+) -> None:
+    folder, recipe = copy(model_type), load_recipe(tiny_recipe)
+    original = json.loads((folder / "config.json").read_text())
+    known = st.sampled_from(sorted({*original, *vars(read_config(folder)), *dir(type(read_config(folder)))}))
+
+    @settings(max_examples=400, deadline=None)
+    @given(
+        st.dictionaries(known, VALUES, min_size=1, max_size=2), st.sets(st.sampled_from(sorted(original)), max_size=2)
+    )
+    def check(fields: dict[str, Any], absent: set[str]) -> None:
+        changed = {name: value for name, value in {**original, **fields}.items() if name not in absent - fields.keys()}
+        (folder / "config.json").write_text(json.dumps(changed))
+        try:
+            checkpoint = resolve_checkpoint(str(folder))
+            check_recipe(checkpoint, None, recipe)
+            model = load_classifier(folder, ("a", "b"), PROBLEM)
+            model(input_ids=torch.tensor([[2, 3, 4]]), attention_mask=torch.ones(1, 3, dtype=torch.long))
+        except SparserveError as error:
+            assert str(error)
+
+    check()
