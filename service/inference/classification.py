@@ -53,9 +53,10 @@ class Classification:
         labels = self.engine.manifest.labels
         values = scores(self.logits, self.engine.manifest.problem_type, function_to_apply)
         order = np.argsort(-values, axis=-1, kind="stable")[:, :top_k]
+        # Lists, because taking single numbers out of arrays costs more than everything else here.
         return [
-            [Prediction(label=labels[column], score=float(row[column])) for column in columns]
-            for row, columns in zip(values, order, strict=True)
+            [Prediction(label=labels[column], score=row[column]) for column in columns]
+            for row, columns in zip(values.tolist(), order.tolist(), strict=True)
         ]
 
 

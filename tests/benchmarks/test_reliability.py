@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.reliability import publish as publish_reliability
 from benchmarks.reliability import run as reliability
+from benchmarks.reliability.flood import flooded
 from benchmarks.reliability.soak import LONGEST_WORDS, Sample, figures, slope, soak
 from benchmarks.service_process import running
 from sparserve.models.bundle.store import Store
@@ -35,6 +36,16 @@ def test_soak_counts_every_request(tmp_path: Path) -> None:
     told = publish_reliability.soak(record)
     assert "0 with a wrong status or label; 0 lost" in told
     assert "| threads |" in told
+
+
+def test_flood_measures_waiting_times(tmp_path: Path) -> None:
+    publish(Store(tmp_path), max_length=LONGEST_WORDS)
+    with running(tmp_path, *reliability.SOAK_OPTIONS) as service:
+        record = flooded(service, f"/v1/models/{TASK}/classify", requests=3, connections=2)
+    assert set(record["flood_statuses"]) <= {"200", "429"}
+    assert record["seconds_per_batch"] > 0
+    for arm in ("alone", "beside_flood"):
+        assert 0 < record[arm]["median_seconds"] <= record[arm]["longest_seconds"]
 
 
 def test_reliability_page_shows_every_figure() -> None:
