@@ -7,7 +7,7 @@
     │   └── RecipeError               a recipe file or one of its fields
     ├── BundleError               3   a bundle that differs from its manifest
     ├── StoreError                3   a store without the requested task, variant or version
-    ├── EnvironmentFault          4   disk full, folder not writable, an optional package missing
+    ├── EnvironmentFault          4   disk full, folder or output not writable, an optional package missing
     ├── TrainingError             5   training that cannot continue (a loss that is not a number)
     ├── ParityError               6   an exported graph whose answers differ from the model's
     └── TargetError               7   a search without a trial that meets its targets
@@ -55,7 +55,7 @@ class StoreError(SparserveError):
 
 
 class EnvironmentFault(SparserveError):
-    """A fault of the machine: disk full, folder not writable, optional package missing."""
+    """A fault of the machine: disk full, folder or standard output not writable, optional package missing."""
 
     exit_code = 4
 

@@ -99,7 +99,7 @@ class PlainReporter:
 
 
 class JsonReporter:
-    """Reporter for machines: one JSON object per line on standard output, each with an `event`."""
+    """Reporter for machines: one JSON object per line on standard output, each with an `event`; ASCII alone."""
 
     def __init__(self, interval: float = 1.0) -> None:
         self._interval = interval
@@ -107,7 +107,7 @@ class JsonReporter:
         self._step = ""
 
     def _write(self, event: str, **fields: Any) -> None:
-        sys.stdout.write(json.dumps({"event": event, **fields}, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
         sys.stdout.flush()
 
     def say(self, line: str) -> None:

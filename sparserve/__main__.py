@@ -13,8 +13,10 @@ def main() -> None:
 
             stack.enter_context(StopSignals())
         from sparserve.cli import app
+        from sparserve.cli.standard_output import checked_output
 
-        app()
+        with checked_output():
+            app()
 
 
 if __name__ == "__main__":

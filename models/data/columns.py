@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparserve.models.data.options import DataOptions
-from sparserve.models.data.tables.table import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES, Table
+from sparserve.models.data.tables.table import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES, ReadOptions, Table
 from sparserve.models.errors import DataError
 
 # Names that form a pair together, although the second one is a text when it stands alone (QNLI).
@@ -51,6 +51,18 @@ def named_columns(options: DataOptions) -> dict[str, tuple[str, ...]]:
         "--text-pair-column": (pair,) if pair else (),
         "--label-column": _as_tuple(label),
     }
+
+
+def read_options(options: DataOptions) -> ReadOptions:
+    """Return the options of a data set's files."""
+    return ReadOptions(
+        header=options.get("header"),
+        delimiter=options.get("delimiter"),
+        quote=options.get("quote"),
+        escape=options.get("escape"),
+        encoding=options.get("encoding"),
+        expected=tuple(name for names in named_columns(options).values() for name in names),
+    )
 
 
 def choose_columns(table: Table, source: str, options: DataOptions) -> Columns:

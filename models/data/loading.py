@@ -8,14 +8,14 @@ from typing import Unpack
 
 import numpy as np
 
-from sparserve.models.data.columns import Columns, choose_columns, named_columns
+from sparserve.models.data.columns import Columns, choose_columns, read_options
 from sparserve.models.data.dataset import DataProblem, Dataset, DataSummary, Split, describe
 from sparserve.models.data.labels import LabelSets, encode, label_names, label_sets
 from sparserve.models.data.options import DataOptions
 from sparserve.models.data.sources.source import read_split, read_tables
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.splitting import carve
-from sparserve.models.data.tables.table import ReadOptions, Table
+from sparserve.models.data.tables.table import Table
 from sparserve.models.data.texts import damage, row_texts
 from sparserve.models.errors import DataError
 
@@ -32,18 +32,6 @@ class _Rows:
     pairs: list[str] | None
     labels: list[tuple[str, ...]]
     dropped: Counter[str]
-
-
-def read_options(options: DataOptions) -> ReadOptions:
-    """Return the options of a data set's files."""
-    return ReadOptions(
-        header=options.get("header"),
-        delimiter=options.get("delimiter"),
-        quote=options.get("quote"),
-        escape=options.get("escape"),
-        encoding=options.get("encoding"),
-        expected=tuple(name for names in named_columns(options).values() for name in names),
-    )
 
 
 def load_dataset(

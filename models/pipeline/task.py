@@ -66,8 +66,8 @@ def check_labels(store: Store, task: str, dataset: Dataset, *, replace_labels: b
         )
         if not replace_labels:
             raise InputError(
-                f"{difference}. Give the new task a name of its own with --task, or use --replace-labels to publish "
-                "other labels under this name."
+                f"{difference}. Name the new task with --task, or use --replace-labels to publish other labels under "
+                "this name."
             )
         return [f"{difference}; --replace-labels: variants of the same names are replaced, the others keep theirs"]
     if not published or any(manifest.lineage.data_digest == dataset.digest for manifest in published):
@@ -75,8 +75,8 @@ def check_labels(store: Store, task: str, dataset: Dataset, *, replace_labels: b
     sources = ", ".join(dict.fromkeys(manifest.lineage.data_source for manifest in published))
     return [
         f"the task {task!r} is already in {store.root}, with the same labels but made of other rows or splits "
-        f"({sources}): variants of the same names are replaced, also in a running service. Use --task for a task of "
-        "its own"
+        f"({sources}): variants of the same names are replaced, also in a running service. Use --task for "
+        "another task"
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sparserve.cli import bundles, compress, keys, serve
+from sparserve.cli import bundles, compress, keys, predict, serve
 from sparserve.cli.options import LightGroup
 
 app = typer.Typer(
@@ -16,14 +16,15 @@ app = typer.Typer(
     cls=LightGroup,
     help="Compress transformer text classifiers, serve them on plain CPUs, and report what the compression cost.",
     epilog="Exit codes: 0 done; 1 unexpected error; 2 wrong input; 3 invalid bundle or store; 4 the machine cannot do "
-    "it (disk full, no permission, missing package); 5 training failed; 6 an exported model differs from the trained "
-    "one; 7 no trial met the targets; 130 interrupted.",
+    "it (disk full, output not writable, no permission, missing package); 5 training failed; 6 an exported model "
+    "differs from the trained one; 7 no trial met the targets; 130 interrupted.",
     context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 compress.add_commands(app)
+predict.add_commands(app)
 serve.add_commands(app)
 bundles.add_commands(app)
 keys.add_commands(app)

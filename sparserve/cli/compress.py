@@ -1,7 +1,6 @@
 """Commands of the job: `compress`, `report` and `recipes`."""
 
 import logging
-import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +19,7 @@ from sparserve.cli.data_options import (
     TextPairColumnOption,
 )
 from sparserve.cli.options import DEFAULT_STORE, StoreOption, TaskArgument, cli_errors, wide_console
+from sparserve.cli.standard_output import write_utf8
 from sparserve.compression import job_options
 from sparserve.extras import needs_extra
 from sparserve.goals import DEFAULT_RECIPE, RECIPES, Goal
@@ -294,6 +294,9 @@ def report(
         result = build_report(Store(store), task)
         if format is ReportFormat.table:
             console = wide_console()
+            if output is None:
+                console.print(terminal_table(result))
+                return
             with console.capture() as capture:
                 console.print(terminal_table(result))
             text = capture.get()
@@ -302,7 +305,7 @@ def report(
         else:
             text = to_markdown(result) if format is ReportFormat.markdown else to_html(result)
         if output is None:
-            sys.stdout.write(text)
+            write_utf8(text)
         else:
             write_atomically(output, text)
 

@@ -24,7 +24,7 @@ HEAVY = (
     "yaml",
 )
 COMMANDS = {
-    "compress", "report", "recipes", "serve", "promote", "rollback",
+    "compress", "predict", "report", "recipes", "serve", "promote", "rollback",
     "bundles list", "bundles verify", "bundles default", "keys create", "keys list", "keys revoke",
 }  # fmt: skip
 
