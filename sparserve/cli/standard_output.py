@@ -78,7 +78,7 @@ def checked_output() -> Iterator[None]:
         sys.stderr.write(f"sparserve: {fault}\n")
         raise SystemExit(fault.exit_code) from fault
     except SystemExit as end:
-        # Whoever caught the fault went on without output.
+        # A handler of all errors caught the fault and continued without output.
         if raw.fault is not None and not end.code:
             raise SystemExit(raw.fault.exit_code) from end
         raise
