@@ -120,13 +120,13 @@ class ServingCore:
             route = Route(self.catalog.engine(task, variant))
         self._check_size(inputs)
         try:
-            result = await self._classify(route.engine, inputs, options, truncate=truncate, started=started)
+            result = await classify(self.batcher, route.engine, inputs, options, truncate=truncate, arrived=started)
             self.experiments.compare(task, route, inputs, result, options.request_id)
         except InferenceFailed:
             default = self.experiments.not_answered(task, route)
             if default is None:
                 raise
-            result = await self._classify(default, inputs, options, truncate=truncate, started=started)
+            result = await classify(self.batcher, default, inputs, options, truncate=truncate, arrived=started)
         self._count(result)
         return result
 
@@ -207,11 +207,6 @@ class ServingCore:
             if isinstance(outcome, BaseException):
                 logger.error("a part of the service did not stop cleanly", exc_info=outcome)
 
-    async def _classify(
-        self, engine: Engine, inputs: Sequence[TextInput], options: RequestOptions, *, truncate: bool, started: float
-    ) -> Classification:
-        return await classify(self.batcher, engine, inputs, options, truncate=truncate, arrived=started)
-
     def _engines_to_compare(self, task: str, variants: Sequence[str] | None) -> list[Engine]:
         if variants is not None:
             if len(set(variants)) != len(variants):
@@ -235,4 +230,9 @@ class ServingCore:
         check_size(inputs, max_items=self.settings.max_items, max_characters=self.settings.max_characters)
 
     def _count(self, result: Classification) -> None:
-        self.metrics.requests.classified(result.engine.ref, result.usage(), result.timings())
+        self.metrics.requests.of(result.engine.ref).classified(
+            inputs=len(result.tokens),
+            tokens=sum(map(len, result.tokens)),
+            truncated=sum(item.truncated for item in result.tokens),
+            timings=result.timings(),
+        )

@@ -2,14 +2,14 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 FunctionToApply = Literal["softmax", "sigmoid", "none"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RequestOptions:
     """Options of a request beside its body.
 
@@ -49,7 +49,11 @@ class TextInput(BaseModel):
         return len(self.text) + len(self.text_pair or "")
 
 
-class ModelRef(BaseModel):
+# Parts of answers are dataclasses: a pydantic model would validate what the service itself has computed.
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
     """The exact bundle that answered."""
 
     task: str
@@ -57,21 +61,24 @@ class ModelRef(BaseModel):
     version: str
 
 
-class Prediction(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Prediction:
     """A label and its score."""
 
     label: str
     score: float
 
 
-class Usage(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Usage:
     """The cost of one input."""
 
-    tokens: int = Field(description="tokens that the model saw, special tokens included")
-    truncated: bool = Field(description="true if the text had more tokens than that")
+    tokens: Annotated[int, Field(description="tokens that the model saw, special tokens included")]
+    truncated: Annotated[bool, Field(description="true if the text had more tokens than that")]
 
 
-class Timings(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Timings:
     """Duration of a request by stage."""
 
     queue_seconds: float

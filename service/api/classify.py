@@ -1,5 +1,6 @@
 """POST /v1/models/{task}[/{variant}]/classify: labels and scores for texts."""
 
+import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -40,4 +41,4 @@ async def _classify(
         usage=result.usage(),
         timings=result.timings(),
     )
-    return timed_response(answer, answer.timings)
+    return timed_response(orjson.dumps(answer), answer.timings)

@@ -26,4 +26,4 @@ async def compare_variants(
         items=comparison.items(),
         timings=comparison.timings(),
     )
-    return timed_response(answer, answer.timings)
+    return timed_response(answer.model_dump_json().encode(), answer.timings)

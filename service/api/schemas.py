@@ -1,5 +1,6 @@
 """Bodies of the service's own requests and answers. Seconds, bytes and fractions throughout."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
@@ -114,11 +115,12 @@ class CompareRequest(Body):
     truncate: bool = Field(True, description="false refuses a text with more tokens than the model takes (422)")
 
 
-class ClassifyAnswer(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ClassifyAnswer:
     """Predictions for each input, in the order of the inputs."""
 
     model: ModelRef
-    predictions: list[list[Prediction]] = Field(description="one list for each input, best first")
+    predictions: Annotated[list[list[Prediction]], Field(description="one list for each input, best first")]
     usage: list[Usage]
     timings: Timings
 

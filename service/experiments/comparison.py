@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,11 @@ from sparserve.service.inference.engine import Engine, Logits, scores
 from sparserve.service.types import ModelRef, Prediction, RequestOptions, TextInput, Timings
 
 
+@dataclass(frozen=True, slots=True)
 class VariantPrediction(Prediction):
     """The prediction of one variant for one input."""
 
-    scores: dict[str, float] = Field(description="every label's score")
+    scores: Annotated[dict[str, float], Field(description="every label's score")]
 
 
 class ItemComparison(BaseModel):

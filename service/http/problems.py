@@ -48,6 +48,8 @@ ERROR_TYPES: Final[Mapping[type[ServiceError], str]] = {
     errors.TooManyBodies: "Overloaded",
     errors.DeadlineExceeded: "Backend",
 }
+# Errors that have an answer. `RequestLogMiddleware` answers all others with 500.
+EXPECTED_ERRORS: Final = (ServiceError, RequestValidationError, HTTPException)
 # A part of the body was not read: the server would take it for the next request on this connection.
 _CLOSE: Final = {"Connection": "close"}
 
@@ -154,18 +156,25 @@ def install_error_mapping(app: FastAPI, media_types: Mapping[str, str] | None = 
     `media_types` are those of `problem_media_type`.
     """
     app.state.problem_media_types = media_types or {}
-    app.add_exception_handler(ServiceError, _service_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_exception)
+    for kind in EXPECTED_ERRORS:
+        app.add_exception_handler(kind, _handle)
 
 
-async def _service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)
-    return error_response(error, request.scope)
+async def _handle(request: Request, error: Exception) -> Response:
+    return response_to(error, request)
 
 
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+def response_to(error: Exception, request: Request) -> Response:
+    """Return the answer to a request whose route raised one of `EXPECTED_ERRORS`."""
+    if isinstance(error, ServiceError):
+        return error_response(error, request.scope)
+    if isinstance(error, RequestValidationError):
+        return _validation_error(error, request)
+    assert isinstance(error, HTTPException)
+    return _http_exception(error, request)
+
+
+def _validation_error(error: RequestValidationError, request: Request) -> Response:
     faults = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         position = faults[0]["loc"][-1]
@@ -186,8 +195,7 @@ def _message(fault: Mapping[str, Any]) -> str:
     return str(fault["msg"]).removeprefix("Value error, ")
 
 
-async def _http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+def _http_exception(error: HTTPException, request: Request) -> Response:
     details = {
         400: "the body cannot be read as JSON: it is not UTF-8, or it is nested too deeply",
         404: f"there is no {request.url.path}; see / and /docs for what exists",

@@ -7,12 +7,14 @@ from fastapi import Request
 
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import InvalidRequest
-from sparserve.service.http.problems import request_id_of
+from sparserve.service.http.headers import first_values, text_of
 from sparserve.service.types import RequestOptions
 
 TIMEOUT_HEADER: Final = "X-Request-Timeout"
 ROUTING_KEY_HEADER: Final = "X-Routing-Key"
 ROUTING_KEY_MAX_CHARACTERS: Final = 256
+_RAW_TIMEOUT: Final = TIMEOUT_HEADER.lower().encode()
+_RAW_ROUTING_KEY: Final = ROUTING_KEY_HEADER.lower().encode()
 HEADER_PARAMETERS: Final[list[dict[str, Any]]] = [
     {
         "name": TIMEOUT_HEADER,
@@ -41,27 +43,28 @@ async def read_request_options(request: Request) -> RequestOptions:
         InvalidRequest: the timeout is not a number of seconds above 0, or the routing key is too long.
     """
     service: ServingCore = request.app.state.service
+    headers, state = first_values(request.scope), request.scope["state"]
+    routing_key, timeout = headers.get(_RAW_ROUTING_KEY), headers.get(_RAW_TIMEOUT)
     options = RequestOptions(
-        routing_key=check_routing_key(request.headers.get(ROUTING_KEY_HEADER)),
-        request_id=request_id_of(request),
-        client=getattr(request.state, "client", ""),
-        weight=getattr(request.state, "weight", 1.0),
+        routing_key=None if routing_key is None else check_routing_key(text_of(routing_key)),
+        request_id=state.get("request_id"),
+        client=state.get("client", ""),
+        weight=state.get("weight", 1.0),
         # The client has been waiting since it sent the head; the body may have arrived much later.
-        arrived=request.state.arrived,
+        arrived=state["arrived"],
     )
     if service.settings.request_timeout_seconds is not None:
         options = options.within(service.settings.request_timeout_seconds)
-    timeout = request.headers.get(TIMEOUT_HEADER)
-    return options if timeout is None else options.within(_seconds(timeout))
+    return options if timeout is None else options.within(_seconds(text_of(timeout)))
 
 
-def check_routing_key(routing_key: str | None) -> str | None:
+def check_routing_key(routing_key: str) -> str:
     """Return the routing key.
 
     Raises:
         InvalidRequest: it is too long.
     """
-    if routing_key is not None and len(routing_key) > ROUTING_KEY_MAX_CHARACTERS:
+    if len(routing_key) > ROUTING_KEY_MAX_CHARACTERS:
         raise InvalidRequest(f"{ROUTING_KEY_HEADER}: give {ROUTING_KEY_MAX_CHARACTERS} characters at most")
     return routing_key
 

@@ -158,7 +158,9 @@ class Batcher:
             self._queue.add(ticket)
             self._changed.notify()
         try:
-            async with asyncio.timeout(None if deadline is None else max(deadline - now, 0)):
+            if deadline is None:
+                return await request.result
+            async with asyncio.timeout(max(deadline - now, 0)):
                 return await request.result
         except TimeoutError as error:
             if not background:
@@ -290,8 +292,7 @@ class Batcher:
             weight = THROUGHPUT_SMOOTHING if self._tokens_per_second else 1
             self._tokens_per_second += (rate - self._tokens_per_second) * weight
             engine.latency.observe(batch.padded_tokens, seconds)
-        self._metrics.batches.ran(
-            engine.ref,
+        self._metrics.batches.of(engine.ref).ran(
             inputs=len(batch.items),
             tokens=batch.tokens,
             padded_tokens=batch.padded_tokens,

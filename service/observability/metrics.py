@@ -23,7 +23,7 @@ from prometheus_client import (
 )
 
 from sparserve.service.observability.worker_metrics import LIVE, ProcessesCollector, summed_registry
-from sparserve.service.types import ModelRef, Timings, Usage
+from sparserve.service.types import ModelRef, Timings
 from sparserve.service.version import VERSION
 
 STAGES: Final = ("queue", "tokenize", "inference")
@@ -80,6 +80,7 @@ class HttpMetrics:
         )
         for reason in GIVEN_UP_REASONS:
             self.connections_given_up.labels(reason)
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.denied = Counter(
             "sparserve_requests_denied_total", "Requests answered 401 or 403 because of their key.", registry=registry
         )
@@ -88,6 +89,16 @@ class HttpMetrics:
             "Requests answered 429 because their key or address exceeded its rate.",
             registry=registry,
         )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request; there are few combinations of method, route and status."""
+        key = (method, route, status)
+        bound = self._answered.get(key)
+        if bound is None:
+            bound = self.requests.labels(method, route, str(status)), self.request_seconds.labels(route)
+            self._answered[key] = bound
+        bound[0].inc()
+        bound[1].observe(seconds)
 
 
 class RequestMetrics:
@@ -120,6 +131,7 @@ class RequestMetrics:
         )
         for reason in SHED_REASONS:
             self.shed.labels(reason)
+        self._models: dict[tuple[str, str], ModelRequestMetrics] = {}
         self.deadline_misses = Counter(
             "sparserve_deadline_misses_total",
             "Requests answered 504 because their deadline had passed.",
@@ -127,14 +139,34 @@ class RequestMetrics:
             registry=registry,
         )
 
-    def classified(self, model: ModelRef, usage: Sequence[Usage], timings: Timings) -> None:
-        """Count an answered request."""
+    def of(self, model: ModelRef) -> "ModelRequestMetrics":
+        """Return the metrics of one variant, bound to its labels."""
         labels = (model.task, model.variant)
-        self.inputs.labels(*labels).inc(len(usage))
-        self.tokens.labels(*labels).inc(sum(item.tokens for item in usage))
-        self.truncated.labels(*labels).inc(sum(item.truncated for item in usage))
-        for stage in STAGES:
-            self.stage_seconds.labels(*labels, stage).observe(getattr(timings, f"{stage}_seconds"))
+        bound = self._models.get(labels)
+        if bound is None:
+            bound = self._models[labels] = ModelRequestMetrics(self, labels)
+        return bound
+
+
+class ModelRequestMetrics:
+    """The metrics of the requests of one variant. Finding them by their labels takes longer than counting."""
+
+    def __init__(self, metrics: RequestMetrics, labels: tuple[str, str]) -> None:
+        self._inputs = metrics.inputs.labels(*labels)
+        self._tokens = metrics.tokens.labels(*labels)
+        self._truncated = metrics.truncated.labels(*labels)
+        self._queue, self._tokenize, self._inference = (
+            metrics.stage_seconds.labels(*labels, stage) for stage in STAGES
+        )
+
+    def classified(self, *, inputs: int, tokens: int, truncated: int, timings: Timings) -> None:
+        """Count an answered request."""
+        self._inputs.inc(inputs)
+        self._tokens.inc(tokens)
+        self._truncated.inc(truncated)
+        self._queue.observe(timings.queue_seconds)
+        self._tokenize.observe(timings.tokenize_seconds)
+        self._inference.observe(timings.inference_seconds)
 
 
 class BatchMetrics:
@@ -179,14 +211,32 @@ class BatchMetrics:
             _MODEL,
             registry=registry,
         )
+        self._models: dict[tuple[str, str], ModelBatchMetrics] = {}
 
-    def ran(self, model: ModelRef, *, inputs: int, tokens: int, padded_tokens: int, max_tokens: int) -> None:
-        """Count a batch; `max_tokens` is its size if all inputs had the model's maximum length."""
+    def of(self, model: ModelRef) -> "ModelBatchMetrics":
+        """Return the metrics of one variant, bound to its labels."""
         labels = (model.task, model.variant)
-        self.batches.labels(*labels).inc()
-        self.batch_inputs.labels(*labels).observe(inputs)
-        self.padding.labels(*labels).inc(padded_tokens - tokens)
-        self.padding_saved.labels(*labels).inc(max(max_tokens - padded_tokens, 0))
+        bound = self._models.get(labels)
+        if bound is None:
+            bound = self._models[labels] = ModelBatchMetrics(self, labels)
+        return bound
+
+
+class ModelBatchMetrics:
+    """The metrics of the batches of one variant."""
+
+    def __init__(self, metrics: BatchMetrics, labels: tuple[str, str]) -> None:
+        self._batches = metrics.batches.labels(*labels)
+        self._batch_inputs = metrics.batch_inputs.labels(*labels)
+        self._padding = metrics.padding.labels(*labels)
+        self._padding_saved = metrics.padding_saved.labels(*labels)
+
+    def ran(self, *, inputs: int, tokens: int, padded_tokens: int, max_tokens: int) -> None:
+        """Count a batch; `max_tokens` is its size if all inputs had the model's maximum length."""
+        self._batches.inc()
+        self._batch_inputs.observe(inputs)
+        self._padding.inc(padded_tokens - tokens)
+        self._padding_saved.inc(max(max_tokens - padded_tokens, 0))
 
 
 class StoreMetrics:

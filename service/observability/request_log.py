@@ -1,9 +1,9 @@
 """One log line and the metrics of each request, whatever its protocol. Neither texts nor bodies are logged."""
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -67,8 +67,7 @@ class RequestLog:
         seconds = time.perf_counter() - request.started
         route, status = request.route or _NO_ROUTE, request.status or CLIENT_CLOSED
         method = request.method if request.method in _METHODS else "other"
-        self._metrics.http.requests.labels(method, route, str(status)).inc()
-        self._metrics.http.request_seconds.labels(route).observe(seconds)
+        self._metrics.http.answered(method, route, status, seconds)
         level = logging.DEBUG if route in PROBES else logging.INFO
         if not logger.isEnabledFor(level):
             return
@@ -89,12 +88,16 @@ class RequestLog:
             fields["client"] = request.client
         fields |= {"bytes_in": request.bytes_in, "bytes_out": request.bytes_out}
         message = (method, route, status, seconds * 1000, request.request_id)
-        logger.log(level, "%s %s %d %.1f ms %s", *message, extra={FIELDS: fields})
+        # logger.log() would first walk up the stack for the name of this function, which no line has.
+        record = logging.LogRecord(logger.name, level, "", 0, "%s %s %d %.1f ms %s", message, None)
+        setattr(record, FIELDS, fields)
+        logger.handle(record)
 
 
 def choose_request_id(sent: str) -> str:
     """Return the client's request id if it is valid, else a new one."""
-    return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+    # Unlike uuid4(), which reads random bytes of the system and lets another thread take the interpreter meanwhile.
+    return sent if sent and _REQUEST_ID.fullmatch(sent) else f"{random.getrandbits(128):032x}"
 
 
 def trace_id_of(traceparents: Sequence[str]) -> str | None:

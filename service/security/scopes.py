@@ -1,5 +1,6 @@
 """Scopes of API keys, and the scope that each route needs. No other place decides this."""
 
+import functools
 from typing import Final
 
 from sparserve.service.security.api_keys import Scope
@@ -28,6 +29,7 @@ READ_ONLY_POSTS: Final = frozenset({"/v2/repository/index"})
 READ_METHODS: Final = frozenset({"GET", "HEAD"})
 
 
+@functools.lru_cache(maxsize=1024)
 def required_scopes(method: str, path: str) -> frozenset[Scope]:
     """Return the scopes of which a key needs at least one; empty for paths that are open to everyone.
 

@@ -2,14 +2,18 @@
 
 import asyncio
 import sys
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from sparserve.service.http.middleware.body_limit import BODY_RECEIVED
+from sparserve.service.http.middleware.disconnect import WATCH_DISCONNECT
 from sparserve.service.http.middleware.security_headers import add_security_headers
 from sparserve.service.http.problems import problem_response
 from sparserve.service.observability.metrics import Metrics
+from sparserve.service.server.response_writer import ResponseWriter
 
 # The limit of uvicorn's other parser; httptools has none.
 MAX_HEAD_BYTES: Final = 64 * 2**10
@@ -98,6 +102,8 @@ class Connection(HttpToolsProtocol):
         self._other_bytes = 0  # since the last bytes of the body: chunk sizes and trailers
         self._reading_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
+        self._lost = False
+        self._on_disconnect: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer for the first head."""
@@ -111,6 +117,18 @@ class Connection(HttpToolsProtocol):
         self._end_head()
         self._end_reading()
         super().connection_lost(exc)
+        self._lost = True
+        if self._on_disconnect is not None:
+            self._on_disconnect()
+
+    def watch_disconnect(self, callback: Callable[[], object] | None) -> None:
+        """Call back once the client has disconnected, at once if it has already; None ends the watch.
+
+        A connection answers one request at a time, so there is one callback at most.
+        """
+        self._on_disconnect = callback
+        if self._lost and callback is not None:
+            callback()
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of a head or of a body, and check their limits."""
@@ -136,6 +154,7 @@ class Connection(HttpToolsProtocol):
             self._await_head()
         self._head_begun = True
         super().on_message_begin()
+        self.scope["state"][WATCH_DISCONNECT] = self.watch_disconnect
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Pass on a field of the head; trailers are ignored."""
@@ -149,6 +168,7 @@ class Connection(HttpToolsProtocol):
         self._end_head()
         self._in_body, self._other_bytes = True, 0
         super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, ResponseWriter(self.transport, self.loop, self.cycle))
 
     def on_body(self, body: bytes) -> None:
         """Note bytes of a body."""
@@ -159,6 +179,7 @@ class Connection(HttpToolsProtocol):
         """Note the last byte of a request."""
         self._in_body = False
         if not offers_upgrade(self):
+            self.scope["state"][BODY_RECEIVED] = True
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -2,9 +2,9 @@
 
 import asyncio
 import zlib
+from collections.abc import Mapping
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparserve.service.errors import (
@@ -15,67 +15,58 @@ from sparserve.service.errors import (
     UnreadableRequest,
     UnsupportedContent,
 )
+from sparserve.service.http.headers import first_values, text_of
 from sparserve.service.http.problems import error_response
 from sparserve.service.limits import BodyBudget, BodyShare
 
 # Of a body that is too large, up to this many times the limit is read and thrown away.
 DISCARDED_FACTOR: Final = 8
+# Name, in the state of a request, of the note of its server that the whole body has arrived: reading it takes no time.
+BODY_RECEIVED: Final = "body_received"
+# The Content-Encoding of a body that is not compressed.
+IDENTITY: Final = "identity"
 # zlib's window bits: the largest window, in gzip's format or in zlib's, which HTTP calls deflate.
 _WINDOW_BITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
-class BodyLimitMiddleware:
-    """Read and decompress the whole body before calling the app.
+class BodyReader:
+    """Reads and decompresses whole bodies.
 
     Args:
         max_bytes: of one body, compressed or not, declared or not.
         seconds: time for the body to arrive.
-        budget: holds the body's bytes until the app has answered.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float, budget: BodyBudget) -> None:
-        self._app = app
+    def __init__(self, *, max_bytes: int, seconds: float) -> None:
         self._max_bytes = max_bytes
         self._seconds = seconds
-        self._budget = budget
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the body on in one message, decompressed, or answer 400, 408, 413, 415 or 503."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        with BodyShare(self._budget) as share:
+    async def read(self, scope: Scope, receive: Receive, share: BodyShare) -> bytes | None:
+        """Return the body, whose bytes `share` holds; None if the client disconnects before its end.
+
+        Raises:
+            BodyTooLarge, SlowRequest, TooManyBodies: as described there.
+            UnsupportedContent, UnreadableRequest, TooLarge: as in `decompress`.
+        """
+        headers = first_values(scope)
+        if scope["state"].get(BODY_RECEIVED):
+            content = await self._read(headers, receive, share)
+        else:
             try:
-                content = await self._body(headers, receive, share)
-                if content is None:
-                    return
-                encoding = headers.get("content-encoding", "identity").strip().lower()
-                if content and encoding != "identity":
-                    content = decompress(content, encoding, self._max_bytes)
-                    share.resize(len(content))
-                    outdated = (b"content-encoding", b"content-length")
-                    kept = [header for header in scope["headers"] if header[0] not in outdated]
-                    scope["headers"] = [*kept, (b"content-length", str(len(content)).encode())]
-            except ServiceError as error:
-                await error_response(error, scope)(scope, receive, send)
-                return
-            body = {"type": "http.request", "body": content, "more_body": False}
-            await self._app(scope, _replay(body, receive), send)
+                async with asyncio.timeout(self._seconds):
+                    content = await self._read(headers, receive, share)
+            except TimeoutError as error:
+                raise SlowRequest(f"the body did not arrive within {self._seconds:g} s: send it at once") from error
+        if content and (encoding := _encoding(headers)) != IDENTITY:
+            content = decompress(content, encoding, self._max_bytes)
+            share.resize(len(content))
+        return content
 
-    async def _body(self, headers: Headers, receive: Receive, share: BodyShare) -> bytes | None:
-        """Return the body; None if the client disconnects before its end."""
-        try:
-            async with asyncio.timeout(self._seconds):
-                return await self._read(headers, receive, share)
-        except TimeoutError as error:
-            raise SlowRequest(f"the body did not arrive within {self._seconds:g} s: send it at once") from error
-
-    async def _read(self, headers: Headers, receive: Receive, share: BodyShare) -> bytes | None:
-        declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_bytes:
+    async def _read(self, headers: Mapping[bytes, bytes], receive: Receive, share: BodyShare) -> bytes | None:
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self._max_bytes:
             # A client that waits for "100 Continue" has sent nothing yet.
-            if headers.get("expect", "").lower() != "100-continue":
+            if headers.get(b"expect", b"").lower() != b"100-continue":
                 await self._discard(receive)
             raise self._too_large()
         content, more = bytearray(), True  # not a list: many short parts would take many times their size
@@ -107,6 +98,40 @@ class BodyLimitMiddleware:
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body has more than {self._max_bytes} bytes: send fewer inputs at a time")
+
+
+class BodyLimitMiddleware:
+    """Read the whole body before calling the app; `budget` holds its bytes until the app has answered."""
+
+    def __init__(self, app: ASGIApp, *, reader: BodyReader, budget: BodyBudget) -> None:
+        self._app = app
+        self._reader = reader
+        self._budget = budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the body on in one message, decompressed, or answer 400, 408, 413, 415 or 503."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        with BodyShare(self._budget) as share:
+            try:
+                content = await self._reader.read(scope, receive, share)
+            except ServiceError as error:
+                await error_response(error, scope)(scope, receive, send)
+                return
+            if content is None:
+                return
+            if content and _encoding(first_values(scope)) != IDENTITY:
+                outdated = (b"content-encoding", b"content-length")
+                kept = [header for header in scope["headers"] if header[0] not in outdated]
+                scope["headers"] = [*kept, (b"content-length", str(len(content)).encode())]
+            body = {"type": "http.request", "body": content, "more_body": False}
+            await self._app(scope, _replay(body, receive), send)
+
+
+def _encoding(headers: Mapping[bytes, bytes]) -> str:
+    encoding = headers.get(b"content-encoding")
+    return IDENTITY if encoding is None else text_of(encoding).strip().lower()
 
 
 def _replay(message: Message, receive: Receive) -> Receive:

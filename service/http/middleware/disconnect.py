@@ -1,12 +1,18 @@
 """Middleware that cancels requests whose client has disconnected."""
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _WATCH: Final = "disconnect_watch"
+# Name, in the state of a request, of its server's function that registers a callback for the client's disconnect, or
+# None to end the watch. Without it, as in other servers, a task waits for the message of the disconnect.
+WATCH_DISCONNECT: Final = "watch_disconnect"
+WatchDisconnect = Callable[[Callable[[], object] | None], object]
 
 
 class DisconnectMiddleware:
@@ -25,43 +31,67 @@ class DisconnectMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        try:
-            async with asyncio.timeout(None) as timeout:
-                watch = scope.setdefault("state", {})[_WATCH] = _Watch(receive, timeout)
-                try:
-                    await self._app(scope, receive, send)
-                finally:
-                    watch.stop()
-        except TimeoutError:
-            if not timeout.expired():
-                raise
+        with DisconnectScope(scope, receive) as watch:
+            scope["state"][_WATCH] = watch
+            await self._app(scope, receive, send)
 
 
 def cancel_on_disconnect(request: Request) -> None:
     """Cancel this request once its client disconnects. Call it after the whole body has been read."""
-    watch: _Watch | None = getattr(request.state, _WATCH, None)
+    watch: DisconnectScope | None = getattr(request.state, _WATCH, None)
     if watch is not None:
         watch.start()
 
 
-class _Watch:
-    """Task that waits for a client's disconnect and then expires the request's timeout."""
+class DisconnectScope:
+    """Context that ends at once, without an exception, when the request's client disconnects after `start`.
 
-    def __init__(self, receive: Receive, timeout: asyncio.Timeout) -> None:
+    The server's connection calls back, or a task waits for the message. This is `asyncio.timeout` with another cause.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
-        self._timeout = timeout
-        self._task: asyncio.Task[None] | None = None
+        self._watch_connection: WatchDisconnect | None = scope.setdefault("state", {}).get(WATCH_DISCONNECT)
+        self._request = asyncio.current_task()
+        self._watch: asyncio.Task[None] | None = None
+        self._started = False
+        self._disconnected = False
+
+    def __enter__(self) -> Self:
+        """Begin the context."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """End the watch, and suppress the cancellation that it caused."""
+        if self._started and self._watch_connection is not None:
+            self._watch_connection(None)
+        elif self._watch is not None:
+            self._watch.cancel()
+        if not self._disconnected:
+            return False
+        assert self._request is not None
+        others = self._request.uncancel()
+        return kind is asyncio.CancelledError and not others
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._expire_on_disconnect())
+        """Begin to watch. Call it after the whole body has been read."""
+        if self._started:
+            return
+        self._started = True
+        if self._watch_connection is not None:
+            self._watch_connection(self._cancel)
+        else:
+            self._watch = asyncio.create_task(self._cancel_on_disconnect())
 
-    def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _expire_on_disconnect(self) -> None:
+    async def _cancel_on_disconnect(self) -> None:
         message: Message = {"type": ""}
         while message["type"] != "http.disconnect":
             message = await self._receive()
-        self._timeout.reschedule(0)  # long ago on the loop's clock: expires at once
+        self._cancel()
+
+    def _cancel(self) -> None:
+        assert self._request is not None
+        self._disconnected = True
+        self._request.cancel()

@@ -16,6 +16,7 @@ DEFAULT_HEADERS: Final = {
     # Predictions disclose something of the texts: no cache may keep them.
     "Cache-Control": "no-store",
 }
+RAW_DEFAULT_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in DEFAULT_HEADERS.items()]
 REQUEST_HEADERS: Final = (
     "Authorization",
     "Content-Encoding",

@@ -19,10 +19,10 @@ from sparserve.service.observability.logs import (
     FIELDS,
     QUEUE_CAPACITY,
     BackgroundHandler,
-    DescriptorHandler,
     JsonFormatter,
     TextFormatter,
     traceback_of,
+    write_completely,
 )
 from tests.support.tiny_bundles import TASK
 
@@ -235,24 +235,28 @@ print("done", flush=True)
 """
 
 
-class Gated(logging.Handler):
-    """Keeps messages, once its gate is open."""
+class Gated:
+    """Keeps lines, once its gate is open."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.gate = threading.Event()
-        self.messages: list[str] = []
+        self.writing = threading.Event()
+        self.written: list[bytes] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def __call__(self, lines: bytes) -> None:
+        self.writing.set()
         self.gate.wait(timeout=10)
-        self.messages.append(record.getMessage())
+        self.written.append(lines)
+
+    def lines(self) -> list[str]:
+        return b"".join(self.written).decode().splitlines()
 
 
 @pytest.fixture
 def output() -> Iterator[Gated]:
-    handler = Gated()
-    yield handler
-    handler.gate.set()
+    write = Gated()
+    yield write
+    write.gate.set()
 
 
 def test_background_handler_keeps_order_and_flushes_at_close(output: Gated) -> None:
@@ -261,39 +265,61 @@ def test_background_handler_keeps_order_and_flushes_at_close(output: Gated) -> N
     for number in range(1000):
         background.handle(logging.makeLogRecord({"msg": "line %d", "args": (number,)}))
     background.close()
-    assert output.messages == [f"line {number}" for number in range(1000)]
+    assert output.lines() == [f"line {number}" for number in range(1000)]
+
+
+def test_background_handler_writes_many_records_at_once(output: Gated) -> None:
+    background = BackgroundHandler(output)
+    background.handle(logging.makeLogRecord({"msg": "first"}))
+    assert output.writing.wait(timeout=10)
+    for number in range(100):
+        background.handle(logging.makeLogRecord({"msg": "line %d", "args": (number,)}))
+    output.gate.set()
+    background.close()
+    assert [len(lines.splitlines()) for lines in output.written] == [1, 100]
+
+
+def test_background_handler_survives_a_record_that_cannot_be_formatted(
+    output: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    output.gate.set()
+    background = BackgroundHandler(output)
+    background.handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
+    background.handle(logging.makeLogRecord({"msg": "next"}))
+    background.close()
+    assert output.lines() == ["next"]
 
 
 def test_background_handler_drops_and_counts_when_full(output: Gated) -> None:
     background = BackgroundHandler(output)
-    # One is being written, the others wait.
-    sent = QUEUE_CAPACITY + 1 + 7
     background.handle(logging.makeLogRecord({"msg": "first"}))
-    while not background.records.empty():
-        pass
-    for _ in range(sent - 1):
+    assert output.writing.wait(timeout=10)
+    for _ in range(QUEUE_CAPACITY + 7):
         background.handle(logging.makeLogRecord({"msg": "next"}))
     output.gate.set()
-    while len(output.messages) < QUEUE_CAPACITY + 2:
-        pass
     background.close()
-    assert output.messages[-1] == "7 log lines were dropped: standard error was not read in time"
-    assert len(output.messages) == QUEUE_CAPACITY + 2
+    assert output.lines()[-1] == "7 log lines were dropped: standard error was not read in time"
+    assert len(output.lines()) == 1 + QUEUE_CAPACITY + 1
 
 
-def test_descriptor_handler_writes_long_lines() -> None:
+def test_write_completely_writes_long_lines() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as pipe:
-        line = "x\ud800" * 100_000
-        thread = threading.Thread(
-            target=DescriptorHandler(writing).handle, args=(logging.makeLogRecord({"msg": line}),)
-        )
+        line = b"x" * 500_000
+        thread = threading.Thread(target=write_completely, args=(writing, line))
         thread.start()
-        expected = (line + "\n").encode(errors="backslashreplace")
-        assert pipe.read(len(expected)) == expected
+        assert pipe.read(len(line)) == line
         thread.join()
         os.close(writing)
         assert pipe.read() == b""
+
+
+def test_write_completely_ignores_a_closed_reader() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    write_completely(writing, b"lost")
+    os.close(writing)
 
 
 @pytest.mark.parametrize("lines", [10, 20_000])

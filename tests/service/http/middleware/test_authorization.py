@@ -17,7 +17,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.service.api import admin
 from sparserve.service.api.open_inference import PROBLEM_MEDIA_TYPES
 from sparserve.service.app import create_app
-from sparserve.service.http.middleware.authorization import AuthorizationMiddleware
+from sparserve.service.http.middleware.authorization import AuthorizationMiddleware, RequestAuthorization
 from sparserve.service.http.problems import problem_media_type
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.security.api_keys import Keyring, Scope
@@ -236,7 +236,7 @@ def refused_unread(keys: Path, metrics: Metrics, headers: list[tuple[bytes, byte
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": CLASSIFY_URL, "headers": headers, "client": ("::1", 1)}
-    middleware = AuthorizationMiddleware(never, authorizer=Authorizer(Keyring(keys)), metrics=metrics)
+    middleware = AuthorizationMiddleware(never, authorization=RequestAuthorization(Authorizer(Keyring(keys)), metrics))
     asyncio.run(middleware(scope, never, send))
     return int(sent[0]["status"])
 

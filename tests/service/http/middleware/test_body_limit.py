@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparserve.service.app import create_app
-from sparserve.service.http.middleware.body_limit import BodyLimitMiddleware
+from sparserve.service.http.middleware.body_limit import BodyLimitMiddleware, BodyReader
 from sparserve.service.limits import BodyBudget
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
@@ -31,7 +31,7 @@ class Request:
         headers = [(b"content-encoding", encoding.encode())] if encoding else []
         scope = {"type": "http", "method": "POST", "path": URL, "headers": headers, "state": {}}
         if isinstance(to, BodyBudget):
-            to = BodyLimitMiddleware(self._app, max_bytes=MAX_BYTES, seconds=seconds, budget=to)
+            to = BodyLimitMiddleware(self._app, reader=BodyReader(max_bytes=MAX_BYTES, seconds=seconds), budget=to)
         self.done = asyncio.ensure_future(to(scope, self._parts.get, self._send))
 
     async def part(self, content: bytes, more: bool = True) -> None:
