@@ -234,8 +234,9 @@ class GrpcServer:
     def _options(
         self, metadata: Sequence[tuple[str, str]], seconds_left: float | None, logged: LoggedRequest
     ) -> RequestOptions:
+        routing_key = _first(metadata, "x-routing-key")
         options = RequestOptions(
-            routing_key=check_routing_key(_first(metadata, "x-routing-key")),
+            routing_key=None if routing_key is None else check_routing_key(routing_key),
             request_id=logged.request_id,
             arrived=logged.started,
         )
