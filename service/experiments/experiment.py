@@ -112,7 +112,7 @@ class Experiment:
         return {
             "policy": self.policy.model_dump(mode="json"),
             "since": self.since.isoformat(),
-            "models": self.models and [model.model_dump() for model in self.models],
+            "models": self.models and [asdict(model) for model in self.models],
             "agreement": asdict(self.agreement),
             "repeated": self.repeated,
             "not_compared": self.not_compared,

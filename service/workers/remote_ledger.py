@@ -36,7 +36,7 @@ class RemoteLedger:
         """Ask once for other statistics; they begin with a later `update`."""
         if self.leads and self._restarted.get(task) != (experiment.id, models):
             self._restarted[task] = (experiment.id, models)
-            self._channel.tell("restart", task=task, id=experiment.id, models=[one.model_dump() for one in models])
+            self._channel.tell("restart", task=task, id=experiment.id, models=[asdict(one) for one in models])
 
     def observe(self, task: str, experiment: Experiment, observation: Observation) -> None:
         """Note an observation for the next batch."""
@@ -48,7 +48,7 @@ class RemoteLedger:
 
     async def begin(self, task: str, policy: Policy, models: Models) -> Experiment:
         """Begin an experiment for all workers."""
-        content = {"policy": policy.model_dump(mode="json"), "models": [one.model_dump() for one in models]}
+        content = {"policy": policy.model_dump(mode="json"), "models": [asdict(one) for one in models]}
         return Experiment.from_message(await self._channel.ask("begin", task=task, **content))
 
     async def end(self, task: str) -> Experiment | None:
