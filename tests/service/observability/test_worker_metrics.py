@@ -70,7 +70,7 @@ def test_state_of_the_service_is_not_added_up(worker: Callable[[int], Metrics]) 
     for metrics in workers:
         metrics.store.model_info.labels("t", "v", "1", "onnx").set(1)
         metrics.ready.set(1)
-    state = {"workers": 2, "readable": 0, "last_read": 5, "refused": 1, "processes": {}}
+    state = {"workers": 2, "readable": 0, "last_read": 5, "refused": 1, "processes": {}, "experiments": []}
     workers[0].show(state)
     assert lines(workers[0]) >= {
         'sparserve_model_info{runtime="onnx",task="t",variant="v",version="1"} 1.0',
