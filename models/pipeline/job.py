@@ -24,7 +24,7 @@ from sparserve.models.pipeline.estimate import estimate_seconds
 from sparserve.models.pipeline.execution import run_plan
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan, plan_job
-from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_vocabulary
+from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_type_ids, check_vocabulary
 from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.pipeline.task import check_labels, check_name, task_name
 from sparserve.models.progress import Reporter
@@ -135,6 +135,7 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     hub_data_set = options.data.removeprefix(HUB) if is_hub_id(options.data) else None
     source = Path(options.data).name if exists(options.data) else options.data
     job = Job(task, recipe, checkpoint, teacher, dataset, source, options.seed, threads, hub_data_set=hub_data_set)
+    check_type_ids(job)
     check_vocabulary(job)
     check_calibration(job)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")

@@ -171,6 +171,27 @@ def check_vocabulary(job: Job) -> None:
     _check_rank(recipe, len(kept), width)
 
 
+def check_type_ids(job: Job) -> None:
+    """Check that the networks take the pairs of texts of the data.
+
+    Raises:
+        CheckpointError: a tokenizer marks the second text of a pair with a type that its network has no embedding for.
+    """
+    if job.dataset.train.text_pairs is None:
+        return
+    for network in (job.checkpoint, job.teacher):
+        types = getattr(network.config, "type_vocab_size", None) if network is not None else None
+        if network is None or not types or "token_type_ids" not in network.tokenizer.model_input_names:
+            continue
+        last = max(network.tokenizer("a", "a")["token_type_ids"])
+        if last >= types:
+            raise CheckpointError(
+                f"the data has pairs of texts, but {network.name} cannot read pairs: its tokenizer gives the second "
+                f"text the type {last}, and it has embeddings for {types} type{'s' if types > 1 else ''} only "
+                "(type_vocab_size); take another checkpoint, or join the two columns into one text"
+            )
+
+
 def check_calibration(job: Job) -> None:
     """Check that the calibration rows hold enough information for the squeeze.
 

@@ -25,10 +25,12 @@ class Engine:
     """A loaded bundle that has answered a warm-up request.
 
     `sample_difference` is the largest difference of a logit from the bundle's sample, None if it has no sample.
+    `takes_pairs` is False if the graph rejects the second text of a pair.
     """
 
     loaded: LoadedBundle
     sample_difference: float | None = None
+    takes_pairs: bool = True
     health: EngineHealth = field(default_factory=EngineHealth, compare=False)
     latency: LatencyModel = field(default_factory=LatencyModel, compare=False)
 
@@ -78,9 +80,16 @@ class Engine:
         """Return the tokens of each input.
 
         Raises:
-            InvalidRequest: an input has no tokens.
+            InvalidRequest: an input has no tokens, or is a pair that the graph rejects.
             TooManyTokens: an input is longer than the model's maximum length, and `truncate` is off.
         """
+        if not self.takes_pairs:
+            for position, item in enumerate(inputs):
+                if item.text_pair is not None:
+                    raise InvalidRequest(
+                        f"item {position} is a pair of texts, but {self.manifest.task}/{self.manifest.variant} has no "
+                        "embedding for the token type of a second text: send one text"
+                    )
         tokens = self.loaded.tokenizer.encode([i.text for i in inputs], [i.text_pair for i in inputs])
         for position, item in enumerate(tokens):
             if not item:

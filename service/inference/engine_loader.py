@@ -10,7 +10,7 @@ from sparserve.models.bundle.inference import RuntimeChoice, expected_runtime, l
 from sparserve.models.bundle.variants import Runtime
 from sparserve.models.errors import BundleError
 from sparserve.service.inference.engine import Engine, Logits
-from sparserve.service.inference.health import run_within_memory
+from sparserve.service.inference.health import is_out_of_memory, run_within_memory
 from sparserve.service.types import TextInput
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ def _answer_sample(bundle: Bundle, threads: int, runtime: Runtime) -> tuple[Engi
             raise BundleError(f"{logits.shape[-1]} logits for {len(manifest.labels)} labels")
         if not np.isfinite(logits).all():
             raise BundleError("numbers that are not finite")
+        takes_pairs = _takes_pairs(engine)
         pair = engine.tokenize([TextInput(text=WARM_UP_TEXT), TextInput(text=f"{WARM_UP_TEXT} both")])
         together = run_within_memory(engine.logits, pair, lambda: None)
         if together.shape != (2, len(manifest.labels)):
@@ -85,9 +86,26 @@ def _answer_sample(bundle: Bundle, threads: int, runtime: Runtime) -> tuple[Engi
     except Exception as error:  # ONNX Runtime raises its own classes without a public common base
         raise BundleError(f"{bundle.model_path} does not answer a warm-up request: {error}") from error
     if not manifest.sample:
-        return engine, None
+        return Engine(engine.loaded, takes_pairs=takes_pairs), None
     expected: Logits = np.array([answer.logits for answer in manifest.sample], dtype=np.float32)
     if expected.shape != logits.shape:
         raise BundleError(f"{bundle.folder}: its sample has {expected.shape} logits for {logits.shape} answers")
     difference = float(np.abs(logits - expected).max())
-    return Engine(engine.loaded, difference), difference
+    return Engine(engine.loaded, difference, takes_pairs), difference
+
+
+def _takes_pairs(engine: Engine) -> bool:
+    """Return False if the graph rejects the token types of a pair, as that of a BERT with `type_vocab_size` 1 does.
+
+    Requests with pairs would fail, and with them the other requests in their batches.
+    """
+    (pair,) = engine.tokenize([TextInput(text=WARM_UP_TEXT, text_pair=WARM_UP_TEXT)])
+    if pair.type_ids is None or not any(pair.type_ids):
+        return True
+    try:
+        engine.logits([pair])
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return False
+    return True

@@ -15,7 +15,13 @@ from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint,
 from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.pipeline.inputs import Job
-from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_vocabulary, outline
+from sparserve.models.pipeline.preflight import (
+    check_calibration,
+    check_recipe,
+    check_type_ids,
+    check_vocabulary,
+    outline,
+)
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.recipes.schema import Recipe, Student
 from tests.support.models.squeezed import UNEVEN, network_of
@@ -128,6 +134,18 @@ def test_check_vocabulary_refuses_a_rank_above_the_kept_tokens(recipe: MakeRecip
     check_vocabulary(replace(job, recipe=recipe(**ranked)))
     with pytest.raises(RecipeError, match=r"embeddings\.rank is 32, but the token table has \d+ rows"):
         check_vocabulary(replace(few, recipe=recipe(**ranked)))
+
+
+def test_check_type_ids_refuses_pairs_that_a_network_cannot_read(job: Job, saved: MakeCheckpoint) -> None:
+    split = job.dataset.train
+    pairs = replace(job, dataset=replace(job.dataset, train=replace(split, text_pairs=list(split.texts))))
+    one_type = saved(type_vocab_size=1)
+    check_type_ids(pairs)
+    check_type_ids(replace(job, checkpoint=one_type))
+    networks: dict[str, Any]
+    for networks in ({"checkpoint": one_type}, {"teacher": one_type}):
+        with pytest.raises(CheckpointError, match=r"cannot read pairs: .* it has embeddings for 1 type only"):
+            check_type_ids(replace(pairs, **networks))
 
 
 def test_check_recipe_accepts(
