@@ -84,8 +84,8 @@ class Engine:
             TooManyTokens: an input is longer than the model's maximum length, and `truncate` is off.
         """
         if not self.takes_pairs:
-            for position, item in enumerate(inputs):
-                if item.text_pair is not None:
+            for position, one in enumerate(inputs):
+                if one.text_pair is not None:
                     raise InvalidRequest(
                         f"item {position} is a pair of texts, but {self.manifest.task}/{self.manifest.variant} has no "
                         "embedding for the token type of a second text: send one text"
