@@ -129,7 +129,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peer", action="append", default=[], metavar="NAME=PYTHON", help=f"peer to add: {', '.join(PEERS)}"
     )
-    parser.add_argument("--only", nargs="+", help="measure only these servers; default: all")
+    parser.add_argument("--only", nargs="+", help="measure only these servers or arms; default: all")
     parser.add_argument("--shared", action="store_true", help="let server and load generator share all CPUs")
     parser.add_argument("--seconds", type=float, default=5, help="seconds of each load")
     parser.add_argument("--minutes", type=float, default=30, help="no turn begins that would end later")
@@ -171,7 +171,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         turns = arms_of(arguments, graphs, Path(folder), configuration)
         if arguments.only:
-            turns = [turn for turn in turns if turn.arm.server in arguments.only]
+            turns = [turn for turn in turns if {turn.arm.server, turn.arm.name} & set(arguments.only)]
         if arguments.list:
             print_turns(turns, seconds)
             return

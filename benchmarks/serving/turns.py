@@ -55,8 +55,9 @@ def plan(own: Mapping[str, Arm], bare: Sequence[Arm], workers: Sequence[Arm], pe
         *(Turn(arm, (CEILING, "closed", "idle", *(("many",) if arm in compared else ()))) for arm in order),
         *(Turn(arm, (*((SECOND_CEILING,) if arm in compared else ()), "rates")) for arm in order),
         *(Turn(arm, ("closed",)) for arm in (*bare, *workers)),
+        *(Turn(arm, ("around",)) for arm in compared),
         *(Turn(arm, ("closed", "rates")) for arm in (*slow, *fast, *others)),
-        *(Turn(arm, ("around",)) for arm in (*compared, *slow, *fast)),
+        *(Turn(arm, ("around",)) for arm in (*slow, *fast)),
     ]
 
 
