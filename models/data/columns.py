@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparserve.models.data.options import DataOptions
-from sparserve.models.data.tables.table import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES, ReadOptions, Table
+from sparserve.models.data.tables.table import LABEL_NAMES, MORE_TEXT_NAMES, PAIR_NAMES, TEXT_NAMES, ReadOptions, Table
 from sparserve.models.errors import DataError
 
 # Names that form a pair together, although the second one is a text when it stands alone (QNLI).
@@ -123,8 +123,8 @@ def _choose_texts(table: Table, source: str, options: DataOptions, used: set[str
             notes.append(
                 f"second text column: {pair!r} (detected; use --text-pair-column to choose another, or '' for none)"
             )
-    free = [name for name in table.columns if name not in used and name != pair]
-    others = [name for name in free if _is_prose(table.columns[name], known=name.strip().casefold() in TEXT_NAMES)]
+    free, known = [name for name in table.columns if name not in used and name != pair], (*TEXT_NAMES, *MORE_TEXT_NAMES)
+    others = [name for name in free if _is_prose(table.columns[name], known=name.strip().casefold() in known)]
     if detected and others:
         join = " ".join(f"--text-column {name!r}" for name in (*text, *others))
         notes.append(f"not used, although it holds text: {', '.join(map(repr, others))}; to join the texts, use {join}")

@@ -1,9 +1,11 @@
 """Cells that hold several labels: lists as JSON, Python, numpy or PostgreSQL write them, also as text."""
 
 import ast
+import contextlib
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,7 +24,7 @@ _WAY_OUT = "Write a list of labels, one column of 0 and 1 for each label, or a s
 def read_lists(values: Iterable[Any], source: str) -> list[Any] | None:
     """Return a label column's cells with a list in place of each cell that is one; None if no cell is a list.
 
-    Words in brackets without quotes, as in `[a, b]`, are a list only if every cell is one.
+    Words in brackets without quotes, as in `[a, b]`, are a list only if every cell is one or other labels share them.
 
     Raises:
         DataError: a cell is a mapping or another structure than a list.
@@ -31,11 +33,8 @@ def read_lists(values: Iterable[Any], source: str) -> list[Any] | None:
     parsed = [_parse(cell, source) if isinstance(cell, str) else cell for cell in cells]
     if any(isinstance(value, list) for value in parsed):
         return parsed
-    present = [
-        cell for cell in cells if not (cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()))
-    ]
-    if present and all(isinstance(cell, str) and _in_brackets(cell) for cell in present):
-        return [_bare(cell) if isinstance(cell, str) and cell.strip() else cell for cell in cells]
+    if any(isinstance(cell, str) and _in_brackets(cell) for cell in cells) and _bare_lists(cells):
+        return [_bare(cell) if isinstance(cell, str) and _in_brackets(cell) else cell for cell in cells]
     return None
 
 
@@ -61,6 +60,9 @@ def _plain(value: Any) -> Any:
 def _parse(cell: str, source: str) -> Any:
     """Return a list if a cell is one, and else the cell."""
     text = cell.strip()
+    if text.startswith('"['):  # a list that was encoded twice
+        with contextlib.suppress(ValueError):
+            text = str(json.loads(text))
     call = _CALL.fullmatch(text)
     if call:
         text = call[1].strip() or "[]"
@@ -117,6 +119,16 @@ def _unquoted(text: str) -> str:
 def _in_brackets(text: str) -> bool:
     text = text.strip()
     return len(text) > 1 and _BRACKETS.get(text[0]) == text[-1]
+
+
+def _bare_lists(cells: Iterable[Any]) -> bool:
+    """Return True if words in brackets are lists: every cell is one, or other labels share most of their words."""
+    names = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
+    bracketed = [name for name in names if _in_brackets(name)]
+    plain = set(names) - set(bracketed)
+    words = Counter(word for name in set(bracketed) for word in _bare(name))
+    shared = [word for word, count in words.items() if count > 1 or word in plain]
+    return not plain or 2 * len(shared) > len(words)
 
 
 def _bare(cell: str) -> list[str]:

@@ -45,7 +45,8 @@ def label_sets(
         sets = _from_indicators(table, columns.labels, source)
         return _one_each(sets, source) if multi_label is False else sets
     column = columns.labels[0]
-    declared, notes = table.classes.get(column, ()), _unused_categories(table, column)
+    declared = tuple(_name(name, source) for name in table.classes.get(column, ()) if not _missing(name))
+    notes = _unused_categories(table, column)
     values = table.columns[column]
     lists = read_lists(values, source)
     if lists is not None and is_vector(lists):
@@ -183,7 +184,7 @@ def _compound(names: Collection[str], separator: str) -> list[str]:
 def _note_on_compounds(rows: Sequence[LabelSet | None]) -> Iterator[str]:
     """Describe labels that look like several."""
     names = {row[0] for row in rows if row}
-    for separator in SEPARATORS:
+    for separator in (*SEPARATORS, "/", " "):
         if compound := _compound(names, separator):
             yield (
                 f"labels such as {compound[0]!r} look like several: use --label-separator {separator!r} if a row can "
@@ -210,7 +211,10 @@ def _name(value: Any, source: str) -> str:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")  # Parquet files of old writers do not say that bytes are text
     if isinstance(value, dict | list):
-        raise DataError(f"{source}: a label is a {type(value).__name__}. Labels are text, numbers, or true and false.")
+        raise DataError(
+            f"{source}: a label is a {type(value).__name__}, such as {str(value)[:60]}. Labels are text, numbers, or "
+            "true and false: write a list of labels, or one column of 0 and 1 for each."
+        )
     if isinstance(value, float) and not math.isfinite(value):
         raise DataError(f"{source}: the number {value} cannot be a label. Remove its rows, or write the label as text.")
     if isinstance(value, float) and value.is_integer():

@@ -1,9 +1,11 @@
 """The text of a file: its bytes, decompressed and decoded."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -23,6 +25,7 @@ BYTE_ORDER_MARKS = (
 WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 # Encodings of Japanese, Chinese and Korean that switch between character sets by ASCII sequences: valid UTF-8.
 SHIFTS = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$", "iso2022_jp"), (b"~{", "hz"))
+UTF_7 = re.compile(rb"\+[A-Za-z0-9+/]{3,}-")
 SAMPLE_BYTES = 1 << 18
 
 # Files that people give by mistake, by the bytes that they begin with.
@@ -142,6 +145,10 @@ def _disguised(content: bytes) -> str | None:
                 continue
             if not text.isascii():
                 return name
+    if len(UTF_7.findall(sample)) > 2 and sample.isascii():
+        with contextlib.suppress(ValueError):
+            if all(character.isalpha() for character in content.decode("utf-7") if not character.isascii()):
+                return "utf-7"
     return None
 
 

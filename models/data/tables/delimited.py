@@ -14,6 +14,7 @@ from sparserve.models.errors import DataError
 # Python's limit is 131,072 characters per field. Longer texts are valid: the tokenizer truncates them.
 csv.field_size_limit(2**30)
 TSV_SUFFIXES = (".tsv", ".tab")
+MAX_HEAD_LINES = 30
 Rows = list[list[str]]
 
 
@@ -61,7 +62,9 @@ def _read_with_first_that_fits(
             error = error or fault
             continue
         if comments:
-            notes.append(f"skipped at the head of the file, as comments: {comments} line{'s' * (comments > 1)}")
+            notes.append(
+                f"skipped at the head of the file, as comments or title: {comments} line{'s' * (comments > 1)}"
+            )
         if error is not None:
             how = "characters like any other" if dialect.quote is None else f"escaped by {dialect.escape}"
             notes.append(f"quotes are {how}, as they are not written twice (detected; use --quote and --escape)")
@@ -71,25 +74,24 @@ def _read_with_first_that_fits(
 
 
 def _without_comments(text: str, dialect: Dialect) -> tuple[str, int]:
-    """Return the text with an empty line for each comment at its head, and their number.
+    """Return the text with an empty line for each comment or title at its head, and their number.
 
-    A comment has another number of fields than the rows, so that a row may begin with a hashtag.
+    They have a single field, unlike the rows, so that a row may begin with a hashtag. A title stands above known names
+    of columns.
     """
-    position, comments = 0, []
-    while (end := text.find("\n", position)) >= 0:
-        line = text[position:end]
-        if is_comment(line):
-            comments.append(line)
-        elif line.strip():
-            break
+    lines: list[str] = []
+    position = 0
+    while len(lines) < MAX_HEAD_LINES and (end := text.find("\n", position)) >= 0:
+        lines.append(text[position:end])
         position = end + 1
-    if not comments:
+    records = [next(dialect.records([line], strict=False), []) for line in lines]
+    width = usual_width(row for row in dialect.records(io.StringIO(text, newline=""), strict=False) if any(row))
+    first = next((place for place, record in enumerate(records) if len(record) == width), 0)
+    head = [line for line in lines[:first] if line.strip()]
+    titled = any(name.strip().casefold() in KNOWN_NAMES for name in records[first]) if first else False
+    if not head or width < 2 or not (titled or all(map(is_comment, head))):
         return text, 0
-    rest = text[position:]
-    width = usual_width(record for record in dialect.records(io.StringIO(rest, newline=""), strict=False) if record)
-    if any(len(record) == width for record in dialect.records(comments, strict=False)):
-        return text, 0
-    return "\n" * text.count("\n", 0, position) + rest, len(comments)
+    return "\n" * first + text[sum(len(line) + 1 for line in lines[:first]) :], len(head)
 
 
 def _rows(path: Path, text: str, dialect: Dialect) -> Rows:
@@ -114,8 +116,9 @@ def _rows(path: Path, text: str, dialect: Dialect) -> Rows:
             row = row[:width]  # delimiters at the end of a line
         if len(row) != width:
             raise DataError(
-                f"{path}, line {line}: {len(row)} fields, but most rows have {width} ({dialect}). Quote fields that "
-                "contain the delimiter, or use --delimiter if the file has another one."
+                f"{path}, line {line}: {len(row)} field{'s' * (len(row) > 1)}, but most rows have {width} ({dialect}). "
+                "Quote fields that contain the delimiter, remove the line if it is no row, or use --delimiter if the "
+                "file has another one."
             )
         rows.append(row)
     return rows

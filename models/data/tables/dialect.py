@@ -95,7 +95,7 @@ def candidates(text: str, options: ReadOptions, *, usual: str) -> list[Dialect]:
 
 def is_comment(line: str) -> bool:
     """Return True for a line that may be a comment."""
-    return line.startswith(COMMENTS)
+    return line.lstrip('" ').startswith(COMMENTS)
 
 
 def usual_width(records: Iterable[list[str]]) -> int:
@@ -130,7 +130,7 @@ def _character(option: str, value: str | None) -> str | None:
 def _sample(text: str) -> str:
     """Return the beginning of a text without the lines at its head that may be comments, cut at the end of a line."""
     position = 0
-    while is_comment(text[position : position + 2]) or text[position : position + 1] in ("\n", "\r"):
+    while is_comment(text[position : position + 10]) or text[position : position + 1] in ("\n", "\r"):
         end = text.find("\n", position)
         if end < 0:
             return text

@@ -9,6 +9,8 @@ TEXT_NAMES = (
     "text", "sentence", "review", "content", "sentence1", "premise", "question1", "question", "body", "comment",
     "comment_text", "message", "tweet", "title", "document", "utterance", "query", "description",
 )  # fmt: skip
+# Names of texts beside the main one.
+MORE_TEXT_NAMES = ("subject", "summary", "headline", "heading", "subtitle", "abstract", "selftext")
 PAIR_NAMES = ("text_pair", "sentence2", "hypothesis", "question2", "text2", "pair", "passage", "answer")
 LABEL_NAMES = (
     "label", "labels", "sentiment", "category", "class", "target", "intent", "topic", "tags", "gold_label", "y",

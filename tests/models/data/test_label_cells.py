@@ -14,7 +14,7 @@ from sparserve.models.errors import DataError
         '["a b", "c"]', "['a b', 'c']", "('a b', 'c')", "{'a b', 'c'}", "['a b' 'c']", "['a b'\n 'c']", '{"a b",c}',
         "array(['a b', 'c'], dtype=object)", "array(['a b', 'c'], dtype='<U3')", "frozenset({'a b', 'c'})",
         "Index(['a b', 'c'], dtype='object')", "[ 'a b' , \"c\" ]", '{"choices": ["a b", "c"]}', "[u'a b', u'c']",
-        ("a b", "c"), ["a b", "c"], {"choices": ["a b", "c"]},
+        '"[\\"a b\\", \\"c\\"]"', ("a b", "c"), ["a b", "c"], {"choices": ["a b", "c"]},
     ],
 )  # fmt: skip
 def test_read_lists_reads_every_spelling(cell: Any) -> None:
@@ -44,6 +44,7 @@ def test_read_lists_keeps_names_beside_lists() -> None:
 def test_read_lists_reads_brackets_without_quotes_if_all_cells_have_them() -> None:
     assert read_lists(["[a, b]", "{c}", "", None], "a.csv") == [["a", "b"], ["c"], "", None]
     assert read_lists(["[a, b]", "c"], "a.csv") is None
+    assert read_lists(["[a, b]", "a", "b"], "a.csv") == [["a", "b"], "a", "b"]
 
 
 @pytest.mark.parametrize("cells", [["a", "b"], ["[deleted]", "kept"], ["(1)", "(other)", "x"], [1, None, 2.5], []])

@@ -104,6 +104,13 @@ def test_label_sets_notes_categories_without_rows() -> None:
     assert read.declared == () and "no row has these values of the label column's type" in read.notes[0]
 
 
+@pytest.mark.parametrize("separator", ["/", " "])
+def test_label_sets_offers_a_separator_that_it_does_not_detect(separator: str) -> None:
+    cells = [f"sun{separator}sea", "sun", f"sea{separator}sand", "sand"]
+    assert f"use --label-separator {separator!r}" in sets(ONE, label=cells).notes[0]
+    assert sets(ONE, label=["world news", "sports news", "weather"]).notes == ()
+
+
 @pytest.mark.parametrize("separator", ["|", ";", ","])
 def test_label_sets_offers_and_detects_a_separator(separator: str) -> None:
     cells = [f"sun{separator}sea", "sun", f"sea{separator} sand", "sand"]

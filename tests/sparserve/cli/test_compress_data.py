@@ -90,7 +90,7 @@ def test_compress_names_utf_16_and_reads_it_if_told(dry_run: DryRun, tmp_path: P
             "separated by ';'",
         ),
         ("barequote.csv", csv_text(ROWS) + '"Great" the phone,pos\n', "quotes are characters like any other"),
-        ("comment_head.csv", "# exported 2026-01-01\n" + csv_text(ROWS), "as comments: 1 line\n"),
+        ("comment_head.csv", "# exported 2026-01-01\n" + csv_text(ROWS), "as comments or title: 1 line\n"),
         ("spaces_line.csv", csv_text(ROWS) + "   \n", "40 rows"),
         ("lines.json", "\n".join(map(json.dumps, ROWS)), "format: JSON lines"),
         ("array.json", json.dumps(ROWS, indent=1), "format: JSON array"),

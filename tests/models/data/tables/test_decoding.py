@@ -66,6 +66,12 @@ def test_decode_names_an_encoding_of_ascii_bytes(tmp_path: Path, encoding: str, 
         read_table(write(tmp_path / "a.csv", text.encode(encoding)))
 
 
+def test_decode_names_utf_7_and_reads_plus_signs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="looks like UTF-7, not UTF-8"):
+        read_table(write(tmp_path / "a.csv", CSV.replace("text number", "t\xe9xt").encode("utf-7")))
+    assert len(read_table(write(tmp_path / "b.csv", CSV.replace("number", "C++ and 1+1- +one-")))) == 40
+
+
 def test_decode_offers_the_option_for_other_encodings(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", RUSSIAN.encode("windows-1251"))
     with pytest.raises(DataError, match=r"not UTF-8: byte .* Name its encoding with --encoding"):

@@ -80,7 +80,9 @@ def test_read_delimited_refuses_a_dialect_that_cannot_be(tmp_path: Path, options
         read(tmp_path / "a.csv", "text,label\na,b\n", **options)
 
 
-@pytest.mark.parametrize("head", ["# exported 2026\n", "#\n# it's \"x\n\n", "// made by us\n", "\n\n# a\n"])
+@pytest.mark.parametrize(
+    "head", ["# exported 2026\n", "#\n# it's \"x\n\n", "// made by us\n", "\n\n# a\n", '"# a"\n', "Reviews of May\n\n"]
+)
 def test_read_delimited_skips_comments_at_the_head(tmp_path: Path, head: str) -> None:
     table = read(tmp_path / "comment_head.csv", f"{head}text,label\n{BODY}")
     assert (list(table.columns), len(table)) == (["text", "label"], 24)
