@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
-    with running(Path(arguments.store), "--log-level", "warning", warnings="default") as service:
+    with running(Path(arguments.store), "--workers", "1", "--log-level", "warning", warnings="default") as service:
         compare(f"http://127.0.0.1:{service.port}", arguments.task)
         status = service.stop()
         print(service.logged(), end="", file=sys.stderr)

@@ -91,6 +91,7 @@ def sparserve(
         settings = {
             "store": store,
             "port": port,
+            "workers": 1,
             "threads": THREADS,
             "runtime": graph.runtime,
             "log-level": "warning",

@@ -174,7 +174,10 @@ class Disagreements:
         with self._opening:  # a reader and the writer may open it at the same time
             if self._engine is None:
                 engine = create_engine(self._url, pool_pre_ping=True)
-                _TABLES.create_all(engine)
+                try:
+                    _TABLES.create_all(engine)
+                except SQLAlchemyError:  # another process may have made the table at the same time
+                    _TABLES.create_all(engine)
                 self._engine = engine
             return self._engine
 

@@ -23,6 +23,8 @@ from sparserve.service.workers.shared_folder import SUPERVISOR
 logger = logging.getLogger(__name__)
 
 PUBLISH_TIMEOUT_SECONDS: Final = 1.0
+# Time for a worker to make a change; loading a large model takes seconds. A worker that hangs must not hold up others.
+CHANGE_TIMEOUT_SECONDS: Final = 300.0
 
 
 @dataclass(eq=False)
@@ -86,6 +88,7 @@ class Coordinator:
                 "observe": self._observe,
                 "ready": lambda reason: self._set_ready(member, reason),
                 "listening": lambda: self._set_listening(member),
+                "mirrored": lambda: self._have_others_read_store(member),
             },
         )
         self.members.append(member)
@@ -145,6 +148,12 @@ class Coordinator:
         member.counts = member.listening = True
         self._announce()
 
+    def _have_others_read_store(self, leader: Member) -> None:
+        """Have the other workers read the store now that a URL has been mirrored into it."""
+        for member in self._joined():
+            if member is not leader and member.channel is not None:
+                member.channel.tell("read")
+
     def _announce(self) -> None:
         reason = self.reason_not_ready()
         if reason != self._announced:
@@ -166,7 +175,7 @@ class Coordinator:
             leader, others = members[0], members[1:]
             try:
                 if change.action == "default":
-                    checked = {"task": change.task, "variant": change.variant}
+                    checked: dict[str, Any] = {"task": change.task, "variant": change.variant}
                     _raise_first(await _all(self._ask(one, "check", **checked) for one in others))
                 done = await self._ask(leader, "apply", **asdict(change))
                 _raise_first(await _all(self._ask(one, "apply", **done["change"]) for one in others))
@@ -179,8 +188,8 @@ class Coordinator:
     async def _state(self) -> dict[str, Any]:
         """Have each worker write its gauges, and return the state of the whole service."""
         members = self._joined()
-        asked = [asyncio.wait_for(self._ask(one, "publish"), PUBLISH_TIMEOUT_SECONDS) for one in members]
-        known = [one for one in await _all(asked) if isinstance(one, dict)]
+        asked = await _all(self._ask(one, "publish", seconds=PUBLISH_TIMEOUT_SECONDS) for one in members)
+        known = [one for one in asked if isinstance(one, dict)]
         return {
             "workers": sum(member.listening for member in members),
             "readable": min((one["readable"] for one in known), default=0),
@@ -237,9 +246,17 @@ class Coordinator:
     def _announce_experiments(self) -> None:
         self.tell("experiments", experiments=self._experiments())
 
-    async def _ask(self, member: Member, kind: str, **fields: Any) -> Any:
+    async def _ask(self, member: Member, kind: str, *, seconds: float = CHANGE_TIMEOUT_SECONDS, **fields: Any) -> Any:
+        """Ask a worker.
+
+        Raises:
+            ServiceError: it refuses, has ended, or does not answer in time.
+        """
         assert member.channel is not None
-        return await member.channel.ask(kind, **fields)
+        try:
+            return await asyncio.wait_for(member.channel.ask(kind, **fields), seconds)
+        except TimeoutError as error:
+            raise Unavailable(f"{member.name} does not answer: try again, or restart the service") from error
 
 
 def _models(models: Sequence[dict[str, str]]) -> Models:

@@ -62,6 +62,7 @@ class WorkerLink:
                 "publish": self._publish,
                 "reason": self._set_reason,
                 "lead": self._lead,
+                "read": self._read_store,
                 "experiments": lambda experiments: self.ledger.update(experiments),
                 "hurry": lambda force: self.hurry(force),
             },
@@ -145,6 +146,9 @@ class WorkerLink:
     def _set_reason(self, reason: str | None) -> None:
         self._reason = reason
 
+    async def _read_store(self) -> None:
+        await self._joined.run_admin(self._joined.catalog.sync)
+
     def _lead(self) -> None:
         self.ledger.leads = True
         self._joined.catalog.lead()
@@ -152,7 +156,10 @@ class WorkerLink:
     async def _report(self) -> None:
         """Send the readiness when it changes, and what experiments have observed."""
         reported: object = self
+        mirrored = not self.settings.store_url
         while True:
+            if self.ledger.leads and not mirrored and self._joined.catalog.loaded.done():
+                mirrored = self._channel.tell("mirrored")
             reason = self._joined.catalog.reason_not_ready()
             if reason != reported and self._channel.tell("ready", reason=reason):
                 reported = reason

@@ -5,7 +5,6 @@ reserved at once, because a write to a mapped page for which there is no room ki
 """
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,13 +26,24 @@ def shared_folder(workers: int) -> Iterator[Path]:
     Raises:
         OSError: there is no room.
     """
-    parent = str(MEMORY) if os.access(MEMORY, os.W_OK | os.X_OK) else None
+    try:
+        folder = _make(workers, MEMORY)
+    except OSError:  # there is none, or it is full
+        folder = _make(workers, Path(tempfile.gettempdir()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make(workers: int, parent: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="sparserve-", dir=parent))
     try:
         for process in (SUPERVISOR, *range(workers)):
             reserve_metrics(folder, process)
         reserve_connection_counts(folder, workers)
         reserve_rates(folder)
-        yield folder
-    finally:
+    except OSError:
         shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder

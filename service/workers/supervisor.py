@@ -109,8 +109,6 @@ class Supervisor:
             await asyncio.wait(keeping)
             for task in keeping:
                 task.result()
-        for number in STOP_SIGNALS:
-            loop.remove_signal_handler(number)
         return self._exit_code
 
     async def _keep(self, number: int) -> None:
@@ -118,7 +116,12 @@ class Supervisor:
         pause, restarted = 0.0, False
         while not self._stopping.is_set():
             began = time.monotonic()
-            member, status = await self._run_worker(number, restarted=restarted)
+            member = Member(number, counts=not restarted)
+            try:
+                status = await self._run_worker(member, restarted=restarted)
+            except OSError as error:  # no memory, no descriptors, no processes
+                logger.error("%s cannot be started: %s", member.name, error)
+                status = EXIT_NOT_STARTED
             if self._stopping.is_set():
                 if status and member.joined:
                     self._exit_code = self._exit_code or EXIT_DROPPED
@@ -135,10 +138,9 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _run_worker(self, number: int, *, restarted: bool) -> tuple[Member, int]:
+    async def _run_worker(self, member: Member, *, restarted: bool) -> int:
         """Start a worker, wait for its end, and return its exit status."""
-        reserve_metrics(self._folder, number)
-        member = Member(number, counts=not restarted)
+        number = member.number
         replacement = restarted and self._coordinator.listening
         end, other_end = socket.socketpair()
         with other_end:
@@ -165,7 +167,8 @@ class Supervisor:
         del self._processes[number]
         self._coordinator.remove(member)
         ConnectionCounts(self._folder, number).leave()
-        return member, status
+        reserve_metrics(self._folder, number)
+        return status
 
     def _stop(self, received: int) -> None:
         """Stop the service; a second signal skips the delay before the sockets are closed."""

@@ -130,6 +130,15 @@ def test_rate_of_a_client_is_that_of_the_service(store: Store) -> None:
     assert statuses == [200] * 6 + [429] * 2
 
 
+def test_one_worker_mirrors_for_all(store: Store, tmp_path: Path) -> None:
+    options = (*OPTIONS[:-2], "--watch-seconds", "0", "--store-url", store.root.as_uri())
+    with running(tmp_path / "mirror", *options) as service, both_workers(service.port) as streams:
+        assert {served(stream) for stream in streams} == {store.current(TASK, "dense")}
+        assert service.metric("sparserve_store_last_look_timestamp_seconds") > 0
+        assert service.metric("sparserve_store_readable") == 1
+        assert "cannot be read" not in service.logged()
+
+
 def test_workers_answer_half_sent_requests_on_sigterm(store: Store) -> None:
     body = json.dumps({"inputs": ["good film"] * 20}).encode()
     with running(store.root, *OPTIONS) as service, both_workers(service.port) as streams:
