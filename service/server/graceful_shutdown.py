@@ -75,7 +75,7 @@ class DrainingServer(uvicorn.Server):
                 listener,
                 self._protocol,
                 counts=counts,
-                open_connections=lambda: len(self.server_state.connections),
+                open_connections=lambda: self.server_state.connections,
             )
             for listener in listeners
         ]

@@ -11,16 +11,17 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
 from sparserve.service.mapped_file import reserve_file
 
 FILE_NAME: Final = "connections"
-# A worker with more connections than another one looks this often, and so many times, before it accepts one more.
+# A worker with more connections than another one looks this often, and so many times, before it accepts one more in
+# place of a worker that does not.
 YIELD_SECONDS: Final = 0.001
-YIELDS: Final = 5
+YIELDS: Final = 10
 # Among hundreds of connections a worker may have this part more.
 SLACK: Final = 0.1
 # Without free descriptors: how long to wait for one.
@@ -70,7 +71,7 @@ class SharedListener:
         listener: the socket; closed with this object.
         make_protocol: makes the protocol of a connection.
         counts: table of the connections of all workers.
-        open_connections: returns the number of connections of this worker.
+        open_connections: returns the protocols of the open connections of this worker.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class SharedListener:
         make_protocol: Callable[[], asyncio.Protocol],
         *,
         counts: ConnectionCounts,
-        open_connections: Callable[[], int],
+        open_connections: Callable[[], Collection[object]],
     ) -> None:
         self.sockets = [listener]
         self._listener = listener
@@ -87,15 +88,17 @@ class SharedListener:
         self._counts = counts
         self._open_connections = open_connections
         self._loop = asyncio.get_running_loop()
-        self._opening: set[asyncio.Task[object]] = set()
+        self._opening: dict[asyncio.Task[object], asyncio.Protocol] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._yields = 0
+        self._yielded_to: int | None = None
         listener.setblocking(False)
         self._resume()
 
     def publish(self) -> int:
         """Tell the other workers the number of connections, and return it."""
-        connections = self._open_connections() + len(self._opening)
+        opened = self._open_connections()
+        connections = len(opened) + sum(protocol not in opened for protocol in self._opening.values())
         self._counts.publish(connections)
         return connections
 
@@ -117,11 +120,13 @@ class SharedListener:
     def _readable(self) -> None:
         """Accept one connection, unless another worker should."""
         connections, fewest = self.publish(), self._counts.fewest_elsewhere()
-        if fewest is not None and connections > fewest + SLACK * connections and self._yields < YIELDS:
-            self._yields += 1
-            self._pause(YIELD_SECONDS)
-            return
-        self._yields = 0
+        if fewest is not None and connections > fewest + SLACK * connections:
+            self._yields = self._yields + 1 if fewest == self._yielded_to else 1
+            self._yielded_to = fewest
+            if self._yields <= YIELDS:
+                self._pause(YIELD_SECONDS)
+                return
+        self._yielded_to = None
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -129,15 +134,16 @@ class SharedListener:
         except OSError:
             self._pause(EXHAUSTED_SECONDS)
             return
+        protocol = self._make_protocol()
         opening: asyncio.Task[object] = self._loop.create_task(
-            self._loop.connect_accepted_socket(self._make_protocol, connection)
+            self._loop.connect_accepted_socket(lambda: protocol, connection)
         )
-        self._opening.add(opening)
+        self._opening[opening] = protocol
         opening.add_done_callback(self._opened)
         self.publish()
 
     def _opened(self, opening: "asyncio.Task[object]") -> None:
-        self._opening.discard(opening)
+        del self._opening[opening]
         if not opening.cancelled():
             opening.exception()  # the client has gone
 

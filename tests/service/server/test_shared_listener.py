@@ -15,13 +15,13 @@ class Worker:
     """A listener that greets with its number, and its open connections."""
 
     def __init__(self, folder: Path, number: int, listening: socket.socket) -> None:
-        self.open: set[asyncio.BaseTransport] = set()
+        self.open: set[Greeting] = set()
         self.number = number
         self.listener = SharedListener(
             listening.dup(),
             lambda: Greeting(self),
             counts=ConnectionCounts(folder, number),
-            open_connections=lambda: len(self.open),
+            open_connections=lambda: self.open,
         )
 
 
@@ -31,12 +31,11 @@ class Greeting(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._worker.open.add(transport)
+        self._worker.open.add(self)
         transport.write(str(self._worker.number).encode())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._worker.open.discard(self._transport)
+        self._worker.open.discard(self)
 
 
 @pytest.fixture
