@@ -31,9 +31,7 @@ def reserve_metrics(folder: Path, process: int | str) -> None:
     """
     for kind in _KINDS:
         path = folder / f"{kind}_{process}.db"
-        if kind.startswith("gauge"):
-            path.unlink(missing_ok=True)
-        if not path.exists():
+        if kind.startswith("gauge") or not path.exists():
             reserve_file(path, FILE_BYTES)
 
 
