@@ -227,6 +227,7 @@ def exit_codes_page() -> str:
         meaning = _unwrapped(inspect.getdoc(errors[0]) or "").splitlines()[0]
         rows.append([f"`{code}`", names, "Unexpected error." if code == 1 else meaning])
     rows.append(["`130`", "`KeyboardInterrupt`", "Interrupted. Run the same command again to resume."])
+    rows.append(["`143`", "", "Stopped by SIGTERM. Run the same command again to resume."])
     serve = [
         ["`0`", "Stopped by SIGTERM or SIGINT; every accepted request was answered."],
         ["`1`", "Stopped, but some requests were not finished within `grace_seconds`."],

@@ -17,7 +17,7 @@ app = typer.Typer(
     help="Compress transformer text classifiers, serve them on plain CPUs, and report what the compression cost.",
     epilog="Exit codes: 0 done; 1 unexpected error; 2 wrong input; 3 invalid bundle or store; 4 the machine cannot do "
     "it (disk full, output not writable, no permission, missing package); 5 training failed; 6 an exported model "
-    "differs from the trained one; 7 no trial met the targets; 130 interrupted.",
+    "differs from the trained one; 7 no trial met the targets; 130 interrupted; 143 stopped by SIGTERM.",
     context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,

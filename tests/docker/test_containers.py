@@ -65,6 +65,7 @@ def test_service_container_is_unprivileged_and_limited() -> None:
     assert service["user"] == "10001:10001"
     assert service["cap_drop"] == ["ALL"]
     assert services["job"]["profiles"] == ["job"]
+    assert service["init"] is services["job"]["init"] is True  # PID 1 would lose signals until it handles them
     for limits in services.values():
         assert limits["mem_limit"] and limits["cpus"]
 
