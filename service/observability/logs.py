@@ -27,6 +27,7 @@ QUEUE_CAPACITY: Final = 10_000  # records
 # How long a record may wait for others, and how many are written with one call.
 BATCH_SECONDS: Final = 0.05
 BATCH_RECORDS: Final = 1_000
+ATOMIC_BYTES: Final = 4096  # on Linux
 CLOSE_SECONDS: Final = 1.0
 _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -116,7 +117,9 @@ def write_completely(descriptor: int, content: bytes) -> None:
     """
     with contextlib.suppress(OSError):
         while content:
-            content = content[os.write(descriptor, content) :]
+            # Other workers write to the same pipe, which keeps so many bytes of one write together: end it with a line.
+            end = content.rfind(b"\n", 0, ATOMIC_BYTES) + 1 or content.find(b"\n") + 1 or len(content)
+            content = content[os.write(descriptor, content[:end]) :]
 
 
 class TextFormatter(logging.Formatter):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 from sparserve.models.bundle.store import Store
 from sparserve.service.core import ServingCore
 from sparserve.service.observability.logs import (
+    ATOMIC_BYTES,
     FIELDS,
     QUEUE_CAPACITY,
     BackgroundHandler,
@@ -330,3 +332,15 @@ def test_process_exits_with_unread_standard_error(lines: int) -> None:
         assert process.stdout.read() == "done\n"
         assert process.wait(timeout=30) == 0
         assert process.stderr.readline().endswith('"message":"line 0"}\n')
+
+
+def test_lines_of_several_processes_do_not_mix() -> None:
+    """Each write to a pipe is a few whole lines that the kernel keeps together; a longer line is written by itself."""
+    lines = [b"%d %s\n" % (number, b"x" * 900) for number in range(20)] + [b"y" * 9000 + b"\n", b"z\n"]
+    reading, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with reading, writing:
+        write_completely(writing.fileno(), b"".join(lines))
+        writing.shutdown(socket.SHUT_WR)
+        writes = list(iter(lambda: reading.recv(2**16), b""))
+    assert b"".join(writes) == b"".join(lines)
+    assert all(write.endswith(b"\n") and (len(write) <= ATOMIC_BYTES or b"y" in write) for write in writes)
