@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,14 +84,21 @@ def _without_comments(text: str, dialect: Dialect) -> tuple[str, int]:
     while len(lines) < MAX_HEAD_LINES and (end := text.find("\n", position)) >= 0:
         lines.append(text[position:end])
         position = end + 1
-    records = [next(dialect.records([line], strict=False), []) for line in lines]
-    width = usual_width(row for row in dialect.records(io.StringIO(text, newline=""), strict=False) if any(row))
+    try:
+        records = [next(_lenient(line, dialect), []) for line in lines]
+        width = usual_width(row for row in _lenient(text, dialect) if any(row))
+    except csv.Error:  # the strict reader will name the line
+        return text, 0
     first = next((place for place, record in enumerate(records) if len(record) == width), 0)
     head = [line for line in lines[:first] if line.strip()]
     titled = any(name.strip().casefold() in KNOWN_NAMES for name in records[first]) if first else False
     if not head or width < 2 or not (titled or all(map(is_comment, head))):
         return text, 0
     return "\n" * first + text[sum(len(line) + 1 for line in lines[:first]) :], len(head)
+
+
+def _lenient(text: str, dialect: Dialect) -> Iterator[list[str]]:
+    return dialect.records(io.StringIO(text, newline=""), strict=False)
 
 
 def _rows(path: Path, text: str, dialect: Dialect) -> Rows:

@@ -116,3 +116,7 @@ def test_read_delimited_names_the_row_that_is_unlike_most(tmp_path: Path) -> Non
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 def test_read_delimited_reads_every_line_end(tmp_path: Path, line_end: str) -> None:
     assert len(read(tmp_path / "a.csv", csv_text(rows()).replace("\n", line_end))) == 40
+
+
+def test_read_delimited_reads_carriage_returns_within_lines(tmp_path: Path) -> None:
+    assert len(read(tmp_path / "a.csv", "# made\rby us\ntext,label\na,x\rb,y\nc,x\n")) == 3
