@@ -2,6 +2,8 @@
 # make test    the fast tests: a few minutes on two cores
 # make test-thorough   the slow tests, and what takes minutes: every recipe that ships, from command line to bundle, on a tiny model, also killed
 #                      at random; the service against schemathesis, KServe's clients and kill -9
+# make test-floors   the fast tests of the service and of the job's core on the oldest allowed version of every dependency, in
+#                    build/floors
 # make check   linters, types, import contracts, spelling and language
 # make bench   measure the store's bundles again, on this machine
 # make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/benchmarks/kernels.md
@@ -36,8 +38,10 @@ TASK ?=
 METHOD ?=
 LEVEL ?=
 REQUESTS ?= 1000000
+FLOORS ?= tests/kernels tests/models tests/sparserve tests/service/api tests/service/catalog tests/service/http \
+    tests/service/inference tests/service/test_settings.py
 
-.PHONY: demo test test-thorough check bench bench-kernels bench-accuracy bench-reliability bench-serving serve docs setup service-venv job-venv kserve-venv audit sbom clean
+.PHONY: demo test test-thorough test-floors check bench bench-kernels bench-accuracy bench-reliability bench-serving serve docs setup service-venv job-venv kserve-venv audit sbom clean
 
 setup: $(INSTALLED)
 
@@ -55,6 +59,14 @@ test: $(INSTALLED)
 
 test-thorough: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'slow or thorough' -n 2 --dist loadfile
+
+# Old releases use what newer ones of their own dependencies deprecate.
+test-floors:
+	$(PYTHON) -m venv build/floors
+	$(PYTHON) .ci/floors.py compress grpc > build/floors.txt
+	build/floors/bin/pip install --disable-pip-version-check --quiet -c build/floors.txt -e ".[compress,grpc]" \
+	    aiohttp httpx httpx2 hypothesis jsonschema pytest pytest-xdist "tritonclient[http]<2.73"
+	build/floors/bin/python -m pytest -n 2 --dist loadfile -W ignore::DeprecationWarning $(FLOORS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
