@@ -18,8 +18,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sparserve.cli import app
+from sparserve.compression import job_options
 from sparserve.models.bundle.inference import load_bundle
 from sparserve.models.bundle.store import Store
+from sparserve.models.errors import InputError
+from sparserve.models.pipeline.job import prepare
+from sparserve.models.progress import PlainReporter
+from tests.support import tiny_bundles
 
 CommandLine = Callable[..., list[str]]
 VARIANTS = ["dense", "dense-int8", "sparse60", "sparse60-int8"]
@@ -196,3 +201,20 @@ def test_compress_of_multi_label_pairs_and_a_given_teacher(
     assert result.exit_code == 0, result.output
     assert "given teacher  " in result.output
     assert "\n  teacher  " not in result.output, "a teacher that was given is not trained"
+
+
+def test_job_compares_labels_again_before_it_publishes(
+    tiny_store: Path, tiny_recipe: Path, tiny_checkpoint: Path, sentiment_csv: Path, tmp_path: Path
+) -> None:
+    work = shutil.copytree(tiny_store / ".work", tmp_path / "store" / ".work")  # every step is cached
+    run = prepare(
+        job_options(
+            sentiment_csv, recipe=tiny_recipe, model=tiny_checkpoint, task="tiny", store=work.parent, threads=1
+        ),
+        PlainReporter(),
+    )
+    tiny_bundles.publish(run.store, "tiny", labels=("down", "up"))  # another job was faster
+    with pytest.raises(InputError, match=r"tiny/dense in .* has the labels down, up"):
+        run.execute(PlainReporter())
+    assert run.store.variants("tiny") == ["dense"]
+    assert run.store.open("tiny", "dense").manifest.labels == ("down", "up")
