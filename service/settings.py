@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AnyHttpUrl, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
+from pydantic import AnyHttpUrl, ConfigDict, Field, IPvAnyNetwork, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -221,6 +221,20 @@ class Settings(BaseSettings):
             except ImportError as error:
                 raise ValueError(f'traces need {error.name}: pip install "sparserve[otel]"') from error
         return endpoint
+
+    @field_validator("port", "grpc_port", mode="before")
+    @classmethod
+    def _links_are_no_ports(cls, port: object, info: ValidationInfo) -> object:
+        """Replace the address that Kubernetes sets for a Service of that name, such as tcp://10.96.0.7:8000."""
+        if isinstance(port, str) and port.startswith(("tcp://", "udp://", "sctp://")):
+            default = cls.model_fields[info.field_name or ""].default
+            print(
+                f"SPARSERVE_{(info.field_name or '').upper()}={port} is not a port but an address, as Kubernetes "
+                f"sets it for a Service of that name: ignored, the default is {default}. Set enableServiceLinks to false.",
+                file=sys.stderr,
+            )
+            return default
+        return port
 
     @field_validator("grpc_port")
     @classmethod

@@ -32,3 +32,29 @@ def test_healthcheck_port_of_the_settings_or_the_option(
 def test_healthcheck_port_in_the_image() -> None:
     image = (Path(__file__).parents[2] / "docker" / "service.Dockerfile").read_text()
     assert "SPARSERVE_PORT=8000" in image and "sparserve.service.healthcheck" in image
+
+
+def test_healthcheck_ignores_the_address_that_kubernetes_sets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sparserve.service.healthcheck.DEFAULT_PORT", "1")
+    monkeypatch.setenv("SPARSERVE_PORT", "tcp://10.96.0.7:8000")
+    assert main([]) == 1
+    assert "nothing answers on port 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"), [("::", "::1"), ("0.0.0.0", "127.0.0.1"), ("::1", "::1"), ("10.0.0.3",) * 2]
+)
+def test_healthcheck_asks_the_host_of_the_settings(host: str, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = []
+
+    def connect(host: str, port: int, timeout: float) -> None:
+        hosts.append(host)
+        raise SystemExit
+
+    monkeypatch.setattr("http.client.HTTPConnection", connect)
+    monkeypatch.setenv("SPARSERVE_HOST", host)
+    with pytest.raises(SystemExit):
+        main([])
+    assert hosts == [asked]

@@ -90,3 +90,15 @@ def test_settings_refuse_a_database_without_a_driver(url: str, message: str) -> 
     with pytest.raises(ValueError, match=message):
         Settings(disagreements_url=url)
     assert Settings(disagreements_url="sqlite:///rows.db").disagreements_url == "sqlite:///rows.db"
+
+
+def test_settings_ignore_the_addresses_that_kubernetes_sets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("SPARSERVE_PORT", "SPARSERVE_GRPC_PORT", "SPARSERVE_PORT_8000_TCP"):
+        monkeypatch.setenv(name, "tcp://10.96.0.7:8000")
+    monkeypatch.setenv("SPARSERVE_SERVICE_HOST", "10.96.0.7")
+    settings = Settings()
+    assert (settings.port, settings.grpc_port) == (8000, None)
+    assert "SPARSERVE_GRPC_PORT=tcp://10.96.0.7:8000 is not a port but an address" in capsys.readouterr().err
+    assert Settings(_cli_parse_args=["--port", "9"]).port == 9
