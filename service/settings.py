@@ -227,10 +227,11 @@ class Settings(BaseSettings):
     def _links_are_no_ports(cls, port: object, info: ValidationInfo) -> object:
         """Replace the address that Kubernetes sets for a Service of that name, such as tcp://10.96.0.7:8000."""
         if isinstance(port, str) and port.startswith(("tcp://", "udp://", "sctp://")):
-            default = cls.model_fields[info.field_name or ""].default
+            name = info.field_name or ""
+            default = cls.model_fields[name].default
             print(
-                f"SPARSERVE_{(info.field_name or '').upper()}={port} is not a port but an address, as Kubernetes "
-                f"sets it for a Service of that name: ignored, the default is {default}. Set enableServiceLinks to false.",
+                f"SPARSERVE_{name.upper()}={port} is not a port but an address, as Kubernetes "
+                f"sets it for a Service of that name; {default} is used. Set enableServiceLinks to false.",
                 file=sys.stderr,
             )
             return default
