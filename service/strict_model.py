@@ -19,8 +19,9 @@ class StrictModel(BaseModel):
     @classmethod
     def _refuse_unknown_fields(cls, value: Any) -> Any:
         # Before pydantic's own check, which would report each of them.
-        if isinstance(value, dict) and not value.keys() <= cls.model_fields.keys():
-            unknown = islice((name for name in value if name not in cls.model_fields), NAMED_FIELDS)
+        fields = cls.__pydantic_fields__
+        if isinstance(value, dict) and not value.keys() <= fields.keys():
+            unknown = islice((name for name in value if name not in fields), NAMED_FIELDS)
             named = ", ".join(ascii(str(name)[:NAME_CHARACTERS]) for name in unknown)
-            raise ValueError(f"unknown fields, such as {named}; the fields are {', '.join(cls.model_fields)}")
+            raise ValueError(f"unknown fields, such as {named}; the fields are {', '.join(fields)}")
         return value

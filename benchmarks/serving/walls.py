@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 
 from sparserve.service.api.schemas import ClassifyAnswer, ClassifyRequest
 from sparserve.service.http.json_body import parse_json
-from sparserve.service.http.json_route import DirectRoute, timed_response
+from sparserve.service.http.json_route import DirectRoute, JsonAnswer
 from sparserve.service.types import ModelRef, Prediction, Timings, Usage
 
 REQUESTS = 2000
@@ -65,7 +65,7 @@ async def request_seconds(route: type[APIRoute]) -> float:
 
     @app.post("/v1/models/{task}/classify", response_model=ClassifyAnswer)
     async def classify(task: str, body: ClassifyRequest, key: Annotated[str | None, Depends(dependency)]) -> Any:
-        return timed_response(orjson.dumps(ANSWER), ANSWER.timings) if issubclass(route, DirectRoute) else ANSWER
+        return JsonAnswer(orjson.dumps(ANSWER), ANSWER.timings) if issubclass(route, DirectRoute) else ANSWER
 
     content = json.dumps({"inputs": "a warm, funny, engaging film"}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from sparserve.service.api.schemas import ClassifyAnswer, ClassifyRequest
 from sparserve.service.core import ServingCore
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
-from sparserve.service.http.json_route import DirectRoute, timed_response
+from sparserve.service.http.json_route import DirectRoute, JsonAnswer
 from sparserve.service.http.problems import problems
 from sparserve.service.types import RequestOptions
 
@@ -41,4 +41,4 @@ async def _classify(
         usage=result.usage(),
         timings=result.timings(),
     )
-    return timed_response(orjson.dumps(answer), answer.timings)
+    return JsonAnswer(orjson.dumps(answer), answer.timings)

@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from sparserve.service.api.schemas import CompareAnswer, CompareRequest
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
-from sparserve.service.http.json_route import DirectRoute, timed_response
+from sparserve.service.http.json_route import DirectRoute, JsonAnswer
 from sparserve.service.http.problems import problems
 
 router = APIRouter(route_class=DirectRoute, tags=["compare"])
@@ -26,4 +26,4 @@ async def compare_variants(
         items=comparison.items(),
         timings=comparison.timings(),
     )
-    return timed_response(answer.model_dump_json().encode(), answer.timings)
+    return JsonAnswer(answer.model_dump_json().encode(), answer.timings)

@@ -1,6 +1,7 @@
 """Fast path of the requests that are sent most: one look-up of their path, then one function in place of all layers."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.catalog.snapshot import Snapshot
 from sparserve.service.http.headers import first_values
-from sparserve.service.http.json_route import BodyHandler, DirectRoute
+from sparserve.service.http.json_route import BodyHandler, DirectRoute, JsonAnswer
 from sparserve.service.http.middleware.authorization import RequestAuthorization
 from sparserve.service.http.middleware.body_limit import BodyReader
 from sparserve.service.http.middleware.disconnect import DisconnectScope
@@ -91,22 +92,22 @@ class FastPath:
         """Answer a request, then count and log it."""
         scope["app"], scope["route"], scope["path_params"] = self._app, target.route, target.parameters
         request = self._logging.begin(scope)
-        with self._logging.recorded(request, scope), DisconnectScope(scope, receive) as watch:
-            try:
-                response = await self._respond(target, scope, receive, request, watch.start)
-            except Exception as error:
-                detail = self._logging.failed(request, error)
-                response = problem_response(500, detail, scope)
-            if response is not None:
-                await self._send(response, request, send)
+        try:
+            with DisconnectScope(scope, receive) as watch:
+                try:
+                    response = await self._respond(target, scope, receive, request, watch)
+                except Exception as error:
+                    response = problem_response(500, self._logging.failed(request, error), scope)
+                if response is not None:
+                    await self._send(response, request, send)
+        except asyncio.CancelledError:
+            self._logging.dropped()
+            raise
+        finally:
+            self._logging.end(request, scope)
 
     async def _respond(
-        self,
-        target: Target,
-        scope: Scope,
-        receive: Receive,
-        request: LoggedRequest,
-        cancel_on_disconnect: Callable[[], object],
+        self, target: Target, scope: Scope, receive: Receive, request: LoggedRequest, watch: DisconnectScope
     ) -> Response | None:
         """Return the answer; None if the client disconnected before the end of its body."""
         http = Request(scope, receive)
@@ -117,17 +118,19 @@ class FastPath:
                 if content is None:
                     return None
                 request.bytes_in = len(content)
-                cancel_on_disconnect()
+                watch.start()
                 return await target.handle(http, content)
         except EXPECTED_ERRORS as error:
             return response_to(error, http)
 
     async def _send(self, response: Response, request: LoggedRequest, send: Send) -> None:
         request.status, request.bytes_out = response.status_code, len(response.body)
-        headers = response.raw_headers
-        headers.extend(self._logging.headers(request))
-        present = {name for name, _ in headers}
-        headers.extend(header for header in RAW_DEFAULT_HEADERS if header[0] not in present)
+        headers = [*response.raw_headers, *self._logging.headers(request)]
+        if isinstance(response, JsonAnswer):
+            headers += RAW_DEFAULT_HEADERS
+        else:
+            present = {name for name, _ in headers}
+            headers += [header for header in RAW_DEFAULT_HEADERS if header[0] not in present]
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": response.body})
 

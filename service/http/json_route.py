@@ -92,21 +92,28 @@ class DirectRoute(JsonRoute):
             answer = await endpoint(**values)
             if isinstance(answer, Response):
                 return answer
-            return Response(answers.dump_json(answer), media_type="application/json")
+            return JsonAnswer(answers.dump_json(answer))
 
         return handle
 
 
-def timed_response(content: bytes, timings: Timings) -> Response:
-    """Return an answer, JSON already, with a Server-Timing header, in milliseconds.
+class JsonAnswer(Response):
+    """An answer of status 200 with JSON, made in less time than a `Response`.
 
-    FastAPI would validate the service's own answer once more, which takes longer than writing it.
+    It has the headers Content-Length and Content-Type, and, in milliseconds, Server-Timing if there are `timings`.
     """
-    stages = (
-        f"queue;dur={1000 * timings.queue_seconds:.3f}, tokenize;dur={1000 * timings.tokenize_seconds:.3f}, "
-        f"inference;dur={1000 * timings.inference_seconds:.3f}, total;dur={1000 * timings.total_seconds:.3f}"
-    )
-    return Response(content, media_type="application/json", headers={"Server-Timing": stages})
+
+    def __init__(self, content: bytes, timings: Timings | None = None) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = content
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), (b"content-type", b"application/json")]
+        if timings is not None:
+            stages = (
+                f"queue;dur={1000 * timings.queue_seconds:.3f}, tokenize;dur={1000 * timings.tokenize_seconds:.3f}, "
+                f"inference;dur={1000 * timings.inference_seconds:.3f}, total;dur={1000 * timings.total_seconds:.3f}"
+            )
+            self.raw_headers.insert(0, (b"server-timing", stages.encode()))
 
 
 def check_content_type(request: Request) -> None:

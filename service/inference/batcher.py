@@ -189,6 +189,8 @@ class Batcher:
         Raises:
             Overloaded: there is no room; contains the seconds after which there should be.
         """
+        if not self._queue.items:
+            return
         with self._changed:
             more_inputs, more_tokens = inputs, tokens
             inputs, tokens = self._queue.items + inputs, self._queue.tokens + tokens

@@ -22,6 +22,8 @@ _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # Paths without a route share one label: a scanner must not create a time series for every path that it tries.
 _NO_ROUTE: Final = "unmatched"
+# The attributes of a record of a request, by level.
+_templates: Final[dict[int, dict[str, Any]]] = {}
 
 
 @dataclass
@@ -88,10 +90,23 @@ class RequestLog:
             fields["client"] = request.client
         fields |= {"bytes_in": request.bytes_in, "bytes_out": request.bytes_out}
         message = (method, route, status, seconds * 1000, request.request_id)
-        # logger.log() would first walk up the stack for the name of this function, which no line has.
-        record = logging.LogRecord(logger.name, level, "", 0, "%s %s %d %.1f ms %s", message, None)
-        setattr(record, FIELDS, fields)
-        logger.handle(record)
+        logger.handle(_record(level, message, fields))
+
+
+def _record(level: int, message: tuple[object, ...], fields: dict[str, Any]) -> logging.LogRecord:
+    """Return a record of a request.
+
+    A new `LogRecord` looks up its file, its thread and its process, and `logger.log` the function that called it. All
+    requests have the same ones, so this is a copy of the first record.
+    """
+    known = _templates.get(level)
+    if known is None:
+        new = logging.LogRecord(logger.name, level, __file__, 0, "%s %s %d %.1f ms %s", None, None)
+        known = _templates[level] = vars(new)
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    created = time.time()
+    vars(record).update(known, args=message, created=created, msecs=created % 1 * 1000, **{FIELDS: fields})
+    return record
 
 
 def choose_request_id(sent: str) -> str:

@@ -65,6 +65,10 @@ class Authorizer:
             return frozenset()
         return required_scopes(method, path)
 
+    def admits_everyone(self, scopes: frozenset[Scope]) -> bool:
+        """Return True if any client may send requests that need one of these scopes, as often as it likes."""
+        return self._keyring is None and self._anonymous_rate is None and scopes != ADMIN
+
     def authenticate(self, credentials: Credentials) -> ApiKey | None:
         """Return the client's key; None where there are no keys.
 

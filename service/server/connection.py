@@ -76,7 +76,7 @@ class Parser(httptools.HttpRequestParser):
 
 def offers_upgrade(connection: HttpConnection) -> bool:
     """Return True if the head that a connection has just read offers another protocol."""
-    return connection.parser.should_upgrade() and any(name == b"upgrade" for name, _ in connection.headers)
+    return connection.parser.should_upgrade() and any([name == b"upgrade" for name, _ in connection.headers])
 
 
 class Connection(HttpToolsProtocol):
@@ -159,7 +159,10 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Pass on a field of the head; trailers are ignored."""
         if self._head_begun:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Note the last byte of a head."""

@@ -33,7 +33,13 @@ class RequestAuthorization:
 
     def _check(self, scope: Scope) -> None:
         method, path = scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))
-        if not self._authorizer.scopes(method, path):
+        scopes = self._authorizer.scopes(method, path)
+        if not scopes:
+            return
+        address = (scope.get("client") or ("",))[0]
+        state = scope.setdefault("state", {})
+        if self._authorizer.admits_everyone(scopes):
+            state["client"] = client_name(None, address)
             return
         headers = first_values(scope)
         origin = headers.get(b"origin")
@@ -41,10 +47,9 @@ class RequestAuthorization:
             authorization=text_of(headers.get(b"authorization", b"")),
             api_key=text_of(headers.get(b"x-api-key", b"")),
             origin=None if origin is None else text_of(origin),
-            address=(scope.get("client") or ("",))[0],
+            address=address,
         )
         key = self._authorizer.authenticate(credentials)
-        state = scope.setdefault("state", {})
         state["client"] = client_name(key, credentials.address)
         if key is not None:
             state["key_name"] = key.name

@@ -1,8 +1,6 @@
 """Middleware that gives each request an id, counts and logs it, and answers unexpected exceptions with 500."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,22 +32,19 @@ class RequestLogging:
         state = scope.setdefault("state", {})
         state["arrived"] = request.started
         state["request_id"] = request.request_id
+        recording.set(request.record)
         return request
 
-    @contextlib.contextmanager
-    def recorded(self, request: LoggedRequest, scope: Scope) -> Iterator[None]:
-        """Count and log a request at the end of the context."""
-        token = recording.set(request.record)
-        try:
-            yield
-        except asyncio.CancelledError:  # only uvicorn does this, at the end of the grace time
-            self._drain.dropped += 1
-            raise
-        finally:
-            recording.reset(token)
-            request.route = getattr(scope.get("route"), "path", None)
-            request.key_name = scope["state"].get("key_name")
-            self._log.finish(request)
+    def end(self, request: LoggedRequest, scope: Scope) -> None:
+        """Count and log a request."""
+        recording.set(None)
+        request.route = getattr(scope.get("route"), "path", None)
+        request.key_name = scope["state"].get("key_name")
+        self._log.finish(request)
+
+    def dropped(self) -> None:
+        """Count a request that the server cancelled, as only uvicorn does at the end of the grace time."""
+        self._drain.dropped += 1
 
     def failed(self, request: LoggedRequest, error: Exception) -> str:
         """Log an unexpected exception, and return the message for the client."""
@@ -97,11 +92,15 @@ class RequestLogMiddleware:
                     answer_headers[name.decode()] = value.decode()
             await send(message)
 
-        with self._logging.recorded(request, scope):
-            try:
-                await self._app(scope, counted_receive, observed_send)
-            except Exception as error:
-                detail = self._logging.failed(request, error)
-                if request.status is not None:
-                    raise
-                await problem_response(500, detail, scope)(scope, counted_receive, observed_send)
+        try:
+            await self._app(scope, counted_receive, observed_send)
+        except asyncio.CancelledError:
+            self._logging.dropped()
+            raise
+        except Exception as error:
+            detail = self._logging.failed(request, error)
+            if request.status is not None:
+                raise
+            await problem_response(500, detail, scope)(scope, counted_receive, observed_send)
+        finally:
+            self._logging.end(request, scope)
