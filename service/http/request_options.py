@@ -50,6 +50,7 @@ async def read_request_options(request: Request) -> RequestOptions:
         request_id=state.get("request_id"),
         client=state.get("client", ""),
         weight=state.get("weight", 1.0),
+        connection=request.scope.get("client"),
         # The client has been waiting since it sent the head; the body may have arrived much later.
         arrived=state["arrived"],
     )

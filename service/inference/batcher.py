@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,7 @@ from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overload
 from sparserve.service.inference.batch_queue import Batch, BatchQueue
 from sparserve.service.inference.engine import Engine, Logits
 from sparserve.service.inference.health import run_within_memory
-from sparserve.service.inference.ticket import Ticket
+from sparserve.service.inference.ticket import Item, Ticket
 from sparserve.service.inference.tokenizer_pool import TokenizerPool
 from sparserve.service.observability.metrics import Metrics
 
@@ -28,6 +28,8 @@ from sparserve.service.observability.metrics import Metrics
 THROUGHPUT_SMOOTHING: Final = 0.1
 # Fraction of the limits of the queue that comes on top of them for clients with less than an equal share.
 RESERVE: Final = 0.25
+# A request that is predicted to take at most this long may run on the event loop, which answers nothing meanwhile.
+LOOP_SECONDS: Final = 0.004
 # How long `close` waits for the last batch of a thread.
 CLOSE_SECONDS: Final = 5.0
 
@@ -104,6 +106,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._running = 0
+        self._connection: Hashable = None  # that has sent the last request
         self._tokens_per_second = tokens_per_second
         self._loop: asyncio.AbstractEventLoop | None = None
         metrics.batches.waiting.set_function(lambda: self._queue.items)
@@ -131,12 +134,14 @@ class Batcher:
         background: bool = False,
         client: str = "",
         weight: float = 1.0,
+        connection: Hashable = None,
     ) -> InferenceResult:
         """Return the logits of tokenised inputs. If the caller is cancelled, the request leaves the queue.
 
         `deadline` is on the clock of the batcher. With `alone`, no inputs of other requests share its batches, so that
         their times are its own. With `background`, it runs only when no other request waits. Each `client` gets a
-        share of the machine in proportion to its `weight`.
+        share of the machine in proportion to its `weight`. A short request runs on the event loop while only one
+        `connection` sends requests.
 
         Raises:
             TooLarge: an input is over the budget of a batch.
@@ -156,8 +161,12 @@ class Batcher:
             self._admit(ticket)
             self._requests[ticket] = request
             self._queue.add(ticket)
-            self._changed.notify()
+            batch = self._take() if self._is_alone(ticket, connection) else None
+            if batch is None:
+                self._changed.notify()
         try:
+            if batch is not None:
+                _deliver(batch, self._run(batch))
             if deadline is None:
                 return await request.result
             async with asyncio.timeout(max(deadline - now, 0)):
@@ -258,35 +267,55 @@ class Batcher:
         All references to the batch end with this call, so that an unloaded model is freed before the next batch.
         """
         with self._changed:
-            while (batch := None if self._closing else self._queue.take(self._clock())) is None:
+            while (batch := None if self._closing else self._take()) is None:
                 if self._closing:
                     return False
                 self._changed.wait()
-            now = self._clock()
-            requests = {ticket: self._requests[ticket] for ticket in batch.positions}
-            for ticket, request in requests.items():
-                if request.queue_seconds is None:
-                    request.queue_seconds = now - ticket.arrived
-            self._running += 1
-        self._run(batch, requests)
+        outcome = self._run(batch)
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits for an answer
+            self._loop.call_soon_threadsafe(_deliver, batch, outcome)
         return True
 
-    def _run(self, batch: Batch, requests: Mapping[Ticket, _Request]) -> None:
-        engine, started = next(iter(requests.values())).engine, self._clock()
-        labels = (engine.ref.task, engine.ref.variant)
-        result: Logits | Exception
+    def _is_alone(self, ticket: Ticket, connection: Hashable) -> bool:
+        """Return True if a request can run on the event loop without delaying others.
+
+        The way to a thread and back takes as long as a small model. A request that arrives meanwhile waits for this
+        one in any case. But it would wait on, alone, instead of being batched with others that wait: so the connection
+        must be the only one that has sent requests lately.
+        """
+        before, self._connection = self._connection, connection
+        return (
+            connection is not None
+            and connection == before
+            and not self._running
+            and len(self._requests) == 1
+            and not ticket.background
+            and 0 < ticket.latency.seconds(sum(ticket.lengths)) <= LOOP_SECONDS
+        )
+
+    def _take(self) -> "_RunningBatch | None":
+        """Take the next batch from the queue, with its requests; None if there is none."""
+        now = self._clock()
+        batch = self._queue.take(now)
+        if batch is None:
+            return None
+        requests = {ticket: self._requests[ticket] for ticket in batch.positions}
+        for ticket, request in requests.items():
+            if request.queue_seconds is None:
+                request.queue_seconds = now - ticket.arrived
+        self._running += 1
+        return _RunningBatch(batch, requests)
+
+    def _run(self, running: "_RunningBatch") -> "_Outcome":
+        batch, engine, started = running.batch, running.engine, self._clock()
+        results: Logits | dict[Ticket, Logits | Exception]
         try:
-            tokens = [requests[ticket].tokens[position] for ticket, position, _ in batch.items]
-            result = run_within_memory(
-                engine.logits, tokens, lambda: self._metrics.batches.halved.labels(*labels).inc()
-            )
-            if result.shape != (len(tokens), len(engine.manifest.labels)):
-                raise ValueError(f"{result.shape} logits for {len(tokens)} inputs")
+            results = self._logits(engine, running.tokens(batch.items))
             engine.health.succeeded()
         except Exception as error:  # of any kind: the requests must get an answer, and this thread must continue
-            result = error
-            engine.health.failed()
-            self._metrics.batches.failed.labels(*labels).inc()
+            self._metrics.batches.failed.labels(engine.ref.task, engine.ref.variant).inc()
+            results = self._run_apart(running, error)
         seconds = self._clock() - started
         with self._changed:
             self._running -= 1
@@ -300,30 +329,88 @@ class Batcher:
             padded_tokens=batch.padded_tokens,
             max_tokens=len(batch.items) * engine.manifest.max_length,
         )
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits for an answer
-            self._loop.call_soon_threadsafe(_deliver, batch, requests, result, seconds)
+        return _Outcome(results, seconds)
+
+    def _run_apart(self, running: "_RunningBatch", error: Exception) -> dict[Ticket, Logits | Exception]:
+        """Run the requests of a failed batch one by one, so that none fails because of another one's input.
+
+        An engine that still answers a text of its own is not broken: the request that failed alone is at fault.
+        """
+        engine, rows = running.engine, running.rows()
+        results: dict[Ticket, Logits | Exception] = dict.fromkeys(rows, error)
+        if len(rows) > 1:
+            for ticket, positions in rows.items():
+                try:
+                    results[ticket] = self._logits(
+                        engine, running.tokens([running.batch.items[row] for row in positions])
+                    )
+                except Exception as own:
+                    results[ticket] = own
+        if not any(isinstance(result, Exception) for result in results.values()) or engine.answers():
+            engine.health.succeeded()
+        else:
+            engine.health.failed()
+        return results
+
+    def _logits(self, engine: Engine, tokens: Sequence[Tokens]) -> Logits:
+        halved = self._metrics.batches.halved.labels(engine.ref.task, engine.ref.variant).inc
+        logits: Logits = run_within_memory(engine.logits, tokens, halved)
+        if logits.shape != (len(tokens), len(engine.manifest.labels)):
+            raise ValueError(f"{logits.shape} logits for {len(tokens)} inputs")
+        return logits
 
 
-def _deliver(batch: Batch, requests: Mapping[Ticket, _Request], result: Logits | Exception, seconds: float) -> None:
+@dataclass(frozen=True, slots=True)
+class _RunningBatch:
+    """A batch and its requests."""
+
+    batch: Batch
+    requests: Mapping[Ticket, _Request]
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of all inputs."""
+        return next(iter(self.requests.values())).engine
+
+    def tokens(self, items: Sequence[Item]) -> list[Tokens]:
+        """Return the tokens of inputs."""
+        return [self.requests[ticket].tokens[position] for ticket, position, _ in items]
+
+    def rows(self) -> dict[Ticket, list[int]]:
+        """Return the rows of each request."""
+        rows: dict[Ticket, list[int]] = {}
+        for row, item in enumerate(self.batch.items):
+            rows.setdefault(item.ticket, []).append(row)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Logits of a whole batch, or of each of its requests if they ran apart, and the time that they took."""
+
+    results: Logits | Mapping[Ticket, Logits | Exception]
+    seconds: float
+
+
+def _deliver(running: _RunningBatch, outcome: _Outcome) -> None:
     """Give every request its rows, on the event loop, and answer the requests that are complete."""
-    ref = next(iter(requests.values())).engine.ref
-    finite = not isinstance(result, Exception) and bool(np.isfinite(result).all())
-    rows: dict[Ticket, list[int]] = {}
-    for row, item in enumerate(batch.items):
-        rows.setdefault(item.ticket, []).append(row)
+    batch, ref, seconds, results = running.batch, running.engine.ref, outcome.seconds, outcome.results
+    whole = results if isinstance(results, np.ndarray) else None
+    finite = whole is not None and bool(np.isfinite(whole).all())
+    rows = running.rows() if whole is not None else {}
     for ticket, positions in batch.positions.items():
-        request = requests[ticket]
+        request = running.requests[ticket]
         request.inference_seconds += seconds
         request.compute_seconds += seconds * sum([ticket.lengths[position] for position in positions]) / batch.tokens
         if request.result.done():  # cancelled, or failed because of another input
             continue
+        result = results[rows[ticket]] if whole is not None else results[ticket]
         if isinstance(result, Exception):
             request.result.set_exception(InferenceFailed(f"{ref.task}/{ref.variant} failed: {type(result).__name__}"))
-        elif not finite and not np.isfinite(result[rows[ticket]]).all():
+        elif not finite and not np.isfinite(result).all():
             # Only the request with the bad input fails.
             request.result.set_exception(
                 InferenceFailed(f"{ref.task}/{ref.variant} answered with numbers that are not finite")
             )
         else:
-            request.receive(positions, result[rows[ticket]])
+            request.receive(positions, result)

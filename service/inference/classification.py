@@ -103,6 +103,7 @@ async def classify(
         background=background,
         client=options.client,
         weight=options.weight,
+        connection=options.connection,
     )
     record.answered(run, tokenized, result.queue_seconds, time.perf_counter())
     return Classification(

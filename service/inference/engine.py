@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from sparserve.service.inference.health import EngineHealth
 from sparserve.service.inference.latency_model import LatencyModel
 from sparserve.service.types import FunctionToApply, ModelRef, TextInput
 
+WARM_UP_TEXT: Final = "warm up"
 Logits = npt.NDArray[np.float32]
 
 
@@ -100,6 +102,14 @@ class Engine:
                     f"{self.manifest.task}/{self.manifest.variant} accepts: shorten it, or send truncate: true"
                 )
         return tokens
+
+    def answers(self) -> bool:
+        """Return True if the graph still answers a text of the bundle, so that a failure is the fault of an input."""
+        text = self.manifest.sample[0].text if self.manifest.sample else WARM_UP_TEXT
+        try:
+            return bool(np.isfinite(self.logits(self.tokenize([TextInput(text=text)]))).all())
+        except Exception:  # ONNX Runtime raises its own classes without a public common base
+            return False
 
     def logits(self, tokens: Sequence[Tokens]) -> Logits:
         """Return the logits `[inputs, labels]` of one batch; releases the GIL while it runs."""

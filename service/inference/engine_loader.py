@@ -9,13 +9,12 @@ from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.inference import RuntimeChoice, expected_runtime, load_bundle
 from sparserve.models.bundle.variants import Runtime
 from sparserve.models.errors import BundleError
-from sparserve.service.inference.engine import Engine, Logits
+from sparserve.service.inference.engine import WARM_UP_TEXT, Engine, Logits
 from sparserve.service.inference.health import is_out_of_memory, run_within_memory
 from sparserve.service.types import TextInput
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_TEXT: Final = "warm up"
 # Int8 logits of the two runtimes differ because of rounding: ONNX Runtime quantises activations per tensor, the sparse
 # runtime per token.
 INT8_TOLERANCE: Final = 0.5

@@ -1,6 +1,7 @@
 """Handling of failed batches: a retry in halves when memory is short, and detection of broken engines.
 
-An exception of the runtime is a failure of the engine. Numbers that are not finite are the fault of an input.
+An exception of the runtime is a failure of the engine if the engine does not answer a text of its own bundle either.
+Otherwise, and if it answers with numbers that are not finite, the input is at fault.
 """
 
 import threading

@@ -14,7 +14,9 @@ import pytest
 
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from sparserve.service.inference.batcher import Batcher, InferenceResult
+from sparserve.service.inference.batcher import LOOP_SECONDS, Batcher, InferenceResult
+from sparserve.service.inference.health import FAILURES_IN_ROW
+from sparserve.service.inference.latency_model import LatencyModel
 from sparserve.service.observability.metrics import Metrics
 from tests.support.service.fake_engine import FakeEngine, inputs
 
@@ -232,6 +234,77 @@ def test_batcher_isolates_bad_input(scenario: Callable[..., None]) -> None:
             await bad
         assert (await good).logits.tolist() == [[4, 1]]
         assert engine.batches == [[3], [4, 4]]
+
+    scenario(steps)
+
+
+def test_batcher_failed_batch_runs_its_requests_apart(scenario: Callable[..., None]) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        logits = engine.logits
+
+        def reject(tokens: Sequence[Tokens]) -> Any:
+            if any(item.ids[0] == 7 for item in tokens):
+                raise ValueError("an id past the table")
+            return logits(tokens)
+
+        engine.logits = reject  # type: ignore[method-assign]
+        for _ in range(FAILURES_IN_ROW + 1):
+            first = await held_up(batcher, engine)
+            others = [asyncio.create_task(batcher.run(engine, inputs(4, first=number))) for number in (1, 7, 2)]
+            await asyncio.sleep(0)
+            engine.gate.set()
+            await first
+            good, bad, other = await asyncio.gather(*others, return_exceptions=True)
+            assert isinstance(good, InferenceResult) and good.logits.tolist() == [[4, 1]]
+            assert isinstance(bad, InferenceFailed)
+            assert isinstance(other, InferenceResult) and other.logits.tolist() == [[4, 2]]
+            with pytest.raises(InferenceFailed):
+                await batcher.run(engine, inputs(4, first=7))
+        assert engine.health.healthy
+
+    scenario(steps)
+
+
+def test_batcher_runs_on_the_loop_for_a_single_connection(scenario: Callable[..., None]) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        threads: list[str] = []
+        logits = engine.logits
+
+        def run(tokens: Sequence[Tokens]) -> Any:
+            threads.append(threading.current_thread().name)
+            return logits(tokens)
+
+        engine.logits = run  # type: ignore[method-assign]
+
+        async def ran_on(connection: object, engine: FakeEngine = engine) -> str:
+            await batcher.run(engine, inputs(4), connection=connection)
+            return threads[-1]
+
+        here = threading.current_thread().name
+        engine.latency = LatencyModel()
+        assert await ran_on("a") != here, "nothing is known of its time"
+        engine.latency = LatencyModel(LOOP_SECONDS / 2)
+        assert await ran_on("a") == here
+        assert await ran_on("b") != here, "two connections may send at the same time"
+        engine.latency = LatencyModel(LOOP_SECONDS / 2)
+        assert await ran_on("b") == here
+        engine.latency = LatencyModel(2 * LOOP_SECONDS)
+        assert await ran_on("b") != here, "it takes long"
+        engine.latency = LatencyModel(LOOP_SECONDS / 2)
+        assert await ran_on(None) != here, "the requests of the connection may overlap"
+
+    scenario(steps)
+
+
+def test_batcher_runs_on_a_thread_while_others_wait(scenario: Callable[..., None]) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        first = await held_up(batcher, engine)
+        engine.latency = LatencyModel(LOOP_SECONDS / 2)
+        others = [asyncio.create_task(batcher.run(engine, inputs(4), connection="a")) for _ in range(3)]
+        await asyncio.sleep(0)
+        engine.gate.set()
+        await asyncio.gather(first, *others)
+        assert engine.batches[-1] == [4, 4, 4]
 
     scenario(steps)
 

@@ -1,7 +1,8 @@
 """Failing engines and their reload, and batches that do not fit in memory."""
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,19 @@ def fail(client: TestClient) -> None:
     assert answer.status_code == 500, answer.text
 
 
+@contextlib.contextmanager
+def broken(core: ServingCore, variant: str | None = None) -> Iterator[None]:
+    """Let an engine fail at every input."""
+    classifier = core.catalog.engine(TASK, variant).loaded.classifier
+
+    def run(inputs: object) -> np.ndarray:
+        raise RuntimeError("broken")
+
+    before, classifier.run = classifier.run, run  # type: ignore[method-assign]
+    yield
+    classifier.run = before  # type: ignore[method-assign]
+
+
 def test_run_within_memory_halves_batch(client: TestClient) -> None:
     both = client.post(URL, json={"inputs": ["good", "bad film"]})
     assert both.status_code == 200, both.text
@@ -60,10 +74,11 @@ def test_run_within_memory_halves_once(client: TestClient) -> None:
 def test_failing_engine_is_reloaded(client: TestClient, service_of: Callable[[TestClient], ServingCore]) -> None:
     before = service_of(client).catalog.engine(TASK)
     probes = ("/readyz", f"/v2/models/{TASK}/ready", f"/tei/{TASK}/health", f"/tei/{TASK}/hungry/health")
-    for _ in range(FAILURES_IN_ROW - 1):
+    with broken(service_of(client)):
+        for _ in range(FAILURES_IN_ROW - 1):
+            fail(client)
+        assert {client.get(path).status_code for path in probes} == {200}
         fail(client)
-    assert {client.get(path).status_code for path in probes} == {200}
-    fail(client)
     assert {client.get(path).status_code for path in probes} == {503}
     assert "hungry" in client.get("/readyz").json()["detail"]
     assert client.get(f"/v2/models/{TASK}/versions/dense/ready").status_code == 200
@@ -84,20 +99,25 @@ def test_failing_engine_is_reloaded_within_memory_budget(
     store.set_default_variant(TASK, "hungry")
     sizes = [(store.folder(TASK, name) / "model.onnx").stat().st_size for name in store.variants(TASK)]
     client = serve(watch_seconds=0, max_model_bytes=sum(sizes))
-    for _ in range(FAILURES_IN_ROW):
-        fail(client)
+    with broken(service_of(client)):
+        for _ in range(FAILURES_IN_ROW):
+            fail(client)
     service_of(client).catalog.refresh()
     assert client.get("/readyz").status_code == 200
 
 
 def test_failing_engine_is_reloaded_without_polling(
-    store: Store, serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    serve: Callable[..., TestClient],
+    service_of: Callable[[TestClient], ServingCore],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(catalog, "HEALTH_CHECK_SECONDS", 0.01)
     publish(store, variant="hungry", model=hungry())
     client = serve(watch_seconds=0)
-    for _ in range(FAILURES_IN_ROW):
-        fail(client)
+    with broken(service_of(client), "hungry"):
+        for _ in range(FAILURES_IN_ROW):
+            fail(client)
     loads = f'sparserve_model_loads_total{{outcome="served",task="{TASK}",variant="hungry"}} 2.0'
     wait_until(lambda: loads in client.get("/metrics").text, "a second load")
     assert client.get(f"/tei/{TASK}/hungry/health").status_code == 200
@@ -106,8 +126,9 @@ def test_failing_engine_is_reloaded_without_polling(
 def test_failing_engine_recovers_after_failed_reload(
     client: TestClient, store: Store, service_of: Callable[[TestClient], ServingCore]
 ) -> None:
-    for _ in range(FAILURES_IN_ROW):
-        fail(client)
+    with broken(service_of(client)):
+        for _ in range(FAILURES_IN_ROW):
+            fail(client)
     path = store.folder(TASK, "hungry") / "model.onnx"
     content = path.read_bytes()
     os.truncate(path, 100)
@@ -117,8 +138,9 @@ def test_failing_engine_recovers_after_failed_reload(
     assert f'{{outcome="refused",task="{TASK}",variant="hungry"}} 1.0' in client.get("/metrics").text
     assert client.post(URL, json={"inputs": "good"}).status_code == 200
     assert client.get("/readyz").status_code == 200
-    for _ in range(FAILURES_IN_ROW):
-        fail(client)
+    with broken(service_of(client)):
+        for _ in range(FAILURES_IN_ROW):
+            fail(client)
     path.write_bytes(content)  # and once its bundle is whole again, it is loaded though it was refused before
     catalog.refresh()
     assert catalog.engine(TASK) is not before
@@ -138,6 +160,13 @@ def test_engine_health_ignores_non_finite_numbers(
         assert client.post(f"/v1/models/{TASK}/classify", json={"inputs": "good"}).status_code == 500
     assert engine.health.healthy
     assert client.get("/readyz").status_code == 200
+
+
+def test_engine_that_rejects_one_kind_of_input_is_healthy(client: TestClient) -> None:
+    for _ in range(FAILURES_IN_ROW + 1):
+        fail(client)
+    assert client.get("/readyz").status_code == 200
+    assert client.post(URL, json={"inputs": "good"}).status_code == 200
 
 
 def test_engine_health_success_resets_failures() -> None:
