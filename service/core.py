@@ -127,7 +127,7 @@ class ServingCore:
             if default is None:
                 raise
             result = await classify(self.batcher, default, inputs, options, truncate=truncate, arrived=started)
-        self._count(result)
+        asyncio.get_running_loop().call_soon(self._count, result)  # after the answer, which should not wait for it
         return result
 
     async def compare(

@@ -1,7 +1,7 @@
 """Fast path of the requests that are sent most: one look-up of their path, then one function in place of all layers."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,9 @@ from sparserve.service.http.problems import EXPECTED_ERRORS, problem_response, r
 from sparserve.service.limits import BodyBudget, BodyShare
 from sparserve.service.observability.request_log import LoggedRequest
 
+# Name, in the state of a request, of its server's function that writes a whole answer of status 200.
+RESPOND: Final = "respond"
+Respond = Callable[[list[tuple[bytes, bytes]], bytes], bool]
 # Requests with one of these headers need more than the fast path does: packed or chunked bodies, a body that waits for
 # the server's consent, and calls from web pages.
 _UNUSUAL: Final = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"origin"})
@@ -99,7 +102,7 @@ class FastPath:
                 except Exception as error:
                     response = problem_response(500, self._logging.failed(request, error), scope)
                 if response is not None:
-                    await self._send(response, request, send)
+                    await self._send(response, request, scope, send)
         except asyncio.CancelledError:
             self._logging.dropped()
             raise
@@ -123,11 +126,14 @@ class FastPath:
         except EXPECTED_ERRORS as error:
             return response_to(error, http)
 
-    async def _send(self, response: Response, request: LoggedRequest, send: Send) -> None:
+    async def _send(self, response: Response, request: LoggedRequest, scope: Scope, send: Send) -> None:
         request.status, request.bytes_out = response.status_code, len(response.body)
         headers = [*response.raw_headers, *self._logging.headers(request)]
         if isinstance(response, JsonAnswer):
             headers += RAW_DEFAULT_HEADERS
+            respond: Respond | None = scope["state"].get(RESPOND)
+            if respond is not None and not self._logging.draining and respond(headers, response.body):
+                return
         else:
             present = {name for name, _ in headers}
             headers += [header for header in RAW_DEFAULT_HEADERS if header[0] not in present]

@@ -2,12 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from sparserve.service.http.fast_path import RESPOND
 from sparserve.service.http.middleware.body_limit import BODY_RECEIVED
 from sparserve.service.http.middleware.disconnect import WATCH_DISCONNECT
 from sparserve.service.http.middleware.security_headers import add_security_headers
@@ -154,7 +155,7 @@ class Connection(HttpToolsProtocol):
             self._await_head()
         self._head_begun = True
         super().on_message_begin()
-        self.scope["state"][WATCH_DISCONNECT] = self.watch_disconnect
+        self.scope["state"] |= {WATCH_DISCONNECT: self.watch_disconnect, RESPOND: self.respond}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Pass on a field of the head; trailers are ignored."""
@@ -184,6 +185,28 @@ class Connection(HttpToolsProtocol):
         if not offers_upgrade(self):
             self.scope["state"][BODY_RECEIVED] = True
             super().on_message_complete()
+
+    def respond(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write a whole answer of status 200; return False if it must be sent as the server's interface has it.
+
+        That takes many times as long: uvicorn checks each header, and has two messages for the head and the body. The
+        names and values of `headers` must be valid.
+        """
+        cycle = self.cycle
+        if cycle.response_started or self.flow.write_paused:
+            return False
+        if cycle.disconnected:
+            return True
+        cycle.response_started = cycle.response_complete = True
+        lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join((STATUS_LINE[200], *lines, b"\r\n", body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def send_400_response(self, msg: str) -> None:
         """Refuse bytes that are not HTTP."""

@@ -20,6 +20,11 @@ class RequestLogging:
         self._drain = drain
         self._tracer = tracer
 
+    @property
+    def draining(self) -> bool:
+        """True once the process is shutting down."""
+        return self._drain.draining
+
     def begin(self, scope: Scope) -> LoggedRequest:
         """Return the record of a request that has just arrived, and note its id and time in its state."""
         headers = first_values(scope)
@@ -53,7 +58,7 @@ class RequestLogging:
     def headers(self, request: LoggedRequest) -> list[tuple[bytes, bytes]]:
         """Return the headers of the answer to a request."""
         headers = [(b"x-request-id", request.request_id.encode())]
-        if self._drain.draining:
+        if self.draining:
             headers.append((b"connection", b"close"))
         return headers
 
