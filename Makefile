@@ -1,7 +1,7 @@
 # make demo    compress the default checkpoint on the default data, print the report, serve it once and compare
 # make test    the fast tests: a few minutes on two cores
 # make test-thorough   the slow tests, and what takes minutes: every recipe that ships, from command line to bundle, on a tiny model, also killed
-#                      at random; the service against schemathesis, KServe's clients and kill -9
+#                      at random; the service against schemathesis, KServe's clients and kill -9, and without its fast path
 # make test-floors   the fast tests of the service and of the job's core on the oldest allowed version of every dependency, in
 #                    build/floors
 # make check   linters, types, import contracts, spelling and language
@@ -58,6 +58,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-thorough: $(INSTALLED)
+	$(BIN)/python -m pytest tests/service/api tests/service/http --framework -n 2 --dist loadfile
 	$(BIN)/python -m pytest -m 'slow or thorough' -n 2 --dist loadfile
 
 # Old releases use what newer ones of their own dependencies deprecate.

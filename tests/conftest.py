@@ -38,6 +38,11 @@ FILLER = (
 WORDS = [*GOOD, *BAD, *FILLER]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add an option."""
+    parser.addoption("--framework", action="store_true", help="test the service without its fast path")
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a maker of random two-layer checkpoints, one a model type, made once a session."""

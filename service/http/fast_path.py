@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.catalog.snapshot import Snapshot
@@ -93,7 +93,7 @@ class FastPath:
 
     async def answer(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, then count and log it."""
-        scope["app"], scope["route"], scope["path_params"] = self._app, target.route, target.parameters
+        scope["app"], scope["path_params"] = self._app, target.parameters
         request = self._logging.begin(scope)
         try:
             with DisconnectScope(scope, receive) as watch:
@@ -113,15 +113,21 @@ class FastPath:
         self, target: Target, scope: Scope, receive: Receive, request: LoggedRequest, watch: DisconnectScope
     ) -> Response | None:
         """Return the answer; None if the client disconnected before the end of its body."""
+
+        async def counted_receive() -> Message:
+            message = await receive()
+            request.bytes_in += len(message.get("body", b""))
+            return message
+
         http = Request(scope, receive)
         try:
             self._authorization.check(scope)
             with BodyShare(self._budget) as share:
-                content = await self._bodies.read(scope, receive, share)
+                content = await self._bodies.read(scope, counted_receive, share)
                 if content is None:
                     return None
-                request.bytes_in = len(content)
                 watch.start()
+                scope["route"] = target.route  # those refused before have none, as in the framework
                 return await target.handle(http, content)
         except EXPECTED_ERRORS as error:
             return response_to(error, http)

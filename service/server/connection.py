@@ -1,24 +1,28 @@
 """HTTP connections: close those whose client has stopped sending or reading. uvicorn alone would keep them open."""
 
 import asyncio
+import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from sparserve.service.http.fast_path import RESPOND
 from sparserve.service.http.middleware.body_limit import BODY_RECEIVED
 from sparserve.service.http.middleware.disconnect import WATCH_DISCONNECT
 from sparserve.service.http.middleware.security_headers import add_security_headers
 from sparserve.service.http.problems import problem_response
+from sparserve.service.http.request_options import CONNECTION
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.server.response_writer import ResponseWriter
 
 # The limit of uvicorn's other parser; httptools has none.
 MAX_HEAD_BYTES: Final = 64 * 2**10
 MAX_DESCRIPTORS: Final = 65_536
+_numbers: Final = itertools.count()
 
 
 class HttpConnection(Protocol):
@@ -103,6 +107,7 @@ class Connection(HttpToolsProtocol):
         self._other_bytes = 0  # since the last bytes of the body: chunk sizes and trailers
         self._reading_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
+        self._number = next(_numbers)
         self._lost = False
         self._on_disconnect: Callable[[], object] | None = None
 
@@ -155,7 +160,10 @@ class Connection(HttpToolsProtocol):
             self._await_head()
         self._head_begun = True
         super().on_message_begin()
-        self.scope["state"] |= {WATCH_DISCONNECT: self.watch_disconnect, RESPOND: self.respond}
+        self.scope["state"] |= {
+            WATCH_DISCONNECT: self.watch_disconnect,
+            CONNECTION: self._number,
+        }
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Pass on a field of the head; trailers are ignored."""
@@ -172,6 +180,8 @@ class Connection(HttpToolsProtocol):
         self._end_head()
         self._in_body, self._other_bytes = True, 0
         super().on_headers_complete()
+        # A client may send the next request before this one is answered.
+        self.scope["state"][RESPOND] = functools.partial(self.respond, self.cycle)
         self.cycle.transport = cast(asyncio.Transport, ResponseWriter(self.transport, self.loop, self.cycle))
 
     def on_body(self, body: bytes) -> None:
@@ -186,13 +196,12 @@ class Connection(HttpToolsProtocol):
             self.scope["state"][BODY_RECEIVED] = True
             super().on_message_complete()
 
-    def respond(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+    def respond(self, cycle: RequestResponseCycle, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
         """Write a whole answer of status 200; return False if it must be sent as the server's interface has it.
 
         That takes many times as long: uvicorn checks each header, and has two messages for the head and the body. The
         names and values of `headers` must be valid.
         """
-        cycle = self.cycle
         if cycle.response_started or self.flow.write_paused:
             return False
         if cycle.disconnected:

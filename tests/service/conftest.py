@@ -18,6 +18,12 @@ from tests.support.service.fixtures import Serve, ServiceOf
 from tests.support.tiny_bundles import TASK, graph, publish
 
 
+@pytest.fixture(scope="session")
+def fast_path(pytestconfig: pytest.Config) -> bool:
+    """False with the option --framework: FastAPI then handles every request of the tests."""
+    return not pytestconfig.getoption("framework")
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A store with `dense` and `sparse90` of one task; `dense` answers for the task."""
@@ -58,12 +64,12 @@ def newer(store: Store) -> Bundle:
 
 
 @pytest.fixture
-def serve(store: Store) -> Iterator[Serve]:
+def serve(store: Store, fast_path: bool) -> Iterator[Serve]:
     """Start the service in this process with some settings; its models are loaded when the client is returned."""
     clients: list[TestClient] = []
 
     def start(**settings: Any) -> TestClient:
-        app = create_app(Settings(**{"store": store.root, "threads": 1, **settings}))
+        app = create_app(Settings(**{"store": store.root, "threads": 1, **settings}), fast_path=fast_path)
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
         clients.append(client)
@@ -83,9 +89,10 @@ def client(serve: Serve) -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def module_client(module_store: Store) -> Iterator[TestClient]:
+def module_client(module_store: Store, fast_path: bool) -> Iterator[TestClient]:
     """One service for all the tests of a module that leave no trace in it."""
-    with TestClient(create_app(Settings(store=module_store.root, threads=1)), raise_server_exceptions=False) as client:
+    app = create_app(Settings(store=module_store.root, threads=1), fast_path=fast_path)
+    with TestClient(app, raise_server_exceptions=False) as client:
         assert client.portal
         client.portal.call(_service_of(client).loaded)
         yield client
