@@ -181,6 +181,7 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Softmax over the last axis, without overflow."""
     # `reduce` and not the methods of arrays, which take as long again for a few numbers.
-    exponentials = np.exp(logits - np.maximum.reduce(logits, axis=-1, keepdims=True))
-    result: npt.NDArray[np.float32] = exponentials / np.add.reduce(exponentials, axis=-1, keepdims=True)
+    highest: npt.NDArray[np.float32] = np.maximum.reduce(logits, axis=-1, keepdims=True)
+    result: npt.NDArray[np.float32] = np.exp(logits - highest)
+    result /= np.add.reduce(result, axis=-1, keepdims=True)
     return result

@@ -138,7 +138,7 @@ class FastPath:
         if isinstance(response, JsonAnswer):
             headers += RAW_DEFAULT_HEADERS
             respond: Respond | None = scope["state"].get(RESPOND)
-            if respond is not None and not self._logging.draining and respond(headers, response.body):
+            if respond is not None and not self._logging.draining and respond(headers, bytes(response.body)):
                 return
         else:
             present = {name for name, _ in headers}

@@ -309,9 +309,9 @@ class Batcher:
 
     def _run(self, running: "_RunningBatch") -> "_Outcome":
         batch, engine, started = running.batch, running.engine, self._clock()
-        results: Logits | dict[Ticket, Logits | Exception]
+        results: dict[Ticket, Logits | Exception]
         try:
-            results = self._logits(engine, running.tokens(batch.items))
+            results = running.split(self._logits(engine, running.tokens(batch.items)))
             engine.health.succeeded()
         except Exception as error:  # of any kind: the requests must get an answer, and this thread must continue
             self._metrics.batches.failed.labels(engine.ref.task, engine.ref.variant).inc()
@@ -334,16 +334,15 @@ class Batcher:
     def _run_apart(self, running: "_RunningBatch", error: Exception) -> dict[Ticket, Logits | Exception]:
         """Run the requests of a failed batch one by one, so that none fails because of another one's input.
 
-        An engine that still answers a text of its own is not broken: the request that failed alone is at fault.
+        An engine that still answers its bundle's sample is not broken: the input that failed is at fault.
         """
         engine, rows = running.engine, running.rows()
         results: dict[Ticket, Logits | Exception] = dict.fromkeys(rows, error)
         if len(rows) > 1:
             for ticket, positions in rows.items():
+                items = [running.batch.items[row] for row in positions]
                 try:
-                    results[ticket] = self._logits(
-                        engine, running.tokens([running.batch.items[row] for row in positions])
-                    )
+                    results[ticket] = self._logits(engine, running.tokens(items))
                 except Exception as own:
                     results[ticket] = own
         if not any(isinstance(result, Exception) for result in results.values()) or engine.answers():
@@ -383,31 +382,31 @@ class _RunningBatch:
             rows.setdefault(item.ticket, []).append(row)
         return rows
 
+    def split(self, logits: Logits) -> dict[Ticket, Logits | Exception]:
+        """Return the logits of each request."""
+        return {ticket: logits[rows] for ticket, rows in self.rows().items()}
+
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """Logits of a whole batch, or of each of its requests if they ran apart, and the time that they took."""
+    """Logits of each request of a batch, in the order of its positions, and the time that the batch took."""
 
-    results: Logits | Mapping[Ticket, Logits | Exception]
+    results: Mapping[Ticket, Logits | Exception]
     seconds: float
 
 
 def _deliver(running: _RunningBatch, outcome: _Outcome) -> None:
     """Give every request its rows, on the event loop, and answer the requests that are complete."""
-    batch, ref, seconds, results = running.batch, running.engine.ref, outcome.seconds, outcome.results
-    whole = results if isinstance(results, np.ndarray) else None
-    finite = whole is not None and bool(np.isfinite(whole).all())
-    rows = running.rows() if whole is not None else {}
+    batch, ref, seconds = running.batch, running.engine.ref, outcome.seconds
     for ticket, positions in batch.positions.items():
-        request = running.requests[ticket]
+        request, result = running.requests[ticket], outcome.results[ticket]
         request.inference_seconds += seconds
         request.compute_seconds += seconds * sum([ticket.lengths[position] for position in positions]) / batch.tokens
         if request.result.done():  # cancelled, or failed because of another input
             continue
-        result = results[rows[ticket]] if whole is not None else results[ticket]
         if isinstance(result, Exception):
             request.result.set_exception(InferenceFailed(f"{ref.task}/{ref.variant} failed: {type(result).__name__}"))
-        elif not finite and not np.isfinite(result).all():
+        elif not np.isfinite(result).all():
             # Only the request with the bad input fails.
             request.result.set_exception(
                 InferenceFailed(f"{ref.task}/{ref.variant} answered with numbers that are not finite")

@@ -1,6 +1,6 @@
 """Handling of failed batches: a retry in halves when memory is short, and detection of broken engines.
 
-An exception of the runtime is a failure of the engine if the engine does not answer a text of its own bundle either.
+An exception of the runtime is a failure of the engine if the engine does not answer the bundle's sample either.
 Otherwise, and if it answers with numbers that are not finite, the input is at fault.
 """
 

@@ -157,7 +157,7 @@ def test_fast_path_reports_unexpected_errors_as_the_framework(
 
     for client in both:
         monkeypatch.setattr(service_of(client), "classify", fail)
-    # The failure leaves a line of its own, with other frames.
+    # The line of the failure has the frames, which differ.
     answers = [client.post(CLASSIFY, content=CONTENTS[0], headers=JSON) for client in both]
     assert [answer.status_code for answer in answers] == [500, 500]
     assert answers[0].json() == answers[1].json()
