@@ -79,10 +79,12 @@ class TextTokenizer:
     def encode(self, texts: Sequence[str], text_pairs: Sequence[str | None] | None = None) -> list[Tokens]:
         """Tokenise texts or pairs of texts. Releases the GIL."""
         inputs: list[_Input] = list(texts)
+        characters = sum(map(len, texts))
         if text_pairs is not None:
             joined = zip(texts, text_pairs, strict=True)
             inputs = [text if pair is None else (text, pair) for text, pair in joined]
-        if self._prefixes is None:
+            characters += sum([len(pair) for pair in text_pairs if pair is not None])
+        if self._prefixes is None or characters <= self._prefix_characters:  # no text is cut
             return [self._tokens(item, encoding) for item, encoding in self._encode(inputs)]
         tokens: dict[int, Tokens] = {}
         rows, characters = list(range(len(inputs))), self._prefix_characters

@@ -18,7 +18,7 @@ import numpy as np
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from sparserve.service.inference.batch_queue import Batch, BatchQueue
-from sparserve.service.inference.engine import Engine, Logits
+from sparserve.service.inference.engine import Engine, Logits, scores
 from sparserve.service.inference.health import run_within_memory
 from sparserve.service.inference.ticket import Item, Ticket
 from sparserve.service.inference.tokenizer_pool import TokenizerPool
@@ -34,40 +34,41 @@ LOOP_SECONDS: Final = 0.004
 CLOSE_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class InferenceResult:
-    """Logits `[inputs, labels]` of a request, and its times.
+    """Logits and scores `[inputs, labels]` of a request, and its times.
 
     `queue_seconds` is the time from its arrival to its first batch. `inference_seconds` is the sum of its batches,
     which other requests may have shared. `compute_seconds` is its own share of them, by tokens.
     """
 
     logits: Logits
+    scores: Logits
     queue_seconds: float
     inference_seconds: float
     compute_seconds: float
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Request:
-    """State of a request until it is answered."""
+    """State of a request until it is answered; `answer` is `[2, inputs, labels]`, logits and scores."""
 
     engine: Engine
     tokens: Sequence[Tokens]
     result: asyncio.Future[InferenceResult]
-    logits: Logits
+    answer: Logits
     remaining: int
     queue_seconds: float | None = None
     inference_seconds: float = 0.0
     compute_seconds: float = 0.0
 
     def receive(self, positions: Sequence[int], rows: Logits) -> None:
-        """Store the logits of inputs; the last one completes the request."""
-        self.logits[positions] = rows
+        """Store the logits and scores of inputs; the last one completes the request."""
+        self.answer[:, positions] = rows
         self.remaining -= len(positions)
         if not self.remaining:
             seconds = (self.queue_seconds or 0.0, self.inference_seconds, self.compute_seconds)
-            self.result.set_result(InferenceResult(self.logits, *seconds))
+            self.result.set_result(InferenceResult(self.answer[0], self.answer[1], *seconds))
 
 
 class Batcher:
@@ -155,8 +156,8 @@ class Batcher:
         model = (id(engine), object() if alone else None)
         lengths = [len(item) for item in tokens]
         ticket = Ticket(model, lengths, now, deadline, background, engine.latency, client, weight)
-        logits = np.empty((len(tokens), len(engine.manifest.labels)), dtype=np.float32)
-        request = _Request(engine, tokens, self._loop.create_future(), logits, len(tokens))
+        answer = np.empty((2, len(tokens), len(engine.manifest.labels)), dtype=np.float32)
+        request = _Request(engine, tokens, self._loop.create_future(), answer, len(tokens))
         with self._changed:
             self._admit(ticket)
             self._requests[ticket] = request
@@ -311,7 +312,7 @@ class Batcher:
         batch, engine, started = running.batch, running.engine, self._clock()
         results: dict[Ticket, Logits | Exception]
         try:
-            results = running.split(self._logits(engine, running.tokens(batch.items)))
+            results = running.split(self._answer(engine, running.tokens(batch.items)))
             engine.health.succeeded()
         except Exception as error:  # of any kind: the requests must get an answer, and this thread must continue
             self._metrics.batches.failed.labels(engine.ref.task, engine.ref.variant).inc()
@@ -342,7 +343,7 @@ class Batcher:
             for ticket, positions in rows.items():
                 items = [running.batch.items[row] for row in positions]
                 try:
-                    results[ticket] = self._logits(engine, running.tokens(items))
+                    results[ticket] = self._answer(engine, running.tokens(items))
                 except Exception as own:
                     results[ticket] = own
         if not any(isinstance(result, Exception) for result in results.values()) or engine.answers():
@@ -351,15 +352,17 @@ class Batcher:
             engine.health.failed()
         return results
 
-    def _logits(self, engine: Engine, tokens: Sequence[Tokens]) -> Logits:
+    def _answer(self, engine: Engine, tokens: Sequence[Tokens]) -> Logits:
+        """Return the logits and the scores of inputs, `[2, inputs, labels]`."""
         halved = self._metrics.batches.halved.labels(engine.ref.task, engine.ref.variant).inc
         logits: Logits = run_within_memory(engine.logits, tokens, halved)
         if logits.shape != (len(tokens), len(engine.manifest.labels)):
             raise ValueError(f"{logits.shape} logits for {len(tokens)} inputs")
-        return logits
+        with np.errstate(all="ignore"):  # numbers that are not finite fail their request
+            return np.stack((logits, scores(logits, engine.manifest.problem_type)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _RunningBatch:
     """A batch and its requests."""
 
@@ -382,14 +385,14 @@ class _RunningBatch:
             rows.setdefault(item.ticket, []).append(row)
         return rows
 
-    def split(self, logits: Logits) -> dict[Ticket, Logits | Exception]:
-        """Return the logits of each request."""
-        return {ticket: logits[rows] for ticket, rows in self.rows().items()}
+    def split(self, answer: Logits) -> dict[Ticket, Logits | Exception]:
+        """Return the logits and scores of each request."""
+        return {ticket: answer[:, rows] for ticket, rows in self.rows().items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Outcome:
-    """Logits of each request of a batch, in the order of its positions, and the time that the batch took."""
+    """Logits and scores of each request of a batch, in the order of its positions, and the time of the batch."""
 
     results: Mapping[Ticket, Logits | Exception]
     seconds: float

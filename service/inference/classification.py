@@ -11,12 +11,13 @@ from sparserve.service.observability.request_record import RequestRecord, curren
 from sparserve.service.types import FunctionToApply, Prediction, RequestOptions, TextInput, Timings, Usage
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Classification:
     """Answer of one engine to one request; every protocol, metric and log line is derived from it.
 
     Attributes:
         logits: `[inputs, labels]`.
+        scores: the same by the function of the task's problem type.
         inference_seconds: sum of the request's batches, which other requests may have shared.
         compute_seconds: the request's own part of them, by tokens.
         total_seconds: from the request's arrival to its last logits.
@@ -25,6 +26,7 @@ class Classification:
     engine: Engine
     tokens: list[Tokens]
     logits: Logits
+    scores: Logits
     queue_seconds: float
     tokenize_seconds: float
     inference_seconds: float
@@ -49,8 +51,10 @@ class Classification:
     ) -> list[list[Prediction]]:
         """Return the `top_k` best labels of each input (None: all), best first; ties keep the order of the labels."""
         labels = self.engine.manifest.labels
-        values = scores(self.logits, self.engine.manifest.problem_type, function_to_apply).tolist()
-        return [[Prediction(label=labels[column], score=row[column]) for column in _best(row, top_k)] for row in values]
+        values = self.scores
+        if function_to_apply is not None:
+            values = scores(self.logits, self.engine.manifest.problem_type, function_to_apply)
+        return [[Prediction(labels[column], row[column]) for column in _best(row, top_k)] for row in values.tolist()]
 
 
 def _best(row: list[float], top_k: int | None) -> list[int]:
@@ -110,6 +114,7 @@ async def classify(
         engine=engine,
         tokens=tokens,
         logits=result.logits,
+        scores=result.scores,
         queue_seconds=result.queue_seconds,
         tokenize_seconds=tokenized - started,
         inference_seconds=result.inference_seconds,

@@ -29,7 +29,9 @@ def arm(engine: Engine, labels: Sequence[int], *, batch_seconds: float = 1.0, pa
     """Sure answers, given in batches of which the request was a part."""
     logits = np.array([[9.0, 0.0] if label == 0 else [0.0, 9.0] for label in labels], dtype=np.float32)
     tokens = [Tokens([1], [0], False)] * len(labels)
-    answer = Classification(engine, tokens, logits, 0.0, 0.0, batch_seconds, batch_seconds * part, batch_seconds)
+    answer = Classification(
+        engine, tokens, logits, logits, 0.0, 0.0, batch_seconds, batch_seconds * part, batch_seconds
+    )
     return ComparedVariant.of(engine, answer, engine.manifest.labels)
 
 

@@ -230,19 +230,30 @@ def test_guard_keeps_good_candidate(
 
 
 @pytest.mark.parametrize("mode", ["split", "shadow"])
+@pytest.mark.parametrize("broken", [True, False], ids=["broken", "fails at some inputs"])
 def test_experiment_failing_candidate_falls_back(
-    mode: str, store: Store, experiment: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+    mode: str,
+    broken: bool,
+    store: Store,
+    experiment: Callable[..., TestClient],
+    service_of: Callable[[TestClient], ServingCore],
 ) -> None:
     publish(store, variant="failing", model=short_sighted())
     client = experiment(mode, "failing", watch_seconds=0)  # no reload meanwhile
-    for _ in range(FAILURES_IN_ROW + 2):
+    if broken:
+        classifier = service_of(client).catalog.engine(TASK, "failing").loaded.classifier
+        classifier.run = lambda inputs: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    requests = FAILURES_IN_ROW + 2
+    for _ in range(requests):
         assert ask(client, "good film was fun the a good")["model"]["variant"] == "dense"
         settle(client, service_of(client))
+    # A broken engine takes no part until it is reloaded.
+    not_compared = FAILURES_IN_ROW if broken else requests
     found = client.get(COMPARE).json()
-    assert (found["inputs"], found["not_compared"]) == (0, FAILURES_IN_ROW)
+    assert (found["inputs"], found["not_compared"]) == (0, not_compared)
     metrics = client.get("/metrics").text
     labels = f'{{candidate="failing",task="{TASK}"}}'
-    assert f"sparserve_experiment_not_compared_total{labels} {FAILURES_IN_ROW}.0" in metrics
+    assert f"sparserve_experiment_not_compared_total{labels} {not_compared}.0" in metrics
 
 
 def test_experiment_counters_start_at_zero(experiment: Callable[..., TestClient]) -> None:

@@ -18,7 +18,9 @@ class FakeEngine:
 
     def __init__(self, variant: str = "dense") -> None:
         self.ref = ModelRef(task="t", variant=variant, version="1")
-        self.manifest = SimpleNamespace(task="t", variant=variant, labels=("length", "first"), max_length=32)
+        self.manifest = SimpleNamespace(
+            task="t", variant=variant, labels=("length", "first"), max_length=32, problem_type="regression"
+        )
         self.health = EngineHealth()
         self.latency = LatencyModel()
         self.batches: list[list[int]] = []
