@@ -119,6 +119,7 @@ class ServingCore:
         else:
             route = Route(self.catalog.engine(task, variant))
         self._check_size(inputs)
+        self._check_kind(route.engine, inputs)
         try:
             result = await classify(self.batcher, route.engine, inputs, options, truncate=truncate, arrived=started)
             self.experiments.compare(task, route, inputs, result, options.request_id)
@@ -149,6 +150,8 @@ class ServingCore:
         """
         engines = self._engines_to_compare(task, variants)
         self._check_size(inputs)
+        for engine in engines:
+            self._check_kind(engine, inputs)
         comparison = await compare(self.batcher, engines, inputs, options, truncate=truncate)
         for compared in comparison.variants:
             self._count(compared.answer)
@@ -228,6 +231,11 @@ class ServingCore:
 
     def _check_size(self, inputs: Sequence[TextInput]) -> None:
         check_size(inputs, max_items=self.settings.max_items, max_characters=self.settings.max_characters)
+
+    def _check_kind(self, engine: Engine, inputs: Sequence[TextInput]) -> None:
+        """Refuse inputs of another kind than the training data, if the settings say so."""
+        if self.settings.input_mismatch == "refuse" and (mismatch := engine.input_mismatch(inputs)) is not None:
+            raise InvalidRequest(mismatch)
 
     def _count(self, result: Classification) -> None:
         self.metrics.requests.of(result.engine.ref).classified(

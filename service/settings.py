@@ -179,6 +179,11 @@ class Settings(BaseSettings):
     )
     max_items: int = Field(256, ge=1, description="inputs of one request")
     max_characters: int = Field(100_000, ge=1, description="characters of one input, text and text_pair together")
+    input_mismatch: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="answer to a pair of texts by a model that was trained on single texts, or the reverse: a warning "
+        "beside the prediction, or 422",
+    )
 
     receive_timeout_seconds: float = Field(
         20,

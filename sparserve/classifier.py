@@ -135,7 +135,7 @@ class Classifier:
         """Classify texts, or pairs of texts.
 
         Returns the best label of each text. With `top_k`, returns a list of at most `top_k` labels for each text, the
-        best first.
+        best first. Logs a warning if the model was trained on single texts and gets pairs, or the reverse.
 
         Raises:
             InputError: `texts` is a single string, or there is not one pair for each text.
@@ -146,6 +146,9 @@ class Classifier:
             raise InputError(f"{len(texts)} texts but {len(text_pairs)} text_pairs: give one pair for each text")
         if batch_size < 1 or (top_k is not None and top_k < 1):
             raise InputError("batch_size and top_k must be at least 1")
+        mismatch = self.bundle.manifest.input_mismatch([None] * len(texts) if text_pairs is None else text_pairs)
+        if mismatch is not None:
+            logger.warning(mismatch)
         rows = list(self._scores(texts, text_pairs, batch_size))
         ranked = [sorted(map(Prediction, self.labels, row), key=lambda one: -one.score) for row in rows]
         return [row[0] for row in ranked] if top_k is None else [row[:top_k] for row in ranked]

@@ -140,7 +140,7 @@ def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | by
 
     `manifest.files` and `manifest.version` are computed here. An undamaged bundle of the same version is kept. It gets
     this manifest's measurement if that is newer, except that a measurement with the sparse runtime is never replaced by
-    one without it. A value of `files` is the content or a file to copy.
+    one without it, and its kind of inputs if it has none. A value of `files` is the content or a file to copy.
 
     Raises:
         EnvironmentFault: the disk is full or `parent` cannot be written.
@@ -156,19 +156,26 @@ def write_bundle(parent: Path, manifest: Manifest, files: Mapping[str, Path | by
                 shutil.copyfile(content, path)
             records[name] = FileRecord(sha256=sha256(path), bytes=path.stat().st_size)
         sealed = manifest.model_copy(update={"files": records}).sealed()
-        (stage / MANIFEST).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (stage / MANIFEST).write_text(_manifest_json(sealed), encoding="utf-8")
         target = parent / sealed.version
         _remove_damaged(target)
         settle(stage, target)
         if not stage.exists():
             return Bundle(target, sealed)
         kept = open_bundle(target, verify=False)
-        if not _has_newer_measurement(kept.manifest, sealed):
+        newer = _has_newer_measurement(kept.manifest, sealed)
+        inputs = sealed.inputs or kept.manifest.inputs
+        merged = (sealed if newer else kept.manifest).model_copy(update={"inputs": inputs})
+        if merged == kept.manifest:
             return kept
-        for name in (MANIFEST, CARD):
-            if (stage / name).exists():
-                write_atomically(target / name, (stage / name).read_bytes())
-        return Bundle(target, sealed)
+        write_atomically(target / MANIFEST, _manifest_json(merged))
+        if newer and (stage / CARD).exists():
+            write_atomically(target / CARD, (stage / CARD).read_bytes())
+        return Bundle(target, merged)
+
+
+def _manifest_json(manifest: Manifest) -> str:
+    return manifest.model_dump_json(indent=1) + "\n"
 
 
 def _has_newer_measurement(kept: Manifest, new: Manifest) -> bool:

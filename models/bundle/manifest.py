@@ -6,6 +6,7 @@ the same machine does not reproduce exactly (latency, memory), so that one conte
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -17,6 +18,7 @@ SCHEMA_VERSION: Final = 1
 VERSION_LENGTH = 16
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+InputKind = Literal["single", "pair"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -261,6 +263,7 @@ class Manifest(Record):
     version: Version
     labels: tuple[str, ...] = Field(min_length=1)
     problem_type: ProblemType
+    inputs: InputKind | None = Field(None, description="trained on single texts or on pairs; null in older bundles")
     architecture: str
     precision: Precision
     max_length: int = Field(ge=8, le=8192, description="tokens; longer texts are truncated")
@@ -286,10 +289,10 @@ class Manifest(Record):
     def identity(self) -> str:
         """Return the version of this content: a short digest of everything that a second run reproduces.
 
-        Left out are the version itself, measurement and sizes, which vary with the machine, and README.md, which
-        repeats them.
+        Left out are the version itself, measurement and sizes, which vary with the machine, README.md, which repeats
+        them, and the kind of inputs, which the digest of the data implies.
         """
-        content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes"})
+        content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes", "inputs"})
         content["files"].pop("README.md", None)
         # Bundles that were sealed before these keys existed keep their versions.
         for added in ("packed", "token_table"):
@@ -297,6 +300,26 @@ class Manifest(Record):
                 del content[added]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_LENGTH]
+
+    def input_mismatch(self, pairs: Sequence[str | None]) -> str | None:
+        """Return a warning if some inputs are of another kind than the training data; None if all are of that kind.
+
+        `pairs` has the second text of each input, None for a single text. A manifest without `inputs` fits any.
+        """
+        if self.inputs is None:
+            return None
+        trained_on_pairs = self.inputs == "pair"
+        wrong = [position for position, pair in enumerate(pairs) if (pair is None) is trained_on_pairs]
+        if not wrong:
+            return None
+        sent, trained, remedy = (
+            ("single text", "pairs of texts", "text and text_pair")
+            if trained_on_pairs
+            else ("pair of texts", "single texts", "text alone")
+        )
+        several = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        name = f"{self.task}/{self.variant}"
+        return f"item {wrong[0]}{several} is a {sent}, but {name} was trained on {trained}: send {remedy}"
 
     def sealed(self) -> Self:
         """Return this manifest with `version` set to its identity."""

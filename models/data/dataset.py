@@ -113,6 +113,11 @@ class Dataset:
         """True if a row may have several labels."""
         return self.problem_type == "multi_label_classification"
 
+    @property
+    def pairs(self) -> bool:
+        """True if a row has two texts."""
+        return self.train.text_pairs is not None
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content: the label names and every row of every split, in order."""

@@ -143,6 +143,7 @@ def _manifest(
         version="0" * 16,
         labels=job.dataset.label_names,
         problem_type=job.dataset.problem_type,
+        inputs="pair" if job.dataset.pairs else "single",
         architecture=source.model_type,
         precision=variant.precision,
         max_length=job.recipe.max_length,

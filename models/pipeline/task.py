@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sparserve.models.bundle.manifest import Manifest, Name
+from sparserve.models.bundle.manifest import InputKind, Manifest, Name
 from sparserve.models.bundle.store import Store
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.defaults import MOVIE_SENTENCES
@@ -72,11 +72,20 @@ def check_labels(store: Store, task: str, dataset: Dataset, *, replace_labels: b
         return [f"{difference}; --replace-labels: variants of the same names are replaced, the others keep theirs"]
     if not published or any(manifest.lineage.data_digest == dataset.digest for manifest in published):
         return []
+    kinds = {"pair": "pairs of texts", "single": "single texts"}
+    inputs: InputKind = "pair" if dataset.pairs else "single"
+    notes = [
+        f"{task}/{manifest.variant} in {store.root} was trained on {kinds[manifest.inputs]}, but this data has "
+        f"{kinds[inputs]}: use --task for another task"
+        for manifest in published
+        if manifest.inputs not in (None, inputs)
+    ][:1]
     sources = ", ".join(dict.fromkeys(manifest.lineage.data_source for manifest in published))
     return [
+        *notes,
         f"the task {task!r} is already in {store.root}, with the same labels but made of other rows or splits "
         f"({sources}): variants of the same names are replaced, also in a running service. Use --task for "
-        "another task"
+        "another task",
     ]
 
 

@@ -4,7 +4,7 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from sparserve.service.api.schemas import ClassifyAnswer, ClassifyRequest
+from sparserve.service.api.schemas import ClassifyAnswer, ClassifyRequest, ClassifyResult
 from sparserve.service.core import ServingCore
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
 from sparserve.service.http.json_route import DirectRoute, JsonAnswer
@@ -35,10 +35,12 @@ async def _classify(
     service: ServingCore, task: str, variant: str | None, body: ClassifyRequest, options: RequestOptions
 ) -> Response:
     result = await service.classify(task, variant, body.inputs, options, truncate=body.truncate)
-    answer = ClassifyAnswer(
+    answer = ClassifyResult(
         model=result.engine.ref,
         predictions=result.predictions(top_k=body.top_k, function_to_apply=body.function_to_apply),
         usage=result.usage(),
         timings=result.timings(),
     )
+    if result.warnings:
+        answer = ClassifyAnswer(answer.model, answer.predictions, answer.usage, answer.timings, list(result.warnings))
     return JsonAnswer(orjson.dumps(answer), answer.timings)

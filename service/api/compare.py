@@ -25,5 +25,7 @@ async def compare_variants(
         variants=comparison.variant_summaries(),
         items=comparison.items(),
         timings=comparison.timings(),
+        warnings=comparison.warnings,
     )
-    return JsonAnswer(answer.model_dump_json().encode(), answer.timings)
+    absent = None if answer.warnings else {"warnings"}
+    return JsonAnswer(answer.model_dump_json(exclude=absent).encode(), answer.timings)

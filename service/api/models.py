@@ -70,6 +70,7 @@ def _task_facts(snapshot: Snapshot, task: str) -> TaskFacts:
         default_variant=default,
         labels=list(manifest.labels) if manifest else [],
         problem_type=manifest.problem_type if manifest else None,
+        inputs=manifest.inputs if manifest else None,
         max_length=manifest.max_length if manifest else None,
         variants=[_variant_facts(snapshot, task, variant) for variant in variants],
     )

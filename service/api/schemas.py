@@ -1,10 +1,11 @@
 """Bodies of the service's own requests and answers. Seconds, bytes and fractions throughout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
+from sparserve.models.bundle.manifest import InputKind
 from sparserve.service.experiments.comparison import ComparisonSummary, ItemComparison, VariantSummary
 from sparserve.service.http.json_body import PositiveInt
 from sparserve.service.limits import check_count
@@ -115,14 +116,30 @@ class CompareRequest(Body):
     truncate: bool = Field(True, description="false refuses a text with more tokens than the model takes (422)")
 
 
+Warnings = Annotated[
+    list[str],
+    Field(
+        description="reasons to doubt the answer, such as pairs of texts for a task of single texts; absent if "
+        "there are none"
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
-class ClassifyAnswer:
-    """Predictions for each input, in the order of the inputs."""
+class ClassifyResult:
+    """An answer without warnings."""
 
     model: ModelRef
     predictions: Annotated[list[list[Prediction]], Field(description="one list for each input, best first")]
     usage: list[Usage]
     timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyAnswer(ClassifyResult):
+    """Predictions for each input, in the order of the inputs."""
+
+    warnings: Warnings = field(default_factory=list)
 
 
 class CompareAnswer(BaseModel):
@@ -134,6 +151,7 @@ class CompareAnswer(BaseModel):
     variants: list[VariantSummary]
     items: list[ItemComparison]
     timings: Timings
+    warnings: Warnings = []
 
 
 class MeasuredLatency(BaseModel):
@@ -189,6 +207,9 @@ class TaskFacts(BaseModel):
     default_variant: str | None
     labels: list[str]
     problem_type: str | None
+    inputs: InputKind | None = Field(
+        description="the task was trained on single texts or on pairs; null if its bundles do not say"
+    )
     max_length: int | None = Field(description="tokens; longer texts are truncated")
     variants: list[VariantFacts]
 

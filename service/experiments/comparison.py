@@ -91,6 +91,11 @@ class Comparison:
         """The variant that the others are compared with."""
         return self.variants[0]
 
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to doubt the answers of some variants."""
+        return [warning for one in self.variants for warning in one.answer.warnings]
+
     def timings(self) -> Timings:
         """Return the duration of each stage, summed over the variants."""
         answers = [one.answer for one in self.variants]

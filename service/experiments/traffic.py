@@ -81,13 +81,18 @@ class Experiments:
         Raises:
             UnknownResource: there is no such task or variant.
             Unavailable: the candidate is not served.
-            InvalidRequest: the candidate is the default variant, or has other labels.
+            InvalidRequest: the candidate is the default variant, or has other labels or inputs.
         """
         reference, candidate = self._catalog.engine(task), self._catalog.engine(task, policy.candidate)
         if candidate is reference:
             raise InvalidRequest(f"candidate: {policy.candidate} is the default variant of {task}: name another one")
         if set(candidate.manifest.labels) != set(reference.manifest.labels):
             raise InvalidRequest(f"candidate: {policy.candidate} has other labels than {reference.manifest.variant}")
+        if _other_inputs(candidate, reference):
+            raise InvalidRequest(
+                f"candidate: one of {policy.candidate} and {reference.manifest.variant} was trained on pairs of texts, "
+                "the other on single texts"
+            )
         return await self._ledger.begin(task, policy, (reference.ref, candidate.ref))
 
     async def end(self, task: str) -> Experiment | None:
@@ -168,7 +173,8 @@ class Experiments:
             return None
         if not candidate.health.healthy:  # it takes part again when it has been reloaded
             return None
-        unusable = candidate is default or set(candidate.manifest.labels) != set(default.manifest.labels)
+        other_labels = set(candidate.manifest.labels) != set(default.manifest.labels)
+        unusable = candidate is default or other_labels or _other_inputs(candidate, default)
         return None if unusable else candidate
 
     def _for_versions(self, task: str, experiment: Experiment, default: Engine, candidate: Engine) -> Experiment | None:
@@ -253,6 +259,11 @@ class Experiments:
                 text_pair=item.text_pair if self._keep_texts else None,
             )
         )
+
+
+def _other_inputs(candidate: Engine, default: Engine) -> bool:
+    kinds = {candidate.manifest.inputs, default.manifest.inputs} - {None}
+    return len(kinds) > 1
 
 
 def observe(

@@ -198,6 +198,8 @@ class GrpcServer:
             if "Retry-After" in headers:
                 trailers.append(("retry-after", headers["Retry-After"]))
             await context.abort(code, detail, trailing_metadata=tuple(trailers))
+        if (warning := logged.record.warning()) is not None:
+            context.set_trailing_metadata((("x-sparserve-warning", warning),))
         return response
 
     @contextlib.contextmanager

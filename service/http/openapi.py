@@ -18,7 +18,9 @@ BODY_STATUSES: Final = (408, 413, 503)
 DESCRIPTION = (
     "Text classification over onnxruntime, dense and compressed models side by side. "
     "Every error has the same body, RFC 9457's problem document, with an extra member `error`. "
-    "Every answer has the header `X-Request-Id`: the client's own or a new one."
+    "Every answer has the header `X-Request-Id`: the client's own or a new one. "
+    "An answer that is to be doubted, such as one to a pair of texts from a model that was trained on single texts, "
+    "has the header `X-Sparserve-Warning`."
 )
 
 

@@ -21,6 +21,7 @@ class Classification:
         inference_seconds: sum of the request's batches, which other requests may have shared.
         compute_seconds: the request's own part of them, by tokens.
         total_seconds: from the request's arrival to its last logits.
+        warnings: reasons to doubt the answer, such as inputs of another kind than the training data.
     """
 
     engine: Engine
@@ -32,6 +33,7 @@ class Classification:
     inference_seconds: float
     compute_seconds: float
     total_seconds: float
+    warnings: tuple[str, ...] = ()
 
     def usage(self) -> list[Usage]:
         """Return tokens and truncation of each input."""
@@ -110,6 +112,9 @@ async def classify(
         connection=options.connection,
     )
     record.answered(run, tokenized, result.queue_seconds, time.perf_counter())
+    warning = engine.input_mismatch(inputs)
+    warnings = () if warning is None else (warning,)
+    record.warnings.extend(warnings)
     return Classification(
         engine=engine,
         tokens=tokens,
@@ -120,4 +125,5 @@ async def classify(
         inference_seconds=result.inference_seconds,
         compute_seconds=result.compute_seconds,
         total_seconds=time.perf_counter() - arrived,
+        warnings=warnings,
     )

@@ -66,6 +66,10 @@ class Engine:
         """Key of the tokenization: engines with equal keys turn a text into the same tokens."""
         return self.manifest.files[TOKENIZER].sha256, self.manifest.max_length
 
+    def input_mismatch(self, inputs: Sequence[TextInput]) -> str | None:
+        """Return a warning if some inputs are of another kind than the training data; see `Manifest.input_mismatch`."""
+        return self.manifest.input_mismatch([one.text_pair for one in inputs])
+
     def check_health(self) -> None:
         """Check that the engine answers.
 

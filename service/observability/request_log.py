@@ -84,6 +84,8 @@ class RequestLog:
         queue_seconds = request.record.queue_seconds()
         if queue_seconds is not None:
             fields["batch_wait_milliseconds"] = round(queue_seconds * 1000, 3)
+        if (warning := request.record.warning()) is not None:
+            fields["warning"] = warning
         if request.key_name:
             fields["key"] = request.key_name
         if self._addresses and request.client is not None:

@@ -45,6 +45,8 @@ class RequestRecord:
 
     trace_id: str | None = None
     tracer: Tracer | None = None
+    warnings: list[str] = field(default_factory=list)
+    """Reasons for the client to doubt the answer; each protocol passes them on."""
     _runs: list[ModelRun] = field(default_factory=list)
 
     def tokenized(self, model: ModelRef, lengths: list[int], began: float, ended: float) -> ModelRun:
@@ -75,6 +77,10 @@ class RequestRecord:
             "inputs": sum(run.inputs for run in self._runs),
             "tokens": sum(run.tokens for run in self._runs),
         }
+
+    def warning(self) -> str | None:
+        """Return all warnings in one line for a header; None if there are none."""
+        return " | ".join(dict.fromkeys(self.warnings)) if self.warnings else None
 
     def queue_seconds(self) -> float | None:
         """Return the total time in the queue; None if no run left it."""

@@ -147,11 +147,15 @@ function fillVariants() {
     `  -H 'Content-Type: application/json' -d '{"inputs": "a warm, funny, engaging film", "top_k": null}'`;
 }
 
+const shownWarnings = (answer) =>
+  (answer.warnings ?? []).map((text) => element("p", { className: "error" }, `Warning: ${text}`));
+
 function showClassified(texts, answer) {
   const seconds = answer.timings;
   find("results").replaceChildren(
     element("p", { className: "note" },
       `${answer.model.variant} · ${milliseconds(seconds.total_seconds)} in all, ${milliseconds(seconds.inference_seconds)} of it inference`),
+    ...shownWarnings(answer),
     ...answer.predictions.map((labels, row) => {
       const { tokens, truncated } = answer.usage[row];
       return element("div", { className: "result" },
@@ -171,6 +175,7 @@ function showCompared(texts, answer) {
       ])),
     element("p", { className: "note" },
       `${summary.items} texts, one run each; ${answer.reference} is the reference. See the report for reliable figures.`),
+    ...shownWarnings(answer),
     ...answer.items.map((item, row) => element("div", { className: "result" },
       element("p", { className: "text", dir: "auto" }, texts[row]),
       ...Object.entries(item.predictions).map(([variant, one]) => bar(`${variant}: ${one.label}`, one.score, isRegression())),

@@ -103,3 +103,15 @@ def test_classifier_prefers_the_sparse_runtime(tiny_store: Path, sparse_runtime:
     assert measured is not None and measured.sparse is not None
     preferred = "sparse" if measured.sparse.preferred else "onnx"
     assert Classifier.load(tiny_store, "tiny", "sparse60").runtime == preferred
+
+
+@pytest.mark.parametrize(
+    "inputs, pairs, warned", [("pair", False, True), ("single", True, True), ("pair", True, False)]
+)
+def test_classifier_warns_of_another_kind_of_input(
+    store: Store, caplog: pytest.LogCaptureFixture, inputs: str, pairs: bool, warned: bool
+) -> None:
+    publish(store, "kinds", inputs=inputs)
+    Classifier.load(store, "kinds")(["good", "bad"], text_pairs=["fun", "dull"] if pairs else None)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    assert all("item 0 (and 1 more) is a" in record.message for record in caplog.records)

@@ -58,6 +58,8 @@ class RequestLogging:
     def headers(self, request: LoggedRequest) -> list[tuple[bytes, bytes]]:
         """Return the headers of the answer to a request."""
         headers = [(b"x-request-id", request.request_id.encode())]
+        if (warning := request.record.warning()) is not None:
+            headers.append((b"x-sparserve-warning", warning.encode()))
         if self.draining:
             headers.append((b"connection", b"close"))
         return headers

@@ -27,7 +27,13 @@ REQUEST_HEADERS: Final = (
     "X-Request-Timeout",
     "X-Routing-Key",
 )
-ANSWER_HEADERS: Final = ("Inference-Header-Content-Length", "Retry-After", "Server-Timing", "X-Request-Id")
+ANSWER_HEADERS: Final = (
+    "Inference-Header-Content-Length",
+    "Retry-After",
+    "Server-Timing",
+    "X-Request-Id",
+    "X-Sparserve-Warning",
+)
 PREFLIGHT_SECONDS: Final = 600
 
 

@@ -115,10 +115,18 @@ def test_version_does_not_depend_on_the_measurement(tmp_path: Path, bundle: Bund
     assert other.manifest.version == bundle.manifest.version
 
 
+def test_write_bundle_adds_the_kind_of_inputs_to_an_older_bundle(tmp_path: Path) -> None:
+    older = write_bundle(tmp_path, manifest(measurement=measured(2)), FILES)
+    again = write_bundle(tmp_path, manifest(measurement=measured(1), inputs="pair"), FILES)
+    assert again.manifest == older.manifest.model_copy(update={"inputs": "pair"})
+    assert open_bundle(older.folder).manifest == again.manifest
+    assert write_bundle(tmp_path, manifest(measurement=measured(3)), FILES).manifest.inputs == "pair"
+
+
 def test_open_bundle_reads_manifests_without_later_fields(bundle: Bundle) -> None:
     path = bundle.folder / "manifest.json"
     content = json.loads(path.read_bytes())
-    assert content.pop("packed") is content.pop("token_table") is None
+    assert content.pop("packed") is content.pop("token_table") is content.pop("inputs") is None
     path.write_text(json.dumps(content))
     assert open_bundle(bundle.folder).manifest == bundle.manifest
 

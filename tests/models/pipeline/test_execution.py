@@ -44,7 +44,7 @@ def test_compress_publishes_dense_and_sparse_in_both_precisions(tiny_store: Path
     assert store.default_variant("tiny") == "sparse60-int8"
     for variant in VARIANTS:
         manifest = store.open("tiny", variant).manifest
-        assert manifest.labels == ("negative", "positive")
+        assert (manifest.labels, manifest.inputs) == (("negative", "positive"), "single")
         assert manifest.evaluation is not None and manifest.measurement is not None
         assert manifest.evaluation.rows == 12
         assert {point.length for point in manifest.measurement.latency} == {8}

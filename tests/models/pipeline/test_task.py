@@ -107,3 +107,12 @@ def test_check_labels_compares_every_readable_variant(tmp_path: Path) -> None:
         check_labels(store, "train", data, replace_labels=False)
     (store.folder("train", "sparse90") / "manifest.json").write_text("{")
     assert check_labels(store, "train", data, replace_labels=False) == []
+
+
+def test_check_labels_notes_another_kind_of_input(tmp_path: Path) -> None:
+    store, data = Store(tmp_path / "store"), dataset(tmp_path)
+    tiny_bundles.publish(store, "movies", inputs="pair")
+    first, *_ = check_labels(store, "movies", data, replace_labels=False)
+    assert "movies/dense" in first and "was trained on pairs of texts, but this data has single texts" in first
+    tiny_bundles.publish(store, "others", inputs="single")
+    assert "trained on" not in " ".join(check_labels(store, "others", data, replace_labels=False))

@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sparserve.models.bundle.store import Store
 from tests.support.service.grpc_service import Running, refusal, tensor
-from tests.support.tiny_bundles import TASK
+from tests.support.tiny_bundles import TASK, publish
 
 TEXTS = ["a good movie", "bad", "ünïcödé 🎬"]
 Code = grpc.StatusCode
@@ -149,3 +149,24 @@ def test_grpc_calls_are_counted_like_rest_requests(running: Running, triton: Any
     before = count()
     triton.infer(TASK, [tensor(["good"])])
     assert count() == before + 1
+
+
+@pytest.mark.parametrize("setting", ["warn", "refuse"])
+def test_grpc_other_kind_of_input_is_warned_of_or_refused(store: Store, setting: str) -> None:
+    publish(store, "pairs", inputs="pair")
+    request = service_pb2.ModelInferRequest(model_name="pairs")
+    request.inputs.add(name="text", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"good")
+    message = "item 0 is a single text, but pairs/dense was trained on pairs of texts: send text and text_pair"
+    running = Running(store.root, input_mismatch=setting)
+    try:
+        with grpc.insecure_channel(running.address) as channel:
+            call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+            if setting == "warn":
+                _, state = call.with_call(request, timeout=10)
+                assert ("x-sparserve-warning", message) in [tuple(entry) for entry in state.trailing_metadata()]
+                return
+            with pytest.raises(grpc.RpcError) as caught:
+                call(request, timeout=10)
+            assert (caught.value.code(), caught.value.details()) == (Code.INVALID_ARGUMENT, message)
+    finally:
+        running.stop()
