@@ -2,11 +2,15 @@
 
 There are two kinds of pointer, each a small text file. `<task>/<variant>/current` names the version that answers for a
 variant; `<task>/default` names the variant that answers for a task. A task's report is stored beside them.
+
+The folders of tasks, variants and versions are folders, not links: a link could lead out of the store. A link is
+refused with a message, and so is what cannot be read; the other tasks are not affected.
 """
 
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -34,14 +38,36 @@ class Store:
         object.__setattr__(self, "root", Path(root))
 
     def tasks(self) -> list[str]:
-        """Return the names of the tasks that have at least one variant."""
-        return [folder.name for folder in _named_folders(self.root) if self.variants(folder.name)]
+        """Return the names of the tasks that have at least one variant, or whose folder is refused.
+
+        Raises:
+            OSError: the store cannot be read.
+        """
+        return [name for name in _folder_names(self.root) if self._is_task(name)]
 
     def variants(self, task: str) -> list[str]:
-        """Return the names of a task's variants that have a current version: `dense` first, the others sorted."""
-        folders = _named_folders(self.root / _checked(task, "task"))
-        names = [folder.name for folder in folders if (folder / CURRENT).is_file()]
+        """Return the names of a task's variants that have a current version: `dense` first, the others sorted.
+
+        They include variants whose folder or pointer is refused, which `current` explains.
+
+        Raises:
+            StoreError: the task's folder is a link or cannot be read.
+        """
+        folder = self._task(task)
+        try:
+            names = [name for name in _folder_names(folder) if _may_be_variant(folder / name)]
+        except OSError as error:
+            raise StoreError(_unreadable(folder, error)) from error
         return sorted(names, key=lambda name: (name != DENSE, name))
+
+    def misnamed(self) -> list[Path]:
+        """Return the folders that hold variants, but whose names no task can have. Hidden folders do not count.
+
+        Raises:
+            OSError: the store cannot be read.
+        """
+        others = [folder for folder in _folders(self.root) if not is_name(folder.name) and folder.name[0] != "."]
+        return [folder for folder in others if any(folder.glob(f"*/{CURRENT}"))]
 
     def versions(self, task: str, variant: str, elsewhere: Mapping[str, float] | None = None) -> list[str]:
         """Return the versions of a variant, oldest first.
@@ -49,7 +75,11 @@ class Store:
         `elsewhere` has the Unix times at which versions were published in the store that this one mirrors. They take
         precedence over the times in this store.
         """
-        folders = [f for f in _folders(self._variant(task, variant)) if _VERSION.fullmatch(f.name)]
+        parent = self._variant(task, variant)
+        try:
+            folders = [f for f in _folders(parent) if _VERSION.fullmatch(f.name)]
+        except OSError as error:
+            raise StoreError(_unreadable(parent, error)) from error
         published = {folder.name: _published(folder) for folder in folders} | dict(elsewhere or {})
         return sorted(published, key=lambda version: (published[version], version))
 
@@ -57,26 +87,34 @@ class Store:
         """Return the version that answers for a variant.
 
         Raises:
-            StoreError: there is no such variant, or its pointer is damaged.
+            StoreError: there is no such variant, its folder is a link, or its pointer is damaged.
         """
         pointer = self._variant(task, variant) / CURRENT
         try:
-            version = pointer.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            version = pointer.read_text(encoding="utf-8", errors="replace").strip()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if pointer.is_symlink():
+                raise StoreError(f"{pointer} is a link to a file that does not exist: promote a version") from error
             known = ", ".join(self.variants(task)) or "none"
             raise StoreError(
                 f"{self.root} has no variant {variant!r} of task {task!r}; its variants: {known}"
             ) from error
+        except OSError as error:
+            raise StoreError(_unreadable(pointer, error)) from error
         if not _VERSION.fullmatch(version):
             raise StoreError(f"{pointer} does not name a version; promote one of {self.versions(task, variant)}")
         return version
 
     def folder(self, task: str, variant: str, version: str | None = None) -> Path:
-        """Return the folder of a bundle, by default of the variant's current version."""
+        """Return the folder of a bundle, by default of the variant's current version.
+
+        Raises:
+            StoreError: the name is not one of a version, or a folder on the way is a link.
+        """
         version = version or self.current(task, variant)
         if not _VERSION.fullmatch(version):
             raise StoreError(f"{version!r} is not a version: a version has 16 hexadecimal digits")
-        return self._variant(task, variant) / version
+        return _no_link(self._variant(task, variant) / version)
 
     def open(self, task: str, variant: str, version: str | None = None, *, verify: bool = True) -> Bundle:
         """Read a bundle and, by default, check its digests.
@@ -110,6 +148,10 @@ class Store:
             raise StoreError(f"{task}/{variant} has no version {version}; its versions: {known}")
         write_atomically(self._variant(task, variant) / CURRENT, version + "\n")
 
+    def withdraw(self, task: str, variant: str) -> None:
+        """Delete the pointer of a variant, which then is none until a version is promoted."""
+        (self._variant(task, variant) / CURRENT).unlink()
+
     def version_before(
         self, task: str, variant: str, version: str, elsewhere: Mapping[str, float] | None = None
     ) -> str:
@@ -139,19 +181,24 @@ class Store:
         """Return the variant that answers for a task: the one that was set, or else the first.
 
         Raises:
-            StoreError: there is no such task.
+            StoreError: there is no such task, or its folder or its pointer cannot be read.
         """
         variants = self.variants(task)
         if not variants:
             raise StoreError(f"{self.root} has no task {task!r}; its tasks: {', '.join(self.tasks()) or 'none'}")
         pointer = self.root / task / DEFAULT
-        # A damaged pointer counts as none. Names are ASCII.
-        name = pointer.read_text(encoding="ascii", errors="replace").strip() if pointer.is_file() else ""
+        try:
+            # A damaged pointer counts as none. Names are ASCII.
+            name = pointer.read_text(encoding="ascii", errors="replace").strip()
+        except FileNotFoundError:
+            name = ""
+        except OSError as error:  # another variant than the one that was chosen would answer
+            raise StoreError(_unreadable(pointer, error)) from error
         return name if name in variants else variants[0]
 
     def has_default(self, task: str) -> bool:
         """Return True if the variant that answers for a task was set."""
-        return (self.root / _checked(task, "task") / DEFAULT).is_file()
+        return (self._task(task) / DEFAULT).is_file()
 
     def set_default_variant(self, task: str, variant: str) -> None:
         """Make this variant the one that answers for a task.
@@ -177,10 +224,19 @@ class Store:
 
     def report_path(self, task: str, format: str) -> Path:
         """Return the path of a task's report in a format: "json", "markdown" or "html"."""
-        return self.root / _checked(task, "task") / REPORT_FORMATS[format]
+        return self._task(task) / REPORT_FORMATS[format]
+
+    def _task(self, task: str) -> Path:
+        return _no_link(self.root / _checked(task, "task"))
 
     def _variant(self, task: str, variant: str) -> Path:
-        return self.root / _checked(task, "task") / _checked(variant, "variant")
+        return _no_link(self._task(task) / _checked(variant, "variant"))
+
+    def _is_task(self, name: str) -> bool:
+        try:
+            return bool(self.variants(name))
+        except StoreError:
+            return True
 
 
 def is_name(name: str) -> bool:
@@ -210,10 +266,49 @@ def _published(bundle: Path) -> float:
         return 0
 
 
-def _folders(parent: Path) -> Iterator[Path]:
-    if parent.is_dir():
-        yield from (path for path in sorted(parent.iterdir()) if path.is_dir() and not path.is_symlink())
+def _no_link(folder: Path) -> Path:
+    if os.path.islink(folder):
+        raise StoreError(f"{folder} is a link, which could lead out of the store: put the folder itself in its place")
+    return folder
 
 
-def _named_folders(parent: Path) -> Iterator[Path]:
-    yield from (folder for folder in _folders(parent) if _NAME.fullmatch(folder.name))
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be read ({error.strerror or error}): correct it or its permissions, or delete it"
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Return the folders in a folder that are no links; none if there is no such folder."""
+    return [parent / entry.name for entry in _entries(parent) if entry.is_dir(follow_symlinks=False)]
+
+
+def _folder_names(parent: Path) -> list[str]:
+    """Return the names of the folders, and of the links to folders or to nothing, that can be those of a bundle."""
+    names = [entry.name for entry in _entries(parent) if _may_be_folder(entry)]
+    return [name for name in names if is_name(name)]
+
+
+def _entries(parent: Path) -> "list[os.DirEntry[str]]":
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _may_be_folder(entry: "os.DirEntry[str]") -> bool:
+    if not entry.is_symlink():
+        return entry.is_dir()
+    try:
+        return not entry.is_file() and entry.name not in (DEFAULT, *REPORT_FORMATS.values())
+    except OSError:
+        return True
+
+
+def _may_be_variant(folder: Path) -> bool:
+    """Return True for a folder with a pointer, and for one that `Store.current` refuses."""
+    try:
+        return folder.is_symlink() or bool((folder / CURRENT).lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True

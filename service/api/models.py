@@ -32,6 +32,10 @@ async def list_models(service: ServiceDependency) -> ModelList:
         RefusedBundle(task=item.task, variant=item.variant, version=item.version, reason=item.reason)
         for item in snapshot.refused.values()
     ]
+    refused += [
+        RefusedBundle(task=task, variant=None, version=None, reason=reason)
+        for task, reason in snapshot.refused_tasks.items()
+    ]
     return ModelList(models=[_task_facts(snapshot, task) for task in snapshot.tasks()], refused=refused)
 
 

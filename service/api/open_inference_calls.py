@@ -83,6 +83,9 @@ def repository_index(core: ServingCore) -> list[dict[str, str]]:
             elif key in snapshot.loading:
                 state = {"state": "LOADING", "reason": ""}
             index.append({"name": task, "version": variant, **state})
+        if not snapshot.variants(task):
+            reason = snapshot.refused_tasks.get(task, "")
+            index.append({"name": task, "version": "", "state": "UNAVAILABLE", "reason": reason})
     return index
 
 

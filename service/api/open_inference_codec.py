@@ -5,6 +5,7 @@ follows, in their order, each of `binary_data_size` bytes. A BYTES tensor has fo
 little-endian 32-bit number and then its bytes; other tensors are numbers in little-endian order.
 """
 
+import codecs
 import math
 import struct
 from collections.abc import Iterable, Sequence
@@ -92,7 +93,7 @@ def read_request(body: bytes, header_length: str | None, max_items: int) -> tupl
             raise UnreadableRequest(f"{HEADER} must be the bytes of the JSON, at most the body's {len(body)}")
         length = int(header_length)
     try:
-        content = parse_json(body[:length], orjson.loads)
+        content = parse_json(body[:length].removeprefix(codecs.BOM_UTF8), orjson.loads)
     except orjson.JSONDecodeError as error:
         raise UnreadableRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from error
     request = _validate(content)

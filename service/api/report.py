@@ -10,7 +10,7 @@ from pydantic import WithJsonSchema
 from sparserve.models.bundle.store import REPORT_FORMATS, Store
 from sparserve.models.errors import StoreError
 from sparserve.service.api.schemas import ReportLink, ReportList
-from sparserve.service.errors import NotAcceptable, UnknownResource
+from sparserve.service.errors import NotAcceptable, Unavailable, UnknownResource
 from sparserve.service.http.dependencies import ServiceDependency
 from sparserve.service.http.problems import problems
 
@@ -33,7 +33,7 @@ async def list_reports(service: ServiceDependency) -> ReportList:
 @router.get(
     "/v1/reports/{task}",
     response_class=Response,
-    responses={200: {"description": "The report", "content": CONTENT}, **problems(404, 406)},
+    responses={200: {"description": "The report", "content": CONTENT}, **problems(404, 406, 503)},
 )
 async def show_report(
     task: str,
@@ -80,18 +80,24 @@ def accepted_format(accept: str) -> str | None:
 def _content(store: Store, task: str, report_format: str) -> bytes:
     try:
         path = store.report_path(task, report_format)
+        if _is_report(path):
+            return path.read_bytes()
     except StoreError as error:
-        raise UnknownResource(str(error)) from error
-    if not _is_report(path):
-        known = ", ".join(link.task for link in _reports(store).reports) or "none"
-        raise UnknownResource(f"there is no {report_format} report of {task!r}; tasks with a report: {known}")
-    return path.read_bytes()
+        raise UnknownResource(str(error).replace(f"{store.root}/", "")) from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Unavailable(f"the report of {task!r} cannot be read ({reason}): correct its permissions") from error
+    known = ", ".join(link.task for link in _reports(store).reports) or "none"
+    raise UnknownResource(f"there is no {report_format} report of {task!r}; tasks with a report: {known}")
 
 
 def _reports(store: Store) -> ReportList:
     links = []
     for task in store.tasks():
-        formats = [name for name in REPORT_FORMATS if _is_report(store.report_path(task, name))]
+        try:
+            formats = [name for name in REPORT_FORMATS if _is_report(store.report_path(task, name))]
+        except (OSError, StoreError):  # /v1/models has the reason
+            continue
         if formats:
             links.append(ReportLink(task=task, url=f"/v1/reports/{task}", formats=formats))
     return ReportList(reports=links)

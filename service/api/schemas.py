@@ -215,10 +215,10 @@ class TaskFacts(BaseModel):
 
 
 class RefusedBundle(BaseModel):
-    """A bundle that is not served, and the reason."""
+    """A bundle that is not served, and the reason. A task that is refused as a whole has no variant."""
 
     task: str
-    variant: str
+    variant: str | None
     version: str | None
     reason: str
 

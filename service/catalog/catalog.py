@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from sparserve.models.bundle.store import Store, is_version
@@ -75,6 +76,7 @@ class Catalog:
         self._lock = threading.RLock()  # held while the snapshot changes, possibly for seconds
         self._closing = threading.Event()
         self._fault: str | None = None
+        self._misnamed: frozenset[Path] = frozenset()
         self._failures: dict[str, type[Exception]] = {}
         self._mirror: MirrorThread | None = None
         if url:
@@ -176,14 +178,14 @@ class Catalog:
                 return
             self._store_readable()
             before = self.snapshot
-            known = desired.versions.keys() | desired.damaged.keys()
+            known = desired.versions.keys() | desired.damaged.keys() | before.present_keys(desired.refused)
             active = known - self.overrides.unloaded
             engines = {key: engine for key, engine in before.engines.items() if key in active}
             changed = self._changed(desired, engines, retried)
             pending = sorted(changed, key=lambda key: desired.defaults[key[0]] != key[1])  # default variants first
             self.snapshot = replace(
                 before,
-                defaults=before.next_defaults(desired.defaults),
+                defaults=before.next_defaults(desired.defaults, desired.refused),
                 engines=engines,
                 # A refusal is kept only while its version is the desired one.
                 refused={
@@ -191,6 +193,7 @@ class Catalog:
                     for key, refusal in before.refused.items()
                     if key in active and key not in pending and refusal.version == desired.versions.get(key)
                 },
+                refused_tasks=self._refused_tasks(desired),
                 loading=tuple(key for key in pending if key not in engines),
                 unloaded=frozenset(known & self.overrides.unloaded),
                 fault=None,
@@ -201,7 +204,8 @@ class Catalog:
                 if self._closing.is_set():
                     return
                 self._load(key, desired.versions[key])
-            self.snapshot = replace(self.snapshot, defaults=self.snapshot.next_defaults(desired.defaults))
+            defaults = self.snapshot.next_defaults(desired.defaults, desired.refused)
+            self.snapshot = replace(self.snapshot, defaults=defaults)
             self._publish_metrics()
 
     def reload_failing(self) -> None:
@@ -421,15 +425,30 @@ class Catalog:
     def _refuse(self, refusal: Refusal) -> None:
         key = (refusal.task, refusal.variant)
         # The log shows paths of this machine; clients only see paths inside the store.
-        public = replace(refusal, reason=refusal.reason.replace(f"{self.store.root}/", ""))
+        public = replace(refusal, reason=self._without_root(refusal.reason))
         if self.snapshot.refused.get(key) != public:
             logger.error("refused %s/%s: %s", refusal.task, refusal.variant, refusal.reason)
         loading = _without(self.snapshot.loading, key)
         self.snapshot = replace(self.snapshot, loading=loading, refused={**self.snapshot.refused, key: public})
 
+    def _refused_tasks(self, desired: DesiredState) -> dict[str, str]:
+        """Log the refused tasks and the folders that are ignored, once; return the reasons as clients see them."""
+        for folder in desired.misnamed:
+            if folder not in self._misnamed:
+                logger.warning("%s is not served: a task's name has 1 to 64 of a-z, 0-9, '.', '_' and '-'", folder)
+        self._misnamed = frozenset(desired.misnamed)
+        public = {task: self._without_root(reason) for task, reason in desired.refused.items()}
+        for task, reason in desired.refused.items():
+            if self.snapshot.refused_tasks.get(task) != public[task]:
+                logger.error("refused the task %s: %s", task, reason)
+        return public
+
+    def _without_root(self, reason: str) -> str:
+        return reason.replace(f"{self.store.root}/", "")
+
     def _publish_metrics(self) -> None:
         snapshot = self.snapshot
-        self._metrics.store.refused.set(len(snapshot.refused))
+        self._metrics.store.refused.set(len(snapshot.refused) + len(snapshot.refused_tasks))
         self._metrics.store.model_info.clear()
         for (task, variant), engine in snapshot.engines.items():
             self._metrics.store.model_info.labels(task, variant, engine.manifest.version, engine.runtime).set(1)

@@ -30,6 +30,14 @@ logger = logging.getLogger(__name__)
 
 POINTER_BYTES: Final = 1024
 REPORT_BYTES: Final = 64 * 2**20
+_FAULTS_OF_ONE_TASK: Final = (
+    StoreError,
+    PermissionError,
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 KEPT_VERSIONS: Final = 3  # per variant, required and current ones included; the rest are for a rollback
 
 
@@ -58,7 +66,7 @@ class Mirror:
         """Fetch new bundles, move the pointers, and drop deleted variants.
 
         A bundle that is damaged or incomplete at the URL is skipped and tried again at the next sync; until then the
-        local pointer stays.
+        local pointer stays. So is a task that cannot be read at the URL, or not be written in the local store.
 
         Args:
             required: versions to keep besides the current ones: the pinned and the served ones.
@@ -105,22 +113,33 @@ class Mirror:
 
     def _sync(self, required: "Mapping[ModelKey, set[str]]") -> None:
         tasks = [name for name in self._names(self._root) if is_name(name)]
-        variants = {task: self._variants(task) for task in tasks}
-        for task, current in variants.items():
-            for variant, version in current.items():
-                kept = [version, *filter(is_version, required.get((task, variant), ()))]
-                available = [self._ensure_local(task, variant, one) for one in dict.fromkeys(kept)]
-                if available[0]:
-                    self._point(self._store.root / task / variant / CURRENT, version)
-                    self._prune(task, variant, set(kept))
-            default = self._read(f"{self._root}/{task}/{DEFAULT}", POINTER_BYTES)
-            if default is not None and is_name(name := default.decode("ascii", "replace").strip()):
-                self._point(self._store.root / task / DEFAULT, name)
-            self._fetch_reports(task)
-        for task in self._store.tasks():
-            for variant in self._store.variants(task):
-                if variant not in variants.get(task, {}):
-                    (self._store.root / task / variant / CURRENT).unlink()
+        failed: dict[str, Exception] = {}
+        for task in dict.fromkeys([*tasks, *self._store.tasks()]):
+            try:
+                self._sync_task(task, self._variants(task) if task in tasks else {}, required)
+            except _FAULTS_OF_ONE_TASK as error:
+                failed[task] = error
+                self._note_skipped(f"the task {task}", str(error))
+            else:
+                self._skipped.pop(f"the task {task}", None)
+        if tasks and failed.keys() >= set(tasks):  # a fault of the URL or of the local store
+            raise failed[tasks[0]]
+
+    def _sync_task(self, task: str, current: dict[str, str], required: "Mapping[ModelKey, set[str]]") -> None:
+        present = self._store.variants(task)
+        for variant, version in current.items():
+            kept = [version, *filter(is_version, required.get((task, variant), ()))]
+            available = [self._ensure_local(task, variant, one) for one in dict.fromkeys(kept)]
+            if available[0]:
+                self._point(self._store.root / task / variant / CURRENT, version)
+                self._prune(task, variant, set(kept))
+        default = self._read(f"{self._root}/{task}/{DEFAULT}", POINTER_BYTES)
+        if default is not None and is_name(name := default.decode("ascii", "replace").strip()):
+            self._point(self._store.root / task / DEFAULT, name)
+        self._fetch_reports(task)
+        for variant in present:
+            if variant not in current:
+                self._store.withdraw(task, variant)
 
     def _variants(self, task: str) -> dict[str, str]:
         """Return the current version of each variant that has one."""
@@ -138,12 +157,15 @@ class Mirror:
         try:
             self._fetch(task, variant, version)
         except BundleError as error:
-            if self._skipped.get(name) != str(error):  # once, not at every sync
-                logger.warning("%s is not mirrored: %s", name, error)
-            self._skipped[name] = str(error)
+            self._note_skipped(name, str(error))
             return False
         self._skipped.pop(name, None)
         return True
+
+    def _note_skipped(self, name: str, reason: str) -> None:
+        if self._skipped.get(name) != reason:  # once, not at every sync
+            logger.warning("%s is not mirrored: %s", name, reason)
+        self._skipped[name] = reason
 
     def _fetch(self, task: str, variant: str, version: str) -> None:
         target, remote = self._store.folder(task, variant, version), f"{self._root}/{task}/{variant}/{version}"

@@ -1,6 +1,7 @@
 """The state of the catalog at one moment."""
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,19 +34,21 @@ class Refusal:
 class Snapshot:
     """Immutable content of the catalog. It is replaced as a whole, so a reader never sees a partial change.
 
-    A variant can be both served and refused: an older version is served, the newer one was refused.
+    A variant can be both served and refused: an older version is served, the newer one was refused. `refused_tasks`
+    has the reasons why tasks are refused as a whole; the variants that were loaded before are still served.
     """
 
     defaults: dict[str, str] = field(default_factory=dict)
     engines: dict[ModelKey, Engine] = field(default_factory=dict)
     loading: tuple[ModelKey, ...] = ()
     refused: dict[ModelKey, Refusal] = field(default_factory=dict)
+    refused_tasks: dict[str, str] = field(default_factory=dict)
     unloaded: frozenset[ModelKey] = frozenset()
     fault: str | None = "the store has not been read yet"
 
     def tasks(self) -> list[str]:
         """Return the names of all tasks, loaded or not."""
-        return sorted({task for task, _ in self._keys()})
+        return sorted({task for task, _ in self._keys()} | self.refused_tasks.keys())
 
     def variants(self, task: str) -> list[str]:
         """Return the names of a task's variants, loaded or not; `dense` first."""
@@ -57,16 +60,19 @@ class Snapshot:
 
         Raises:
             UnknownResource: there is no such task or variant; the message lists the existing ones.
-            Unavailable: the store could not be read.
+            Unavailable: the store could not be read, or the task's part of it.
         """
         if task not in self.tasks():
             if self.fault:
                 raise Unavailable(f"no model is served: {self.fault}")
             raise UnknownResource(f"there is no task {task!r}; tasks: {join_names(self.tasks())}")
+        variants = self.variants(task)
+        if task in self.refused_tasks and (variant or self.defaults.get(task)) not in variants:
+            raise Unavailable(f"{task} is not served, the task was refused: {self.refused_tasks[task]}")
         if variant is None:
-            return [(task, name) for name in self.variants(task)]
-        if variant not in self.variants(task):
-            known = join_names(self.variants(task))
+            return [(task, name) for name in variants]
+        if variant not in variants:
+            known = join_names(variants)
             raise UnknownResource(f"task {task!r} has no variant {variant!r}; variants: {known}")
         return [(task, variant)]
 
@@ -103,13 +109,24 @@ class Snapshot:
         for key in missing:
             if refusal := self.refused.get(key):
                 return f"{'/'.join(key)}, the task's default, was refused: {refusal.reason}"
+        for task, reason in sorted(self.refused_tasks.items()):
+            if task not in self.defaults or (task, self.defaults[task]) in missing:
+                return f"the task {task} was refused: {reason}"
         if missing:
             return f"still loading: {join_names(['/'.join(key) for key in missing])}"
         return None if self.engines else "every model was unloaded: load one"
 
-    def next_defaults(self, desired: dict[str, str]) -> dict[str, str]:
-        """Return the desired default variants, but keep the present one of a task while the new one cannot answer."""
-        defaults = {}
+    def present_keys(self, tasks: Collection[str]) -> set[ModelKey]:
+        """Return the keys of the loaded and the unloaded variants of some tasks."""
+        return {key for key in {*self.engines, *self.unloaded} if key[0] in tasks}
+
+    def next_defaults(self, desired: dict[str, str], refused: Collection[str]) -> dict[str, str]:
+        """Return the desired default variants, but keep the present one of a task while the new one cannot answer.
+
+        A refused task keeps its default variant while any of its variants is present.
+        """
+        present_tasks = {task for task, _ in self.present_keys(refused)}
+        defaults = {task: variant for task, variant in self.defaults.items() if task in present_tasks}
         for task, variant in desired.items():
             present = self.defaults.get(task, variant)
             keep = (task, present) in self.engines and (task, variant) not in self.engines

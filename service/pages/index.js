@@ -72,11 +72,12 @@ function showState(ready, reason) {
   find("reason").textContent = reason ?? "";
 }
 
-function showTask(task, reports) {
+function showTask(task, reports, refusal) {
   const block = element("div", { className: "task" }, element("h3", {}, task.task));
   const facts = [task.labels.slice(0, 8).join(", ") + (task.labels.length > 8 ? ", …" : "")];
   if (task.max_length) facts.push(`up to ${task.max_length} tokens`);
   block.append(element("p", { className: "note" }, facts.filter(Boolean).join(" · ")));
+  if (refusal) block.append(element("p", { className: "error" }, `refused: ${refusal.reason}`));
   block.append(table(
     ["Variant", "State", "#Sparsity", "Served file", "#Size", "Runtime", "#Latency", "#Test accuracy", "Version"],
     task.variants.map((one) => [
@@ -215,7 +216,8 @@ async function load() {
   const [info, models, reports] = await Promise.all([ask("info"), ask("v1/models"), ask("v1/reports")]);
   showState(info.ready, info.reason);
   tasks = models.models;
-  find("tasks").replaceChildren(...tasks.map((task) => showTask(task, reports.reports)));
+  find("tasks").replaceChildren(...tasks.map((task) => showTask(task, reports.reports,
+    models.refused.find((one) => one.task === task.task && one.variant === null))));
   if (tasks.length === 0) find("tasks").replaceChildren(element("p", { className: "error" }, info.reason));
   const serving = tasks.find((task) => task.variants.some((one) => one.state === "ready"));
   find("task").replaceChildren(...tasks.map((task) =>

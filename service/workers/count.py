@@ -63,12 +63,14 @@ def worker_count(settings: Settings, memory_bytes: int | None = None) -> int:
 
 
 def _manifests(store: Store) -> Iterator[Manifest]:
-    """Yield the manifests of every variant that can be read; a bundle that cannot is refused later, by name."""
+    """Yield the manifests of every variant that can be read; a task or a bundle that cannot is refused later."""
     with contextlib.suppress(OSError, SparserveError):
         for task in store.tasks():
-            for variant in store.variants(task):
-                with contextlib.suppress(OSError, SparserveError, ValidationError):
-                    yield store.open(task, variant, verify=False).manifest
+            with contextlib.suppress(OSError, SparserveError):
+                store.default_variant(task)
+                for variant in store.variants(task):
+                    with contextlib.suppress(OSError, SparserveError, ValidationError):
+                        yield store.open(task, variant, verify=False).manifest
 
 
 def _seconds_per_text(manifest: Manifest, settings: Settings) -> float | None:

@@ -42,15 +42,26 @@ def list_bundles(store: StoreOption = DEFAULT_STORE) -> None:
 
         opened = _open(store)
         table = Table("task", "variant", "version", "")
+        refused: list[str] = []
         for task in opened.tasks():
-            default_variant = opened.default_variant(task)
-            for variant in opened.variants(task):
-                current = opened.current(task, variant)
-                for version in opened.versions(task, variant):
+            try:
+                default_variant, variants = opened.default_variant(task), opened.variants(task)
+            except StoreError as error:
+                refused.append(f"{task}: {error}")
+                continue
+            for variant in variants:
+                try:
+                    current, versions = opened.current(task, variant), opened.versions(task, variant)
+                except StoreError as error:
+                    refused.append(f"{task}/{variant}: {error}")
+                    continue
+                for version in versions:
                     notes = ["current"] if version == current else []
                     notes += ["default"] if version == current and variant == default_variant else []
                     table.add_row(task, variant, version, ", ".join(notes))
         wide_console().print(table)
+        for line in refused:
+            typer.echo(line)
 
 
 @bundles_app.command()
@@ -60,16 +71,33 @@ def verify(store: StoreOption = DEFAULT_STORE) -> None:
         opened = _open(store)
         damaged = 0
         for task in opened.tasks():
-            for variant in opened.variants(task):
-                for version in opened.versions(task, variant):
-                    try:
-                        opened.open(task, variant, version)
-                        typer.echo(f"{task}/{variant}/{version}: good")
-                    except SparserveError as error:
-                        damaged += 1
-                        typer.echo(f"{task}/{variant}/{version}: {error}")
+            try:
+                variants = opened.variants(task)
+            except StoreError as error:
+                damaged += 1
+                typer.echo(f"{task}: {error}")
+                continue
+            for variant in variants:
+                try:
+                    opened.current(task, variant)
+                    versions = opened.versions(task, variant)
+                except StoreError as error:
+                    damaged += 1
+                    typer.echo(f"{task}/{variant}: {error}")
+                    continue
+                damaged += sum(not _is_good(opened, task, variant, version) for version in versions)
         if damaged:
             raise typer.Exit(3)
+
+
+def _is_good(store: "Store", task: str, variant: str, version: str) -> bool:
+    try:
+        store.open(task, variant, version)
+    except SparserveError as error:
+        typer.echo(f"{task}/{variant}/{version}: {error}")
+        return False
+    typer.echo(f"{task}/{variant}/{version}: good")
+    return True
 
 
 @bundles_app.command()

@@ -1,6 +1,7 @@
 """The store: pointers that move atomically, and names that stay inside it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -114,13 +115,54 @@ def test_store_refuses_a_damaged_pointer(store: Store, content: bytes) -> None:
         store.open(TASK, "dense")
 
 
-def test_store_ignores_unfinished_and_linked_folders(store: Store, tmp_path: Path) -> None:
+def test_store_ignores_unfinished_folders(store: Store) -> None:
     publish(store)
     (store.root / ".tmp-abc" / "dense").mkdir(parents=True)
     (store.root / TASK / "dense" / ".tmp-abc").mkdir()
-    (store.root / "linked").symlink_to(store.root / TASK)
     assert store.tasks() == [TASK]
     assert len(store.versions(TASK, "dense")) == 1
+
+
+@pytest.mark.parametrize("target", ["here", "missing"])
+def test_store_refuses_linked_folders(store: Store, target: str) -> None:
+    version = publish(store).manifest.version
+    targets = {"here": store.root / TASK, "missing": store.root / "missing"}
+    (store.root / "linked").symlink_to(targets[target])
+    (store.root / TASK / "sparse90").symlink_to(targets[target])
+    (store.root / TASK / "dense" / ("0" * 16)).symlink_to(store.folder(TASK, "dense"))
+    (store.root / TASK / "default").symlink_to("missing")
+    (store.root / "notes.txt").symlink_to(store.folder(TASK, "dense") / "manifest.json")
+    assert store.tasks() == ["linked", TASK]
+    assert store.variants(TASK) == ["dense", "sparse90"]
+    assert store.versions(TASK, "dense") == [version]
+    assert store.default_variant(TASK) == "dense"
+    with pytest.raises(StoreError, match="linked is a link, which could lead out of the store"):
+        store.variants("linked")
+    with pytest.raises(StoreError, match="sparse90 is a link"):
+        store.current(TASK, "sparse90")
+    with pytest.raises(StoreError, match="is a link"):
+        store.promote(TASK, "dense", "0" * 16)
+
+
+@pytest.mark.parametrize(("make", "reason"), [(Path.mkdir, "cannot be read"), (None, "does not exist")])
+def test_store_refuses_pointers_that_are_no_files(
+    store: Store, make: Callable[[Path], None] | None, reason: str
+) -> None:
+    publish(store)
+    for pointer in (store.root / TASK / "dense" / "current", store.root / TASK / "default"):
+        pointer.unlink(missing_ok=True)
+        make(pointer) if make else pointer.symlink_to("missing")
+    assert store.variants(TASK) == ["dense"]
+    with pytest.raises(StoreError, match=reason):
+        store.current(TASK, "dense")
+
+
+def test_store_names_folders_that_no_task_can_have(store: Store) -> None:
+    publish(store)
+    publish(store, task="reviews").folder.parent.parent.rename(store.root / "My Reviews")
+    (store.root / "My Notes").mkdir()
+    assert store.tasks() == [TASK]
+    assert store.misnamed() == [store.root / "My Reviews"]
 
 
 def test_store_keeps_its_pointer_when_publishing_fails(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

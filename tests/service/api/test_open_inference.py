@@ -185,6 +185,13 @@ def test_open_inference_pairs_are_two_inputs(module_client: TestClient) -> None:
     assert [(out["name"], out["shape"]) for out in answer["outputs"]] == [("label", [2])]
 
 
+@pytest.mark.parametrize("length", [False, True])
+def test_open_inference_accepts_a_byte_order_mark(module_client: TestClient, length: bool) -> None:
+    content = b'\xef\xbb\xbf{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good"]}]}'
+    headers = {"Inference-Header-Content-Length": str(len(content))} if length else {}
+    assert module_client.post(INFER, content=content, headers=headers).status_code == 200
+
+
 def test_open_inference_accepts_a_trailing_slash(module_client: TestClient) -> None:
     assert module_client.get("/v2").json() == module_client.get("/v2/").json()
 

@@ -1,10 +1,13 @@
 """New versions in the store while the service runs: swapped in once they have answered, refused without harm."""
 
+import errno
+import io
 import os
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -228,6 +231,86 @@ class Vanishing(Store):
 
 def test_read_desired_state_task_deleted_meanwhile(store: Store) -> None:
     assert read_desired_state(Vanishing(store.root), {}).defaults == {TASK: "dense"}
+
+
+OTHER = "other"
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, *denied: Path) -> None:
+    """Make folders and files unreadable, even for an administrator."""
+
+    def checked(call: Callable[..., Any]) -> Callable[..., Any]:
+        def access(path: Any, *arguments: Any, **options: Any) -> Any:
+            if not isinstance(path, int) and Path(path) in denied:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return call(path, *arguments, **options)
+
+        return access
+
+    monkeypatch.setattr(os, "scandir", checked(os.scandir))
+    monkeypatch.setattr(io, "open", checked(io.open))
+
+
+def test_hot_swap_refuses_unreadable_task_alone(
+    store: Store, serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, task=OTHER)
+    with monkeypatch.context() as patch:
+        deny(patch, store.root / OTHER)
+        client = serve(watch_seconds=0, admin_without_key=True)
+        assert client.post(URL, json={"inputs": "good"}).status_code == 200
+        listed = client.get("/v1/models").json()
+        (refused,) = listed["refused"]
+        assert (refused["task"], refused["variant"]) == (OTHER, None)
+        assert refused["reason"].startswith(f"{OTHER} cannot be read (Permission denied)")
+        assert [model["task"] for model in listed["models"]] == [TASK, OTHER]
+        assert OTHER in client.get("/readyz").json()["detail"]
+        for path in (f"/v1/models/{OTHER}/classify", f"/v1/models/{OTHER}/dense/classify"):
+            answer = client.post(path, json={"inputs": "good"})
+            assert answer.status_code == 503 and "Permission denied" in answer.text
+        index = client.post("/v2/repository/index").json()
+        assert [one["reason"] for one in index if one["name"] == OTHER] == [refused["reason"]]
+        assert client.get("/v1/reports").status_code == 200
+        client.post("/v1/admin/refresh")
+        assert caplog.text.count(f"refused the task {OTHER}") == 1
+        assert "sparserve_bundles_refused 1.0" in client.get("/metrics").text
+    assert client.post(f"/v2/repository/models/{OTHER}/load").status_code == 200
+    assert client.get("/v1/models").json()["refused"] == []
+    assert client.get("/readyz").status_code == 200
+
+
+def test_hot_swap_keeps_loaded_models_of_unreadable_task(
+    store: Store,
+    serve: Callable[..., TestClient],
+    service_of: Callable[[TestClient], ServingCore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = serve(watch_seconds=0)
+    before = version(client)
+    deny(monkeypatch, store.root / TASK / "default")
+    store.set_default_variant(TASK, "sparse90")
+    service_of(client).catalog.refresh()
+    assert version(client) == before
+    (refused,) = client.get("/v1/models").json()["refused"]
+    assert refused["reason"].startswith(f"{TASK}/default cannot be read")
+    assert client.get("/readyz").status_code == 200
+
+
+def test_hot_swap_refuses_unreadable_pointer_and_links_alone(
+    store: Store, serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, task="misnamed").folder.parent.parent.rename(store.root / "Misnamed")
+    (store.root / OTHER).symlink_to(store.root / "nowhere")
+    (store.root / TASK / "linked").symlink_to(store.root / TASK / "dense")
+    deny(monkeypatch, store.root / TASK / "sparse90" / "current")
+    client = serve(watch_seconds=0)
+    assert client.post(URL, json={"inputs": "good"}).status_code == 200
+    refused = {(one["task"], one["variant"]): one["reason"] for one in client.get("/v1/models").json()["refused"]}
+    assert refused.keys() == {(OTHER, None), (TASK, "linked"), (TASK, "sparse90")}
+    assert refused[OTHER, None].startswith(f"{OTHER} is a link")
+    assert refused[TASK, "linked"].startswith(f"{TASK}/linked is a link")
+    assert "Permission denied" in refused[TASK, "sparse90"]
+    assert "Misnamed is not served: a task's name has" in caplog.text
 
 
 def test_hot_swap_polling_survives_errors(

@@ -122,6 +122,30 @@ def test_mirror_incomplete_bundle_moves_no_pointer(
     assert local.current(TASK, "dense") == bundle.manifest.version
 
 
+def test_mirror_skips_a_task_that_cannot_be_mirrored(
+    files: Any, origin: Store, local: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(origin, task="elsewhere")
+    upload(files, origin)
+    (tmp_path / "outside").mkdir()
+    local.root.mkdir()
+    (local.root / "elsewhere").symlink_to(tmp_path / "outside")
+    mirror = Mirror(URL, local)
+    for _ in range(2):
+        mirror.sync({})
+    assert local.variants(TASK) == ["dense", "sparse90"]
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert caplog.text.count("the task elsewhere is not mirrored: ") == 1
+
+
+def test_mirror_raises_if_no_task_can_be_mirrored(files: Any, origin: Store, local: Store, tmp_path: Path) -> None:
+    upload(files, origin)
+    local.root.mkdir()
+    (local.root / TASK).symlink_to(tmp_path)
+    with pytest.raises(OSError, match="is a link"):
+        Mirror(URL, local).sync({})
+
+
 def test_mirror_drops_deleted_variants(files: Any, origin: Store, local: Store) -> None:
     upload(files, origin)
     mirror = Mirror(URL, local)

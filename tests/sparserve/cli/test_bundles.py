@@ -99,6 +99,19 @@ def test_bundles_lists_verifies_and_sets_the_default(store: Store) -> None:
     assert "model.onnx has" in result.stdout
 
 
+def test_bundles_reports_refused_tasks_beside_the_others(store: Store) -> None:
+    (store.root / "linked").symlink_to(store.root / TASK)
+    (store.root / TASK / "sparse90").symlink_to(store.root / TASK / "dense")
+    listed = run("bundles", "list", "--store", store.root)
+    assert listed.exit_code == 0
+    assert listed.stdout.count("is a link") == 2
+    assert store.current(TASK, "dense") in listed.stdout
+    verified = run("bundles", "verify", "--store", store.root)
+    assert verified.exit_code == 3
+    assert "linked is a link" in verified.stdout
+    assert f"{store.current(TASK, 'dense')}: good" in verified.stdout
+
+
 def test_completion_offers_what_the_store_holds(store: Store) -> None:
     def complete(line: str) -> list[str]:
         variables = {"_SPARSERVE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
