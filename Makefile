@@ -58,7 +58,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-thorough: $(INSTALLED)
-	$(BIN)/python -m pytest tests/service/api tests/service/http --framework -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/service/api --framework -n 2 --dist loadfile
 	$(BIN)/python -m pytest -m 'slow or thorough' -n 2 --dist loadfile
 
 # Old releases use what newer ones of their own dependencies deprecate.
