@@ -26,7 +26,7 @@ from sparserve.service.observability.request_log import LoggedRequest
 
 # Name, in the state of a request, of its server's function that writes a whole answer of status 200.
 RESPOND: Final = "respond"
-Respond = Callable[[list[tuple[bytes, bytes]], bytes], bool]
+Respond = Callable[[Scope, list[tuple[bytes, bytes]], bytes], bool]
 # Requests with one of these headers need more than the fast path does: packed or chunked bodies, a body that waits for
 # the server's consent, and calls from web pages.
 _UNUSUAL: Final = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"origin"})
@@ -138,7 +138,7 @@ class FastPath:
         if isinstance(response, JsonAnswer):
             headers += RAW_DEFAULT_HEADERS
             respond: Respond | None = scope["state"].get(RESPOND)
-            if respond is not None and not self._logging.draining and respond(headers, bytes(response.body)):
+            if respond is not None and not self._logging.draining and respond(scope, headers, bytes(response.body)):
                 return
         else:
             present = {name for name, _ in headers}

@@ -1,14 +1,14 @@
 """HTTP connections: close those whose client has stopped sending or reading. uvicorn alone would keep them open."""
 
 import asyncio
-import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sparserve.service.http.fast_path import RESPOND
 from sparserve.service.http.middleware.body_limit import BODY_RECEIVED
@@ -162,6 +162,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["state"] |= {
             WATCH_DISCONNECT: self.watch_disconnect,
+            RESPOND: self.respond,
             CONNECTION: self._number,
         }
 
@@ -180,9 +181,7 @@ class Connection(HttpToolsProtocol):
         self._end_head()
         self._in_body, self._other_bytes = True, 0
         super().on_headers_complete()
-        # A client may send the next request before this one is answered.
-        self.scope["state"][RESPOND] = functools.partial(self.respond, self.cycle)
-        self.cycle.transport = cast(asyncio.Transport, ResponseWriter(self.transport, self.loop, self.cycle))
+        self.cycle.transport = cast(asyncio.Transport, ResponseWriter(self.transport, self.loop))
 
     def on_body(self, body: bytes) -> None:
         """Note bytes of a body."""
@@ -196,13 +195,15 @@ class Connection(HttpToolsProtocol):
             self.scope["state"][BODY_RECEIVED] = True
             super().on_message_complete()
 
-    def respond(self, cycle: RequestResponseCycle, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+    def respond(self, scope: Scope, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
         """Write a whole answer of status 200; return False if it must be sent as the server's interface has it.
 
         That takes many times as long: uvicorn checks each header, and has two messages for the head and the body. The
-        names and values of `headers` must be valid.
+        names and values of `headers` must be valid. `scope` is the request's.
         """
-        if cycle.response_started or self.flow.write_paused:
+        cycle = self.cycle
+        # The client may have sent the next request already: `cycle` is that of the last one.
+        if cycle.scope is not scope or cycle.response_started or self.flow.write_paused:
             return False
         if cycle.disconnected:
             return True

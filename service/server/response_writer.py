@@ -1,13 +1,10 @@
 """Writes of a response: its head together with the beginning of its body."""
 
 import asyncio
-from typing import Protocol
+from typing import Final
 
-
-class Response(Protocol):
-    """The state of a response, uvicorn's cycle of a request."""
-
-    response_started: bool
+# Beginning of an answer that comes before the answer, to a client that waits before it sends its body.
+CONTINUE: Final = b"HTTP/1.1 100 "
 
 
 class ResponseWriter:
@@ -17,10 +14,9 @@ class ResponseWriter:
     request; and a client may read the head alone before it reads the rest.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, response: Response) -> None:
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
-        self._response = response
         self._head: bytes | None = None
         self._head_written = False
 
@@ -28,7 +24,7 @@ class ResponseWriter:
         """Write bytes, but keep the head until more bytes follow, or until the event loop gets its turn."""
         if self._head is not None:
             data, self._head = self._head + data, None
-        elif self._response.response_started and not self._head_written:
+        elif not self._head_written and not data.startswith(CONTINUE):
             self._head, self._head_written = data, True
             self._loop.call_soon(self._flush)
             return

@@ -1,6 +1,7 @@
 """The fast path and the framework: the same answers, headers, metrics and log lines, over the service's connections."""
 
 import asyncio
+import gc
 import gzip
 import json
 import logging
@@ -220,6 +221,24 @@ def test_fast_path_keeps_connections_and_answers_in_order(module_store: Store) -
             assert content.count(b"connection: close") == 1
         content = await exchange(port, raw_request(version=b"1.0"))
         assert content.count(b"connection: close") == 1 and content.endswith(b"}")
+
+    over_connections(module_store, test)
+
+
+def test_fast_path_leaves_nothing_to_the_garbage_collector(module_store: Store) -> None:
+    async def test(port: int, core: ServingCore) -> None:
+        closing = raw_request(CONTENTS[0], b"Connection: close")
+        await exchange(port, raw_request(), closing)
+        left = []
+        for requests in (5, 25):
+            gc.collect()
+            gc.disable()
+            try:
+                await exchange(port, *[raw_request()] * requests, closing)
+                left.append(gc.collect())
+            finally:
+                gc.enable()
+        assert left[1] - left[0] < 20, "each request leaves a reference cycle"
 
     over_connections(module_store, test)
 
