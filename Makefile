@@ -10,8 +10,8 @@
 #                      PEERS="openvino=PYTHON deepsparse=PYTHON" adds peers from environments of their own
 # make bench-accuracy   every compression method on GLUE tasks, then docs/benchmarks/accuracy.md; DATA=FOLDER of JSON lines, and
 #                       TASK=mrpc METHOD=sparsebert-best LEVEL="95 %" for a part; hours on two cores, resumable
-# make bench-reliability   a soak of a million requests and every fault that is tried, then docs/benchmarks/reliability.md; REQUESTS=20000
-#                          for a part
+# make bench-reliability   a soak of a million requests and every fault that is tried, with one worker and with two, then
+#                          docs/benchmarks/reliability.md; REQUESTS=20000 for a part
 # make bench-serving   the service with dense and sparse variants under load, then docs/benchmarks/serving.md; twice SERVING_MINUTES=30;
 #                      SERVING_PEERS="litserve=PYTHON mlserver=PYTHON ..." adds servers from separate environments
 # make serve   serve the store
@@ -92,7 +92,8 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy.publish
 
 bench-reliability: $(INSTALLED)
-	$(BIN)/python -m benchmarks.reliability --requests $(REQUESTS)
+	$(BIN)/python -m benchmarks.reliability --requests $(REQUESTS) --workers 1
+	$(BIN)/python -m benchmarks.reliability --requests $(REQUESTS) --workers 2
 	$(BIN)/python -m benchmarks.reliability.publish
 
 bench-serving: $(INSTALLED) service-venv

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.loopback import DEADLINE_SECONDS, ask, free_port
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +22,10 @@ POLL_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class RunningService:
-    """A ready service. It became ready `ready_seconds` after the start of its process."""
+    """A ready service of one process, or of a supervisor and its workers.
+
+    It became ready `ready_seconds` after the start of `process`, which is the supervisor if there are workers.
+    """
 
     process: subprocess.Popen[bytes]
     port: int
@@ -42,6 +47,11 @@ class RunningService:
         pairs = [f'{label}="{value}"' for label, value in labels.items()]
         return sum(float(value) for sample_labels, value in samples if all(pair in sample_labels for pair in pairs))
 
+    def processes(self) -> list[psutil.Process]:
+        """Return the first process, then its workers."""
+        first = psutil.Process(self.process.pid)
+        return [first, *first.children(recursive=True)]
+
     def logged(self) -> str:
         """Return its standard error output."""
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -50,6 +60,23 @@ class RunningService:
         """Send SIGTERM and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(DEADLINE_SECONDS)
+
+    def kill(self) -> None:
+        """Kill all processes at once, the supervisor first, so that it does not replace its workers."""
+        if self.process.poll() is None:
+            processes = self.processes()
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait()
+            wait_until(lambda: not any(map(lives, processes[1:])), "the workers to end")
+
+
+def lives(process: psutil.Process) -> bool:
+    """Return False for a process that has ended, even if its parent has not asked for its status."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def wait_until(condition: Any, awaited: str, seconds: float = DEADLINE_SECONDS) -> float:
@@ -76,7 +103,8 @@ def running(
         store: the folder of bundles.
         options: command-line options.
         warnings: Python's -W; by default a warning is an error.
-        limits: resource limits of the process, by the RLIMIT_* constants of the `resource` module. Linux only.
+        limits: resource limits of each process from the moment when the service is ready, by the RLIMIT_* constants of
+            the `resource` module. Linux only.
 
     Raises:
         RuntimeError: the service ended or was not ready in time. The message contains its log.
@@ -86,23 +114,21 @@ def running(
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         began = time.monotonic()
         process = subprocess.Popen([*command, *options], cwd=ROOT, stderr=log)
+        service = RunningService(process, port, Path(log.name), 0.0)
         try:
-            for limit, value in (limits or {}).items():
-                import resource
-
-                resource.prlimit(process.pid, limit, (value, value))
-            service = RunningService(process, port, Path(log.name), 0.0)
             try:
                 wait_until(lambda: process.poll() is not None or _is_ready(service), "the service to be ready")
             except TimeoutError as error:
                 raise RuntimeError(f"{error}: {service.logged()}") from error
             if process.poll() is not None:
                 raise RuntimeError(f"the service ended with {process.returncode}: {service.logged()}")
-            yield RunningService(process, port, service.log, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            for limited in service.processes():
+                for limit, value in (limits or {}).items():
+                    limited.rlimit(limit, (value, value))
+            yield RunningService(process, port, service.log, seconds)
         finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+            service.kill()
 
 
 def _is_ready(service: RunningService) -> bool:

@@ -1,6 +1,7 @@
-"""Soak test: many requests of mixed lengths over a few connections, with samples of the process's resources."""
+"""Soak test: many requests of mixed lengths over a few connections, with samples of the service's resources."""
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -31,7 +32,10 @@ WORDS = ("the", "a", "of", "film", "good", "bad", "fun", "dull", "was", "not", "
 
 @dataclass(frozen=True)
 class Sample:
-    """Resources of the process after `requests` answers."""
+    """Resources of all processes of the service together, after `requests` answers.
+
+    Memory that processes share counts once in `pss_bytes`, and for each of them in `rss_bytes`.
+    """
 
     requests: int
     seconds: float
@@ -44,7 +48,7 @@ class Sample:
 
 @dataclass
 class Soak:
-    """Result of a soak. `wrong` counts answers with an unexpected status or label."""
+    """Result of a soak. `wrong` counts answers with an unexpected status or label, `restarts` workers that died."""
 
     requests: int = 0
     seconds: float = 0.0
@@ -52,6 +56,7 @@ class Soak:
     wrong: int = 0
     lost: int = 0
     abandoned: int = 0
+    restarts: int = 0
     samples: list[Sample] = field(default_factory=list)
 
 
@@ -113,13 +118,12 @@ class _Client(asyncio.Protocol):
 def soak(
     service: RunningService, path: str, requests: int, *, connections: int = 32, distinct: int = DISTINCT, seed: int = 0
 ) -> Soak:
-    """Send `requests` requests and sample the process `SAMPLES` times meanwhile.
+    """Send `requests` requests and sample the processes `SAMPLES` times meanwhile.
 
     Raises:
         TimeoutError: the soak takes far longer than expected.
     """
     result = Soak()
-    process = psutil.Process(service.process.pid)
     choices = _requests(service, path, distinct, seed)
     order = random.Random(seed)
     every = max(requests // SAMPLES, 1)
@@ -137,7 +141,7 @@ def soak(
         result.statuses[status] += 1
         result.wrong += status != request.status or request.body_has not in body
         if result.requests % every == 0:
-            result.samples.append(_sample(process, result.requests, time.monotonic() - began))
+            result.samples.append(_sample(service, result.requests, time.monotonic() - began))
 
     async def reconnect() -> None:
         loop = asyncio.get_running_loop()
@@ -154,6 +158,7 @@ def soak(
 
     uvloop.run(main())
     result.seconds = time.monotonic() - began
+    result.restarts = int(service.metric("sparserve_worker_restarts_total"))
     return result
 
 
@@ -182,15 +187,21 @@ def figures(result: Soak) -> dict[str, Any]:
         "wrong": result.wrong,
         "lost": result.lost,
         "abandoned": result.abandoned,
+        "restarts": result.restarts,
         "growth_per_100000": {name: slope(result.samples, name) for name in HELD},
         "samples": [asdict(sample) for sample in result.samples],
     }
 
 
-def _sample(process: psutil.Process, requests: int, seconds: float) -> Sample:
-    memory = process.memory_full_info()
-    pss = getattr(memory, "pss", memory.rss)  # some systems have no PSS
-    return Sample(requests, seconds, memory.rss, pss, memory.uss, process.num_fds(), process.num_threads())
+def _sample(service: RunningService, requests: int, seconds: float) -> Sample:
+    sums: Counter[str] = Counter()
+    for process in service.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just ended
+            memory = process.memory_full_info()
+            pss = getattr(memory, "pss", memory.rss)  # some systems have no PSS
+            sums.update(rss_bytes=memory.rss, pss_bytes=pss, private_bytes=memory.uss)
+            sums.update(descriptors=process.num_fds(), threads=process.num_threads())
+    return Sample(requests, seconds, **sums)
 
 
 def _requests(service: RunningService, path: str, distinct: int, seed: int) -> list[_Request]:

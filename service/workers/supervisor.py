@@ -48,7 +48,8 @@ def supervise(settings: Settings, count: int, argv: Sequence[str], signals: Stop
             listeners = [stack.enter_context(one) for one in bind_sockets(settings.host, settings.port)]
             grpc_port, reserved = reserve_grpc_port(settings.host, settings.grpc_port)
             stack.enter_context(reserved)
-            values.ValueClass = FileValues(folder, SUPERVISOR)
+            values.ValueClass = own_values = FileValues(folder, SUPERVISOR)
+            stack.callback(own_values.close)
             command = [sys.executable, *(f"-W{option}" for option in sys.warnoptions), "-m", "sparserve.service", *argv]
             supervisor = Supervisor(
                 settings, count, command, listeners=listeners, grpc_port=grpc_port, folder=folder, signals=signals
@@ -167,7 +168,11 @@ class Supervisor:
         del self._processes[number]
         self._coordinator.remove(member)
         ConnectionCounts(self._folder, number).leave()
-        reserve_metrics(self._folder, number)
+        if not self._stopping.is_set():
+            try:
+                reserve_metrics(self._folder, number)
+            except OSError as error:
+                logger.error("%s has ended, but its gauges stay in the sums of /metrics: %s", member.name, error)
         return status
 
     def _stop(self, received: int) -> None:

@@ -1,6 +1,8 @@
 """The soak's arithmetic, its client against a running service, and the page of a record."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,11 @@ from benchmarks.reliability.soak import LONGEST_WORDS, Sample, figures, slope, s
 from benchmarks.service_process import running
 from sparserve.models.bundle.store import Store
 from tests.support.tiny_bundles import TASK, publish
+
+CONDITIONS = {
+    "measured_at": "2026-01-01T00:00:00+00:00",
+    "machine": {"cpu": "Some CPU", "cores": 2, "system": "Linux", "python": "3.11", "onnxruntime": "1.31"},
+}
 
 
 def samples(*rss: float) -> list[Sample]:
@@ -33,9 +40,40 @@ def test_soak_counts_every_request(tmp_path: Path) -> None:
     assert (found.wrong, found.lost) == (0, 0)
     assert {200, 400} <= found.statuses.keys() <= {200, 400, 404}
     record = {**figures(found), "connections": 8, "model": "a tiny graph", "exit_status": 0}
-    told = publish_reliability.soak(record)
+    record |= CONDITIONS
+    told = publish_reliability.soak(record, "one worker")
     assert "0 with a wrong status or label; 0 lost" in told
     assert "| threads |" in told
+
+
+@pytest.mark.slow
+def test_soak_of_workers_samples_all_processes(tmp_path: Path) -> None:
+    publish(Store(tmp_path), max_length=LONGEST_WORDS)
+    with running(tmp_path, *reliability.SOAK_OPTIONS, "--workers", "2") as service:
+        processes = service.processes()
+        descriptors = [process.num_fds() for process in processes]
+        found = soak(service, f"/v1/models/{TASK}/classify", 1000, connections=8, distinct=200)
+    assert len(processes) == 3
+    assert (found.wrong, found.lost, found.restarts) == (0, 0, 0)
+    assert all(sample.descriptors > max(descriptors) + 2 for sample in found.samples)
+    assert all(sample.rss_bytes >= sample.pss_bytes >= sample.private_bytes > 0 for sample in found.samples)
+
+
+def test_record_keeps_soaks_of_other_models_and_workers() -> None:
+    results: dict[str, Any] = {}
+    for workers, model, run in ((1, "a", 1), (1, "b", 2), (2, "a", 3), (1, "b", 4)):
+        reliability.record(results, workers, {"run": run}, {"model": model, "run": run})
+    runs = {key: {model: soak["run"] for model, soak in one["soaks"].items()} for key, one in results.items()}
+    assert runs == {"1": {"a": 1, "b": 4}, "2": {"a": 3}}
+    assert {key: one["faults"]["run"] for key, one in results.items()} == {"1": 4, "2": 3}
+
+
+def test_reliability_page_has_sections_per_number_of_workers() -> None:
+    recorded = json.loads(reliability.RESULTS.read_bytes())["1"]
+    page = publish_reliability.page({"10": recorded, "1": recorded, "2": recorded})
+    titles = [line for line in page.splitlines() if line.startswith("### Faults")]
+    assert titles == [f"### Faults under load, {workers}" for workers in ("one worker", "2 workers", "10 workers")]
+    assert page.count("requests to a tiny graph, 2 workers") == 1
 
 
 def test_flood_measures_waiting_times(tmp_path: Path) -> None:
@@ -51,11 +89,13 @@ def test_flood_measures_waiting_times(tmp_path: Path) -> None:
 def test_reliability_page_shows_every_figure() -> None:
     fault = {"exit_status": 0, "accepted": 1200, "answered": 1200, "refused": 4, "lost": 0, "statuses": {"200": 1200}}
     fault |= {"lost_to": {}, "longest_answer_seconds": 0.25, "ready": True}
-    counts = publish_reliability.counts({"some fault": fault, "another": {"status": 200}})
+    faults = {**CONDITIONS, "settings": {"receive_timeout_seconds": 3.0, "descriptors": 128}}
+    counts = publish_reliability.counts(
+        {**faults, "scenarios": {"some fault": fault, "another": {"status": 200}}}, "2 workers"
+    )
     assert "| some fault | 1,200 | 1,200 | 4 | 0 | 200 | 250 | - |" in counts
     assert "another" not in counts
-    settings = {"receive_timeout_seconds": 3.0, "descriptors": 128}
-    seen = publish_reliability.seen({"faults": {"some fault": fault}, "settings": settings})
+    seen = publish_reliability.seen({**faults, "scenarios": {"some fault": fault}}, "2 workers")
     assert "- some fault: exit status 0; stays ready yes." in seen
     with pytest.raises(KeyError, match="unheard_of"):
-        publish_reliability.seen({"faults": {"some fault": {**fault, "unheard_of": 1}}, "settings": settings})
+        publish_reliability.seen({**faults, "scenarios": {"some fault": {**fault, "unheard_of": 1}}}, "2 workers")
