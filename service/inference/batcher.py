@@ -9,18 +9,17 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 import numpy as np
 
 from sparserve.models.bundle.text_tokenizer import Tokens
-from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from sparserve.service.inference.batch_queue import Batch, BatchQueue
-from sparserve.service.inference.engine import Engine, Logits, scores
-from sparserve.service.inference.health import run_within_memory
-from sparserve.service.inference.ticket import Item, Ticket
+from sparserve.service.errors import DeadlineExceeded, Overloaded, TooLarge
+from sparserve.service.inference.batch_queue import BatchQueue
+from sparserve.service.inference.engine import Engine
+from sparserve.service.inference.running_batch import InferenceResult, Outcome, PendingRequest, RunningBatch, deliver
+from sparserve.service.inference.ticket import Ticket
 from sparserve.service.inference.tokenizer_pool import TokenizerPool
 from sparserve.service.observability.metrics import Metrics
 
@@ -32,43 +31,6 @@ RESERVE: Final = 0.25
 LOOP_SECONDS: Final = 0.004
 # How long `close` waits for the last batch of a thread.
 CLOSE_SECONDS: Final = 5.0
-
-
-@dataclass(slots=True)
-class InferenceResult:
-    """Logits and scores `[inputs, labels]` of a request, and its times.
-
-    `queue_seconds` is the time from its arrival to its first batch. `inference_seconds` is the sum of its batches,
-    which other requests may have shared. `compute_seconds` is its own share of them, by tokens.
-    """
-
-    logits: Logits
-    scores: Logits
-    queue_seconds: float
-    inference_seconds: float
-    compute_seconds: float
-
-
-@dataclass(eq=False, slots=True)
-class _Request:
-    """State of a request until it is answered; `answer` is `[2, inputs, labels]`, logits and scores."""
-
-    engine: Engine
-    tokens: Sequence[Tokens]
-    result: asyncio.Future[InferenceResult]
-    answer: Logits
-    remaining: int
-    queue_seconds: float | None = None
-    inference_seconds: float = 0.0
-    compute_seconds: float = 0.0
-
-    def receive(self, positions: Sequence[int], rows: Logits) -> None:
-        """Store the logits and scores of inputs; the last one completes the request."""
-        self.answer[:, positions] = rows
-        self.remaining -= len(positions)
-        if not self.remaining:
-            seconds = (self.queue_seconds or 0.0, self.inference_seconds, self.compute_seconds)
-            self.result.set_result(InferenceResult(self.answer[0], self.answer[1], *seconds))
 
 
 class Batcher:
@@ -103,7 +65,7 @@ class Batcher:
         self._metrics = metrics
         self._clock = clock
         self._queue = BatchQueue(budget=budget, max_seconds=max_seconds, max_padding=max_padding)
-        self._requests: dict[Ticket, _Request] = {}
+        self._requests: dict[Ticket, PendingRequest] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._running = 0
@@ -157,7 +119,7 @@ class Batcher:
         lengths = [len(item) for item in tokens]
         ticket = Ticket(model, lengths, now, deadline, background, engine.latency, client, weight)
         answer = np.empty((2, len(tokens), len(engine.manifest.labels)), dtype=np.float32)
-        request = _Request(engine, tokens, self._loop.create_future(), answer, len(tokens))
+        request = PendingRequest(engine, tokens, self._loop.create_future(), answer, len(tokens))
         with self._changed:
             self._admit(ticket)
             self._requests[ticket] = request
@@ -167,7 +129,7 @@ class Batcher:
                 self._changed.notify()
         try:
             if batch is not None:
-                _deliver(batch, self._run(batch))
+                deliver(batch, self._run(batch))
             if deadline is None:
                 return await request.result
             async with asyncio.timeout(max(deadline - now, 0)):
@@ -275,7 +237,7 @@ class Batcher:
         outcome = self._run(batch)
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits for an answer
-            self._loop.call_soon_threadsafe(_deliver, batch, outcome)
+            self._loop.call_soon_threadsafe(deliver, batch, outcome)
         return True
 
     def _is_alone(self, ticket: Ticket, connection: Hashable) -> bool:
@@ -295,7 +257,7 @@ class Batcher:
             and 0 < ticket.latency.seconds(sum(ticket.lengths)) <= LOOP_SECONDS
         )
 
-    def _take(self) -> "_RunningBatch | None":
+    def _take(self) -> RunningBatch | None:
         """Take the next batch from the queue, with its requests; None if there is none."""
         now = self._clock()
         batch = self._queue.take(now)
@@ -306,17 +268,12 @@ class Batcher:
             if request.queue_seconds is None:
                 request.queue_seconds = now - ticket.arrived
         self._running += 1
-        return _RunningBatch(batch, requests)
+        return RunningBatch(batch, requests)
 
-    def _run(self, running: "_RunningBatch") -> "_Outcome":
+    def _run(self, running: RunningBatch) -> Outcome:
         batch, engine, started = running.batch, running.engine, self._clock()
-        results: dict[Ticket, Logits | Exception]
-        try:
-            results = running.split(self._answer(engine, running.tokens(batch.items)))
-            engine.health.succeeded()
-        except Exception as error:  # of any kind: the requests must get an answer, and this thread must continue
-            self._metrics.batches.failed.labels(engine.ref.task, engine.ref.variant).inc()
-            results = self._run_apart(running, error)
+        metrics = self._metrics.batches.of(engine.ref)
+        results = running.run(metrics)
         seconds = self._clock() - started
         with self._changed:
             self._running -= 1
@@ -324,95 +281,10 @@ class Batcher:
             weight = THROUGHPUT_SMOOTHING if self._tokens_per_second else 1
             self._tokens_per_second += (rate - self._tokens_per_second) * weight
             engine.latency.observe(batch.padded_tokens, seconds)
-        self._metrics.batches.of(engine.ref).ran(
+        metrics.ran(
             inputs=len(batch.items),
             tokens=batch.tokens,
             padded_tokens=batch.padded_tokens,
             max_tokens=len(batch.items) * engine.manifest.max_length,
         )
-        return _Outcome(results, seconds)
-
-    def _run_apart(self, running: "_RunningBatch", error: Exception) -> dict[Ticket, Logits | Exception]:
-        """Run the requests of a failed batch one by one, so that none fails because of another one's input.
-
-        An engine that still answers its bundle's sample is not broken: the input that failed is at fault.
-        """
-        engine, rows = running.engine, running.rows()
-        results: dict[Ticket, Logits | Exception] = dict.fromkeys(rows, error)
-        if len(rows) > 1:
-            for ticket, positions in rows.items():
-                items = [running.batch.items[row] for row in positions]
-                try:
-                    results[ticket] = self._answer(engine, running.tokens(items))
-                except Exception as own:
-                    results[ticket] = own
-        if not any(isinstance(result, Exception) for result in results.values()) or engine.answers():
-            engine.health.succeeded()
-        else:
-            engine.health.failed()
-        return results
-
-    def _answer(self, engine: Engine, tokens: Sequence[Tokens]) -> Logits:
-        """Return the logits and the scores of inputs, `[2, inputs, labels]`."""
-        halved = self._metrics.batches.halved.labels(engine.ref.task, engine.ref.variant).inc
-        logits: Logits = run_within_memory(engine.logits, tokens, halved)
-        if logits.shape != (len(tokens), len(engine.manifest.labels)):
-            raise ValueError(f"{logits.shape} logits for {len(tokens)} inputs")
-        with np.errstate(all="ignore"):  # numbers that are not finite fail their request
-            return np.stack((logits, scores(logits, engine.manifest.problem_type)))
-
-
-@dataclass(slots=True)
-class _RunningBatch:
-    """A batch and its requests."""
-
-    batch: Batch
-    requests: Mapping[Ticket, _Request]
-
-    @property
-    def engine(self) -> Engine:
-        """The engine of all inputs."""
-        return next(iter(self.requests.values())).engine
-
-    def tokens(self, items: Sequence[Item]) -> list[Tokens]:
-        """Return the tokens of inputs."""
-        return [self.requests[ticket].tokens[position] for ticket, position, _ in items]
-
-    def rows(self) -> dict[Ticket, list[int]]:
-        """Return the rows of each request."""
-        rows: dict[Ticket, list[int]] = {}
-        for row, item in enumerate(self.batch.items):
-            rows.setdefault(item.ticket, []).append(row)
-        return rows
-
-    def split(self, answer: Logits) -> dict[Ticket, Logits | Exception]:
-        """Return the logits and scores of each request."""
-        return {ticket: answer[:, rows] for ticket, rows in self.rows().items()}
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """Logits and scores of each request of a batch, in the order of its positions, and the time of the batch."""
-
-    results: Mapping[Ticket, Logits | Exception]
-    seconds: float
-
-
-def _deliver(running: _RunningBatch, outcome: _Outcome) -> None:
-    """Give every request its rows, on the event loop, and answer the requests that are complete."""
-    batch, ref, seconds = running.batch, running.engine.ref, outcome.seconds
-    for ticket, positions in batch.positions.items():
-        request, result = running.requests[ticket], outcome.results[ticket]
-        request.inference_seconds += seconds
-        request.compute_seconds += seconds * sum([ticket.lengths[position] for position in positions]) / batch.tokens
-        if request.result.done():  # cancelled, or failed because of another input
-            continue
-        if isinstance(result, Exception):
-            request.result.set_exception(InferenceFailed(f"{ref.task}/{ref.variant} failed: {type(result).__name__}"))
-        elif not np.isfinite(result).all():
-            # Only the request with the bad input fails.
-            request.result.set_exception(
-                InferenceFailed(f"{ref.task}/{ref.variant} answered with numbers that are not finite")
-            )
-        else:
-            request.receive(positions, result)
+        return Outcome(results, seconds)

@@ -230,6 +230,8 @@ class ModelBatchMetrics:
         self._batch_inputs = metrics.batch_inputs.labels(*labels)
         self._padding = metrics.padding.labels(*labels)
         self._padding_saved = metrics.padding_saved.labels(*labels)
+        self.failed = metrics.failed.labels(*labels).inc
+        self.halved = metrics.halved.labels(*labels).inc
 
     def ran(self, *, inputs: int, tokens: int, padded_tokens: int, max_tokens: int) -> None:
         """Count a batch; `max_tokens` is its size if all inputs had the model's maximum length."""

@@ -14,9 +14,10 @@ import pytest
 
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from sparserve.service.inference.batcher import LOOP_SECONDS, Batcher, InferenceResult
+from sparserve.service.inference.batcher import LOOP_SECONDS, Batcher
 from sparserve.service.inference.health import FAILURES_IN_ROW
 from sparserve.service.inference.latency_model import LatencyModel
+from sparserve.service.inference.running_batch import InferenceResult
 from sparserve.service.observability.metrics import Metrics
 from tests.support.service.fake_engine import FakeEngine, inputs
 
