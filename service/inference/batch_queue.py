@@ -121,7 +121,7 @@ class BatchQueue:
                 batch = Batch(ticket.model, self._choose(order, first, now))
                 order.take(batch.positions)
                 return batch
-            self.cancel(ticket)
+            self._cancel_late(order, now)
         return None
 
     def holding(self, client: str) -> Holding:
@@ -131,6 +131,15 @@ class BatchQueue:
     def tokens_before(self, ticket: Ticket) -> int:
         """Estimate the tokens that run before the last input of a request that would be added now, itself included."""
         return self._order(ticket).tokens_before(ticket)
+
+    def _cancel_late(self, order: FairOrder, now: float) -> None:
+        """Cancel every request that would be too late if it ran now, except the last one until its deadline.
+
+        All at once: to find and cancel one after the other takes time that grows with the square of their number.
+        """
+        for ticket in order.tickets():
+            if ticket.too_late(now, ticket.waiting[-1].length) and (ticket.expired(now) or not self._is_last(ticket)):
+                self.cancel(ticket)
 
     def _order(self, ticket: Ticket) -> FairOrder:
         return self._background if ticket.background else self._front

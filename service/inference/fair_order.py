@@ -96,6 +96,10 @@ class FairOrder:
         ticket.waiting = []
         self._leave(ticket)
 
+    def tickets(self) -> list[Ticket]:
+        """Return all requests, by arrival."""
+        return list(self._tickets)
+
     def first(self) -> Ticket:
         """Return the request whose turn it is."""
         if self._batches % OLDEST_EVERY == OLDEST_EVERY - 1:
@@ -146,7 +150,10 @@ class FairOrder:
         return Holding(0, 0, len(self._clients) + 1)
 
     def tokens_before(self, ticket: Ticket) -> int:
-        """Estimate the tokens that run before the last input of a request that would be added now, itself included."""
+        """Estimate the tokens that run before the last input of a request that would be added now, itself included.
+
+        Each other request of its client has its turn meanwhile: as many tokens as this one has, and at least one input.
+        """
         tokens = sum(ticket.lengths)
         client = self._clients.get(ticket.client)
         start, own = self._clock, float(tokens)
@@ -154,7 +161,7 @@ class FairOrder:
             start = max(self._absent.get(ticket.client, 0.0), start)
         else:
             start = client.virtual_start
-            own += sum(min(sum(map(_by_length, other.waiting)), tokens) for other in client.tickets)
+            own += min(client.tokens, len(client.tickets) * max(tokens, client.tokens / client.items))
         end = start + own / ticket.weight
         others = (
             min(other.tokens, max(end - other.virtual_start, 0.0) * other.weight)

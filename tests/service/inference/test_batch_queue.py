@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sparserve.service.inference.batch_queue import Batch, BatchQueue
-from sparserve.service.inference.fair_order import OLDEST_EVERY
+from sparserve.service.inference.fair_order import OLDEST_EVERY, FairOrder
 from sparserve.service.inference.latency_model import LatencyModel
 from sparserve.service.inference.ticket import Ticket
 
@@ -301,3 +301,27 @@ def test_batch_queue_estimates_tokens_before_a_request() -> None:
     assert queue.tokens_before(Ticket("m", [10] * 30, 0.0, client="other")) == 500
     queue.take(0.0)
     assert queue.tokens_before(Ticket("m", [10], 0.0, client="other")) == 10
+
+
+def test_batch_queue_estimates_that_a_short_text_waits_for_earlier_long_ones() -> None:
+    queue = BatchQueue(budget=100)
+    for _ in range(50):
+        queue.add(Ticket("m", [90], 0.0))
+    assert queue.tokens_before(Ticket("m", [10], 0.0)) == 50 * 90 + 10
+
+
+def test_batch_queue_cancels_late_requests_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_for, first = [], FairOrder.first
+
+    def counted(order: FairOrder) -> Ticket:
+        looked_for.append(order)
+        return first(order)
+
+    monkeypatch.setattr(FairOrder, "first", counted)
+    queue = BatchQueue(budget=100)
+    late = [Ticket("m", [10], 0.0, deadline=1.0) for _ in range(100)]
+    for ticket in (*late, Ticket("m", [10], 0.0, deadline=9.0)):
+        queue.add(ticket)
+    assert lengths_of(queue, now=2.0) == [10]
+    assert all(ticket.cancelled for ticket in late)
+    assert len(looked_for) == 2
