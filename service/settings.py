@@ -64,7 +64,9 @@ class Settings(BaseSettings):
         None,
         description="URL of a store (fsspec), such as s3://bucket/store, that is mirrored into the folder `store`",
     )
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    host: str = Field(
+        "127.0.0.1", description="address to listen on; 0.0.0.0 for every interface with IPv4, :: for IPv6 as well"
+    )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="port of the Open Inference Protocol over gRPC; needs the extra grpc"

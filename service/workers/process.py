@@ -26,6 +26,7 @@ from sparserve.service.settings import Settings
 from sparserve.service.workers.assignment import Assignment
 from sparserve.service.workers.exit_codes import EXIT_DROPPED, EXIT_NOT_STARTED, EXIT_USAGE
 from sparserve.service.workers.link import WorkerLink
+from sparserve.service.workers.sockets import bind_sockets, is_every_address
 
 # Seconds that a thread with a finished batch waits for a busy event loop to release the GIL. Python's default of 5 ms
 # is as long as many batches take.
@@ -68,7 +69,13 @@ def serve(settings: Settings, signals: StopSignals, assignment: Assignment | Non
     if link is not None:
         link.lost = functools.partial(server.handle_exit, signal.SIGTERM, None)
         link.hurry = lambda force: server.hurry(force=force)
-    server.run()
+    try:
+        # uvicorn would listen on the addresses of IPv6 alone.
+        sockets = bind_sockets(settings.host, settings.port) if not shared and is_every_address(settings.host) else None
+    except OSError as error:
+        logging.getLogger("sparserve").error("the service cannot start: %s", error)
+        return EXIT_NOT_STARTED
+    server.run(sockets)
     if link is not None and assignment is not None and link.orphaned:
         shutil.rmtree(assignment.folder, ignore_errors=True)
     if not server.started:

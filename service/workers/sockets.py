@@ -1,6 +1,8 @@
-"""The sockets of the ports that the workers share, opened by the supervisor."""
+"""Listening sockets: of the ports that workers share, opened by the supervisor, and of every address."""
 
 import contextlib
+import errno
+import ipaddress
 import logging
 import socket
 from typing import Final
@@ -10,17 +12,39 @@ logger = logging.getLogger("sparserve")
 BACKLOG: Final = 2048
 
 
+def is_every_address(host: str) -> bool:
+    """Return True for `::` in any spelling, which stands for the addresses of IPv6 and of IPv4."""
+    try:
+        return ipaddress.IPv6Address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def bind_sockets(host: str, port: int) -> list[socket.socket]:
-    """Listen on each address of a host.
+    """Listen on each address of a host; for `::` on every address of IPv6 and, where the system has it, IPv4.
+
+    These are two sockets, because one for both would see the addresses of IPv4 clients as `::ffff:192.0.2.1`, which
+    is in no network of `trusted_proxies`.
 
     Raises:
         OSError: an address cannot be resolved, or the port is in use.
     """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    listeners = []
+    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    if is_every_address(host):
+        addresses.append((socket.AF_INET, ("0.0.0.0", port)))
+    listeners: list[socket.socket] = []
     with contextlib.ExitStack() as failed:
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            listener = failed.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        for family, address in addresses:
+            if listeners:  # with port 0 the system has chosen
+                address = (address[0], listeners[0].getsockname()[1], *address[2:])
+            try:
+                opened = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:
+                if listeners and error.errno == errno.EAFNOSUPPORT:
+                    continue
+                raise
+            listener = failed.enter_context(opened)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
