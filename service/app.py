@@ -27,7 +27,7 @@ from sparserve.service.http.fast_path import FastPath
 from sparserve.service.http.middleware.authorization import AuthorizationMiddleware, RequestAuthorization
 from sparserve.service.http.middleware.body_limit import BodyLimitMiddleware, BodyReader
 from sparserve.service.http.middleware.disconnect import DisconnectMiddleware
-from sparserve.service.http.middleware.path_normalization import PathNormalizationMiddleware
+from sparserve.service.http.middleware.path_normalization import PathNormalizationMiddleware, remove_prefix
 from sparserve.service.http.middleware.request_log import RequestLogging, RequestLogMiddleware
 from sparserve.service.http.middleware.security_headers import SecurityHeadersMiddleware, allow_origins
 from sparserve.service.http.openapi import install_openapi
@@ -68,9 +68,12 @@ class ServiceApp(FastAPI):
     """FastAPI app with a fast path in front of it."""
 
     fast_path: FastPath | None = None
+    prefix: str = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request on the fast path if it can, else as FastAPI does."""
+        if self.prefix and scope["type"] == "http":
+            remove_prefix(scope, self.prefix)
         if self.fast_path is not None and (target := self.fast_path.find(scope)) is not None:
             await self.fast_path.answer(target, scope, receive, send)
         else:
@@ -141,6 +144,7 @@ def create_app(
         telemetry=tracer.telemetry() if tracer else NO_TELEMETRY,
     )
     app.state.service = core
+    app.prefix = settings.root_path
     install_error_mapping(app, open_inference.PROBLEM_MEDIA_TYPES)
     for protocol in PROTOCOLS:
         app.include_router(protocol.router)
@@ -167,6 +171,7 @@ def create_app(
     install_openapi(
         app,
         routes,
+        root_path=settings.root_path,
         needs_keys=settings.keys_file is not None,
         metrics_need_key=settings.metrics_need_key,
     )

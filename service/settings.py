@@ -18,6 +18,14 @@ from sparserve.service.strict_model import StrictModel
 THREADS_PER_BATCH = 4
 # The extra otel; `observability.tracing` needs them.
 _TRACING_MODULES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+# First segments of the service's own paths: a prefix like one could not be told from them.
+OWN_SEGMENTS = frozenset(
+    {
+        *("docs", "health", "hf", "info", "livez", "metrics", "openapi.json", "pages", "predict", "readyz", "tei"),
+        *("v1", "v2"),
+    }
+)
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 
@@ -68,6 +76,11 @@ class Settings(BaseSettings):
         "127.0.0.1", description="address to listen on; 0.0.0.0 for every interface with IPv4, :: for IPv6 as well"
     )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
+    root_path: str = Field(
+        "",
+        description="path prefix under which a reverse proxy serves this service, such as /sparserve; the proxy may "
+        "remove it from requests or not",
+    )
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="port of the Open Inference Protocol over gRPC; needs the extra grpc"
     )
@@ -281,6 +294,15 @@ class Settings(BaseSettings):
         if self.keys_file is not None and not self.keys_file.is_file():
             raise ValueError(f"keys_file {self.keys_file} does not exist: create a key with `sparserve keys create`")
         return self
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_prefix(cls, path: str) -> str:
+        if path and not _ROOT_PATH.fullmatch(path):
+            raise ValueError(f"{path!r} is not a path prefix: write /name or /name/name, without a slash at the end")
+        if path and path.split("/")[1] in OWN_SEGMENTS:
+            raise ValueError(f"{path!r} begins like a path of the service itself: choose another prefix")
+        return path
 
     @field_validator("cors_origins")
     @classmethod

@@ -30,12 +30,15 @@ SECURITY_SCHEMES = {
 }
 
 
-def install_openapi(app: FastAPI, routes: Sequence[BaseRoute], *, needs_keys: bool, metrics_need_key: bool) -> None:
+def install_openapi(
+    app: FastAPI, routes: Sequence[BaseRoute], *, root_path: str, needs_keys: bool, metrics_need_key: bool
+) -> None:
     """Make the app serve this document, which says where a key is needed; `routes` are those of its routers."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
+            schema["servers"] = [{"url": root_path or "/"}]
             schema["components"]["securitySchemes"] = SECURITY_SCHEMES
             _declare_headers(routes, schema["paths"])
             for path, operations in schema["paths"].items():

@@ -6,6 +6,18 @@ from sparserve.service.errors import UnknownResource
 from sparserve.service.http.problems import error_response
 
 
+def remove_prefix(scope: Scope, prefix: str) -> None:
+    """Remove the path prefix of a reverse proxy, unless the proxy has done so.
+
+    The scope's `root_path` stays empty: from a path that has the prefix twice, starlette would remove it once more after
+    the path was checked.
+    """
+    path: str = scope["path"]
+    if path == prefix or path.startswith(f"{prefix}/"):
+        scope["path"] = path[len(prefix) :] or "/"
+        scope["raw_path"] = scope["path"].encode()
+
+
 class PathNormalizationMiddleware:
     """Normalise method and path before anything decides by them, so that no spelling evades a check."""
 
