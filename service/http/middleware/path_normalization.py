@@ -9,8 +9,8 @@ from sparserve.service.http.problems import error_response
 def remove_prefix(scope: Scope, prefix: str) -> None:
     """Remove the path prefix of a reverse proxy, unless the proxy has done so.
 
-    The scope's `root_path` stays empty: from a path that has the prefix twice, starlette would remove it once more after
-    the path was checked.
+    The scope's `root_path` stays empty: starlette would remove the prefix a second time, from a path that has it twice
+    and has been checked already.
     """
     path: str = scope["path"]
     if path == prefix or path.startswith(f"{prefix}/"):

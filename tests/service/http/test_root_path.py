@@ -61,5 +61,5 @@ def test_root_path_must_be_a_prefix_unlike_own_paths(path: str) -> None:
 
 
 def test_own_segments_are_those_of_all_routes() -> None:
-    paths = [route.path for protocol in PROTOCOLS for route in protocol.router.routes]  # type: ignore[attr-defined]
+    paths = [route.path for protocol in PROTOCOLS for route in protocol.router.routes]
     assert {path.split("/")[1] for path in paths} - {""} | {"openapi.json"} == OWN_SEGMENTS
