@@ -12,7 +12,7 @@ from sparserve.service.inference.batch_queue import Batch
 from sparserve.service.inference.engine import Engine, Logits, scores
 from sparserve.service.inference.health import run_within_memory
 from sparserve.service.inference.ticket import Item, Ticket
-from sparserve.service.observability.metrics import ModelBatchMetrics
+from sparserve.service.observability.batch_metrics import ModelBatchMetrics
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ registries are the same.
 """
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,223 +22,13 @@ from prometheus_client import (
     generate_latest,
 )
 
-from sparserve.service.observability.worker_metrics import LIVE, ProcessesCollector, summed_registry
-from sparserve.service.types import ModelRef, Timings
+from sparserve.service.observability.batch_metrics import BatchMetrics
+from sparserve.service.observability.request_metrics import MODEL, SECONDS, HttpMetrics, RequestMetrics
+from sparserve.service.observability.worker_metrics import ProcessesCollector, summed_registry
 from sparserve.service.version import VERSION
 
-STAGES: Final = ("queue", "tokenize", "inference")
-BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ROLES: Final = ("default", "candidate")
-SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-GIVEN_UP_REASONS: Final = ("slow_head", "large_head", "large_trailers", "not_reading")
-SHED_REASONS: Final = ("inputs", "tokens", "deadline", "bodies")
-_MODEL: Final = ("task", "variant")
 _COMPARED: Final = ("task", "candidate")
-
-
-class FunctionGauge(Gauge):
-    """Gauge with the value of a function, summed over the workers: `publish` writes it where the others read it."""
-
-    def __init__(self, name: str, documentation: str, *, registry: CollectorRegistry, shared: bool) -> None:
-        super().__init__(name, documentation, registry=registry, multiprocess_mode=LIVE)
-        self._shared = shared
-        self._function: Callable[[], float] = lambda: 0
-
-    def set_function(self, f: Callable[[], float]) -> None:
-        """Set the function."""
-        self._function = f
-        if not self._shared:
-            super().set_function(f)
-
-    def publish(self) -> None:
-        """Set the value of the function now."""
-        self.set(self._function())
-
-
-class HttpMetrics:
-    """Connections, and requests by route and status."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter(
-            "sparserve_http_requests_total", "Answered requests.", ("method", "route", "status"), registry=registry
-        )
-        self.request_seconds = Histogram(
-            "sparserve_http_request_duration_seconds",
-            "Time from the first byte of the request to the last byte of the response.",
-            ("route",),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.connections = Gauge(
-            "sparserve_connections", "Open client connections.", registry=registry, multiprocess_mode=LIVE
-        )
-        self.connections_given_up = Counter(
-            "sparserve_connections_given_up_total",
-            f"Connections closed by the service, by reason: {', '.join(GIVEN_UP_REASONS)}.",
-            ("reason",),
-            registry=registry,
-        )
-        for reason in GIVEN_UP_REASONS:
-            self.connections_given_up.labels(reason)
-        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self.denied = Counter(
-            "sparserve_requests_denied_total", "Requests answered 401 or 403 because of their key.", registry=registry
-        )
-        self.rate_limited = Counter(
-            "sparserve_requests_rate_limited_total",
-            "Requests answered 429 because their key or address exceeded its rate.",
-            registry=registry,
-        )
-
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request; there are few combinations of method, route and status."""
-        key = (method, route, status)
-        bound = self._answered.get(key)
-        if bound is None:
-            bound = self.requests.labels(method, route, str(status)), self.request_seconds.labels(route)
-            self._answered[key] = bound
-        bound[0].inc()
-        bound[1].observe(seconds)
-
-
-class RequestMetrics:
-    """Classified inputs, time per stage, and requests that were refused because of load."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.stage_seconds = Histogram(
-            "sparserve_stage_duration_seconds",
-            "Time of a request in one stage: queue, tokenize or inference.",
-            (*_MODEL, "stage"),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.inputs = Counter("sparserve_inputs_total", "Classified inputs.", _MODEL, registry=registry)
-        self.tokens = Counter(
-            "sparserve_tokens_total", "Classified tokens, padding excluded.", _MODEL, registry=registry
-        )
-        self.truncated = Counter(
-            "sparserve_truncated_inputs_total",
-            "Inputs that were truncated to the model's maximum length.",
-            _MODEL,
-            registry=registry,
-        )
-        self.shed = Counter(
-            "sparserve_requests_shed_total",
-            "Requests answered 429 because of the queue: inputs or tokens over a limit, or past their deadline; "
-            "or 503 because of the total size of all bodies.",
-            ("reason",),
-            registry=registry,
-        )
-        for reason in SHED_REASONS:
-            self.shed.labels(reason)
-        self._models: dict[tuple[str, str], ModelRequestMetrics] = {}
-        self.deadline_misses = Counter(
-            "sparserve_deadline_misses_total",
-            "Requests answered 504 because their deadline had passed.",
-            _MODEL,
-            registry=registry,
-        )
-
-    def of(self, model: ModelRef) -> "ModelRequestMetrics":
-        """Return the metrics of one variant, bound to its labels."""
-        labels = (model.task, model.variant)
-        bound = self._models.get(labels)
-        if bound is None:
-            bound = self._models[labels] = ModelRequestMetrics(self, labels)
-        return bound
-
-
-class ModelRequestMetrics:
-    """The metrics of the requests of one variant. Finding them by their labels takes longer than counting."""
-
-    def __init__(self, metrics: RequestMetrics, labels: tuple[str, str]) -> None:
-        self._inputs = metrics.inputs.labels(*labels)
-        self._tokens = metrics.tokens.labels(*labels)
-        self._truncated = metrics.truncated.labels(*labels)
-        self._queue, self._tokenize, self._inference = (
-            metrics.stage_seconds.labels(*labels, stage) for stage in STAGES
-        )
-
-    def classified(self, *, inputs: int, tokens: int, truncated: int, timings: Timings) -> None:
-        """Count an answered request."""
-        self._inputs.inc(inputs)
-        self._tokens.inc(tokens)
-        self._truncated.inc(truncated)
-        self._queue.observe(timings.queue_seconds)
-        self._tokenize.observe(timings.tokenize_seconds)
-        self._inference.observe(timings.inference_seconds)
-
-
-class BatchMetrics:
-    """The queue and the runs of the models' graphs; `shared` if this process is one of several."""
-
-    def __init__(self, registry: CollectorRegistry, *, shared: bool) -> None:
-        self.batches = Counter("sparserve_batches_total", "Runs of a model's graph.", _MODEL, registry=registry)
-        self.batch_inputs = Histogram(
-            "sparserve_batch_inputs",
-            "Inputs in one run of a model's graph, from any requests.",
-            _MODEL,
-            buckets=BATCH_SIZES,
-            registry=registry,
-        )
-        self.padding = Counter(
-            "sparserve_padding_tokens_total", "Tokens computed only to pad batches.", _MODEL, registry=registry
-        )
-        self.padding_saved = Counter(
-            "sparserve_padding_saved_tokens_total",
-            "Tokens not computed because batches are padded to their longest input, not to the model's maximum length.",
-            _MODEL,
-            registry=registry,
-        )
-        self.running = FunctionGauge(
-            "sparserve_batches_running", "Batches running now.", registry=registry, shared=shared
-        )
-        self.waiting = FunctionGauge(
-            "sparserve_inputs_waiting", "Inputs waiting for a batch now.", registry=registry, shared=shared
-        )
-        self.waiting_tokens = FunctionGauge(
-            "sparserve_tokens_waiting", "Tokens waiting for a batch now.", registry=registry, shared=shared
-        )
-        self.failed = Counter(
-            "sparserve_batches_failed_total",
-            "Runs of a model's graph that raised an exception.",
-            _MODEL,
-            registry=registry,
-        )
-        self.halved = Counter(
-            "sparserve_batches_halved_total",
-            "Batches run in two halves because memory was short.",
-            _MODEL,
-            registry=registry,
-        )
-        self._models: dict[tuple[str, str], ModelBatchMetrics] = {}
-
-    def of(self, model: ModelRef) -> "ModelBatchMetrics":
-        """Return the metrics of one variant, bound to its labels."""
-        labels = (model.task, model.variant)
-        bound = self._models.get(labels)
-        if bound is None:
-            bound = self._models[labels] = ModelBatchMetrics(self, labels)
-        return bound
-
-
-class ModelBatchMetrics:
-    """The metrics of the batches of one variant."""
-
-    def __init__(self, metrics: BatchMetrics, labels: tuple[str, str]) -> None:
-        self._batches = metrics.batches.labels(*labels)
-        self._batch_inputs = metrics.batch_inputs.labels(*labels)
-        self._padding = metrics.padding.labels(*labels)
-        self._padding_saved = metrics.padding_saved.labels(*labels)
-        self.failed = metrics.failed.labels(*labels).inc
-        self.halved = metrics.halved.labels(*labels).inc
-
-    def ran(self, *, inputs: int, tokens: int, padded_tokens: int, max_tokens: int) -> None:
-        """Count a batch; `max_tokens` is its size if all inputs had the model's maximum length."""
-        self._batches.inc()
-        self._batch_inputs.observe(inputs)
-        self._padding.inc(padded_tokens - tokens)
-        self._padding_saved.inc(max(max_tokens - padded_tokens, 0))
 
 
 class StoreMetrics:
@@ -249,7 +39,7 @@ class StoreMetrics:
         self.model_info = Gauge(
             "sparserve_model_info",
             "1 for every served bundle; runtime is onnx or sparse.",
-            (*_MODEL, "version", "runtime"),
+            (*MODEL, "version", "runtime"),
             registry=state,
         )
         self.refused = Gauge("sparserve_bundles_refused", "Bundles that failed verification.", registry=state)
@@ -266,7 +56,7 @@ class StoreMetrics:
         self.loads = Counter(
             "sparserve_model_loads_total",
             "Bundle loads by outcome: served or refused.",
-            (*_MODEL, "outcome"),
+            (*MODEL, "outcome"),
             registry=registry,
         )
 

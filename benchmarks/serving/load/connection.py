@@ -1,7 +1,7 @@
 """Keep-alive connections of the load generator.
 
-aiohttp takes 0.2 ms of CPU per request, a fifth of what a fast server takes; this client takes 0.04 ms. It matters
-where the generator shares CPUs with the server.
+A client library would take a large part of the CPU that a fast server needs, which matters where the generator shares
+CPUs with the server. The page of results names the generator's own use of the CPU.
 """
 
 import asyncio
