@@ -14,12 +14,16 @@ from sparserve.service.api import (
     compare,
     experiments,
     health,
-    hugging_face,
     models,
-    open_inference,
     pages,
     report,
+)
+from sparserve.service.api.dialects import (
+    hugging_face,
+    moderations,
+    open_inference,
     text_embeddings,
+    vllm_classify,
 )
 from sparserve.service.core import ServingCore
 from sparserve.service.drain import Drain
@@ -55,6 +59,8 @@ PROTOCOLS: Final = (
     experiments,
     hugging_face,
     text_embeddings,
+    vllm_classify,
+    moderations,
     open_inference,
     models,
     report,

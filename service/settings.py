@@ -22,7 +22,20 @@ _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 # First segments of the service's own paths: a prefix like one could not be told from them.
 OWN_SEGMENTS = frozenset(
     {
-        *("docs", "health", "hf", "info", "livez", "metrics", "openapi.json", "pages", "predict", "readyz", "tei"),
+        *(
+            "classify",
+            "docs",
+            "health",
+            "hf",
+            "info",
+            "livez",
+            "metrics",
+            "openapi.json",
+            "pages",
+            "predict",
+            "readyz",
+            "tei",
+        ),
         *("v1", "v2"),
     }
 )
@@ -198,6 +211,12 @@ class Settings(BaseSettings):
         "warn",
         description="answer to a pair of texts by a model that was trained on single texts, or the reverse: a warning "
         "beside the prediction, or 422",
+    )
+
+    moderation_safe_labels: dict[str, list[str]] = Field(
+        {},
+        description="labels of each task by which /v1/moderations does not flag a text, as "
+        '{"task": ["label"]}; a task with one label per text cannot moderate without them',
     )
 
     receive_timeout_seconds: float = Field(

@@ -1,1 +1,1 @@
-"""HTTP routes, one protocol per file."""
+"""HTTP routes: the native API, and in `dialects` the protocols of other servers."""

@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 from fastapi import APIRouter
 
 from sparserve.service.api.schemas import (
+    ListedModel,
     MeasuredLatency,
     ModelList,
     RefusedBundle,
@@ -36,7 +37,12 @@ async def list_models(service: ServiceDependency) -> ModelList:
         RefusedBundle(task=task, variant=None, version=None, reason=reason)
         for task, reason in snapshot.refused_tasks.items()
     ]
-    return ModelList(models=[_task_facts(snapshot, task) for task in snapshot.tasks()], refused=refused)
+    served = [(task, snapshot.engines.get((task, variant))) for task, variant in sorted(snapshot.defaults.items())]
+    return ModelList(
+        models=[_task_facts(snapshot, task) for task in snapshot.tasks()],
+        refused=refused,
+        data=[ListedModel(id=task, created=int(engine.loaded_at)) for task, engine in served if engine],
+    )
 
 
 @router.get("/v1/models/{task}", responses=problems(404, 503))

@@ -85,6 +85,24 @@ _INPUTS_SCHEMA: dict[str, Any] = {
 Inputs = Annotated[list[TextInput], BeforeValidator(_as_list), WithJsonSchema(_INPUTS_SCHEMA)]
 
 
+def _texts_as_list(inputs: Any, info: ValidationInfo) -> Any:
+    """Return one text or a list of texts as a list of objects."""
+    if isinstance(inputs, dict):
+        raise ValueError("expected a text or a list of texts, not an object")
+    for position, item in enumerate(inputs if isinstance(inputs, list) else []):
+        if not isinstance(item, str):
+            raise ValueError(f"item {position} is {_kind(item)}, not a text")
+    return _as_list(inputs, info)
+
+
+_TEXTS_SCHEMA: dict[str, Any] = {
+    "title": "Texts",
+    "description": "a text, or a list of texts",
+    "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}],
+}
+Texts = Annotated[list[TextInput], BeforeValidator(_texts_as_list), WithJsonSchema(_TEXTS_SCHEMA)]
+
+
 class Body(StrictModel):
     """A request body; values are not converted to other types."""
 
@@ -223,11 +241,22 @@ class RefusedBundle(BaseModel):
     reason: str
 
 
+class ListedModel(BaseModel):
+    """A task as clients of OpenAI's API list it."""
+
+    id: str = Field(description="the task, which requests name as model")
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix time at which its default variant was loaded")
+    owned_by: str = "sparserve"
+
+
 class ModelList(BaseModel):
-    """Everything in the store."""
+    """Everything in the store, and the same tasks in the shape of OpenAI's API."""
 
     models: list[TaskFacts]
     refused: list[RefusedBundle]
+    object: Literal["list"] = "list"
+    data: list[ListedModel] = Field(description="tasks whose default variant is served")
 
 
 class ReportLink(BaseModel):

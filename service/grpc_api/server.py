@@ -16,8 +16,8 @@ import grpc
 import grpc.aio
 
 from sparserve.service import errors
-from sparserve.service.api import open_inference_calls as calls
-from sparserve.service.api.open_inference_codec import (
+from sparserve.service.api.dialects import open_inference_calls as calls
+from sparserve.service.api.dialects.open_inference_codec import (
     MAX_TENSORS,
     InferRequest,
     pack_texts,

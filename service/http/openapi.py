@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
-from sparserve.service.http.problems import problem_media_type
+from sparserve.service.http.problems import problem_media_type, problem_model
 from sparserve.service.http.request_options import HEADER_PARAMETERS, read_request_options
 from sparserve.service.security.scopes import METRICS_PATH, required_scopes
 
@@ -45,7 +45,7 @@ def install_openapi(
                 for method, operation in operations.items():
                     _declare_key(method.upper(), path, operation, needs_keys, metrics_need_key)
                     if method in ("post", "put", "patch"):
-                        _add_problems(operation, BODY_STATUSES)
+                        _add_problems(path, operation, BODY_STATUSES)
                     _declare_problems(operation["responses"], problem_media_type(path, app.state.problem_media_types))
             app.openapi_schema = schema
         return app.openapi_schema
@@ -69,12 +69,12 @@ def _declare_key(method: str, path: str, operation: dict[str, Any], needs_keys: 
         return
     optional = not needs_keys or (path == METRICS_PATH and not metrics_need_key)
     operation["security"] = [*({name: []} for name in SECURITY_SCHEMES), *([{}] if optional else [])]
-    _add_problems(operation, (401, 403, 429))
+    _add_problems(path, operation, (401, 403, 429))
 
 
-def _add_problems(operation: dict[str, Any], statuses: tuple[int, ...]) -> None:
+def _add_problems(path: str, operation: dict[str, Any], statuses: tuple[int, ...]) -> None:
     for status in statuses:
-        problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+        problem = {"schema": {"$ref": f"#/components/schemas/{problem_model(path).__name__}"}}
         answer = {"description": HTTPStatus(status).phrase, "content": {"application/json": problem}}
         operation["responses"].setdefault(str(status), answer)
 

@@ -16,6 +16,8 @@ from sparserve.service import errors
 from sparserve.service.errors import ServiceError, nearest
 
 PROBLEM_JSON: Final = "application/problem+json"
+# Paths whose clients show the message of an error only if `error` is an object.
+OPENAI_PATHS: Final = frozenset({"/v1/moderations"})
 MAX_FIELD_PROBLEMS: Final = 20
 MAX_FIELDS_IN_DETAIL: Final = 5
 
@@ -74,6 +76,21 @@ class Problem(BaseModel):
     errors: list[FieldProblem] = Field([], description=f"the wrong fields, at most {MAX_FIELD_PROBLEMS}")
 
 
+class OpenAIError(BaseModel):
+    """The member `error` as OpenAI's clients read it."""
+
+    message: str = Field(description="the same as detail")
+    type: str = Field(description="the same as error_type")
+    param: None = None
+    code: None = None
+
+
+class OpenAIProblem(Problem):
+    """The same body on the paths of OpenAI's API, with `error` as an object."""
+
+    error: OpenAIError = Field(description="for OpenAI's clients")  # type: ignore[assignment]
+
+
 def status_of(error: ServiceError) -> int:
     """Return the HTTP status of an error."""
     return nearest(STATUSES, error)
@@ -128,8 +145,16 @@ def problem_response(
         request_id=scope.get("state", {}).get("request_id") if scope else None,
         errors=errors or [],
     )
+    content = problem.model_dump()
+    if scope and problem_model(scope["path"]) is OpenAIProblem:
+        content["error"] = OpenAIError(message=detail, type=problem.error_type).model_dump()
     media_type = _media_type_of(scope) if scope else PROBLEM_JSON
-    return Response(orjson.dumps(problem.model_dump()), status, headers, media_type=media_type)
+    return Response(orjson.dumps(content), status, headers, media_type=media_type)
+
+
+def problem_model(path: str) -> type[Problem]:
+    """Return the schema of problems of a path."""
+    return OpenAIProblem if path in OPENAI_PATHS else Problem
 
 
 def problem_media_type(path: str, media_types: Mapping[str, str]) -> str:
@@ -140,9 +165,9 @@ def problem_media_type(path: str, media_types: Mapping[str, str]) -> str:
     return media_types.get("/" + path[1:].partition("/")[0], PROBLEM_JSON)
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route that may answer with these errors."""
-    return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
+    return {status: {"model": model, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
 def request_id_of(request: Request) -> str | None:

@@ -1,5 +1,6 @@
 """Engine: one loaded bundle, from texts to tokens, to logits, to scores."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +28,7 @@ class Engine:
     """A loaded bundle that has answered a warm-up request.
 
     `sample_difference` is the largest difference of a logit from the bundle's sample, None if it has no sample.
-    `takes_pairs` is False if the graph rejects the second text of a pair.
+    `takes_pairs` is False if the graph rejects the second text of a pair. `loaded_at` is Unix time.
     """
 
     loaded: LoadedBundle
@@ -35,6 +36,7 @@ class Engine:
     takes_pairs: bool = True
     health: EngineHealth = field(default_factory=EngineHealth, compare=False)
     latency: LatencyModel = field(default_factory=LatencyModel, compare=False)
+    loaded_at: float = field(default_factory=time.time, compare=False)
 
     @property
     def manifest(self) -> Manifest:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.api import admin
-from sparserve.service.api.open_inference import PROBLEM_MEDIA_TYPES
+from sparserve.service.api.dialects.open_inference import PROBLEM_MEDIA_TYPES
 from sparserve.service.app import create_app
 from sparserve.service.http.middleware.authorization import AuthorizationMiddleware, RequestAuthorization
 from sparserve.service.http.problems import problem_media_type

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.api.open_inference_codec import read_request
+from sparserve.service.api.dialects.open_inference_codec import read_request
 from sparserve.service.app import create_app
 from sparserve.service.errors import ServiceError
 from sparserve.service.settings import Settings

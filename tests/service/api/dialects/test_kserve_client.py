@@ -17,7 +17,7 @@ from sparserve.service.settings import Settings
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import TASK, publish
 
-INTERPRETER = Path(__file__).parents[3] / "build" / "kserve-venv" / "bin" / "python"
+INTERPRETER = Path(__file__).parents[4] / "build" / "kserve-venv" / "bin" / "python"
 TEXTS = ["a good movie", "ünïcödé 🎬"]
 
 pytestmark = [
@@ -34,7 +34,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     app = create_app(Settings(store=root, threads=1, grpc_port=0))
     with listening(app) as address:
         grpc = f"127.0.0.1:{app.state.grpc_server.port}"
-        script = Path(__file__).parents[2] / "support" / "service" / "kserve_calls.py"
+        script = Path(__file__).parents[3] / "support" / "service" / "kserve_calls.py"
         ran = subprocess.run(
             [INTERPRETER, script, f"http://{address}", grpc, TASK, *TEXTS], capture_output=True, text=True, check=False
         )

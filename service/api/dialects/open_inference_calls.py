@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sparserve.service.api.open_inference_codec import InferRequest, RequestedOutput, Tensor
+from sparserve.service.api.dialects.open_inference_codec import InferRequest, RequestedOutput, Tensor
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.inference.classification import Classification

@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from sparserve.service.api import open_inference_calls as calls
-from sparserve.service.api.open_inference_codec import HEADER, read_request, write_answer
+from sparserve.service.api.dialects import open_inference_calls as calls
+from sparserve.service.api.dialects.open_inference_codec import HEADER, read_request, write_answer
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import Unavailable
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency

@@ -10,9 +10,10 @@ from fastapi import APIRouter
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from starlette.responses import Response
 
+from sparserve.service.api.dialects.model_name import parse_model_name
 from sparserve.service.api.schemas import Body, check_item_count
 from sparserve.service.core import ServingCore
-from sparserve.service.errors import EmptyRequest, InvalidRequest, TooLarge, TooManyTokens, Unavailable
+from sparserve.service.errors import EmptyRequest, TooLarge, TooManyTokens, Unavailable
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
 from sparserve.service.http.json_route import DirectRoute
 from sparserve.service.http.problems import problems
@@ -62,12 +63,8 @@ Answer = list[Prediction] | list[list[Prediction]]
 @router.post("/predict", responses=RESPONSES)
 async def predict(body: PredictRequest, service: ServiceDependency, options: OptionsDependency) -> Answer:
     """Classify texts with the only task's default variant."""
-    tasks = service.catalog.snapshot.tasks()
-    if len(tasks) > 1:
-        raise InvalidRequest(f"there are several tasks: send to /tei/TASK/predict; the tasks are {', '.join(tasks)}")
-    if not tasks:
-        raise Unavailable(f"no model is served: {service.reason_not_ready()}")
-    return await _predict(service, tasks[0], None, body, options)
+    task, _ = parse_model_name(service, None, way_out="send to /tei/TASK/predict")
+    return await _predict(service, task, None, body, options)
 
 
 @router.post("/tei/{task}/predict", responses=RESPONSES)

@@ -1,0 +1,1 @@
+"""Protocols of other servers, one per file: their paths, bodies and answers."""
