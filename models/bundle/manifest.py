@@ -162,6 +162,17 @@ class Evaluation(Record):
     agreement: Agreement | None = None
 
 
+class Calibration(Record):
+    """Temperature that the classifier's last linear was divided by, and its effect on the held-out test split."""
+
+    temperature: float = Field(gt=0)
+    rows: Count = Field(description="validation rows that the temperature was fitted on")
+    error_before: Fraction = Field(description="expected calibration error without it, 15 equal-width bins")
+    error_after: Fraction
+    nll_before: float = Field(ge=0, description="mean negative log-likelihood without it, in nats")
+    nll_after: float = Field(ge=0)
+
+
 class Machine(Record):
     """The machine that a measurement was taken on."""
 
@@ -274,6 +285,7 @@ class Manifest(Record):
     sizes: Sizes
     flops: Flops
     evaluation: Evaluation | None = None
+    calibration: Calibration | None = Field(None, description="null if no temperature was fitted")
     measurement: Measurement | None = None
     sample: tuple[SampleAnswer, ...] = ()
     packed: Packed | None = None
@@ -295,7 +307,7 @@ class Manifest(Record):
         content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes", "inputs"})
         content["files"].pop("README.md", None)
         # Bundles that were sealed before these keys existed keep their versions.
-        for added in ("packed", "token_table"):
+        for added in ("packed", "token_table", "calibration"):
             if content[added] is None:
                 del content[added]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,5 +1,6 @@
 """Finished graphs become bundles in a store: evaluated, described, sealed."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sparserve.models.bundle.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
-from sparserve.models.bundle.manifest import Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
+from sparserve.models.bundle.manifest import Calibration, Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
 from sparserve.models.bundle.store import Store
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.evaluation.calibration import calibration_record
 from sparserve.models.evaluation.prediction import sample_answers
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
 from sparserve.models.export.statistics import flops, sizes, sparsity
+from sparserve.models.export.temperature import TEMPERATURE
 from sparserve.models.export.token_table import EMBEDDINGS
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan
@@ -56,8 +59,12 @@ def publish(
         record = None
         if variant in packed:
             record = Packed.model_validate_json((packed[variant] / PACKED).read_bytes())
-        table = _token_table(fp32_graph)
-        manifest = _manifest(plan, variant, source, graph, evaluation, measured[variant], dense, record, table)
+        manifest = _manifest(plan, variant, source, graph, evaluation, measured[variant], dense, record)
+        shared = {
+            "token_table": _token_table(fp32_graph),
+            "calibration": _calibration(plan.job, fp32_graph, logits[Arm(variant)]),
+        }
+        manifest = manifest.model_copy(update=shared)
         files: dict[str, Path | bytes] = {
             MODEL: graph,
             TOKENIZER: source.folder / TOKENIZER,
@@ -91,6 +98,16 @@ def _token_table(graph: Path) -> TokenTable | None:
     """Return the record of an fp32 graph's token table, which its int8 twin shares; None if the table is whole."""
     path = graph.with_name(EMBEDDINGS)
     return TokenTable.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def _calibration(job: Job, graph: Path, logits: Logits) -> Calibration | None:
+    """Return the effect of an fp32 graph's temperature, which its int8 twin shares; None if none was fitted."""
+    path = graph.with_name(TEMPERATURE)
+    if not path.is_file():
+        return None
+    fitted = json.loads(path.read_bytes())
+    labels = np.asarray(job.dataset.test.labels)
+    return calibration_record(logits, labels, temperature=fitted["temperature"], rows=fitted["rows"])
 
 
 def _evaluate(job: Job, logits: Logits, reference: Logits, dense: Bundle | None) -> Evaluation:
@@ -132,7 +149,6 @@ def _manifest(
     measurement: Measurement,
     dense: Bundle | None,
     packed: Packed | None,
-    token_table: TokenTable | None,
 ) -> Manifest:
     job = plan.job
     config: Any = source.config
@@ -167,7 +183,6 @@ def _manifest(
             graph, source.folder / TOKENIZER, max_length=job.recipe.max_length, pad_token_id=source.pad_token_id
         ),
         packed=packed,
-        token_table=token_table,
         files={},
     )
 
@@ -175,8 +190,11 @@ def _manifest(
 def _recipe(job: Job, variant: Variant) -> dict[str, Any]:
     """Return the part of the recipe that a variant depends on."""
     recipe = job.recipe.model_dump(mode="json", exclude={"measurement"})
+    if not job.recipe.temperature_scaling:
+        del recipe["temperature_scaling"]  # bundles that were sealed before this field existed keep their versions
     if not variant.is_dense:
         return recipe
     # The baseline does not depend on the student: one dense bundle for every recipe.
-    shared = {name: recipe[name] for name in ("max_length", "teacher", "export", "evaluation")}
+    names = ("max_length", "teacher", "temperature_scaling", "export", "evaluation")
+    shared = {name: recipe[name] for name in names if name in recipe}
     return shared | {"quantization": job.recipe.baseline_quantization.model_dump(mode="json")}

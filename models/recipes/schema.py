@@ -216,6 +216,10 @@ class Recipe(Section):
     pruning: Pruning | None = Field(Pruning(), description="None: no single weights are pruned")
     distillation: Distillation | None = Field(None, description="None: the student learns from the gold labels only")
     embeddings: Embeddings = Embeddings()
+    temperature_scaling: bool = Field(
+        False,
+        description="calibrate single-label tasks: divide the logits by one temperature, fitted on the validation split",
+    )
     quantization: Quantization = Quantization()
     export: Export = Export()
     evaluation: Assessment = Assessment()

@@ -150,6 +150,7 @@ def _row(manifest: Manifest, dense: Manifest | None) -> VariantReport:
         architecture=manifest.architecture,
         precision=manifest.precision,
         evaluation=manifest.evaluation,
+        calibration=manifest.calibration,
         encoder_linear=Zeros.of(manifest.sparsity.encoder_linear),
         encoder_kept=EncoderKept.of(manifest.sparsity, dense.sparsity) if dense else None,
         all_linear=Zeros.of(manifest.sparsity.all_linear),

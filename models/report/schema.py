@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field
 
 from sparserve.models.bundle.manifest import (
+    Calibration,
     Count,
     Density,
     Evaluation,
@@ -168,6 +169,7 @@ class VariantReport(Record):
     architecture: str
     precision: Literal["fp32", "int8"]
     evaluation: Evaluation | None
+    calibration: Calibration | None = Field(None, description="null if no temperature was fitted")
     encoder_linear: Zeros
     encoder_kept: EncoderKept | None = Field(None, description="null without a dense variant")
     all_linear: Zeros

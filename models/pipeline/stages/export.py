@@ -1,24 +1,32 @@
-"""The export: a trained network as an ONNX graph, with smaller token tables if the recipe says so."""
+"""The export: a trained network as an ONNX graph, calibrated and with smaller token tables if the recipe says so."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparserve.models.bundle.bundle import MODEL
+import numpy as np
+
+from sparserve.models.bundle.bundle import MODEL, TOKENIZER
 from sparserve.models.bundle.variants import Variant
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
+from sparserve.models.evaluation.calibration import fit_temperature
+from sparserve.models.evaluation.prediction import predict
 from sparserve.models.export.onnx_export import export_onnx, set_metadata
 from sparserve.models.export.statistics import sparsity
+from sparserve.models.export.temperature import TEMPERATURE, divide_logits
 from sparserve.models.export.token_table import EMBEDDINGS, count_tokens, shrink_embeddings
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.recipes.schema import Embeddings, Recipe
+from sparserve.models.types import Progress
 
 # Raised when a change of the code makes another result of the same inputs.
 REVISION = 1
+TEMPERATURE_REVISION = 1
 SECONDS = 15.0
 
 
@@ -26,6 +34,7 @@ def export_step(job: Job, variant: Variant, network: Step, common: Mapping[str, 
     """Return the step that exports a network as the fp32 graph of a variant."""
     recipe = job.recipe
     shrinks = not variant.is_dense and recipe.embeddings != Embeddings()
+    calibrates = recipe.temperature_scaling and job.dataset.problem_type == "single_label_classification"
 
     def build(folder: Path, context: Context) -> None:
         path = folder / MODEL
@@ -33,13 +42,23 @@ def export_step(job: Job, variant: Variant, network: Step, common: Mapping[str, 
         export_checkpoint(path, checkpoint=checkpoint, dataset=job.dataset, recipe=recipe)
         if shrinks:
             shrink_tables(path, recipe.embeddings, checkpoint=checkpoint, rows=job.rows(job.start))
+        if calibrates:
+            calibrate(path, checkpoint=checkpoint, job=job, progress=context.progress)
         stamp(path, variant)
 
     inputs = {"source": network.key, "variant": str(variant), "export": recipe.export, **common}
     if shrinks:
         inputs["embeddings"] = recipe.embeddings
+    if calibrates:
+        inputs["temperature scaling"] = TEMPERATURE_REVISION
     inputs["revision"] = REVISION
-    return Step(f"export {variant}", inputs, build, lambda costs: SECONDS, (network,))
+    return Step(
+        f"export {variant}",
+        inputs,
+        build,
+        lambda costs: SECONDS + (costs.forward(costs.validation) if calibrates else 0.0),
+        (network,),
+    )
 
 
 def export_checkpoint(path: Path, *, checkpoint: Checkpoint, dataset: Dataset, recipe: Recipe) -> float:
@@ -74,6 +93,24 @@ def shrink_tables(path: Path, embeddings: Embeddings, *, checkpoint: Checkpoint,
     table = shrink_embeddings(whole, path, embeddings, counts=counts, always_keep=special)
     path.with_name(EMBEDDINGS).write_text(table.model_dump_json(indent=1) + "\n", encoding="utf-8")
     whole.unlink()
+
+
+def calibrate(path: Path, *, checkpoint: Checkpoint, job: Job, progress: Progress) -> None:
+    """Fit a temperature on the validation rows, divide the logits of a graph by it, and write a record beside it."""
+    validation = job.dataset.validation
+    logits = predict(
+        path,
+        checkpoint.folder / TOKENIZER,
+        validation,
+        max_length=job.recipe.max_length,
+        pad_token_id=checkpoint.pad_token_id,
+        threads=job.threads,
+        progress=progress,
+    )
+    temperature = fit_temperature(logits, np.asarray(validation.labels))
+    divide_logits(path, temperature)
+    record = {"temperature": temperature, "rows": len(validation)}
+    path.with_name(TEMPERATURE).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def stamp(path: Path, variant: Variant) -> None:

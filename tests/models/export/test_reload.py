@@ -10,11 +10,13 @@ import torch
 
 from sparserve.models.bundle.bundle import write_bundle
 from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.bundle.manifest import Calibration
 from sparserve.models.encoders.checkpoint import save_classifier
 from sparserve.models.encoders.squeezing import squeeze
 from sparserve.models.encoders.structure import STRUCTURE, Structure
 from sparserve.models.errors import BundleError, CheckpointError
 from sparserve.models.export.reload import load_bundle_model
+from sparserve.models.export.temperature import divide_logits
 from sparserve.models.export.token_table import shrink_embeddings
 from sparserve.models.recipes.schema import Embeddings
 from tests.support.models.exporting import LABELS, Exported, classifier
@@ -64,6 +66,18 @@ def test_load_bundle_model_applies_a_smaller_token_table(
     logits = torch.from_numpy(graphs.run({name: values.numpy() for name, values in inputs.items()}))
     torch.testing.assert_close(loaded(**inputs).logits.detach(), logits, atol=1e-5, rtol=0)
     assert (bert.model(**inputs).logits.detach() - logits).abs().max() > 1e-3
+
+
+def test_load_bundle_model_applies_the_temperature(bert: Exported, tmp_path: Path) -> None:
+    save_classifier(bert.model, tmp_path / "checkpoint")
+    target = tmp_path / "model.onnx"
+    target.write_bytes(bert.path.read_bytes())
+    divide_logits(target, 4.0)
+    figures = {"error_before": 0.1, "error_after": 0.1, "nll_before": 1, "nll_after": 1}
+    calibration = Calibration(temperature=4.0, rows=9, **figures)
+    loaded = load_bundle_model(bundle(tmp_path, tmp_path / "checkpoint", model=target, calibration=calibration))
+    ids = torch.arange(5, 45).reshape(4, 10)
+    torch.testing.assert_close(loaded(ids).logits, bert.model(ids).logits / 4)
 
 
 def test_load_bundle_model_refuses_a_bundle_without_checkpoint(tmp_path: Path) -> None:

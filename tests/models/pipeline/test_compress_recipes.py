@@ -13,7 +13,8 @@ from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from tests.support.models.small_recipes import small_fields
 
 pytestmark = pytest.mark.thorough
-QUICKLY_MEASURED = {
+SETTINGS = {
+    "temperature_scaling": True,  # as most recipes have it: one baseline for all
     "evaluation.bootstrap_samples": 100,
     "measurement.seconds": 0.1,
     "measurement.batches": [1],
@@ -23,7 +24,7 @@ QUICKLY_MEASURED = {
 
 
 def settings(name: str) -> list[str]:
-    fields = small_fields(load_recipe(name)) | QUICKLY_MEASURED
+    fields = small_fields(load_recipe(name)) | SETTINGS
     return [part for field, value in fields.items() for part in ("--set", f"{field}={json.dumps(value)}")]
 
 
@@ -50,6 +51,7 @@ def test_compress_runs_every_shipped_recipe(
         assert manifest.measurement is not None and manifest.measurement.latency
         assert manifest.sparsity.encoder_linear.nonzero < dense.nonzero
         assert SPARSE_MODEL in manifest.files
+        assert manifest.calibration is not None and manifest.calibration.rows == 12
         assert variant in result.stdout
     # The baseline is the same whatever recipe is compared with it.
     assert [len(store.versions("tiny", variant)) for variant in ("dense", "dense-int8")] == [1, 1]

@@ -48,6 +48,11 @@ def test_markdown_table_rows_match_headings(report: Report) -> None:
     assert not re.search(r"\n{4,}", text)
 
 
+def test_report_shows_the_effect_of_the_temperature(report: Report) -> None:
+    assert "| sparse90 | 1.5 | 40 | 0.125 | 0.062 | 0.500 | 0.250 |" in to_markdown(report)
+    assert "<td>1.5</td><td>40</td><td>0.125</td><td>0.062</td><td>0.500</td><td>0.250</td>" in to_html(report)
+
+
 @pytest.mark.parametrize(
     ("text", "markdown"),
     [

@@ -6,7 +6,15 @@ import numpy as np
 from rich.console import Console
 
 import tests.support.tiny_bundles
-from sparserve.models.bundle.manifest import Density, LatencyPoint, Machine, Measurement, Sparsity, TensorSparsity
+from sparserve.models.bundle.manifest import (
+    Calibration,
+    Density,
+    LatencyPoint,
+    Machine,
+    Measurement,
+    Sparsity,
+    TensorSparsity,
+)
 from sparserve.models.bundle.store import Store
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
 from sparserve.models.report.builder import terminal_table
@@ -15,6 +23,9 @@ from sparserve.models.report.schema import Report
 TASK = tests.support.tiny_bundles.TASK
 ATTACK = "<script>alert('x')</script> | a\n\npipe & `code` </script>"
 LABELS = ("negative", "<b>posi|tive</b>")
+CALIBRATION = Calibration(
+    temperature=1.5, rows=40, error_before=0.125, error_after=0.0625, nll_before=0.5, nll_after=0.25
+)
 MACHINE = Machine(
     cpu="A CPU",
     isa=("avx2",),
@@ -91,6 +102,7 @@ def publish_variants(folder: Path) -> Store:
             precision="int8" if variant.endswith("int8") else "fp32",
             sparsity=sparsity(0.9 if "sparse" in variant else 0.0),
             evaluation=evaluation,
+            calibration=CALIBRATION if "sparse" in variant else None,
             measurement=measurement(seconds),
             recipe={"name": ATTACK, "pruning": {"sparsity": 0.9}},
         )
