@@ -48,7 +48,9 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
 
 
 def calibration_record(logits: Logits, labels: Labels, *, temperature: float, rows: int) -> Calibration:
-    """Return the effect of a temperature on test rows. `logits` are those after division by it; `rows` it was fitted on.
+    """Return the effect of a temperature on test rows.
+
+    `logits` are [rows, labels] after division by it, `labels` [rows]; it was fitted on `rows` validation rows.
 
     Raises:
         ValueError: the shapes do not match.

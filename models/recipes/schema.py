@@ -218,7 +218,7 @@ class Recipe(Section):
     embeddings: Embeddings = Embeddings()
     temperature_scaling: bool = Field(
         False,
-        description="calibrate single-label tasks: divide the logits by one temperature, fitted on the validation split",
+        description="calibrate single-label tasks: divide logits by one temperature, fitted on the validation split",
     )
     quantization: Quantization = Quantization()
     export: Export = Export()
