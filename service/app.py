@@ -22,6 +22,7 @@ from sparserve.service.api.dialects import (
     hugging_face,
     moderations,
     open_inference,
+    rerank,
     text_embeddings,
     vllm_classify,
 )
@@ -59,6 +60,7 @@ PROTOCOLS: Final = (
     experiments,
     hugging_face,
     text_embeddings,
+    rerank,
     vllm_classify,
     moderations,
     open_inference,

@@ -313,6 +313,11 @@ class Manifest(Record):
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_LENGTH]
 
+    @property
+    def one_score(self) -> bool:
+        """True for a regression or a reranker, which have one score and no labels."""
+        return len(self.labels) == 1
+
     def input_mismatch(self, pairs: Sequence[str | None]) -> str | None:
         """Return a warning if some inputs are of another kind than the training data; None if all are of that kind.
 

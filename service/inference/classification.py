@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparserve.models.bundle.text_tokenizer import Tokens
+from sparserve.service.errors import InvalidRequest
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.engine import Engine, Logits, scores
 from sparserve.service.observability.request_record import RequestRecord, current_record
@@ -51,8 +52,17 @@ class Classification:
     def predictions(
         self, *, top_k: int | None = None, function_to_apply: FunctionToApply | None = None
     ) -> list[list[Prediction]]:
-        """Return the `top_k` best labels of each input (None: all), best first; ties keep the order of the labels."""
+        """Return the `top_k` best labels of each input (None: all), best first; ties keep the order of the labels.
+
+        Raises:
+            InvalidRequest: several labels are asked of a model with one score.
+        """
         labels = self.engine.manifest.labels
+        if len(labels) == 1 and top_k is not None and top_k > 1:
+            raise InvalidRequest(
+                f"top_k is {top_k}, but {self.engine.ref.task}/{self.engine.ref.variant} has one score for each input "
+                "and no labels to choose from: leave top_k out, or send pairs to /v1/rerank"
+            )
         values = self.scores
         if function_to_apply is not None:
             values = scores(self.logits, self.engine.manifest.problem_type, function_to_apply)

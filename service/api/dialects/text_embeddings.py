@@ -146,7 +146,7 @@ def _info(service: ServingCore, task: str, variant: str | None) -> dict[str, Any
         "model_sha": engine.manifest.version,
         "model_dtype": "int8" if engine.manifest.precision == "int8" else "float32",
         "model_type": {
-            "classifier": {
+            "reranker" if engine.manifest.one_score else "classifier": {
                 "id2label": {str(index): label for index, label in enumerate(labels)},
                 "label2id": {label: index for index, label in enumerate(labels)},
             }

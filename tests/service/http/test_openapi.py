@@ -77,6 +77,8 @@ def test_openapi_declares_request_options_where_they_are_read(client: TestClient
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
             headers = {one["name"] for one in operation.get("parameters", []) if one["in"] == "header"}
-            reads = method == "post" and path.endswith(("/classify", "/compare", "/moderations", "predict", "/infer"))
+            reads = method == "post" and path.endswith(
+                ("/classify", "/compare", "/moderations", "predict", "/infer", "/rerank")
+            )
             reads = reads or path.startswith("/hf/")
             assert ({"X-Request-Timeout", "X-Routing-Key"} <= headers) == reads, path
