@@ -34,6 +34,7 @@ class JobOptions(DataOptions, total=False):
     label_map: Mapping[str, str]
     validation: str | PathLike[str] | None
     test: str | PathLike[str] | None
+    unlabeled: str | PathLike[str] | None
     seed: int
     threads: int | None
 
@@ -82,6 +83,7 @@ def compress(
             - `delimiter`, `quote`, `escape`: characters of a CSV file. Default: detected from the data.
             - `encoding`: encoding of a text file. Default: UTF-8, or what its byte order mark says.
             - `validation`, `test`: files of these splits. Default: split off from `data`.
+            - `unlabeled`: a file of more texts, without labels: the student learns the teacher's answers to them.
             - `seed`: random seed for splits, training and bootstrap intervals. Default: 0.
             - `threads`: CPU threads. Default: all CPUs that this process may use.
 
@@ -151,6 +153,7 @@ def job_options(data: str | PathLike[str], **options: Unpack[JobOptions]) -> "Co
     from sparserve.models.pipeline.job import CompressOptions
 
     store = Path(options.get("store", DEFAULT_STORE))
+    unlabeled = options.get("unlabeled")
     work, splits = options.get("work"), {"validation": options.get("validation"), "test": options.get("test")}
     return CompressOptions(
         recipe=choose_recipe(_text(options.get("recipe")), options.get("goal")),
@@ -178,6 +181,7 @@ def job_options(data: str | PathLike[str], **options: Unpack[JobOptions]) -> "Co
         store=store,
         work=store / ".work" if work is None else Path(work),
         replace_labels=options.get("replace_labels", False),
+        unlabeled=None if unlabeled is None else Path(unlabeled),
     )
 
 

@@ -51,6 +51,14 @@ class FileRecord(Record):
     bytes: Count
 
 
+class UnlabeledData(Record):
+    """Rows without labels, on which the student was trained with the teacher's answers."""
+
+    source: str
+    digest: Sha256
+    rows: Count
+
+
 class Lineage(Record):
     """Origin of a bundle: checkpoint, data, teacher, seed and library versions."""
 
@@ -59,6 +67,7 @@ class Lineage(Record):
     data_source: str
     data_digest: Sha256
     teacher: Version | None = None
+    unlabeled: UnlabeledData | None = None
     seed: int
     libraries: dict[str, str]
 
@@ -310,6 +319,8 @@ class Manifest(Record):
         for added in ("packed", "token_table", "calibration"):
             if content[added] is None:
                 del content[added]
+        if content["lineage"]["unlabeled"] is None:
+            del content["lineage"]["unlabeled"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_LENGTH]
 

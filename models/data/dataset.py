@@ -16,6 +16,8 @@ import numpy as np
 
 DataProblem = Literal["single_label_classification", "multi_label_classification"]
 SPLITS = ("train", "validation", "test")
+# In place of a label: the row has none. It is the index that torch's cross-entropy ignores.
+UNLABELED = -100
 MAX_SHOWN_LABELS = 50
 
 
@@ -50,6 +52,21 @@ class Split:
             [self.text_pairs[row] for row in rows] if self.text_pairs is not None else None,
             [self.labels[row] for row in rows],
         )
+
+    def followed_by(self, more: "Split") -> "Split":
+        """Return the split that has the rows of this one, then those of another one of the same task."""
+        pairs = None
+        if self.text_pairs is not None and more.text_pairs is not None:
+            pairs = [*self.text_pairs, *more.text_pairs]
+        return Split([*self.texts, *more.texts], pairs, [*self.labels, *more.labels])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the rows, in order."""
+        digest = hashlib.sha256()
+        for row in self.rows():
+            digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -29,18 +29,24 @@ class Costs:
     """Tokens of the validation split."""
     test: int
     """Tokens of the test split."""
+    unlabeled: int = 0
+    """Tokens of the unlabelled rows that the student learns from."""
 
     def forward(self, tokens: int) -> float:
         """Return the seconds of a forward pass over so many tokens."""
         return tokens * self.token_seconds
 
-    def training(self, epochs: float, *, passes: int, copies: int = 1) -> float:
-        """Return the seconds of a training.
+    def student(self, copies: int) -> int:
+        """Return the tokens that the student learns from: `copies` of the training split, and the unlabelled rows."""
+        return copies * self.train + self.unlabeled
 
-        Each of the `copies` of the training split costs `passes` forward passes per epoch, and every epoch ends with a
-        validation.
+    def training(self, epochs: float, *, passes: int, tokens: int | None = None) -> float:
+        """Return the seconds of a training on so many tokens; None means those of the training split.
+
+        Each costs `passes` forward passes per epoch, and every epoch ends with a validation.
         """
-        return epochs * self.forward(copies * self.train) * passes + math.ceil(epochs) * self.forward(self.validation)
+        learned = self.train if tokens is None else tokens
+        return epochs * self.forward(learned) * passes + math.ceil(epochs) * self.forward(self.validation)
 
 
 def measure_costs(job: Job) -> Costs:
@@ -53,7 +59,14 @@ def measure_costs(job: Job) -> Costs:
     parameters = config.num_hidden_layers * (4 * width * width + 2 * width * inner)
     rows = job.rows(job.checkpoint)
     rate = _multiplication_rate(width, inner) * TRAINING_EFFICIENCY
-    return Costs(2 * parameters / rate, *(sum(split.lengths) for split in (rows.train, rows.validation, rows.test)))
+    unlabeled = job.unlabeled_rows(job.checkpoint)
+    return Costs(
+        2 * parameters / rate,
+        train=sum(rows.train.lengths),
+        validation=sum(rows.validation.lengths),
+        test=sum(rows.test.lengths),
+        unlabeled=sum(unlabeled.lengths) if unlabeled is not None else 0,
+    )
 
 
 def estimate_seconds(job: Job, steps: Iterable["Step"]) -> dict[str, float]:

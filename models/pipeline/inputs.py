@@ -1,6 +1,6 @@
 """The inputs of a job: the values that decide its results, and the machine that it runs on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,9 @@ from typing import Any
 from sparserve.kernels.library import LibraryError, find_library
 from sparserve.models.bundle.manifest import Machine
 from sparserve.models.cpus import available_cpus
-from sparserve.models.data.dataset import Dataset
-from sparserve.models.data.tokenization import TokenizedDataset
+from sparserve.models.data.dataset import Dataset, Split
+from sparserve.models.data.tokenization import TokenizedDataset, TokenizedSplit
+from sparserve.models.data.unlabeled import UnlabeledRows
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import sha256
@@ -34,6 +35,8 @@ class Job:
     """Tokenised data by digest of the checkpoint, digest of the data and maximum length; filled by `rows`."""
     hub_data_set: str | None = None
     """Id of the data set if it is one of the Hub, for the model card."""
+    unlabeled: UnlabeledRows | None = None
+    """More rows for the student, whose only target is the teacher's answer."""
 
     @property
     def multi_label(self) -> bool:
@@ -49,6 +52,16 @@ class Job:
     def start(self) -> Checkpoint:
         """The network that the student starts from. A teacher that is still to be fine-tuned is the checkpoint."""
         return starting_from(self.checkpoint, self.teacher, self.recipe)
+
+    @property
+    def unlabeled_split(self) -> Split | None:
+        """The unlabelled rows that the student learns from; None without a teacher to answer for them."""
+        return self.unlabeled.split if self.unlabeled is not None and self.recipe.imitates_teacher else None
+
+    def unlabeled_rows(self, network: Checkpoint) -> TokenizedSplit | None:
+        """Return the unlabelled rows that the student learns from, as tokens of this network."""
+        split = self.unlabeled_split
+        return None if split is None else self.rows(network, replace(self.dataset, train=split)).train
 
     def rows(self, network: Checkpoint, dataset: Dataset | None = None) -> TokenizedDataset:
         """Return the job's data, or another dataset, as tokens of this network; each is tokenised once."""

@@ -16,6 +16,7 @@ from sparserve.models.data.loading import load_dataset
 from sparserve.models.data.options import DataOptions
 from sparserve.models.data.sources.source import HUB, is_hub_id
 from sparserve.models.data.sources.split_files import exists
+from sparserve.models.data.unlabeled import UnlabeledRows, load_unlabeled
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
 from sparserve.models.errors import DataError
 from sparserve.models.files import write_atomically
@@ -24,7 +25,13 @@ from sparserve.models.pipeline.estimate import estimate_seconds
 from sparserve.models.pipeline.execution import run_plan
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan, plan_job
-from sparserve.models.pipeline.preflight import check_calibration, check_recipe, check_type_ids, check_vocabulary
+from sparserve.models.pipeline.preflight import (
+    check_calibration,
+    check_recipe,
+    check_type_ids,
+    check_unlabeled,
+    check_vocabulary,
+)
 from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.pipeline.task import check_labels, check_name, task_name
 from sparserve.models.progress import Reporter
@@ -54,6 +61,7 @@ class CompressOptions:
     store: Path
     work: Path
     replace_labels: bool = False
+    unlabeled: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,8 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     """
     # Checks that need neither downloads nor data come first.
     recipe = load_recipe(options.recipe, overrides=options.overrides)
+    if options.unlabeled is not None:
+        check_unlabeled(recipe)
     task = task_name(options.data, options.task)
     check_name(recipe.variant_name, "variant")
     threads = options.threads or available_cpus()
@@ -134,12 +144,33 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         reporter.say(f"  note: {note}")
     hub_data_set = options.data.removeprefix(HUB) if is_hub_id(options.data) else None
     source = Path(options.data).name if exists(options.data) else options.data
-    job = Job(task, recipe, checkpoint, teacher, dataset, source, options.seed, threads, hub_data_set=hub_data_set)
+    job = Job(
+        task,
+        recipe,
+        checkpoint,
+        teacher,
+        dataset,
+        source,
+        options.seed,
+        threads,
+        hub_data_set=hub_data_set,
+        unlabeled=_unlabeled(options, dataset, reporter),
+    )
     check_type_ids(job)
     check_vocabulary(job)
     check_calibration(job)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")
     return Run(plan_job(job), store, Workspace(options.work / "steps"), replace_labels=options.replace_labels)
+
+
+def _unlabeled(options: CompressOptions, dataset: Dataset, reporter: Reporter) -> UnlabeledRows | None:
+    if options.unlabeled is None:
+        return None
+    rows = load_unlabeled(options.unlabeled, dataset, **options.data_options)
+    for line in rows.lines():
+        reporter.say(line)
+    reporter.result("unlabeled", {"digest": rows.split.digest, "rows": len(rows.split), "dropped": rows.dropped})
+    return rows
 
 
 def _match_labels(teacher: Checkpoint, dataset: Dataset, reporter: Reporter) -> Dataset:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.pipeline.inputs import Environment, Job, common_inputs
-from sparserve.models.pipeline.stages.augmentation import augmentation_step
+from sparserve.models.pipeline.stages.augmentation import augmentation_step, student_inputs
 from sparserve.models.pipeline.stages.export import export_step
 from sparserve.models.pipeline.stages.measurement import measurement_step
 from sparserve.models.pipeline.stages.pack import pack_step
@@ -68,7 +68,7 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
 
     teacher = teacher_step(job, common)
     augmentation = augmentation_step(job, recipe.augmentation, common) if recipe.augmentation else None
-    rows = {**common, "data": augmentation.key} if augmentation else common
+    rows = student_inputs(job, augmentation, common)
     outputs = (
         teacher_outputs_step(job, recipe.distillation, rows, teacher, augmentation)
         if recipe.distillation and store_teacher_outputs

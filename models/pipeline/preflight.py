@@ -73,6 +73,25 @@ def check_recipe(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Rec
     _check_losses(student, dense, recipe)
 
 
+def check_unlabeled(recipe: Recipe) -> None:
+    """Check that unlabelled rows have a target.
+
+    Raises:
+        RecipeError: the student does not learn from a teacher.
+    """
+    if recipe.imitates_teacher:
+        return
+    if not recipe.student.epochs:
+        raise RecipeError(
+            f"--unlabeled: recipe {recipe.name} trains no student, so it has no use for more rows: take a recipe that "
+            "does, such as sparsebert-best"
+        )
+    raise RecipeError(
+        f"--unlabeled: the student of recipe {recipe.name} learns from labels only, and these rows have none: take a "
+        "recipe with distillation, such as sparsebert-best, or add --set distillation.logits=1"
+    )
+
+
 def _check_positions(network: Checkpoint, recipe: Recipe) -> None:
     config: Any = network.config
     # RoBERTa and MPNet count positions from the padding id.

@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sparserve.models.bundle.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
-from sparserve.models.bundle.manifest import Calibration, Evaluation, Lineage, Manifest, Measurement, Packed, TokenTable
+from sparserve.models.bundle.manifest import (
+    Calibration,
+    Evaluation,
+    Lineage,
+    Manifest,
+    Measurement,
+    Packed,
+    TokenTable,
+    UnlabeledData,
+)
 from sparserve.models.bundle.store import Store
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.encoders.checkpoint import Checkpoint
@@ -171,6 +180,7 @@ def _manifest(
             data_source=job.data_source,
             data_digest=job.dataset.digest,
             teacher=dense.manifest.version if dense else None,
+            unlabeled=None if variant.is_dense else _unlabeled(job),
             seed=job.seed,
             libraries=plan.environment.libraries,
         ),
@@ -185,6 +195,12 @@ def _manifest(
         packed=packed,
         files={},
     )
+
+
+def _unlabeled(job: Job) -> UnlabeledData | None:
+    if job.unlabeled is None or job.unlabeled_split is None:
+        return None
+    return UnlabeledData(source=job.unlabeled.source, digest=job.unlabeled_split.digest, rows=len(job.unlabeled_split))
 
 
 def _recipe(job: Job, variant: Variant) -> dict[str, Any]:

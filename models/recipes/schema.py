@@ -231,6 +231,14 @@ class Recipe(Section):
         return self.variant.format(sparsity=f"{100 * (self.pruning.sparsity if self.pruning else 0):g}")
 
     @property
+    def imitates_teacher(self) -> bool:
+        """True if the student is trained on the teacher's answers, and so also on rows without labels."""
+        losses = self.distillation
+        if losses is None or not self.student.epochs:
+            return False
+        return bool(losses.logits or losses.hidden or losses.attention or losses.cosine)
+
+    @property
     def baseline_quantization(self) -> Quantization:
         """Quantisation of the dense baseline, without the settings that only make a student smaller."""
         return self.quantization.model_copy(update={"enabled": True, "embedding_bits": 8})

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sparserve.models.data.dataset import UNLABELED
 from sparserve.models.encoders.layer_mapping import hidden_state_mapping, uniform_choice
 from sparserve.models.errors import RecipeError
 from sparserve.models.recipes.schema import Distillation
@@ -62,6 +63,14 @@ def logits_loss(
         return functional.binary_cross_entropy_with_logits(student / temperature, targets) * temperature**2
     targets = functional.softmax(teacher / temperature, dim=-1)
     return -(targets * functional.log_softmax(student / temperature, dim=-1)).sum(-1).mean() * temperature**2
+
+
+def labels_loss(student: torch.Tensor, labels: torch.Tensor, *, multi_label: bool = False) -> torch.Tensor:
+    """Return the cross-entropy with the gold labels, the mean over all rows; a row without a label counts 0."""
+    if multi_label:
+        labelled = (labels != UNLABELED).to(student.dtype)
+        return functional.binary_cross_entropy_with_logits(student, labels.clamp(min=0), weight=labelled)
+    return functional.cross_entropy(student, labels, ignore_index=UNLABELED, reduction="sum") / len(labels)
 
 
 def hidden_loss(

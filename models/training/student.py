@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import Collator, TokenizedDataset, TokenizedSplit
@@ -22,7 +21,7 @@ from sparserve.models.pruning.pruner import MASKS, PruningCallback
 from sparserve.models.pruning.registry import make_unit_method
 from sparserve.models.recipes.schema import Distillation, Pruning, Recipe, Squeeze
 from sparserve.models.training.checkpoints import TRAINING, finish, is_trained, on_device
-from sparserve.models.training.distillation import distillation_loss, make_projection
+from sparserve.models.training.distillation import distillation_loss, labels_loss, make_projection
 from sparserve.models.training.teacher_outputs import (
     CachedTeacher,
     LiveTeacher,
@@ -189,8 +188,8 @@ def student_loss(
             projection=getattr(network, PROJECTION, None),
         )
         if distillation.labels:
-            gold = functional.binary_cross_entropy_with_logits if multi_label else functional.cross_entropy
-            total = total + distillation.labels * gold(student.logits, inputs["labels"])
+            gold = labels_loss(student.logits, inputs["labels"], multi_label=multi_label)
+            total = total + distillation.labels * gold
         elif not distillation.logits and network is not model:
             # Gradients are averaged over processes, so every parameter needs one, including the classifier's.
             total = total + 0 * student.logits.sum()

@@ -2,12 +2,13 @@
 
 The cache is ragged, without padding: row `i` has `lengths[i]` tokens. Hidden states are stored as
 [tokens, layers + 1, hidden] and attention scores as [layers, heads, length, length] row after row, both in fp16.
+Writing it can be interrupted: it resumes after the last recorded block of rows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,15 @@ from torch import nn
 from sparserve.models.data.tokenization import Collator, TokenizedSplit
 from sparserve.models.encoders.attention_scores import attention_scores
 from sparserve.models.encoders.layers import encoder_linears
+from sparserve.models.files import write_atomically
 from sparserve.models.training.distillation import NetworkOutputs
 from sparserve.models.types import Progress
 
 HALF_MAX = float(np.finfo(np.float16).max)
+BATCH_ROWS = 64
+RECORDED_ROWS = 2048  # a multiple of the batch
+DONE = "rows.done"  # of a cache that is not complete: the number of rows that are
+Mode = Literal["r+", "w+"]
 
 
 class TeacherSource(Protocol):
@@ -119,7 +125,7 @@ def write_cache(
     pad_token_id: int,
     progress: Progress,
 ) -> None:
-    """Run the teacher in eval mode over every row and write its outputs to `folder`."""
+    """Run the teacher in eval mode over every row and write its outputs to `folder`; resume what a kill has left."""
     model.eval()
     device = next(model.parameters()).device
     config: Any = model.config
@@ -128,14 +134,17 @@ def write_cache(
     lengths = np.asarray(rows.lengths, dtype=np.int64)
     tokens = np.concatenate([[0], np.cumsum(lengths)])
     squares = np.concatenate([[0], np.cumsum(layers * heads * lengths**2)])
-    logits = np.zeros((len(rows), config.num_labels), dtype=np.float32)
-    hidden = _create(folder / "hidden.npy", (int(tokens[-1]), layers + 1, width)) if required.hidden else None
-    attention = _create(folder / "attention.npy", (int(squares[-1]),)) if required.attention else None
+    record = folder / DONE
+    done = int(record.read_text()) if record.is_file() else 0
+    mode: Mode = "r+" if done else "w+"
+    logits = _open(folder / "logits.npy", (len(rows), config.num_labels), mode, np.float32)
+    hidden = _open(folder / "hidden.npy", (int(tokens[-1]), layers + 1, width), mode) if required.hidden else None
+    attention = _open(folder / "attention.npy", (int(squares[-1]),), mode) if required.attention else None
+    written = [mapped for mapped in (logits, hidden, attention) if mapped is not None]
     collate = Collator(pad_token_id)
     order = sorted(range(len(rows)), key=lambda row: (lengths[row], row))
-    done = 0
-    for begin in range(0, len(order), 64):
-        numbers = order[begin : begin + 64]
+    for begin in range(done, len(order), BATCH_ROWS):
+        numbers = order[begin : begin + BATCH_ROWS]
         batch = collate([rows[row] for row in numbers])
         batch.pop("row")
         outputs = run_network(model, {name: value.to(device) for name, value in batch.items()}, required)
@@ -148,14 +157,17 @@ def write_cache(
                 hidden[tokens[row] : tokens[row + 1]] = stacked[index, :used]
             if attention is not None and scores is not None:
                 attention[squares[row] : squares[row + 1]] = scores[index, :, :, :used, :used].ravel()
-        done += len(numbers)
+        done = begin + len(numbers)
         progress(done, len(order), "rows")
-    np.save(folder / "logits.npy", logits)
+        if done % RECORDED_ROWS == 0:
+            for mapped in written:
+                mapped.flush()
+            write_atomically(record, str(done))
     np.save(folder / "lengths.npy", lengths)
     np.save(folder / "attention_shape.npy", np.asarray([layers, heads]))
-    for mapped in (hidden, attention):
-        if mapped is not None:
-            mapped.flush()
+    for mapped in written:
+        mapped.flush()
+    record.unlink(missing_ok=True)
 
 
 def _half(values: torch.Tensor) -> npt.NDArray[np.float16]:
@@ -163,8 +175,8 @@ def _half(values: torch.Tensor) -> npt.NDArray[np.float16]:
     return result
 
 
-def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+def _open(path: Path, shape: tuple[int, ...], mode: Mode, dtype: type[np.floating[Any]] = np.float16) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
 
 
 def _map(path: Path) -> np.memmap | None:

@@ -108,6 +108,14 @@ def compress(
     test: Annotated[
         Path | None, typer.Option(help="File of the test split. Default: split off.", rich_help_panel=DATA)
     ] = None,
+    unlabeled: Annotated[
+        Path | None,
+        typer.Option(
+            help="File, folder or pattern of more texts, without labels: the student learns the teacher's answers to "
+            "them.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(help="Name of the task in the store. Default: derived from the data.", rich_help_panel=DATA),
@@ -254,6 +262,7 @@ def compress(
                 encoding=encoding,
                 validation=validation,
                 test=test,
+                unlabeled=unlabeled,
                 seed=seed,
                 threads=threads,
             )

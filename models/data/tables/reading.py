@@ -42,6 +42,19 @@ def read_table(path: Path, options: ReadOptions | None = None) -> Table:
     return table
 
 
+def read_lines(path: Path, encoding: str | None = None) -> Table:
+    """Read a text file, compressed or not, as a table with one column `text`: every line that is not blank is a row.
+
+    Raises:
+        DataError: the file is missing, empty or not text.
+    """
+    text, notes = decode(unpack(read_bytes(path), path), path, encoding)
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise DataError(f"{path} has no rows.")
+    return Table({"text": lines}, named=False, format="lines of text", notes=tuple(notes))
+
+
 def _read(path: Path, options: ReadOptions) -> Table:
     content = read_bytes(path)
     plain = unpack(content, path)

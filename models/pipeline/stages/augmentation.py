@@ -49,9 +49,23 @@ def copies_of_training_rows(job: Job) -> int:
     return 1 + (job.recipe.augmentation.variants if job.recipe.augmentation else 0)
 
 
+def student_inputs(job: Job, augmentation: Step | None, common: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs of a step that decide the rows which the student learns from."""
+    inputs = {**common, "data": augmentation.key} if augmentation else {**common}
+    if job.unlabeled_split is not None:
+        inputs["unlabeled"] = job.unlabeled_split.digest
+    return inputs
+
+
 def student_rows(job: Job, network: Checkpoint, augmentation: Step | None, context: Context) -> TokenizedDataset:
-    """Return the rows that the student learns from, augmented if the recipe says so, as tokens of this network."""
-    if augmentation is None:
+    """Return the rows that the student learns from, as tokens of this network.
+
+    They are the training rows, augmented if the recipe says so, then the unlabelled rows.
+    """
+    unlabeled = job.unlabeled_split
+    if augmentation is None and unlabeled is None:
         return job.rows(network)
-    train = read_split(context.result(augmentation) / AUGMENTED)
+    train = read_split(context.result(augmentation) / AUGMENTED) if augmentation else job.dataset.train
+    if unlabeled is not None:
+        train = train.followed_by(unlabeled)
     return job.rows(network, replace(job.dataset, train=train))

@@ -68,7 +68,7 @@ def student_step(
         "student",
         inputs,
         build,
-        lambda costs: costs.training(recipe.student.epochs, passes=passes, copies=copies),
+        lambda costs: costs.training(recipe.student.epochs, passes=passes, tokens=costs.student(copies)),
         tuple(step for step in (teacher, augmentation, teacher_outputs, squeeze) if step is not None),
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparserve.models.data.tokenization import TokenizedSplit
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.stages.augmentation import copies_of_training_rows, student_rows
 from sparserve.models.pipeline.step_cache import Context, Step
@@ -22,14 +23,20 @@ def teacher_outputs_fit(job: Job) -> bool:
     if distillation is None or not job.recipe.student.epochs:
         return False
     config: Any = job.teacher_or_checkpoint.config
-    needed = cache_bytes(
-        job.rows(job.checkpoint).train,
-        required_outputs(distillation),
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-    )
-    return needed * copies_of_training_rows(job) <= distillation.cache_bytes
+
+    def needed(rows: TokenizedSplit) -> int:
+        return cache_bytes(
+            rows,
+            required_outputs(distillation),
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+        )
+
+    total = needed(job.rows(job.checkpoint).train) * copies_of_training_rows(job)
+    if (unlabeled := job.unlabeled_rows(job.checkpoint)) is not None:
+        total += needed(unlabeled)
+    return total <= distillation.cache_bytes
 
 
 def teacher_outputs_step(
@@ -55,4 +62,4 @@ def teacher_outputs_step(
     }
     needs = (teacher, augmentation) if augmentation else (teacher,)
     copies = copies_of_training_rows(job)
-    return Step("teacher outputs", inputs, build, lambda costs: costs.forward(copies * costs.train), needs)
+    return Step("teacher outputs", inputs, build, lambda costs: costs.forward(costs.student(copies)), needs)

@@ -11,6 +11,7 @@ import pytest
 
 from sparserve.models.bundle.manifest import Machine
 from sparserve.models.data.loading import load_dataset
+from sparserve.models.data.unlabeled import load_unlabeled
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.pipeline.inputs import LIBRARIES, Environment, Job, SparseRuntime
 from sparserve.models.pipeline.plan import Plan, make_plan, plan_job
@@ -104,6 +105,21 @@ def test_plan_with_temperature_scaling_keeps_the_networks(keys: Keys) -> None:
     names = changed(keys(), keys(temperature_scaling=True))
     assert {"export dense", "export dense-int8", "export sparse60"} <= names
     assert not {"teacher", "teacher outputs", "student"} & names
+
+
+def test_plan_with_unlabelled_rows_changes_the_student_alone(
+    job: Job, keys: Keys, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "more.txt").write_text("a fine film\na dull one\n")
+    more = replace(job, unlabeled=load_unlabeled(tmp_path / "more.txt", job.dataset))
+    names = changed(keys(), keys_of(plan_job(more, ENVIRONMENT)))
+    assert {"teacher outputs", "student", "export sparse60"} <= names
+    assert not {"teacher", "export dense", "export dense-int8", "predict dense"} & names
+    # A recipe whose student learns from labels, or is not trained, has no use for them.
+    labels_only = replace(more, recipe=load_recipe(tiny_recipe, overrides={"distillation": None}))
+    assert keys_of(plan_job(labels_only, ENVIRONMENT)) == keys_of(
+        plan_job(replace(labels_only, unlabeled=None), ENVIRONMENT)
+    )
 
 
 def test_plan_keys_depend_on_the_revision_of_the_code(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:

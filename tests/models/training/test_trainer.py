@@ -10,15 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.nn import functional
 from transformers import TrainerCallback
 
-from sparserve.models.data.dataset import Split
+from sparserve.models.data.dataset import UNLABELED, Split
 from sparserve.models.data.tokenization import Collator, tokenize
 from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import TrainingError
 from sparserve.models.evaluation.scores import evaluate
 from sparserve.models.pruning.pruner import MASKS, Pruner, PruningCallback
 from sparserve.models.recipes.schema import Distillation, Pruning, Student, Training
+from sparserve.models.training import teacher_outputs
 from sparserve.models.training.distillation import NetworkOutputs
 from sparserve.models.training.student import student_loss
 from sparserve.models.training.teacher_outputs import (
@@ -288,6 +290,46 @@ def test_teacher_cache_matches_live_teacher(
         torch.testing.assert_close(a[pairs.expand_as(a)], b[pairs.expand_as(b)], atol=5e-3, rtol=5e-3)
     size = sum(p.stat().st_size for name in ("hidden", "attention") if (p := tmp_path / f"{name}.npy").exists())
     assert 0 <= size - cache_bytes(rows, wanted, layers=2, hidden=32, heads=4) < 1000
+
+
+def test_teacher_cache_resumes_after_a_kill(
+    network: Any, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(folder: Path, progress: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        required = RequiredOutputs(hidden=True, attention=False)
+        write_cache(folder, network, rows, required, pad_token_id=0, progress=progress)
+
+    def kill(done: int, total: int, note: str) -> None:
+        if done > 40:
+            raise Killed
+
+    monkeypatch.setattr(teacher_outputs, "BATCH_ROWS", 10)
+    monkeypatch.setattr(teacher_outputs, "RECORDED_ROWS", 40)
+    heard: list[int] = []
+    write(tmp_path / "whole", lambda *_: None)
+    with pytest.raises(Killed):
+        write(tmp_path / "killed", kill)
+    write(tmp_path / "killed", lambda done, *_: heard.append(done))
+    assert heard[0] == 50
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "killed").iterdir())
+    assert all((tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes() for name in names)
+
+
+def test_student_loss_gives_unlabelled_rows_no_label(network: Any, rows: Any) -> None:
+    batch = Collator(0)([rows[row] for row in range(4)])
+    numbers = batch.pop("row")
+    teacher = LiveTeacher(network, RequiredOutputs(hidden=False, attention=False))
+    losses = [
+        student_loss(teacher, Distillation(logits=1, hidden=0, attention=0, labels=weight), multi_label=False)
+        for weight in (0.0, 1.0)
+    ]
+    none = {**batch, "labels": torch.full((4,), UNLABELED)}
+    assert torch.equal(losses[0](network, batch, numbers), losses[1](network, none, numbers))
+    half = {**batch, "labels": batch["labels"].where(torch.arange(4) < 2, UNLABELED)}
+    gold = functional.cross_entropy(network(**{**batch, "labels": None}).logits[:2], batch["labels"][:2])
+    torch.testing.assert_close(losses[1](network, half, numbers) - losses[0](network, half, numbers), gold / 2)
 
 
 def test_student_loss_is_zero_for_teacher_itself(network: Any, rows: Any) -> None:

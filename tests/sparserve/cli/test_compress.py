@@ -52,6 +52,15 @@ def test_compress_refuses_a_checkpoint_that_is_no_encoder(
     refused("--model", copy, code=2, message="not an encoder")
 
 
+def test_compress_refuses_unlabelled_rows_without_a_teacher_to_answer(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("another film\n")
+    given = ["--unlabeled", tmp_path / "more.txt"]
+    refused(*given, "--set", "distillation=null", code=2, message="add --set distillation.logits=1")
+    one_shot = ["--set", "student.start=teacher", "--set", "distillation=null", "--set", "student.epochs=0"]
+    refused(*given, *one_shot, code=2, message="trains no student")
+    refused("--unlabeled", tmp_path / "missing.csv", code=2, message="missing.csv does not exist")
+
+
 def test_compress_refuses_wrong_data(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "one.csv"
     path.write_text("text,label\n" + "".join(f"text {i},same\n" for i in range(40)))
