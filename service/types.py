@@ -1,7 +1,6 @@
 """Values that every layer and protocol of the service shares. Seconds, bytes and fractions throughout."""
 
 import time
-from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, Self
 
@@ -20,7 +19,6 @@ class RequestOptions:
         request_id: identifies the request in logs and disagreements.
         client: identifies who sent it: the key, or the address; clients share the machine fairly.
         weight: share of this client relative to others.
-        connection: the connection that the request came on; None if requests of one connection may overlap.
         arrived: time of the request's arrival, on the performance counter.
     """
 
@@ -29,7 +27,6 @@ class RequestOptions:
     request_id: str | None = None
     client: str = ""
     weight: float = 1.0
-    connection: Hashable = None
     arrived: float = field(default_factory=time.perf_counter)
 
     def within(self, seconds: float) -> Self:

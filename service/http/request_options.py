@@ -10,8 +10,6 @@ from sparserve.service.errors import InvalidRequest
 from sparserve.service.http.headers import first_values, text_of
 from sparserve.service.types import RequestOptions
 
-# Name, in the state of a request, of the number of its connection.
-CONNECTION: Final = "connection"
 TIMEOUT_HEADER: Final = "X-Request-Timeout"
 ROUTING_KEY_HEADER: Final = "X-Routing-Key"
 ROUTING_KEY_MAX_CHARACTERS: Final = 256
@@ -52,7 +50,6 @@ async def read_request_options(request: Request) -> RequestOptions:
         request_id=state.get("request_id"),
         client=state.get("client", ""),
         weight=state.get("weight", 1.0),
-        connection=state.get(CONNECTION),
         # The client has been waiting since it sent the head; the body may have arrived much later.
         arrived=state["arrived"],
     )

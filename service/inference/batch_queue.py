@@ -106,19 +106,27 @@ class BatchQueue:
         if ticket.waiting:
             self._order(ticket).remove(ticket)
 
-    def take(self, now: float) -> Batch | None:
+    def next_seconds(self) -> float:
+        """Predict the time of the first input of the next batch; 0 if unknown or only background inputs wait."""
+        if not self._front:
+            return 0.0
+        ticket = self._front.first()
+        return ticket.latency.seconds(ticket.waiting[-1].length)
+
+    def take(self, now: float, max_seconds: float = math.inf) -> Batch | None:
         """Remove and return the next batch, or None if nothing waits. Requests that would be too late are cancelled.
 
         The batch contains the longest input of the request whose turn it is. Of the inputs that are next in fair
         order, it takes the nearest lengths that fill the budget with the most tokens. According to the latency model
-        it ends before the deadline of every input in it. The last waiting request runs in any case until its deadline:
-        only another batch can correct a latency model that is wrong.
+        it ends before the deadline of every input in it, and takes at most `max_seconds`, unless its first input alone
+        takes longer. The last waiting request runs in any case until its deadline: only another batch can correct a
+        latency model that is wrong.
         """
         while order := self._front or self._background:
             ticket = order.first()
             first = ticket.waiting[-1]
             if not ticket.too_late(now, first.length) or (self._is_last(ticket) and not ticket.expired(now)):
-                batch = Batch(ticket.model, self._choose(order, first, now))
+                batch = Batch(ticket.model, self._choose(order, first, now, max_seconds))
                 order.take(batch.positions)
                 return batch
             self._cancel_late(order, now)
@@ -147,13 +155,13 @@ class BatchQueue:
     def _is_last(self, ticket: Ticket) -> bool:
         return len(ticket.waiting) == self.items + self.background_items
 
-    def _choose(self, order: FairOrder, first: Item, now: float) -> list[Item]:
+    def _choose(self, order: FairOrder, first: Item, now: float, max_seconds: float) -> list[Item]:
         """Return the inputs of the next batch, sorted by length.
 
         The inputs that are next in fair order are considered. Those far back in it only get room that would remain
         empty: they are considered if the batch would be less than half full without them.
         """
-        ticket, budget = first.ticket, self._affordable(first, now)
+        ticket, budget = first.ticket, self._affordable(first, now, max_seconds)
         goal = CANDIDATES * budget
 
         def in_time(other: Ticket) -> bool:
@@ -176,10 +184,10 @@ class BatchQueue:
                 return candidates[begin:end]
             goal *= CANDIDATES
 
-    def _affordable(self, first: Item, now: float) -> int:
+    def _affordable(self, first: Item, now: float, max_seconds: float) -> int:
         """Return the budget, or less if it would take too long or miss the deadline of the first input."""
         deadline, latency = first.ticket.deadline, first.ticket.latency
-        seconds = self.max_seconds + latency.fixed_seconds
+        seconds = min(self.max_seconds + latency.fixed_seconds, max_seconds)
         if deadline is not None:
             seconds = min(seconds, deadline - now)
         if seconds >= latency.seconds(self.budget):

@@ -2,6 +2,10 @@
 
 An idle thread takes the next batch from the queue at once. On an idle server a request waits for nothing; under load
 the next batch fills while others run.
+
+Batches of a few milliseconds run on the event loop: the way to a thread and back takes as long as they do, and two
+threads that compete for the interpreter take more CPU time than one that alternates between reading requests and
+running them.
 """
 
 import asyncio
@@ -9,7 +13,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,16 +23,20 @@ from sparserve.service.errors import DeadlineExceeded, Overloaded, TooLarge
 from sparserve.service.inference.batch_queue import BatchQueue
 from sparserve.service.inference.engine import Engine
 from sparserve.service.inference.running_batch import InferenceResult, Outcome, PendingRequest, RunningBatch, deliver
+from sparserve.service.inference.throughput import Throughput
 from sparserve.service.inference.ticket import Ticket
 from sparserve.service.inference.tokenizer_pool import TokenizerPool
 from sparserve.service.observability.metrics import Metrics
 
-# Weight of the last batch in the moving average of the throughput.
-THROUGHPUT_SMOOTHING: Final = 0.1
 # Fraction of the limits of the queue that comes on top of them for clients with less than an equal share.
 RESERVE: Final = 0.25
 # A request that is predicted to take at most this long may run on the event loop, which answers nothing meanwhile.
-LOOP_SECONDS: Final = 0.004
+LOOP_SECONDS: Final = 0.008
+# Limit of such a batch together with others that wait: larger ones take less CPU time per request.
+LOOP_BATCH_SECONDS: Final = 0.02
+# A request is refused if its answer is predicted to take more than this fraction of the time to its deadline. Nearer to
+# it, batches would become smaller so as to end in time, and answers would come too late for the way back.
+DEADLINE_FRACTION: Final = 0.7
 # How long `close` waits for the last batch of a thread.
 CLOSE_SECONDS: Final = 5.0
 
@@ -69,8 +77,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._running = 0
-        self._connection: Hashable = None  # that has sent the last request
-        self._tokens_per_second = tokens_per_second
+        self._loop_run_due = False
+        self._throughput = Throughput(tokens_per_second)
         self._loop: asyncio.AbstractEventLoop | None = None
         metrics.batches.waiting.set_function(lambda: self._queue.items)
         metrics.batches.waiting_tokens.set_function(lambda: self._queue.tokens)
@@ -97,14 +105,12 @@ class Batcher:
         background: bool = False,
         client: str = "",
         weight: float = 1.0,
-        connection: Hashable = None,
     ) -> InferenceResult:
         """Return the logits of tokenised inputs. If the caller is cancelled, the request leaves the queue.
 
         `deadline` is on the clock of the batcher. With `alone`, no inputs of other requests share its batches, so that
         their times are its own. With `background`, it runs only when no other request waits. Each `client` gets a
-        share of the machine in proportion to its `weight`. A short request runs on the event loop while only one
-        `connection` sends requests.
+        share of the machine in proportion to its `weight`.
 
         Raises:
             TooLarge: an input is over the budget of a batch.
@@ -124,12 +130,8 @@ class Batcher:
             self._admit(ticket)
             self._requests[ticket] = request
             self._queue.add(ticket)
-            batch = self._take() if self._is_alone(ticket, connection) else None
-            if batch is None:
-                self._changed.notify()
+            self._start_next()
         try:
-            if batch is not None:
-                deliver(batch, self._run(batch))
             if deadline is None:
                 return await request.result
             async with asyncio.timeout(max(deadline - now, 0)):
@@ -195,29 +197,43 @@ class Batcher:
         self.check_room(len(ticket.lengths), sum(ticket.lengths), ticket.client)
         self._check_deadline(ticket)
 
+    def check_early(self, engine: Engine, inputs: int, *, deadline: float | None, client: str, weight: float) -> None:
+        """Refuse a request before it is tokenised if it would be refused even with inputs of one token.
+
+        Raises:
+            Overloaded: as in `run`.
+        """
+        if self._queue.items:
+            lengths = [1] * inputs
+            ticket = Ticket(id(engine), lengths, self._clock(), deadline, client=client, weight=weight)
+            self.check_room(inputs, inputs, client)
+            with self._changed:
+                self._check_deadline(ticket)
+
     def _check_deadline(self, ticket: Ticket) -> None:
         """Refuse a request at once if it cannot meet its deadline, so that the client can go elsewhere."""
-        if ticket.deadline is None or not self._queue.tokens or not self._tokens_per_second:
+        if ticket.deadline is None or not self._queue.tokens or not self._throughput.tokens_per_second:
             return
         seconds_left = ticket.deadline - ticket.arrived
-        if self._queue.tokens + sum(ticket.lengths) <= seconds_left * self._tokens_per_second:
+        allowed = seconds_left * DEADLINE_FRACTION
+        if self._queue.tokens + sum(ticket.lengths) <= allowed * self._throughput.tokens_per_second:
             return
-        seconds = self._queue.tokens_before(ticket) / self._tokens_per_second
-        if seconds > seconds_left:
+        seconds = self._queue.tokens_before(ticket) / self._throughput.tokens_per_second
+        if seconds > allowed:
             self._metrics.requests.shed.labels("deadline").inc()
-            wait = max(math.ceil(seconds - seconds_left), 1)
+            wait = max(math.ceil(seconds - allowed), 1)
             raise Overloaded(
-                f"{self._queue.tokens} tokens are waiting: the answer would take about {seconds:.1f} s, longer than "
-                f"the deadline allows: try again in {wait} s",
+                f"{self._queue.tokens} tokens are waiting: the answer would take about {seconds:.1f} s, and the "
+                f"deadline is in {seconds_left:.1f} s: try again in {wait} s",
                 wait,
             )
 
     def _seconds_until_room(self, items: int, tokens: int) -> int:
         """Return the time to run what is over the limits; at least 1 s, the unit of the header."""
-        if not self._tokens_per_second:
+        if not self._throughput.tokens_per_second:
             return 1
         mean_length = self._queue.tokens / self._queue.items
-        return max(math.ceil(max(tokens, items * mean_length) / self._tokens_per_second), 1)
+        return max(math.ceil(max(tokens, items * mean_length) / self._throughput.tokens_per_second), 1)
 
     def _work(self) -> None:
         """Run batches until the batcher is closed; the main function of a thread."""
@@ -230,7 +246,7 @@ class Batcher:
         All references to the batch end with this call, so that an unloaded model is freed before the next batch.
         """
         with self._changed:
-            while (batch := None if self._closing else self._take()) is None:
+            while (batch := self._take_for_thread()) is None:
                 if self._closing:
                     return False
                 self._changed.wait()
@@ -240,27 +256,60 @@ class Batcher:
             self._loop.call_soon_threadsafe(deliver, batch, outcome)
         return True
 
-    def _is_alone(self, ticket: Ticket, connection: Hashable) -> bool:
-        """Return True if a request can run on the event loop without delaying others.
+    def _start_next(self) -> None:
+        """Have a thread or the event loop run the next batch; called on the event loop, with the lock."""
+        if not self._fits_loop():
+            self._changed.notify()
+        elif not self._loop_run_due:
+            assert self._loop is not None
+            self._loop_run_due = True
+            # After the other sockets that are ready now, whose requests may run in the same batch.
+            self._loop.call_soon(self._run_on_loop)
 
-        The way to a thread and back takes as long as a small model. A request that arrives meanwhile waits for this
-        one in any case. But it would wait on, alone, instead of being batched with others that wait: so the connection
-        must be the only one that has sent requests lately.
+    def _take_for_thread(self) -> RunningBatch | None:
+        """Take the next batch from the queue, or leave it to the event loop if it fits there; called with the lock."""
+        if self._closing:
+            return None
+        if self.concurrency > 1 or not self._fits_loop():
+            return self._take()
+        if not self._loop_run_due:
+            assert self._loop is not None
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits for an answer
+                self._loop.call_soon_threadsafe(self._run_on_loop)
+                self._loop_run_due = True
+        return None
+
+    def _fits_loop(self) -> bool:
+        """Return True if the next batch can run on the event loop.
+
+        With several threads for batches, only a request that is alone can: otherwise they run in parallel.
         """
-        before, self._connection = self._connection, connection
         return (
-            connection is not None
-            and connection == before
-            and not self._running
-            and len(self._requests) == 1
-            and not ticket.background
-            and 0 < ticket.latency.seconds(sum(ticket.lengths)) <= LOOP_SECONDS
+            not self._running
+            and (self.concurrency == 1 or len(self._requests) == 1)
+            and 0 < self._queue.next_seconds() <= LOOP_SECONDS
         )
 
-    def _take(self) -> RunningBatch | None:
+    def _run_on_loop(self) -> None:
+        self._loop_run_due = False
+        with self._changed:
+            if self._closing or not self._queue.items:
+                return
+            if not self._fits_loop():
+                self._changed.notify()
+                return
+            batch = self._take(LOOP_BATCH_SECONDS)
+        if batch is None:
+            return
+        deliver(batch, self._run(batch))
+        with self._changed:
+            if self._queue.items or self._queue.background_items:
+                self._start_next()
+
+    def _take(self, max_seconds: float = math.inf) -> RunningBatch | None:
         """Take the next batch from the queue, with its requests; None if there is none."""
         now = self._clock()
-        batch = self._queue.take(now)
+        batch = self._queue.take(now, max_seconds)
         if batch is None:
             return None
         requests = {ticket: self._requests[ticket] for ticket in batch.positions}
@@ -277,9 +326,13 @@ class Batcher:
         seconds = self._clock() - started
         with self._changed:
             self._running -= 1
-            rate = self.concurrency * batch.tokens / max(seconds, 1e-9)
-            weight = THROUGHPUT_SMOOTHING if self._tokens_per_second else 1
-            self._tokens_per_second += (rate - self._tokens_per_second) * weight
+            self._throughput.observe(
+                batch.tokens,
+                seconds / self.concurrency,
+                arrived=min(ticket.arrived for ticket in batch.positions),
+                now=started + seconds,
+                waiting=self._queue.items > 0,
+            )
             engine.latency.observe(batch.padded_tokens, seconds)
         metrics.ran(
             inputs=len(batch.items),

@@ -104,8 +104,9 @@ async def classify(
     arrived = started if arrived is None else arrived
     if tokens is None:
         if not background:
-            # Every input has at least one token.
-            batcher.check_room(len(inputs), len(inputs), options.client)
+            batcher.check_early(
+                engine, len(inputs), deadline=options.deadline, client=options.client, weight=options.weight
+            )
         tokens = await batcher.tokenizer_pool.tokenize(engine, inputs, truncate=truncate, deadline=options.deadline)
     tokenized = time.perf_counter()
     # Background work may outlive the request that started it.
@@ -119,7 +120,6 @@ async def classify(
         background=background,
         client=options.client,
         weight=options.weight,
-        connection=options.connection,
     )
     record.answered(run, tokenized, result.queue_seconds, time.perf_counter())
     warning = engine.input_mismatch(inputs)

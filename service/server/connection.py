@@ -1,7 +1,6 @@
 """HTTP connections: close those whose client has stopped sending or reading. uvicorn alone would keep them open."""
 
 import asyncio
-import itertools
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, cast
@@ -15,14 +14,12 @@ from sparserve.service.http.middleware.body_limit import BODY_RECEIVED
 from sparserve.service.http.middleware.disconnect import WATCH_DISCONNECT
 from sparserve.service.http.middleware.security_headers import add_security_headers
 from sparserve.service.http.problems import problem_response
-from sparserve.service.http.request_options import CONNECTION
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.server.response_writer import ResponseWriter
 
 # The limit of uvicorn's other parser; httptools has none.
 MAX_HEAD_BYTES: Final = 64 * 2**10
 MAX_DESCRIPTORS: Final = 65_536
-_numbers: Final = itertools.count()
 
 
 class HttpConnection(Protocol):
@@ -107,7 +104,6 @@ class Connection(HttpToolsProtocol):
         self._other_bytes = 0  # since the last bytes of the body: chunk sizes and trailers
         self._reading_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
-        self._number = next(_numbers)
         self._lost = False
         self._on_disconnect: Callable[[], object] | None = None
 
@@ -163,7 +159,6 @@ class Connection(HttpToolsProtocol):
         self.scope["state"] |= {
             WATCH_DISCONNECT: self.watch_disconnect,
             RESPOND: self.respond,
-            CONNECTION: self._number,
         }
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -64,10 +64,6 @@ def pack_checkpoint(
     config: Any = checkpoint.config
     head_size = config.hidden_size // config.num_attention_heads
     try:
-        if getattr(config, "is_decoder", False):
-            raise CheckpointError(
-                "each token attends to earlier tokens only (is_decoder), but in the sparse runtime to all"
-            )
         if library is not None:
             check_packed(
                 graph,

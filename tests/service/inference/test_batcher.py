@@ -14,7 +14,7 @@ import pytest
 
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
-from sparserve.service.inference.batcher import LOOP_SECONDS, Batcher
+from sparserve.service.inference.batcher import LOOP_BATCH_SECONDS, LOOP_SECONDS, Batcher
 from sparserve.service.inference.health import FAILURES_IN_ROW
 from sparserve.service.inference.latency_model import LatencyModel
 from sparserve.service.inference.running_batch import InferenceResult
@@ -26,6 +26,13 @@ LIMITS = {"concurrency": 1, "budget": 32, "max_items": 8, "max_tokens": 64}
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"sparserve_{name}", labels)
+
+
+class UnknownLatency(LatencyModel):
+    """Learns nothing, so that no batch runs on the event loop, where it could not be held up."""
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Ignore a batch."""
 
 
 @pytest.fixture
@@ -41,7 +48,9 @@ def scenario(metrics: Metrics) -> Callable[..., Any]:
         async def main() -> None:
             batcher = Batcher(**{**LIMITS, **limits}, metrics=metrics)
             try:
-                await steps(batcher, FakeEngine())
+                engine = FakeEngine()
+                engine.latency = UnknownLatency()
+                await steps(batcher, engine)
             finally:
                 batcher.close()
             assert value(metrics, "inputs_waiting") == value(metrics, "tokens_waiting") == 0
@@ -206,9 +215,13 @@ def test_batcher_refuses_hopeless_deadline(scenario: Callable[..., None], metric
         first = await held_up(batcher, engine)
         waiting = asyncio.create_task(batcher.run(engine, inputs(30)))
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="longer than the deadline allows: try again in"):
+        with pytest.raises(Overloaded, match=r"and the deadline is in 4.0 s: try again in"):
             await batcher.run(engine, inputs(20), deadline=next(seconds) + 5)
-        assert value(metrics, "requests_shed_total", reason="deadline") == 1
+        with pytest.raises(Overloaded, match=r"and the deadline is in 4.0 s: try again in"):
+            batcher.check_early(engine, 1, deadline=next(seconds) + 5, client="", weight=1)
+        batcher.check_early(engine, 1, deadline=next(seconds) + 60, client="", weight=1)
+        batcher.check_early(engine, 1, deadline=None, client="", weight=1)
+        assert value(metrics, "requests_shed_total", reason="deadline") == 2
         engine.gate.set()
         await asyncio.gather(first, waiting)
         assert engine.batches == [[3], [3], [30]]
@@ -266,7 +279,8 @@ def test_batcher_failed_batch_runs_its_requests_apart(scenario: Callable[..., No
     scenario(steps)
 
 
-def test_batcher_runs_on_the_loop_for_a_single_connection(scenario: Callable[..., None]) -> None:
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_batcher_runs_short_batches_on_the_loop(scenario: Callable[..., None], concurrency: int) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         threads: list[str] = []
         logits = engine.logits
@@ -277,31 +291,30 @@ def test_batcher_runs_on_the_loop_for_a_single_connection(scenario: Callable[...
 
         engine.logits = run  # type: ignore[method-assign]
 
-        async def ran_on(connection: object, engine: FakeEngine = engine) -> str:
-            await batcher.run(engine, inputs(4), connection=connection)
-            return threads[-1]
+        async def ran_on(latency: LatencyModel, requests: int = 1) -> set[str]:
+            engine.latency = latency
+            threads.clear()
+            engine.batches.clear()
+            await asyncio.gather(*(batcher.run(engine, inputs(4)) for _ in range(requests)))
+            return set(threads)
 
-        here = threading.current_thread().name
-        engine.latency = LatencyModel()
-        assert await ran_on("a") != here, "nothing is known of its time"
-        engine.latency = LatencyModel(LOOP_SECONDS / 2)
-        assert await ran_on("a") == here
-        assert await ran_on("b") != here, "two connections may send at the same time"
-        engine.latency = LatencyModel(LOOP_SECONDS / 2)
-        assert await ran_on("b") == here
-        engine.latency = LatencyModel(2 * LOOP_SECONDS)
-        assert await ran_on("b") != here, "it takes long"
-        engine.latency = LatencyModel(LOOP_SECONDS / 2)
-        assert await ran_on(None) != here, "the requests of the connection may overlap"
+        here = {threading.current_thread().name}
+        assert not await ran_on(LatencyModel()) & here, "nothing is known of its time"
+        assert not await ran_on(LatencyModel(2 * LOOP_SECONDS)) & here, "it takes long"
+        assert await ran_on(LatencyModel(LOOP_SECONDS / 2)) == here
+        assert engine.batches == [[4]]
+        assert (await ran_on(LatencyModel(LOOP_SECONDS / 2), requests=3) == here) == (concurrency == 1)
+        await ran_on(LatencyModel(LOOP_SECONDS / 2, LOOP_BATCH_SECONDS / 32), requests=7)
+        assert concurrency > 1 or engine.batches == [[4] * 6, [4]], "a batch on the loop is limited"
 
-    scenario(steps)
+    scenario(steps, concurrency=concurrency)
 
 
 def test_batcher_runs_on_a_thread_while_others_wait(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
         engine.latency = LatencyModel(LOOP_SECONDS / 2)
-        others = [asyncio.create_task(batcher.run(engine, inputs(4), connection="a")) for _ in range(3)]
+        others = [asyncio.create_task(batcher.run(engine, inputs(4))) for _ in range(3)]
         await asyncio.sleep(0)
         engine.gate.set()
         await asyncio.gather(first, *others)

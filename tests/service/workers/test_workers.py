@@ -73,7 +73,7 @@ def test_workers_add_up_and_survive_a_kill(store: Store, newer: Bundle) -> None:
             for stream in streams:
                 for _ in range(5):
                     served(stream)
-            assert service.metric("sparserve_inputs_total", **labels) == 10
+            wait_until(lambda: service.metric("sparserve_inputs_total", **labels) == 10, "the count")
             assert service.metric("sparserve_workers") == 2
             # A change that one worker is asked for holds in both.
             promoted = exchange(streams[0], f"{MODEL}/dense/promote", {"version": newer.manifest.version})
@@ -82,6 +82,8 @@ def test_workers_add_up_and_survive_a_kill(store: Store, newer: Bundle) -> None:
             refused = exchange(streams[1], f"{MODEL}/dense/promote", {"version": "0" * 16})
             assert refused[0] == 422 and "has no version" in refused[1]["detail"]
             assert [served(stream) for stream in streams] == [newer.manifest.version] * 2
+        # A request is counted after its answer.
+        wait_until(lambda: service.metric("sparserve_inputs_total", **labels) == 14, "the count")
         victim = processes(service)[0]
         folder = shared_folder(victim)
         os.kill(victim, signal.SIGKILL)
