@@ -4,10 +4,13 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <deque>
 #include <exception>
 #include <new>
+#include <stdexcept>
+#include <string>
 
 namespace sparserve {
 namespace {
@@ -120,6 +123,8 @@ Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
       head_dim_(blob.head_dim),
       activation_(static_cast<std::uint32_t>(blob.activation)),
       epsilon_(blob.epsilon),
+      pre_norm_(blob.pre_norm),
+      positions_(blob.positions),
       first_token_only_(first_token_only),
       scratch_(kKeptScratch, kKeptScratchBytes),
       workspaces_(kKeptWorkspaces, kKeptWorkspaceBytes) {
@@ -131,14 +136,39 @@ Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
     packed.attention_output = packer_.pack(std::move(layer.attention_output), false);
     packed.intermediate = packer_.pack(std::move(layer.intermediate), true);
     packed.output = packer_.pack(std::move(layer.output), true);
-    packed.attention_norm_weight = packer_.keep(std::move(layer.attention_norm_weight));
-    packed.attention_norm_bias = packer_.keep(std::move(layer.attention_norm_bias));
-    packed.output_norm_weight = packer_.keep(std::move(layer.output_norm_weight));
-    packed.output_norm_bias = packer_.keep(std::move(layer.output_norm_bias));
+    if (layer.gate.rows != 0) packed.gate = packer_.pack(std::move(layer.gate), true);
+    packed.attention_norm = keep(std::move(layer.attention_norm));
+    packed.output_norm = keep(std::move(layer.output_norm));
+    if (!layer.rotary.empty()) packed.rotary = rotary_of(layer.rotary);
+    packed.band = std::min(layer.band, kNoBand);
     max_width_ = std::max(max_width_, packed.query.rows);
     max_intermediate_ = std::max(max_intermediate_, packed.intermediate.rows);
     layers_.push_back(packed);
   }
+  final_norm_ = keep(std::move(blob.final_norm));
+}
+
+PackedNorm Encoder::keep(Norm&& norm) {
+  if (norm.weight.empty()) return {};
+  const float* weight = packer_.keep(std::move(norm.weight));
+  return {weight, packer_.keep(std::move(norm.bias))};
+}
+
+Rotary Encoder::rotary_of(const std::vector<float>& frequencies) {
+  for (const auto& [known, rotary] : rotaries_)
+    if (known == frequencies) return rotary;
+  const std::uint32_t lanes = kernels_.traits.lanes;
+  const std::size_t stride = (std::size_t{positions_} + lanes - 1) / lanes * lanes;
+  std::vector<float> cosines(frequencies.size() * stride), sines(cosines.size());
+  for (std::size_t i = 0; i < frequencies.size(); ++i)
+    for (std::size_t position = 0; position < stride; ++position) {
+      const double angle = static_cast<float>(position) * frequencies[i];  // rounded to float first, as in training
+      cosines[i * stride + position] = static_cast<float>(std::cos(angle));
+      sines[i * stride + position] = static_cast<float>(std::sin(angle));
+    }
+  const float* kept = packer_.keep(std::move(cosines));
+  rotaries_.emplace_back(frequencies, Rotary{kept, packer_.keep(std::move(sines)), stride});
+  return rotaries_.back().second;
 }
 
 void Encoder::run(const float* input, const std::int64_t* mask, const float* position_bias, bool bias_per_row,
@@ -153,6 +183,8 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
   run.max_width = max_width_;
   run.activation = activation_;
   run.epsilon = epsilon_;
+  run.pre_norm = pre_norm_;
+  run.final_norm = final_norm_;
   run.first_token_only = first_token_only_;
   run.profile = profiling.load(std::memory_order_relaxed) ? &kProfile : nullptr;
   run.input = input;
@@ -176,6 +208,9 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
     std::size_t tokens = length;
     while (tokens > 0 && own[tokens - 1] == 0) --tokens;
     if (tokens == 0) continue;
+    if (positions_ != 0 && tokens > positions_)
+      throw std::invalid_argument("a sequence of " + std::to_string(tokens) +
+                                  " tokens is longer than this encoder's " + std::to_string(positions_) + " positions");
     const bool holes = std::find(own, own + tokens, 0) != own + tokens;
     if (holes) {
       std::vector<float>& biases = key_biases.emplace_back(tokens);
@@ -227,8 +262,9 @@ void Encoder::run_chunk(Run& run, const std::vector<Sequence>& sequences, std::u
   std::size_t longest = 0;
   for (const Sequence& s : sequences) longest = std::max<std::size_t>(longest, s.stride);
   const std::size_t widest = std::max({hidden_, max_width_, max_intermediate_});
+  const std::size_t context = pre_norm_ ? std::max(max_width_, hidden_) : max_width_;  // norms are written there too
   const Scratch layout =
-      scratch_layout(traits, widest, widest, max_width_, run.first_token_only ? hidden_ : 0,
+      scratch_layout(traits, widest, widest, context, run.first_token_only ? hidden_ : 0,
                      std::max<std::size_t>(kKeyBlock * traits.lanes * traits.max_vectors, longest));
   for (std::uint32_t phase = 0; phase <= run.layer_count; ++phase) {
     if (phase == run.layer_count && run.first_token_only) {
