@@ -24,6 +24,7 @@ MAX_PLACES: Final = 2**32  # rows times columns of all matrices
 MAX_EPSILON: Final = 1.0
 MAX_POSITIONS: Final = 1 << 20
 MAX_ANGLES: Final = 1 << 25  # positions times rotary frequencies of all layers
+MAX_DISTANCES: Final = 1 << 27  # values of all tables of relative positions
 MAX_BAND: Final = (1 << 30) - 1
 PRE_NORM: Final = 1  # a flag
 LAYOUT_NAMES: Final = {DENSE: "dense", UNSTRUCTURED: "unstructured", BLOCK: "1x4", VECTOR: "vector", NOTHING: "nothing"}

@@ -28,6 +28,7 @@ from sparserve.kernels.packed_format import (
     MAGIC,
     MAX_ANGLES,
     MAX_BAND,
+    MAX_DISTANCES,
     MAX_EPSILON,
     MAX_LAYERS,
     MAX_PLACES,
@@ -43,7 +44,14 @@ from sparserve.kernels.packed_format import (
     Record,
 )
 from sparserve.kernels.quantization import quantize_paired, quantize_unstructured
-from sparserve.kernels.weights import EncoderWeights, Floats, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.weights import (
+    EncoderWeights,
+    Floats,
+    LayerWeights,
+    LinearWeights,
+    NormWeights,
+    RelativePositions,
+)
 
 Values = Literal["fp32", "int8"]
 # Fraction of nonzeros above which dense storage is faster: interpolated between the arms "55 %" and "dense" of
@@ -93,8 +101,7 @@ def pack_encoder(weights: EncoderWeights, options: PackOptions | None = None) ->
                 writer.vector(layer.rotary, window)
     if version > 1:
         writer.norm(weights.final_norm)
-        writer.nothing()
-        writer.nothing()
+        writer.relative(weights.relative)
     return writer.finish(
         ENCODER,
         version,
@@ -149,8 +156,27 @@ def _check_encoder(weights: EncoderWeights) -> None:
             f"rotary positions have at most {MAX_ANGLES:,} angles in all layers together, not {angles:,}; use fewer "
             "positions"
         )
+    if weights.relative is not None:
+        _check_relative(weights, weights.relative)
     if weights.final_norm is not None:
         _check_norm("final_norm", weights.final_norm, weights.hidden)
+
+
+def _check_relative(weights: EncoderWeights, relative: RelativePositions) -> None:
+    rows, table = relative.rows, relative.table
+    if weights.positions is None or rows.shape != (2 * weights.positions - 1,) or rows.size > MAX_WIDTH:
+        raise PackingError(
+            f"relative positions need a number of positions, at most {(MAX_WIDTH + 1) // 2:,}, and a row of the table "
+            "for each distance"
+        )
+    if table.ndim != 2 or table.shape[1] != weights.hidden or rows.min() < 0 or rows.max() >= len(table):
+        raise PackingError(f"the table of relative positions must be [rows, {weights.hidden}] and have all their rows")
+    width = sum(len(layer.query.weight) for layer in weights.layers)
+    if 2 * width * rows.size > MAX_DISTANCES:
+        raise PackingError(
+            f"relative positions have at most {MAX_DISTANCES:,} values in all layers together, not "
+            f"{2 * width * rows.size:,}; use fewer positions"
+        )
 
 
 def _check_layer(index: int, layer: LayerWeights, weights: EncoderWeights) -> None:
@@ -227,6 +253,15 @@ class _Writer:
         else:
             self.vector(norm.weight)
             self.vector(np.zeros_like(norm.weight) if norm.bias is None else norm.bias)
+
+    def relative(self, relative: RelativePositions | None) -> None:
+        if relative is None:
+            self.nothing()
+            self.nothing()
+            return
+        used, rows = np.unique(relative.rows, return_inverse=True)
+        self.matrix(LinearWeights(relative.table[used]), PackOptions("fp32", dense_above=-1.0))
+        self.vector(rows.astype(np.float32))
 
     def vector(self, values: Floats, window: int = 0) -> None:
         array = _finite(np.ascontiguousarray(values, np.float32))

@@ -29,7 +29,14 @@ from sparserve.kernels.packed_format import (
     Record,
     read_records,
 )
-from sparserve.kernels.weights import EncoderWeights, Floats, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.weights import (
+    EncoderWeights,
+    Floats,
+    LayerWeights,
+    LinearWeights,
+    NormWeights,
+    RelativePositions,
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ def unpack_encoder(blob: bytes) -> EncoderWeights:
         pre_norm=bool(header.flags & PRE_NORM),
         final_norm=_norm(blob, shared[:2]) if shared else None,
         positions=header.positions or None,
+        relative=_relative(blob, shared[2:]) if shared else None,
     )
 
 
@@ -98,6 +106,13 @@ def _layer(blob: bytes, records: list[Record]) -> LayerWeights:
 def _norm(blob: bytes, records: list[Record]) -> NormWeights | None:
     weight, bias = records
     return None if weight.layout == NOTHING else NormWeights(_vector(blob, weight), _vector(blob, bias))
+
+
+def _relative(blob: bytes, records: list[Record]) -> RelativePositions | None:
+    table, rows = records
+    if table.layout == NOTHING:
+        return None
+    return RelativePositions(_unpack(blob, table).weight, _vector(blob, rows).astype(np.int64))
 
 
 def _vector(blob: bytes, record: Record) -> Floats:

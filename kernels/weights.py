@@ -52,13 +52,30 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
+class RelativePositions:
+    """Embeddings of the distances between tokens (DeBERTa), which all layers share.
+
+    A score gets the products of the query with the key projection, and of the key with the query projection, of the
+    embedding of their distance.
+
+    Attributes:
+        table: embeddings `[rows, hidden]`.
+        rows: row of the table for each distance of a query from a key, from -(positions - 1) to positions - 1.
+    """
+
+    table: Floats
+    rows: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class EncoderWeights:
     """Stack of layers whose attention heads have `head_size` features.
 
     Attributes:
         pre_norm: norms are ahead of attention and feed-forward, not after the residual sums.
         final_norm: norm of the last layer's states.
-        positions: length of the longest sequence; None: any. Layers with rotary positions need one.
+        positions: length of the longest sequence; None: any. Rotary and relative positions need one.
+        relative: relative positions.
     """
 
     layers: tuple[LayerWeights, ...]
@@ -68,6 +85,7 @@ class EncoderWeights:
     pre_norm: bool = False
     final_norm: NormWeights | None = None
     positions: int | None = None
+    relative: RelativePositions | None = None
 
     @property
     def hidden(self) -> int:

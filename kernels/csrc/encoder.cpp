@@ -60,6 +60,20 @@ Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t wid
   return s;
 }
 
+// The same matrix with float values.
+Matrix in_floats(const Matrix& matrix) {
+  Matrix result = matrix;
+  if (matrix.type != ValueType::kInt8) return result;
+  result.type = ValueType::kFloat32;
+  result.floats.resize(matrix.ints.size());
+  for (std::uint32_t row = 0; row < matrix.rows; ++row)
+    for (std::size_t i = std::size_t{matrix.row_begin[row]} * matrix.width();
+         i < std::size_t{matrix.row_begin[row + 1]} * matrix.width(); ++i)
+      result.floats[i] = static_cast<float>(matrix.ints[i]) * matrix.scales[row];
+  result.ints.clear();
+  return result;
+}
+
 // An exception must not leave a task, because the pool belongs to the caller. The first is rethrown here.
 template <class Function>
 void parallel_for(const Parallel& parallel, std::size_t count, Function&& function) {
@@ -125,11 +139,14 @@ Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
       epsilon_(blob.epsilon),
       pre_norm_(blob.pre_norm),
       positions_(blob.positions),
+      query_factor_(1.0F / std::sqrt(static_cast<float>(blob.head_dim * (blob.relative.table.rows != 0 ? 3U : 1U)))),
       first_token_only_(first_token_only),
       scratch_(kKeptScratch, kKeptScratchBytes),
       workspaces_(kKeptWorkspaces, kKeptWorkspaceBytes) {
   for (Layer& layer : blob.layers) {
     PackedLayer packed{};
+    if (blob.relative.table.rows != 0)
+      packed.relative = relative_of(layer, blob.relative, first_token_only && &layer == &blob.layers.back());
     packed.query = packer_.pack(std::move(layer.query), false);
     packed.key = packer_.pack(std::move(layer.key), false);
     packed.value = packer_.pack(std::move(layer.value), false);
@@ -171,6 +188,42 @@ Rotary Encoder::rotary_of(const std::vector<float>& frequencies) {
   return rotaries_.back().second;
 }
 
+Relative Encoder::relative_of(const Layer& layer, const RelativePositions& relative, bool first_token_only) {
+  // Rows end with a vector of zeros, because the last vector of a sequence may go beyond it.
+  const std::size_t columns = first_token_only ? positions_ : relative.rows.size();
+  const float* keys = project_distances(layer.key, relative, first_token_only, 1.0F);
+  const float* queries = project_distances(layer.query, relative, first_token_only, query_factor_);
+  return {keys, queries, columns + kernels_.traits.lanes};
+}
+
+// A projection of the embedding of each distance (kernels.h, Relative), computed with the packed weights in float.
+const float* Encoder::project_distances(const Matrix& projection, const RelativePositions& relative,
+                                        bool first_token_only, float factor) {
+  MatrixPacker packer(kernels_.traits);  // of what is needed here only
+  const PackedMatrix matrix = packer.pack(in_floats(projection), true);
+  const std::uint32_t rows = relative.table.rows;
+  const std::size_t tile = std::size_t{kernels_.traits.lanes} * kernels_.traits.max_vectors;
+  const Scratch layout = scratch_layout(kernels_.traits, matrix.columns, std::max(matrix.rows, matrix.columns),
+                                        matrix.columns, 0, 0);
+  const BufferPool::Lease scratch(scratch_, layout.total);
+  std::vector<float> projected(std::size_t{rows} * matrix.rows);
+  for (std::size_t first = 0; first < rows; first += tile)
+    kernels_.linear(matrix, relative.table.floats.data() + first * matrix.columns,
+                    projected.data() + first * matrix.rows,
+                    static_cast<std::uint32_t>(std::min<std::size_t>(tile, rows - first)), layout, scratch.data());
+
+  const std::size_t columns = first_token_only ? positions_ : relative.rows.size();
+  const std::size_t stride = columns + kernels_.traits.lanes;
+  std::vector<float> table(matrix.rows * stride);
+  for (std::size_t column = 0; column < columns; ++column) {
+    // Of the first token's distances from the keys, which are at most zero, or of all distances.
+    const std::uint32_t row = relative.rows[first_token_only ? positions_ - 1 - column : column];
+    for (std::size_t feature = 0; feature < matrix.rows; ++feature)
+      table[feature * stride + column] = factor * projected[std::size_t{row} * matrix.rows + feature];
+  }
+  return packer_.keep(std::move(table));
+}
+
 void Encoder::run(const float* input, const std::int64_t* mask, const float* position_bias, bool bias_per_row,
                   float* output, std::size_t batch, std::size_t length, const Parallel& parallel) const {
   std::memset(output, 0, batch * (first_token_only_ ? 1 : length) * hidden_ * sizeof(float));
@@ -182,6 +235,8 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
   run.head_dim = head_dim_;
   run.max_width = max_width_;
   run.activation = activation_;
+  run.positions = positions_;
+  run.query_factor = query_factor_;
   run.epsilon = epsilon_;
   run.pre_norm = pre_norm_;
   run.final_norm = final_norm_;

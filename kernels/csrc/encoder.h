@@ -80,6 +80,9 @@ class Encoder {
                  const Parallel& parallel) const;
   PackedNorm keep(Norm&& norm);
   Rotary rotary_of(const std::vector<float>& frequencies);
+  Relative relative_of(const Layer& layer, const RelativePositions& relative, bool first_token_only);
+  const float* project_distances(const Matrix& projection, const RelativePositions& relative, bool first_token_only,
+                                 float factor);
 
   const KernelTable& kernels_;
   MatrixPacker packer_;
@@ -94,6 +97,7 @@ class Encoder {
   bool pre_norm_;
   PackedNorm final_norm_{};
   std::uint32_t positions_;
+  float query_factor_;
   bool first_token_only_;
   mutable BufferPool scratch_;
   mutable BufferPool workspaces_;

@@ -89,11 +89,21 @@ struct Rotary {
   std::size_t stride;
 };
 
+// Relative positions (DeBERTa): what the key and query projections make of the embedding of each distance, [width]
+// [stride]; queries are scaled. Columns are the distances of a query from a key, from -(Run::positions - 1) on; in a
+// layer of which the first token alone is wanted, they are the key's positions. Null where there are none.
+struct Relative {
+  const float* keys;
+  const float* queries;
+  std::size_t stride;
+};
+
 struct PackedLayer {
   PackedMatrix query, key, value, attention_output, intermediate, output;
   PackedMatrix gate;        // of the feed-forward: its outputs times the activated ones; no rows where there is none
   PackedNorm attention_norm, output_norm;  // after the residual sums or, with Run::pre_norm, ahead of the linears
   Rotary rotary;
+  Relative relative;
   std::uint32_t band;       // a query attends to keys at most this far from it
 };
 
@@ -114,6 +124,8 @@ struct Run {
   std::uint32_t hidden;
   std::uint32_t head_dim;
   std::uint32_t max_width;         // of attention over all layers
+  std::uint32_t positions;         // of the longest sequence that tables of positions allow
+  float query_factor;              // of the scores
   std::uint32_t activation;
   float epsilon;
   bool pre_norm;

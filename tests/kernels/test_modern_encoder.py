@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from sparserve.kernels.packing import PackingError, PackOptions, Values, pack_encoder
+from sparserve.kernels.packed_format import PackingError
+from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from sparserve.kernels.unpacking import unpack_encoder
 from tests.support.kernels.cases import TOLERANCE, masked_batch, pack, random_batch
 from tests.support.kernels.reference import (

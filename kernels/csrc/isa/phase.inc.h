@@ -123,6 +123,13 @@ void write_output(const Run& run, const Tile& tile, const float* x) {
   });
 }
 
+// The tables of relative positions from feature `row` and column `column` on; null stays null.
+SPARSERVE_INLINE Relative of_rows(const Relative& relative, std::size_t row, std::size_t column) {
+  if (relative.keys == nullptr) return relative;
+  const std::size_t at = row * relative.stride + column;
+  return {relative.keys + at, relative.queries + at, relative.stride};
+}
+
 template <int V>
 void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const float* queries, const Buffers& b) {
   const Stopwatch watch(run.profile, kAttentionStage);
@@ -145,6 +152,7 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
       const float* q = queries + row * stride + v * kLanes;
       const float* k = run.keys[parity] + sequence.buffer * run.max_width + row * sequence.stride;
       const float* w = run.values[parity] + sequence.buffer * run.max_width + row * sequence.stride;
+      const Relative relative = of_rows(run.layers[layer].relative, row, run.positions - 1);
       const float* bias = nullptr;
       if (run.position_bias != nullptr)
         bias = run.position_bias + sequence.batch_index * run.position_bias_batch_stride +
@@ -153,7 +161,7 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
       float* out = b.context + row * stride + v * kLanes;
       const auto with = [&]<int N>() {
         const Reach reach{position, N * kLanes, band};
-        attend<N>(q, stride, k, w, sequence, run.head_dim, reach, bias, run.length, bias_queries, out, b.scores);
+        attend<N>(q, stride, k, w, sequence, run.head_dim, reach, relative, bias, run.length, bias_queries, out, b.scores);
       };
       switch (n) {
         case 1: with.template operator()<1>(); break;
@@ -197,16 +205,12 @@ void finish_layer(const Run& run, const PackedLayer& layer, float* x, const Buff
   if (!run.pre_norm) normalize<V>(run, layer.output_norm, x);
 }
 
-SPARSERVE_INLINE float query_factor(const Run& run) {
-  return 1.0F / __builtin_sqrtf(static_cast<float>(run.head_dim));
-}
-
 template <int V>
 void project(const Run& run, std::uint32_t index, const Tile& tile, const float* x, float* queries, const Buffers& b,
              bool with_queries) {
   const PackedLayer& layer = run.layers[index];
   Input<V> in = input_of<V>(read_stream<V>(run, layer.attention_norm, x, b.context), b);
-  if (with_queries) linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, query_factor(run)});
+  if (with_queries) linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, run.query_factor});
   StoreToSequences<V> keys{}, values{};
   each_vector<V>(run, tile, [&](std::uint32_t v, const Sequence& sequence, std::uint32_t position) {
     const std::size_t at = sequence.buffer * run.max_width + position;
@@ -273,7 +277,7 @@ void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count,
   }
   // No rotation: the first position's angles are zero.
   Input<V> in = input_of<V>(read_stream<V>(run, layer.attention_norm, x, b.context), b);
-  linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, query_factor(run)});
+  linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, run.query_factor});
   for (std::uint32_t lane = 0; lane < stride; ++lane) {
     if (lane >= count) {
       for (std::uint32_t row = 0; row < layer.query.rows; ++row) b.context[row * stride + lane] = 0.0F;
@@ -288,7 +292,7 @@ void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count,
         bias = run.position_bias + sequence.batch_index * run.position_bias_batch_stride +
                std::size_t{h} * run.length * run.length;
       attend_one(queries + row * stride + lane, stride, run.keys[index & 1] + at, run.values[index & 1] + at, sequence,
-                 run.head_dim, layer.band, bias, run.length, b.context + row * stride + lane, b.scores);
+                 run.head_dim, layer.band, of_rows(layer.relative, row, 0), bias, run.length, b.context + row * stride + lane, b.scores);
     }
   }
   finish_layer<V>(run, layer, x, b);

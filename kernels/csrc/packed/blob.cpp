@@ -229,6 +229,23 @@ void read_positions(Reader& reader, const Record& r, const Header& header, Layer
   layer.rotary = read_vector(reader, r, header.head_dim / 2, name);
 }
 
+RelativePositions read_relative(Reader& reader, std::span<const Record> records, const Header& header) {
+  RelativePositions relative;
+  const std::string name = "relative positions";
+  if (is_nothing(records[0], name) && is_nothing(records[1], name)) return relative;
+  if (header.positions == 0) fail(name + " need a number of positions");
+  relative.table = read_matrix(reader, records[0], name);
+  expect_shape(relative.table, relative.table.rows, header.hidden, name);
+  if (relative.table.layout != Layout::kDense || relative.table.type != ValueType::kFloat32 || records[0].has_bias)
+    fail(name + ": the table must be dense floats");
+  for (const float row : read_vector(reader, records[1], 2 * header.positions - 1, name + ": the rows")) {
+    if (!(row >= 0 && row < static_cast<float>(relative.table.rows)) || row != std::floor(row))
+      fail(name + ": a row is out of range");
+    relative.rows.push_back(static_cast<std::uint32_t>(row));
+  }
+  return relative;
+}
+
 Layer read_layer(Reader& reader, std::span<const Record> records, const Header& header, std::uint32_t index) {
   const std::string prefix = "layer " + std::to_string(index) + ", ";
   Layer layer;
@@ -308,8 +325,10 @@ Blob parse(std::span<const std::uint8_t> bytes) {
     if (shared != 0) {
       const auto mine = std::span(records).last(shared);
       blob.final_norm = read_norm(reader, mine, header.hidden, true, "final norm");
-      for (const Record& record : mine.subspan(2))
-        if (!is_nothing(record, "relative positions")) fail("relative positions are unknown");
+      blob.relative = read_relative(reader, mine.subspan(2), header);
+      if (blob.relative.table.rows != 0)
+        for (const Layer& layer : blob.layers)
+          reader.count_distances(std::uint64_t{2} * layer.query.rows * blob.relative.rows.size());
     }
   } else {
     blob.linear = read_matrix(reader, records[0], "linear");

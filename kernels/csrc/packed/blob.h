@@ -57,6 +57,12 @@ struct Layer {
   std::uint32_t band = kNoBand;
 };
 
+// Embeddings of distances (DeBERTa).
+struct RelativePositions {
+  Matrix table;                     // [rows, hidden], dense floats; no rows if there are none
+  std::vector<std::uint32_t> rows;  // of the table, for each distance of a query from a key, from -(positions - 1) on
+};
+
 struct Blob {
   Kind kind = Kind::kEncoder;
   std::uint32_t hidden = 0;
@@ -67,6 +73,7 @@ struct Blob {
   std::uint32_t positions = 0;  // the longest sequence; 0 if there is no limit
   std::vector<Layer> layers;    // of an encoder
   Norm final_norm;
+  RelativePositions relative;
   Matrix linear;              // of a linear
 };
 

@@ -9,7 +9,7 @@ import numpy as np
 from sparserve.kernels.packed_format import BITMAP, GAPS, HEADER, LINEAR, RECORD, VECTOR, Record
 from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
 from sparserve.kernels.weights import LinearWeights
-from tests.support.kernels.blob_seeds import mended, tiny_encoder, tiny_modern_encoder
+from tests.support.kernels.blob_seeds import mended, tiny_encoder, tiny_modern_encoder, tiny_relative_encoder
 from tests.support.kernels.reference import random_linear
 
 HEADER_FIELDS: tuple[Any, ...] = (
@@ -71,11 +71,13 @@ ENCODER_BLOB = pack_encoder(tiny_encoder(), SCATTERED)
 TWO_LAYERS = pack_encoder(tiny_encoder(layers=2, densities=(1.0,)))
 MODERN = pack_encoder(tiny_modern_encoder(), SCATTERED)
 GATE, POSITIONS, SHARED = 10, 11, 24  # indexes of records
+RELATIVE = pack_encoder(tiny_relative_encoder(), SCATTERED)
+TABLE, ROWS = 14, 15
 
 GOOD: dict[str, Any] = {
     "gapped": GAPPED, "mapped": MAPPED, "floats": FLOATS, "halves": HALVES, "ints": INTS, "block ints": BLOCK_INTS,
     "dense ints": DENSE_INTS, "dense": DENSE, "encoder": ENCODER_BLOB, "two layers": TWO_LAYERS,
-    "modern": MODERN,
+    "modern": MODERN, "relative": RELATIVE,
 }  # fmt: skip
 
 assert record_of(GAPPED)["coding"] == GAPS
@@ -111,6 +113,11 @@ HEADERS: dict[str, Any] = {
     ),
     "post-norm without a norm": (Forgery(MODERN, {"flags": 0}), "attention norm weight is not a vector of 8 floats"),
     "rotary positions without number": (Forgery(MODERN, {"positions": 0}), "rotary positions need a number"),
+    "relative positions without number": (Forgery(RELATIVE, {"positions": 0}), "relative positions need a number"),
+    "fewer rows than distances": (
+        Forgery(RELATIVE, {"positions": 7}),
+        "relative positions: the rows is not a vector of 13 floats",
+    ),
     "too many positions": (Forgery(MODERN, {"positions": (1 << 20) + 1}), "number of positions is out of range"),
     "a later activation": (Forgery(ENCODER_BLOB, {"activation": 4}), "unknown activation"),
     "no layers": (Forgery(ENCODER_BLOB, {"layers": 0, "records": 0}), "number of layers is out of range"),
@@ -165,6 +172,10 @@ SHAPES: dict[str, Any] = {
     "gate of another shape": (
         Forgery(MODERN, record=record_of(MODERN, 0), index=GATE),
         r"gate has the shape \[8, 8\], not \[12, 8\]",
+    ),
+    "relative positions in int8": (
+        Forgery(RELATIVE, record=record_of(RELATIVE, 0), index=TABLE),
+        "relative positions: the table must be dense floats",
     ),
     "a query that is nothing": (Forgery(MODERN, record={"layout": 4}), "query is not a matrix"),
     "final norm of another length": (
@@ -223,6 +234,7 @@ INDEXES: dict[str, Any] = {
     "bit too many": (Forgery(MAPPED, sections={"index": b"\x2e"}), "bitmap disagrees with the row counts"),
     "bit too few": (Forgery(MAPPED, sections={"index": b"\x0a"}), "bitmap disagrees with the row counts"),
 }
+LATER = struct.pack("<f", 99.0)
 FULL = bytes([127, 127])
 NAN, INFINITE = struct.pack("<f", np.nan), struct.pack("<f", -np.inf)
 VALUES: dict[str, Any] = {
@@ -236,6 +248,10 @@ VALUES: dict[str, Any] = {
     "norm NaN": (
         Forgery(ENCODER_BLOB, index=7, sections={"values": NAN}),
         "attention norm bias holds a value that is not finite",
+    ),
+    "row beyond the relative positions": (
+        Forgery(RELATIVE, index=ROWS, sections={"values": LATER}),
+        "relative positions: a row is out of range",
     ),
     "pair in a block": (Forgery(BLOCK_INTS, sections={"values": FULL}), "weights of row 0 exceed the pair bound"),
     "pair in a dense row": (Forgery(DENSE_INTS, sections={"values": FULL}), "weights of row 0 exceed the pair bound"),

@@ -13,7 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.special import erf
 
 from sparserve.kernels.library import LibraryError, find_library
-from sparserve.kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.weights import (
+    Activation,
+    EncoderWeights,
+    LayerWeights,
+    LinearWeights,
+    NormWeights,
+    RelativePositions,
+)
 
 ISA_NAMES = ("avx512-vnni", "avx512", "avx2-vnni", "avx2", "neon", "portable")
 MATRICES = ("query", "key", "value", "attention_output", "intermediate", "output")
@@ -133,6 +140,16 @@ def modern_encoder(
     return replace(plain, layers=tuple(layers), pre_norm=True, final_norm=final_norm, positions=positions)
 
 
+def relative_encoder(*, buckets: int = 8, positions: int = 200, **options: Any) -> EncoderWeights:
+    """Return a random encoder with DeBERTa's relative positions: a row for each short distance, many for a long one."""
+    plain = random_encoder(**options)
+    distances = np.arange(-positions + 1, positions)
+    rows = np.where(abs(distances) < buckets, distances, np.sign(distances) * (buckets + abs(distances) // 50))
+    table = np.random.default_rng(options.get("seed", 0) + 2).standard_normal((4 * buckets + 20, plain.hidden))
+    relative = RelativePositions(table.astype(np.float32), np.clip(rows + 2 * buckets, 0, len(table) - 1))
+    return replace(plain, positions=positions, relative=relative)
+
+
 def random_mask(generator: np.random.Generator, batch: int, length: int) -> np.ndarray:
     """Return a mask [batch, length]: rows without padding, padded, with holes, with both, and empty."""
     mask = np.ones((batch, length), np.int64)
@@ -213,7 +230,11 @@ def _layer(
     )
     if layer.rotary is not None:
         query, key = _rotated(query, layer.rotary), _rotated(key, layer.rotary)
-    scores = query @ key.transpose(0, 2, 1) / np.sqrt(encoder.head_size) + scores_bias
+    scores = query @ key.transpose(0, 2, 1)
+    if encoder.relative is not None:
+        scores = scores + _relative_scores(encoder, layer, query, key)
+    products = 1 if encoder.relative is None else 3
+    scores = scores / np.sqrt(products * encoder.head_size) + scores_bias
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     context = (scores / scores.sum(-1, keepdims=True)) @ value
     attended = linear_reference(layer.attention_output, seen(context.transpose(1, 0, 2).reshape(len(x), -1)))
@@ -223,6 +244,21 @@ def _layer(
     if layer.gate is not None:
         wide = wide * linear_reference(layer.gate, inputs)
     return behind(layer.output_norm, x + linear_reference(layer.output, seen(wide)))
+
+
+def _relative_scores(encoder: EncoderWeights, layer: LayerWeights, query: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Return the scores of queries and keys [heads, tokens, d] with the projected embeddings of their distances."""
+    assert encoder.relative and encoder.positions
+    length = query.shape[1]
+    distances = np.arange(length)[:, None] - np.arange(length)
+    rows = encoder.relative.rows[distances + encoder.positions - 1]
+    embedded = encoder.relative.table.astype(np.float64)
+    keys, queries = (
+        linear_reference(linear, embedded).reshape(len(embedded), -1, encoder.head_size).transpose(1, 0, 2)[:, rows]
+        for linear in (layer.key, layer.query)
+    )
+    scores: np.ndarray = np.einsum("hqd,hqkd->hqk", query, keys) + np.einsum("hkd,hqkd->hqk", key, queries)
+    return scores
 
 
 def _rotated(heads: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
