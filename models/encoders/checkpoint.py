@@ -13,6 +13,8 @@ import transformers
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from sparserve.models.encoders.architectures.architecture import Architecture
+from sparserve.models.encoders.architectures.registry import ARCHITECTURES, architecture_of
 from sparserve.models.encoders.configuration import read_config
 from sparserve.models.encoders.squeezing import squeeze, structure_of
 from sparserve.models.encoders.structure import STRUCTURE, Structure, load_structure
@@ -44,6 +46,11 @@ class Checkpoint:
     def config(self) -> transformers.PreTrainedConfig:
         """The configuration of the network. Shared: copy it before changing it."""
         return read_config(self.folder)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The entry of the network's family in the registry."""
+        return ARCHITECTURES[self.model_type]
 
     @property
     def hidden_size(self) -> int:
@@ -109,7 +116,10 @@ def _check_plausible(folder: Path, config: Any) -> None:
     """Check that a network of this size can be in the files before anything of that size is made."""
     tensors = saved_tensors(folder)
     largest = max((size for tensor in tensors for size in tensor.shape), default=0)
-    for name, limit in (("num_hidden_layers", len(tensors)), ("max_position_embeddings", largest)):
+    limits = {"num_hidden_layers": len(tensors)}
+    if architecture_of(config).position_table:
+        limits["max_position_embeddings"] = largest
+    for name, limit in limits.items():
         if getattr(config, name) > limit:
             raise CheckpointError(
                 f"{folder}/config.json: {name} is {getattr(config, name)}, but the weights are those of a smaller "

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
+from sparserve.models.encoders.architectures.architecture import Architecture
+from sparserve.models.encoders.architectures.registry import ARCHITECTURES, unknown
 from sparserve.models.encoders.tokenizer import read_tokenizer
 from sparserve.models.errors import CheckpointError
 
-# Encoders whose pruning, distillation and export are tested; their attention has separate query and key linears.
-ENCODERS: Final = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 CONFIG: Final = "config.json"
 # More labels than any classifier has; transformers makes a name for each before anything is checked.
 MAX_NUM_LABELS: Final = 1_000_000
@@ -55,11 +55,9 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """
     path, fields = folder / CONFIG, _read_fields(folder)
     model_type = fields.get("model_type")
-    if model_type not in ENCODERS:
-        kind = f"is a {model_type!r} model" if model_type else "does not name its model_type"
-        raise CheckpointError(
-            f"{path} {kind}, not an encoder that can be compressed here; those are: {', '.join(ENCODERS)}"
-        )
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        raise CheckpointError(f"{path} {unknown(model_type)}")
+    architecture = ARCHITECTURES[model_type]
     config_class: Any = CONFIG_MAPPING[model_type]
     _refuse_other_networks(path, fields, config_class)
     try:
@@ -67,7 +65,9 @@ def read_config(folder: Path) -> PreTrainedConfig:
         config.name_or_path = str(folder)
     except Exception as error:  # a wrong field can raise any exception
         raise CheckpointError(f"{path} is not a configuration that transformers knows: {error}") from error
-    _check_sizes(path, config)
+    _check_sizes(path, config, architecture)
+    if reason := architecture.check(config):
+        raise CheckpointError(f"{path}: {reason}")
     if config.pad_token_id is None:
         config.pad_token_id = read_tokenizer(folder).pad_token_id
     if not (_is_whole(config.pad_token_id, least=0) and config.pad_token_id < config.vocab_size):
@@ -119,9 +119,8 @@ def _refuse_other_networks(path: Path, fields: Mapping[str, Any], config_class: 
             raise CheckpointError(f"{path} has the field {name!r}, which no configuration has: remove it")
 
 
-def _check_sizes(path: Path, config: Any) -> None:
-    for name in SIZES:
-        name = "hidden_dim" if name == "intermediate_size" and config.model_type == "distilbert" else name
+def _check_sizes(path: Path, config: Any, architecture: Architecture) -> None:
+    for name in map(architecture.config_name, SIZES):
         size = getattr(config, name, None)
         if not _is_whole(size, least=1):
             raise CheckpointError(f"{path}: {name} is {size!r}, but it must be a whole number of at least 1")

@@ -7,13 +7,15 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
+from sparserve.models.encoders.architectures.registry import architecture_of
 from sparserve.models.encoders.layer_mapping import uniform_choice
-from sparserve.models.encoders.layers import EncoderLayer, encoder_layers, transformer_layers
+from sparserve.models.encoders.layers import EncoderLayer, Projection, encoder_layers, transformer_layers
 from sparserve.models.encoders.squeezing import structure_of
 from sparserve.models.errors import RecipeError
 from sparserve.models.recipes.schema import Student
 
 Indices = tuple[int, ...]
+_Linear = Projection | nn.Linear
 
 SQUEEZED_START: Final = (
     "The network to start from was squeezed, so its layers differ from each other. Remove layers, hidden_size, "
@@ -60,18 +62,19 @@ def shrink(model: nn.Module, student: Student) -> nn.Module:
     return smaller
 
 
-def check_shape(config: PreTrainedConfig, student: Student) -> dict[str, int]:
+def check_shape(config: PreTrainedConfig, student: Student) -> dict[str, Any]:
     """Return the fields of the start's configuration that the student changes, with their new values.
 
     Raises:
         RecipeError: a number is larger than the start's, the heads do not divide the width, or the width equals the
             width of embeddings that the start projects to another width.
     """
-    changes: dict[str, int] = {}
+    architecture = architecture_of(config)
+    changes: dict[str, Any] = {}
     names = {
         "layers": "num_hidden_layers",
         "hidden_size": "hidden_size",
-        "intermediate_size": "intermediate_size" if hasattr(config, "intermediate_size") else "hidden_dim",
+        "intermediate_size": architecture.config_name("intermediate_size"),
         "heads": "num_attention_heads",
     }
     for field, name in names.items():
@@ -88,6 +91,10 @@ def check_shape(config: PreTrainedConfig, student: Student) -> dict[str, int]:
         raise RecipeError(
             f"student.hidden_size {width} is not divisible by {heads} heads. Set a multiple of {heads}, or other heads."
         )
+    if changes:
+        total = config.num_hidden_layers
+        kept = uniform_choice(total, student.layers) if student.layers not in (None, total) else None
+        changes |= architecture.smaller_config(config, kept, width if width != config.hidden_size else None)
     embeddings = getattr(config, "embedding_size", None)  # ELECTRA's may be narrower than its layers
     if embeddings is not None and width != config.hidden_size:
         if embeddings == config.hidden_size:
@@ -152,22 +159,31 @@ def _copy(start: nn.Module, smaller: nn.Module) -> Indices:
 
 
 def _copy_linears(source: EncoderLayer, layer: EncoderLayer, cut: _Cut) -> set[nn.Parameter]:
-    """Fill the six linears of a layer, and return their parameters."""
+    """Fill the linears of a layer, and return their parameters."""
     key_features = _features(source, layer, cut, _output_norms(source.query) * _output_norms(source.key))
     value_features = _features(source, layer, cut, _output_norms(source.value) * _input_norms(source.attention_output))
-    units = _largest(_output_norms(source.intermediate) * _input_norms(source.output), layer.units)
-    pairs = (
+    importance = _input_norms(source.output)
+    for rows in source.unit_rows:
+        importance = importance * _output_norms(rows)
+    units = _largest(importance, layer.units)
+    pairs: list[tuple[_Linear, _Linear, Indices, Indices]] = [
         (source.query, layer.query, key_features, cut.hidden),
         (source.key, layer.key, key_features, cut.hidden),
         (source.value, layer.value, value_features, cut.hidden),
         (source.attention_output, layer.attention_output, cut.hidden, value_features),
-        (source.intermediate, layer.intermediate, units, cut.hidden),
         (source.output, layer.output, cut.hidden, units),
-    )
-    for whole, part, outputs, inputs in pairs:
-        part.weight.copy_(_select(_select(whole.weight, 0, outputs), 1, inputs))
-        part.bias.copy_(_select(whole.bias, 0, outputs))
-    return {parameter for _, part, *_ in pairs for parameter in part.parameters()}
+    ]
+    pairs += [(*rows, units, cut.hidden) for rows in zip(source.unit_rows, layer.unit_rows, strict=True)]
+    for whole, part in ((source.position_query, layer.position_query), (source.position_key, layer.position_key)):
+        if whole is not None and part is not None:
+            pairs.append((whole, part, key_features, cut.hidden))
+    filled: set[nn.Parameter] = set()
+    for source_rows, rows_to_fill, outputs, inputs in pairs:
+        rows_to_fill.weight.copy_(_select(_select(source_rows.weight, 0, outputs), 1, inputs))
+        if source_rows.bias is not None and rows_to_fill.bias is not None:
+            rows_to_fill.bias.copy_(_select(source_rows.bias, 0, outputs))
+        filled.update((rows_to_fill.linear if isinstance(rows_to_fill, Projection) else rows_to_fill).parameters())
+    return filled
 
 
 def _features(source: EncoderLayer, layer: EncoderLayer, cut: _Cut, importance: torch.Tensor) -> Indices:
@@ -189,7 +205,7 @@ def _gains(start: nn.Module, width: int) -> torch.Tensor:
     return gains
 
 
-def _output_norms(linear: nn.Linear) -> torch.Tensor:
+def _output_norms(linear: _Linear) -> torch.Tensor:
     """Return the norm of each output's weights, [out]."""
     norms: torch.Tensor = linear.weight.norm(dim=1)
     return norms

@@ -1,13 +1,14 @@
 """Squeezing: removal of heads, units and hidden dimensions, so that matrices become smaller and stay dense."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from sparserve.models.encoders.layers import EncoderLayer, encoder_layers
+from sparserve.models.encoders.architectures.registry import architecture_of
+from sparserve.models.encoders.layers import EncoderLayer, Projection, encoder_layers
 from sparserve.models.encoders.structure import Structure, compose
 from sparserve.models.errors import CheckpointError
 
@@ -15,8 +16,6 @@ Indices = tuple[int, ...]
 Narrowing = tuple[Callable[[Any, Indices], None], nn.Module]
 
 _RECORD: Final = "sparserve_structure"
-# Names of the classifier's linear that reads the encoder's output.
-_READERS: Final = ("pooler.dense", "pre_classifier", "classifier.dense")
 _BIAS_HEADS: Final = "position_bias_heads"
 
 
@@ -44,7 +43,7 @@ def squeeze(model: nn.Module, structure: Structure) -> None:
     stream = [] if structure.hidden is None else _residual_stream(model, layers)
     for layer, heads, units in zip(layers, structure.heads, structure.units, strict=True):
         _keep_heads(layer, heads)
-        _keep_outputs(layer.intermediate, units)
+        _keep_rows(layer.unit_rows, units)
         _keep_inputs(layer.output, units)
     for keep, module in stream:
         keep(module, structure.hidden or ())
@@ -70,25 +69,37 @@ def _check(layers: list[EncoderLayer], structure: Structure) -> None:
 
 def _residual_stream(model: Any, layers: list[EncoderLayer]) -> list[Narrowing]:
     """Return every module that reads or writes hidden states, with the function that narrows it."""
-    readers = [module for name, module in model.named_modules() if name.endswith(_READERS)]
+    architecture, modules = architecture_of(model.config), dict(model.base_model.named_modules())
+    readers = [module for name, module in model.named_modules() if name.endswith(architecture.head_readers)]
     if not readers:
         raise CheckpointError(
             f"{type(model).__name__} has no linear that reads hidden states with one of the names "
-            f"{', '.join(_READERS)}. Set squeeze.hidden to 1 in the recipe."
+            f"{', '.join(architecture.head_readers)}. Set squeeze.hidden to 1 in the recipe."
         )
-    # ELECTRA may project its embeddings to the hidden size; then the embeddings' width is independent of it.
-    project = getattr(model.base_model, "embeddings_project", None)
+    # Embeddings that are projected to the hidden size may have another width, and so do norms before the projection.
+    project = modules.get(architecture.embedding_projection or "")
     stream: list[Narrowing] = []
-    if project is not None:
+    if project is not None and architecture.embedding_projection:
         stream.append((_keep_outputs, project))
+        if architecture.embedding_projection.startswith("embeddings."):
+            stream += _norms(modules["embeddings"])
     else:
-        stream += [(_keep_columns, m) for m in model.base_model.embeddings.modules() if isinstance(m, nn.Embedding)]
-        stream += _norms(model.base_model.embeddings)
+        stream += _tables(modules["embeddings"]) + _norms(modules["embeddings"])
     for layer in layers:
-        stream += [(_keep_inputs, m) for m in (layer.query, layer.key, layer.value, layer.intermediate)]
-        stream += [(_keep_outputs, m) for m in (layer.attention_output, layer.output)]
+        readers_of_layer = [layer.query.linear, layer.key.linear, layer.value.linear]
+        readers_of_layer += [rows.linear for rows in layer.unit_rows]
+        readers_of_layer += [m for m in (layer.position_query, layer.position_key) if m is not None]
+        stream += [(_keep_inputs, module) for module in dict.fromkeys(readers_of_layer)]
+        stream += [(_keep_outputs, module) for module in (layer.attention_output, layer.output)]
         stream += _norms(layer.module)
+    for name in architecture.hidden_modules:
+        if name in modules:
+            stream += _tables(modules[name]) + _norms(modules[name])
     return stream + [(_keep_inputs, module) for module in readers]
+
+
+def _tables(within: nn.Module) -> list[Narrowing]:
+    return [(_keep_columns, module) for module in within.modules() if isinstance(module, nn.Embedding)]
 
 
 def _norms(within: nn.Module) -> list[Narrowing]:
@@ -99,12 +110,12 @@ def _keep_heads(layer: EncoderLayer, heads: Indices) -> None:
     if len(heads) == layer.heads:
         return
     features = tuple(head * layer.head_size + place for head in heads for place in range(layer.head_size))
-    for linear in (layer.query, layer.key, layer.value):
-        _keep_outputs(linear, features)
+    _keep_rows((layer.query, layer.key, layer.value), features)
+    for linear in (layer.position_query, layer.position_key):
+        if linear is not None:
+            _keep_outputs(linear, features)
     _keep_inputs(layer.attention_output, features)
-    attention: Any = next(
-        module for module in layer.module.modules() if any(child is layer.query for child in module.children())
-    )
+    attention: Any = layer.attention
     # transformers stores these on the module, and MPNet's attention computes shapes from them.
     for name, size in (("num_attention_heads", len(heads)), ("n_heads", len(heads)), ("all_head_size", len(features))):
         if hasattr(attention, name):
@@ -128,6 +139,14 @@ def _select_position_bias(attention: nn.Module, arguments: tuple[torch.Tensor, .
     return hidden_states, attention_mask, position_bias.index_select(1, attention.get_buffer(_BIAS_HEADS))
 
 
+def _keep_rows(projections: Iterable[Projection], kept: Indices) -> None:
+    """Keep the same outputs of several projections; those that share a linear are all of its groups."""
+    for projection in projections:
+        if projection.group == 0:
+            size, groups = projection.out_features, range(projection.groups)
+            _keep_outputs(projection.linear, tuple(group * size + place for group in groups for place in kept))
+
+
 def _keep_outputs(linear: nn.Linear, kept: Indices) -> None:
     _keep(linear, "weight", kept, 0)
     if linear.bias is not None:
@@ -147,7 +166,8 @@ def _keep_columns(embedding: nn.Embedding, kept: Indices) -> None:
 
 def _keep_features(norm: nn.LayerNorm, kept: Indices) -> None:
     _keep(norm, "weight", kept, 0)
-    _keep(norm, "bias", kept, 0)
+    if norm.bias is not None:
+        _keep(norm, "bias", kept, 0)
     norm.normalized_shape = (len(kept),)
 
 

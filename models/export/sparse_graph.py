@@ -14,11 +14,12 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from sparserve.kernels.packed_format import ENCODER, PackingError, read_records
+from sparserve.kernels.packed_format import FORMAT_VERSION, PackingError
 from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from sparserve.kernels.unpacking import parts
 from sparserve.kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
 from sparserve.models.bundle.manifest import Packed
+from sparserve.models.encoders.architectures.registry import ARCHITECTURES
 from sparserve.models.errors import CheckpointError
 from sparserve.models.export.quantization import Bits, quantize_embeddings, quantize_weights
 
@@ -27,19 +28,6 @@ OPSET: Final = 1
 IR_VERSION: Final = 9  # the latest that ONNX Runtime 1.17 reads, the oldest release that the library supports
 BLOB: Final = "encoder.packed"
 
-# Module names of a layer's parameters in each architecture, in the order of the fields of LayerWeights.
-_BERT: Final = (
-    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
-    "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
-)  # fmt: skip
-_DISTILBERT: Final = (
-    "attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin",
-    "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm",
-)  # fmt: skip
-_MPNET: Final = (
-    "attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o",
-    "attention.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
-)  # fmt: skip
 _RELATIVE_BIAS: Final = "relative_attention_bias.weight"
 _UNARY: Final = frozenset({"Transpose", "Unsqueeze", "Expand", "Identity", "Cast"})
 
@@ -105,7 +93,7 @@ def pack_graph(graph: onnx.ModelProto, *, head_size: int, options: PackOptions) 
 def _summarize(blob: bytes, options: PackOptions, first_token_only: bool) -> Packed:
     stored = list(parts(blob))
     return Packed(
-        format_version=read_records(blob, ENCODER)[0].version,
+        format_version=FORMAT_VERSION,
         opset_version=OPSET,
         values=options.values,
         bytes=0,
@@ -134,7 +122,7 @@ class _Encoder:
     def find(cls, graph: onnx.GraphProto) -> "_Encoder":
         tensors = {tensor.name: tensor for tensor in graph.initializer}
         layers: list[tuple[str, ...]] = []
-        for names in (_BERT, _DISTILBERT, _MPNET):
+        for names in _layer_names():
             first = next((name for name in tensors if name.endswith(f".0.{names[0]}.weight")), None)
             if first is None:
                 continue
@@ -236,6 +224,25 @@ class _Encoder:
         """Return True if the first layer's output linear is the only reader of a tensor."""
         readers = [node for node in self.graph.node if tensor in node.input]
         return [f"{self.layers[0][6]}.weight" in node.input for node in readers] == [True]
+
+
+def _layer_names() -> list[tuple[str, ...]]:
+    """Return the module names of a layer's parameters in each architecture, in the order of LayerWeights."""
+    layers = [architecture.layer for architecture in ARCHITECTURES.values() if architecture.packable]
+    names = [
+        (
+            layer.query.module,
+            layer.key.module,
+            layer.value.module,
+            layer.attention_output,
+            layer.norms[0],
+            layer.intermediate.module,
+            layer.output,
+            layer.norms[1],
+        )
+        for layer in layers
+    ]
+    return list(dict.fromkeys(names))
 
 
 def _reader(nodes: Iterable[onnx.NodeProto], tensor: str) -> Any:

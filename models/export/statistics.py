@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from sparserve.models.bundle.manifest import Density, Flops, Sizes, Sparsity, TensorSparsity
+from sparserve.models.encoders.architectures.registry import architecture_of
 from sparserve.models.errors import BundleError
 
 Group = Literal["encoder_linear", "other_linear", "embedding", "other"]
@@ -33,8 +34,6 @@ PARAMETER_BITS: Final[Mapping[int, ParameterBits]] = {
 UNSTRUCTURED_FROM: Final = 0.25
 # A numbered layer of the encoder, with any name for the stack of layers.
 _IN_LAYER: Final = re.compile(r"(?:^|[._])(?:layers?|h|blocks?)\.\d+\.")
-# Query matrices of the layers, [in, out] in the graph.
-_QUERY: Final = re.compile(_IN_LAYER.pattern + r"(?:.+\.)?(?:query|q_lin|q)\.weight$")
 _CONVERSIONS: Final = frozenset({"Cast", "Mul"})
 _MATRIX_PRODUCTS: Final = frozenset({"MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul", "QGemm"})
 _QUANTIZED, _ZERO_POINT = "_quantized", "_zero_point"
@@ -72,17 +71,32 @@ def sparsity(model_path: Path) -> Sparsity:
     )
 
 
-def flops(sparsity: Sparsity, *, layers: int, hidden: int, length: int = 128) -> Flops:
+def flops(sparsity: Sparsity, config: Any, *, length: int = 128) -> Flops:
     """Return the operations (2 per multiply-add) for one sequence of L = `length` tokens.
 
     A linear [K, N] of the encoder costs 2 K N L when dense, and 2 nonzero L without its zeros. Pooler and classifier
-    process one token; a projection of the embeddings processes all. Attention costs 4 L^2 W per layer: 2 L^2 W for
-    queries times keys and 2 L^2 W for weights times values. W is the width of the layer's query matrix, so that removed
-    heads cost nothing. For those of the `layers` whose query matrix has an unknown name, W is `hidden`. Biases,
-    normalisation, activations, softmax and look-ups (together under 1 % in BERT-base) are not counted.
+    process one token; a projection of the embeddings processes all. Attention over P pairs of tokens, L^2 if a layer
+    has no band, costs 4 P W per layer: 2 P W for queries times keys and 2 P W for weights times values. DeBERTa's
+    scores are sums of three products. W is the width of the layer's query matrix, so that removed heads cost nothing;
+    the hidden size, if the graph has no tensor of that name. Biases, normalisation, activations, softmax and look-ups
+    (together under 1 % in BERT-base) are not counted.
+
+    Raises:
+        CheckpointError: the configuration is of an unknown architecture.
     """
-    widths = [tensor.shape[1] for tensor in sparsity.tensors if len(tensor.shape) == 2 and _QUERY.search(tensor.name)]
-    dense = effective = 4 * length**2 * (sum(widths) + max(layers - len(widths), 0) * hidden)
+    architecture = architecture_of(config)
+    query = architecture.layer.query
+    name = re.compile(rf"(?:^|\.){re.escape(architecture.stack)}\.(\d+)\.{re.escape(query.module)}\.weight$")
+    widths = {
+        int(match[1]): tensor.shape[1] // query.groups
+        for tensor in sparsity.tensors
+        if len(tensor.shape) == 2 and (match := name.search(tensor.name))
+    }
+    products = architecture.score_products(config) + 1
+    dense = effective = sum(
+        2 * products * attention.pairs(length) * widths.get(layer, int(config.hidden_size))
+        for layer, attention in enumerate(architecture.attention(config))
+    )
     for tensor in sparsity.tensors:
         if tensor.group not in ("encoder_linear", "other_linear"):
             continue

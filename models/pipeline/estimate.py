@@ -55,8 +55,10 @@ def measure_costs(job: Job) -> Costs:
     A token costs 2 operations per parameter forwards and 4 backwards (Kaplan et al. 2020, arXiv 2001.08361, table 1).
     """
     config: Any = job.checkpoint.config
-    width, inner = int(config.hidden_size), int(getattr(config, "intermediate_size", 4 * config.hidden_size))
-    parameters = config.num_hidden_layers * (4 * width * width + 2 * width * inner)
+    architecture = job.checkpoint.architecture
+    width, inner = int(config.hidden_size), int(getattr(config, architecture.config_name("intermediate_size")))
+    matrices = 2 if architecture.layer.gate is None else 3
+    parameters = config.num_hidden_layers * (4 * width * width + matrices * width * inner)
     rows = job.rows(job.checkpoint)
     rate = _multiplication_rate(width, inner) * TRAINING_EFFICIENCY
     unlabeled = job.unlabeled_rows(job.checkpoint)

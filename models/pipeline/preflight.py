@@ -7,6 +7,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from sparserve.models.distributed import rows_each
+from sparserve.models.encoders.architectures.registry import architecture_of
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.encoders.layer_mapping import uniform_choice
 from sparserve.models.encoders.layers import encoder_layers
@@ -23,7 +24,6 @@ from sparserve.models.recipes.schema import Recipe, Student
 from sparserve.models.training.augmentation import check_augmentation
 from sparserve.models.training.student import calibration_rows, required_outputs
 
-POSITIONS_AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 # An ONNX file is one protobuf message of less than 2 GiB. All but the weights takes far less than the margin here.
 LARGEST_GRAPH = (1 << 31) - (1 << 24)
 NO_SCORES = (
@@ -93,10 +93,7 @@ def check_unlabeled(recipe: Recipe) -> None:
 
 
 def _check_positions(network: Checkpoint, recipe: Recipe) -> None:
-    config: Any = network.config
-    # RoBERTa and MPNet count positions from the padding id.
-    offset = config.pad_token_id + 1 if network.model_type in POSITIONS_AFTER_PADDING else 0
-    longest = config.max_position_embeddings - offset
+    longest = network.architecture.longest_text(network.config)
     if recipe.max_length > longest:
         raise RecipeError(
             f"max_length is {recipe.max_length} tokens, but {network.name} has positions for {longest}: "
@@ -129,7 +126,8 @@ def _check_forward(network: Checkpoint, model: nn.Module) -> None:
     """Run the network without its weights: some wrong fields of a configuration show only then."""
     try:
         with torch.inference_mode():
-            model.eval()(input_ids=torch.zeros(2, 3, dtype=torch.long, device="meta"))
+            ids = torch.zeros(2, 3, dtype=torch.long, device="meta")
+            model.eval()(input_ids=ids, attention_mask=ids)
     except Exception as error:  # a wrong field can raise any exception
         raise CheckpointError(f"{network.folder}/config.json describes a network that does not run: {error}") from error
 
@@ -161,7 +159,9 @@ def _token_table(student: nn.Module, recipe: Recipe) -> tuple[int, int]:
     assert isinstance(student, PreTrainedModel)
     rows, width = student.get_input_embeddings().weight.shape
     # Projected embeddings keep their width when the hidden width is squeezed.
-    if recipe.squeeze is not None and getattr(student.base_model, "embeddings_project", None) is None:
+    projection = architecture_of(student.config).embedding_projection
+    projected = any(name == projection for name, _ in student.base_model.named_modules())
+    if recipe.squeeze is not None and not projected:
         width = kept_count(recipe.squeeze.hidden, width, "hidden dimensions")
     return int(rows), int(width)
 

@@ -160,7 +160,6 @@ def _manifest(
     packed: Packed | None,
 ) -> Manifest:
     job = plan.job
-    config: Any = source.config
     counted = sparsity(graph)
     return Manifest(
         task=job.task,
@@ -186,7 +185,7 @@ def _manifest(
         ),
         sparsity=counted,
         sizes=sizes(graph),
-        flops=flops(counted, length=FLOPS_LENGTH, hidden=int(config.hidden_size), layers=int(config.num_hidden_layers)),
+        flops=flops(counted, source.config, length=FLOPS_LENGTH),
         evaluation=evaluation,
         measurement=measurement,
         sample=sample_answers(

@@ -50,7 +50,7 @@ def run_network(model: nn.Module, inputs: dict[str, torch.Tensor], required: Req
     if not required.attention:
         outputs = model(**inputs, output_hidden_states=required.hidden)
         return NetworkOutputs(outputs.logits, outputs.hidden_states if required.hidden else ())
-    with attention_scores(model, model.config.num_attention_heads) as scores:  # type: ignore[union-attr,arg-type]
+    with attention_scores(model) as scores:
         outputs = model(**inputs, output_hidden_states=required.hidden)
         return NetworkOutputs(outputs.logits, outputs.hidden_states if required.hidden else (), tuple(scores))
 

@@ -25,16 +25,6 @@ Words = tuple[str, ...]
 _MARKS: Final = "".join(chr(code) for code in range(0x10000) if unicodedata.category(chr(code))[0] == "M")
 _LETTER: Final = rf"[^\W\d_][{_MARKS}]*"
 _WORD: Final = re.compile(rf"(?<![\w{_MARKS}])(?:{_LETTER})+(?:['’](?:{_LETTER})+)*(?![\w{_MARKS}])")
-_TOKEN_TABLE: Final = "embeddings.word_embeddings.weight"
-# One parameter of the masked-LM head of each architecture. The largest is tied to the embeddings and not stored.
-_HEADS: Final = frozenset(
-    (
-        "cls.predictions.transform.dense.weight",
-        "lm_head.dense.weight",
-        "vocab_transform.weight",
-        "generator_predictions.dense.weight",
-    )
-)
 _MASKED_EVERY: Final = 7  # words between two masks: masked-LMs are trained with 15 % of the tokens masked
 _MAX_TOKENS: Final = 256  # of a text that the masked LM reads
 _TEXTS_PER_BATCH: Final = 32
@@ -51,7 +41,7 @@ def find_words(text: str) -> list[Span]:
 
 def has_masked_lm_head(checkpoint: Checkpoint) -> bool:
     """Return True if the checkpoint has a masked-LM head. Reads only the headers of its weight files."""
-    return any(not _HEADS.isdisjoint(_names(path)) for path in _weight_files(checkpoint))
+    return any(checkpoint.architecture.masked_lm_parameter in _names(path) for path in _weight_files(checkpoint))
 
 
 class Vocabulary:
@@ -220,13 +210,14 @@ def _masked_lm(checkpoint: Checkpoint) -> nn.Module:
 
 
 def _token_table(checkpoint: Checkpoint) -> torch.Tensor:
+    ending = f"{checkpoint.architecture.token_table}.weight"
     for path in _weight_files(checkpoint):
         for name in _names(path):
-            if name.endswith(_TOKEN_TABLE):
+            if name.endswith(ending):
                 with safe_open(path, framework="pt") as weights:
                     table: torch.Tensor = weights.get_tensor(name)
                     return table.float()
-    raise CheckpointError(f"{checkpoint.folder} has no token embeddings ({_TOKEN_TABLE}). Save the network again.")
+    raise CheckpointError(f"{checkpoint.folder} has no token embeddings ({ending}). Save the network again.")
 
 
 def _names(path: Path) -> list[str]:

@@ -29,12 +29,15 @@ class Operations:
 def operations(layer: EncoderLayer, lengths: Sequence[int]) -> Operations:
     """Return the cost of one head and of one unit of a layer, for rows of these token counts.
 
-    A row of n tokens costs 4 n d h + 2 n^2 h per head and 2 n d per unit, where d is the hidden size and h the features
-    of a head. Biases, softmax and LayerNorm are not counted.
+    A row of n tokens costs 4 n d h + 2 n^2 h per head, and 2 n d per unit or 3 n d per gated unit, where d is the
+    hidden size and h the features of a head. Biases, softmax and LayerNorm are not counted. Attention is counted as if
+    every token saw all others at one product per score.
     """
     tokens, pairs = sum(lengths), sum(length**2 for length in lengths)
     hidden, features = layer.query.in_features, layer.head_size
-    return Operations(head=4 * tokens * hidden * features + 2 * pairs * features, unit=2 * tokens * hidden)
+    return Operations(
+        head=4 * tokens * hidden * features + 2 * pairs * features, unit=(1 + len(layer.unit_rows)) * tokens * hidden
+    )
 
 
 def affordable(layers: int, heads: int, units: int, cost: Operations, fraction: float) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparserve.models.encoders import squeezing
+from sparserve.models.encoders.architectures.registry import architecture_of
 from sparserve.models.encoders.layers import EncoderLayer, encoder_layers
 from sparserve.models.encoders.structure import Structure
 from sparserve.models.errors import CheckpointError, RecipeError
@@ -70,10 +71,10 @@ class MutualInformation(UnitMethod):
     unlike a sum over features, does not depend on the basis within the head, which the value and output matrices can
     change without changing the function.
 
-    Only the first token of the last layer reaches the classifier. The heads and units of that layer are compared with
-    the logits at that token, because one vector per row is too few for the covariance of its units. A hidden dimension
-    scores the sum, over all residual streams, of its information about the value vectors that read it, and in the last
-    stream about the logits.
+    Only the first token of the last layer reaches the classifier, or the mean of all. The heads and units of that layer
+    are compared with the logits there, because one vector per row is too few for the covariance of its units. A hidden
+    dimension scores the sum, over all residual streams, of its information about the value vectors that read it, and in
+    the last stream about the logits.
 
     `squeeze.flops` keeps that fraction of the heads and of the units in every layer.
     """
@@ -173,22 +174,34 @@ def _collect_moments(model: nn.Module, layers: Sequence[EncoderLayer], batches: 
         [_LayerMoments(JointMoments(), JointMoments(layer.head_size), JointMoments()) for layer in layers],
         JointMoments(),
     )
+    config: Any = model.config
+    pooled = _mean if architecture_of(config).pools_mean(config) else _first
     for batch in batches:
         tokens = batch["attention_mask"].bool()
         with _recorded(layers) as records:
             logits = model(**{name: value for name, value in model_inputs(batch).items() if name != "labels"}).logits
         for index, (layer, sums) in enumerate(zip(layers, moments.layers, strict=True)):
             (context, _), (units, _) = records[layer.attention_output], records[layer.output]
-            states, values = records[layer.value]
+            states, values = records[layer.value.linear]
+            values = layer.value.of(values)
             sums.hidden.add(states[tokens], values[tokens])
             if index + 1 == len(layers):
-                sums.units.add(units[:, 0], logits)
-                sums.heads.add(context[:, 0], logits)
+                sums.units.add(pooled(units, tokens), logits)
+                sums.heads.add(pooled(context, tokens), logits)
             else:
-                sums.units.add(units[tokens], records[layers[index + 1].value][1][tokens])
+                above = layers[index + 1].value
+                sums.units.add(units[tokens], above.of(records[above.linear][1])[tokens])
                 sums.heads.add(context[tokens], units[tokens])
-        moments.last_hidden.add(records[layers[-1].module][1][:, 0], logits)
+        moments.last_hidden.add(pooled(records[layers[-1].module][1], tokens), logits)
     return moments
+
+
+def _first(features: Tensor, tokens: Tensor) -> Tensor:
+    return features[:, 0]
+
+
+def _mean(features: Tensor, tokens: Tensor) -> Tensor:
+    return (features * tokens[..., None]).sum(1) / tokens.sum(1, keepdim=True)
 
 
 @contextmanager
@@ -199,7 +212,7 @@ def _recorded(layers: Sequence[EncoderLayer]) -> Iterator[Mapping[nn.Module, tup
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         records[module] = inputs[0], output[0] if isinstance(output, tuple) else output
 
-    linears = [linear for layer in layers for linear in (layer.attention_output, layer.value, layer.output)]
+    linears = [linear for layer in layers for linear in (layer.attention_output, layer.value.linear, layer.output)]
     handles = [module.register_forward_hook(record) for module in (*linears, layers[-1].module)]
     try:
         yield records

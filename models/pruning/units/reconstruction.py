@@ -45,10 +45,10 @@ def squeeze_and_refit(
 def refit(model: nn.Module, dense: nn.Module, batches: Sequence[Batch], *, damping: float) -> list[Fit]:
     """Solve for the kept columns of attention output and FFN output of a squeezed `model`, in place.
 
-    Layers are solved from the lowest up. The LayerNorms of a layer read two sums z = x + W c + b, where x is the
-    residual stream and c the context of the kept heads or the activations of the kept units, both computed by the
-    squeezed network as refitted so far. For each sum, W and b change so as to minimise the mean over calibration tokens
-    of |z_dense - z|^2 plus lambda |change of W|^2, where lambda is `damping` times the mean variance of c. Zero weights
+    Layers are solved from the lowest up. A layer computes two sums z = x + W c + b, where x is the residual stream and
+    c the context of the kept heads or the activations of the kept units, both computed by the squeezed network as
+    refitted so far. For each sum, W and b change so as to minimise the mean over calibration tokens of
+    |z_dense - z|^2 plus lambda |change of W|^2, where lambda is `damping` times the mean variance of c. Zero weights
     stay zero, so a pruned network does not regrow. No change is one of the candidates, so the error on these tokens
     never grows. The hidden size must be that of the dense network.
 
@@ -57,48 +57,56 @@ def refit(model: nn.Module, dense: nn.Module, batches: Sequence[Batch], *, dampi
     """
     runs = _runs(dense, batches)
     fits = []
-    for small, whole in zip(encoder_layers(model), encoder_layers(dense), strict=True):
+    for index, (small, whole) in enumerate(zip(encoder_layers(model), encoder_layers(dense), strict=True)):
         targets = []
         for run in runs:
-            passed = _pass(whole, run, run.dense)
+            passed = _pass(whole, run.calls[index], run.dense)
             targets.append(passed.sums)
             run.dense = passed.output
         for part, linear in enumerate((small.attention_output, small.output)):
             moments = JointMoments()
             for run, target in zip(runs, targets, strict=True):
-                passed = _pass(small, run, run.squeezed)
+                passed = _pass(small, run.calls[index], run.squeezed)
                 difference = target[part] - passed.sums[part]
                 moments.add(difference[run.tokens], passed.inputs[part][run.tokens])
             fits.append(solve(linear, moments, damping))
         for run in runs:
-            run.squeezed = _pass(small, run, run.squeezed).output
+            run.squeezed = _pass(small, run.calls[index], run.squeezed).output
     return fits
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Arguments of a layer besides its hidden states, such as masks, which may differ between layers."""
+
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
 
 
 @dataclass
 class _Run:
-    """A batch between two layers: hidden states of both networks [batch, length, hidden] and other arguments."""
+    """A batch between two layers: hidden states of both networks [batch, length, hidden]."""
 
     tokens: Tensor  # [batch, length], True at real tokens
     dense: Tensor
     squeezed: Tensor
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
+    calls: list[_Call]  # of the layers, the lowest first
 
 
 @dataclass(frozen=True)
 class _Pass:
     inputs: tuple[Tensor, Tensor]  # of attention output and FFN output
-    sums: tuple[Tensor, Tensor]  # inputs of the two LayerNorms
+    sums: tuple[Tensor, Tensor]  # after attention and after the feed-forward, before any norm of them
     output: Tensor
 
 
-class _FirstLayerReached(Exception):
-    """Stops the forward pass at the first layer, whose inputs are all that is needed."""
+class _LastLayerReached(Exception):
+    """Stops the forward pass at the last layer: the inputs of the layers are all that is needed."""
 
 
 def _runs(model: nn.Module, batches: Sequence[Batch]) -> list[_Run]:
     runs: list[_Run] = []
+    layers = encoder_layers(model)
     tokens = 0
     for batch in batches:
         if tokens >= MAX_TOKENS:
@@ -106,22 +114,35 @@ def _runs(model: nn.Module, batches: Sequence[Batch]) -> list[_Run]:
         mask = batch["attention_mask"].bool()
         tokens += int(mask.sum())
 
-        def stop(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], mask: Tensor = mask) -> None:
-            runs.append(_Run(mask, arguments[0], arguments[0], arguments[1:], keywords))
-            raise _FirstLayerReached
+        states: list[Tensor] = []
+        calls: list[_Call] = []
 
-        handle = encoder_layers(model)[0].module.register_forward_pre_hook(stop, with_kwargs=True)
+        def record(
+            module: nn.Module,
+            arguments: tuple[Any, ...],
+            keywords: dict[str, Any],
+            states: list[Tensor] = states,
+            calls: list[_Call] = calls,
+        ) -> None:
+            states.append(arguments[0])
+            calls.append(_Call(arguments[1:], keywords))
+            if len(calls) == len(layers):
+                raise _LastLayerReached
+
+        handles = [layer.module.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
         try:
             model(**model_inputs(batch))
-        except _FirstLayerReached:
+        except _LastLayerReached:
             pass
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
+        runs.append(_Run(mask, states[0], states[0], calls))
     return runs
 
 
-def _pass(layer: EncoderLayer, run: _Run, hidden: Tensor) -> _Pass:
-    first, second = (module for module in layer.module.modules() if isinstance(module, nn.LayerNorm))
+def _pass(layer: EncoderLayer, call: _Call, hidden: Tensor) -> _Pass:
+    first, second = layer.norms
     recorded: dict[nn.Module, Tensor] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -130,14 +151,15 @@ def _pass(layer: EncoderLayer, run: _Run, hidden: Tensor) -> _Pass:
     observed_modules = (layer.attention_output, layer.output, first, second)
     handles = [module.register_forward_pre_hook(record) for module in observed_modules]
     try:
-        output = layer.module(hidden, *run.arguments, **run.keywords)
+        output = layer.module(hidden, *call.arguments, **call.keywords)
     finally:
         for handle in handles:
             handle.remove()
+    output = output[0] if isinstance(output, tuple) else output
     return _Pass(
         (recorded[layer.attention_output], recorded[layer.output]),
-        (recorded[first], recorded[second]),
-        output[0] if isinstance(output, tuple) else output,
+        (recorded[second], output) if layer.norm_first else (recorded[first], recorded[second]),
+        output,
     )
 
 
@@ -146,17 +168,22 @@ def solve(linear: nn.Linear, moments: JointMoments, damping: float) -> Fit:
     """Change the nonzero weights and the bias of `linear`, in place, by the least squares that `refit` describes.
 
     In `moments`, X [outputs] is the missing part of its output and Y [inputs] are its inputs. Rows with the same zeros
-    share one Cholesky factor.
+    share one Cholesky factor. Without a bias, moments about zero take the place of those about the mean.
     """
     spread, bias = float(moments.xx.sum()), moments.x_mean
     before = spread + float(bias.square().sum())
     covariance, cross = moments.yy, moments.xy
+    if linear.bias is None:
+        spread = before
+        covariance = covariance + torch.outer(moments.y_mean, moments.y_mean)
+        cross = cross + torch.outer(moments.x_mean, moments.y_mean)
     # Treat variation within float32 rounding as none, so that no weight grows large to fit it.
     rounding = torch.finfo(torch.float32).eps * moments.y_mean.square().mean()
     change = _least_squares(covariance, cross, damping * covariance.diagonal().mean() + rounding, linear.weight != 0)
     after = spread - 2 * float((change * cross).sum()) + float(((change @ covariance) * change).sum())
     linear.weight.add_(change)
-    linear.bias.add_(bias - change @ moments.y_mean)
+    if linear.bias is not None:
+        linear.bias.add_(bias - change @ moments.y_mean)
     return Fit(before, after)
 
 

@@ -18,7 +18,7 @@ def test_attention_scores_give_the_models_attention(make_checkpoint: Callable[..
     ).eval()
     ids = torch.randint(5, 40, (2, 6))
     mask = torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
-    with torch.no_grad(), attention_scores(model, 4) as scores:
+    with torch.no_grad(), attention_scores(model) as scores:
         attentions = model(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
     assert len(scores) == len(attentions) == 2
     for score, attention in zip(scores, attentions, strict=True):

@@ -21,6 +21,7 @@ from sparserve.models.recipes.schema import Student
 from sparserve.models.training.distillation import hidden_loss, make_projection
 from sparserve.models.training.teacher_outputs import RequiredOutputs, run_network
 from tests.support.models.exporting import ENCODERS, classifier
+from tests.support.models.squeezed import silence
 
 # The tiny networks have 2 layers, width 32, 48 units and 4 heads of 8 features.
 NARROW = Student(hidden_size=16, intermediate_size=24, heads=2)
@@ -60,8 +61,7 @@ def double(model: Any, heads: int) -> None:
     kept_features = [f for f in range(32) if (f // 8 in uniform_choice(4, 2) if heads == 2 else f % 8 < 4)]
     idle = [f for f in range(32) if f not in kept_features]
     layers = encoder_layers(model)
-    readers = {id(linear) for layer in layers for linear in (layer.query, layer.key, layer.value, layer.intermediate)}
-    inner = {id(layer.intermediate) for layer in layers} | readers
+    inner = {id(rows.linear) for layer in layers for rows in (layer.query, layer.key, layer.value, layer.intermediate)}
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.embedding_dim == 32:
             module.weight[:, 16:] = module.weight[:, :16]
@@ -74,12 +74,13 @@ def double(model: Any, heads: int) -> None:
             if module.out_features == 32 and id(module) not in inner:
                 module.weight[16:], module.bias[16:] = module.weight[:16], module.bias[:16]
     for layer in layers:
-        for linear in (layer.query, layer.key, layer.value):
-            linear.weight[idle], linear.bias[idle] = 0, 0
+        for rows in (layer.query, layer.key, layer.value):
+            silence(rows, idle)
         layer.attention_output.weight[:16] = torch.randn(16, 32, generator=torch.Generator().manual_seed(2))
         layer.attention_output.weight[16:] = layer.attention_output.weight[:16]
         layer.attention_output.weight[:, idle] = 0
-        layer.intermediate.weight[1::2], layer.intermediate.bias[1::2] = 0, 0
+        for rows in layer.unit_rows:
+            silence(rows, slice(1, None, 2))
         layer.output.weight[:, 1::2] = 0
 
 
@@ -112,7 +113,7 @@ def test_shrink_keeps_logits_if_only_kept_parts_are_used(
     student: Any = shrink(start, Student(hidden_size=16, intermediate_size=24, heads=heads))
     with torch.no_grad():
         for layer in encoder_layers(student):
-            for parameter in layer.query.parameters():
+            for parameter in layer.query.linear.parameters():
                 parameter.mul_((layer.head_size / 8) ** 0.5)  # scores are divided by the root of the head's size
     assert kept_dimensions(student, 32) == tuple(range(16))
     assert (logits(student) - logits(start)).abs().max().item() < 1e-4

@@ -25,7 +25,7 @@ from sparserve.models.export.sparse_graph import write_sparse_graph
 from sparserve.models.export.statistics import flops, sparsity
 from sparserve.models.recipes.schema import Quantization
 from tests.support.models.exporting import ENCODERS, export
-from tests.support.models.squeezed import HEADS, HIDDEN, NARROW, UNEVEN, UNITS, logits, network_of, texts
+from tests.support.models.squeezed import HEADS, HIDDEN, NARROW, UNEVEN, UNITS, logits, network_of, silence, texts
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,12 @@ def masked(model: Any, structure: Structure) -> Any:
     model = copy.deepcopy(model)
     for layer, heads, units in zip(encoder_layers(model), structure.heads, structure.units, strict=True):
         removed = [f for f in range(layer.query.out_features) if f // layer.head_size not in heads]
-        for linear in (layer.query, layer.key, layer.value):
-            linear.weight[removed], linear.bias[removed] = 0, 0
+        for rows in (layer.query, layer.key, layer.value):
+            silence(rows, removed)
         layer.attention_output.weight[:, removed] = 0
         removed = [unit for unit in range(layer.units) if unit not in units]
-        layer.intermediate.weight[removed], layer.intermediate.bias[removed] = 0, 0
+        for rows in layer.unit_rows:
+            silence(rows, removed)
         layer.output.weight[:, removed] = 0
     return model
 
@@ -139,7 +140,7 @@ def test_squeeze_leaves_the_network_unchanged_on_error(network: Callable[[str], 
 def test_squeeze_refuses_an_unknown_architecture(bert: Any) -> None:
     model = copy.deepcopy(bert)
     model.bert.encoder.layer[1].attention.self.query = nn.Identity()
-    with pytest.raises(CheckpointError, match=r"Heads and feed-forward units of .* are unknown"):
+    with pytest.raises(CheckpointError, match=r"BertLayer has no linear attention\.self\.query"):
         squeeze(model, UNEVEN)
 
 
@@ -166,7 +167,7 @@ def test_squeezed_network_can_be_trained(network: Callable[[str], Any], name: st
 def test_attention_scores_of_a_squeezed_network(network: Callable[[str], Any]) -> None:
     model = network("bert")
     squeeze(model, UNEVEN)
-    with torch.no_grad(), attention_scores(model, HEADS) as scores:
+    with torch.no_grad(), attention_scores(model) as scores:
         attentions = model(**texts(), output_attentions=True).attentions
     assert [score.shape[1] for score in scores] == [3, 1]
     padding = texts()["attention_mask"][:, None, None] == 0
@@ -210,7 +211,7 @@ def test_squeezed_graph_is_packed_and_quantized(
 
 def test_flops_count_the_remaining_heads(exported: tuple[Any, Path]) -> None:
     model, path = exported
-    counted = flops(sparsity(path), layers=2, hidden=HIDDEN, length=10)
+    counted = flops(sparsity(path), model.config, length=10)
     size = HIDDEN // HEADS
     linears = sum(
         linear.weight.numel()

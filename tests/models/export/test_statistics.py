@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from transformers import BertConfig, ElectraConfig
 
 from sparserve.models.errors import BundleError
 from sparserve.models.export.statistics import flops, sizes, sparsity
@@ -164,7 +165,7 @@ def test_sparsity_reads_16_bit_floats_and_4_bit_integers(tmp_path: Path) -> None
 
 
 def test_flops_follow_the_formula(fp32: Path) -> None:
-    counted = flops(sparsity(fp32), layers=2, hidden=4, length=10)
+    counted = flops(sparsity(fp32), BertConfig(num_hidden_layers=2, hidden_size=4), length=10)
     attention = 2 * 4 * 10**2 * 4
     assert counted.dense == attention + 2 * 48 * 10 + 2 * 28
     assert counted.effective == attention + 2 * 35 * 10 + 2 * 26
@@ -174,7 +175,7 @@ def test_flops_follow_the_formula(fp32: Path) -> None:
 def test_flops_of_an_embedding_projection_count_every_token(tmp_path: Path) -> None:
     name = "electra.embeddings_project.weight"
     counted = sparsity(write(tmp_path / "m.onnx", {name: with_zeros((3, 4), 2)}, {name: "MatMul"}))
-    assert flops(counted, layers=0, hidden=4, length=10).dense == 2 * 12 * 10
+    assert flops(counted, ElectraConfig(num_hidden_layers=0), length=10).dense == 2 * 12 * 10
 
 
 def test_sizes_are_plain_and_compressed_bytes(tmp_path: Path) -> None:

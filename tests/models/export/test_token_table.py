@@ -156,8 +156,8 @@ def test_sparsity_counts_rows_and_basis_but_no_remap(bert: Exported, tmp_path: P
     assert named[f"{name}.factor"] == ("embedding", (report.rows, 16))
     assert named[f"{name}.basis"] == ("other_linear", (16, table.shape[1]))
     assert not [key for key in named if key.endswith("remap")]
-    whole = flops(sparsity(bert.path), layers=2, hidden=32, length=10)
-    assert flops(statistics, layers=2, hidden=32, length=10).dense - whole.dense == 2 * 16 * table.shape[1] * 10
+    whole = flops(sparsity(bert.path), bert.model.config, length=10)
+    assert flops(statistics, bert.model.config, length=10).dense - whole.dense == 2 * 16 * table.shape[1] * 10
 
 
 def test_sparse_graph_keeps_smaller_tables(bert: Exported, sparse_runtime: Library, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sparserve.models.pruning.units.moments import JointMoments
 from sparserve.models.pruning.units.mutual_information import MutualInformation, mutual_information
 from sparserve.models.recipes.schema import Squeeze
 from tests.support.models.calibration_rows import calibration, classifier
+from tests.support.models.squeezed import silence
 
 
 def gaussian(seed: int, vectors: Any = 400, features: Any = 6) -> Any:
@@ -112,9 +113,8 @@ def test_mutual_information_method_removes_constant_units_first(
     model = classifier(make_checkpoint(model_type))
     for layer in encoder_layers(model):
         with torch.no_grad():
-            for linear, silent in ((layer.intermediate, slice(10, 22)), (layer.value, slice(8, 16))):
-                linear.weight[silent] = 0
-                linear.bias[silent] = 0
+            for rows, silent in ((layer.intermediate, slice(10, 22)), (layer.value, slice(8, 16))):
+                silence(rows, silent)
     structure = MutualInformation().apply(model, calibration(), Squeeze(heads=0.75, units=0.75))
     assert structure.heads == ((0, 2, 3),) * 2
     assert structure.units == (tuple(unit for unit in range(48) if not 10 <= unit < 22),) * 2

@@ -1,12 +1,13 @@
 """Structures of the tiny checkpoints for tests of squeezing, and the logits of the networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from sparserve.models.encoders.layers import Projection
 from sparserve.models.encoders.structure import Structure
 from tests.support.models.exporting import classifier
 
@@ -22,6 +23,13 @@ def network_of(make_checkpoint: Callable[..., Path], name: str) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(make_checkpoint("electra"), embedding_size=16, num_labels=3)
     return AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+
+
+def silence(rows: Projection, outputs: Sequence[int] | slice) -> None:
+    """Set weights and biases of these outputs to zero."""
+    rows.weight[outputs] = 0
+    if rows.bias is not None:
+        rows.bias[outputs] = 0
 
 
 def texts() -> dict[str, torch.Tensor]:
