@@ -2,6 +2,7 @@
 # make test    the fast tests: a few minutes on two cores
 # make test-thorough   the slow tests, and what takes minutes: every recipe that ships, from command line to bundle, on a tiny model, also killed
 #                      at random; the service against schemathesis, KServe's clients and kill -9, and without its fast path
+# make test-browser   the pages in headless Chromium, which must be installed; SPARSERVE_REQUIRE_BROWSER=1 fails without it
 # make test-floors   the fast tests of the service and of the job's core on the oldest allowed version of every dependency, in
 #                    build/floors
 # make check   linters, types, import contracts, spelling and language
@@ -41,7 +42,7 @@ REQUESTS ?= 1000000
 FLOORS ?= tests/kernels tests/models tests/sparserve tests/service/api tests/service/catalog tests/service/http \
     tests/service/inference tests/service/test_settings.py
 
-.PHONY: demo test test-thorough test-floors check bench bench-kernels bench-accuracy bench-reliability bench-serving serve docs setup service-venv job-venv kserve-venv audit sbom clean
+.PHONY: demo test test-thorough test-browser test-floors check bench bench-kernels bench-accuracy bench-reliability bench-serving serve docs setup service-venv job-venv kserve-venv audit sbom clean
 
 setup: $(INSTALLED)
 
@@ -60,6 +61,9 @@ test: $(INSTALLED)
 test-thorough: $(INSTALLED)
 	$(BIN)/python -m pytest tests/service/api --framework -n 2 --dist loadfile
 	$(BIN)/python -m pytest -m 'slow or thorough' -n 2 --dist loadfile
+
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pytest -m browser tests/browser -n 2 --dist loadfile
 
 # Old releases use what newer ones of their own dependencies deprecate.
 test-floors:

@@ -17,17 +17,26 @@ from sparserve.kernels.packed_format import (
     FLOAT16,
     FLOAT32,
     INT8,
-    LAYER_RECORDS,
     LAYOUT_NAMES,
     LINEAR,
+    NOTHING,
+    PRE_NORM,
     RECORDS_PER_LAYER,
     UNSTRUCTURED,
     VALUE_BYTES,
+    VECTOR,
     PackingError,
     Record,
     read_records,
 )
-from sparserve.kernels.weights import EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.weights import (
+    EncoderWeights,
+    Floats,
+    LayerWeights,
+    LinearWeights,
+    NormWeights,
+    RelativePositions,
+)
 
 
 @dataclass(frozen=True)
@@ -61,24 +70,55 @@ def unpack_encoder(blob: bytes) -> EncoderWeights:
         PackingError: the bytes are not a packed encoder.
     """
     header, records = read_records(blob, ENCODER)
-    layers = []
-    for begin in range(0, len(records), RECORDS_PER_LAYER):
-        mine = records[begin : begin + RECORDS_PER_LAYER]
-        query, key, value, attention_output, intermediate, output = (_unpack(blob, record) for record in mine[:6])
-        vectors = [np.frombuffer(blob, np.float32, record.rows, record.values) for record in mine[6:]]
-        layers.append(
-            LayerWeights(
-                query,
-                key,
-                value,
-                attention_output,
-                NormWeights(vectors[0], vectors[1]),
-                intermediate,
-                output,
-                NormWeights(vectors[2], vectors[3]),
-            )
-        )
-    return EncoderWeights(tuple(layers), header.head_size, ACTIVATIONS[header.activation], header.epsilon)
+    size = RECORDS_PER_LAYER[header.version]
+    layers = tuple(_layer(blob, records[index * size : (index + 1) * size]) for index in range(header.layers))
+    shared = records[header.layers * size :]
+    return EncoderWeights(
+        layers,
+        header.head_size,
+        ACTIVATIONS[header.activation],
+        header.epsilon,
+        pre_norm=bool(header.flags & PRE_NORM),
+        final_norm=_norm(blob, shared[:2]) if shared else None,
+        positions=header.positions or None,
+        relative=_relative(blob, shared[2:]) if shared else None,
+    )
+
+
+def _layer(blob: bytes, records: list[Record]) -> LayerWeights:
+    query, key, value, attention_output, intermediate, output = (_unpack(blob, record) for record in records[:6])
+    gate, positions = records[10:] or (None, None)
+    return LayerWeights(
+        query,
+        key,
+        value,
+        attention_output,
+        _norm(blob, records[6:8]),
+        intermediate,
+        output,
+        _norm(blob, records[8:10]),
+        gate=_unpack(blob, gate) if gate and gate.layout != NOTHING else None,
+        rotary=_vector(blob, positions) if positions and positions.layout != NOTHING else None,
+        band=positions.window - 1 if positions and positions.window else None,
+    )
+
+
+def _norm(blob: bytes, records: list[Record]) -> NormWeights | None:
+    weight, bias = records
+    return None if weight.layout == NOTHING else NormWeights(_vector(blob, weight), _vector(blob, bias))
+
+
+def _relative(blob: bytes, records: list[Record]) -> RelativePositions | None:
+    table, rows = records
+    if table.layout == NOTHING:
+        return None
+    return RelativePositions(_unpack(blob, table).weight, _vector(blob, rows).astype(np.int64))
+
+
+def _vector(blob: bytes, record: Record) -> Floats:
+    if record.layout != VECTOR:
+        raise PackingError("the packed weights are malformed: a vector is missing")
+    return np.frombuffer(blob, np.float32, record.rows, record.values)
 
 
 @_well_formed()
@@ -90,9 +130,9 @@ def unpack_linear(blob: bytes) -> LinearWeights:
 def parts(blob: bytes) -> Iterator[Part]:
     """Yield the parts stored in a blob with their sizes in bytes."""
     header, records = read_records(blob, None)
-    for index, record in enumerate(records):
-        layer, position = divmod(index, RECORDS_PER_LAYER)
-        name = f"layer.{layer}.{LAYER_RECORDS[position]}" if header.kind == ENCODER else "linear"
+    for name, record in zip(header.names, records, strict=True):
+        if record.layout == NOTHING:
+            continue
         entry = BLOCK_WIDTH if record.layout == BLOCK else 1
         bias = record.rows * 4 if record.has_bias else 0
         scales = record.rows * 4 if record.type == INT8 else 0

@@ -4,10 +4,13 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <deque>
 #include <exception>
 #include <new>
+#include <stdexcept>
+#include <string>
 
 namespace sparserve {
 namespace {
@@ -55,6 +58,20 @@ Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t wid
   s.token = part((2 + states) * tokens * 4);
   s.total = at;
   return s;
+}
+
+// The same matrix with float values.
+Matrix in_floats(const Matrix& matrix) {
+  Matrix result = matrix;
+  if (matrix.type != ValueType::kInt8) return result;
+  result.type = ValueType::kFloat32;
+  result.floats.resize(matrix.ints.size());
+  for (std::uint32_t row = 0; row < matrix.rows; ++row)
+    for (std::size_t i = std::size_t{matrix.row_begin[row]} * matrix.width();
+         i < std::size_t{matrix.row_begin[row + 1]} * matrix.width(); ++i)
+      result.floats[i] = static_cast<float>(matrix.ints[i]) * matrix.scales[row];
+  result.ints.clear();
+  return result;
 }
 
 // An exception must not leave a task, because the pool belongs to the caller. The first is rethrown here.
@@ -120,25 +137,91 @@ Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
       head_dim_(blob.head_dim),
       activation_(static_cast<std::uint32_t>(blob.activation)),
       epsilon_(blob.epsilon),
+      pre_norm_(blob.pre_norm),
+      positions_(blob.positions),
+      query_factor_(1.0F / std::sqrt(static_cast<float>(blob.head_dim * (blob.relative.table.rows != 0 ? 3U : 1U)))),
       first_token_only_(first_token_only),
       scratch_(kKeptScratch, kKeptScratchBytes),
       workspaces_(kKeptWorkspaces, kKeptWorkspaceBytes) {
   for (Layer& layer : blob.layers) {
     PackedLayer packed{};
+    if (blob.relative.table.rows != 0)
+      packed.relative = relative_of(layer, blob.relative, first_token_only && &layer == &blob.layers.back());
     packed.query = packer_.pack(std::move(layer.query), false);
     packed.key = packer_.pack(std::move(layer.key), false);
     packed.value = packer_.pack(std::move(layer.value), false);
     packed.attention_output = packer_.pack(std::move(layer.attention_output), false);
     packed.intermediate = packer_.pack(std::move(layer.intermediate), true);
     packed.output = packer_.pack(std::move(layer.output), true);
-    packed.attention_norm_weight = packer_.keep(std::move(layer.attention_norm_weight));
-    packed.attention_norm_bias = packer_.keep(std::move(layer.attention_norm_bias));
-    packed.output_norm_weight = packer_.keep(std::move(layer.output_norm_weight));
-    packed.output_norm_bias = packer_.keep(std::move(layer.output_norm_bias));
+    if (layer.gate.rows != 0) packed.gate = packer_.pack(std::move(layer.gate), true);
+    packed.attention_norm = keep(std::move(layer.attention_norm));
+    packed.output_norm = keep(std::move(layer.output_norm));
+    if (!layer.rotary.empty()) packed.rotary = rotary_of(layer.rotary);
+    packed.band = std::min(layer.band, kNoBand);
     max_width_ = std::max(max_width_, packed.query.rows);
     max_intermediate_ = std::max(max_intermediate_, packed.intermediate.rows);
     layers_.push_back(packed);
   }
+  final_norm_ = keep(std::move(blob.final_norm));
+}
+
+PackedNorm Encoder::keep(Norm&& norm) {
+  if (norm.weight.empty()) return {};
+  const float* weight = packer_.keep(std::move(norm.weight));
+  return {weight, packer_.keep(std::move(norm.bias))};
+}
+
+Rotary Encoder::rotary_of(const std::vector<float>& frequencies) {
+  for (const auto& [known, rotary] : rotaries_)
+    if (known == frequencies) return rotary;
+  const std::uint32_t lanes = kernels_.traits.lanes;
+  const std::size_t stride = (std::size_t{positions_} + lanes - 1) / lanes * lanes;
+  std::vector<float> cosines(frequencies.size() * stride), sines(cosines.size());
+  for (std::size_t i = 0; i < frequencies.size(); ++i)
+    for (std::size_t position = 0; position < stride; ++position) {
+      const double angle = static_cast<float>(position) * frequencies[i];  // rounded to float first, as in training
+      cosines[i * stride + position] = static_cast<float>(std::cos(angle));
+      sines[i * stride + position] = static_cast<float>(std::sin(angle));
+    }
+  const float* kept = packer_.keep(std::move(cosines));
+  rotaries_.emplace_back(frequencies, Rotary{kept, packer_.keep(std::move(sines)), stride});
+  return rotaries_.back().second;
+}
+
+Relative Encoder::relative_of(const Layer& layer, const RelativePositions& relative, bool first_token_only) {
+  // Rows end with a vector of zeros, because the last vector of a sequence may go beyond it.
+  const std::size_t columns = first_token_only ? positions_ : relative.rows.size();
+  const float* keys = project_distances(layer.key, relative, first_token_only, 1.0F);
+  const float* queries = project_distances(layer.query, relative, first_token_only, query_factor_);
+  return {keys, queries, columns + kernels_.traits.lanes};
+}
+
+// A projection of the embedding of each distance (kernels.h, Relative), computed with the packed weights in float.
+const float* Encoder::project_distances(const Matrix& projection, const RelativePositions& relative,
+                                        bool first_token_only, float factor) {
+  MatrixPacker packer(kernels_.traits);  // of what is needed here only
+  const PackedMatrix matrix = packer.pack(in_floats(projection), true);
+  const std::uint32_t rows = relative.table.rows;
+  const std::size_t tile = std::size_t{kernels_.traits.lanes} * kernels_.traits.max_vectors;
+  const Scratch layout = scratch_layout(kernels_.traits, matrix.columns, std::max(matrix.rows, matrix.columns),
+                                        matrix.columns, 0, 0);
+  const BufferPool::Lease scratch(scratch_, layout.total);
+  std::vector<float> projected(std::size_t{rows} * matrix.rows);
+  for (std::size_t first = 0; first < rows; first += tile)
+    kernels_.linear(matrix, relative.table.floats.data() + first * matrix.columns,
+                    projected.data() + first * matrix.rows,
+                    static_cast<std::uint32_t>(std::min<std::size_t>(tile, rows - first)), layout, scratch.data());
+
+  const std::size_t columns = first_token_only ? positions_ : relative.rows.size();
+  const std::size_t stride = columns + kernels_.traits.lanes;
+  std::vector<float> table(matrix.rows * stride);
+  for (std::size_t column = 0; column < columns; ++column) {
+    // Of the first token's distances from the keys, which are at most zero, or of all distances.
+    const std::uint32_t row = relative.rows[first_token_only ? positions_ - 1 - column : column];
+    for (std::size_t feature = 0; feature < matrix.rows; ++feature)
+      table[feature * stride + column] = factor * projected[std::size_t{row} * matrix.rows + feature];
+  }
+  return packer_.keep(std::move(table));
 }
 
 void Encoder::run(const float* input, const std::int64_t* mask, const float* position_bias, bool bias_per_row,
@@ -152,7 +235,11 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
   run.head_dim = head_dim_;
   run.max_width = max_width_;
   run.activation = activation_;
+  run.positions = positions_;
+  run.query_factor = query_factor_;
   run.epsilon = epsilon_;
+  run.pre_norm = pre_norm_;
+  run.final_norm = final_norm_;
   run.first_token_only = first_token_only_;
   run.profile = profiling.load(std::memory_order_relaxed) ? &kProfile : nullptr;
   run.input = input;
@@ -176,6 +263,9 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
     std::size_t tokens = length;
     while (tokens > 0 && own[tokens - 1] == 0) --tokens;
     if (tokens == 0) continue;
+    if (positions_ != 0 && tokens > positions_)
+      throw std::invalid_argument("a sequence of " + std::to_string(tokens) +
+                                  " tokens is longer than this encoder's " + std::to_string(positions_) + " positions");
     const bool holes = std::find(own, own + tokens, 0) != own + tokens;
     if (holes) {
       std::vector<float>& biases = key_biases.emplace_back(tokens);
@@ -227,8 +317,9 @@ void Encoder::run_chunk(Run& run, const std::vector<Sequence>& sequences, std::u
   std::size_t longest = 0;
   for (const Sequence& s : sequences) longest = std::max<std::size_t>(longest, s.stride);
   const std::size_t widest = std::max({hidden_, max_width_, max_intermediate_});
+  const std::size_t context = pre_norm_ ? std::max(max_width_, hidden_) : max_width_;  // norms are written there too
   const Scratch layout =
-      scratch_layout(traits, widest, widest, max_width_, run.first_token_only ? hidden_ : 0,
+      scratch_layout(traits, widest, widest, context, run.first_token_only ? hidden_ : 0,
                      std::max<std::size_t>(kKeyBlock * traits.lanes * traits.max_vectors, longest));
   for (std::uint32_t phase = 0; phase <= run.layer_count; ++phase) {
     if (phase == run.layer_count && run.first_token_only) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "packed/blob.h"
@@ -64,26 +65,39 @@ class Encoder {
   bool first_token_only() const { return first_token_only_; }
   std::uint32_t heads(std::size_t layer) const { return layers_[layer].query.rows / head_dim_; }
   std::size_t layers() const { return layers_.size(); }
+  // The longest sequence; 0 if there is no limit.
+  std::uint32_t positions() const { return positions_; }
 
   // input [batch, length, hidden]; mask [batch, length], 0 or not; position_bias [1 or batch, heads, key, query] or
   // null; output [batch, length (or 1), hidden]. Tokens after a row's last unmasked token, and rows without any, give
-  // zeros. Outputs do not depend on the rest of the batch or on the number of threads. Thread-safe.
+  // zeros. Outputs do not depend on the rest of the batch or on the number of threads. Thread-safe. Throws
+  // std::invalid_argument if a sequence is longer than `positions`.
   void run(const float* input, const std::int64_t* mask, const float* position_bias, bool bias_per_row, float* output,
            std::size_t batch, std::size_t length, const Parallel& parallel) const;
 
  private:
   void run_chunk(Run& run, const std::vector<Sequence>& sequences, std::uint32_t vectors,
                  const Parallel& parallel) const;
+  PackedNorm keep(Norm&& norm);
+  Rotary rotary_of(const std::vector<float>& frequencies);
+  Relative relative_of(const Layer& layer, const RelativePositions& relative, bool first_token_only);
+  const float* project_distances(const Matrix& projection, const RelativePositions& relative, bool first_token_only,
+                                 float factor);
 
   const KernelTable& kernels_;
   MatrixPacker packer_;
   std::vector<PackedLayer> layers_;
+  std::vector<std::pair<std::vector<float>, Rotary>> rotaries_;  // tables by frequencies: few layers have their own
   std::uint32_t hidden_;
   std::uint32_t head_dim_;
   std::uint32_t max_width_ = 0;
   std::uint32_t max_intermediate_ = 0;
   std::uint32_t activation_;
   float epsilon_;
+  bool pre_norm_;
+  PackedNorm final_norm_{};
+  std::uint32_t positions_;
+  float query_factor_;
   bool first_token_only_;
   mutable BufferPool scratch_;
   mutable BufferPool workspaces_;

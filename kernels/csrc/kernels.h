@@ -46,6 +46,7 @@ inline constexpr std::uint32_t kDenseRows = 6;
 inline constexpr std::uint32_t kBlock = 4;        // columns of a 1x4 block
 inline constexpr std::uint32_t kKeyBlock = 128;   // keys whose scores exist at a time
 inline constexpr float kMasked = -1e30F;          // the score of a masked key: no sum of real scores comes near it
+inline constexpr std::uint32_t kNoBand = 1U << 30;  // farther than any two tokens
 
 // Tile and matrix parameters of one instruction set.
 struct Traits {
@@ -75,12 +76,35 @@ struct Tile {
   std::uint32_t first_sequence;  // of its first token
 };
 
+// LayerNorm over the hidden features; the weight is null where there is none.
+struct PackedNorm {
+  const float* weight;
+  const float* bias;
+};
+
+// Rotary positions: cosines and sines of every position's angles, [head_dim / 2][stride]; null where there are none.
+struct Rotary {
+  const float* cosines;
+  const float* sines;
+  std::size_t stride;
+};
+
+// Relative positions (DeBERTa): what the key and query projections make of the embedding of each distance, [width]
+// [stride]; queries are scaled. Columns are the distances of a query from a key, from -(Run::positions - 1) on; in a
+// layer of which the first token alone is wanted, they are the key's positions. Null where there are none.
+struct Relative {
+  const float* keys;
+  const float* queries;
+  std::size_t stride;
+};
+
 struct PackedLayer {
   PackedMatrix query, key, value, attention_output, intermediate, output;
-  const float* attention_norm_weight;
-  const float* attention_norm_bias;
-  const float* output_norm_weight;
-  const float* output_norm_bias;
+  PackedMatrix gate;        // of the feed-forward: its outputs times the activated ones; no rows where there is none
+  PackedNorm attention_norm, output_norm;  // after the residual sums or, with Run::pre_norm, ahead of the linears
+  Rotary rotary;
+  Relative relative;
+  std::uint32_t band;       // a query attends to keys at most this far from it
 };
 
 // Stages of a run for profiles: nanoseconds summed over threads, counted only while profiling is on.
@@ -100,8 +124,12 @@ struct Run {
   std::uint32_t hidden;
   std::uint32_t head_dim;
   std::uint32_t max_width;         // of attention over all layers
+  std::uint32_t positions;         // of the longest sequence that tables of positions allow
+  float query_factor;              // of the scores
   std::uint32_t activation;
   float epsilon;
+  bool pre_norm;
+  PackedNorm final_norm;           // of the last layer's states, or none
   bool first_token_only;
   const Profile* profile;          // or null
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from sparserve.kernels.packed_format import FORMAT_VERSION, PackingError
+from sparserve.kernels.packed_format import ENCODER, PackingError, read_records
 from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from sparserve.kernels.unpacking import parts
 from sparserve.kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
@@ -93,7 +93,7 @@ def pack_graph(graph: onnx.ModelProto, *, head_size: int, options: PackOptions) 
 def _summarize(blob: bytes, options: PackOptions, first_token_only: bool) -> Packed:
     stored = list(parts(blob))
     return Packed(
-        format_version=FORMAT_VERSION,
+        format_version=read_records(blob, ENCODER)[0].version,
         opset_version=OPSET,
         values=options.values,
         bytes=0,

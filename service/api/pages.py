@@ -1,9 +1,15 @@
-"""Web pages: the playground at `/`, the API documentation at `/docs`, and their assets, all from this server."""
+"""Web pages: the page to compare variants at `/`, the API documentation at `/docs`, and their assets.
+
+The page is made of ECMAScript modules, which the browser loads as they are: there is no build step.
+"""
 
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
+from starlette.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
+
+from sparserve.service.http.dependencies import ServiceDependency
 
 router = APIRouter(include_in_schema=False)
 FOLDER = Path(__file__).parent.parent / "pages"
@@ -18,8 +24,10 @@ _files = StaticFiles(directory=FOLDER)
 
 
 @router.get("/")
-async def index(request: Request) -> Response:
-    """Return the playground."""
+async def index(request: Request, service: ServiceDependency) -> Response:
+    """Return the page."""
+    if request.scope["raw_path"] == b"":  # the prefix without a slash, from which the page's links would lead elsewhere
+        return RedirectResponse(service.settings.root_path.rpartition("/")[2] + "/")
     return await _file("index.html", request)
 
 
@@ -29,25 +37,19 @@ async def docs(request: Request) -> Response:
     return await _file("docs.html", request, DOCS_POLICY)
 
 
-@router.get("/pages/{name}")
-async def asset(name: str, request: Request) -> Response:
+@router.get("/pages/{path:path}")
+async def asset(path: str, request: Request) -> Response:
     """Return a style sheet, a script or an image."""
-    return await _file(name, request)
+    return await _file(path, request)
 
 
-@router.get("/pages/vendor/{name}")
-async def vendored_asset(name: str, request: Request) -> Response:
-    """Return a file of Swagger UI."""
-    return await _file(f"vendor/{name}", request)
-
-
-async def _file(name: str, request: Request, policy: str = POLICY) -> Response:
+async def _file(path: str, request: Request, policy: str = POLICY) -> Response:
     """Return a file, or 304 if the client has it.
 
     Raises:
         HTTPException: 404, there is no such file.
     """
-    response = await _files.get_response(name, request.scope)
+    response = await _files.get_response(path, request.scope)
     # Also with 304: a browser replaces the headers that it has stored.
     response.headers.update(
         {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
 
-from sparserve.kernels.packed_format import ENCODER, GAPS, HEADER, LINEAR, RECORD, RECORDS_PER_LAYER, PackingError
+from sparserve.kernels.packed_format import ENCODER, GAPS, HEADER, LAYER_RECORDS, LINEAR, RECORD, PackingError
+from sparserve.kernels.packing import pack_encoder
 from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
-from tests.support.kernels.blob_seeds import mended, seeds
+from tests.support.kernels.blob_seeds import mended, seeds, tiny_modern_encoder
 from tests.support.kernels.forged_blobs import (
     ENCODER_BLOB,
     FLOATS,
@@ -79,9 +80,10 @@ def test_parse_blob_of_other_kind_is_refused(blob: bytes) -> None:
 def test_parse_matrices_sharing_bytes_are_refused() -> None:
     """Otherwise a small file could fill any memory: 256 layers, all with the same bytes."""
     forged = TWO_LAYERS
-    for index in range(RECORDS_PER_LAYER):
-        forged = Forgery(forged, record=record_of(TWO_LAYERS, index), index=RECORDS_PER_LAYER + index)()
-    end_of_first_layer = record_of(TWO_LAYERS, RECORDS_PER_LAYER)["values"]
+    size = len(LAYER_RECORDS)
+    for index in range(size):
+        forged = Forgery(forged, record=record_of(TWO_LAYERS, index), index=size + index)()
+    end_of_first_layer = record_of(TWO_LAYERS, size)["values"]
     with pytest.raises(REFUSALS, match=r"layer 1, .* makes the sections larger than the blob"):
         open_blob(mended(forged[:end_of_first_layer]))
 
@@ -95,6 +97,14 @@ def test_parse_matrices_too_large_together_are_refused() -> None:
         record = {**empty, "counts": at, "index": at, "values": at}
         blob = Forgery(blob, {"hidden": 65535, "head_size": 1}, record, index, appended=bytes(2 * 65535))()
     with pytest.raises(REFUSALS, match="matrices are too large together"):
+        open_blob(blob)
+
+
+def test_parse_rotary_tables_too_large_are_refused() -> None:
+    """Small files must not fill the memory: the tables are computed when a session is made."""
+    encoder = tiny_modern_encoder(layers=1, hidden=2, head_size=66, widths=(66,))
+    blob = Forgery(pack_encoder(encoder), {"positions": 1 << 20})()
+    with pytest.raises(REFUSALS, match="tables of rotary positions are too large together"):
         open_blob(blob)
 
 

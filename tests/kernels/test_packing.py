@@ -12,7 +12,7 @@ from sparserve.kernels.packed_format import PackingError
 from sparserve.kernels.packing import PackOptions, Values, pack_encoder, pack_linear
 from sparserve.kernels.quantization import quantize_paired, quantize_unstructured
 from sparserve.kernels.unpacking import parts, unpack_encoder, unpack_linear
-from sparserve.kernels.weights import Activation, EncoderWeights, LinearWeights
+from sparserve.kernels.weights import Activation, EncoderWeights, LinearWeights, NormWeights
 from tests.support.kernels.cases import assert_equal_linears, matrices
 from tests.support.kernels.reference import MATRICES, random_encoder, random_linear, repeatable
 
@@ -205,8 +205,9 @@ def test_pack_non_finite_weights_are_refused(bad: Any, values: Values) -> None:
 def test_pack_non_finite_norms_are_refused(bad: Any) -> None:
     encoder = random_encoder()
     norm = encoder.layers[1].output_norm
+    assert norm
     with pytest.raises(PackingError, match="finite"):
-        pack_encoder(with_layer(encoder, 1, output_norm=dataclasses.replace(norm, bias=norm.bias * np.float32(bad))))
+        pack_encoder(with_layer(encoder, 1, output_norm=NormWeights(norm.weight, norm.weight * np.float32(bad))))
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (65536, 1), (1, 65536), (4,), (2, 2, 2)])
@@ -253,7 +254,8 @@ def with_too_many_layers(encoder: EncoderWeights) -> EncoderWeights:
 
 def with_short_norm(encoder: EncoderWeights) -> EncoderWeights:
     norm = encoder.layers[0].output_norm
-    return with_layer(encoder, 0, output_norm=dataclasses.replace(norm, bias=norm.bias[:-1]))
+    assert norm
+    return with_layer(encoder, 0, output_norm=NormWeights(norm.weight, norm.weight[:-1]))
 
 
 def with_negative_epsilon(encoder: EncoderWeights) -> EncoderWeights:

@@ -19,6 +19,7 @@ namespace {
 #include "isa/elementwise.inc.h"
 #include "isa/linear.inc.h"
 #include "isa/attention.inc.h"
+#include "isa/rotary.inc.h"
 #include "isa/phase.inc.h"
 
 constexpr KernelTable kTable = {

@@ -40,13 +40,17 @@ struct StoreActivated {
   float* out;
   std::uint32_t activation;
   bool coarse;  // the result is quantized next
+  bool gated;   // `out` holds factors
   void operator()(std::uint32_t row, const F32 (&y)[V]) const {
     F32 a[V];
     SPARSERVE_UNROLL
     for (int v = 0; v < V; ++v) a[v] = y[v];
     activate(a, activation, coarse);
     SPARSERVE_UNROLL
-    for (int v = 0; v < V; ++v) store(out + std::size_t{row} * V * kLanes + v * kLanes, a[v]);
+    for (int v = 0; v < V; ++v) {
+      float* to = out + std::size_t{row} * V * kLanes + v * kLanes;
+      store(to, gated ? mul(a[v], load(to)) : a[v]);
+    }
   }
 };
 
@@ -119,10 +123,18 @@ void write_output(const Run& run, const Tile& tile, const float* x) {
   });
 }
 
+// The tables of relative positions from feature `row` and column `column` on; null stays null.
+SPARSERVE_INLINE Relative of_rows(const Relative& relative, std::size_t row, std::size_t column) {
+  if (relative.keys == nullptr) return relative;
+  const std::size_t at = row * relative.stride + column;
+  return {relative.keys + at, relative.queries + at, relative.stride};
+}
+
 template <int V>
 void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const float* queries, const Buffers& b) {
   const Stopwatch watch(run.profile, kAttentionStage);
   const std::uint32_t heads = run.layers[layer].query.rows / run.head_dim;
+  const std::uint32_t band = run.layers[layer].band;
   const int parity = layer & 1;
   constexpr std::size_t stride = V * kLanes;
   std::uint32_t s = tile.first_sequence;
@@ -140,6 +152,7 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
       const float* q = queries + row * stride + v * kLanes;
       const float* k = run.keys[parity] + sequence.buffer * run.max_width + row * sequence.stride;
       const float* w = run.values[parity] + sequence.buffer * run.max_width + row * sequence.stride;
+      const Relative relative = of_rows(run.layers[layer].relative, row, run.positions - 1);
       const float* bias = nullptr;
       if (run.position_bias != nullptr)
         bias = run.position_bias + sequence.batch_index * run.position_bias_batch_stride +
@@ -147,7 +160,8 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
       const auto bias_queries = static_cast<std::uint32_t>(run.length - position);
       float* out = b.context + row * stride + v * kLanes;
       const auto with = [&]<int N>() {
-        attend<N>(q, stride, k, w, sequence, run.head_dim, bias, run.length, bias_queries, out, b.scores);
+        const Reach reach{position, N * kLanes, band};
+        attend<N>(q, stride, k, w, sequence, run.head_dim, reach, relative, bias, run.length, bias_queries, out, b.scores);
       };
       switch (n) {
         case 1: with.template operator()<1>(); break;
@@ -159,33 +173,44 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
   }
 }
 
-// After attention: output projection, LayerNorm, feed-forward, LayerNorm; `x` [hidden][V * kLanes] in place.
+// LayerNorm of `x` [hidden][V * kLanes], in place.
+template <int V>
+void normalize(const Run& run, const PackedNorm& norm, float* x) {
+  const Stopwatch watch(run.profile, kNormStage);
+  layer_norm<V>(x, x, run.hidden, norm.weight, norm.bias, run.epsilon);
+}
+
+// Return the activations that the linears behind the residual stream `x` read: `x`, or its norm in `scratch`.
+template <int V>
+const float* read_stream(const Run& run, const PackedNorm& norm, const float* x, float* scratch) {
+  if (!run.pre_norm || norm.weight == nullptr) return x;
+  const Stopwatch watch(run.profile, kNormStage);
+  layer_norm<V>(x, scratch, run.hidden, norm.weight, norm.bias, run.epsilon);
+  return scratch;
+}
+
+// After attention: output projection and feed-forward with their norms; `x` [hidden][V * kLanes] in place.
 template <int V>
 void finish_layer(const Run& run, const PackedLayer& layer, float* x, const Buffers& b) {
   Input<V> context = input_of<V>(b.context, b);
   linear<V>(layer.attention_output, context, b.sum, kAttentionOutputStage, AddTo<V>{x});
-  {
-    const Stopwatch watch(b.profile, kNormStage);
-    layer_norm<V>(x, x, run.hidden, layer.attention_norm_weight, layer.attention_norm_bias, run.epsilon);
-  }
-  Input<V> hidden = input_of<V>(x, b);
-  linear<V>(layer.intermediate, hidden, b.sum, kIntermediateStage, StoreActivated<V>{b.wide, run.activation, is_int(layer.output)});
+  if (!run.pre_norm) normalize<V>(run, layer.attention_norm, x);
+  Input<V> hidden = input_of<V>(read_stream<V>(run, layer.output_norm, x, b.context), b);
+  const bool gated = layer.gate.rows != 0;
+  if (gated) linear<V>(layer.gate, hidden, b.sum, kIntermediateStage, StoreScaled<V>{b.wide, 1.0F});
+  linear<V>(layer.intermediate, hidden, b.sum, kIntermediateStage,
+            StoreActivated<V>{b.wide, run.activation, is_int(layer.output), gated});
   Input<V> wide = input_of<V>(b.wide, b);
   linear<V>(layer.output, wide, b.sum, kOutputStage, AddTo<V>{x});
-  const Stopwatch watch(b.profile, kNormStage);
-  layer_norm<V>(x, x, run.hidden, layer.output_norm_weight, layer.output_norm_bias, run.epsilon);
-}
-
-SPARSERVE_INLINE float query_factor(const Run& run) {
-  return 1.0F / __builtin_sqrtf(static_cast<float>(run.head_dim));
+  if (!run.pre_norm) normalize<V>(run, layer.output_norm, x);
 }
 
 template <int V>
 void project(const Run& run, std::uint32_t index, const Tile& tile, const float* x, float* queries, const Buffers& b,
              bool with_queries) {
   const PackedLayer& layer = run.layers[index];
-  Input<V> in = input_of<V>(x, b);
-  if (with_queries) linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, query_factor(run)});
+  Input<V> in = input_of<V>(read_stream<V>(run, layer.attention_norm, x, b.context), b);
+  if (with_queries) linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, run.query_factor});
   StoreToSequences<V> keys{}, values{};
   each_vector<V>(run, tile, [&](std::uint32_t v, const Sequence& sequence, std::uint32_t position) {
     const std::size_t at = sequence.buffer * run.max_width + position;
@@ -195,6 +220,12 @@ void project(const Run& run, std::uint32_t index, const Tile& tile, const float*
   });
   linear<V>(layer.key, in, b.sum, kProjectStage, keys);
   linear<V>(layer.value, in, b.sum, kProjectStage, values);
+  if (layer.rotary.cosines == nullptr) return;
+  const Stopwatch watch(run.profile, kProjectStage);
+  each_vector<V>(run, tile, [&](std::uint32_t v, const Sequence&, std::uint32_t position) {
+    rotate(keys.to[v], keys.stride[v], layer.key.rows, run.head_dim, layer.rotary, position);
+    if (with_queries) rotate(queries + v * kLanes, V * kLanes, layer.query.rows, run.head_dim, layer.rotary, position);
+  });
 }
 
 template <int V>
@@ -211,6 +242,7 @@ void phase_tile(const Run& run, std::uint32_t phase, std::uint32_t index, const 
     finish_layer<V>(run, run.layers[phase - 1], x, b);
   }
   if (phase == run.layer_count) {
+    if (run.final_norm.weight != nullptr) normalize<V>(run, run.final_norm, x);
     write_output<V>(run, tile, x);
   } else {
     project<V>(run, phase, tile, x, queries, b, !(run.first_token_only && phase + 1 == run.layer_count));
@@ -243,8 +275,9 @@ void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count,
     for (std::uint32_t f = 0; f < run.hidden; ++f)
       x[f * stride + lane] = state != nullptr ? state[f * tile_stride] : 0.0F;
   }
-  Input<V> in = input_of<V>(x, b);
-  linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, query_factor(run)});
+  // No rotation: the first position's angles are zero.
+  Input<V> in = input_of<V>(read_stream<V>(run, layer.attention_norm, x, b.context), b);
+  linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, run.query_factor});
   for (std::uint32_t lane = 0; lane < stride; ++lane) {
     if (lane >= count) {
       for (std::uint32_t row = 0; row < layer.query.rows; ++row) b.context[row * stride + lane] = 0.0F;
@@ -259,10 +292,11 @@ void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count,
         bias = run.position_bias + sequence.batch_index * run.position_bias_batch_stride +
                std::size_t{h} * run.length * run.length;
       attend_one(queries + row * stride + lane, stride, run.keys[index & 1] + at, run.values[index & 1] + at, sequence,
-                 run.head_dim, bias, run.length, b.context + row * stride + lane, b.scores);
+                 run.head_dim, layer.band, of_rows(layer.relative, row, 0), bias, run.length, b.context + row * stride + lane, b.scores);
     }
   }
   finish_layer<V>(run, layer, x, b);
+  if (run.final_norm.weight != nullptr) normalize<V>(run, run.final_norm, x);
   for (std::uint32_t lane = 0; lane < count; ++lane) {
     float* to = run.output + std::size_t{run.sequences[first + lane].batch_index} * run.hidden;
     for (std::uint32_t f = 0; f < run.hidden; ++f) to[f] = x[f * stride + lane];

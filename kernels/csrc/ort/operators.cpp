@@ -5,6 +5,7 @@
 // [batch, length, hidden], or of the first token alone, [batch, 1, hidden], with the attribute first_token_only = 1.
 // SparseLinear: activations [..., columns], packed weights; returns [..., rows].
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -105,6 +106,8 @@ Status* guarded(const OrtApi& runtime, Body&& body) {
     return runtime.status(error);
   } catch (const BlobError& error) {
     return runtime.status({kInvalidGraph, std::string("sparserve: ") + error.what()});
+  } catch (const std::invalid_argument& error) {
+    return runtime.status({kInvalidArgument, std::string("sparserve: ") + error.what()});
   } catch (const std::exception& error) {
     return runtime.status({kFail, std::string("sparserve: ") + error.what()});
   }
@@ -204,7 +207,7 @@ SPARSERVE_EXPORT const char* sparserve_isa() {
   }
 }
 
-// Return the version of the packed format that the library reads.
+// Return the newest version of the packed format that the library reads.
 SPARSERVE_EXPORT unsigned sparserve_format_version() { return sparserve::kFormatVersion; }
 
 // Write the nanoseconds of each stage (kernels.h, Stage) since the last call, over all sessions; `on`: keep measuring.

@@ -17,10 +17,14 @@ namespace {
 constexpr std::size_t kRecordBytes = 80;
 constexpr std::size_t kChecksummedFrom = 32;
 constexpr std::array<char, 8> kMagic = {'S', 'P', 'A', 'R', 'S', 'R', 'V', '\x01'};
-constexpr std::uint32_t kRecordsPerLayer = 10;
+constexpr std::uint32_t kRecordsPerLayer1 = 10;  // in version 1
+constexpr std::uint32_t kRecordsPerLayer = 12;
+constexpr std::uint32_t kEncoderRecords = 4;     // after the layers', since version 2
+constexpr std::uint32_t kPreNorm = 1;            // a flag
 
 enum class Coding : std::uint8_t { kNone = 0, kBitmap = 1, kDelta = 2 };
-constexpr std::uint8_t kVector = 3;  // in the layout field: floats [rows] alone
+constexpr std::uint8_t kVector = 3;   // in the layout field: floats [rows] alone
+constexpr std::uint8_t kNothing = 4;  // and nothing at all
 
 struct Header {
   std::array<char, 8> magic;
@@ -35,7 +39,8 @@ struct Header {
   std::uint32_t head_dim;
   std::uint32_t activation;
   float epsilon;
-  std::uint64_t reserved1;
+  std::uint32_t flags;      // since version 2
+  std::uint32_t positions;  // since version 2
 };
 static_assert(sizeof(Header) == kHeaderBytes);
 
@@ -46,7 +51,7 @@ struct Record {
   std::uint8_t has_bias;
   std::uint32_t rows;
   std::uint32_t columns;
-  std::uint32_t reserved0;
+  std::uint32_t window;  // of a layer's positions: keys closer than this are attended to; 0: all keys
   std::uint64_t entries;
   std::uint64_t counts;  // offsets in the blob
   std::uint64_t index;
@@ -115,7 +120,7 @@ void check_pairs(const Matrix& m, const std::string& name) {
 
 Matrix read_matrix(Reader& reader, const Record& r, const std::string& name) {
   if (r.layout > 2) fail(name + " is not a matrix");
-  if (r.type > 2 || r.has_bias > 1 || r.reserved0 != 0 || r.reserved1 != 0) fail(name + ": unknown field values");
+  if (r.type > 2 || r.has_bias > 1 || r.window != 0 || r.reserved1 != 0) fail(name + ": unknown field values");
   if (r.rows == 0 || r.columns == 0 || r.rows > kMaxWidth || r.columns > kMaxWidth)
     fail(name + ": the shape is out of range");
   reader.count_places(std::uint64_t{r.rows} * r.columns);
@@ -194,6 +199,53 @@ void expect_shape(const Matrix& m, std::uint32_t rows, std::uint32_t columns, co
          std::to_string(rows) + ", " + std::to_string(columns) + "]");
 }
 
+bool is_nothing(const Record& r, const std::string& name) {
+  if (r.layout != kNothing) return false;
+  const std::uint64_t set = std::uint64_t{r.type} | r.coding | r.has_bias | r.rows | r.columns | r.entries | r.counts |
+                            r.index | r.index_bytes | r.values | r.scales | r.bias | r.reserved1;
+  if (set != 0) fail(name + ": unknown field values");
+  return true;
+}
+
+// `optional`: both records may be nothing.
+Norm read_norm(Reader& reader, std::span<const Record> records, std::uint32_t hidden, bool optional,
+               const std::string& name) {
+  if (optional && is_nothing(records[0], name + " weight")) {
+    if (!is_nothing(records[1], name + " bias")) fail(name + ": a bias without a weight");
+    return {};
+  }
+  auto weight = read_vector(reader, records[0], hidden, name + " weight");
+  return {std::move(weight), read_vector(reader, records[1], hidden, name + " bias")};
+}
+
+// How positions act in a layer's attention: rotary frequencies or nothing, and the window.
+void read_positions(Reader& reader, const Record& r, const Header& header, Layer& layer, const std::string& name) {
+  if (r.window > kNoBand) fail(name + ": the window is out of range");
+  if (r.window != 0) layer.band = r.window - 1;
+  if (is_nothing(r, name)) return;
+  if (header.head_dim % 2 != 0) fail(name + ": heads of an odd size have no rotary positions");
+  if (header.positions == 0) fail(name + ": rotary positions need a number of positions");
+  reader.count_angles(std::uint64_t{header.positions} * (header.head_dim / 2));
+  layer.rotary = read_vector(reader, r, header.head_dim / 2, name);
+}
+
+RelativePositions read_relative(Reader& reader, std::span<const Record> records, const Header& header) {
+  RelativePositions relative;
+  const std::string name = "relative positions";
+  if (is_nothing(records[0], name) && is_nothing(records[1], name)) return relative;
+  if (header.positions == 0) fail(name + " need a number of positions");
+  relative.table = read_matrix(reader, records[0], name);
+  expect_shape(relative.table, relative.table.rows, header.hidden, name);
+  if (relative.table.layout != Layout::kDense || relative.table.type != ValueType::kFloat32 || records[0].has_bias)
+    fail(name + ": the table must be dense floats");
+  for (const float row : read_vector(reader, records[1], 2 * header.positions - 1, name + ": the rows")) {
+    if (!(row >= 0 && row < static_cast<float>(relative.table.rows)) || row != std::floor(row))
+      fail(name + ": a row is out of range");
+    relative.rows.push_back(static_cast<std::uint32_t>(row));
+  }
+  return relative;
+}
+
 Layer read_layer(Reader& reader, std::span<const Record> records, const Header& header, std::uint32_t index) {
   const std::string prefix = "layer " + std::to_string(index) + ", ";
   Layer layer;
@@ -211,10 +263,15 @@ Layer read_layer(Reader& reader, std::span<const Record> records, const Header& 
   expect_shape(layer.intermediate, layer.intermediate.rows, header.hidden, prefix + "intermediate");
   layer.output = read_matrix(reader, records[5], prefix + "output");
   expect_shape(layer.output, header.hidden, layer.intermediate.rows, prefix + "output");
-  layer.attention_norm_weight = read_vector(reader, records[6], header.hidden, prefix + "attention norm weight");
-  layer.attention_norm_bias = read_vector(reader, records[7], header.hidden, prefix + "attention norm bias");
-  layer.output_norm_weight = read_vector(reader, records[8], header.hidden, prefix + "output norm weight");
-  layer.output_norm_bias = read_vector(reader, records[9], header.hidden, prefix + "output norm bias");
+  const bool pre_norm = header.version > 1 && (header.flags & kPreNorm) != 0;
+  layer.attention_norm = read_norm(reader, records.subspan(6), header.hidden, pre_norm, prefix + "attention norm");
+  layer.output_norm = read_norm(reader, records.subspan(8), header.hidden, pre_norm, prefix + "output norm");
+  if (header.version == 1) return layer;
+  if (!is_nothing(records[10], prefix + "gate")) {
+    layer.gate = read_matrix(reader, records[10], prefix + "gate");
+    expect_shape(layer.gate, layer.intermediate.rows, header.hidden, prefix + "gate");
+  }
+  read_positions(reader, records[11], header, layer, prefix + "positions");
   return layer;
 }
 
@@ -225,13 +282,15 @@ Blob parse(std::span<const std::uint8_t> bytes) {
   Header header;
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.magic != kMagic) fail("this is not a blob of packed weights (bad magic)");
-  if (header.version != kFormatVersion)
-    fail("format version " + std::to_string(header.version) + " is unknown; this library reads version " +
+  if (header.version == 0 || header.version > kFormatVersion)
+    fail("format version " + std::to_string(header.version) + " is unknown; this library reads versions 1 to " +
          std::to_string(kFormatVersion));
   if (header.bytes != bytes.size())
     fail("the header says " + std::to_string(header.bytes) + " bytes, but there are " + std::to_string(bytes.size()));
   if (header.checksum != crc32(bytes.subspan(kChecksummedFrom))) fail("the checksum is wrong: the blob is damaged");
-  if (header.reserved0 != 0 || header.reserved1 != 0) fail("unknown header fields are set");
+  const std::uint32_t known_flags = header.version == 1 ? 0 : kPreNorm;
+  if (header.reserved0 != 0 || (header.flags & ~known_flags) != 0 || (header.version == 1 && header.positions != 0))
+    fail("unknown header fields are set");
   if (header.activation > 3) fail("unknown activation");
 
   const bool encoder = header.kind == static_cast<std::uint32_t>(Kind::kEncoder);
@@ -241,8 +300,11 @@ Blob parse(std::span<const std::uint8_t> bytes) {
     if (header.hidden == 0 || header.hidden > kMaxWidth) fail("the hidden size is out of range");
     if (header.head_dim == 0 || header.head_dim > kMaxWidth) fail("the head size is out of range");
     if (!(header.epsilon >= 0) || !std::isfinite(header.epsilon)) fail("the LayerNorm epsilon is out of range");
+    if (header.positions > kMaxPositions) fail("the number of positions is out of range");
   }
-  const std::uint64_t wanted = encoder ? std::uint64_t{header.layers} * kRecordsPerLayer : 1;
+  const std::uint32_t per_layer = header.version == 1 ? kRecordsPerLayer1 : kRecordsPerLayer;
+  const std::uint32_t shared = header.version == 1 ? 0 : kEncoderRecords;
+  const std::uint64_t wanted = encoder ? std::uint64_t{header.layers} * per_layer + shared : 1;
   if (header.records != wanted) fail("the number of records is wrong");
   Reader reader(bytes);
   const auto records = reader.array<Record>(kHeaderBytes, header.records, "the record table");
@@ -253,10 +315,20 @@ Blob parse(std::span<const std::uint8_t> bytes) {
   blob.head_dim = header.head_dim;
   blob.activation = static_cast<Activation>(header.activation);
   blob.epsilon = header.epsilon;
+  blob.pre_norm = (header.flags & kPreNorm) != 0;
+  blob.positions = header.positions;
   if (encoder) {
     for (std::uint32_t index = 0; index < header.layers; ++index) {
-      const auto mine = std::span(records).subspan(std::size_t{index} * kRecordsPerLayer, kRecordsPerLayer);
+      const auto mine = std::span(records).subspan(std::size_t{index} * per_layer, per_layer);
       blob.layers.push_back(read_layer(reader, mine, header, index));
+    }
+    if (shared != 0) {
+      const auto mine = std::span(records).last(shared);
+      blob.final_norm = read_norm(reader, mine, header.hidden, true, "final norm");
+      blob.relative = read_relative(reader, mine.subspan(2), header);
+      if (blob.relative.table.rows != 0)
+        for (const Layer& layer : blob.layers)
+          reader.count_distances(std::uint64_t{2} * layer.query.rows * blob.relative.rows.size());
     }
   } else {
     blob.linear = read_matrix(reader, records[0], "linear");

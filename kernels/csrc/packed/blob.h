@@ -23,9 +23,10 @@ enum class Activation : std::uint32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kRe
 enum class Layout : std::uint8_t { kDense = 0, kUnstructured = 1, kBlock1x4 = 2 };
 enum class ValueType : std::uint8_t { kFloat32 = 0, kFloat16 = 1, kInt8 = 2 };
 
-inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kFormatVersion = 2;  // the newest; all from 1 on are read
 inline constexpr std::uint32_t kMaxWidth = 65535;    // rows or columns of a matrix
 inline constexpr std::uint32_t kMaxLayers = 256;
+inline constexpr std::uint32_t kMaxPositions = 1U << 20;
 inline constexpr int kMaxPairMagnitude = 128;        // |w0| + |w1| of two int8 weights that are multiplied together
 
 // One matrix [rows, columns] with its bias, decoded: entries in row order, columns ascending.
@@ -44,9 +45,22 @@ struct Matrix {
   std::uint32_t width() const { return layout == Layout::kBlock1x4 ? kBlock : 1; }  // columns of an entry
 };
 
+struct Norm {
+  std::vector<float> weight, bias;  // [hidden]; empty where there is no norm
+};
+
 struct Layer {
   Matrix query, key, value, attention_output, intermediate, output;
-  std::vector<float> attention_norm_weight, attention_norm_bias, output_norm_weight, output_norm_bias;  // [hidden]
+  Matrix gate;                // no rows where the feed-forward has no gate
+  Norm attention_norm, output_norm;
+  std::vector<float> rotary;  // frequencies [head_dim / 2]; empty without rotary positions
+  std::uint32_t band = kNoBand;
+};
+
+// Embeddings of distances (DeBERTa).
+struct RelativePositions {
+  Matrix table;                     // [rows, hidden], dense floats; no rows if there are none
+  std::vector<std::uint32_t> rows;  // of the table, for each distance of a query from a key, from -(positions - 1) on
 };
 
 struct Blob {
@@ -55,7 +69,11 @@ struct Blob {
   std::uint32_t head_dim = 0;
   Activation activation = Activation::kGelu;
   float epsilon = 0;
-  std::vector<Layer> layers;  // of an encoder
+  bool pre_norm = false;
+  std::uint32_t positions = 0;  // the longest sequence; 0 if there is no limit
+  std::vector<Layer> layers;    // of an encoder
+  Norm final_norm;
+  RelativePositions relative;
   Matrix linear;              // of a linear
 };
 

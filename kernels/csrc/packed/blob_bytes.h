@@ -17,6 +17,8 @@ namespace sparserve {
 
 inline constexpr std::size_t kHeaderBytes = 64;
 inline constexpr std::uint64_t kMaxPlaces = std::uint64_t{1} << 32;  // rows times columns of all matrices
+inline constexpr std::uint64_t kMaxDistances = std::uint64_t{1} << 27;  // values of all tables of relative positions
+inline constexpr std::uint64_t kMaxAngles = std::uint64_t{1} << 25;  // positions times rotary frequencies of all layers
 
 [[noreturn]] inline void fail(const std::string& what) { throw BlobError("packed weights: " + what); }
 
@@ -99,10 +101,22 @@ class Reader {
     places_left_ -= places;
   }
 
+  void count_angles(std::uint64_t angles) {
+    if (angles > angles_left_) fail("the tables of rotary positions are too large together");
+    angles_left_ -= angles;
+  }
+
+  void count_distances(std::uint64_t values) {
+    if (values > distances_left_) fail("the tables of relative positions are too large together");
+    distances_left_ -= values;
+  }
+
  private:
   std::span<const std::uint8_t> bytes_;
   std::uint64_t bytes_left_;
   std::uint64_t places_left_ = kMaxPlaces;
+  std::uint64_t angles_left_ = kMaxAngles;
+  std::uint64_t distances_left_ = kMaxDistances;
 };
 
 }  // namespace sparserve

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparserve.kernels.packed_format import FORMAT_VERSION
 from sparserve.kernels.packing import PackOptions
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL
 from sparserve.models.bundle.variants import Variant
@@ -20,6 +19,7 @@ from sparserve.models.recipes.schema import Quantization
 PACKED = "packed.json"
 NOT_PACKED = "not-packed.txt"
 SECONDS = 5.0
+REVISION = 1  # of the packed bytes: to be raised if the same graph is packed otherwise
 
 
 def pack_step(job: Job, environment: Environment, variant: Variant, export: Step, network: Step) -> Step:
@@ -40,7 +40,7 @@ def pack_step(job: Job, environment: Environment, variant: Variant, export: Step
     options = asdict(PackOptions(variant.precision))
     inputs = {
         "graph": export.key,
-        "packer": {"format": FORMAT_VERSION, "opset": OPSET, "ir": IR_VERSION, "options": options},
+        "packer": {"format": REVISION, "opset": OPSET, "ir": IR_VERSION, "options": options},
         "checked": runtime is not None,
         "quantization": quantization,
     }

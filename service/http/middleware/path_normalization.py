@@ -9,13 +9,13 @@ from sparserve.service.http.problems import error_response
 def remove_prefix(scope: Scope, prefix: str) -> None:
     """Remove the path prefix of a reverse proxy, unless the proxy has done so.
 
-    The scope's `root_path` stays empty: starlette would remove the prefix a second time, from a path that has it twice
-    and has been checked already.
+    The prefix without a slash becomes the path `/` with an empty `raw_path`. The scope's `root_path` stays empty:
+    starlette would remove the prefix a second time, from a path that has it twice and has been checked already.
     """
     path: str = scope["path"]
     if path == prefix or path.startswith(f"{prefix}/"):
-        scope["path"] = path[len(prefix) :] or "/"
-        scope["raw_path"] = scope["path"].encode()
+        rest = path[len(prefix) :]
+        scope["path"], scope["raw_path"] = rest or "/", rest.encode()
 
 
 class PathNormalizationMiddleware:

@@ -18,7 +18,7 @@ import numpy as np
 from sparserve.kernels.packed_format import CHECKSUMMED_FROM, HEADER
 from sparserve.kernels.packing import PackOptions, Values, pack_encoder, pack_linear
 from sparserve.kernels.weights import EncoderWeights
-from tests.support.kernels.reference import random_encoder, random_linear
+from tests.support.kernels.reference import modern_encoder, random_encoder, random_linear, relative_encoder
 
 LAYOUTS: dict[str, Any] = {
     "dense": ({"density": 1.0}, {"dense_above": 0.6}),
@@ -41,6 +41,16 @@ def tiny_encoder(layout: str = "unstructured", **options: Any) -> EncoderWeights
     shapes = {"layers": 1, "hidden": 8, "head_size": 4, "widths": (8,), "intermediates": (12,)}
     density = {"densities": (weights["density"],), "blocks": weights.get("blocks", False)}
     return random_encoder(**{**shapes, **density, **options})
+
+
+def tiny_modern_encoder(**options: Any) -> EncoderWeights:
+    shapes = {"layers": 2, "hidden": 8, "head_size": 4, "widths": (8, 4), "intermediates": (12,), "densities": (0.3,)}
+    return modern_encoder(**{**shapes, "bands": (None, 1), "positions": 40, **options})
+
+
+def tiny_relative_encoder() -> EncoderWeights:
+    shapes = {"layers": 1, "hidden": 8, "head_size": 4, "widths": (8,), "intermediates": (12,), "densities": (0.3,)}
+    return relative_encoder(buckets=2, positions=6, **shapes)
 
 
 def uneven_encoder(layout: str) -> EncoderWeights:
@@ -70,6 +80,9 @@ def seeds() -> dict[str, bytes]:
     blobs["encoder-half"] = pack_encoder(rounded_to_half(tiny_encoder(activation="relu")))
     blobs["encoder-bitmap"] = pack_encoder(tiny_encoder(densities=(0.4,), hidden=12, activation="none"))
     blobs["encoder-gaps"] = pack_encoder(tiny_encoder(densities=(0.05,), hidden=24, head_size=1))
+    for values in VALUES:
+        blobs[f"encoder-modern-{values}"] = pack_encoder(tiny_modern_encoder(), PackOptions(values))
+        blobs[f"encoder-relative-{values}"] = pack_encoder(tiny_relative_encoder(), PackOptions(values))
     blobs["linear-empty"] = pack_linear(random_linear(np.random.default_rng(0), 5, 9, 0.0, bias=False))
     return blobs
 

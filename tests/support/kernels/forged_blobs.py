@@ -9,12 +9,12 @@ import numpy as np
 from sparserve.kernels.packed_format import BITMAP, GAPS, HEADER, LINEAR, RECORD, VECTOR, Record
 from sparserve.kernels.packing import PackOptions, pack_encoder, pack_linear
 from sparserve.kernels.weights import LinearWeights
-from tests.support.kernels.blob_seeds import mended, tiny_encoder
+from tests.support.kernels.blob_seeds import mended, tiny_encoder, tiny_modern_encoder, tiny_relative_encoder
 from tests.support.kernels.reference import random_linear
 
 HEADER_FIELDS: tuple[Any, ...] = (
     "magic", "version", "kind", "size", "checksum", "reserved0", "records", "layers", "hidden", "head_size",
-    "activation", "epsilon", "reserved1",
+    "activation", "epsilon", "flags", "positions",
 )  # fmt: skip
 RECORD_FIELDS = tuple(field.name for field in fields(Record))
 SCATTERED = PackOptions(dense_above=None, block_fill=None)
@@ -69,10 +69,15 @@ DENSE_INTS = pack_linear(MANY, PackOptions("int8", dense_above=0.1))
 DENSE = pack_linear(MANY, PackOptions(dense_above=0.1))
 ENCODER_BLOB = pack_encoder(tiny_encoder(), SCATTERED)
 TWO_LAYERS = pack_encoder(tiny_encoder(layers=2, densities=(1.0,)))
+MODERN = pack_encoder(tiny_modern_encoder(), SCATTERED)
+GATE, POSITIONS, SHARED = 10, 11, 24  # indexes of records
+RELATIVE = pack_encoder(tiny_relative_encoder(), SCATTERED)
+TABLE, ROWS = 14, 15
 
 GOOD: dict[str, Any] = {
     "gapped": GAPPED, "mapped": MAPPED, "floats": FLOATS, "halves": HALVES, "ints": INTS, "block ints": BLOCK_INTS,
     "dense ints": DENSE_INTS, "dense": DENSE, "encoder": ENCODER_BLOB, "two layers": TWO_LAYERS,
+    "modern": MODERN, "relative": RELATIVE,
 }  # fmt: skip
 
 assert record_of(GAPPED)["coding"] == GAPS
@@ -90,12 +95,30 @@ WHOLE: dict[str, Any] = {
 HEADERS: dict[str, Any] = {
     "another magic": (Forgery(FLOATS, {"magic": b"SPARSRV\x02"}), "bad magic"),
     "another format": (Forgery(FLOATS, {"magic": b"\x08\0\0\0ONNX"}), "bad magic"),
-    "version 0": (Forgery(FLOATS, {"version": 0}), "format version 0 is unknown; this library reads version 1"),
-    "a later version": (Forgery(FLOATS, {"version": 2}), "format version 2 is unknown; this library reads version 1"),
+    "version 0": (Forgery(FLOATS, {"version": 0}), "format version 0 is unknown; this library reads versions 1 to 2"),
+    "a later version": (
+        Forgery(FLOATS, {"version": 3}),
+        "format version 3 is unknown; this library reads versions 1 to 2",
+    ),
     "no kind": (Forgery(FLOATS, {"kind": 0}), "unknown kind"),
     "a later kind": (Forgery(FLOATS, {"kind": 3}), "unknown kind"),
     "first reserved field": (Forgery(FLOATS, {"reserved0": 1}), "unknown header fields are set"),
-    "last reserved field": (Forgery(FLOATS, {"reserved1": 1 << 63}), "unknown header fields are set"),
+    "flags in version 1": (Forgery(ENCODER_BLOB, {"flags": 1}), "unknown header fields are set"),
+    "positions in version 1": (Forgery(ENCODER_BLOB, {"positions": 1 << 31}), "unknown header fields are set"),
+    "a later flag": (Forgery(MODERN, {"flags": 3}), "unknown header fields are set"),
+    "version 2 with the records of 1": (Forgery(ENCODER_BLOB, {"version": 2}), "number of records is wrong"),
+    "version 1 with the records of 2": (
+        Forgery(MODERN, {"version": 1, "flags": 0, "positions": 0}),
+        "number of records is wrong",
+    ),
+    "post-norm without a norm": (Forgery(MODERN, {"flags": 0}), "attention norm weight is not a vector of 8 floats"),
+    "rotary positions without number": (Forgery(MODERN, {"positions": 0}), "rotary positions need a number"),
+    "relative positions without number": (Forgery(RELATIVE, {"positions": 0}), "relative positions need a number"),
+    "fewer rows than distances": (
+        Forgery(RELATIVE, {"positions": 7}),
+        "relative positions: the rows is not a vector of 13 floats",
+    ),
+    "too many positions": (Forgery(MODERN, {"positions": (1 << 20) + 1}), "number of positions is out of range"),
     "a later activation": (Forgery(ENCODER_BLOB, {"activation": 4}), "unknown activation"),
     "no layers": (Forgery(ENCODER_BLOB, {"layers": 0, "records": 0}), "number of layers is out of range"),
     "too many layers": (Forgery(ENCODER_BLOB, {"layers": 257, "records": 2570}), "number of layers is out of range"),
@@ -135,7 +158,30 @@ SHAPES: dict[str, Any] = {
     "a later layout": (Forgery(FLOATS, record={"layout": 4}), "linear is not a matrix"),
     "a later value type": (Forgery(FLOATS, record={"type": 3}), "unknown field values"),
     "two biases": (Forgery(FLOATS, record={"has_bias": 2}), "unknown field values"),
-    "first reserved field": (Forgery(FLOATS, record={"reserved0": 1}), "unknown field values"),
+    "window of a matrix": (Forgery(FLOATS, record={"window": 1}), "unknown field values"),
+    "window out of range": (
+        Forgery(MODERN, record={"window": (1 << 30) + 1}, index=POSITIONS),
+        "window is out of range",
+    ),
+    "frequencies of another length": (
+        Forgery(MODERN, record={"rows": 1, "entries": 1}, index=POSITIONS),
+        "layer 0, positions is not a vector of 2 floats",
+    ),
+    "nothing with a shape": (Forgery(MODERN, record={"rows": 1}, index=6), "attention norm weight: unknown field"),
+    "nothing with a bias": (Forgery(MODERN, record=record_of(MODERN, 8), index=7), "norm: a bias without a weight"),
+    "gate of another shape": (
+        Forgery(MODERN, record=record_of(MODERN, 0), index=GATE),
+        r"gate has the shape \[8, 8\], not \[12, 8\]",
+    ),
+    "relative positions in int8": (
+        Forgery(RELATIVE, record=record_of(RELATIVE, 0), index=TABLE),
+        "relative positions: the table must be dense floats",
+    ),
+    "a query that is nothing": (Forgery(MODERN, record={"layout": 4}), "query is not a matrix"),
+    "final norm of another length": (
+        Forgery(MODERN, record={"rows": 7, "entries": 7}, index=SHARED),
+        "final norm weight is not a vector of 8 floats",
+    ),
     "last reserved field": (Forgery(FLOATS, record={"reserved1": 1}), "unknown field values"),
     "norm of another type": (
         Forgery(ENCODER_BLOB, record={"type": 1}, index=6),
@@ -188,6 +234,7 @@ INDEXES: dict[str, Any] = {
     "bit too many": (Forgery(MAPPED, sections={"index": b"\x2e"}), "bitmap disagrees with the row counts"),
     "bit too few": (Forgery(MAPPED, sections={"index": b"\x0a"}), "bitmap disagrees with the row counts"),
 }
+LATER = struct.pack("<f", 99.0)
 FULL = bytes([127, 127])
 NAN, INFINITE = struct.pack("<f", np.nan), struct.pack("<f", -np.inf)
 VALUES: dict[str, Any] = {
@@ -201,6 +248,10 @@ VALUES: dict[str, Any] = {
     "norm NaN": (
         Forgery(ENCODER_BLOB, index=7, sections={"values": NAN}),
         "attention norm bias holds a value that is not finite",
+    ),
+    "row beyond the relative positions": (
+        Forgery(RELATIVE, index=ROWS, sections={"values": LATER}),
+        "relative positions: a row is out of range",
     ),
     "pair in a block": (Forgery(BLOCK_INTS, sections={"values": FULL}), "weights of row 0 exceed the pair bound"),
     "pair in a dense row": (Forgery(DENSE_INTS, sections={"values": FULL}), "weights of row 0 exceed the pair bound"),

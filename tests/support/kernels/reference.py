@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.special import erf
 
 from sparserve.kernels.library import LibraryError, find_library
-from sparserve.kernels.weights import Activation, EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from sparserve.kernels.weights import (
+    Activation,
+    EncoderWeights,
+    LayerWeights,
+    LinearWeights,
+    NormWeights,
+    RelativePositions,
+)
 
 ISA_NAMES = ("avx512-vnni", "avx512", "avx2-vnni", "avx2", "neon", "portable")
 MATRICES = ("query", "key", "value", "attention_output", "intermediate", "output")
@@ -103,6 +111,45 @@ def random_encoder(
     return EncoderWeights(tuple(made), head_size, activation, 1e-12)
 
 
+def modern_encoder(
+    *, bands: Sequence[int | None] = (None, 3), positions: int = 200, gated: bool = True, **options: Any
+) -> EncoderWeights:
+    """Return a random encoder with ModernBERT's parts: norms first and without bias, gates, rotary positions, bands.
+
+    The first layer has no norm ahead of attention. Layers cycle through `bands` and through two sets of frequencies.
+    """
+    plain = random_encoder(**{"bias": False, **options})
+    generator = np.random.default_rng(options.get("seed", 0) + 1)
+    layers = []
+    for index, layer in enumerate(plain.layers):
+        assert layer.attention_norm and layer.output_norm
+        units = len(layer.intermediate.weight)
+        gate = random_linear(generator, units, plain.hidden, 0.5, bias=False) if gated else None
+        theta = (160_000, 10_000)[index % 2]
+        layers.append(
+            replace(
+                layer,
+                attention_norm=replace(layer.attention_norm, bias=None) if index else None,
+                output_norm=replace(layer.output_norm, bias=None),
+                gate=gate,
+                rotary=(theta ** (-np.arange(0, plain.head_size, 2) / plain.head_size)).astype(np.float32),
+                band=bands[index % len(bands)],
+            )
+        )
+    final_norm = replace(random_norm(generator, plain.hidden), bias=None)
+    return replace(plain, layers=tuple(layers), pre_norm=True, final_norm=final_norm, positions=positions)
+
+
+def relative_encoder(*, buckets: int = 8, positions: int = 200, **options: Any) -> EncoderWeights:
+    """Return a random encoder with DeBERTa's relative positions: a row for each short distance, many for a long one."""
+    plain = random_encoder(**options)
+    distances = np.arange(-positions + 1, positions)
+    rows = np.where(abs(distances) < buckets, distances, np.sign(distances) * (buckets + abs(distances) // 50))
+    table = np.random.default_rng(options.get("seed", 0) + 2).standard_normal((4 * buckets + 20, plain.hidden))
+    relative = RelativePositions(table.astype(np.float32), np.clip(rows + 2 * buckets, 0, len(table) - 1))
+    return replace(plain, positions=positions, relative=relative)
+
+
 def random_mask(generator: np.random.Generator, batch: int, length: int) -> np.ndarray:
     """Return a mask [batch, length]: rows without padding, padded, with holes, with both, and empty."""
     mask = np.ones((batch, length), np.int64)
@@ -150,14 +197,17 @@ def encoder_reference(
             continue
         tokens = live[-1] + 1
         x = states[row, :tokens].astype(np.float64)
-        key_bias = np.where(mask[row, :tokens] != 0, 0, -np.inf).astype(np.float64)
+        # Finite, so that a token whose band is masked throughout attends to all of it, as in the runtime.
+        key_bias = np.where(mask[row, :tokens] != 0, 0, -1e25).astype(np.float64)
         scores_bias = np.broadcast_to(key_bias, (1, tokens, tokens))
         if position_bias is not None:
             own = position_bias[row % len(position_bias)].astype(np.float64)
             scores_bias = scores_bias + own[:, :tokens, :tokens].transpose(0, 2, 1)
+        distance = np.abs(np.arange(tokens)[:, None] - np.arange(tokens))
         for layer in encoder.layers:
-            x = _layer(encoder, layer, x, scores_bias, int8)
-        result[row, :tokens] = x
+            outside = np.where(distance > layer.band, -np.inf, 0.0) if layer.band is not None else 0.0
+            x = _layer(encoder, layer, x, scores_bias + outside, int8)
+        result[row, :tokens] = _norm(encoder.final_norm, x, encoder.epsilon)
     return result
 
 
@@ -167,24 +217,64 @@ def _layer(
     def seen(activations: np.ndarray) -> np.ndarray:
         return quantized_activations(activations) if int8 else activations
 
-    inputs = seen(x)
+    def ahead(norm: NormWeights | None, activations: np.ndarray) -> np.ndarray:
+        return _norm(norm, activations, encoder.epsilon) if encoder.pre_norm else activations
+
+    def behind(norm: NormWeights | None, activations: np.ndarray) -> np.ndarray:
+        return activations if encoder.pre_norm else _norm(norm, activations, encoder.epsilon)
+
+    inputs = seen(ahead(layer.attention_norm, x))
     query, key, value = (
         linear_reference(linear, inputs).reshape(len(x), -1, encoder.head_size).transpose(1, 0, 2)
         for linear in (layer.query, layer.key, layer.value)
     )
-    scores = query @ key.transpose(0, 2, 1) / np.sqrt(encoder.head_size) + scores_bias
+    if layer.rotary is not None:
+        query, key = _rotated(query, layer.rotary), _rotated(key, layer.rotary)
+    scores = query @ key.transpose(0, 2, 1)
+    if encoder.relative is not None:
+        scores = scores + _relative_scores(encoder, layer, query, key)
+    products = 1 if encoder.relative is None else 3
+    scores = scores / np.sqrt(products * encoder.head_size) + scores_bias
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     context = (scores / scores.sum(-1, keepdims=True)) @ value
     attended = linear_reference(layer.attention_output, seen(context.transpose(1, 0, 2).reshape(len(x), -1)))
-    x = _layer_norm(layer.attention_norm, x + attended, encoder.epsilon)
-    wide = _activate(encoder.activation, linear_reference(layer.intermediate, seen(x)))
-    return _layer_norm(layer.output_norm, x + linear_reference(layer.output, seen(wide)), encoder.epsilon)
+    x = behind(layer.attention_norm, x + attended)
+    inputs = seen(ahead(layer.output_norm, x))
+    wide = _activate(encoder.activation, linear_reference(layer.intermediate, inputs))
+    if layer.gate is not None:
+        wide = wide * linear_reference(layer.gate, inputs)
+    return behind(layer.output_norm, x + linear_reference(layer.output, seen(wide)))
 
 
-def _layer_norm(norm: NormWeights, x: np.ndarray, epsilon: float) -> np.ndarray:
+def _relative_scores(encoder: EncoderWeights, layer: LayerWeights, query: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Return the scores of queries and keys [heads, tokens, d] with the projected embeddings of their distances."""
+    assert encoder.relative and encoder.positions
+    length = query.shape[1]
+    distances = np.arange(length)[:, None] - np.arange(length)
+    rows = encoder.relative.rows[distances + encoder.positions - 1]
+    embedded = encoder.relative.table.astype(np.float64)
+    keys, queries = (
+        linear_reference(linear, embedded).reshape(len(embedded), -1, encoder.head_size).transpose(1, 0, 2)[:, rows]
+        for linear in (layer.key, layer.query)
+    )
+    scores: np.ndarray = np.einsum("hqd,hqkd->hqk", query, keys) + np.einsum("hkd,hqkd->hqk", key, queries)
+    return scores
+
+
+def _rotated(heads: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Turn features i and i + d / 2 of [heads, tokens, d] by position times frequency, rounded to float32."""
+    angles = (np.arange(heads.shape[1], dtype=np.float32)[:, None] * frequencies).astype(np.float64)
+    low, high = np.split(heads, 2, axis=-1)
+    cosines, sines = np.cos(angles), np.sin(angles)
+    return np.concatenate([low * cosines - high * sines, high * cosines + low * sines], axis=-1)
+
+
+def _norm(norm: NormWeights | None, x: np.ndarray, epsilon: float) -> np.ndarray:
+    if norm is None:
+        return x
     centred = x - x.mean(-1, keepdims=True)
     scaled = centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
-    return scaled * norm.weight + norm.bias
+    return scaled * norm.weight + (0 if norm.bias is None else norm.bias)
 
 
 def _activate(activation: str, x: np.ndarray) -> np.ndarray:

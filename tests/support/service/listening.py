@@ -9,9 +9,9 @@ from fastapi import FastAPI
 
 
 @contextlib.contextmanager
-def listening(app: FastAPI, log_level: str = "warning") -> Iterator[str]:
+def listening(app: FastAPI, log_level: str = "warning", port: int = 0) -> Iterator[str]:
     """Run it, and end it as a signal does when the block ends; yields its host and port once its models are loaded."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level=log_level))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level=log_level))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -1,0 +1,164 @@
+// Compare a file: two variants on the user's own texts.
+
+import { html, Component } from "../app/html.js";
+import { duration, count } from "../app/format.js";
+import { service } from "../app/service_state.js";
+import { Choice } from "../app/tables.js";
+import { labelReader, recognise } from "./columns.js";
+import { InputForm } from "./input_form.js";
+import { Results } from "./results.js";
+import { ComparisonRun } from "./run.js";
+
+const REDRAW_MILLISECONDS = 250;
+const ROLES = ["text", "pair", "label"];
+// A run continues while another section is shown.
+const kept = { choice: {}, table: null, columns: null, run: null, notes: [] };
+
+export class CompareSection extends Component {
+  constructor(props) {
+    super(props);
+    for (const name of ["task", "reference", "candidate"]) {
+      if (props.settings.has(name)) kept.choice[name] = props.settings.get(name);
+    }
+    this.redraw = () => {
+      if (this.timer) return;
+      this.timer = setTimeout(() => {
+        this.timer = null;
+        this.setState({});
+      }, REDRAW_MILLISECONDS);
+    };
+  }
+
+  componentDidMount() {
+    kept.run?.addEventListener("change", this.redraw);
+  }
+
+  componentWillUnmount() {
+    clearTimeout(this.timer);
+    kept.run?.removeEventListener("change", this.redraw);
+  }
+
+  // The chosen task and variants; what the service does not have is replaced by its default.
+  get choice() {
+    const names = service.models.filter((one) => service.serving(one.task).length > 1).map((one) => one.task);
+    const task = names.includes(kept.choice.task) ? kept.choice.task : names[0];
+    const variants = task === undefined ? [] : service.serving(task);
+    const reference = variants.includes(kept.choice.reference) ? kept.choice.reference : variants[0];
+    const others = variants.filter((name) => name !== reference);
+    const usual = service.task(task)?.default_variant;
+    const fallback = others.includes(usual) ? usual : others[0];
+    const candidate = others.includes(kept.choice.candidate) ? kept.choice.candidate : fallback;
+    return { names, task, variants, reference, others, candidate };
+  }
+
+  choose(changes) {
+    Object.assign(kept.choice, changes);
+    this.setState({});
+  }
+
+  useTable(table) {
+    const wantsPair = service.task(this.choice.task)?.inputs === "pair";
+    const columns = recognise(table.names, table.rows, wantsPair);
+    for (const role of ROLES) {
+      // A link names columns by their number: a name could be a text.
+      const place = Number(this.props.settings.get(role)) - 1;
+      if (this.props.settings.has(role) && place < table.names.length) columns[role] = place;
+    }
+    Object.assign(kept, { table, columns });
+    this.setState({});
+  }
+
+  start() {
+    const { task: name, reference, candidate } = this.choice;
+    const task = service.task(name);
+    const { table, columns } = kept;
+    const cell = (row, role) => (columns[role] < 0 ? null : row[columns[role]]);
+    const labels = columns.label < 0 ? null
+      : labelReader(table.rows.map((row) => row[columns.label]), task.labels, task.problem_type);
+    const rows = table.rows.map((row, place) => ({
+      number: place + 1,
+      text: cell(row, "text"),
+      pair: cell(row, "pair"),
+      truth: labels ? labels.of(row[columns.label]) : null,
+    }));
+    const full = rows.filter((row) => row.text.trim());
+    kept.notes = labels?.note ? [labels.note] : [];
+    if (full.length < rows.length) kept.notes.push(`${count(rows.length - full.length)} rows without a text are left out.`);
+    kept.run?.removeEventListener("change", this.redraw);
+    kept.run?.stop();
+    kept.run = new ComparisonRun({ task, reference, candidate, rows: full, limits: service.info.limits });
+    kept.run.addEventListener("change", this.redraw);
+    history.replaceState(null, "", this.link);
+    this.resume();
+  }
+
+  resume() {
+    kept.run.start();
+    this.setState({});
+  }
+
+  // The settings, never the texts.
+  get link() {
+    const { task, reference, candidate } = this.choice;
+    const settings = new URLSearchParams({ task, reference, candidate });
+    for (const role of ROLES) if (kept.columns) settings.set(role, kept.columns[role] + 1);
+    return `#compare?${settings}`;
+  }
+
+  form() {
+    const { names, task, variants, reference, others, candidate } = this.choice;
+    const busy = kept.run?.busy;
+    return html`
+      <div class="fields">
+        <${Choice} label="Task" value=${task} options=${names} onChange=${(value) => this.choose({ task: value })} />
+        <${Choice} label="Reference" value=${reference} options=${variants} onChange=${(value) => this.choose({ reference: value })} />
+        <${Choice} label="Compare with" value=${candidate} options=${others} onChange=${(value) => this.choose({ candidate: value })} />
+      </div>
+      <${InputForm} table=${kept.table} columns=${kept.columns} onTable=${(table) => this.useTable(table)}
+        onColumns=${(columns) => { kept.columns = columns; this.setState({}); }} />
+      <div class="actions">
+        <button class="primary" type="button" disabled=${!kept.table} onClick=${() => (busy ? kept.run.stop() : this.start())}>
+          ${busy ? "Stop" : "Compare"}</button>
+        ${["stopped", "failed"].includes(kept.run?.state) && html`
+          <button type="button" onClick=${() => this.resume()}>Continue</button>`}
+        <a href=${this.link}>Link to these settings</a>
+      </div>`;
+  }
+
+  progress() {
+    const { run } = kept;
+    const total = run.rows.length;
+    const left = run.state === "running" && run.secondsLeft !== null ? `, about ${duration(run.secondsLeft)} left` : "";
+    return html`
+      <div class="progress">
+        <progress class="bar" max=${total} value=${run.done} aria-label="Rows compared"></progress>
+        <span>${count(run.done)} of ${count(total)} rows${left}</span>
+      </div>
+      <p role="status" class=${run.message ? "error" : "note"}>${run.message || STATES[run.state]}</p>
+      ${kept.notes.map((note) => html`<p class="note">${note}</p>`)}
+      ${[...run.warnings].map((warning) => html`<p class="error">Warning: ${warning}</p>`)}
+      ${run.refused.length > 0 && html`<p class="error">${count(run.refused.length)} rows were refused; the first,
+        row ${run.refused[0].number}: ${run.refused[0].reason}</p>`}`;
+  }
+
+  render() {
+    const { run } = kept;
+    return html`
+      <h1>Dense and compressed, on your own texts</h1>
+      <p class="lead">Drop a file of texts: how often does the smaller model say the same, what does it cost in accuracy, and how much faster is it?</p>
+      <section aria-label="Texts and variants">
+        ${this.choice.task === undefined ? html`<${NothingToCompare} />` : this.form()}
+        ${run && this.progress()}
+      </section>
+      ${run && run.tally.rows.length > 0 && html`<${Results} run=${run} />`}`;
+  }
+}
+
+const STATES = {
+  ready: "", running: "Running.", done: "Done.", stopped: "Stopped. The figures are those of the rows compared so far.",
+};
+
+function NothingToCompare() {
+  if (service.info === null) return html`<p role="status">${service.problem?.message ?? "Loading…"}</p>`;
+  return html`<p>No task serves two variants. Publish another one, or see <a href="#models">Models</a> for what was refused.</p>`;
+}
