@@ -14,6 +14,15 @@ from onnx import numpy_helper
 from torch import nn
 
 
+def equal_parameters(model: nn.Module) -> list[str]:
+    """Return the names of parameters that equal another one, or its transpose: a matrix may be stored transposed."""
+    equal: dict[bytes, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        array = parameter.detach().cpu().numpy()
+        equal[min(_content(array), _content(array.T))].append(name)
+    return [name for names in equal.values() if len(names) > 1 for name in names]
+
+
 @contextlib.contextmanager
 def distinct_parameters(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     """Replace equal parameters by distinct random values within the block; yield their real values by name.
@@ -22,15 +31,8 @@ def distinct_parameters(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     drops the names of weights that it stores transposed. With distinct values the graph has a tensor for each
     parameter, which its content identifies. `name_initializers` restores the real values.
     """
-    equal: dict[bytes, list[str]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        array = parameter.detach().cpu().numpy()
-        # A matrix may be stored transposed, so it must not equal another one's transpose either.
-        equal[min(_content(array), _content(array.T))].append(name)
     parameters = dict(model.named_parameters())
-    originals = {
-        name: parameters[name].detach().clone() for names in equal.values() if len(names) > 1 for name in names
-    }
+    originals = {name: parameters[name].detach().clone() for name in equal_parameters(model)}
     generator = torch.Generator().manual_seed(0)
     try:
         with torch.no_grad():

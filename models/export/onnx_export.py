@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +18,14 @@ from torch import nn
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import CheckpointError, ParityError
 from sparserve.models.export.initializers import distinct_parameters, name_initializers
+from sparserve.models.export.templates import Templates
 from sparserve.models.files import machine_fault
 
 # Batch and length: batch 1, odd lengths, a single token, a long text. The last row of a batch is half padding.
 PARITY_SHAPES = ((1, 1), (1, 7), (3, 33), (2, 64), (8, 16))
 METADATA_KEY = "sparserve"
+
+templates = Templates()
 
 
 class _Logits(nn.Module):
@@ -58,6 +62,33 @@ def export_onnx(
         ParityError: the logits differ from torch's by more than `tolerance`; the file is removed.
     """
     wrapper = _Logits(model, input_names).eval()
+    options = [input_names, max_length, opset]
+    difference = math.inf
+    for reused in (True, False):
+        graph = (
+            templates.fill(model, options)
+            if reused
+            else _trace(wrapper, path, max_length, opset, vocabulary, pad_token_id)
+        )
+        if graph is None:
+            continue
+        onnx.save(graph, str(path))
+        difference = parity(wrapper, path, max_length=max_length, vocabulary=vocabulary, pad_token_id=pad_token_id)
+        if difference <= tolerance:
+            if not reused:
+                templates.keep(model, options, graph)
+            return difference
+        path.unlink()
+    raise ParityError(
+        f"The logits of the exported graph differ from torch's by {difference:.2g}, more than the tolerance of "
+        f"{tolerance:g}. Raise export.tolerance in the recipe only if you know the reason."
+    )
+
+
+def _trace(
+    wrapper: _Logits, path: Path, max_length: int, opset: int, vocabulary: int, pad_token_id: int
+) -> onnx.ModelProto:
+    model, input_names = wrapper.model, wrapper.input_names
     # Traced with batch 2: the exporter would treat a batch size of 1 as a constant.
     example = tuple(random_inputs(2, min(16, max_length), vocabulary, pad_token_id, input_names, seed=0).values())
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
@@ -83,15 +114,7 @@ def export_onnx(
         graph = program.model_proto
         tidy(graph)
         name_initializers(graph, model.state_dict(), originals, prefix="model.")
-    onnx.save(graph, str(path))
-    difference = parity(wrapper, path, max_length=max_length, vocabulary=vocabulary, pad_token_id=pad_token_id)
-    if not difference <= tolerance:
-        path.unlink()
-        raise ParityError(
-            f"The logits of the exported graph differ from torch's by {difference:.2g}, more than the tolerance of "
-            f"{tolerance:g}. Raise export.tolerance in the recipe only if you know the reason."
-        )
-    return difference
+    return graph
 
 
 @torch.no_grad()

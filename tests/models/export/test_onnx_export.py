@@ -17,6 +17,7 @@ from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import ParityError
 from sparserve.models.export.onnx_export import METADATA_KEY, set_metadata
 from sparserve.models.export.quantization import quantize, quantize_rows
+from sparserve.models.export.templates import Templates
 from sparserve.models.files import sha256
 from sparserve.models.recipes.schema import Quantization
 from tests.support.models.exporting import ENCODERS, Exported, classifier, export
@@ -62,13 +63,37 @@ def test_export_onnx_keeps_parameter_names_and_zeros(exported: tuple[Any, Path])
 
 
 @pytest.mark.slow
-def test_export_onnx_is_reproducible_and_names_no_paths(exported: tuple[Any, Path], tmp_path: Path) -> None:
+def test_export_onnx_is_reproducible_and_names_no_paths(
+    exported: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, path = exported
+    monkeypatch.setattr("sparserve.models.export.onnx_export.templates", Templates())
     export(model, tmp_path / "again.onnx")
     assert sha256(tmp_path / "again.onnx") == sha256(path)
     content = path.read_bytes()
     assert b"site-packages" not in content
     assert b"/models/" not in content
+
+
+@pytest.mark.slow
+def test_export_onnx_of_another_network_of_this_kind_is_what_tracing_gives(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    templates = Templates()
+    monkeypatch.setattr("sparserve.models.export.onnx_export.templates", templates)
+    model = classifier(make_checkpoint("mpnet"))
+    export(model, tmp_path / "first.onnx")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "layer.1" in name and parameter.ndim == 2:
+                parameter.zero_()  # equal matrices, which tracing alone would make one
+            else:
+                parameter.mul_(torch.rand_like(parameter) > 1 / 3)
+    export(model, tmp_path / "filled.onnx")
+    monkeypatch.setattr("sparserve.models.export.onnx_export.templates", Templates())
+    export(model, tmp_path / "traced.onnx")
+    assert (tmp_path / "filled.onnx").read_bytes() == (tmp_path / "traced.onnx").read_bytes()
+    assert templates.fill(classifier(make_checkpoint("roberta")), [("input_ids",), 64, 20]) is None
 
 
 @pytest.mark.slow
