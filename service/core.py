@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from sparserve.models.bundle.long_texts import WindowLimits
 from sparserve.models.bundle.store import Store
 from sparserve.service.catalog.bundle_loader import BundleLoader
 from sparserve.service.catalog.catalog import Catalog
@@ -25,7 +26,7 @@ from sparserve.service.inference.engine import Engine
 from sparserve.service.limits import check_size
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
-from sparserve.service.types import RequestOptions, TextInput
+from sparserve.service.types import DEFAULT_LONG_TEXTS, LongTextOptions, RequestOptions, TextInput
 
 if TYPE_CHECKING:
     from sparserve.service.peers import Peers
@@ -78,6 +79,7 @@ class ServingCore:
             max_padding=settings.max_padding,
             max_items=settings.max_waiting_inputs,
             max_tokens=settings.max_waiting_tokens,
+            window_limits=WindowLimits(text=settings.max_windows, request=settings.max_items),
             metrics=self.metrics,
         )
         self.disagreements = Disagreements(
@@ -103,7 +105,7 @@ class ServingCore:
         inputs: Sequence[TextInput],
         options: RequestOptions,
         *,
-        truncate: bool = True,
+        long_texts: LongTextOptions = DEFAULT_LONG_TEXTS,
     ) -> Classification:
         """Classify inputs.
 
@@ -121,13 +123,13 @@ class ServingCore:
         self._check_size(inputs)
         self._check_kind(route.engine, inputs)
         try:
-            result = await classify(self.batcher, route.engine, inputs, options, truncate=truncate, arrived=started)
+            result = await self._run(route.engine, inputs, options, long_texts, started)
             self.experiments.compare(task, route, inputs, result, options.request_id)
         except InferenceFailed:
             default = self.experiments.not_answered(task, route)
             if default is None:
                 raise
-            result = await classify(self.batcher, default, inputs, options, truncate=truncate, arrived=started)
+            result = await self._run(default, inputs, options, long_texts, started)
         asyncio.get_running_loop().call_soon(self._count, result)  # after the answer, which should not wait for it
         return result
 
@@ -138,7 +140,7 @@ class ServingCore:
         inputs: Sequence[TextInput],
         options: RequestOptions,
         *,
-        truncate: bool = True,
+        long_texts: LongTextOptions = DEFAULT_LONG_TEXTS,
     ) -> Comparison:
         """Run the same inputs through several variants of a task; the first is the reference.
 
@@ -152,7 +154,7 @@ class ServingCore:
         self._check_size(inputs)
         for engine in engines:
             self._check_kind(engine, inputs)
-        comparison = await compare(self.batcher, engines, inputs, options, truncate=truncate)
+        comparison = await compare(self.batcher, engines, inputs, options, long_texts=long_texts)
         for compared in comparison.variants:
             self._count(compared.answer)
         return comparison
@@ -209,6 +211,17 @@ class ServingCore:
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 logger.error("a part of the service did not stop cleanly", exc_info=outcome)
+
+    async def _run(
+        self,
+        engine: Engine,
+        inputs: Sequence[TextInput],
+        options: RequestOptions,
+        long_texts: LongTextOptions,
+        arrived: float,
+    ) -> Classification:
+        treatment = engine.long_texts(long_texts)
+        return await classify(self.batcher, engine, inputs, options, long_texts=treatment, arrived=arrived)
 
     def _engines_to_compare(self, task: str, variants: Sequence[str] | None) -> list[Engine]:
         if variants is not None:

@@ -206,6 +206,12 @@ class Settings(BaseSettings):
         256 * 2**20, ge=1, description="bytes of all request bodies together; further requests are answered 503"
     )
     max_items: int = Field(256, ge=1, description="inputs of one request")
+    max_windows: int = Field(
+        32,
+        ge=1,
+        description="windows of one text; one with more is answered 413 if the request or the task wants windows; each "
+        "counts as an input of the request",
+    )
     max_characters: int = Field(100_000, ge=1, description="characters of one input, text and text_pair together")
     input_mismatch: Literal["warn", "refuse"] = Field(
         "warn",

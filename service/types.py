@@ -2,9 +2,11 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from sparserve.models.bundle.windows import Aggregate, Overlong
 
 FunctionToApply = Literal["softmax", "sigmoid", "none"]
 
@@ -33,6 +35,22 @@ class RequestOptions:
         """Return the same options with a deadline at most `seconds` after the request's arrival."""
         latest = self.arrived + seconds
         return replace(self, deadline=latest if self.deadline is None else min(self.deadline, latest))
+
+
+@dataclass(frozen=True, slots=True)
+class LongTextOptions:
+    """Treatment of long texts that a request asks for; None for the task's default.
+
+    `fallback` is the default of a task whose bundle has none; it differs between protocols.
+    """
+
+    overlong: Overlong | None = None
+    stride: int | None = None
+    aggregate: Aggregate | None = None
+    fallback: Overlong = "truncate"
+
+
+DEFAULT_LONG_TEXTS: Final = LongTextOptions()
 
 
 class TextInput(BaseModel):
@@ -73,8 +91,9 @@ class Prediction:
 class Usage:
     """The cost of one input."""
 
-    tokens: Annotated[int, Field(description="tokens that the model saw, special tokens included")]
-    truncated: Annotated[bool, Field(description="true if the text had more tokens than that")]
+    tokens: Annotated[int, Field(description="tokens that the model saw, special tokens included, of all windows")]
+    truncated: Annotated[bool, Field(description="true if the model did not see the end of the text")]
+    windows: Annotated[int, Field(description="windows that the text was split into; 1 if it was not")]
 
 
 @dataclass(frozen=True, slots=True)

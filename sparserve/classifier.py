@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Self, overload
+from typing import Self, get_args, overload
+
+import numpy as np
 
 from sparserve.models.bundle.bundle import Bundle, open_bundle
 from sparserve.models.bundle.inference import (
@@ -15,7 +17,9 @@ from sparserve.models.bundle.inference import (
     load_bundle,
     probabilities,
 )
+from sparserve.models.bundle.long_texts import OverlongText, all_windows, encode, window_counts
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.windows import TRUNCATE, Aggregate, LongTexts, Overlong, longest_stride, merge_windows
 from sparserve.models.errors import BundleError, InputError
 
 logger = logging.getLogger(__name__)
@@ -116,12 +120,27 @@ class Classifier:
 
     @overload
     def __call__(
-        self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None, batch_size: int = 32
+        self,
+        texts: Sequence[str],
+        *,
+        text_pairs: Sequence[str | None] | None = None,
+        batch_size: int = 32,
+        overlong: Overlong | None = None,
+        stride: int | None = None,
+        aggregate: Aggregate | None = None,
     ) -> list[Prediction]: ...
 
     @overload
     def __call__(
-        self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None, batch_size: int = 32, top_k: int
+        self,
+        texts: Sequence[str],
+        *,
+        text_pairs: Sequence[str | None] | None = None,
+        batch_size: int = 32,
+        top_k: int,
+        overlong: Overlong | None = None,
+        stride: int | None = None,
+        aggregate: Aggregate | None = None,
     ) -> list[list[Prediction]]: ...
 
     def __call__(
@@ -131,14 +150,21 @@ class Classifier:
         text_pairs: Sequence[str | None] | None = None,
         batch_size: int = 32,
         top_k: int | None = None,
+        overlong: Overlong | None = None,
+        stride: int | None = None,
+        aggregate: Aggregate | None = None,
     ) -> list[Prediction] | list[list[Prediction]]:
         """Classify texts, or pairs of texts.
 
         Returns the best label of each text. With `top_k`, returns a list of at most `top_k` labels for each text, the
         best first. Logs a warning if the model was trained on single texts and gets pairs, or the reverse.
 
+        A text with more tokens than the model takes is cut ("truncate"), refused ("error") or answered in "windows", as
+        `overlong` or else the bundle says. Windows share `stride` tokens; their scores are merged by `aggregate`:
+        "mean", "max" or "first".
+
         Raises:
-            InputError: `texts` is a single string, or there is not one pair for each text.
+            InputError: `texts` is a single string, there is not one pair for each text, or a text is too long.
         """
         if isinstance(texts, str):
             raise InputError("texts must be a list of strings, not a string: write classify([text])")
@@ -149,15 +175,38 @@ class Classifier:
         mismatch = self.bundle.manifest.input_mismatch([None] * len(texts) if text_pairs is None else text_pairs)
         if mismatch is not None:
             logger.warning(mismatch)
-        rows = list(self._scores(texts, text_pairs, batch_size))
+        long_texts = self._long_texts(overlong, stride, aggregate)
+        rows = list(self._scores(texts, text_pairs, batch_size, long_texts))
         ranked = [sorted(map(Prediction, self.labels, row), key=lambda one: -one.score) for row in rows]
         return [row[0] for row in ranked] if top_k is None else [row[:top_k] for row in ranked]
 
+    def _long_texts(self, overlong: Overlong | None, stride: int | None, aggregate: Aggregate | None) -> LongTexts:
+        default = self.bundle.manifest.long_texts or TRUNCATE
+        for name, value, choices in (("overlong", overlong, Overlong), ("aggregate", aggregate, Aggregate)):
+            if value is not None and value not in get_args(choices):
+                raise InputError(f"{name} {value!r} is unknown: choose {', '.join(get_args(choices))}")
+        longest = longest_stride(self.bundle.manifest.max_length)
+        if stride is not None and not 0 <= stride <= longest:
+            raise InputError(f"stride must be from 0 to {longest}, half of the tokens of a window")
+        return LongTexts(
+            overlong=overlong or default.overlong,
+            stride=default.stride if stride is None else stride,
+            aggregate=aggregate or default.aggregate,
+        )
+
     def _scores(
-        self, texts: Sequence[str], text_pairs: Sequence[str | None] | None, batch_size: int
+        self, texts: Sequence[str], text_pairs: Sequence[str | None] | None, batch_size: int, long_texts: LongTexts
     ) -> Iterator[list[float]]:
-        loaded, problem_type = self._loaded, self.bundle.manifest.problem_type
+        loaded, manifest = self._loaded, self.bundle.manifest
         for start in range(0, len(texts), batch_size):
-            batch = slice(start, start + batch_size)
-            tokens = loaded.tokenizer.encode(texts[batch], None if text_pairs is None else text_pairs[batch])
-            yield from probabilities(loaded.classifier.logits(tokens), problem_type).tolist()
+            rows = slice(start, start + batch_size)
+            pairs = None if text_pairs is None else text_pairs[rows]
+            try:
+                tokens = encode(loaded.tokenizer, texts[rows], pairs, long_texts, model=manifest.task, first=start)
+            except OverlongText as error:
+                raise InputError(str(error)) from error
+            windows = all_windows(tokens)
+            batches = [windows[begin : begin + batch_size] for begin in range(0, len(windows), batch_size)]
+            logits = np.concatenate([loaded.classifier.logits(batch) for batch in batches])
+            logits = merge_windows(logits, window_counts(tokens), manifest.problem_type, long_texts.aggregate)
+            yield from probabilities(logits, manifest.problem_type).tolist()

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from sparserve.models.bundle.variants import Precision
+from sparserve.models.bundle.windows import LongTexts
 
 SCHEMA_VERSION: Final = 1
 VERSION_LENGTH = 16
@@ -286,7 +287,10 @@ class Manifest(Record):
     inputs: InputKind | None = Field(None, description="trained on single texts or on pairs; null in older bundles")
     architecture: str
     precision: Precision
-    max_length: int = Field(ge=8, le=8192, description="tokens; longer texts are truncated")
+    max_length: int = Field(ge=8, le=8192, description="tokens that the model takes, special ones included")
+    long_texts: LongTexts | None = Field(
+        None, description="treatment of longer texts by default; null: they are truncated"
+    )
     pad_token_id: Count
     recipe: dict[str, Any]
     lineage: Lineage
@@ -316,7 +320,7 @@ class Manifest(Record):
         content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes", "inputs"})
         content["files"].pop("README.md", None)
         # Bundles that were sealed before these keys existed keep their versions.
-        for added in ("packed", "token_table", "calibration"):
+        for added in ("packed", "token_table", "calibration", "long_texts"):
             if content[added] is None:
                 del content[added]
         if content["lineage"]["unlabeled"] is None:

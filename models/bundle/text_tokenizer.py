@@ -1,11 +1,12 @@
 """`tokenizer.json` as a function from texts to tokens, with the bundle's truncation.
 
-Only what is kept is tokenised: of a long text a prefix, if it has more tokens than are kept.
+Only what is kept is tokenised: of a long text a prefix, if it has more tokens than are kept. `windows` keeps all of it.
 """
 
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -13,6 +14,7 @@ from weakref import WeakValueDictionary
 from tokenizers import Encoding, Tokenizer
 
 from sparserve.models.bundle.text_prefix import PrefixFinder
+from sparserve.models.bundle.windows import WindowFrame
 from sparserve.models.errors import BundleError
 
 # The first prefix of a text has this many characters for each token that is kept. Usual texts have three to five.
@@ -73,6 +75,7 @@ class TextTokenizer:
         self._prefixes = PrefixFinder.of(self._tokenizer)
         self._prefix_characters = max_length * prefix_characters_per_token
         self._half_of_pair = (max_length - self._tokenizer.num_special_tokens_to_add(True)) // 2
+        self.window_frame = WindowFrame.of(self._tokenizer, max_length)
         probe = self._tokenizer.encode_batch_fast(["a"])[0]
         self._single_type_ids_are_zero = bool(probe.sequence_ids.count(0)) and not any(probe.type_ids)
 
@@ -97,8 +100,34 @@ class TextTokenizer:
             characters *= PREFIX_GROWTH
         return [tokens[row] for row in range(len(inputs))]
 
-    def _encode(self, inputs: Sequence[_Input]) -> Iterator[tuple[_Input, Encoding]]:
-        return zip(inputs, self._tokenizer.encode_batch_fast(inputs), strict=True)
+    def windows(self, text: str, stride: int | None, *, most: int | None = None) -> list[Tokens] | None:
+        """Tokenise a text in windows that share `stride` tokens; None if there are more than `most` of them.
+
+        Releases the GIL. The tokenizer must have a `window_frame`.
+        """
+        frame = self.window_frame
+        assert frame is not None
+        content = self._content(text, None if most is None else frame.most_tokens(most, stride))
+        if content is None:
+            return None
+        zero = self._single_type_ids_are_zero
+        return [Tokens(ids, None if zero else types, False) for ids, types in frame.windows(content, stride)]
+
+    def _content(self, text: str, most: int | None) -> list[int] | None:
+        """Return all tokens of a text without special ones; None if they are more than `most`."""
+        characters = len(text) if most is None else most * PREFIX_CHARACTERS_PER_TOKEN
+        while True:
+            prefix = self._prefix(text, characters)
+            ((_, encoding),) = self._encode([prefix], special=False)
+            ids = [*encoding.ids, *chain.from_iterable(more.ids for more in encoding.overflowing)]
+            if most is not None and len(ids) > most:
+                return None
+            if prefix is text:
+                return ids
+            characters *= PREFIX_GROWTH
+
+    def _encode(self, inputs: Sequence[_Input], *, special: bool = True) -> Iterator[tuple[_Input, Encoding]]:
+        return zip(inputs, self._tokenizer.encode_batch_fast(inputs, add_special_tokens=special), strict=True)
 
     def _tokens(self, text: _Input, encoding: Encoding) -> Tokens:
         zero = self._single_type_ids_are_zero and isinstance(text, str)

@@ -34,7 +34,8 @@ async def classify_with_variant(
 async def _classify(
     service: ServingCore, task: str, variant: str | None, body: ClassifyRequest, options: RequestOptions
 ) -> Response:
-    result = await service.classify(task, variant, body.inputs, options, truncate=body.truncate)
+    long_texts = body.long_texts(body.truncate)
+    result = await service.classify(task, variant, body.inputs, options, long_texts=long_texts)
     answer = ClassifyResult(
         model=result.engine.ref,
         predictions=result.predictions(top_k=body.top_k, function_to_apply=body.function_to_apply),

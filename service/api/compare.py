@@ -17,7 +17,8 @@ async def compare_variants(
     task: str, body: CompareRequest, service: ServiceDependency, options: OptionsDependency
 ) -> Response:
     """Run texts through several variants: predictions, agreement, differences and latency of each."""
-    comparison = await service.compare(task, body.variants, body.inputs, options, truncate=body.truncate)
+    long_texts = body.long_texts(body.truncate)
+    comparison = await service.compare(task, body.variants, body.inputs, options, long_texts=long_texts)
     answer = CompareAnswer(
         task=task,
         reference=comparison.reference.engine.manifest.variant,

@@ -4,6 +4,7 @@ from typing import Any, Final, Literal
 
 from fastapi import APIRouter
 
+from sparserve.models.bundle.windows import TRUNCATE
 from sparserve.service.api.schemas import (
     ListedModel,
     MeasuredLatency,
@@ -82,6 +83,7 @@ def _task_facts(snapshot: Snapshot, task: str) -> TaskFacts:
         problem_type=manifest.problem_type if manifest else None,
         inputs=manifest.inputs if manifest else None,
         max_length=manifest.max_length if manifest else None,
+        long_texts=(manifest.long_texts or TRUNCATE) if manifest else None,
         variants=[_variant_facts(snapshot, task, variant) for variant in variants],
     )
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
 from sparserve.models.bundle.manifest import InputKind
+from sparserve.models.bundle.windows import LongTexts
+from sparserve.service.api.long_texts import LongTextFields
 from sparserve.service.experiments.comparison import ComparisonSummary, ItemComparison, VariantSummary
 from sparserve.service.http.json_body import PositiveInt
 from sparserve.service.limits import check_count
@@ -109,7 +111,7 @@ class Body(StrictModel):
     model_config = ConfigDict(strict=True)
 
 
-class ClassifyRequest(Body):
+class ClassifyRequest(Body, LongTextFields):
     """Texts to classify, with the options of Hugging Face's text-classification pipeline."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film", "top_k": 2}]})
@@ -119,10 +121,10 @@ class ClassifyRequest(Body):
     function_to_apply: FunctionToApply | None = Field(
         None, description="function from logits to scores; by default the one that the task's problem type needs"
     )
-    truncate: bool = Field(True, description="false refuses a text with more tokens than the model takes (422)")
+    truncate: bool | None = Field(None, description='the same as overlong "truncate" (true) or "error" (false)')
 
 
-class CompareRequest(Body):
+class CompareRequest(Body, LongTextFields):
     """Texts to run through several variants of a task."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": ["a warm, funny, engaging film"]}]})
@@ -131,7 +133,7 @@ class CompareRequest(Body):
     variants: (
         Annotated[list[str], Field(min_length=2, max_length=16, json_schema_extra={"uniqueItems": True})] | None
     ) = Field(None, description="the first is the reference; by default dense and the task's default variant")
-    truncate: bool = Field(True, description="false refuses a text with more tokens than the model takes (422)")
+    truncate: bool | None = Field(None, description='the same as overlong "truncate" (true) or "error" (false)')
 
 
 Warnings = Annotated[
@@ -228,7 +230,8 @@ class TaskFacts(BaseModel):
     inputs: InputKind | None = Field(
         description="the task was trained on single texts or on pairs; null if its bundles do not say"
     )
-    max_length: int | None = Field(description="tokens; longer texts are truncated")
+    max_length: int | None = Field(description="tokens that the model takes")
+    long_texts: LongTexts | None = Field(description="treatment of longer texts by default; null if none is served")
     variants: list[VariantFacts]
 
 

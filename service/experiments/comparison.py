@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from sparserve.models.bundle.text_tokenizer import Tokens
+from sparserve.models.bundle.long_texts import TokenizedInput, window_counts
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.experiments.agreement import same_prediction
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine, Logits, scores
-from sparserve.service.types import ModelRef, Prediction, RequestOptions, TextInput, Timings
+from sparserve.service.types import LongTextOptions, ModelRef, Prediction, RequestOptions, TextInput, Timings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,9 @@ class ItemComparison(BaseModel):
     predictions: dict[str, VariantPrediction] = Field(description="by variant")
     agree: bool | None = Field(description="whether all variants predict the same; null for a regression")
     max_difference: float = Field(description="largest difference of a label's score between two variants")
-    tokens: int
+    tokens: int = Field(description="of all windows")
     truncated: bool
+    windows: int = Field(description="windows that the text was split into; 1 if it was not")
 
 
 class VariantSummary(BaseModel):
@@ -109,6 +110,7 @@ class Comparison:
     def items(self) -> list[ItemComparison]:
         """Return the predictions, the agreement and the largest score difference for each input."""
         agree, differences = self._all_agree(), self._spread()
+        windows = window_counts(self.reference.answer.tokens)
         return [
             ItemComparison(
                 predictions={one.engine.manifest.variant: self._prediction(one, row) for one in self.variants},
@@ -116,6 +118,7 @@ class Comparison:
                 max_difference=float(differences[row]),
                 tokens=len(tokens),
                 truncated=any(one.answer.tokens[row].truncated for one in self.variants),
+                windows=windows[row],
             )
             for row, tokens in enumerate(self.reference.answer.tokens)
         ]
@@ -180,9 +183,11 @@ async def compare(
     inputs: Sequence[TextInput],
     options: RequestOptions,
     *,
-    truncate: bool,
+    long_texts: LongTextOptions,
 ) -> Comparison:
     """Run the inputs through every engine. Engines with the same tokenizer get the same tokens.
+
+    Long texts are treated as the request or the first engine's bundle says, for all engines.
 
     The engines run one after the other, in separate batches, so that their times are comparable.
 
@@ -196,11 +201,12 @@ async def compare(
         if set(engine.manifest.labels) != set(labels):
             first, other = engines[0].manifest.variant, engine.manifest.variant
             raise InvalidRequest(f"{first} and {other} have different labels, so they cannot be compared")
-    tokenized: dict[tuple[str, int], list[Tokens]] = {}
+    treatment = engines[0].long_texts(long_texts)
+    tokenized: dict[tuple[str, int], list[TokenizedInput]] = {}
     variants = []
     for engine in engines:
         known = tokenized.get(engine.tokenization)
-        answer = await classify(batcher, engine, inputs, options, truncate=truncate, tokens=known, alone=True)
+        answer = await classify(batcher, engine, inputs, options, long_texts=treatment, tokens=known, alone=True)
         tokenized[engine.tokenization] = answer.tokens
         variants.append(ComparedVariant.of(engine, answer, labels))
     return Comparison(variants, time.perf_counter() - started)

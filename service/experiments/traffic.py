@@ -20,7 +20,6 @@ from typing import Final
 
 import numpy as np
 
-from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.errors import InvalidRequest, ServiceError
 from sparserve.service.experiments.agreement import predicted_label, same_prediction
@@ -203,7 +202,7 @@ class Experiments:
     ) -> None:
         assert route.background is not None
         same_tokens = route.background.tokenization == route.engine.tokenization
-        tokens: list[Tokens] | None = answered.tokens if same_tokens else None
+        tokens = answered.tokens if same_tokens else None
         try:
             options = RequestOptions().within(COMPARISON_TIMEOUT_SECONDS)
             other = await classify(
@@ -211,7 +210,7 @@ class Experiments:
                 route.background,
                 inputs,
                 options,
-                truncate=True,
+                long_texts=answered.long_texts,
                 tokens=tokens,
                 background=True,
             )

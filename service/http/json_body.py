@@ -29,6 +29,7 @@ def _integral(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# An integer of at least 1. JSON Schema has one kind of number, in which 3.0 is an integer.
-# The bound stands inside: outside of the validator it would be checked, but be missing in the schema.
+# An integer of at least 1, or 0. JSON Schema has one kind of number, in which 3.0 is an integer.
+# The bounds stand inside: outside of the validator they would be checked, but be missing in the schema.
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_integral)]
+NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_integral)]

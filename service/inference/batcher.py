@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from sparserve.models.bundle.long_texts import WindowLimits
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, Overloaded, TooLarge
 from sparserve.service.inference.batch_queue import BatchQueue
@@ -48,6 +49,7 @@ class Batcher:
         concurrency: batches that run at the same time.
         budget, max_seconds, max_padding: limits of a batch, as in `BatchQueue`.
         max_items, max_tokens: inputs, and tokens, that may wait; further requests are refused.
+        window_limits: windows of a text and of a request; each window counts as an input.
         metrics: gets the state of the queue and counts batches.
         tokens_per_second: initial estimate of the throughput; 0 until the first batch by default.
         clock: monotonic clock in seconds.
@@ -63,13 +65,14 @@ class Batcher:
         max_items: int,
         max_tokens: int,
         metrics: Metrics,
+        window_limits: WindowLimits | None = None,
         tokens_per_second: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.concurrency = concurrency
         self.max_items = max_items
         self.max_tokens = max_tokens
-        self.tokenizer_pool = TokenizerPool()
+        self.tokenizer_pool = TokenizerPool(window_limits)
         self._metrics = metrics
         self._clock = clock
         self._queue = BatchQueue(budget=budget, max_seconds=max_seconds, max_padding=max_padding)
@@ -113,7 +116,7 @@ class Batcher:
         share of the machine in proportion to its `weight`.
 
         Raises:
-            TooLarge: an input is over the budget of a batch.
+            TooLarge: an input is over the budget of a batch; the message names the setting.
             Overloaded: too much is waiting; contains the seconds after which there should be room.
             DeadlineExceeded: the answer would be too late; batches that had not started are not run.
             InferenceFailed: the graph did not compute an answer.
@@ -189,7 +192,7 @@ class Batcher:
     def _admit(self, ticket: Ticket) -> None:
         longest, budget = max(ticket.lengths), self._queue.budget
         if longest > budget:
-            raise TooLarge(f"an input has {longest} tokens, a batch takes {budget}: shorten it")
+            raise TooLarge(f"an input has {longest} tokens, a batch takes {budget} (max_batch_tokens): shorten it")
         if ticket.background:
             if self._queue.background_items >= self.max_items:
                 raise Overloaded("too many background inputs are waiting", 1)

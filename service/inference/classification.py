@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparserve.models.bundle.text_tokenizer import Tokens
+from sparserve.models.bundle.long_texts import TokenizedInput, all_windows, window_counts
+from sparserve.models.bundle.windows import LongTexts, merge_windows
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.engine import Engine, Logits, scores
@@ -17,7 +18,9 @@ class Classification:
     """Answer of one engine to one request; every protocol, metric and log line is derived from it.
 
     Attributes:
-        logits: `[inputs, labels]`.
+        tokens: those of each input, or of its windows.
+        long_texts: the treatment of long texts.
+        logits: `[inputs, labels]`; for an input of several windows those of its merged probabilities.
         scores: the same by the function of the task's problem type.
         inference_seconds: sum of the request's batches, which other requests may have shared.
         compute_seconds: the request's own part of them, by tokens.
@@ -26,7 +29,8 @@ class Classification:
     """
 
     engine: Engine
-    tokens: list[Tokens]
+    tokens: list[TokenizedInput]
+    long_texts: LongTexts
     logits: Logits
     scores: Logits
     queue_seconds: float
@@ -37,8 +41,9 @@ class Classification:
     warnings: tuple[str, ...] = ()
 
     def usage(self) -> list[Usage]:
-        """Return tokens and truncation of each input."""
-        return [Usage(tokens=len(item), truncated=item.truncated) for item in self.tokens]
+        """Return tokens, truncation and windows of each input."""
+        counts = window_counts(self.tokens)
+        return [Usage(len(item), item.truncated, count) for item, count in zip(self.tokens, counts, strict=True)]
 
     def timings(self) -> Timings:
         """Return the duration of each stage."""
@@ -85,13 +90,15 @@ async def classify(
     inputs: Sequence[TextInput],
     options: RequestOptions,
     *,
-    truncate: bool,
-    tokens: list[Tokens] | None = None,
+    long_texts: LongTexts,
+    tokens: list[TokenizedInput] | None = None,
     alone: bool = False,
     background: bool = False,
     arrived: float | None = None,
 ) -> Classification:
     """Tokenise the inputs, unless `tokens` are given, and run them; `alone` and `background` as in `Batcher.run`.
+
+    Each window of a long text is admitted, batched and charged to the client like an input.
 
     Of the options it uses the deadline, the client and its weight.
     `arrived` is the request's arrival on the performance counter, by default now.
@@ -107,14 +114,15 @@ async def classify(
             batcher.check_early(
                 engine, len(inputs), deadline=options.deadline, client=options.client, weight=options.weight
             )
-        tokens = await batcher.tokenizer_pool.tokenize(engine, inputs, truncate=truncate, deadline=options.deadline)
+        tokens = await batcher.tokenizer_pool.tokenize(engine, inputs, long_texts=long_texts, deadline=options.deadline)
     tokenized = time.perf_counter()
     # Background work may outlive the request that started it.
     record = RequestRecord() if background else current_record()
     run = record.tokenized(engine.ref, [len(item) for item in tokens], started, tokenized)
+    windows = all_windows(tokens)
     result = await batcher.run(
         engine,
-        tokens,
+        windows,
         deadline=options.deadline,
         alone=alone,
         background=background,
@@ -122,14 +130,20 @@ async def classify(
         weight=options.weight,
     )
     record.answered(run, tokenized, result.queue_seconds, time.perf_counter())
+    logits, probabilities = result.logits, result.scores
+    if len(windows) > len(tokens):
+        problem_type = engine.manifest.problem_type
+        logits = merge_windows(logits, window_counts(tokens), problem_type, long_texts.aggregate)
+        probabilities = scores(logits, problem_type)
     warning = engine.input_mismatch(inputs)
     warnings = () if warning is None else (warning,)
     record.warnings.extend(warnings)
     return Classification(
         engine=engine,
         tokens=tokens,
-        logits=result.logits,
-        scores=result.scores,
+        long_texts=long_texts,
+        logits=logits,
+        scores=probabilities,
         queue_seconds=result.queue_seconds,
         tokenize_seconds=tokenized - started,
         inference_seconds=result.inference_seconds,

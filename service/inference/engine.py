@@ -11,13 +11,23 @@ import numpy.typing as npt
 
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import LoadedBundle, probabilities, sigmoid, softmax
+from sparserve.models.bundle.long_texts import (
+    OverlongText,
+    TokenizedInput,
+    TooManyWindows,
+    UnsuitableForWindows,
+    WindowLimits,
+    all_windows,
+    encode,
+)
 from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.models.bundle.variants import Runtime
-from sparserve.service.errors import InvalidRequest, TooManyTokens, Unavailable
+from sparserve.models.bundle.windows import TRUNCATE, LongTexts, longest_stride
+from sparserve.service.errors import InvalidRequest, ServiceError, TooLarge, TooManyTokens, Unavailable
 from sparserve.service.inference.health import EngineHealth
 from sparserve.service.inference.latency_model import LatencyModel
-from sparserve.service.types import FunctionToApply, ModelRef, TextInput
+from sparserve.service.types import DEFAULT_LONG_TEXTS, FunctionToApply, LongTextOptions, ModelRef, TextInput
 
 WARM_UP_TEXT: Final = "warm up"
 Logits = npt.NDArray[np.float32]
@@ -84,42 +94,78 @@ class Engine:
                 "store poll"
             )
 
-    def tokenize(self, inputs: Sequence[TextInput], *, truncate: bool = True) -> list[Tokens]:
+    def long_texts(self, options: LongTextOptions) -> LongTexts:
+        """Return the treatment of long texts: what a request asks for, else the bundle's default.
+
+        Raises:
+            InvalidRequest: the options contradict each other, or the stride is too large.
+        """
+        default = self.manifest.long_texts
+        if options is DEFAULT_LONG_TEXTS:
+            return default or TRUNCATE
+        default = default or LongTexts(overlong=options.fallback)
+        overlong = options.overlong or default.overlong
+        if overlong != "windows":
+            if options.stride is not None or options.aggregate is not None:
+                raise InvalidRequest('stride and aggregate need windows: set "overlong" to "windows"')
+            return LongTexts(overlong=overlong)
+        stride = default.stride if options.stride is None else options.stride
+        longest = longest_stride(self.manifest.max_length)
+        if stride is not None and stride > longest:
+            raise InvalidRequest(
+                f"stride {stride} is more than half of the {self.manifest.max_length} tokens of a window: give at most "
+                f"{longest}"
+            )
+        return LongTexts(overlong=overlong, stride=stride, aggregate=options.aggregate or default.aggregate)
+
+    def tokenize(
+        self, inputs: Sequence[TextInput], *, long_texts: LongTexts = TRUNCATE, limits: WindowLimits | None = None
+    ) -> list[TokenizedInput]:
         """Return the tokens of each input.
 
         Raises:
-            InvalidRequest: an input has no tokens, or is a pair that the graph rejects.
-            TooManyTokens: an input is longer than the model's maximum length, and `truncate` is off.
+            InvalidRequest: an input has no tokens, or is a pair that the graph rejects or that windows cannot split.
+            TooManyTokens: an input is longer than the model's maximum length, and is to be refused then.
+            TooLarge: there are more windows than `limits` allow.
         """
+        name = f"{self.manifest.task}/{self.manifest.variant}"
         if not self.takes_pairs:
             for position, one in enumerate(inputs):
                 if one.text_pair is not None:
                     raise InvalidRequest(
-                        f"item {position} is a pair of texts, but {self.manifest.task}/{self.manifest.variant} has no "
-                        "embedding for the token type of a second text: send one text"
+                        f"item {position} is a pair of texts, but {name} has no embedding for the token type of a "
+                        "second text: send one text"
                     )
-        tokens = self.loaded.tokenizer.encode([i.text for i in inputs], [i.text_pair for i in inputs])
+        texts, pairs = [one.text for one in inputs], [one.text_pair for one in inputs]
+        try:
+            tokens = encode(self.loaded.tokenizer, texts, pairs, long_texts, model=name, limits=limits)
+        except OverlongText as error:
+            raise _refusal(error) from error
         for position, item in enumerate(tokens):
             if not item:
                 raise InvalidRequest(f"item {position} has no tokens: send a text that is not empty")
-            if item.truncated and not truncate:
-                raise TooManyTokens(
-                    f"item {position} has more than the {self.manifest.max_length} tokens that "
-                    f"{self.manifest.task}/{self.manifest.variant} accepts: shorten it, or send truncate: true"
-                )
         return tokens
 
     def answers(self) -> bool:
         """Return True if the graph still answers a text of the bundle, so that a failure is the fault of an input."""
         text = self.manifest.sample[0].text if self.manifest.sample else WARM_UP_TEXT
         try:
-            return bool(np.isfinite(self.logits(self.tokenize([TextInput(text=text)]))).all())
+            return bool(np.isfinite(self.logits(all_windows(self.tokenize([TextInput(text=text)])))).all())
         except Exception:  # ONNX Runtime raises its own classes without a public common base
             return False
 
     def logits(self, tokens: Sequence[Tokens]) -> Logits:
         """Return the logits `[inputs, labels]` of one batch; releases the GIL while it runs."""
         return self.loaded.classifier.logits(tokens)
+
+
+def _refusal(error: OverlongText) -> ServiceError:
+    match error:
+        case TooManyWindows():
+            return TooLarge(str(error))
+        case UnsuitableForWindows():
+            return InvalidRequest(str(error))
+    return TooManyTokens(str(error))
 
 
 def scores(logits: Logits, problem_type: str, function_to_apply: FunctionToApply | None = None) -> Logits:

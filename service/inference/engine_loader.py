@@ -7,6 +7,7 @@ import numpy as np
 
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.inference import RuntimeChoice, expected_runtime, load_bundle
+from sparserve.models.bundle.long_texts import all_windows
 from sparserve.models.bundle.variants import Runtime
 from sparserve.models.errors import BundleError
 from sparserve.service.inference.engine import WARM_UP_TEXT, Engine, Logits
@@ -72,13 +73,13 @@ def _answer_sample(bundle: Bundle, threads: int, runtime: Runtime) -> tuple[Engi
     try:
         texts = [TextInput(text=answer.text) for answer in manifest.sample] or [TextInput(text=WARM_UP_TEXT)]
         # One at a time, like the exporter: int8 quantises the activations of a whole batch together.
-        logits = np.concatenate([engine.logits([tokens]) for tokens in engine.tokenize(texts)])
+        logits = np.concatenate([engine.logits([tokens]) for tokens in all_windows(engine.tokenize(texts))])
         if logits.shape[-1] != len(manifest.labels):
             raise BundleError(f"{logits.shape[-1]} logits for {len(manifest.labels)} labels")
         if not np.isfinite(logits).all():
             raise BundleError("numbers that are not finite")
         takes_pairs = _takes_pairs(engine)
-        pair = engine.tokenize([TextInput(text=WARM_UP_TEXT), TextInput(text=f"{WARM_UP_TEXT} both")])
+        pair = all_windows(engine.tokenize([TextInput(text=WARM_UP_TEXT), TextInput(text=f"{WARM_UP_TEXT} both")]))
         together = run_within_memory(engine.logits, pair, lambda: None)
         if together.shape != (2, len(manifest.labels)):
             raise BundleError(f"{together.shape} logits for a batch of two")
@@ -98,7 +99,7 @@ def _takes_pairs(engine: Engine) -> bool:
 
     Requests with pairs would fail, and with them the other requests in their batches.
     """
-    (pair,) = engine.tokenize([TextInput(text=WARM_UP_TEXT, text_pair=WARM_UP_TEXT)])
+    (pair,) = all_windows(engine.tokenize([TextInput(text=WARM_UP_TEXT, text_pair=WARM_UP_TEXT)]))
     if pair.type_ids is None or not any(pair.type_ids):
         return True
     try:

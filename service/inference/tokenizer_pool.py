@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from sparserve.models.bundle.text_tokenizer import Tokens
+from sparserve.models.bundle.long_texts import TokenizedInput, WindowLimits
+from sparserve.models.bundle.windows import LongTexts
 from sparserve.service.errors import DeadlineExceeded, Overloaded
 from sparserve.service.inference.engine import Engine
 from sparserve.service.types import TextInput
@@ -19,30 +20,31 @@ MAX_WAITING_CHARACTERS: Final = 8_000_000
 
 
 class TokenizerPool:
-    """Tokenises the inputs of one batcher."""
+    """Tokenises the inputs of one batcher, of which a request may have as many windows as `limits` say."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: WindowLimits | None = None) -> None:
+        self._limits = limits
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenize")
-        self._waiting: dict[Future[list[Tokens]], int] = {}
+        self._waiting: dict[Future[list[TokenizedInput]], int] = {}
 
     async def tokenize(
-        self, engine: Engine, inputs: Sequence[TextInput], *, truncate: bool, deadline: float | None = None
-    ) -> list[Tokens]:
+        self, engine: Engine, inputs: Sequence[TextInput], *, long_texts: LongTexts, deadline: float | None = None
+    ) -> list[TokenizedInput]:
         """Return the tokens of each input; `deadline` is on the performance counter.
 
         Raises:
-            InvalidRequest: an input cannot be tokenised as requested.
+            InvalidRequest, TooLarge: an input cannot be tokenised as requested.
             Overloaded: too many long texts are waiting.
             DeadlineExceeded: it took too long; texts that were still waiting are not tokenised.
         """
         characters = sum(item.characters for item in inputs)
         if characters <= TOKENIZE_INLINE_MAX_CHARACTERS:
-            return engine.tokenize(inputs, truncate=truncate)
+            return engine.tokenize(inputs, long_texts=long_texts, limits=self._limits)
         self._waiting = {work: size for work, size in self._waiting.items() if not work.done()}
         waiting = sum(self._waiting.values())
         if waiting and waiting + characters > MAX_WAITING_CHARACTERS:
             raise Overloaded(f"{waiting} characters are waiting for tokenization: try again in 1 s", 1)
-        work = self._threads.submit(engine.tokenize, inputs, truncate=truncate)
+        work = self._threads.submit(engine.tokenize, inputs, long_texts=long_texts, limits=self._limits)
         self._waiting[work] = characters
         try:
             async with asyncio.timeout(None if deadline is None else max(deadline - time.perf_counter(), 0)):

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
+from sparserve.service.api.long_texts import LongTextFields
 from sparserve.service.api.schemas import Body, Inputs
 from sparserve.service.core import ServingCore
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
@@ -20,12 +21,14 @@ router = APIRouter(route_class=DirectRoute, tags=["hugging face"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
-class Parameters(Body):
+class Parameters(Body, LongTextFields):
     """The client's keyword arguments; null is the same as absent."""
 
     top_k: PositiveInt | None = Field(None, description="number of labels to return, best first; by default all")
     function_to_apply: FunctionToApply | None = Field(None, description="from logits to scores; by default the task's")
-    truncation: bool | None = Field(None, description="false refuses a text with more tokens than the model takes")
+    truncation: bool | None = Field(
+        None, description="true cuts a text with more tokens than the model takes, false refuses it"
+    )
 
 
 class InferenceRequest(Body):
@@ -58,6 +61,6 @@ async def _infer(
     service: ServingCore, task: str, variant: str | None, body: InferenceRequest, options: RequestOptions
 ) -> list[list[Prediction]]:
     parameters = body.parameters or Parameters()
-    truncate = parameters.truncation is not False
-    result = await service.classify(task, variant, body.inputs, options, truncate=truncate)
+    long_texts = parameters.long_texts(parameters.truncation)
+    result = await service.classify(task, variant, body.inputs, options, long_texts=long_texts)
     return result.predictions(top_k=parameters.top_k, function_to_apply=parameters.function_to_apply)

@@ -2,7 +2,8 @@
 
 The setting `moderation_safe_labels` says which labels are safe. A text is flagged if it has any other label: for
 single-label tasks the best one, for multi-label tasks every one with a score of at least 0.5. A text with more tokens
-than the model takes is refused: what would be cut could be what should be flagged.
+than the model takes is refused, unless the request or the task's bundle says otherwise: what would be cut could be what
+should be flagged.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pydantic import ConfigDict, Field
 
 from sparserve.models.bundle.manifest import Manifest
 from sparserve.service.api.dialects.model_name import MODEL_DESCRIPTION, parse_model_name
+from sparserve.service.api.long_texts import LongTextFields
 from sparserve.service.api.schemas import Body, Texts
 from sparserve.service.errors import InvalidRequest
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
@@ -24,7 +26,7 @@ router = APIRouter(route_class=DirectRoute, tags=["openai moderations"])
 MULTI_LABEL_THRESHOLD: Final = 0.5
 
 
-class ModerationRequest(Body):
+class ModerationRequest(Body, LongTextFields):
     """Texts to moderate."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"input": "a warm, funny, engaging film"}]})
@@ -58,7 +60,8 @@ async def moderate(body: ModerationRequest, service: ServiceDependency, options:
     task, variant = parse_model_name(service, body.model)
     safe = frozenset(service.settings.moderation_safe_labels.get(task, ()))
     _check_safe_labels(service.catalog.engine(task, variant).manifest, safe)
-    result = await service.classify(task, variant, body.input, options, truncate=False)
+    long_texts = body.long_texts(fallback="error")
+    result = await service.classify(task, variant, body.input, options, long_texts=long_texts)
     return ModerationAnswer(
         id=f"modr-{options.request_id}", model=f"{task}/{result.engine.ref.variant}", results=_moderations(result, safe)
     )

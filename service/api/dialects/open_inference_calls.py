@@ -2,7 +2,8 @@
 
 Inputs: `text`, and `text_pair` for tasks of pairs, BYTES [n] or [n, 1]. Outputs: `label`, the best one, BYTES [n];
 `score`, its score, FP32 [n]; `scores` of all labels, FP32 [n, labels]. With the parameter `classification` k an output
-is BYTES [n, k] of "score:index:label", best first.
+is BYTES [n, k] of "score:index:label", best first. The parameters `overlong`, `stride` and `aggregate` of a request are
+those of the native API.
 """
 
 from collections.abc import Sequence
@@ -109,7 +110,8 @@ async def infer(
             raise InvalidRequest(f"there is no output {output.name!r}; the outputs are {', '.join(OUTPUTS)}")
     if request.parameters.timeout is not None:
         options = options.within(request.parameters.timeout / 1e6)
-    result = await core.classify(task, variant, _inputs(texts), options)
+    long_texts = request.parameters.long_texts()
+    result = await core.classify(task, variant, _inputs(texts), options, long_texts=long_texts)
     all_binary = bool(request.parameters.binary_data_output)
     binary = [
         output.name

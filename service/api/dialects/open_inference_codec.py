@@ -16,6 +16,7 @@ import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from sparserve.service.api.long_texts import LongTextFields
 from sparserve.service.errors import InvalidRequest, UnreadableRequest
 from sparserve.service.http.json_body import parse_json
 from sparserve.service.limits import check_count
@@ -42,6 +43,10 @@ class Parameters(BaseModel):
     timeout: int | None = Field(None, ge=1, description="limit for the answer in microseconds")
 
 
+class RequestParameters(Parameters, LongTextFields):
+    """Parameters of a request."""
+
+
 class InputTensor(StrictModel):
     """Texts: shape [n] or [n, 1]."""
 
@@ -64,7 +69,7 @@ class InferRequest(StrictModel):
 
     id: str | None = None
     model_name: str | None = Field(None, description="sent by KServe's client and ignored; the path names the model")
-    parameters: Parameters = Parameters()
+    parameters: RequestParameters = RequestParameters()
     inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_TENSORS)
     outputs: list[RequestedOutput] = Field([], max_length=MAX_TENSORS)
 

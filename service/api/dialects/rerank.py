@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from starlette.responses import Response
 
+from sparserve.models.bundle.windows import Overlong
 from sparserve.service.api.dialects.model_name import MODEL_DESCRIPTION, parse_model_name
 from sparserve.service.api.schemas import Body, check_item_count
 from sparserve.service.core import ServingCore
@@ -20,7 +21,7 @@ from sparserve.service.http.json_body import PositiveInt
 from sparserve.service.http.json_route import DirectRoute, JsonAnswer
 from sparserve.service.http.problems import problems
 from sparserve.service.inference.classification import Classification
-from sparserve.service.types import FunctionToApply, RequestOptions, TextInput
+from sparserve.service.types import FunctionToApply, LongTextOptions, RequestOptions, TextInput
 
 router = APIRouter(route_class=DirectRoute, tags=["rerank"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
@@ -164,7 +165,7 @@ async def rerank_in_cohere_shape(
             f"max_tokens_per_doc is {body.max_tokens_per_doc}, but {task} cuts query and document at {longest} tokens "
             "together: leave it out, or send that number or more"
         )
-    result = await _classify(service, task, variant, body.query, body.documents, options, truncate=True)
+    result = await _classify(service, task, variant, body.query, body.documents, options, "truncate")
     results: list[dict[str, Any]] = []
     for index, score in _best_first(result, "sigmoid")[: body.top_n]:
         results.append({"index": index, "relevance_score": score})
@@ -187,9 +188,8 @@ async def _rerank(
     service: ServingCore, task: str, variant: str | None, body: TeiRerankRequest, options: RequestOptions
 ) -> Response:
     try:
-        result = await _classify(
-            service, task, variant, body.query, body.texts, options, truncate=body.truncate is True
-        )
+        overlong: Overlong = "truncate" if body.truncate else "error"
+        result = await _classify(service, task, variant, body.query, body.texts, options, overlong)
     except TooManyTokens as error:
         raise TooLarge(str(error)) from error
     ranked: list[dict[str, Any]] = []
@@ -207,8 +207,7 @@ async def _classify(
     query: str,
     documents: list[str],
     options: RequestOptions,
-    *,
-    truncate: bool,
+    overlong: Overlong,
 ) -> Classification:
     """Run the pairs of a query and its documents.
 
@@ -229,7 +228,7 @@ async def _classify(
             f"documents, which needs a model with one score: send to /v1/models/{task}/classify"
         )
     inputs = [TextInput(text=query, text_pair=document) for document in documents]
-    return await service.classify(task, variant, inputs, options, truncate=truncate)
+    return await service.classify(task, variant, inputs, options, long_texts=LongTextOptions(overlong))
 
 
 def _best_first(result: Classification, function_to_apply: FunctionToApply) -> list[tuple[int, float]]:

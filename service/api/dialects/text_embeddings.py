@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, WithJso
 from starlette.responses import Response
 
 from sparserve.service.api.dialects.model_name import parse_model_name
+from sparserve.service.api.long_texts import LongTextFields
 from sparserve.service.api.schemas import Body, check_item_count
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import EmptyRequest, TooLarge, TooManyTokens, Unavailable
@@ -46,13 +47,13 @@ def _check_inputs(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-class PredictRequest(Body):
+class PredictRequest(Body, LongTextFields):
     """Texts to classify."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": "a warm, funny, engaging film"}]})
 
     inputs: Annotated[Any, BeforeValidator(_check_inputs), WithJsonSchema(_SCHEMA)]
-    truncate: bool | None = Field(None, description="true cuts texts with more tokens than the model takes; else 413")
+    truncate: bool | None = Field(None, description="true cuts texts with more tokens than the model takes; false: 413")
     truncation_direction: Literal["Right", "right"] = Field("Right", description="only the end of a text can be cut")
     raw_scores: bool = Field(False, description="return logits instead of scores")
 
@@ -124,7 +125,8 @@ async def _predict(
     rows = body.inputs if batch else [body.inputs]
     inputs = [_input(row, position) for position, row in enumerate(rows)]
     try:
-        result = await service.classify(task, variant, inputs, options, truncate=bool(body.truncate))
+        long_texts = body.long_texts(body.truncate, fallback="error")
+        result = await service.classify(task, variant, inputs, options, long_texts=long_texts)
     except TooManyTokens as error:
         raise TooLarge(str(error)) from error
     predictions = result.predictions(function_to_apply="none" if body.raw_scores else None)
@@ -156,7 +158,7 @@ def _info(service: ServingCore, task: str, variant: str | None) -> dict[str, Any
         "max_batch_tokens": settings.max_batch_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": settings.max_items,
-        "auto_truncate": False,
+        "auto_truncate": engine.manifest.long_texts is not None and engine.manifest.long_texts.overlong == "truncate",
         "tokenization_workers": 1,
         "version": VERSION,
     }

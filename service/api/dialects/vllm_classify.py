@@ -1,6 +1,7 @@
 """POST /classify and /v1/classify: the protocol of vLLM and SGLang.
 
-As there, a text with more tokens than the model takes is refused unless the request asks for truncation.
+As there, a text with more tokens than the model takes is refused, unless the request or the task's bundle says
+otherwise.
 """
 
 import time
@@ -11,6 +12,7 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
 from sparserve.service.api.dialects.model_name import MODEL_DESCRIPTION, parse_model_name
+from sparserve.service.api.long_texts import LongTextFields
 from sparserve.service.api.schemas import Body, Texts
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
 from sparserve.service.http.json_route import DirectRoute
@@ -20,7 +22,7 @@ router = APIRouter(route_class=DirectRoute, tags=["vllm and sglang"])
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
-class VllmClassifyRequest(Body):
+class VllmClassifyRequest(Body, LongTextFields):
     """Texts to classify."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"input": "a warm, funny, engaging film"}]})
@@ -28,7 +30,7 @@ class VllmClassifyRequest(Body):
     input: Texts
     model: str | None = Field(None, description=MODEL_DESCRIPTION)
     truncate_prompt_tokens: Literal[-1] | None = Field(
-        None, description="-1 cuts texts to the tokens that the model takes; else longer ones are refused"
+        None, description='the same as overlong "truncate"; by default longer texts are refused'
     )
 
 
@@ -71,8 +73,8 @@ async def classify_in_vllm_shape(
 ) -> VllmClassifyAnswer:
     """Classify texts with the task or variant that `model` names."""
     task, variant = parse_model_name(service, body.model)
-    truncate = body.truncate_prompt_tokens is not None
-    result = await service.classify(task, variant, body.input, options, truncate=truncate)
+    long_texts = body.long_texts(True if body.truncate_prompt_tokens else None, fallback="error")
+    result = await service.classify(task, variant, body.input, options, long_texts=long_texts)
     labels, tokens = result.engine.manifest.labels, sum(map(len, result.tokens))
     data = [
         ClassifiedText(index, labels[row.index(max(row))], row, len(labels))

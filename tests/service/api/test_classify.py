@@ -53,7 +53,10 @@ def test_classify_timings_add_up_and_are_in_the_header(client: TestClient) -> No
 
 def test_classify_usage_of_each_input(client: TestClient) -> None:
     answer = client.post(URL, json={"inputs": ["good film", "good " * 50]}).json()
-    assert answer["usage"] == [{"tokens": 4, "truncated": False}, {"tokens": MAX_LENGTH, "truncated": True}]
+    assert answer["usage"] == [
+        {"tokens": 4, "truncated": False, "windows": 1},
+        {"tokens": MAX_LENGTH, "truncated": True, "windows": 1},
+    ]
 
 
 def test_classify_truncate_false_refuses_a_long_text(client: TestClient) -> None:
@@ -64,7 +67,7 @@ def test_classify_truncate_false_refuses_a_long_text(client: TestClient) -> None
 
 def test_classify_truncate_false_accepts_a_text_that_fits(client: TestClient) -> None:
     answer = client.post(URL, json={"inputs": "good " * (MAX_LENGTH - 2), "truncate": False})
-    assert answer.json()["usage"] == [{"tokens": MAX_LENGTH, "truncated": False}]
+    assert answer.json()["usage"] == [{"tokens": MAX_LENGTH, "truncated": False, "windows": 1}]
 
 
 @pytest.mark.parametrize("top_k, count", [(1, 1), (2, 2), (9, 2), (None, 2)])

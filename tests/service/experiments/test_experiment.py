@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from sparserve.models.bundle.long_texts import TokenizedInput
 from sparserve.models.bundle.text_tokenizer import Tokens
+from sparserve.models.bundle.windows import TRUNCATE
 from sparserve.service.experiments.comparison import ComparedVariant
 from sparserve.service.experiments.experiment import Experiment
 from sparserve.service.experiments.traffic import observe
@@ -28,9 +30,9 @@ def engine(module_client: TestClient) -> Engine:
 def arm(engine: Engine, labels: Sequence[int], *, batch_seconds: float = 1.0, part: float = 1.0) -> ComparedVariant:
     """Sure answers, given in batches of which the request was a part."""
     logits = np.array([[9.0, 0.0] if label == 0 else [0.0, 9.0] for label in labels], dtype=np.float32)
-    tokens = [Tokens([1], [0], False)] * len(labels)
+    tokens: list[TokenizedInput] = [Tokens([1], [0], False)] * len(labels)
     answer = Classification(
-        engine, tokens, logits, logits, 0.0, 0.0, batch_seconds, batch_seconds * part, batch_seconds
+        engine, tokens, TRUNCATE, logits, logits, 0.0, 0.0, batch_seconds, batch_seconds * part, batch_seconds
     )
     return ComparedVariant.of(engine, answer, engine.manifest.labels)
 

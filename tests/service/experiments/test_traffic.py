@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.windows import TRUNCATE
 from sparserve.service.core import ServingCore
 from sparserve.service.experiments import traffic
 from sparserve.service.experiments.traffic import traffic_position
@@ -199,7 +200,7 @@ def test_experiment_replaced_meanwhile(
     async def replaced_while_the_default_runs_aside() -> None:
         await service.experiments.begin(TASK, rival)
         route = service.experiments.route(TASK, None)
-        answered = await classify(service.batcher, route.engine, inputs, RequestOptions(), truncate=True)
+        answered = await classify(service.batcher, route.engine, inputs, RequestOptions(), long_texts=TRUNCATE)
         service.experiments.compare(TASK, route, inputs, answered, None)
         await service.experiments.begin(TASK, twin)
         await service.experiments.settled()

@@ -159,7 +159,7 @@ def test_bad_request_unknown_fields_make_one_short_message(
 
 def test_bad_request_unknown_field_is_escaped(client: TestClient) -> None:
     body = b'{"inputs": "good", "\\ud800": 1}'
-    check_problem(client.post(URL, content=body, headers=JSON), 422, r"'\ud800'; the fields are inputs, top_k")
+    check_problem(client.post(URL, content=body, headers=JSON), 422, r"'\ud800'; the fields are overlong, stride")
 
 
 def test_bad_request_long_text_is_413_and_names_the_item(client: TestClient) -> None:

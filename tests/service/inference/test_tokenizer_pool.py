@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from sparserve.models.bundle.long_texts import WindowLimits
 from sparserve.models.bundle.text_tokenizer import Tokens
+from sparserve.models.bundle.windows import TRUNCATE, LongTexts
 from sparserve.service.errors import DeadlineExceeded, Overloaded
 from sparserve.service.inference.tokenizer_pool import (
     MAX_WAITING_CHARACTERS,
@@ -31,10 +33,12 @@ class Counting:
         self.gate = threading.Event()
         self.gate.set()
 
-    def tokenize(self, texts: Sequence[TextInput], *, truncate: bool) -> list[Tokens]:
+    def tokenize(
+        self, texts: Sequence[TextInput], *, long_texts: LongTexts, limits: WindowLimits | None
+    ) -> list[Tokens]:
         self.threads.append(threading.current_thread().name)
         self.gate.wait(timeout=10)
-        return inputs(*[3 + truncate] * len(texts))
+        return inputs(*[3 + (long_texts == TRUNCATE)] * len(texts))
 
 
 def scenario(steps: Any) -> None:
@@ -51,8 +55,8 @@ def scenario(steps: Any) -> None:
 
 def test_tokenizer_pool_short_texts_inline() -> None:
     async def steps(pool: TokenizerPool, engine: Any) -> None:
-        assert await pool.tokenize(engine, SHORT, truncate=True) == inputs(4)
-        assert await pool.tokenize(engine, LONG * 2, truncate=False) == inputs(3, 3)
+        assert await pool.tokenize(engine, SHORT, long_texts=TRUNCATE) == inputs(4)
+        assert await pool.tokenize(engine, LONG * 2, long_texts=LongTexts(overlong="error")) == inputs(3, 3)
         first, second = engine.threads
         assert first == threading.current_thread().name
         assert second.startswith("tokenize")
@@ -63,13 +67,15 @@ def test_tokenizer_pool_short_texts_inline() -> None:
 def test_tokenizer_pool_deadline() -> None:
     async def steps(pool: TokenizerPool, engine: Any) -> None:
         engine.gate.clear()
-        before = [asyncio.ensure_future(pool.tokenize(engine, LONG, truncate=True)) for _ in range(TOKENIZER_THREADS)]
+        before = [
+            asyncio.ensure_future(pool.tokenize(engine, LONG, long_texts=TRUNCATE)) for _ in range(TOKENIZER_THREADS)
+        ]
         await asyncio.sleep(0)
         with pytest.raises(DeadlineExceeded, match="during tokenization"):
-            await pool.tokenize(engine, LONG, truncate=True, deadline=time.perf_counter() + 0.01)
+            await pool.tokenize(engine, LONG, long_texts=TRUNCATE, deadline=time.perf_counter() + 0.01)
         engine.gate.set()
         await asyncio.gather(*before)
-        assert await pool.tokenize(engine, LONG, truncate=True) == inputs(4)
+        assert await pool.tokenize(engine, LONG, long_texts=TRUNCATE) == inputs(4)
         assert len(engine.threads) == TOKENIZER_THREADS + 1  # what was given up never began
 
     scenario(steps)
@@ -79,25 +85,27 @@ def test_tokenizer_pool_refuses_over_limit() -> None:
     async def steps(pool: TokenizerPool, engine: Any) -> None:
         engine.gate.clear()
         huge = [TextInput(text="a" * (MAX_WAITING_CHARACTERS + 1))]
-        first = asyncio.ensure_future(pool.tokenize(engine, huge, truncate=True))  # alone it may be of any size
+        first = asyncio.ensure_future(pool.tokenize(engine, huge, long_texts=TRUNCATE))  # alone it may be of any size
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match=f"{MAX_WAITING_CHARACTERS + 1} characters are waiting for tokenization"):
-            await pool.tokenize(engine, LONG, truncate=True)
+            await pool.tokenize(engine, LONG, long_texts=TRUNCATE)
         engine.gate.set()
         await first
-        assert await pool.tokenize(engine, LONG, truncate=True) == inputs(4)
+        assert await pool.tokenize(engine, LONG, long_texts=TRUNCATE) == inputs(4)
 
     scenario(steps)
 
 
 def test_tokenizer_pool_raises_errors() -> None:
     class Broken(Counting):
-        def tokenize(self, texts: Sequence[TextInput], *, truncate: bool) -> list[Tokens]:
+        def tokenize(
+            self, texts: Sequence[TextInput], *, long_texts: LongTexts, limits: WindowLimits | None
+        ) -> list[Tokens]:
             raise ValueError("item 0 has no tokens")
 
     async def steps(pool: TokenizerPool, engine: Any) -> None:
         for texts in (SHORT, LONG):
             with pytest.raises(ValueError, match="no tokens"):
-                await pool.tokenize(Broken(), texts, truncate=True)
+                await pool.tokenize(Broken(), texts, long_texts=TRUNCATE)
 
     scenario(steps)
