@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from sparserve.models.bundle.windows import TRUNCATE, LongTexts, WindowFrame
 from sparserve.models.data import dataset as labelled
 from sparserve.models.data.dataset import Split
 
@@ -55,10 +57,21 @@ class TokenizedSplit(Dataset[dict[str, Any]]):
         return [len(ids) for ids in self.encodings["input_ids"]]
 
 
-def tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, *, multi_label: bool) -> TokenizedSplit:
-    """Tokenise a split, truncated to `max_length` tokens."""
+def tokenize(
+    split: Split,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    multi_label: bool,
+    long_texts: LongTexts = TRUNCATE,
+) -> TokenizedSplit:
+    """Tokenise a split, truncated to `max_length` tokens.
+
+    If long texts have windows, each window of a single text is a row, with the label of its text.
+    """
     parts: dict[str, list[npt.NDArray[np.int32]]] = {}
     sizes: list[int] = []
+    counts: list[int] = []
     # In parts: the tokenizer returns lists, which take 200 bytes per token.
     for begin in range(0, len(split), TOKENIZE_BATCH_ROWS):
         rows = slice(begin, begin + TOKENIZE_BATCH_ROWS)
@@ -69,13 +82,50 @@ def tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, 
             max_length=max_length,
             padding=False,
         )
-        sizes.extend(map(len, encodings["input_ids"]))
-        for name in tokenizer.model_input_names:
-            if name in encodings:
-                parts.setdefault(name, []).append(np.fromiter(chain.from_iterable(encodings[name]), np.int32))
+        columns = {name: encodings[name] for name in tokenizer.model_input_names if name in encodings}
+        if long_texts.windowed and split.text_pairs is None:
+            overflowing = [bool(encoding.overflowing) for encoding in encodings.encodings or ()]
+            columns, windows = _split_into_windows(
+                columns, overflowing, split.texts[rows], tokenizer, max_length, long_texts.stride
+            )
+            counts.extend(windows)
+        sizes.extend(map(len, columns["input_ids"]))
+        for name, values in columns.items():
+            parts.setdefault(name, []).append(np.fromiter(chain.from_iterable(values), np.int32))
     offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     labels = torch.tensor(split.labels, dtype=torch.float32 if multi_label else torch.int64)
+    if counts:
+        labels = labels.repeat_interleave(torch.tensor(counts), dim=0)
     return TokenizedSplit({name: RaggedRows(np.concatenate(part), offsets) for name, part in parts.items()}, labels)
+
+
+def _split_into_windows(
+    columns: Mapping[str, Sequence[list[int]]],
+    overflowing: Sequence[bool],
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    stride: int | None,
+) -> tuple[dict[str, list[list[int]]], list[int]]:
+    """Return encodings with windows in place of each text that overflows, and the number of rows of each text."""
+    split: dict[str, list[list[int]]] = {name: [] for name in columns}
+    counts: list[int] = []
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    frame = WindowFrame.of(backend, max_length) if any(overflowing) else None
+    for row, text in enumerate(texts):
+        if frame is None or not overflowing[row]:
+            counts.append(1)
+            for name, values in columns.items():
+                split[name].append(values[row])
+            continue
+        content = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        windows = frame.windows(content, stride)
+        counts.append(len(windows))
+        for ids, types in windows:
+            made = {"input_ids": ids, "token_type_ids": types, "attention_mask": [1] * len(ids)}
+            for name in split:
+                split[name].append(made[name])
+    return split, counts
 
 
 @dataclass(frozen=True)
@@ -85,6 +135,7 @@ class TokenizedDataset:
     dataset: labelled.Dataset
     tokenizer: PreTrainedTokenizerBase
     max_length: int
+    long_texts: LongTexts = TRUNCATE
 
     @cached_property
     def train(self) -> TokenizedSplit:
@@ -102,7 +153,8 @@ class TokenizedDataset:
         return self._tokenize(self.dataset.test)
 
     def _tokenize(self, split: Split) -> TokenizedSplit:
-        return tokenize(split, self.tokenizer, self.max_length, multi_label=self.dataset.multi_label)
+        multi_label = self.dataset.multi_label
+        return tokenize(split, self.tokenizer, self.max_length, multi_label=multi_label, long_texts=self.long_texts)
 
 
 class Collator:

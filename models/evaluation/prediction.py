@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.bundle.long_texts import all_windows, encode, window_counts
 from sparserve.models.bundle.manifest import SampleAnswer
 from sparserve.models.bundle.text_tokenizer import TextTokenizer
+from sparserve.models.bundle.windows import TRUNCATE, LongTexts, merge_windows
 from sparserve.models.data.dataset import Split
 from sparserve.models.types import Progress
 
@@ -29,13 +31,18 @@ def predict(
     threads: int,
     progress: Progress,
     library: Path | None = None,
+    long_texts: LongTexts = TRUNCATE,
+    problem_type: str = "single_label_classification",
 ) -> npt.NDArray[np.float32]:
     """Return the logits [rows, labels] of a split, computed in batches of rows of similar length.
 
-    `library` is that of the sparse runtime, for a graph that needs it.
+    `library` is that of the sparse runtime, for a graph that needs it. Rows that are too long have windows if
+    `long_texts` says so, else they are truncated; the answers of windows are merged as for a `problem_type`.
     """
     classifier = OnnxClassifier(model, pad_token_id=pad_token_id, threads=threads, library=library)
-    tokens = TextTokenizer(tokenizer, max_length).encode(split.texts, split.text_pairs)
+    treatment = long_texts if long_texts.windowed else TRUNCATE
+    rows = encode(TextTokenizer(tokenizer, max_length), split.texts, split.text_pairs, treatment, model="the recipe")
+    tokens = all_windows(rows)
     order = sorted(range(len(tokens)), key=lambda row: (len(tokens[row]), row))
     parts: list[npt.NDArray[np.float32]] = []
     for begin in range(0, len(order), BATCH_ROWS):
@@ -44,7 +51,7 @@ def predict(
     logits = np.concatenate(parts)
     result = np.empty_like(logits)
     result[order] = logits
-    return result
+    return merge_windows(result, window_counts(rows), problem_type, treatment.aggregate)
 
 
 def sample_answers(model: Path, tokenizer: Path, *, max_length: int, pad_token_id: int) -> tuple[SampleAnswer, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sparserve.kernels.library import LibraryError, find_library
 from sparserve.models.bundle.manifest import Machine
+from sparserve.models.bundle.windows import LongTexts
 from sparserve.models.cpus import available_cpus
 from sparserve.models.data.dataset import Dataset, Split
 from sparserve.models.data.tokenization import TokenizedDataset, TokenizedSplit
@@ -31,8 +32,10 @@ class Job:
     data_source: str
     seed: int
     threads: int
-    tokenized: dict[tuple[str, str, int], TokenizedDataset] = field(default_factory=dict, repr=False, compare=False)
-    """Tokenised data by digest of the checkpoint, digest of the data and maximum length; filled by `rows`."""
+    tokenized: dict[tuple[str, str, int, LongTexts], TokenizedDataset] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """Tokenised data by digest of the checkpoint, digest of the data and treatment of lengths; filled by `rows`."""
     hub_data_set: str | None = None
     """Id of the data set if it is one of the Hub, for the model card."""
     unlabeled: UnlabeledRows | None = None
@@ -66,9 +69,10 @@ class Job:
     def rows(self, network: Checkpoint, dataset: Dataset | None = None) -> TokenizedDataset:
         """Return the job's data, or another dataset, as tokens of this network; each is tokenised once."""
         dataset = dataset or self.dataset
-        key = (network.digest, dataset.digest, self.recipe.max_length)
+        max_length, long_texts = self.recipe.max_length, self.recipe.long_texts
+        key = (network.digest, dataset.digest, max_length, long_texts)
         if key not in self.tokenized:
-            self.tokenized[key] = TokenizedDataset(dataset, network.tokenizer, self.recipe.max_length)
+            self.tokenized[key] = TokenizedDataset(dataset, network.tokenizer, max_length, long_texts)
         return self.tokenized[key]
 
 
@@ -116,9 +120,11 @@ def library_versions() -> dict[str, str]:
 
 def common_inputs(job: Job, environment: Environment) -> dict[str, Any]:
     """Return the inputs that every step on a network depends on."""
+    long_texts = job.recipe.long_texts
     return {
         "data": job.dataset.digest,
         "max_length": job.recipe.max_length,
         "seed": job.seed,
         "libraries": environment.libraries,
+        **({"long_texts": long_texts.model_dump(mode="json")} if long_texts.windowed else {}),
     }

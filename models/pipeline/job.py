@@ -27,6 +27,7 @@ from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan, plan_job
 from sparserve.models.pipeline.preflight import (
     check_calibration,
+    check_long_texts,
     check_recipe,
     check_type_ids,
     check_unlabeled,
@@ -157,6 +158,7 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         unlabeled=_unlabeled(options, dataset, reporter),
     )
     check_type_ids(job)
+    check_long_texts(job)
     check_vocabulary(job)
     check_calibration(job)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from sparserve.models.bundle.windows import WindowFrame
 from sparserve.models.distributed import rows_each
 from sparserve.models.encoders.architectures.registry import architecture_of
 from sparserve.models.encoders.checkpoint import Checkpoint
@@ -188,6 +189,25 @@ def check_vocabulary(job: Job) -> None:
     counts = count_tokens(job.rows(start).train, vocabulary)
     kept = {*counts.nonzero()[0].tolist(), *start.tokenizer.all_special_ids}
     _check_rank(recipe, len(kept), width)
+
+
+def check_long_texts(job: Job) -> None:
+    """Check that windows can split the texts of the data.
+
+    Raises:
+        RecipeError: rows have two texts, or a tokenizer does not mark its special tokens.
+    """
+    if not job.recipe.long_texts.windowed:
+        return
+    way_out = "add --set long_texts.overlong=truncate"
+    if job.dataset.pairs:
+        raise RecipeError(f"long_texts asks for windows, which split single texts, but the data has pairs: {way_out}")
+    for network in (job.checkpoint, job.teacher):
+        if network is not None and WindowFrame.of(network.tokenizer.backend_tokenizer, job.recipe.max_length) is None:
+            raise RecipeError(
+                f"long_texts asks for windows, but the tokenizer of {network.name} does not say which tokens are "
+                f"special ones: {way_out}"
+            )
 
 
 def check_type_ids(job: Job) -> None:

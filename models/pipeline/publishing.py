@@ -21,6 +21,7 @@ from sparserve.models.bundle.manifest import (
 )
 from sparserve.models.bundle.store import Store
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
+from sparserve.models.bundle.windows import TRUNCATE
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.evaluation.calibration import calibration_record
 from sparserve.models.evaluation.prediction import sample_answers
@@ -171,6 +172,7 @@ def _manifest(
         architecture=source.model_type,
         precision=variant.precision,
         max_length=job.recipe.max_length,
+        long_texts=None if job.recipe.long_texts == TRUNCATE else job.recipe.long_texts,
         pad_token_id=source.pad_token_id,
         recipe=_recipe(job, variant),
         lineage=Lineage(
@@ -207,9 +209,11 @@ def _recipe(job: Job, variant: Variant) -> dict[str, Any]:
     recipe = job.recipe.model_dump(mode="json", exclude={"measurement"})
     if not job.recipe.temperature_scaling:
         del recipe["temperature_scaling"]  # bundles that were sealed before this field existed keep their versions
+    if job.recipe.long_texts == TRUNCATE:
+        del recipe["long_texts"]  # as above
     if not variant.is_dense:
         return recipe
     # The baseline does not depend on the student: one dense bundle for every recipe.
-    names = ("max_length", "teacher", "temperature_scaling", "export", "evaluation")
+    names = ("max_length", "long_texts", "teacher", "temperature_scaling", "export", "evaluation")
     shared = {name: recipe[name] for name in names if name in recipe}
     return shared | {"quantization": job.recipe.baseline_quantization.model_dump(mode="json")}

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sparserve.models.bundle.variants import DENSE, Variant
+from sparserve.models.bundle.windows import LongTexts, longest_stride
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -208,7 +209,12 @@ class Recipe(Section):
     name: str = Field(description="name of the recipe")
     description: str = Field("", description="one sentence, with the source of the method")
     variant: str = Field("sparse{sparsity}", description="name in the store; {sparsity}: percentage of zeros")
-    max_length: int = Field(128, ge=8, le=512, description="tokens per text; longer texts are truncated")
+    max_length: int = Field(
+        128, ge=8, le=8192, description="tokens of a text or window, special ones included; at most the encoder's own"
+    )
+    long_texts: LongTexts = Field(
+        LongTexts(), description="treatment of longer texts in training and evaluation, and in requests by default"
+    )
     teacher: Training = Training()
     augmentation: Augmentation | None = Field(None, description="None: no augmentation")
     student: Student = Student()
@@ -242,6 +248,13 @@ class Recipe(Section):
     def baseline_quantization(self) -> Quantization:
         """Quantisation of the dense baseline, without the settings that only make a student smaller."""
         return self.quantization.model_copy(update={"enabled": True, "embedding_bits": 8})
+
+    @model_validator(mode="after")
+    def _windows_advance(self) -> Self:
+        stride, longest = self.long_texts.stride, longest_stride(self.max_length)
+        if stride is not None and stride > longest:
+            raise ValueError(f"long_texts.stride ({stride}) must be at most half of max_length: set at most {longest}")
+        return self
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:

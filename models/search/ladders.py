@@ -14,7 +14,7 @@ SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)
 KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 NAME_CHARACTERS = 40
 # The fields that make and evaluate the dense baseline: shared by all recipes of a search, so that drops compare.
-SHARED = ("max_length", "teacher", "temperature_scaling", "export", "evaluation", "measurement")
+SHARED = ("max_length", "long_texts", "teacher", "temperature_scaling", "export", "evaluation", "measurement")
 SHARED_QUANTIZATION = ("embeddings", "reduce_range")
 
 

@@ -106,6 +106,8 @@ def calibrate(path: Path, *, checkpoint: Checkpoint, job: Job, progress: Progres
         pad_token_id=checkpoint.pad_token_id,
         threads=job.threads,
         progress=progress,
+        long_texts=job.recipe.long_texts,
+        problem_type=job.dataset.problem_type,
     )
     temperature = fit_temperature(logits, np.asarray(validation.labels))
     divide_logits(path, temperature)

@@ -38,6 +38,8 @@ def prediction_step(
             threads=job.threads,
             progress=context.progress,
             library=runtime.path if runtime else None,
+            long_texts=job.recipe.long_texts,
+            problem_type=job.dataset.problem_type,
         )
         np.save(folder / LOGITS, logits)
 

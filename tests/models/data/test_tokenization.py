@@ -6,10 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparserve.models.bundle.text_tokenizer import TextTokenizer
+from sparserve.models.bundle.windows import LongTexts
 from sparserve.models.data.dataset import Split
 from sparserve.models.data.tokenization import TOKENIZE_BATCH_ROWS, Collator, LengthBucketSampler, RaggedRows, tokenize
 from sparserve.models.encoders.checkpoint import Checkpoint
 
+WINDOWS = LongTexts(overlong="windows", stride=4)
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
 
@@ -63,6 +66,19 @@ def test_tokenize_in_parts_equals_tokenizing_all_rows(whole: Checkpoint, pairs: 
     batch, same = Collator(0)([rows[row] for row in picked]), Collator(0)(lists)
     assert batch.keys() == same.keys()
     assert all(torch.equal(batch[name], same[name]) and batch[name].dtype == torch.int64 for name in batch)
+
+
+def test_tokenize_makes_a_row_of_each_window(whole: Checkpoint) -> None:
+    texts = ["the good film", "the good film was bright " * 9, "bright"]
+    rows = tokenize(Split(texts, None, [0, 1, 0]), whole.tokenizer, 16, multi_label=False, long_texts=WINDOWS)
+    windows = TextTokenizer(whole.folder / "tokenizer.json", 16).windows(texts[1], 4)
+    assert windows is not None
+    assert len(windows) > 2
+    short = [whole.tokenizer(text)["input_ids"] for text in texts]
+    expected = [short[0], *[window.ids for window in windows], short[2]]
+    assert [row.tolist() for row in rows.encodings["input_ids"]] == expected
+    assert [sum(row.tolist()) for row in rows.encodings["attention_mask"]] == rows.lengths
+    assert rows.labels.tolist() == [0, *[1] * len(windows), 0]
 
 
 def test_tokenize_stores_four_bytes_per_token(whole: Checkpoint) -> None:

@@ -107,6 +107,13 @@ def test_plan_with_temperature_scaling_keeps_the_networks(keys: Keys) -> None:
     assert not {"teacher", "teacher outputs", "student"} & names
 
 
+def test_plan_with_windows_trains_and_predicts_with_them(keys: Keys) -> None:
+    assert not changed(keys(), keys(long_texts__overlong="error"))
+    assert not changed(keys(), keys(long_texts__overlong="windows", long_texts__aggregate="first"))
+    names = changed(keys(), keys(long_texts__overlong="windows"))
+    assert {"teacher", "student", "predict dense"} <= names
+
+
 def test_plan_with_unlabelled_rows_changes_the_student_alone(
     job: Job, keys: Keys, tiny_recipe: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.preflight import (
     check_calibration,
+    check_long_texts,
     check_recipe,
     check_type_ids,
     check_vocabulary,
@@ -134,6 +135,16 @@ def test_check_vocabulary_refuses_a_rank_above_the_kept_tokens(recipe: MakeRecip
     check_vocabulary(replace(job, recipe=recipe(**ranked)))
     with pytest.raises(RecipeError, match=r"embeddings\.rank is 32, but the token table has \d+ rows"):
         check_vocabulary(replace(few, recipe=recipe(**ranked)))
+
+
+def test_check_long_texts_refuses_windows_of_pairs(job: Job, recipe: MakeRecipe) -> None:
+    windows = replace(job, recipe=recipe(**{"long_texts.overlong": "windows"}))
+    check_long_texts(windows)
+    split = job.dataset.train
+    pairs = replace(job.dataset, train=replace(split, text_pairs=list(split.texts)))
+    check_long_texts(replace(job, dataset=pairs))
+    with pytest.raises(RecipeError, match=r"the data has pairs: add --set long_texts\.overlong=truncate"):
+        check_long_texts(replace(windows, dataset=pairs))
 
 
 def test_check_type_ids_refuses_pairs_that_a_network_cannot_read(job: Job, saved: MakeCheckpoint) -> None:

@@ -42,6 +42,8 @@ def write(tmp_path: Path, text: str) -> Path:
         ("name: a\nmeasurement: {batches: [0]}", "measurement.batches"),
         ("name: a\nmeasurement: {lengths: [-1]}", "measurement.lengths"),
         ("name: a\nmax_length: 9999", "max_length"),
+        ("name: a\nlong_texts: {overlong: cut}", "long_texts.overlong"),
+        ("name: a\nlong_texts: {stride: 65}", "must be at most half of max_length: set at most 64"),
         ("- a\n- b", "must contain fields"),
         ("name: [", "not valid YAML"),
         ("name: a\nstudent: {learning_rate: .nan}", "learning_rate"),
