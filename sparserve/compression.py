@@ -79,6 +79,8 @@ def compress(
             - `label_separator`: separator of several labels in one row.
             - `label_map`: new names of labels of the data by the old ones, such as `{"0": "negative"}`.
             - `multi_label`: True if a row can have several labels. Default: detected from the data.
+            - `head`: "labels", "number" (regression) or "relevance" (of a document to a query), learned from the label
+              column. Default: detected from the data.
             - `header`: True if the first row names the columns. Default: detected from the data.
             - `delimiter`, `quote`, `escape`: characters of a CSV file. Default: detected from the data.
             - `encoding`: encoding of a text file. Default: UTF-8, or what its byte order mark says.
@@ -168,6 +170,7 @@ def job_options(data: str | PathLike[str], **options: Unpack[JobOptions]) -> "Co
             label_column=options.get("label_column"),
             label_separator=options.get("label_separator"),
             multi_label=options.get("multi_label"),
+            head=options.get("head"),
             header=options.get("header"),
             delimiter=options.get("delimiter"),
             quote=options.get("quote"),

@@ -172,6 +172,38 @@ class Evaluation(Record):
     agreement: Agreement | None = None
 
 
+class RankingFigures(Record):
+    """Figures of a reranker, over the queries of the test split that have a relevant and an irrelevant document."""
+
+    queries: Count
+    ndcg10: Interval = Field(description="normalised discounted cumulative gain of the first 10, gain 2^relevance - 1")
+    mrr: Interval = Field(description="mean reciprocal rank of the first relevant document")
+    accuracy: Interval = Field(description="of relevant or not over all rows, at `threshold`")
+    threshold: float = Field(description="score from which a document counts as relevant")
+
+
+class ScoreAgreement(Record):
+    """Comparison of this bundle's scores with those of the dense one on the same test rows."""
+
+    reference: Version
+    same_order: Interval = Field(description="fraction of pairs of rows that both put in the same order")
+    spearman: Fraction | None = Field(description="rank correlation with the reference; null if it is negative")
+    nearer_p: Fraction = Field(description="exact sign test of equal distances to the true numbers")
+    only_reference_nearer: Count
+    only_this_nearer: Count
+
+
+class ScoreEvaluation(Record):
+    """Figures of a model with one score, on the held-out test split."""
+
+    rows: Count
+    pearson: Interval
+    spearman: Interval
+    mean_squared_error: float = Field(ge=0)
+    ranking: RankingFigures | None = Field(None, description="null for a regression")
+    agreement: ScoreAgreement | None = None
+
+
 class Calibration(Record):
     """Temperature that the classifier's last linear was divided by, and its effect on the held-out test split."""
 
@@ -245,8 +277,11 @@ class SparseMeasurement(Record):
 
     isa: str = Field(description="the kernels that ran")
     rows: Count = Field(description="test rows that both files answered")
-    accuracy: Fraction
-    same_labels: Fraction = Field(description="fraction of test rows with the same prediction as model.onnx")
+    accuracy: Fraction | None = Field(description="null for a model with one score")
+    same_labels: Fraction = Field(
+        description="fraction of test rows with the same prediction as model.onnx; of pairs of rows in the same order "
+        "for a model with one score"
+    )
     largest_difference: Annotated[float, Field(ge=0)] = Field(description="of a logit from model.onnx's on those rows")
     resident_bytes: Count
     latency: tuple[LatencyPoint, ...]
@@ -298,6 +333,7 @@ class Manifest(Record):
     sizes: Sizes
     flops: Flops
     evaluation: Evaluation | None = None
+    score_evaluation: ScoreEvaluation | None = Field(None, description="of a model with one score, which has no labels")
     calibration: Calibration | None = Field(None, description="null if no temperature was fitted")
     measurement: Measurement | None = None
     sample: tuple[SampleAnswer, ...] = ()
@@ -320,7 +356,7 @@ class Manifest(Record):
         content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes", "inputs"})
         content["files"].pop("README.md", None)
         # Bundles that were sealed before these keys existed keep their versions.
-        for added in ("packed", "token_table", "calibration", "long_texts"):
+        for added in ("packed", "token_table", "calibration", "score_evaluation", "long_texts"):
             if content[added] is None:
                 del content[added]
         if content["lineage"]["unlabeled"] is None:

@@ -166,6 +166,10 @@ def _detect_labels(
         return (categorical[0],)
     if len(categorical) > 1:
         raise _ambiguous_label(source, categorical)
+    measured = [name for name in free if _is_measured(table.columns[name])]
+    if len(measured) == 1 and table.named:
+        notes.append(f"label column: {measured[0]!r} (detected by its numbers; use --label-column to choose another)")
+        return (measured[0],)
     hint = ""
     if len(table.columns) == 1 and table.format.startswith("CSV"):
         hint = f" The file was read with {table.format.removeprefix('CSV, ')}: use --delimiter if it has another one."
@@ -218,6 +222,15 @@ def _is_categorical(values: list[Any]) -> bool:
         return False
     longest = max(map(len, distinct), default=0)
     return 2 <= len(distinct) <= min(MAX_LABELS, max(len(values) // 3, 2)) and longest <= 60
+
+
+def _is_measured(values: list[Any]) -> bool:
+    """Return True for a column of numbers of which some are fractions, so neither ids nor counts."""
+    try:
+        cells = [float(value) for value in values if value is not None and _plain(value)]
+    except (TypeError, ValueError):
+        return False
+    return any(not cell.is_integer() for cell in cells)
 
 
 def _is_prose(values: list[Any], *, known: bool) -> bool:

@@ -1,7 +1,8 @@
 """Labelled text in three splits, with a content digest and a summary for the user.
 
 A single-label row carries the index of its label. A multi-label row carries 0 or 1 for every label, in the order of
-`label_names`.
+`label_names`. A row of a regression carries its number. A row with the relevance of a document to a query is that of a
+multi-label task with one label, of which it has a fraction.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-DataProblem = Literal["single_label_classification", "multi_label_classification"]
+DataProblem = Literal["single_label_classification", "multi_label_classification", "regression"]
 SPLITS = ("train", "validation", "test")
 # In place of a label: the row has none. It is the index that torch's cross-entropy ignores.
 UNLABELED = -100
@@ -89,6 +90,8 @@ class DataSummary:
     notes: tuple[str, ...] = ()
     format: str = ""
     multi_label: bool = False
+    values: tuple[float, float, float] | None = None
+    """Lowest, highest and mean of the numbers, if a row has a number."""
 
     def lines(self) -> list[str]:
         """Return the summary as lines for a terminal."""
@@ -99,11 +102,7 @@ class DataSummary:
             lines.append(f"  format: {self.format}")
         lines += [f"  note: {note}" for note in self.notes]
         lines.append("  splits: " + ", ".join(f"{name} {count:,}" for name, count in self.rows.items()))
-        shown = list(self.labels.items())[:MAX_SHOWN_LABELS]
-        shares = ", ".join(f"{name} {count:,} ({100 * count / total:.0f} %)" for name, count in shown)
-        more = f" and {len(self.labels) - len(shown)} more" if len(shown) < len(self.labels) else ""
-        kind = "multi-label: a row can have several" if self.multi_label else "single-label: a row has one"
-        lines.append(f"  labels: {shares}{more} ({kind})")
+        lines.append(self._numbers_line(self.values) if self.values is not None else self._labels_line(total))
         for unit, figures in (("characters", self.characters), ("words", self.words)):
             spread = f"median {figures['p50']}, 95 % {figures['p95']}, longest {figures['max']:,}"
             lines.append(f"  {unit} per row: {spread}")
@@ -112,6 +111,17 @@ class DataSummary:
         for reason, count in self.dropped.items():
             lines.append(f"  dropped: {count:,} rows ({reason})")
         return lines
+
+    def _labels_line(self, total: int) -> str:
+        shown = list(self.labels.items())[:MAX_SHOWN_LABELS]
+        shares = ", ".join(f"{name} {count:,} ({100 * count / total:.0f} %)" for name, count in shown)
+        more = f" and {len(self.labels) - len(shown)} more" if len(shown) < len(self.labels) else ""
+        kind = "multi-label: a row can have several" if self.multi_label else "single-label: a row has one"
+        return f"  labels: {shares}{more} ({kind})"
+
+    def _numbers_line(self, values: tuple[float, float, float]) -> str:
+        low, high, mean = values
+        return f"  {next(iter(self.labels))}: from {low:g} to {high:g}, mean {mean:.3g} (one number for each row)"
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,11 @@ class Dataset:
     def multi_label(self) -> bool:
         """True if a row may have several labels."""
         return self.problem_type == "multi_label_classification"
+
+    @property
+    def one_score(self) -> bool:
+        """True if a row has a number or a relevance instead of labels."""
+        return len(self.label_names) == 1
 
     @property
     def pairs(self) -> bool:
@@ -156,11 +171,16 @@ def describe(dataset: Dataset) -> Dataset:
         shared += sum(key in earlier for key in keys)
         earlier.update(keys)
     texts = [row["text"] + (" " + row["text_pair"] if "text_pair" in row else "") for row in rows]
-    if dataset.multi_label:
-        counts = np.sum([row["label"] for row in rows], axis=0)
+    values: tuple[float, float, float] | None = None
+    counts: list[int]
+    if dataset.one_score:
+        numbers = np.ravel([row["label"] for row in rows])
+        counts, values = [len(rows)], (float(numbers.min()), float(numbers.max()), float(numbers.mean()))
+    elif dataset.multi_label:
+        counts = np.sum([row["label"] for row in rows], axis=0).tolist()
     else:
         counter = Counter(row["label"] for row in rows)
-        counts = np.asarray([counter[index] for index in range(len(dataset.label_names))])
+        counts = [counter[index] for index in range(len(dataset.label_names))]
     summary = replace(
         dataset.summary,
         rows={name: len(getattr(dataset, name)) for name in SPLITS},
@@ -169,6 +189,7 @@ def describe(dataset: Dataset) -> Dataset:
         words=_spread([len(text.split()) for text in texts]),
         duplicates=len(rows) - len(earlier),
         shared=shared,
+        values=values,
     )
     return replace(dataset, summary=summary)
 

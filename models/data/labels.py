@@ -86,7 +86,7 @@ def label_names(
         raise DataError(f"{source} has {only}. A classifier needs at least 2 labels. Check --label-column.")
     numeric = all(_number(name) is not None for name in counts)
     if len(counts) > MAX_LABELS and not named:
-        hint = "Predicting numbers (regression) is not supported. " if numeric else ""
+        hint = "If they are numbers to predict, use --head number. " if numeric else ""
         raise DataError(
             f"{source} has {len(counts)} different labels. {hint}If they are the classes to learn, name their column "
             "with --label-column."
@@ -94,8 +94,8 @@ def label_names(
     fractional = [name for name in counts if (number := _number(name)) is not None and number != int(number)]
     if fractional and len(counts) > 20:
         raise DataError(
-            f"{source}: the labels are measurements, such as {fractional[0]}. Predicting numbers (regression) is not "
-            "supported. Check --label-column; if they are names of classes, write them as words, such as "
+            f"{source}: the labels are measurements, such as {fractional[0]}. To predict numbers, use --head number. "
+            "Check --label-column; if they are names of classes, write them as words, such as "
             f"'class {fractional[0]}'."
         )
     rare = [name for name, count in counts.items() if count < MIN_ROWS_PER_LABEL]

@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
 from sparserve.models.data.columns import Columns, choose_columns, read_options
 from sparserve.models.data.dataset import DataProblem, Dataset, DataSummary, Split, describe
 from sparserve.models.data.labels import LabelSets, encode, label_names, label_sets
-from sparserve.models.data.options import DataOptions
+from sparserve.models.data.numbers import NAMES, choose_head, notes_on_numbers, numbers, relevance_grades
+from sparserve.models.data.options import DataOptions, Head
 from sparserve.models.data.sources.source import read_split, read_tables
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.splitting import carve
@@ -82,6 +83,7 @@ def _build(
             )
     columns = choose_columns(train, source, options)
     notes = [*notes, *columns.notes]
+    head = choose_head(train, columns, options, notes)
     if not train.named:
         notes.append("the file has no header row (detected; use --header if it has one)")
     parts: dict[str, _Rows] = {}
@@ -95,16 +97,57 @@ def _build(
         if unlabelled:
             raise DataError(f"{where}: {unlabelled}. Leave the file out: a {name} split is made of train; {PREDICT}.")
         _check_columns(table, columns, where)
-        sets[name] = label_sets(
-            table,
-            columns,
-            where,
-            separator=options.get("label_separator"),
-            multi_label=options.get("multi_label"),
-        )
+        if head == "labels":
+            sets[name] = label_sets(
+                table,
+                columns,
+                where,
+                separator=options.get("label_separator"),
+                multi_label=options.get("multi_label"),
+            )
+        else:
+            cells = numbers(table.columns[columns.labels[0]], columns.labels[0], where)
+            sets[name] = LabelSets([None if number is None else (repr(number),) for number in cells], False)
         parts[name] = _usable_rows(table, columns, sets[name], where)
     notes += dict.fromkeys(note for read in sets.values() for note in read.notes)
     multi_label = any(read.multi_label for read in sets.values())
+    if head == "labels":
+        given, names = _with_labels(parts, sets, columns, options, source, multi_label=multi_label)
+    else:
+        given, names = _with_numbers(parts, head, source, notes), (NAMES[head],)
+        multi_label = head == "relevance"
+    total = sum(map(len, given.values()))
+    if total < MIN_ROWS:
+        raise DataError(f"{source} has {total} usable rows; at least {MIN_ROWS} are needed. Add rows.")
+    splits = _complete_splits(given, notes, seed, by_first_text=head == "relevance")
+    if head == "labels":
+        notes += _check_splits(splits, names, source, multi_label)
+    else:
+        _check_no_split_is_empty(splits, source)
+    conflicts = _count_conflicts(splits)
+    if conflicts:
+        notes.append(f"{conflicts:,} texts occur with different labels")
+    notes += damage(text for split in splits.values() for text in split.texts)
+    dropped = dict(sum((rows.dropped for rows in parts.values()), Counter()))
+    problem: DataProblem = "multi_label_classification" if multi_label else "single_label_classification"
+    if head == "number":
+        problem = "regression"
+    counted = DataSummary(
+        source, columns.roles(), {}, {}, {}, {}, 0, 0, dropped, tuple(notes), train.format, multi_label
+    )
+    return describe(Dataset(splits["train"], splits["validation"], splits["test"], names, problem, counted))
+
+
+def _with_labels(
+    parts: Mapping[str, _Rows],
+    sets: Mapping[str, LabelSets],
+    columns: Columns,
+    options: DataOptions,
+    source: str,
+    *,
+    multi_label: bool,
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Return the splits with the indices of their labels, and the names of the labels."""
     declared = tuple(dict.fromkeys(name for read in sets.values() for name in read.declared))
     names = label_names(
         [label for rows in parts.values() for label in rows.labels],
@@ -116,21 +159,22 @@ def _build(
         name: Split(rows.texts, rows.pairs, [encode(row, names, multi_label=multi_label) for row in rows.labels])
         for name, rows in parts.items()
     }
-    total = sum(map(len, given.values()))
-    if total < MIN_ROWS:
-        raise DataError(f"{source} has {total} usable rows; at least {MIN_ROWS} are needed. Add rows.")
-    splits = _complete_splits(given, notes, seed)
-    notes += _check_splits(splits, names, source, multi_label)
-    conflicts = _count_conflicts(splits)
-    if conflicts:
-        notes.append(f"{conflicts:,} texts occur with different labels")
-    notes += damage(text for split in splits.values() for text in split.texts)
-    dropped = dict(sum((rows.dropped for rows in parts.values()), Counter()))
-    problem: DataProblem = "multi_label_classification" if multi_label else "single_label_classification"
-    counted = DataSummary(
-        source, columns.roles(), {}, {}, {}, {}, 0, 0, dropped, tuple(notes), train.format, multi_label
-    )
-    return describe(Dataset(splits["train"], splits["validation"], splits["test"], names, problem, counted))
+    return given, names
+
+
+def _with_numbers(parts: Mapping[str, _Rows], head: Head, source: str, notes: list[str]) -> dict[str, Split]:
+    """Return the splits with a number for each row, or with a relevance between 0 and 1."""
+    values = {name: [float(row[0]) for row in rows.labels] for name, rows in parts.items()}
+    everything = [value for part in values.values() for value in part]
+    if head == "number":
+        notes += notes_on_numbers(everything, source)
+        labels: dict[str, list[Any]] = {name: list(part) for name, part in values.items()}
+    else:
+        highest = relevance_grades(everything, source)
+        if highest != 1:
+            notes.append(f"relevance is divided by the highest grade, {highest:g}")
+        labels = {name: [[value / highest] for value in part] for name, part in values.items()}
+    return {name: Split(rows.texts, rows.pairs, labels[name]) for name, rows in parts.items()}
 
 
 def _unlabelled(table: Table, train: Table, columns: Columns) -> str:
@@ -183,8 +227,13 @@ def _usable_rows(table: Table, columns: Columns, sets: LabelSets, source: str) -
     )
 
 
-def _complete_splits(given: Mapping[str, Split], notes: list[str], seed: int) -> dict[str, Split]:
-    """Carve the missing splits out of train. A validation split without a test split becomes the test split."""
+def _complete_splits(
+    given: Mapping[str, Split], notes: list[str], seed: int, *, by_first_text: bool
+) -> dict[str, Split]:
+    """Carve the missing splits out of train. A validation split without a test split becomes the test split.
+
+    With `by_first_text` all documents of a query are in one split.
+    """
     splits = dict(given)
     if "validation" in splits and "test" not in splits:
         splits["test"] = splits.pop("validation")
@@ -194,7 +243,7 @@ def _complete_splits(given: Mapping[str, Split], notes: list[str], seed: int) ->
     notes.extend(_leaks(splits))
     missing = [name for name in ("validation", "test") if name not in splits]
     if missing:
-        splits |= carve(splits["train"], missing, seed=seed)
+        splits |= carve(splits["train"], missing, seed=seed, by_first_text=by_first_text)
     return splits
 
 
@@ -212,11 +261,15 @@ def _leaks(given: Mapping[str, Split]) -> Iterator[str]:
                 )
 
 
-def _check_splits(splits: Mapping[str, Split], names: tuple[str, ...], source: str, multi_label: bool) -> list[str]:
-    """Refuse an empty split and a label that train alone lacks; return notes on declared labels without a row."""
+def _check_no_split_is_empty(splits: Mapping[str, Split], source: str) -> None:
     for name, split in splits.items():
         if not len(split):
             raise DataError(f"{source}: the {name} split is empty. Add rows, or give the {name} split as a file.")
+
+
+def _check_splits(splits: Mapping[str, Split], names: tuple[str, ...], source: str, multi_label: bool) -> list[str]:
+    """Refuse an empty split and a label that train alone lacks; return notes on declared labels without a row."""
+    _check_no_split_is_empty(splits, source)
     counts = {
         split: np.sum(part.labels, axis=0) if multi_label else np.bincount(part.labels, minlength=len(names))
         for split, part in splits.items()

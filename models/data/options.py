@@ -1,7 +1,9 @@
 """Options of labelled text, as users give them."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
+
+Head = Literal["labels", "number", "relevance"]
 
 
 class DataOptions(TypedDict, total=False):
@@ -17,6 +19,8 @@ class DataOptions(TypedDict, total=False):
     """Separator of several labels in one cell."""
     multi_label: bool | None
     """True if a row can have several labels."""
+    head: Head | None
+    """What is learned from the label column: labels, a number, or the relevance of a document to a query."""
     header: bool | None
     """True if the first row of a CSV file names its columns."""
     delimiter: str | None

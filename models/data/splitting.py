@@ -17,19 +17,26 @@ MAX_SEARCHED_ROWS = 20_000
 
 
 def carve(
-    split: Split, names: Sequence[str], *, seed: int, max_searched_rows: int = MAX_SEARCHED_ROWS
+    split: Split,
+    names: Sequence[str],
+    *,
+    seed: int,
+    by_first_text: bool = False,
+    max_searched_rows: int = MAX_SEARCHED_ROWS,
 ) -> dict[str, Split]:
     """Take a tenth of the rows for each of `names`; the rest is `train`.
 
-    The splits are stratified by label, or by the set of labels for multi-label rows. Rows whose texts differ only in
-    case and surrounding space stay together. Every label keeps a row in train. Up to `max_searched_rows` rows, the most
-    even tenths are searched for. More rows are dealt out in linear time, which is even enough for that many.
+    The splits are stratified by label, by the set of labels for multi-label rows, or by the tenth of a number. Rows
+    whose texts differ only in case and surrounding space stay together; with `by_first_text`, those of pairs with the
+    same first text, such as a query's documents. Every label keeps a row in train. Up to `max_searched_rows` rows, the
+    most even tenths are searched for. More rows are dealt out in linear time, which is even enough for that many.
 
     Raises:
         DataError: there are too few different texts.
     """
-    strata = _numbered([_stratum(label) for label in split.labels])
-    groups = _numbered(split.duplicate_keys())
+    labels = _binned(split.labels)
+    strata = _numbered([_stratum(label) for label in labels])
+    groups = _numbered([key[0] if by_first_text else key for key in split.duplicate_keys()])
     distinct = groups.max() + 1
     if distinct < MIN_DISTINCT_TEXTS:
         raise DataError(
@@ -41,7 +48,7 @@ def carve(
     owner = np.full(len(split), "train", dtype=object)
     for fold, name in enumerate(names):
         owner[folds == fold] = name
-    _give_train_every_label(owner, split.labels, groups)
+    _give_train_every_label(owner, labels, groups)
     return {name: split.take(np.flatnonzero(owner == name).tolist()) for name in ("train", *names)}
 
 
@@ -92,6 +99,14 @@ def _give_train_every_label(owner: np.ndarray, labels: Sequence[Any], groups: np
             moved = np.flatnonzero(groups == groups[first_row])
             owner[moved] = "train"
             learned.update(label for row in moved.tolist() for label in _stratum(labels[row]))
+
+
+def _binned(labels: Sequence[Any]) -> Sequence[Any]:
+    """Return the tenth of each number among all of them; labels unchanged."""
+    if not isinstance(labels[0], float):
+        return labels
+    tenths: list[int] = np.digitize(labels, np.quantile(labels, np.linspace(0.1, 0.9, 9))).tolist()
+    return tenths
 
 
 def _stratum(label: Any) -> tuple[int, ...]:

@@ -93,7 +93,8 @@ def tokenize(
         for name, values in columns.items():
             parts.setdefault(name, []).append(np.fromiter(chain.from_iterable(values), np.int32))
     offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    labels = torch.tensor(split.labels, dtype=torch.float32 if multi_label else torch.int64)
+    numbers = multi_label or isinstance(split.labels[0], float)
+    labels = torch.tensor(split.labels, dtype=torch.float32 if numbers else torch.int64)
     if counts:
         labels = labels.repeat_interleave(torch.tensor(counts), dim=0)
     return TokenizedSplit({name: RaggedRows(np.concatenate(part), offsets) for name, part in parts.items()}, labels)

@@ -229,19 +229,26 @@ def with_sparse(
     `logits` and `sparse_logits` are [rows, labels] of the same test rows; `labels` are the true labels of these rows.
     """
     # Imported here so that the child process, which measures memory, does not import scipy.
+    from sparserve.models.evaluation.one_score import same_order
     from sparserve.models.evaluation.scores import decisions
 
     ratios = [
         stock_point.p50_seconds / sparse_point.p50_seconds
         for sparse_point, stock_point in zip(sparse.latency, stock.latency, strict=True)
     ]
-    truth, predicted = decisions(sparse_logits, labels, logits.shape[1], problem_type)
-    _, stock_predicted = decisions(logits, labels, logits.shape[1], problem_type)
+    accuracy: float | None = None
+    if logits.shape[1] == 1:
+        same = same_order(sparse_logits, logits)
+    else:
+        truth, predicted = decisions(sparse_logits, labels, logits.shape[1], problem_type)
+        _, stock_predicted = decisions(logits, labels, logits.shape[1], problem_type)
+        accuracy = float((predicted == truth).all(axis=1).mean())
+        same = float((predicted == stock_predicted).all(axis=1).mean())
     record = SparseMeasurement(
         isa=sparse_library().isa,
         rows=len(labels),
-        accuracy=float((predicted == truth).all(axis=1).mean()),
-        same_labels=float((predicted == stock_predicted).all(axis=1).mean()),
+        accuracy=accuracy,
+        same_labels=same,
         largest_difference=float(np.abs(logits - sparse_logits).max()),
         resident_bytes=sparse.resident_bytes,
         latency=sparse.latency,

@@ -5,6 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from sparserve.models.bundle.variants import Arm, Variant
+from sparserve.models.evaluation.one_score import paired_distances
 from sparserve.models.evaluation.scores import paired_comparison
 from sparserve.models.pipeline.plan import Plan
 from sparserve.models.pipeline.stages.prediction import read_logits
@@ -25,7 +26,8 @@ def choose_default(plan: Plan, context: Context, arms: Collection[Arm]) -> Varia
 
     The int8 variant is the smaller and faster one. It is compared with the fp32 variant on the same validation rows, in
     the sparse runtime if it runs there (is in `arms`), by the exact McNemar test. It is the best unless it gets fewer
-    rows right and the test calls the difference significant (p < 0.05). The test rows decide nothing.
+    rows right and the test calls the difference significant (p < 0.05). Of two models with one score, the one that is
+    nearer to the true number of a row is right there. The test rows decide nothing.
     """
     fp32, int8 = _candidates(plan)
     if int8 not in plan.exports:
@@ -33,16 +35,18 @@ def choose_default(plan: Plan, context: Context, arms: Collection[Arm]) -> Varia
     sparse = Arm(int8, "sparse")
     arm = sparse if sparse in arms else Arm(int8)
     dataset = plan.job.dataset
-    comparison = paired_comparison(
-        read_logits(context.result(plan.validations[arm])),
-        read_logits(context.result(plan.validations[Arm(fp32)])),
-        np.asarray(dataset.validation.labels),
-        dataset.problem_type,
-    )
+    int8_logits, fp32_logits = (read_logits(context.result(plan.validations[one])) for one in (arm, Arm(fp32)))
+    labels = np.asarray(dataset.validation.labels)
+    if dataset.one_score:
+        comparison = paired_distances(int8_logits, fp32_logits, labels, sigmoid=dataset.multi_label)
+    else:
+        comparison = paired_comparison(int8_logits, fp32_logits, labels, dataset.problem_type)
+    better = "nearer to the truth" if dataset.one_score else "right"
     best = fp32 if comparison.is_worse else int8
     context.reporter.say(
-        f"On {len(dataset.validation):,} validation rows {fp32} alone is right on {comparison.only_reference_right:,} "
-        f"and {arm} alone on {comparison.only_this_right:,} (McNemar p = {comparison.p:.2g}): "
+        f"On {len(dataset.validation):,} validation rows {fp32} alone is {better} on "
+        f"{comparison.only_reference_right:,} and {arm} alone on {comparison.only_this_right:,} "
+        f"(McNemar p = {comparison.p:.2g}): "
         + (f"{int8} loses accuracy, so {fp32} is the default" if comparison.is_worse else f"{best} is the default")
     )
     return best

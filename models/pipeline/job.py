@@ -18,7 +18,7 @@ from sparserve.models.data.sources.source import HUB, is_hub_id
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.unlabeled import UnlabeledRows, load_unlabeled
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
-from sparserve.models.errors import DataError
+from sparserve.models.errors import DataError, InputError
 from sparserve.models.files import write_atomically
 from sparserve.models.pipeline.default_variant import choice_steps
 from sparserve.models.pipeline.estimate import estimate_seconds
@@ -168,6 +168,11 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
 def _unlabeled(options: CompressOptions, dataset: Dataset, reporter: Reporter) -> UnlabeledRows | None:
     if options.unlabeled is None:
         return None
+    if dataset.problem_type == "regression":
+        raise InputError(
+            "--unlabeled: a regression needs a number in every row: remove the option, or label the rows with "
+            "`sparserve predict` and add them to the data"
+        )
     rows = load_unlabeled(options.unlabeled, dataset, **options.data_options)
     for line in rows.lines():
         reporter.say(line)

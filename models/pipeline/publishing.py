@@ -16,6 +16,7 @@ from sparserve.models.bundle.manifest import (
     Manifest,
     Measurement,
     Packed,
+    ScoreEvaluation,
     TokenTable,
     UnlabeledData,
 )
@@ -24,6 +25,7 @@ from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.bundle.windows import TRUNCATE
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.evaluation.calibration import calibration_record
+from sparserve.models.evaluation.one_score import compare_scores, evaluate_scores
 from sparserve.models.evaluation.prediction import sample_answers
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
 from sparserve.models.export.statistics import flops, sizes, sparsity
@@ -65,16 +67,19 @@ def publish(
         graph, fp32_graph = context.result(step) / MODEL, context.result(plan.exports[Variant(variant.name)]) / MODEL
         source = context.checkpoint(plan.networks[variant.name], plan.job.checkpoint.name)
         dense = bundles.get(Variant(DENSE))
-        evaluation = _evaluate(plan.job, logits[Arm(variant)], logits[Arm(Variant(DENSE))], dense)
+        one_score = plan.job.dataset.one_score
+        judge = _evaluate_scores if one_score else _evaluate
+        figures = judge(plan.job, logits[Arm(variant)], logits[Arm(Variant(DENSE))], dense)
         record = None
         if variant in packed:
             record = Packed.model_validate_json((packed[variant] / PACKED).read_bytes())
-        manifest = _manifest(plan, variant, source, graph, evaluation, measured[variant], dense, record)
-        shared = {
+        manifest = _manifest(plan, variant, source, graph, measured[variant], dense, record)
+        added = {
+            "score_evaluation" if one_score else "evaluation": figures,
             "token_table": _token_table(fp32_graph),
             "calibration": _calibration(plan.job, fp32_graph, logits[Arm(variant)]),
         }
-        manifest = manifest.model_copy(update=shared)
+        manifest = manifest.model_copy(update=added)
         files: dict[str, Path | bytes] = {
             MODEL: graph,
             TOKENIZER: source.folder / TOKENIZER,
@@ -150,12 +155,23 @@ def _evaluate(job: Job, logits: Logits, reference: Logits, dense: Bundle | None)
     )
 
 
+def _evaluate_scores(job: Job, logits: Logits, reference: Logits, dense: Bundle | None) -> ScoreEvaluation:
+    """Return the figures of a variant with one score, compared with the dense variant's if there is one."""
+    test, settings = job.dataset.test, job.recipe.evaluation
+    truth, ranks = np.ravel(test.labels), job.dataset.multi_label
+    samples = {"bootstrap_samples": settings.bootstrap_samples, "seed": job.seed}
+    figures = evaluate_scores(logits, truth, queries=test.texts if ranks else None, **samples)
+    if dense is None:
+        return figures
+    version = dense.manifest.version
+    return compare_scores(figures, logits, reference, truth, sigmoid=ranks, reference_version=version, **samples)
+
+
 def _manifest(
     plan: Plan,
     variant: Variant,
     source: Checkpoint,
     graph: Path,
-    evaluation: Evaluation,
     measurement: Measurement,
     dense: Bundle | None,
     packed: Packed | None,
@@ -188,7 +204,6 @@ def _manifest(
         sparsity=counted,
         sizes=sizes(graph),
         flops=flops(counted, source.config, length=FLOPS_LENGTH),
-        evaluation=evaluation,
         measurement=measurement,
         sample=sample_answers(
             graph, source.folder / TOKENIZER, max_length=job.recipe.max_length, pad_token_id=source.pad_token_id

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sparserve.models.bundle.manifest import InputKind, Manifest, Name
+from sparserve.models.bundle.manifest import InputKind, Manifest, Name, ProblemType
 from sparserve.models.bundle.store import Store
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.defaults import MOVIE_SENTENCES
@@ -55,11 +55,11 @@ def check_labels(store: Store, task: str, dataset: Dataset, *, replace_labels: b
         InputError: the task has other labels and may not be replaced.
     """
     published = _published(store, task)
-    kind = "multi-label" if dataset.multi_label else "single-label"
+    kind = _kind(dataset.problem_type, dataset.label_names)
     for manifest in published:
         if set(manifest.labels) == set(dataset.label_names) and manifest.problem_type == dataset.problem_type:
             continue
-        other = "multi-label" if manifest.problem_type == "multi_label_classification" else "single-label"
+        other = _kind(manifest.problem_type, manifest.labels)
         difference = (
             f"{task}/{manifest.variant} in {store.root} has the labels {_some(manifest.labels)} ({other}, made of "
             f"{manifest.lineage.data_source}), but this data has {_some(dataset.label_names)} ({kind})"
@@ -87,6 +87,12 @@ def check_labels(store: Store, task: str, dataset: Dataset, *, replace_labels: b
         f"({sources}): variants of the same names are replaced, also in a running service. Use --task for "
         "another task",
     ]
+
+
+def _kind(problem_type: ProblemType, labels: tuple[str, ...]) -> str:
+    if len(labels) == 1:
+        return "one number" if problem_type == "regression" else "the relevance of a document to a query"
+    return "multi-label" if problem_type == "multi_label_classification" else "single-label"
 
 
 def _published(store: Store, task: str) -> list[Manifest]:

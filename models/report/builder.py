@@ -15,7 +15,7 @@ from sparserve.models.errors import BundleError, StoreError
 from sparserve.models.files import write_atomically
 from sparserve.models.report.findings import findings
 from sparserve.models.report.plots import plots
-from sparserve.models.report.rendering import percent, render
+from sparserve.models.report.rendering import percent, plain_interval, render
 from sparserve.models.report.schema import (
     PREFERRED_CELL,
     Cost,
@@ -93,29 +93,31 @@ def terminal_table(report: Report) -> Table:
     batch, length = report.cell or PREFERRED_CELL
     table = Table(title=f"{report.task}: compression against accuracy", title_justify="left")
     table.add_column("variant", no_wrap=True)
+    one_score = any(row.score_evaluation for row in report.variants)
+    quality = "Spearman [95 % CI]" if one_score else "accuracy [95 % CI]"
     for heading in (
-        "accuracy [95 % CI]", "kept", "encoder\nweights", "MB\n(zipped)", f"p50 ms\n{batch} x {length}",
+        quality, "kept", "encoder\nweights", "MB\n(zipped)", f"p50 ms\n{batch} x {length}",
         "x fp32", "x int8", "agree-\nment",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in report.variants:
-        figures, speed = row.evaluation, row.speed(report.cell)
-        agreement = figures.agreement if figures else None
+        speed = row.speed(report.cell)
+        quality, kept, agreement = _quality(row)
         table.add_row(
             f"{row.variant} *" if row.variant == report.default_variant else row.variant,
-            percent_interval(figures.accuracy) if figures else "-",
-            percent(agreement.accuracy_kept.value) if agreement else "-",
+            quality,
+            kept,
             percent(row.encoder_kept.weights) if row.encoder_kept else "-",
             f"{row.sizes.onnx / 1e6:.1f} ({row.sizes.onnx_zipped / 1e6:.1f})",
             f"{1000 * speed.p50_seconds:.1f}" if speed else "-",
             f"{speed.speedup:.2f}" if speed else "-",
             f"{speed.speedup_int8:.2f}" if speed and speed.speedup_int8 else "-",
-            percent(agreement.agreement.value) if agreement else "-",
+            agreement,
         )
         if row.sparse and (speed := row.sparse.speed(report.cell)):
             table.add_row(
                 "  sparse runtime",
-                percent(row.sparse.accuracy),
+                "-" if row.sparse.accuracy is None else percent(row.sparse.accuracy),
                 "",
                 "",
                 f"{row.sparse.bytes / 1e6:.1f}",
@@ -125,10 +127,25 @@ def terminal_table(report: Report) -> Table:
                 "",
             )
     table.caption = (
-        "* default variant. kept, encoder weights, agreement: relative to dense. x: speed-up over dense ONNX Runtime."
+        f"* default variant. kept, encoder weights, agreement{' (pairs of rows in the same order)' * one_score}: "
+        "relative to dense. x: speed-up over dense ONNX Runtime."
     )
     table.caption_justify = "left"
     return table
+
+
+def _quality(row: VariantReport) -> tuple[str, str, str]:
+    """Return the accuracy, the part of dense's that is kept, and the agreement with dense; "-" for unknown ones."""
+    if scores := row.score_evaluation:
+        order = percent(scores.agreement.same_order.value) if scores.agreement else "-"
+        return plain_interval(scores.spearman), "-", order
+    figures = row.evaluation
+    agreement = figures.agreement if figures else None
+    return (
+        percent_interval(figures.accuracy) if figures else "-",
+        percent(agreement.accuracy_kept.value) if agreement else "-",
+        percent(agreement.agreement.value) if agreement else "-",
+    )
 
 
 def percent_interval(interval: Interval) -> str:
@@ -150,6 +167,7 @@ def _row(manifest: Manifest, dense: Manifest | None) -> VariantReport:
         architecture=manifest.architecture,
         precision=manifest.precision,
         evaluation=manifest.evaluation,
+        score_evaluation=manifest.score_evaluation,
         calibration=manifest.calibration,
         encoder_linear=Zeros.of(manifest.sparsity.encoder_linear),
         encoder_kept=EncoderKept.of(manifest.sparsity, dense.sparsity) if dense else None,

@@ -7,7 +7,7 @@ from typing import Final
 from sparserve.models.bundle.manifest import TokenTable
 from sparserve.models.bundle.variants import DENSE, Variant
 from sparserve.models.report.rendering import percent
-from sparserve.models.report.schema import VariantReport
+from sparserve.models.report.schema import SparseCost, VariantReport
 
 # Latency ratios of equal graphs on a shared machine stay within this range.
 SAME_SPEED: Final = (0.9, 1.1)
@@ -22,6 +22,7 @@ def findings(rows: Sequence[VariantReport]) -> list[str]:
         if row.variant != DENSE:
             sentences += [
                 *_accuracy_findings(row),
+                *_score_findings(row),
                 *(_smaller_encoder_findings(row, dense) if dense else ()),
                 *_zeros_findings(row),
                 *_token_table_findings(row),
@@ -54,6 +55,24 @@ def _accuracy_findings(row: VariantReport) -> Iterable[str]:
         yield f"{summary}; the loss is statistically significant ({p})."
     else:
         yield f"{summary}; the gain is statistically significant ({p})."
+
+
+def _score_findings(row: VariantReport) -> Iterable[str]:
+    agreement = row.score_evaluation.agreement if row.score_evaluation else None
+    if agreement is None:
+        return
+    order = agreement.same_order
+    summary = (
+        f"{row.variant} puts {percent(order.value)} of the pairs of test rows in the same order as dense "
+        f"(95 % interval {percent(order.low)} to {percent(order.high)})"
+    )
+    p = f"sign test p = {agreement.nearer_p:.2g}"
+    if agreement.nearer_p >= SIGNIFICANT:
+        yield f"{summary}; neither is nearer to the true numbers by more than chance ({p})."
+    elif agreement.only_reference_nearer > agreement.only_this_nearer:
+        yield f"{summary}; dense is nearer to the true numbers, which is statistically significant ({p})."
+    else:
+        yield f"{summary}; it is nearer to the true numbers, which is statistically significant ({p})."
 
 
 def token_table_sentences(table: TokenTable | None, bits: int | None) -> list[str]:
@@ -143,9 +162,19 @@ def _sparse_findings(row: VariantReport) -> Iterable[str]:
     exception = "" if not slower else f"; in {slower} of {len(points)} cells stock ONNX Runtime is faster"
     yield (
         f"In the sparse runtime ({row.sparse.isa} kernels) {row.variant} runs at {against_fp32:.2f}x the speed of fp32 "
-        f"dense{int8} (geometric means over the grid{exception}). {percent(row.sparse.same_labels)} of "
-        f"{row.sparse.rows:,} test rows get the same label as from stock ONNX Runtime; the accuracy is "
-        f"{percent(row.sparse.accuracy)}."
+        f"dense{int8} (geometric means over the grid{exception}). {_sparse_agreement(row.sparse)}"
+    )
+
+
+def _sparse_agreement(sparse: SparseCost) -> str:
+    if sparse.accuracy is None:
+        return (
+            f"{percent(sparse.same_labels)} of the pairs of {sparse.rows:,} test rows are in the same order as from "
+            "stock ONNX Runtime."
+        )
+    return (
+        f"{percent(sparse.same_labels)} of {sparse.rows:,} test rows get the same label as from stock ONNX Runtime; "
+        f"the accuracy is {percent(sparse.accuracy)}."
     )
 
 
@@ -153,9 +182,10 @@ def _missing(rows: Sequence[VariantReport]) -> Iterable[str]:
     if all(row.variant != DENSE for row in rows):
         yield "There is no dense variant to compare with, so this report has no ratios."
     for row in rows:
-        if row.evaluation is None:
+        judged = row.evaluation or row.score_evaluation
+        if judged is None:
             yield f"{row.variant} was not evaluated."
-        elif row.evaluation.agreement is None and row.variant != DENSE:
+        elif judged.agreement is None and row.variant != DENSE:
             yield f"{row.variant} was not compared with dense on the same rows."
         if row.cost is None:
             yield f"{row.variant} was not measured."
@@ -166,7 +196,8 @@ def _incomparable(rows: Sequence[VariantReport]) -> Iterable[str]:
         yield "The variants come from different data; their accuracies are not comparable."
     dense = next((row for row in rows if row.variant == DENSE), None)
     for row in rows:
-        agreement = row.evaluation.agreement if row.evaluation else None
+        judged = row.evaluation or row.score_evaluation
+        agreement = judged.agreement if judged else None
         if dense and agreement and agreement.reference != dense.version:
             yield f"{row.variant} was compared with dense {agreement.reference}, which is not the current version."
     costs = [row.cost for row in rows if row.cost]

@@ -60,9 +60,10 @@ def _sparse_traces(rows: Sequence[VariantReport], cell: tuple[int, int]) -> list
     traces = []
     for precision, colour, _ in _SERIES:
         members = [
-            (row.variant, row.sparse, speed)
+            (row.variant, row.sparse.accuracy, speed)
             for row in rows
             if row.precision == precision and row.sparse and (speed := row.sparse.speed(cell))
+            if row.sparse.accuracy is not None
         ]
         if not members:
             continue
@@ -72,14 +73,13 @@ def _sparse_traces(rows: Sequence[VariantReport], cell: tuple[int, int]) -> list
                 "mode": "markers+text",
                 "name": f"{precision}, sparse runtime",
                 "x": [round(1000 * speed.p50_seconds, 4) for _, _, speed in members],
-                "y": [100 * sparse.accuracy for _, sparse, _ in members],
+                "y": [100 * accuracy for _, accuracy, _ in members],
                 "text": [variant for variant, _, _ in members],
                 "textposition": "bottom right",
                 "textfont": {"color": "var(--ink)", "size": 12},
                 "hovertext": [
-                    f"<b>{variant}</b> in the sparse runtime<br>accuracy {100 * sparse.accuracy:.1f} %<br>"
-                    f"{_speed_text(speed)}"
-                    for variant, sparse, speed in members
+                    f"<b>{variant}</b> in the sparse runtime<br>accuracy {100 * accuracy:.1f} %<br>{_speed_text(speed)}"
+                    for variant, accuracy, speed in members
                 ],
                 "hoverinfo": "text",
                 "cliponaxis": False,

@@ -17,7 +17,9 @@ from sparserve.models.bundle.manifest import (
     Machine,
     Name,
     ProblemType,
+    RankingFigures,
     Record,
+    ScoreEvaluation,
     Seconds,
     Sizes,
     Sparsity,
@@ -137,8 +139,11 @@ class SparseCost(Record):
     encoder_bytes: Count = Field(description="size of its packed encoder")
     bytes_ratio: float | None = Field(description="dense's model.onnx divided by these bytes")
     rows: Count
-    accuracy: Fraction
-    same_labels: Fraction = Field(description="fraction of test rows with the same prediction as model.onnx")
+    accuracy: Fraction | None
+    same_labels: Fraction = Field(
+        description="fraction of test rows with the same prediction as model.onnx; of pairs of rows in the same order "
+        "for a model with one score"
+    )
     largest_difference: float = Field(description="largest difference of a logit from model.onnx on these rows")
     resident_bytes: Count
     latency: tuple[Speed, ...]
@@ -169,6 +174,7 @@ class VariantReport(Record):
     architecture: str
     precision: Literal["fp32", "int8"]
     evaluation: Evaluation | None
+    score_evaluation: ScoreEvaluation | None = Field(None, description="of a model with one score")
     calibration: Calibration | None = Field(None, description="null if no temperature was fitted")
     encoder_linear: Zeros
     encoder_kept: EncoderKept | None = Field(None, description="null without a dense variant")
@@ -188,6 +194,11 @@ class VariantReport(Record):
     def speed(self, cell: tuple[int, int] | None) -> Speed | None:
         """Return the latency of a cell (batch, length), or None if it was not measured."""
         return point_at(self.cost.latency if self.cost else (), cell)
+
+    @property
+    def ranking(self) -> RankingFigures | None:
+        """The figures of a reranker."""
+        return self.score_evaluation.ranking if self.score_evaluation else None
 
     @property
     def served_sparse(self) -> SparseCost | None:

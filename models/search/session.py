@@ -137,6 +137,11 @@ def prepare_search(options: CompressOptions, search_options: SearchOptions, repo
     others = _other_recipes(options.recipe, search_options.recipes)
     prepared = prepare(options, reporter)
     job = prepared.plan.job
+    if job.dataset.one_score:
+        raise InputError(
+            "a search compares accuracies, but the data has one number for each row: remove --target and the other "
+            "options of a search"
+        )
     config: Any = job.checkpoint.config
     layers = int(config.num_hidden_layers)
     first = _measured_at(job.recipe, targets)

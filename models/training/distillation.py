@@ -56,8 +56,11 @@ def logits_loss(
 ) -> torch.Tensor:
     """Return the soft cross-entropy of the logits at temperature T, times T^2 to keep the scale of the gradient.
 
-    Hinton et al. 2015, arXiv 1503.02531, section 2. Multi-label tasks use the binary cross-entropy of each label.
+    Hinton et al. 2015, arXiv 1503.02531, section 2. Multi-label tasks use the binary cross-entropy of each label, a
+    regression (one logit) the squared error.
     """
+    if student.shape[-1] == 1 and not multi_label:
+        return functional.mse_loss(student, teacher)
     if multi_label:
         targets = torch.sigmoid(teacher / temperature)
         return functional.binary_cross_entropy_with_logits(student / temperature, targets) * temperature**2
@@ -66,7 +69,12 @@ def logits_loss(
 
 
 def labels_loss(student: torch.Tensor, labels: torch.Tensor, *, multi_label: bool = False) -> torch.Tensor:
-    """Return the cross-entropy with the gold labels, the mean over all rows; a row without a label counts 0."""
+    """Return the cross-entropy with the gold labels, the mean over all rows; a row without a label counts 0.
+
+    A regression (one logit) has the squared error.
+    """
+    if student.shape[-1] == 1 and not multi_label:
+        return functional.mse_loss(student.squeeze(-1), labels)
     if multi_label:
         labelled = (labels != UNLABELED).to(student.dtype)
         return functional.binary_cross_entropy_with_logits(student, labels.clamp(min=0), weight=labelled)

@@ -65,6 +65,8 @@ def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
     """
     _check_problem_type(teacher, dataset)
     names = teacher.label_names
+    if dataset.one_score:
+        return dataset.label_names
     if len(names) == len(dataset.label_names):
         if set(names) == set(dataset.label_names):
             return names
@@ -82,6 +84,8 @@ def check_teacher(teacher: Checkpoint, dataset: Dataset) -> tuple[str, ...]:
 
 def assumptions(teacher: Checkpoint, dataset: Dataset) -> list[str]:
     """Return the assumptions of `check_teacher` about a teacher whose configuration says too little."""
+    if dataset.one_score:
+        return []
     notes = []
     pairs = list(zip(teacher.label_names, check_teacher(teacher, dataset), strict=True))
     if any(given.casefold() != name.casefold() for given, name in pairs):
@@ -101,6 +105,15 @@ def assumptions(teacher: Checkpoint, dataset: Dataset) -> list[str]:
 
 def _check_problem_type(teacher: Checkpoint, dataset: Dataset) -> None:
     given = teacher.config.problem_type
+    if dataset.one_score:
+        expected = "one number" if dataset.problem_type == "regression" else "a relevance"
+        if len(teacher.label_names) != 1 or given not in (None, dataset.problem_type):
+            kind = given or f"{len(teacher.label_names)} labels"
+            raise CheckpointError(
+                f"the teacher {teacher.name} was fine-tuned for {kind.replace('_', ' ')}, but the data has "
+                f"{expected} for each row: give it as --model, and a teacher will be fine-tuned from it"
+            )
+        return
     if given == "regression" or len(teacher.label_names) < 2:
         raise CheckpointError(
             f"the teacher {teacher.name} predicts one number, not one of {len(dataset.label_names)} labels: give it as "

@@ -26,6 +26,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from sparserve.models.data.tokenization import Collator, LengthBucketSampler, TokenizedSplit
 from sparserve.models.distributed import count, is_main, mean, rows_each, uses_gpu, wait
 from sparserve.models.errors import TrainingError
+from sparserve.models.evaluation.one_score import rank_correlation
 from sparserve.models.files import write_atomically
 from sparserve.models.recipes.schema import Student, Training
 from sparserve.models.training.precision import fast_attention, trains_in_bf16
@@ -179,8 +180,11 @@ def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], *, multi_la
     """Return the score that compares epochs and search trials: accuracy, or macro F1 for multi-label tasks.
 
     `logits` are [rows, labels]. `labels` are [rows], or [rows, labels] of 0 and 1 for multi-label tasks. As in reports
-    (`evaluation.scores.evaluate`), a label that is neither in the truth nor predicted does not count.
+    (`evaluation.scores.evaluate`), a label that is neither in the truth nor predicted does not count. A network with
+    one logit, a number or a relevance, is scored by its rank correlation.
     """
+    if logits.shape[-1] == 1:
+        return rank_correlation(np.ravel(logits), np.ravel(labels))
     if not multi_label:
         return float(accuracy_score(labels, np.argmax(logits, axis=-1)))
     truth, predicted = labels.astype(np.bool_), logits > 0

@@ -23,6 +23,7 @@ from sparserve.cli.standard_output import write_utf8
 from sparserve.compression import job_options
 from sparserve.extras import needs_extra
 from sparserve.goals import DEFAULT_RECIPE, RECIPES, Goal
+from sparserve.models.data.options import Head
 from sparserve.models.errors import InputError
 
 DEFAULT_DATA: Final = "movie-sentences"
@@ -96,6 +97,14 @@ def compress(
     multi_label: Annotated[
         bool | None,
         typer.Option(help="A row can have several labels. Default: detected from the data.", rich_help_panel=DATA),
+    ] = None,
+    head: Annotated[
+        Head | None,
+        typer.Option(
+            help="What the model learns from the label column: labels, a number (regression), or the relevance of a "
+            "document, the second text, to a query. Default: detected from the data.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     header: HeaderOption = None,
     delimiter: DelimiterOption = None,
@@ -255,6 +264,7 @@ def compress(
                 label_separator=label_separator,
                 label_map=_label_map(label_map or []),
                 multi_label=multi_label,
+                head=head,
                 header=header,
                 delimiter=delimiter,
                 quote=quote,

@@ -64,7 +64,8 @@ def predict(
     """Label every text of a file with a finished model, without a service.
 
     The output is CSV: the columns of the input, the prediction and its score. A multi-label task has a score for each
-    label, and predicts those of at least 0.5, separated by |. A row without text has no prediction.
+    label, and predicts those of at least 0.5, separated by |. A model with one score has no prediction beside it. A row
+    without text has neither.
     """
     with cli_errors():
         from sparserve.classifier import Classifier
@@ -104,7 +105,10 @@ def _as_csv(
     table: "Table", classifier: "Classifier", texts: list[str | None], pairs: list[str | None] | None, source: str
 ) -> str:
     several = classifier.bundle.manifest.problem_type == "multi_label_classification"
-    added = [PREDICTION, *([f"{SCORE} {label}" for label in classifier.labels] if several else [SCORE])]
+    one_score = classifier.bundle.manifest.one_score
+    added = [SCORE]
+    if not one_score:
+        added = [PREDICTION, *([f"{SCORE} {label}" for label in classifier.labels] if several else [SCORE])]
     names = list(table.columns)
     taken = [name for name in added if name in names]
     if taken:
@@ -132,6 +136,8 @@ def _answers(
 def _fields(answer: "list[Prediction] | None", labels: tuple[str, ...], count: int, *, several: bool) -> list[str]:
     if answer is None:
         return [""] * count
+    if len(labels) == 1:
+        return [f"{answer[0].score:.6g}"]
     if not several:
         return [answer[0].label, f"{answer[0].score:.6g}"]
     scores = {one.label: one.score for one in answer}

@@ -167,8 +167,6 @@ def two_labels(count: int) -> str:
         ("a.csv", "", "no rows"),
         ("a.csv", "text,label\n" + two_labels(9), "9 usable rows"),
         ("a.csv", "text,label\n" + "the same,a\nand the same,b\n" * 30, "only 2 different texts"),
-        ("a.csv", "text,score\n" + "".join(f"text {i},{i / 7}\n" for i in range(60)), "label"),
-        ("a.csv", "text,label\n" + "".join(f"text {i},{i / 7}\n" for i in range(300)), "regression"),
         ("a.csv", "text,text,label\na,b,1\n", "same name"),
         ("a.csv", "sep=;\ntext;label\na;b;c\n", "line 3: 3 fields"),
         (

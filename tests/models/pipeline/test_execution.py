@@ -203,6 +203,32 @@ def test_compress_of_multi_label_pairs_and_a_given_teacher(
     assert "\n  teacher  " not in result.output, "a teacher that was given is not trained"
 
 
+def test_compress_of_a_reranker_ranks_the_test_queries(
+    tiny_checkpoint: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "search.csv"
+    words = ("good", "bad", "fine")
+    lines = [
+        f"{words[row % 3]} film {row // 5},the {words[row * 7 % 5 % 3]} plot {row},{row * 7 % 5 % 3}"
+        for row in range(150)
+    ]
+    path.write_text("\n".join(["query,passage,grade", *lines]) + "\n", encoding="utf-8")
+    fields = {"teacher.epochs": 1, "student.epochs": 1, "distillation.attention": 0, "measurement.seconds": 0.1}
+    command = ["compress", str(tiny_recipe), "--model", str(tiny_checkpoint), "--data", str(path), "--threads", "1"]
+    command += ["--label-column", "grade", "--head", "relevance", "--store", str(tmp_path / "store")]
+    command += [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "relevance: from 0 to 1" in result.output
+    manifest = Store(tmp_path / "store").open("search", "sparse60-int8").manifest
+    assert (manifest.labels, manifest.problem_type) == (("relevance",), "multi_label_classification")
+    assert manifest.evaluation is None
+    assert manifest.score_evaluation is not None
+    assert manifest.score_evaluation.ranking is not None and manifest.score_evaluation.agreement is not None
+    report = (tmp_path / "store" / "search" / "report.md").read_text()
+    assert "nDCG@10" in report and "## Accuracy" not in report
+
+
 def test_job_compares_labels_again_before_it_publishes(
     tiny_store: Path, tiny_recipe: Path, tiny_checkpoint: Path, sentiment_csv: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,11 @@ def random_outputs(
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
 
 
+def test_logits_loss_of_one_number_is_the_squared_error() -> None:
+    student, teacher = torch.tensor([[1.0], [3.0]]), torch.tensor([[1.0], [1.0]])
+    assert logits_loss(student, teacher, 4.0).item() == 2.0
+
+
 def test_logits_loss_is_cross_entropy_for_certain_teacher() -> None:
     student = torch.randn(6, 3)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])

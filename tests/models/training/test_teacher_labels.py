@@ -35,6 +35,13 @@ def test_check_teacher_uses_teacher_order_and_data_spelling(order: Any) -> None:
     assert order(["LABEL_0", "LABEL_1"], ["b", "a"]) == ("a", "b")
 
 
+def test_check_teacher_with_one_score(order: Any) -> None:
+    measurements = [row / 7 for row in range(30)]
+    assert order(["LABEL_0"], measurements) == ("score",)
+    with pytest.raises(CheckpointError, match="was fine-tuned for 2 labels, but the data has one number for each row"):
+        order(["negative", "positive"], measurements)
+
+
 def test_check_teacher_distinguishes_case(order: Any) -> None:
     assert order(["us", "US"], ["US", "us"]) == ("us", "US")
     assert order(["us", "US", "them"], ["US", "them", "us"]) == ("us", "US", "them")

@@ -169,6 +169,12 @@ def test_score_matches_report(seed: int, rows: Any, labels: Any, multi_label: bo
     assert score(logits, given_labels, multi_label=multi_label) == pytest.approx(expected, abs=1e-6)
 
 
+def test_score_of_one_number_is_the_rank_correlation() -> None:
+    truth = np.array([0.0, 1.0, 4.0, 9.0])
+    assert score(np.sqrt(truth)[:, None].astype(np.float32), truth, multi_label=False) == 1
+    assert score(-truth[:, None].astype(np.float32), truth[:, None], multi_label=True) == -1
+
+
 def test_score_ignores_absent_labels() -> None:
     truth = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]])
     right = np.where(truth == 1, 2, -2).astype(np.float32)

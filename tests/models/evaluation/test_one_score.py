@@ -1,0 +1,84 @@
+"""Figures of models with one score."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.stats import pearsonr, spearmanr
+
+from sparserve.models.errors import TrainingError
+from sparserve.models.evaluation.one_score import (
+    compare_scores,
+    evaluate_scores,
+    paired_distances,
+    rank_correlation,
+    same_order,
+)
+
+QUERIES = ["a", "a", "a", "b", "b", "c"]
+RELEVANCE = np.array([1.0, 0.0, 0.5, 0.0, 1.0, 1.0])
+
+
+def noisy(rows: int, noise: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=rows)
+    return truth + noise * generator.normal(size=rows), truth
+
+
+def test_evaluate_scores_has_the_correlations_and_their_intervals() -> None:
+    scores, truth = noisy(300, 0.5)
+    figures = evaluate_scores(scores[:, None].astype(np.float32), truth, bootstrap_samples=200)
+    assert figures.pearson.value == pytest.approx(pearsonr(scores, truth).statistic, abs=1e-5)
+    assert figures.spearman.value == pytest.approx(spearmanr(scores, truth).statistic, abs=1e-5)
+    assert figures.mean_squared_error == pytest.approx(np.square(scores - truth).mean(), abs=1e-5)
+    for interval in (figures.pearson, figures.spearman):
+        assert 0.7 < interval.low < interval.value < interval.high < 1
+    assert figures.ranking is None
+
+
+def test_evaluate_scores_ranks_the_documents_of_each_query() -> None:
+    # Query a: the best document is second. Query b: it is first. Query c has one document, so it counts for neither.
+    logits = np.array([1.0, 2.0, -1.0, -2.0, 3.0, 0.5])
+    ranking = evaluate_scores(logits, RELEVANCE, queries=QUERIES, bootstrap_samples=100).ranking
+    assert ranking is not None
+    gains = np.exp2([1, 0.5]) - 1
+    best = gains[0] + gains[1] / np.log2(3)
+    found = gains[0] / np.log2(3) + gains[1] / np.log2(4)
+    assert ranking.queries == 2
+    assert ranking.ndcg10.value == pytest.approx((found / best + 1) / 2, abs=1e-6)
+    assert ranking.mrr.value == pytest.approx((1 / 2 + 1) / 2)
+    assert ranking.accuracy.value == pytest.approx(4 / 6, abs=1e-6)
+
+
+def test_evaluate_scores_without_a_query_of_several_grades_has_no_ranking() -> None:
+    logits = np.array([1.0, -1.0])
+    assert evaluate_scores(logits, np.array([1.0, 0.0]), queries=["a", "b"], bootstrap_samples=100).ranking is None
+
+
+def test_same_order_counts_pairs() -> None:
+    assert same_order(np.array([1.0, 2.0, 3.0]), np.array([10.0, 30.0, 20.0])) == pytest.approx(2 / 3, abs=1e-6)
+    assert same_order(np.array([1.0]), np.array([2.0])) == 1.0
+
+
+def test_compare_scores_counts_rows_that_are_nearer() -> None:
+    truth = np.arange(40.0)
+    worse, reference = truth + 2, truth + 1
+    figures = evaluate_scores(worse, truth, bootstrap_samples=100)
+    compared = compare_scores(
+        figures, worse, reference, truth, sigmoid=False, reference_version="0" * 16, bootstrap_samples=100
+    )
+    agreement = compared.agreement
+    assert agreement is not None
+    assert (agreement.only_reference_nearer, agreement.only_this_nearer) == (40, 0)
+    assert agreement.nearer_p < 1e-9
+    assert agreement.same_order.value == agreement.same_order.low == 1.0
+    assert paired_distances(reference, worse, truth, sigmoid=False).only_this_right == 40
+    assert paired_distances(worse, reference, truth, sigmoid=False).is_worse
+
+
+def test_rank_correlation_of_a_constant_is_zero() -> None:
+    assert rank_correlation(np.ones(5), np.arange(5.0)) == 0.0
+
+
+def test_evaluate_scores_refuses_numbers_that_are_not_finite() -> None:
+    with pytest.raises(TrainingError, match="not finite"):
+        evaluate_scores(np.array([1.0, np.nan]), np.array([1.0, 0.0]))
