@@ -1,10 +1,13 @@
 """GET /v1/models: tasks, variants with their state, refused bundles and manifests."""
 
+import asyncio
 from typing import Any, Final, Literal
 
 from fastapi import APIRouter
 
+from sparserve.models.bundle.store import Store
 from sparserve.models.bundle.windows import TRUNCATE
+from sparserve.models.errors import StoreError
 from sparserve.service.api.schemas import (
     ListedModel,
     MeasuredLatency,
@@ -67,8 +70,16 @@ async def show_variant(task: str, variant: str, service: ServiceDependency, tens
         **dict(_variant_facts(snapshot, task, variant)),
         task=task,
         default=snapshot.defaults.get(task) == variant,
+        versions=await asyncio.to_thread(_versions, Store(service.settings.store), task, variant),
         manifest=_manifest(engine, tensors) if engine else None,
     )
+
+
+def _versions(store: Store, task: str, variant: str) -> list[str]:
+    try:
+        return store.versions(task, variant)
+    except (OSError, StoreError):  # /v1/models has the reason
+        return []
 
 
 def _task_facts(snapshot: Snapshot, task: str) -> TaskFacts:

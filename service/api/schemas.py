@@ -215,6 +215,7 @@ class VariantDetail(VariantFacts):
 
     task: str
     default: bool = Field(description="true if it is the task's default")
+    versions: list[str] = Field(description="versions in the store, in the order of their publication")
     manifest: dict[str, Any] | None = Field(
         description="manifest.json, without the zeros of each tensor; null if not loaded"
     )

@@ -5,11 +5,17 @@ import { html, Component, render } from "./html.js";
 import { KeyForm } from "./key_form.js";
 import { service } from "./service_state.js";
 import { CompareSection } from "../compare/section.js";
+import { ExperimentsSection } from "../experiments/section.js";
+import { ModelsSection } from "../models/section.js";
+import { ReportSection } from "../report/section.js";
 import { TrySection } from "../try/section.js";
 
 const SECTIONS = {
   compare: { title: "Compare", view: CompareSection },
   try: { title: "Try", view: TrySection },
+  report: { title: "Report", view: ReportSection },
+  models: { title: "Models", view: ModelsSection },
+  experiments: { title: "Experiments", view: ExperimentsSection },
 };
 const FIRST = "compare";
 

@@ -1,0 +1,77 @@
+// Accuracy against a cost: a point for each serving with its 95 % interval, and the frontier of those that none betters.
+
+import { Chart, COLOURS } from "../app/charts.js";
+import { html } from "../app/html.js";
+
+const POINT = 5;
+const MARGIN = 12;
+
+// The points that no other one beats in both accuracy and cost, by cost.
+function frontier(points) {
+  let best = -Infinity;
+  return points.filter(({ accuracy }) => {
+    const better = accuracy.value > best;
+    best = Math.max(best, accuracy.value);
+    return better;
+  });
+}
+
+function drawer(points, front, colourOf) {
+  return (plot) => {
+    const { ctx: pen } = plot;
+    const ratio = devicePixelRatio;
+    const place = ({ x, accuracy }, value = accuracy.value) => [plot.valToPos(x, "x", true), plot.valToPos(100 * value, "y", true)];
+    pen.save();
+    pen.lineWidth = ratio;
+    pen.strokeStyle = colourOf(COLOURS[2]);
+    pen.setLineDash([6 * ratio, 4 * ratio]);
+    pen.beginPath();
+    front.forEach((point) => pen.lineTo(...place(point)));
+    pen.stroke();
+    pen.setLineDash([]);
+    pen.font = `${12 * ratio}px system-ui, sans-serif`;
+    for (const [index, point] of points.entries()) {
+      const [x, y] = place(point);
+      const colour = colourOf(COLOURS[point.row.precision === "int8" ? 1 : 0]);
+      Object.assign(pen, { strokeStyle: colour, fillStyle: colour });
+      pen.beginPath();
+      pen.moveTo(x, place(point, point.accuracy.low)[1]);
+      pen.lineTo(x, place(point, point.accuracy.high)[1]);
+      pen.stroke();
+      pen.beginPath();
+      pen.arc(x, y, POINT * ratio, 0, 2 * Math.PI);
+      pen.fill();
+      const toTheLeft = x > plot.bbox.left + plot.bbox.width / 2;
+      pen.textAlign = toTheLeft ? "right" : "left";
+      pen.fillStyle = colourOf("var(--ink)");
+      pen.fillText(point.name, x + (toTheLeft ? -1 : 1) * MARGIN * ratio, y + (index % 2 ? 1.4 : -0.6) * MARGIN * ratio);
+    }
+    pen.restore();
+  };
+}
+
+export function TradeOffChart({ title, points }) {
+  const shown = points.filter(({ x, accuracy }) => accuracy && x > 0).sort((one, other) => one.x - other.x);
+  if (shown.length < 2) return null;
+  const front = frontier(shown);
+  const values = shown.flatMap(({ accuracy }) => [100 * accuracy.low, 100 * accuracy.high]);
+  const options = (colourOf) => ({
+    scales: {
+      x: { time: false, distr: 3, range: [shown[0].x / 1.5, shown.at(-1).x * 1.5] },
+      y: { range: [Math.min(...values) - 0.5, Math.max(...values) + 0.5] },
+    },
+    legend: { show: false },
+    cursor: { show: false },
+    axes: [
+      { label: title, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(3))))) },
+      { label: "accuracy, %" },
+    ],
+    series: [{}, { points: { show: false }, paths: () => null }],
+    hooks: { draw: [drawer(shown, front, colourOf)] },
+  });
+  const data = [shown.map(({ x }) => x), shown.map(({ accuracy }) => 100 * accuracy.value)];
+  return html`<${Chart} kind=${title + shown.map(({ name, x }) => name + x).join()} options=${options} data=${data}
+    label=${`Accuracy against ${title}; on the frontier: ${front.map(({ name }) => name).join("; ")}. The table below has the figures`}>
+    Blue: fp32; orange: int8. Bars are 95 % intervals. The dashed line is the frontier: no other variant is both cheaper and more accurate.
+  <//>`;
+}
