@@ -34,6 +34,7 @@ OWN_SEGMENTS = frozenset(
             "pages",
             "predict",
             "readyz",
+            "rerank",
             "tei",
         ),
         *("v1", "v2"),
