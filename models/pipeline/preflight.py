@@ -128,7 +128,10 @@ def _check_forward(network: Checkpoint, model: nn.Module) -> None:
     try:
         with torch.inference_mode():
             ids = torch.zeros(2, 3, dtype=torch.long, device="meta")
-            model.eval()(input_ids=ids, attention_mask=ids)
+            # Without a mask DeBERTa's code searches the ids for padding; with one, others' code searches it for zeros.
+            # Neither is possible without values.
+            disentangled = network.architecture.positions == "disentangled"
+            model.eval()(input_ids=ids, attention_mask=ids if disentangled else None)
     except Exception as error:  # a wrong field can raise any exception
         raise CheckpointError(f"{network.folder}/config.json describes a network that does not run: {error}") from error
 
