@@ -73,6 +73,36 @@ class Lineage(Record):
     libraries: dict[str, str]
 
 
+class LearningRateTrial(Record):
+    """One short training of the search for a learning rate."""
+
+    learning_rate: float = Field(gt=0, description="the candidate; the trial itself runs at a multiple of it")
+    steps: Count
+    loss: float | None = Field(description="cross-entropy on validation rows; null if the training diverged")
+
+
+class TrainingSettings(Record):
+    """The settings that a teacher was trained with, fixed by the recipe or found by trials."""
+
+    learning_rate: float = Field(gt=0, description="peak of the schedule")
+    epochs: float = Field(gt=0, description="passes over the training rows, planned")
+    batch_size: int = Field(ge=1, description="rows per step")
+    class_weights: bool = Field(False, description="rare labels weigh more in the loss")
+    trials: tuple[LearningRateTrial, ...] = Field((), description="empty if the recipe fixed the settings")
+
+
+class TeacherTraining(Record):
+    """Course of the dense teacher's training."""
+
+    settings: TrainingSettings
+    epochs: float = Field(description="passes over the training rows, made")
+    best_epoch: float = Field(description="end of the epoch whose weights were kept")
+    scores: tuple[float, ...] = Field(
+        description="of the validation rows, in order: accuracy, or macro F1 for multi-label tasks"
+    )
+    still_rising: bool = Field(description="the last quarter of the training raised the score markedly")
+
+
 class TensorSparsity(Record):
     """The zeros of one stored tensor."""
 
@@ -339,6 +369,9 @@ class Manifest(Record):
     sample: tuple[SampleAnswer, ...] = ()
     packed: Packed | None = None
     token_table: TokenTable | None = None
+    teacher_training: TeacherTraining | None = Field(
+        None, description="of the dense variant; null if the teacher was given, and in older bundles"
+    )
     files: dict[RelativePath, FileRecord]
 
     @model_validator(mode="after")
@@ -351,9 +384,11 @@ class Manifest(Record):
         """Return the version of this content: a short digest of everything that a second run reproduces.
 
         Left out are the version itself, measurement and sizes, which vary with the machine, README.md, which repeats
-        them, and the kind of inputs, which the digest of the data implies.
+        them, the kind of inputs, which the digest of the data implies, and the course of the teacher's training, which
+        the files imply.
         """
-        content = self.model_dump(mode="json", exclude={"version", "measurement", "sizes", "inputs"})
+        left_out = {"version", "measurement", "sizes", "inputs", "teacher_training"}
+        content = self.model_dump(mode="json", exclude=left_out)
         content["files"].pop("README.md", None)
         # Bundles that were sealed before these keys existed keep their versions.
         for added in ("packed", "token_table", "calibration", "score_evaluation", "long_texts"):

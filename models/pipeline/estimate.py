@@ -77,6 +77,11 @@ def estimate_seconds(job: Job, steps: Iterable["Step"]) -> dict[str, float]:
     return {step.name: step.estimate(costs) for step in steps}
 
 
+def duration(seconds: float) -> str:
+    """Return a duration for people: seconds, or minutes."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 def _multiplication_rate(width: int, inner: int) -> float:
     """Return the floating-point operations per second of a linear of this model on 1,024 tokens."""
     tokens, weight = torch.randn(1024, width), torch.randn(inner, width)

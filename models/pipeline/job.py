@@ -21,7 +21,7 @@ from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
 from sparserve.models.errors import DataError, InputError
 from sparserve.models.files import write_atomically
 from sparserve.models.pipeline.default_variant import choice_steps
-from sparserve.models.pipeline.estimate import estimate_seconds
+from sparserve.models.pipeline.estimate import duration, measure_costs
 from sparserve.models.pipeline.execution import run_plan
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan, plan_job
@@ -33,6 +33,7 @@ from sparserve.models.pipeline.preflight import (
     check_unlabeled,
     check_vocabulary,
 )
+from sparserve.models.pipeline.stages.teacher_settings import teacher_search_line
 from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.pipeline.task import check_labels, check_name, task_name
 from sparserve.models.progress import Reporter
@@ -88,18 +89,21 @@ class Run:
         job, steps = self.plan.job, [*self.plan.steps]
         if not self.store.has_default(job.task):
             steps += choice_steps(self.plan)
-        seconds = estimate_seconds(job, steps)
+        costs = measure_costs(job)
+        seconds = {step.name: step.estimate(costs) for step in steps}
         reporter.say("Plan:")
         total = 0.0
         for step in steps:
             cached = self.workspace.has(step)
             expected = 0.0 if cached else seconds[step.name]
             total += expected
-            about = "cached" if cached else f"about {_duration(expected)}"
+            about = "cached" if cached else f"about {duration(expected)}"
             reporter.say(f"  {step.name:<28} {about:<16} {step.key}")
             plan = {"step": step.name, "key": step.key, "cached": cached, "seconds": round(expected, 1)}
             reporter.result("plan", plan)
-        reporter.say(f"  {'all together':<28} about {_duration(total)}")
+        reporter.say(f"  {'all together':<28} about {duration(total)}")
+        if self.plan.teacher_settings is not None:
+            reporter.say(teacher_search_line(job, costs))
         reporter.say(f"Parameters: {job.threads} threads, seed {job.seed}, bf16 {'yes' if has_bf16() else 'no'}")
         reporter.say(f"Recipe {job.recipe.name}: {job.recipe.model_dump_json()}")
 
@@ -228,7 +232,3 @@ def _checkpoint(model: str | None, teacher: Checkpoint | None, downloads: Path) 
     if teacher is not None:
         return teacher
     return resolve_checkpoint(str(default_checkpoint(downloads)), name=DEFAULT_CHECKPOINT_NAME)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -17,6 +17,7 @@ from sparserve.models.pipeline.stages.squeeze import squeeze_step
 from sparserve.models.pipeline.stages.student import student_step
 from sparserve.models.pipeline.stages.teacher import teacher_step
 from sparserve.models.pipeline.stages.teacher_outputs import teacher_outputs_fit, teacher_outputs_step
+from sparserve.models.pipeline.stages.teacher_settings import teacher_settings_step
 from sparserve.models.pipeline.step_cache import Step
 
 
@@ -28,6 +29,8 @@ class Plan:
     environment: Environment
     steps: tuple[Step, ...]
     """Every step of a run. A step that the recipe does not ask for is absent."""
+    teacher_settings: Step | None
+    """Finds the teacher's training; None if the recipe fixes it or the teacher is given."""
     teacher: Step
     student: Step
     exports: dict[Variant, Step]
@@ -50,7 +53,8 @@ class Plan:
         """Names of the steps that make and evaluate the dense baseline, which do not depend on the student."""
         dense = [step for variant, step in self.exports.items() if variant.is_dense]
         judged = [step for arm, step in (*self.predictions.items(), *self.validations.items()) if arm.variant.is_dense]
-        return frozenset(step.name for step in (self.teacher, *dense, *judged))
+        training = [step for step in (self.teacher_settings, self.teacher) if step is not None]
+        return frozenset(step.name for step in (*training, *dense, *judged))
 
 
 def plan_job(job: Job, environment: Environment | None = None) -> Plan:
@@ -66,7 +70,8 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
     """
     recipe, common = job.recipe, common_inputs(job, environment)
 
-    teacher = teacher_step(job, common)
+    settings = teacher_settings_step(job, common) if job.teacher is None and recipe.teacher is None else None
+    teacher = teacher_step(job, common, settings)
     augmentation = augmentation_step(job, recipe.augmentation, common) if recipe.augmentation else None
     rows = student_inputs(job, augmentation, common)
     outputs = (
@@ -98,6 +103,8 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
     validations = {arm: prediction_step(job, environment, arm, *made, "validation") for arm, made in graphs.items()}
     measurement = measurement_step(job, environment, exports, packs)
 
-    training = [step for step in (teacher, augmentation, outputs, squeeze, student) if step is not None]
+    training = [step for step in (settings, teacher, augmentation, outputs, squeeze, student) if step is not None]
     steps = (*training, *exports.values(), *packs.values(), *predictions.values(), measurement)
-    return Plan(job, environment, steps, teacher, student, exports, packs, predictions, validations, measurement)
+    return Plan(
+        job, environment, steps, settings, teacher, student, exports, packs, predictions, validations, measurement
+    )

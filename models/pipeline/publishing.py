@@ -17,6 +17,7 @@ from sparserve.models.bundle.manifest import (
     Measurement,
     Packed,
     ScoreEvaluation,
+    TeacherTraining,
     TokenTable,
     UnlabeledData,
 )
@@ -34,9 +35,11 @@ from sparserve.models.export.token_table import EMBEDDINGS
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan
 from sparserve.models.pipeline.stages.pack import PACKED
+from sparserve.models.pipeline.stages.teacher import training_of
 from sparserve.models.pipeline.step_cache import Context
 from sparserve.models.pipeline.task import check_labels
 from sparserve.models.report.model_card import model_card
+from sparserve.models.training.teacher import training_record
 
 FLOPS_LENGTH = 128
 CHECKPOINT_SUFFIXES = frozenset({".json", ".safetensors", ".txt"})
@@ -74,11 +77,13 @@ def publish(
         if variant in packed:
             record = Packed.model_validate_json((packed[variant] / PACKED).read_bytes())
         manifest = _manifest(plan, variant, source, graph, measured[variant], dense, record)
-        added = {
+        added: dict[str, Any] = {
             "score_evaluation" if one_score else "evaluation": figures,
             "token_table": _token_table(fp32_graph),
             "calibration": _calibration(plan.job, fp32_graph, logits[Arm(variant)]),
         }
+        if variant == Variant(DENSE):
+            added["teacher_training"] = _teacher_training(plan, source, context)
         manifest = manifest.model_copy(update=added)
         files: dict[str, Path | bytes] = {
             MODEL: graph,
@@ -102,6 +107,16 @@ def publish(
         version = bundles[variant].manifest.version
         context.reporter.result("bundle", {"variant": str(variant), "version": version})
     return bundles
+
+
+def _teacher_training(plan: Plan, teacher: Checkpoint, context: Context) -> TeacherTraining | None:
+    settings = training_of(plan.teacher_settings, plan.job, context)
+    if settings is None:
+        return None
+    job = plan.job
+    # A window of a long text is one row in training.
+    train_rows = len(job.rows(job.checkpoint).train if job.recipe.long_texts.windowed else job.dataset.train)
+    return training_record(teacher.folder, settings, train_rows=train_rows, validation_rows=len(job.dataset.validation))
 
 
 def _hub_id(checkpoint: Checkpoint) -> str | None:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from sparserve.models.errors import RecipeError
-from sparserve.models.recipes.schema import Recipe
+from sparserve.models.recipes.schema import AUTO, Recipe
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -39,6 +39,12 @@ def load_recipe(source: str | Path, *, overrides: Mapping[str, Any] | None = Non
     if not isinstance(content, dict):
         raise RecipeError(f"{path} must contain fields such as `name: my-recipe`, not a {type(content).__name__}.")
     prunes = content.get("pruning") is not None
+    single = next((field for field in overrides or {} if field.startswith("teacher.")), None)
+    if single is not None and "teacher" not in (overrides or {}) and content.get("teacher") in (None, AUTO):
+        raise RecipeError(
+            f"{single} cannot be set: the teacher of recipe {path.stem} is {AUTO}, which finds all of its training. To "
+            "fix it, give all of it: --set 'teacher={epochs: 4, batch_size: 32, learning_rate: 5.0e-5}'"
+        )
     for field, value in (overrides or {}).items():
         _set_field(content, field.split("."), value)
     if overrides and "pruning.sparsity" in overrides and not prunes and "pruning.method" not in overrides:

@@ -4,9 +4,17 @@ Every field has a default, a unit and a description. Unknown fields are refused.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from sparserve.models.bundle.variants import DENSE, Variant
 from sparserve.models.bundle.windows import LongTexts, longest_stride
@@ -15,6 +23,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 NAME_LENGTH = 64
+AUTO: Final = "auto"
 
 
 class Section(BaseModel):
@@ -215,7 +224,11 @@ class Recipe(Section):
     long_texts: LongTexts = Field(
         LongTexts(), description="treatment of longer texts in training and evaluation, and in requests by default"
     )
-    teacher: Training = Training()
+    teacher: Training | None = Field(
+        None,
+        description='fixed settings, or "auto" (the default): learning rate, epochs, batch size and class weights are '
+        "found from the data and by trials on the validation split",
+    )
     augmentation: Augmentation | None = Field(None, description="None: no augmentation")
     student: Student = Student()
     squeeze: Squeeze | None = Field(None, description="None: no units are removed")
@@ -248,6 +261,17 @@ class Recipe(Section):
     def baseline_quantization(self) -> Quantization:
         """Quantisation of the dense baseline, without the settings that only make a student smaller."""
         return self.quantization.model_copy(update={"enabled": True, "embedding_bits": 8})
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _teacher_can_be_auto(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != AUTO:
+            raise ValueError('"auto" or fixed settings, such as {epochs: 4, batch_size: 32, learning_rate: 5.0e-5}')
+        return None if value == AUTO else value
+
+    @field_serializer("teacher", mode="wrap")
+    def _auto_has_a_name(self, value: Training | None, handler: SerializerFunctionWrapHandler) -> Any:
+        return AUTO if value is None else handler(value)
 
     @model_validator(mode="after")
     def _windows_advance(self) -> Self:

@@ -181,6 +181,7 @@ def _row(manifest: Manifest, dense: Manifest | None) -> VariantReport:
         cost=cost,
         sparse=_sparse(manifest, dense),
         ratios=_ratios(manifest, dense) if dense else None,
+        teacher_training=manifest.teacher_training,
         recipe=manifest.recipe,
         lineage=manifest.lineage,
     )

@@ -7,17 +7,19 @@ from typing import Final
 from sparserve.models.bundle.manifest import TokenTable
 from sparserve.models.bundle.variants import DENSE, Variant
 from sparserve.models.report.rendering import percent
-from sparserve.models.report.schema import SparseCost, VariantReport
+from sparserve.models.report.schema import Report, SparseCost, VariantReport
 
 # Latency ratios of equal graphs on a shared machine stay within this range.
 SAME_SPEED: Final = (0.9, 1.1)
 SIGNIFICANT: Final = 0.05
+# Below this fraction of the most frequent label's errors avoided, a model has learned next to nothing.
+BARELY_BETTER: Final = 0.1
 
 
 def findings(rows: Sequence[VariantReport]) -> list[str]:
-    """Return the findings about all variants, missing and incomparable figures first."""
-    sentences = [*_missing(rows), *_incomparable(rows)]
+    """Return the findings about all variants, missing and incomparable figures and a weak teacher first."""
     dense = next((row for row in rows if row.variant == DENSE), None)
+    sentences = [*_missing(rows), *_incomparable(rows), *(teacher_warnings(dense) if dense else ())]
     for row in rows:
         if row.variant != DENSE:
             sentences += [
@@ -36,6 +38,34 @@ def findings(rows: Sequence[VariantReport]) -> list[str]:
             f"With {evaluation.rows:,} test rows an accuracy is certain to about ±{points:.1f} points. For smaller "
             "differences between variants use the paired figures (accuracy kept, McNemar's test)."
         )
+    return sentences
+
+
+def warnings(report: Report) -> list[str]:
+    """Return the findings that a user must see without opening the report."""
+    return [sentence for row in report.variants if row.variant == DENSE for sentence in teacher_warnings(row)]
+
+
+def teacher_warnings(dense: VariantReport) -> list[str]:
+    """Return a sentence for each reason to distrust the dense model, with which all others are compared."""
+    sentences = []
+    training, figures = dense.teacher_training, dense.evaluation
+    if training is not None and training.still_rising:
+        found = bool(training.settings.trials)
+        more = "more training rows may help" if found else "use more epochs, a larger learning rate, or teacher: auto"
+        sentences.append(
+            f"The dense model has not converged: its score on validation still rose at the end of {training.epochs:g} "
+            f"epochs, to {percent(training.scores[-1])}. Figures relative to dense may flatter the others; {more}."
+        )
+    if figures is not None and len(figures.per_class) > 1 and sum(c.support for c in figures.per_class) == figures.rows:
+        common = max(figures.per_class, key=lambda label: label.support)
+        share = common.support / figures.rows
+        if figures.accuracy.low <= share or figures.accuracy.value - share < BARELY_BETTER * (1 - share):
+            sentences.append(
+                f"The dense model is barely better than the most frequent label: its accuracy is "
+                f"{percent(figures.accuracy.value)}, and {percent(share)} of the test rows are {common.label!r}. "
+                "Comparisons with it say little; check the labels, or use more rows or another checkpoint."
+            )
     return sentences
 
 

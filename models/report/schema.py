@@ -23,6 +23,7 @@ from sparserve.models.bundle.manifest import (
     Seconds,
     Sizes,
     Sparsity,
+    TeacherTraining,
     TokenTable,
     Version,
 )
@@ -188,6 +189,7 @@ class VariantReport(Record):
     cost: Cost | None
     sparse: SparseCost | None = Field(None, description="null if not measured in the sparse runtime")
     ratios: Ratios | None = Field(description="null without a dense variant")
+    teacher_training: TeacherTraining | None = Field(None, description="of the dense variant, unless it was given")
     recipe: dict[str, Any]
     lineage: Lineage
 

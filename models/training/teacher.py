@@ -1,19 +1,30 @@
 """The dense teacher: its labels compared with those of the data, fine-tuning, and a cache of its outputs."""
 
+import json
+import math
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors.torch import load_model
+
+from sparserve.models.bundle.manifest import TeacherTraining, TrainingSettings
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
 from sparserve.models.errors import CheckpointError
 from sparserve.models.recipes.schema import Training
-from sparserve.models.training.checkpoints import TRAINING, finish, is_trained, on_device
+from sparserve.models.training.checkpoints import TRAINED, TRAINING, finish, is_trained, on_device
 from sparserve.models.training.teacher_outputs import RequiredOutputs, write_cache
-from sparserve.models.training.trainer import TrainingRows, train
+from sparserve.models.training.trainer import TrainingResult, TrainingRows, best_weights, train
+from sparserve.models.training.tuning import rules
+from sparserve.models.training.tuning.teacher_trials import weighted_loss
 from sparserve.models.types import Progress
+
+MAX_EXTENSIONS = 3
+WARMUP = 0.1
+LEAST_EVALUATIONS = 4
 
 
 def train_teacher(
@@ -39,6 +50,82 @@ def train_teacher(
         progress=progress,
     )
     finish(folder, model, checkpoint, result)
+
+
+def train_found_teacher(
+    folder: Path,
+    *,
+    checkpoint: Checkpoint,
+    rows: TokenizedDataset,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Fine-tune the checkpoint with the settings that were found, until validation has stopped rising.
+
+    While the score still rises at the end, another training begins at the best weights. The best are written to
+    `folder`.
+    """
+    if is_trained(folder):
+        return
+    dataset = rows.dataset
+    model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type, seed=seed)
+    training_rows = TrainingRows(rows.train, rows.validation, checkpoint.pad_token_id, dataset.multi_label)
+    best: Path | None = None
+    result = TrainingResult(0, 0, {})
+    for turn in range(1 + MAX_EXTENSIONS):
+        epochs = settings.epochs if turn == 0 else extension_epochs(settings.epochs)
+        states = folder / TRAINING / str(turn)
+        made = train(
+            model,
+            Training(
+                epochs=epochs,
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
+                warmup=WARMUP,
+            ),
+            training_rows,
+            seed=seed + turn,
+            folder=states,
+            progress=progress,
+            loss=weighted_loss(rows) if settings.class_weights else None,
+            least_evaluations=LEAST_EVALUATIONS,
+        )
+        scores = result.scores | {result.steps + step: value for step, value in made.scores.items()}
+        improved = best is None or made.scores[made.best_step] > result.scores[result.best_step]
+        best_step = result.steps + made.best_step if improved else result.best_step
+        result = TrainingResult(result.steps + made.steps, best_step, scores)
+        if improved:
+            best = best_weights(states)
+        if not rules.still_rising([scores[step] for step in sorted(scores)], len(rows.validation)):
+            break
+    assert best is not None
+    load_model(model, best)
+    finish(folder, model, checkpoint, result)
+
+
+def extension_epochs(epochs: float) -> int:
+    """Return the epochs of each training that continues one of so many epochs."""
+    return math.ceil(epochs / 2)
+
+
+def training_record(
+    folder: Path, settings: TrainingSettings, *, train_rows: int, validation_rows: int
+) -> TeacherTraining | None:
+    """Return the course of the training that made the teacher in `folder`; None if it has no record."""
+    if not (folder / TRAINED).is_file():
+        return None
+    record = json.loads((folder / TRAINED).read_bytes())
+    scores = {int(step): float(value) for step, value in record["scores"].items()}
+    ordered = [scores[step] for step in sorted(scores)]
+    steps_per_epoch = math.ceil(train_rows / settings.batch_size)
+    return TeacherTraining(
+        settings=settings,
+        epochs=round(record["steps"] / steps_per_epoch, 2),
+        best_epoch=round(record["best_step"] / steps_per_epoch, 2),
+        scores=tuple(round(value, 4) for value in ordered),
+        still_rising=rules.still_rising(ordered, validation_rows),
+    )
 
 
 def cache_teacher(

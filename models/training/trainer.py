@@ -35,10 +35,10 @@ from sparserve.models.types import Loss, Progress
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Tokenised rows of a run. Batches are padded with `pad_token_id`."""
+    """Tokenised rows of a run. Batches are padded with `pad_token_id`. Without `validation` there are no scores."""
 
     training: TokenizedSplit
-    validation: TokenizedSplit
+    validation: TokenizedSplit | None
     pad_token_id: int
     multi_label: bool
 
@@ -82,11 +82,13 @@ def train(
     loss: Loss | None = None,
     callbacks: Sequence[ResumableCallback] = (),
     keep_best: bool = True,
+    least_evaluations: int = 1,
 ) -> TrainingResult:
     """Train `model` in place. It ends with the best weights on validation, or the last ones without `keep_best`.
 
-    `folder` holds the checkpoints of an unfinished run, which is resumed. `loss` takes the model, its inputs and the
-    row numbers [batch]; the default is the model's loss on the labels.
+    Every epoch ends with an evaluation; fewer epochs than `least_evaluations` have several. `folder` holds the
+    checkpoints of an unfinished run, which is resumed. `loss` takes the model, its inputs and the row numbers [batch];
+    the default is the model's loss on the labels.
 
     Raises:
         TrainingError: the loss or a gradient is not finite. The last good checkpoint stays in `folder`.
@@ -98,7 +100,8 @@ def train(
         model.base_model.embeddings.requires_grad_(False)  # type: ignore[union-attr]
     steps_per_epoch = math.ceil(len(rows.training) / training.batch_size)
     steps = max(round(training.epochs * steps_per_epoch), 1)
-    arguments = _arguments(training, folder, seed=seed, steps=steps, steps_per_epoch=steps_per_epoch)
+    eval_steps = min(steps_per_epoch, math.ceil(steps / least_evaluations)) if rows.validation is not None else None
+    arguments = _arguments(training, folder, seed=seed, steps=steps, eval_steps=eval_steps)
     model.to(arguments.device)  # before the callbacks are made: their masks and scores lie on the model's device
     checkpoint_files = tuple(callback.file for callback in callbacks if callback.file is not None)
     checkpoint = last_complete_checkpoint(folder, checkpoint_files)
@@ -131,17 +134,22 @@ def train(
             trainer.state.global_step = trainer.state.max_steps = steps
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if steps not in best.scores:
+        if rows.validation is not None and steps not in best.scores:
             trainer.evaluate()
     if keep_best:
         wait()
-        load_model(model, folder / "best" / "model.safetensors")
+        load_model(model, best_weights(folder))
     wait()  # after this the caller may remove `folder`
     model.eval()
     return TrainingResult(steps, best.best_step if keep_best else steps, best.scores)
 
 
-def _arguments(training: Training, folder: Path, *, seed: int, steps: int, steps_per_epoch: int) -> TrainingArguments:
+def best_weights(folder: Path) -> Path:
+    """Return the file with the best weights of a training whose states are in `folder`."""
+    return folder / "best" / "model.safetensors"
+
+
+def _arguments(training: Training, folder: Path, *, seed: int, steps: int, eval_steps: int | None) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -151,8 +159,8 @@ def _arguments(training: Training, folder: Path, *, seed: int, steps: int, steps
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_gradient_norm,
         bf16=trains_in_bf16(training),
-        eval_strategy="steps",
-        eval_steps=steps_per_epoch,
+        eval_strategy="no" if eval_steps is None else "steps",
+        eval_steps=eval_steps,
         save_strategy="steps",
         save_steps=training.save_steps,
         save_total_limit=2,

@@ -241,6 +241,7 @@ def compress(
             from sparserve.models.pipeline.job import prepare
             from sparserve.models.progress import make_reporter
             from sparserve.models.report.builder import terminal_table
+            from sparserve.models.report.findings import warnings as report_warnings
             from sparserve.models.search.session import SearchOptions, prepare_search, run_search
 
         with leading():
@@ -293,6 +294,8 @@ def compress(
             else:
                 wide_console().print(terminal_table(result))
                 reporter.say(f"Report: {run.store.report_path(result.task, 'html')}")
+            for warning in report_warnings(result):
+                reporter.say(f"Warning: {warning}")
 
 
 def report(

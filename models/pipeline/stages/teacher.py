@@ -5,22 +5,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sparserve.models.bundle.manifest import TrainingSettings
 from sparserve.models.distributed import everywhere
 from sparserve.models.encoders.checkpoint import Checkpoint, adopt
 from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.stages.teacher_settings import planned_training
 from sparserve.models.pipeline.step_cache import Context, Step
-from sparserve.models.training.teacher import train_teacher
+from sparserve.models.training.teacher import train_found_teacher, train_teacher
+from sparserve.models.training.tuning.teacher_trials import read_settings
 
 # Raised when a change of the code makes another result of the same inputs.
 REVISION = 1
 COPY_SECONDS = 1.0
 
 
-def teacher_step(job: Job, common: Mapping[str, Any]) -> Step:
-    """Return the step that makes the dense teacher."""
+def teacher_step(job: Job, common: Mapping[str, Any], settings: Step | None) -> Step:
+    """Return the step that makes the dense teacher, with the settings that a step finds if the recipe has none."""
     if job.teacher is not None:
         return _given_teacher_step(job.teacher, common)
+    if settings is not None:
+        return _found_teacher_step(job, common, settings)
     training = job.recipe.teacher
+    assert training is not None
 
     def build(folder: Path, context: Context) -> None:
         work = partial(
@@ -40,6 +46,37 @@ def teacher_step(job: Job, common: Mapping[str, Any]) -> Step:
         "revision": [REVISION, 0],
     }
     return Step("teacher", inputs, build, lambda costs: costs.training(training.epochs, passes=3))
+
+
+def training_of(plan_settings: Step | None, job: Job, context: Context) -> TrainingSettings | None:
+    """Return the settings of the teacher's training, fixed or found; None if the teacher was given."""
+    if job.teacher is not None:
+        return None
+    if plan_settings is not None:
+        return read_settings(context.result(plan_settings))
+    training = job.recipe.teacher
+    assert training is not None
+    return TrainingSettings(
+        learning_rate=training.learning_rate, epochs=training.epochs, batch_size=training.batch_size
+    )
+
+
+def _found_teacher_step(job: Job, common: Mapping[str, Any], settings: Step) -> Step:
+    def build(folder: Path, context: Context) -> None:
+        work = partial(
+            train_found_teacher,
+            folder,
+            checkpoint=job.checkpoint,
+            rows=job.rows(job.checkpoint),
+            settings=read_settings(context.result(settings)),
+            seed=job.seed,
+        )
+        everywhere(work, context.progress)
+
+    inputs = {**common, "checkpoint": job.checkpoint.digest, "settings": settings.key, "revision": [REVISION, 0]}
+    return Step(
+        "teacher", inputs, build, lambda costs: costs.training(planned_training(job, costs)[1], passes=3), (settings,)
+    )
 
 
 def _given_teacher_step(teacher: Checkpoint, common: Mapping[str, Any]) -> Step:

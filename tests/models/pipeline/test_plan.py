@@ -13,10 +13,12 @@ from sparserve.models.bundle.manifest import Machine
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.data.unlabeled import load_unlabeled
 from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.pipeline.estimate import Costs
 from sparserve.models.pipeline.inputs import LIBRARIES, Environment, Job, SparseRuntime
 from sparserve.models.pipeline.plan import Plan, make_plan, plan_job
 from sparserve.models.pipeline.stages import teacher
 from sparserve.models.pipeline.stages.teacher_outputs import teacher_outputs_fit
+from sparserve.models.pipeline.stages.teacher_settings import teacher_search_line
 from sparserve.models.pruning.weights.magnitude import Magnitude
 from sparserve.models.recipes.loading import load_recipe
 
@@ -69,14 +71,34 @@ def keys(job: Job, tiny_recipe: Path) -> Keys:
 def test_plan_has_the_recorded_keys(case: str, whole: Checkpoint, tmp_path: Path) -> None:
     """Caches of earlier releases stay valid: the record was made before steps were objects."""
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"good film {row},{row % 2}\n" for row in range(120)))
-    # Temperature scaling is newer than the record; it changes the exports and what is made of them.
-    overrides = {"temperature_scaling": False, **CHANGED.get(case, {})}
-    recipe = load_recipe(case.partition(",")[0], overrides=overrides)
+    # Temperature scaling is newer than the record; it changes the exports and what is made of them. Teachers that find
+    # their training are newer, too: the record has the settings that the recipes fixed before.
+    name = case.partition(",")[0]
+    fixed = {} if name.startswith("demo") else {"teacher": {"epochs": 4, "batch_size": 32, "learning_rate": 5e-5}}
+    overrides = {"temperature_scaling": False, **fixed, **CHANGED.get(case, {})}
+    recipe = load_recipe(name, overrides=overrides)
     checkpoint = replace(whole, digest="a" * 64, name="tiny-bert")
     given = replace(whole, digest="b" * 64, name="tiny-teacher") if "given teacher" in case else None
     job = Job("tiny", recipe, checkpoint, given, load_dataset(tmp_path / "rows.csv"), "reviews", 0, 1)
     plan = plan_job(job, WITHOUT_RUNTIME if "no library" in case else ENVIRONMENT)
     assert keys_of(plan) == RECORDED[case]
+
+
+def test_plan_of_a_found_teacher_has_a_search(job: Job, tiny_recipe: Path) -> None:
+    def made(teacher: Checkpoint | None) -> Plan:
+        recipe = load_recipe(tiny_recipe, overrides={"teacher": "auto"})
+        return make_plan(replace(job, recipe=recipe, teacher=teacher), ENVIRONMENT, store_teacher_outputs=True)
+
+    plan = made(None)
+    assert plan.teacher_settings is not None
+    assert plan.teacher.needs == (plan.teacher_settings,)
+    assert {"teacher settings", "teacher"} <= plan.baseline_steps
+    costs = Costs(1e-6, train=10_000, validation=1_000, test=1_000)
+    assert 0 < plan.teacher_settings.estimate(costs) < plan.teacher.estimate(costs)
+    assert "trials of the learning rates 0.0006, 0.0012, 0.0024, 0.0048, then 12 epochs" in teacher_search_line(
+        plan.job, costs
+    )
+    assert made(job.checkpoint).teacher_settings is None
 
 
 def test_plan_keys_ignore_fields_that_change_no_result(keys: Keys) -> None:

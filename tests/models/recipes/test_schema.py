@@ -44,6 +44,8 @@ def write(tmp_path: Path, text: str) -> Path:
         ("name: a\nmax_length: 9999", "max_length"),
         ("name: a\nlong_texts: {overlong: cut}", "long_texts.overlong"),
         ("name: a\nlong_texts: {stride: 65}", "must be at most half of max_length: set at most 64"),
+        ("name: a\nteacher: best", 'teacher: "auto" or fixed settings.*given: .best.'),
+        ("name: a\nteacher: {epochs: 0}", "teacher.epochs.*greater than 0"),
         ("- a\n- b", "must contain fields"),
         ("name: [", "not valid YAML"),
         ("name: a\nstudent: {learning_rate: .nan}", "learning_rate"),
@@ -137,3 +139,15 @@ def test_recipe_smallest_trains_as_the_best_recipe() -> None:
 def test_baseline_quantization_ignores_what_shrinks_the_student() -> None:
     assert load_recipe("smallest").quantization.embedding_bits == 4
     assert load_recipe("smallest").baseline_quantization == load_recipe("demo").baseline_quantization
+
+
+def test_teacher_is_found_or_fixed_as_a_whole(tmp_path: Path) -> None:
+    found = load_recipe(write(tmp_path, "name: a"))
+    assert found.teacher is None
+    assert found.model_dump(mode="json")["teacher"] == "auto"
+    assert type(found).model_validate(found.model_dump()) == found
+    with pytest.raises(RecipeError, match=r"teacher.epochs cannot be set: .* auto.* --set 'teacher="):
+        load_recipe("sparsebert-best", overrides={"teacher.epochs": 2})
+    fixed = load_recipe("sparsebert-best", overrides={"teacher": {"epochs": 2}})
+    assert fixed.teacher is not None and fixed.teacher.epochs == 2
+    assert load_recipe("demo", overrides={"teacher": "auto"}).teacher is None

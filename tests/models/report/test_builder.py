@@ -11,9 +11,11 @@ import pytest
 
 import tests.support.tiny_bundles
 from sparserve.models.bundle.bundle import MANIFEST
+from sparserve.models.bundle.manifest import Interval, TeacherTraining, TrainingSettings
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import StoreError
 from sparserve.models.report.builder import build_report, to_html, to_markdown, write_report
+from sparserve.models.report.findings import findings, warnings
 from sparserve.models.report.plots import plots
 from sparserve.models.report.schema import Report
 from tests.support.models.reports import LABELS, MACHINE, TASK, measurement, printed, publish_variants, sparsity
@@ -48,6 +50,25 @@ def test_report_json_matches_schema_and_round_trips(report: Report) -> None:
     jsonschema.validate(document, Report.model_json_schema(mode="serialization"))
     assert document["schema_version"] == 1
     assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_report_warns_of_a_weak_teacher(report: Report) -> None:
+    assert warnings(report) == []
+    dense, *others = report.variants
+    settings = TrainingSettings(learning_rate=5e-5, epochs=4, batch_size=32)
+    rising = TeacherTraining(settings=settings, epochs=4, best_epoch=4, scores=(0.5, 0.7), still_rising=True)
+    assert dense.evaluation is not None
+    accuracy = Interval(value=0.52, low=0.45, high=0.6)
+    weak = dense.model_copy(
+        update={
+            "teacher_training": rising,
+            "evaluation": dense.evaluation.model_copy(update={"accuracy": accuracy}),
+        }
+    )
+    unconverged, barely = warnings(report.model_copy(update={"variants": (weak, *others)}))
+    assert "still rose at the end of 4 epochs" in unconverged and "teacher: auto" in unconverged
+    assert "barely better than the most frequent label" in barely
+    assert findings((weak, *others))[:2] == [unconverged, barely]
 
 
 def test_write_report_writes_all_formats(store: Store) -> None:

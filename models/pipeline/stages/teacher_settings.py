@@ -1,0 +1,66 @@
+"""Teacher settings: the training that the dense teacher gets where the recipe leaves it open."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sparserve.models.distributed import everywhere
+from sparserve.models.pipeline.estimate import Costs, duration
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.step_cache import Context, Step
+from sparserve.models.training.teacher import MAX_EXTENSIONS, extension_epochs
+from sparserve.models.training.tuning import rules
+from sparserve.models.training.tuning.teacher_trials import (
+    VALIDATION_ROWS,
+    find_settings,
+    read_settings,
+    settings_lines,
+)
+
+# Raised when a change of the code makes another result of the same inputs.
+REVISION = 1
+# All trials together, in steps of the first round: four candidates, then two that continue.
+ROUNDS, TRIALS = 6, 6
+
+
+def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
+    """Return the step that finds the teacher's training by trials."""
+
+    def build(folder: Path, context: Context) -> None:
+        rows = job.rows(job.checkpoint)
+        everywhere(
+            partial(find_settings, folder, checkpoint=job.checkpoint, rows=rows, seed=job.seed), context.progress
+        )
+        for line in settings_lines(read_settings(folder)):
+            context.reporter.say(line)
+
+    def estimate(costs: Costs) -> float:
+        batch, epochs = planned_training(job, costs)
+        rows = max(len(job.dataset.train), 1)
+        steps = rules.trial_steps(epochs * -(-rows // batch))
+        tokens = ROUNDS * steps * batch * costs.train / rows
+        checked = TRIALS * min(VALIDATION_ROWS / max(len(job.dataset.validation), 1), 1.0) * costs.validation
+        return costs.forward(round(3 * tokens + checked))
+
+    inputs = {**common, "checkpoint": job.checkpoint.digest, "revision": [REVISION, 0]}
+    return Step("teacher settings", inputs, build, estimate)
+
+
+def planned_training(job: Job, costs: Costs) -> tuple[int, int]:
+    """Return the batch size and the epochs that the rules give for the job's data, before any trial."""
+    rows = len(job.dataset.train)
+    batch = rules.batch_size(rows, costs.train / max(rows, 1))
+    return batch, rules.epochs(rows, len(job.dataset.label_names), batch)
+
+
+def teacher_search_line(job: Job, costs: Costs) -> str:
+    """Return a sentence on what the search and the training that follows may take."""
+    batch, epochs = planned_training(job, costs)
+    most = epochs + MAX_EXTENSIONS * extension_epochs(epochs)
+    rates = ", ".join(f"{rate:g}" for rate in sorted(rules.learning_rates(job.checkpoint.hidden_size)))
+    return (
+        f"The teacher finds its own training: short trials of the learning rates {rates}, then {epochs} epochs in "
+        f"batches of {batch}, and up to {most} (about {duration(costs.training(most, passes=3))}) while the score on "
+        "validation still rises"
+    )

@@ -1,0 +1,66 @@
+"""Rules for a training from the size of its data and network; pure functions.
+
+The numbers are those of MiniLM-L6 on tasks of 2 to 151 classes: few classes converge in about 800 steps, and each class
+adds about 15.
+"""
+
+import math
+from collections.abc import Sequence
+
+STEPS, STEPS_PER_CLASS = 800, 15
+MAX_EPOCHS = 12
+# More rows need fewer passes: the least number of epochs by the number of rows below which it holds.
+MIN_EPOCHS = ((20_000, 4), (100_000, 3), (math.inf, 2))
+SMALL_BATCH, LARGE_BATCH = 16, 32
+FEW_ROWS, LONG_TEXT_TOKENS = 4_000, 200
+# Learning rates of a network of this width, the most usual first. The best rate falls with the width.
+WIDTH, RATES = 384, (1e-4, 2e-4, 5e-5, 4e-4)
+TRIAL_FRACTION, TRIAL_STEPS = 1 / 20, (10, 500)
+UNEVEN = 10
+LEAST_GAIN = 0.005
+
+
+def batch_size(rows: int, mean_tokens: float, processes: int = 1) -> int:
+    """Return the rows per step: fewer for few rows, which need more steps, and for long texts, which need memory.
+
+    It is a multiple of the number of processes that share it.
+    """
+    size = SMALL_BATCH if rows < FEW_ROWS or mean_tokens > LONG_TEXT_TOKENS else LARGE_BATCH
+    return math.ceil(size / processes) * processes
+
+
+def epochs(rows: int, labels: int, batch: int) -> int:
+    """Return the passes over the training rows after which a teacher of so many labels has usually converged."""
+    wanted = math.ceil((STEPS + STEPS_PER_CLASS * labels) / math.ceil(rows / batch))
+    least = next(epochs for below, epochs in MIN_EPOCHS if rows < below)
+    return min(max(wanted, least), MAX_EPOCHS)
+
+
+def learning_rates(width: int) -> tuple[float, ...]:
+    """Return the candidates for the peak learning rate of a network of this hidden size, the most usual first."""
+    return tuple(float(f"{rate * WIDTH / width:.2g}") for rate in RATES)
+
+
+def trial_steps(steps: int) -> int:
+    """Return the steps of a trial's first round before a training of so many steps."""
+    least, most = TRIAL_STEPS
+    return min(max(round(steps * TRIAL_FRACTION), least), most)
+
+
+def are_uneven(counts: Sequence[int]) -> bool:
+    """Return True if the most frequent label has many times the rows of the rarest that occurs."""
+    occurring = [count for count in counts if count]
+    return len(occurring) > 1 and max(occurring) >= UNEVEN * min(occurring)
+
+
+def still_rising(scores: Sequence[float], rows: int) -> bool:
+    """Return True if the last quarter of a training raised its best score on so many validation rows markedly.
+
+    That is by more than a standard error of the score, and by more than half a point. `scores` are in order, 0-1.
+    """
+    late = max(round(len(scores) / 4), 1)
+    earlier = scores[:-late]
+    if not earlier:
+        return False
+    best = max(scores)
+    return best - max(earlier) > max(math.sqrt(max(best * (1 - best), 0.0) / rows), LEAST_GAIN)

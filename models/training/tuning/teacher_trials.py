@@ -1,0 +1,180 @@
+"""The search for a teacher's training: rules give batch and epochs, trials on validation rows the rest.
+
+A trial has at most a tenth of the steps of the training that it decides about, and the best learning rate falls with
+the number of steps. A trial therefore runs at twice the rate that it stands for.
+"""
+
+import json
+import math
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sparserve.models.bundle.manifest import LearningRateTrial, TrainingSettings
+from sparserve.models.data.tokenization import TokenizedDataset
+from sparserve.models.distributed import count, is_main
+from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
+from sparserve.models.errors import TrainingError
+from sparserve.models.files import write_atomically
+from sparserve.models.recipes.schema import Training
+from sparserve.models.training.checkpoints import on_device
+from sparserve.models.training.trainer import TrainingRows, train
+from sparserve.models.training.tuning import rules
+from sparserve.models.training.tuning.halving import halve
+from sparserve.models.training.tuning.held_out import DIVERGED, HeldOut, held_out_figures
+from sparserve.models.types import Loss, Progress
+
+SETTINGS = "settings.json"
+TRIALS = "trials"
+RATE_FACTOR = 2.0
+WARMUP_FRACTION = 0.2  # of the first round's steps
+VALIDATION_ROWS = 1000
+# Class weights must raise macro F1 by this much, and by this many times what they cost in accuracy.
+WEIGHTS_GAIN, WEIGHTS_EXCHANGE = 0.01, 2.0
+
+
+def find_settings(
+    folder: Path, *, checkpoint: Checkpoint, rows: TokenizedDataset, seed: int, progress: Progress
+) -> None:
+    """Find the training of a teacher and write it to `folder`; trials that a killed run has finished are kept.
+
+    Raises:
+        TrainingError: the training diverges at every learning rate.
+    """
+    trials = _Trials(folder, checkpoint, rows, seed, progress)
+    rate, made = halve(rules.learning_rates(checkpoint.hidden_size), trials.first_steps, trials.loss)
+    if made and all(math.isinf(trial.loss) for trial in made):
+        raise TrainingError("the training of the teacher diverges at every learning rate; is the checkpoint damaged?")
+    weighted = False
+    one_label = rows.dataset.problem_type == "single_label_classification" and not rows.dataset.one_score
+    if one_label and rules.are_uneven(label_counts(rows).tolist()):
+        steps = max(trial.steps for trial in made)
+        weighted = weights_help(trials.figures(rate, steps), trials.figures(rate, steps, weighted=True))
+    settings = TrainingSettings(
+        learning_rate=rate,
+        epochs=trials.epochs,
+        batch_size=trials.batch_size,
+        class_weights=weighted,
+        trials=tuple(
+            LearningRateTrial(
+                learning_rate=trial.candidate, steps=trial.steps, loss=trial.loss if math.isfinite(trial.loss) else None
+            )
+            for trial in made
+        ),
+    )
+    if is_main():
+        write_atomically(folder / SETTINGS, settings.model_dump_json(indent=1) + "\n")
+        shutil.rmtree(folder / TRIALS, ignore_errors=True)
+
+
+def read_settings(folder: Path) -> TrainingSettings:
+    """Return the settings that `find_settings` wrote."""
+    return TrainingSettings.model_validate_json((folder / SETTINGS).read_bytes())
+
+
+def settings_lines(settings: TrainingSettings) -> list[str]:
+    """Return the trials and the settings as lines for the user."""
+    lines = []
+    for steps in sorted({trial.steps for trial in settings.trials}):
+        losses = ", ".join(
+            f"{trial.learning_rate:g}: {'diverged' if trial.loss is None else f'{trial.loss:.3f}'}"
+            for trial in sorted(settings.trials, key=lambda trial: trial.learning_rate)
+            if trial.steps == steps
+        )
+        lines.append(f"  validation loss after {steps} steps by learning rate: {losses}")
+    weights = ", class weights" if settings.class_weights else ""
+    lines.append(
+        f"  teacher: learning rate {settings.learning_rate:g}, {settings.epochs:g} epochs (more while validation "
+        f"rises), batches of {settings.batch_size}{weights}"
+    )
+    return lines
+
+
+def weights_help(plain: HeldOut, weighted: HeldOut) -> bool:
+    """Return True if class weights gain much more macro F1 than they lose in accuracy."""
+    gain = weighted.macro_f1 - plain.macro_f1
+    return gain >= max(WEIGHTS_GAIN, WEIGHTS_EXCHANGE * (plain.score - weighted.score))
+
+
+def label_counts(rows: TokenizedDataset) -> npt.NDArray[np.int64]:
+    """Return how many training rows have each label."""
+    return np.bincount(rows.dataset.train.labels, minlength=len(rows.dataset.label_names))
+
+
+def weighted_loss(rows: TokenizedDataset) -> Loss:
+    """Return the cross-entropy in which a label weighs as one over the root of its number of training rows."""
+    weights = torch.from_numpy(1 / np.sqrt(np.maximum(label_counts(rows), 1))).float()
+
+    def loss(model: nn.Module, inputs: dict[str, torch.Tensor], numbers: torch.Tensor) -> torch.Tensor:
+        logits = model(**{name: value for name, value in inputs.items() if name != "labels"}).logits
+        return functional.cross_entropy(logits, inputs["labels"], weight=weights.to(logits.device))
+
+    return loss
+
+
+class _Trials:
+    """Short trainings in a folder. A round continues where the round before left the same candidate."""
+
+    def __init__(
+        self, folder: Path, checkpoint: Checkpoint, rows: TokenizedDataset, seed: int, progress: Progress
+    ) -> None:
+        self.folder, self.checkpoint, self.rows = folder / TRIALS, checkpoint, rows
+        self.seed, self.progress = seed, progress
+        train_rows = len(rows.train)
+        self.batch_size = rules.batch_size(train_rows, float(np.mean(rows.train.lengths)), count())
+        self.epochs = rules.epochs(train_rows, len(rows.dataset.label_names), self.batch_size)
+        self.steps_per_epoch = math.ceil(train_rows / self.batch_size)
+        self.first_steps = rules.trial_steps(self.epochs * self.steps_per_epoch)
+        order = np.random.default_rng(seed).permutation(len(rows.validation))
+        self.validation_rows = order[:VALIDATION_ROWS].tolist()
+
+    def loss(self, rate: float, steps: int) -> float:
+        return self.figures(rate, steps).loss
+
+    def figures(self, rate: float, steps: int, *, weighted: bool = False) -> HeldOut:
+        """Return the figures after a trial, or those that an earlier run has recorded."""
+        name = f"{rate:g}{'-weighted' if weighted else ''}"
+        record = self.folder / f"{name}-{steps}.json"
+        if not record.is_file():
+            figures = self._trained(self.folder / name, rate, steps, weighted=weighted)
+            if is_main():
+                write_atomically(record, json.dumps(asdict(figures)))
+            return figures
+        return HeldOut(**json.loads(record.read_bytes()))
+
+    def _trained(self, folder: Path, rate: float, steps: int, *, weighted: bool) -> HeldOut:
+        dataset = self.rows.dataset
+        model = load_classifier(self.checkpoint.folder, dataset.label_names, dataset.problem_type, seed=self.seed)
+        training = Training(
+            epochs=steps / self.steps_per_epoch,
+            batch_size=self.batch_size,
+            learning_rate=RATE_FACTOR * rate,
+            schedule="constant",
+            warmup=WARMUP_FRACTION * self.first_steps / steps,
+        )
+        try:
+            train(
+                model,
+                training,
+                TrainingRows(self.rows.train, None, self.checkpoint.pad_token_id, dataset.multi_label),
+                seed=self.seed,
+                folder=folder,
+                progress=lambda done, total, note: self.progress(done, total, f"learning rate {rate:g}"),
+                loss=weighted_loss(self.rows) if weighted else None,
+                keep_best=False,
+            )
+        except TrainingError:
+            return DIVERGED
+        return held_out_figures(
+            on_device(model).eval(),
+            self.rows.validation,
+            self.validation_rows,
+            pad_token_id=self.checkpoint.pad_token_id,
+            multi_label=dataset.multi_label,
+        )

@@ -1,0 +1,56 @@
+"""Rules for a teacher's training from the size of its data."""
+
+import pytest
+
+from sparserve.models.training.tuning import rules
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "tokens", "batch", "epochs"),
+    [
+        (15_100, 151, 12, 32, 7),  # a fixed 2e-4 for 6 epochs was good by hand
+        (10_000, 77, 15, 32, 7),  # 8 epochs were good, 4 too few
+        (8_000, 2, 25, 32, 4),
+        (2_240, 2, 80, 16, 6),
+        (120, 2, 10, 16, 12),
+        (400_000, 4, 50, 32, 2),
+        (20_000, 2, 400, 16, 3),
+    ],
+)
+def test_rules_give_batch_and_epochs(rows: int, labels: int, tokens: float, batch: int, epochs: int) -> None:
+    assert rules.batch_size(rows, tokens) == batch
+    assert rules.epochs(rows, labels, batch) == epochs
+
+
+def test_batch_size_is_shared_evenly() -> None:
+    assert rules.batch_size(10_000, 20, processes=3) == 33
+
+
+def test_learning_rates_fall_with_width() -> None:
+    assert rules.learning_rates(384) == (1e-4, 2e-4, 5e-5, 4e-4)
+    assert max(rules.learning_rates(768)) == 2e-4
+
+
+@pytest.mark.parametrize(("steps", "trial"), [(100, 10), (3_000, 150), (90_000, 500)])
+def test_trial_steps_are_a_small_part(steps: int, trial: int) -> None:
+    assert rules.trial_steps(steps) == trial
+
+
+def test_labels_are_uneven_from_a_ratio_of_ten() -> None:
+    assert rules.are_uneven([100, 10, 0])
+    assert not rules.are_uneven([70, 30])
+    assert not rules.are_uneven([50])
+
+
+@pytest.mark.parametrize(
+    ("scores", "rows", "rising"),
+    [
+        ([0.45, 0.65, 0.73, 0.759], 1_000, True),  # 77 classes, 4 epochs at 5e-5
+        ([0.75, 0.90, 0.93, 0.945, 0.952, 0.955, 0.956], 3_100, False),
+        ([0.8, 0.9, 0.85, 0.84], 1_000, False),
+        ([0.60, 0.61, 0.61, 0.63], 277, False),  # within the standard error of few rows
+        ([0.5], 1_000, False),
+    ],
+)
+def test_still_rising_needs_a_gain_beyond_noise(scores: list[float], rows: int, rising: bool) -> None:
+    assert rules.still_rising(scores, rows) is rising

@@ -1,0 +1,119 @@
+"""The search for a teacher's settings on a tiny network, and the training with them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparserve.models.bundle.manifest import TrainingSettings
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.data.tokenization import TokenizedDataset
+from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.pipeline.inputs import Environment, Job
+from sparserve.models.pipeline.plan import make_plan
+from sparserve.models.pipeline.stages.teacher import training_of
+from sparserve.models.pipeline.step_cache import Context, Workspace
+from sparserve.models.progress import PlainReporter
+from sparserve.models.recipes.loading import load_recipe
+from sparserve.models.training.teacher import train_found_teacher, training_record
+from sparserve.models.training.tuning import rules
+from sparserve.models.training.tuning.held_out import HeldOut
+from sparserve.models.training.tuning.teacher_trials import (
+    TRIALS,
+    find_settings,
+    read_settings,
+    settings_lines,
+    weights_help,
+)
+
+SETTINGS = TrainingSettings(learning_rate=3e-3, epochs=2, batch_size=16, class_weights=True)
+
+
+class Killed(BaseException):
+    """Simulates kill -9: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def rows(whole: Checkpoint, sentiment_csv: Path) -> TokenizedDataset:
+    return TokenizedDataset(load_dataset(sentiment_csv), whole.tokenizer, 32)
+
+
+@pytest.fixture
+def find(whole: Checkpoint, rows: TokenizedDataset) -> Callable[..., list[str]]:
+    """Return a function that searches in a folder, up to a number of trained steps, and returns what was trained."""
+
+    def make(folder: Path, stop_after: int | None = None) -> list[str]:
+        trained: list[str] = []
+
+        def progress(done: int, total: int, note: str) -> None:
+            trained.append(f"{note} {done}/{total}")
+            if len(trained) == stop_after:
+                raise Killed
+
+        find_settings(folder, checkpoint=whole, rows=rows, seed=1, progress=progress)
+        return trained
+
+    return make
+
+
+def test_find_settings_resumes_and_ends_with_the_same(
+    find: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "TRIAL_STEPS", (4, 4))
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    steps = find(tmp_path / "whole")
+    with pytest.raises(Killed):
+        find(tmp_path / "killed", stop_after=10)  # in the third trial of the first round
+    resumed = find(tmp_path / "killed")
+    assert resumed == steps[8:], "trained a finished trial again, or resumed one from another step"
+    settings = read_settings(tmp_path / "killed")
+    assert settings == read_settings(tmp_path / "whole")
+    assert [trial.steps for trial in settings.trials] == [4] * 4 + [8] * 2
+    # The second round continues: 4 more steps of each of the two.
+    assert len(steps) == 6 * 4
+    assert not (tmp_path / "whole" / TRIALS).exists()
+    assert any("after 8 steps by learning rate" in line for line in settings_lines(settings))
+
+
+def test_weights_must_gain_more_macro_f1_than_they_cost() -> None:
+    plain = HeldOut(1.0, 0.90, 0.50)
+    assert weights_help(plain, HeldOut(1.0, 0.89, 0.60))
+    assert not weights_help(plain, HeldOut(1.0, 0.80, 0.60))
+    assert not weights_help(plain, HeldOut(1.0, 0.90, 0.505))
+
+
+def test_train_found_teacher_extends_while_validation_rises(
+    whole: Checkpoint, rows: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def still_rising(scores: Any, validation_rows: int) -> bool:
+        asked.append(len(scores))
+        return len(asked) == 1
+
+    monkeypatch.setattr(rules, "still_rising", still_rising)
+    train_found_teacher(tmp_path, checkpoint=whole, rows=rows, settings=SETTINGS, seed=0, progress=lambda *_: None)
+    assert asked == [4, 7]  # each training is evaluated about four times
+    record = json.loads((tmp_path / "training.json").read_bytes())
+    course = training_record(tmp_path, SETTINGS, train_rows=len(rows.train), validation_rows=len(rows.validation))
+    assert course is not None and course.epochs == 3 and len(course.scores) == 7
+    assert max(course.scores) == round(record["scores"][str(record["best_step"])], 4)
+
+
+def test_found_teacher_is_a_result_of_its_plan(
+    whole: Checkpoint, tiny_recipe: Path, sentiment_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "RATES", (2e-4,))  # the only candidate needs no trial
+    monkeypatch.setattr(rules, "MAX_EPOCHS", 1)
+    recipe = load_recipe(tiny_recipe, overrides={"teacher": "auto"})
+    job = Job("tiny", recipe, whole, None, load_dataset(sentiment_csv), "reviews", 0, 1)
+    plan = make_plan(job, Environment.detect(), store_teacher_outputs=False)
+    context = Context(Workspace(tmp_path), PlainReporter())
+    settings = training_of(plan.teacher_settings, job, context)
+    assert settings == TrainingSettings(learning_rate=2.4e-3, epochs=1, batch_size=16)
+    folder = context.checkpoint(plan.teacher, whole.name).folder
+    course = training_record(folder, settings, train_rows=len(job.dataset.train), validation_rows=12)
+    assert course is not None and course.epochs == 1
