@@ -130,7 +130,7 @@ BufferPool::Lease::~Lease() {
   if (pool_.free_.size() < pool_.keep_) pool_.free_.push_back({bytes_, std::move(data_)});
 }
 
-Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
+Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only, bool int8_attention)
     : kernels_(kernels),
       packer_(kernels.traits),
       hidden_(blob.hidden),
@@ -141,8 +141,12 @@ Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only)
       positions_(blob.positions),
       query_factor_(1.0F / std::sqrt(static_cast<float>(blob.head_dim * (blob.relative.table.rows != 0 ? 3U : 1U)))),
       first_token_only_(first_token_only),
+      int8_attention_(int8_attention),
       scratch_(kKeptScratch, kKeptScratchBytes),
       workspaces_(kKeptWorkspaces, kKeptWorkspaceBytes) {
+  if (int8_attention && head_dim_ % kBlock != 0)
+    throw BlobError("packed weights: int8 attention needs heads of a multiple of four features, not " +
+                    std::to_string(head_dim_));
   for (Layer& layer : blob.layers) {
     PackedLayer packed{};
     if (blob.relative.table.rows != 0)
@@ -241,6 +245,7 @@ void Encoder::run(const float* input, const std::int64_t* mask, const float* pos
   run.pre_norm = pre_norm_;
   run.final_norm = final_norm_;
   run.first_token_only = first_token_only_;
+  run.int8_attention = int8_attention_;
   run.profile = profiling.load(std::memory_order_relaxed) ? &kProfile : nullptr;
   run.input = input;
   run.output = output;

@@ -59,7 +59,8 @@ class BufferPool {
 
 class Encoder {
  public:
-  Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only);
+  // Throws BlobError if int8 attention is asked of heads whose size is not a multiple of four.
+  Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only, bool int8_attention = false);
 
   std::uint32_t hidden() const { return hidden_; }
   bool first_token_only() const { return first_token_only_; }
@@ -99,6 +100,7 @@ class Encoder {
   std::uint32_t positions_;
   float query_factor_;
   bool first_token_only_;
+  bool int8_attention_;
   mutable BufferPool scratch_;
   mutable BufferPool workspaces_;
 };

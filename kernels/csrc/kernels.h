@@ -131,6 +131,7 @@ struct Run {
   bool pre_norm;
   PackedNorm final_norm;           // of the last layer's states, or none
   bool first_token_only;
+  bool int8_attention;             // keys and values are bytes, except those that only first tokens read
   const Profile* profile;          // or null
 
   const float* input;              // [batch, length, hidden]
@@ -144,7 +145,8 @@ struct Run {
   const Tile* tiles;
   float* states;                   // per tile: [hidden][tile tokens]
   float* queries;                  // per tile: [width][tile tokens]
-  float* keys[2];                  // per sequence: [width][stride]; the layer's parity chooses
+  float* keys[2];                  // per sequence: [width][stride], or bytes (isa/int8_attention.inc.h); the layer's
+                                   // parity chooses
   float* values[2];
 };
 
@@ -152,6 +154,13 @@ struct Run {
 struct Scratch {
   std::size_t context, wide, sum, bytes_planar, bytes_blocks, scores, token, total;
 };
+
+// Return true if a layer's attention is computed in bytes; with bands or relative positions it is in floats.
+inline bool in_bytes(const Run& run, std::uint32_t index) {
+  const PackedLayer& layer = run.layers[index];
+  const bool plain = layer.band == kNoBand && layer.relative.keys == nullptr && layer.relative.queries == nullptr;
+  return run.int8_attention && plain && !(run.first_token_only && index + 1 == run.layer_count);
+}
 
 struct KernelTable {
   Traits traits;

@@ -279,6 +279,16 @@ class LatencyPoint(Record):
         return self.dense_int8_p50_seconds / self.p50_seconds if self.dense_int8_p50_seconds else None
 
 
+class PackedAttention(Record):
+    """Arithmetic of attention in model.sparse.onnx, and the measurement that chose it."""
+
+    values: Literal["fp32", "int8"]
+    rows: Count = Field(description="texts that were answered in both; 0: not compared")
+    largest_change: float | None = Field(
+        ge=0, description="of a logit by attention in int8, as a fraction of the largest logit"
+    )
+
+
 class Packed(Record):
     """Description of model.sparse.onnx: the same function with its encoder packed for the sparse runtime."""
 
@@ -291,6 +301,7 @@ class Packed(Record):
     value_bytes: Count = Field(description="of the packed encoder: nonzeros, scales, biases, LayerNorms")
     layouts: dict[str, Count] = Field(description="matrices stored dense, unstructured or in 1x4 blocks")
     first_token_only: bool = Field(description="the last layer is computed for the first token alone")
+    attention: PackedAttention | None = Field(None, description="None: fp32, without a choice")
 
 
 class TokenTable(Record):
@@ -396,6 +407,8 @@ class Manifest(Record):
                 del content[added]
         if content["lineage"]["unlabeled"] is None:
             del content["lineage"]["unlabeled"]
+        if "packed" in content and content["packed"]["attention"] is None:
+            del content["packed"]["attention"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_LENGTH]
 

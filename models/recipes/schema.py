@@ -179,6 +179,15 @@ class Quantization(Section):
     )
 
 
+class Packing(Section):
+    """Packing of the int8 variant for the sparse runtime."""
+
+    attention: Literal["auto", "fp32", "int8"] = Field(
+        "auto",
+        description="arithmetic of attention; auto: int8 if the logits of validation texts change by at most 4 %",
+    )
+
+
 class Embeddings(Section):
     """Embedding tables of the exported model; they are most of a model whose encoder is sparse."""
 
@@ -240,6 +249,7 @@ class Recipe(Section):
         description="calibrate single-label tasks: divide logits by one temperature, fitted on the validation split",
     )
     quantization: Quantization = Quantization()
+    packing: Packing = Packing()
     export: Export = Export()
     evaluation: Assessment = Assessment()
     measurement: Measuring = Measuring()

@@ -20,6 +20,7 @@ namespace {
 #include "isa/linear.inc.h"
 #include "isa/attention.inc.h"
 #include "isa/rotary.inc.h"
+#include "isa/int8_attention.inc.h"
 #include "isa/phase.inc.h"
 
 constexpr KernelTable kTable = {

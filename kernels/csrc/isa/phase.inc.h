@@ -160,8 +160,15 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
       const auto bias_queries = static_cast<std::uint32_t>(run.length - position);
       float* out = b.context + row * stride + v * kLanes;
       const auto with = [&]<int N>() {
-        const Reach reach{position, N * kLanes, band};
-        attend<N>(q, stride, k, w, sequence, run.head_dim, reach, relative, bias, run.length, bias_queries, out, b.scores);
+        if (in_bytes(run, layer)) {
+          // The linears' interleaved bytes are not in use now.
+          attend_bytes<N>(q, stride, k, w, sequence, run.head_dim, bias, run.length, bias_queries, out, b.scores,
+                          b.blocks);
+        } else {
+          const Reach reach{position, N * kLanes, band};
+          attend<N>(q, stride, k, w, sequence, run.head_dim, reach, relative, bias, run.length, bias_queries, out,
+                    b.scores);
+        }
       };
       switch (n) {
         case 1: with.template operator()<1>(); break;
@@ -205,12 +212,40 @@ void finish_layer(const Run& run, const PackedLayer& layer, float* x, const Buff
   if (!run.pre_norm) normalize<V>(run, layer.output_norm, x);
 }
 
+// Keys and values of a tile in bytes; the feed-forward's buffer is free and holds them in floats.
+template <int V>
+void project_bytes(const Run& run, std::uint32_t index, const Tile& tile, Input<V>& in, float* queries,
+                   const Buffers& b) {
+  const PackedLayer& layer = run.layers[index];
+  constexpr std::size_t stride = V * kLanes;
+  const auto each_head = [&](float* buffer, auto store_head) {
+    const Stopwatch watch(b.profile, kQuantizeStage);
+    each_vector<V>(run, tile, [&](std::uint32_t v, const Sequence& sequence, std::uint32_t position) {
+      for (std::size_t row = 0; row < layer.key.rows; row += run.head_dim)
+        store_head(b.wide + row * stride + v * kLanes, stride, run.head_dim,
+                   buffer + sequence.buffer * run.max_width + row * sequence.stride, sequence.stride, position);
+    });
+  };
+  linear<V>(layer.key, in, b.sum, kProjectStage, StoreScaled<V>{b.wide, 1.0F});
+  if (layer.rotary.cosines != nullptr) {
+    each_vector<V>(run, tile, [&](std::uint32_t v, const Sequence&, std::uint32_t position) {
+      float* const both[] = {queries, b.wide};
+      for (float* x : both)
+        rotate(x + v * kLanes, stride, layer.key.rows, run.head_dim, layer.rotary, position);
+    });
+  }
+  each_head(run.keys[index & 1], [](auto... a) { store_byte_keys(a...); });
+  linear<V>(layer.value, in, b.sum, kProjectStage, StoreScaled<V>{b.wide, 1.0F});
+  each_head(run.values[index & 1], [](auto... a) { store_byte_values(a...); });
+}
+
 template <int V>
 void project(const Run& run, std::uint32_t index, const Tile& tile, const float* x, float* queries, const Buffers& b,
              bool with_queries) {
   const PackedLayer& layer = run.layers[index];
   Input<V> in = input_of<V>(read_stream<V>(run, layer.attention_norm, x, b.context), b);
   if (with_queries) linear<V>(layer.query, in, b.sum, kProjectStage, StoreScaled<V>{queries, run.query_factor});
+  if (in_bytes(run, index)) return project_bytes<V>(run, index, tile, in, queries, b);
   StoreToSequences<V> keys{}, values{};
   each_vector<V>(run, tile, [&](std::uint32_t v, const Sequence& sequence, std::uint32_t position) {
     const std::size_t at = sequence.buffer * run.max_width + position;

@@ -2,7 +2,7 @@
 //
 // SparseEncoder: hidden states [batch, length, hidden], attention mask [batch, length] int64, packed weights [bytes]
 // uint8 (an initializer) and optionally a position bias [1 or batch, heads, key, query]; returns the last layer's states
-// [batch, length, hidden], or of the first token alone, [batch, 1, hidden], with the attribute first_token_only = 1.
+// [batch, length, hidden], or of the first token alone, [batch, 1, hidden], with the attribute first_token_only = 1. int8_attention = 1 computes attention in bytes.
 // SparseLinear: activations [..., columns], packed weights; returns [..., rows].
 #include <exception>
 #include <stdexcept>
@@ -46,7 +46,8 @@ struct EncoderKernel {
 
   EncoderKernel(const OrtApi& api, const KernelInfo* info)
       : runtime(api),
-        encoder(api.blob(info, 2, Kind::kEncoder), choose_kernels(), api.attribute(info, "first_token_only", 0) != 0) {}
+        encoder(api.blob(info, 2, Kind::kEncoder), choose_kernels(), api.attribute(info, "first_token_only", 0) != 0,
+                api.attribute(info, "int8_attention", 0) != 0) {}
 
   void compute(KernelContext* context) {
     const Value* states = runtime.input(context, 0);

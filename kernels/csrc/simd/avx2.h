@@ -14,3 +14,12 @@ constexpr int kAttentionVectors = 2;  // 6 rows x 2 vectors of accumulators leav
 #define MM_ROUND _mm256_round_ps
 #define MM_DPBUSD _mm256_dpbusd_avx_epi32
 #include "x86.h"
+
+// The lanes' integers, each within a signed byte, as bytes
+SPARSERVE_INLINE void store_bytes(std::uint8_t* p, I32 a) {
+  const I32 words = _mm256_packs_epi32(a, a);
+  const I32 bytes = _mm256_packs_epi16(words, words);
+  const std::int32_t halves[2] = {_mm_cvtsi128_si32(_mm256_castsi256_si128(bytes)),
+                                  _mm_cvtsi128_si32(_mm256_extracti128_si256(bytes, 1))};
+  __builtin_memcpy(p, halves, sizeof halves);
+}

@@ -14,3 +14,8 @@ constexpr int kAttentionVectors = 4;  // 6 rows x 4 vectors of accumulators leav
 #define MM_ROUND _mm512_roundscale_ps
 #define MM_DPBUSD _mm512_dpbusd_epi32
 #include "x86.h"
+
+// The lanes' integers, each within a signed byte, as bytes
+SPARSERVE_INLINE void store_bytes(std::uint8_t* p, I32 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
+}

@@ -32,6 +32,40 @@ SPARSERVE_INLINE I32 zero_int() { return vdupq_n_s32(0); }
 SPARSERVE_INLINE I32 load_int(const std::int32_t* p) { return vld1q_s32(p); }
 SPARSERVE_INLINE void store_int(std::int32_t* p, I32 a) { vst1q_s32(p, a); }
 SPARSERVE_INLINE F32 to_float(I32 a) { return vcvtq_f32_s32(a); }
+SPARSERVE_INLINE I32 broadcast_int(std::int32_t a) { return vdupq_n_s32(a); }
+SPARSERVE_INLINE I32 add_int(I32 a, I32 b) { return vaddq_s32(a, b); }
+template <int N>
+SPARSERVE_INLINE I32 shift_left(I32 a) {
+  return vshlq_n_s32(a, N);
+}
+SPARSERVE_INLINE I32 bits_of(F32 a) { return vreinterpretq_s32_f32(a); }
+SPARSERVE_INLINE F32 from_bits(I32 a) { return vreinterpretq_f32_s32(a); }
+// The lanes' integers, each within a signed byte, as bytes
+SPARSERVE_INLINE void store_bytes(std::uint8_t* p, I32 a) {
+  const int16x4_t words = vmovn_s32(a);
+  vst1_lane_s32(reinterpret_cast<std::int32_t*>(p), vreinterpret_s32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
+}
+SPARSERVE_INLINE I32 weights_of(const std::int8_t* w) {
+  std::int32_t four;
+  __builtin_memcpy(&four, w, 4);
+  return vdupq_n_s32(four);
+}
+
+// acc + the dot products of each four neighbouring bytes, unsigned times signed
+SPARSERVE_INLINE I32 dot(I32 acc, I32 unsigned_bytes, I32 signed_bytes) {
+  const uint8x16_t a = vreinterpretq_u8_s32(unsigned_bytes);
+  const int8x16_t b = vreinterpretq_s8_s32(signed_bytes);
+#if defined(SPARSERVE_DOT)
+  // The instruction takes signed bytes: (a - 128) b, and 128 b as twice 64 b
+  const int8x16_t centred = vreinterpretq_s8_u8(veorq_u8(a, vdupq_n_u8(128)));
+  const int8x16_t half = vdupq_n_s8(64);
+  return vdotq_s32(vdotq_s32(vdotq_s32(acc, centred, b), half, b), half, b);
+#else
+  const int16x8_t low = vmulq_s16(vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(a))), vmovl_s8(vget_low_s8(b)));
+  const int16x8_t high = vmulq_s16(vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(a))), vmovl_s8(vget_high_s8(b)));
+  return vpadalq_s16(acc, vpaddq_s16(low, high));
+#endif
+}
 
 // Rows are not interleaved: a widening multiply-add takes one weight and four tokens.
 template <int V>

@@ -53,6 +53,33 @@ SPARSERVE_INLINE I32 load_int(const std::int32_t* p) {
 }
 SPARSERVE_INLINE void store_int(std::int32_t* p, I32 a) { __builtin_memcpy(p, &a, sizeof a); }
 SPARSERVE_INLINE F32 to_float(I32 a) { return __builtin_convertvector(a, F32); }
+SPARSERVE_INLINE I32 broadcast_int(std::int32_t a) { return I32{} + a; }
+SPARSERVE_INLINE I32 add_int(I32 a, I32 b) {
+  typedef std::uint32_t Bits __attribute__((vector_size(32)));
+  return (I32)((Bits)a + (Bits)b);
+}
+template <int N>
+SPARSERVE_INLINE I32 shift_left(I32 a) {
+  typedef std::uint32_t Bits __attribute__((vector_size(32)));
+  return (I32)((Bits)a << N);
+}
+SPARSERVE_INLINE I32 bits_of(F32 a) { return (I32)a; }
+SPARSERVE_INLINE F32 from_bits(I32 a) { return (F32)a; }
+// The lanes' integers, each within a signed byte, as bytes
+SPARSERVE_INLINE void store_bytes(std::uint8_t* p, I32 a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<std::uint8_t>(a[i]);
+}
+SPARSERVE_INLINE I32 weights_of(const std::int8_t* w) {
+  std::int32_t four;
+  __builtin_memcpy(&four, w, 4);
+  return broadcast_int(four);
+}
+// acc + the dot products of each four neighbouring bytes, unsigned times signed
+SPARSERVE_INLINE I32 dot(I32 acc, I32 unsigned_bytes, I32 signed_bytes) {
+  for (int k = 0; k < 4; ++k)
+    acc += ((unsigned_bytes >> (8 * k)) & 255) * (shift_left<24>(signed_bytes >> (8 * k)) >> 24);
+  return acc;
+}
 
 SPARSERVE_INLINE I32 bytes_at(const std::uint8_t* p) {
   typedef std::uint8_t Bytes __attribute__((vector_size(8)));

@@ -34,6 +34,14 @@ SPARSERVE_INLINE I32 load_int(const std::int32_t* p) {
 }
 SPARSERVE_INLINE void store_int(std::int32_t* p, I32 a) { MM_INT(storeu)(reinterpret_cast<I32*>(p), a); }
 SPARSERVE_INLINE F32 to_float(I32 a) { return MM(cvtepi32_ps)(a); }
+SPARSERVE_INLINE I32 broadcast_int(std::int32_t a) { return MM(set1_epi32)(a); }
+SPARSERVE_INLINE I32 add_int(I32 a, I32 b) { return MM(add_epi32)(a, b); }
+template <int N>
+SPARSERVE_INLINE I32 shift_left(I32 a) {
+  return MM(slli_epi32)(a, N);
+}
+SPARSERVE_INLINE I32 bits_of(F32 a) { return (I32)a; }
+SPARSERVE_INLINE F32 from_bits(I32 a) { return (F32)a; }
 
 SPARSERVE_INLINE I32 weights_of(const std::int8_t* w) {
   std::int32_t four;

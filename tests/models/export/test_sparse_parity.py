@@ -9,6 +9,7 @@ import pytest
 
 from sparserve.kernels.library import Library
 from sparserve.models.bundle.bundle import SPARSE_MODEL
+from sparserve.models.data.dataset import Split
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError
 from sparserve.models.export.sparse_graph import write_sparse_graph
@@ -75,6 +76,8 @@ def test_pack_checkpoint_keeps_the_reason_against_packing(
         path,
         checkpoint=resolve_checkpoint(str(folder)),
         quantization=quantization,
+        packing=None,
+        validation=Split((), None, ()),
         max_length=48,
         library=None,  # the reason does not depend on it
     )

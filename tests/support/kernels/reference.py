@@ -294,7 +294,12 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def encoder_session(
-    blob: bytes, *, first_token_only: bool = False, position_bias: bool = False, threads: int = 1
+    blob: bytes,
+    *,
+    first_token_only: bool = False,
+    position_bias: bool = False,
+    int8_attention: bool = False,
+    threads: int = 1,
 ) -> onnxruntime.InferenceSession:
     """Open a session of one SparseEncoder: states, mask and optionally position_bias -> y."""
     inputs = {"states": TensorProto.FLOAT, "mask": TensorProto.INT64}
@@ -302,7 +307,14 @@ def encoder_session(
     if position_bias:
         inputs["position_bias"] = TensorProto.FLOAT
         names.append("position_bias")
-    node = helper.make_node("SparseEncoder", names, ["y"], domain="sparserve", first_token_only=int(first_token_only))
+    node = helper.make_node(
+        "SparseEncoder",
+        names,
+        ["y"],
+        domain="sparserve",
+        first_token_only=int(first_token_only),
+        int8_attention=int(int8_attention),
+    )
     return open_session(node, inputs, blob, threads)
 
 
