@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,21 @@ def predict(
     variant: Annotated[
         str | None, typer.Option(help="Variant that answers. Default: the task's default.", show_default=False)
     ] = None,
+    overlong: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts with more tokens than the model takes: truncate, error, or windows. Default: as the bundle "
+            "says.",
+            show_default=False,
+        ),
+    ] = None,
+    aggregate: Annotated[
+        str | None,
+        typer.Option(
+            help="Scores of a text from those of its windows: mean, max, or first. Default: as the bundle says.",
+            show_default=False,
+        ),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     text_column: TextColumnOption = None,
     text_pair_column: TextPairColumnOption = None,
@@ -91,7 +107,8 @@ def predict(
             typer.echo(f"note: {note}", err=True)
         texts = row_texts(table, columns.text, data.name)
         pairs = None if columns.text_pair is None else row_texts(table, [columns.text_pair], data.name)
-        text = _as_csv(table, classifier, texts, pairs, data.name)
+        answer = partial(classifier, overlong=overlong, aggregate=aggregate)
+        text = _as_csv(table, classifier, _answers(answer, len(classifier.labels), texts, pairs), data.name)
         if output is None:
             write_utf8(text)
         else:
@@ -101,9 +118,7 @@ def predict(
             typer.echo(f"{output}: {len(table):,} rows labelled by {name}", err=True)
 
 
-def _as_csv(
-    table: "Table", classifier: "Classifier", texts: list[str | None], pairs: list[str | None] | None, source: str
-) -> str:
+def _as_csv(table: "Table", classifier: "Classifier", answers: Iterable["list[Prediction] | None"], source: str) -> str:
     several = classifier.bundle.manifest.problem_type == "multi_label_classification"
     one_score = classifier.bundle.manifest.one_score
     added = [SCORE]
@@ -117,18 +132,18 @@ def _as_csv(
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*names, *added])
     rows = zip(*(table.columns[name] for name in names), strict=True)
-    for row, answer in zip(rows, _answers(classifier, texts, pairs), strict=True):
+    for row, answer in zip(rows, answers, strict=True):
         writer.writerow([*map(_cell, row), *_fields(answer, classifier.labels, len(added), several=several)])
     return out.getvalue()
 
 
 def _answers(
-    classifier: "Classifier", texts: list[str | None], pairs: list[str | None] | None
+    classify: Callable[..., Any], labels: int, texts: list[str | None], pairs: list[str | None] | None
 ) -> Iterator["list[Prediction] | None"]:
     """Yield the labels of each row, the best first; None for a row without text."""
     rows = [row for row, text in enumerate(texts) if text and (pairs is None or pairs[row])]
     given = None if pairs is None else [pairs[row] for row in rows]
-    ranked = iter(classifier([texts[row] or "" for row in rows], text_pairs=given, top_k=len(classifier.labels)))
+    ranked = iter(classify([texts[row] or "" for row in rows], text_pairs=given, top_k=labels))
     usable = set(rows)
     return (next(ranked) if row in usable else None for row in range(len(texts)))
 

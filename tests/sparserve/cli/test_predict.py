@@ -54,6 +54,16 @@ def test_predict_writes_a_file(store: Path, tmp_path: Path) -> None:
     assert [(row["body"], row["n"]) for row in rows] == [("gut", "[1]"), ("é", "")]
 
 
+def test_predict_answers_long_texts_in_windows(store: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "long.csv", "text\n" + "good film " * 20 + "bad " * 40 + "\n")
+    cut, windows = (read(predict(store, "--data", data, *more).stdout)[0] for more in ([], ["--overlong", "windows"]))
+    assert cut["score"] != windows["score"]
+    for value, message in (("error", "more than the 16 tokens"), ("cut", "overlong 'cut' is unknown: choose truncate")):
+        refused = predict(store, "--data", data, "--overlong", value)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
 def test_predict_scores_every_label_of_a_multi_label_task(tmp_path: Path) -> None:
     tiny_bundles.publish(Store(tmp_path / "store"), problem_type="multi_label_classification")
     (first, *_) = read(predict(tmp_path / "store", "--data", write(tmp_path / "a.csv", TEXTS)).stdout)
