@@ -17,6 +17,7 @@ from sparserve.models.data.options import DataOptions
 from sparserve.models.data.sources.source import HUB, is_hub_id
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.unlabeled import UnlabeledRows, load_unlabeled
+from sparserve.models.encoders.adapters import is_adapter, merge_adapter
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
 from sparserve.models.errors import DataError, InputError
 from sparserve.models.files import write_atomically
@@ -126,7 +127,7 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     readme = "Cached steps of `sparserve compress`. The folder can be deleted while no job runs.\n"
     write_atomically(options.work / "README", readme)
 
-    teacher = resolve_checkpoint(options.teacher) if options.teacher else None
+    teacher = _resolve(options.teacher, downloads) if options.teacher else None
     checkpoint = _checkpoint(options.model, teacher, downloads)
     check_recipe(checkpoint, teacher, recipe)
     dataset = load_dataset(
@@ -228,7 +229,14 @@ def with_label_order(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
 
 def _checkpoint(model: str | None, teacher: Checkpoint | None, downloads: Path) -> Checkpoint:
     if model is not None:
-        return resolve_checkpoint(model)
+        return _resolve(model, downloads)
     if teacher is not None:
         return teacher
     return resolve_checkpoint(str(default_checkpoint(downloads)), name=DEFAULT_CHECKPOINT_NAME)
+
+
+def _resolve(source: str, downloads: Path) -> Checkpoint:
+    """Return a checkpoint; an adapter is merged into its base model first."""
+    if not is_adapter(source):
+        return resolve_checkpoint(source)
+    return resolve_checkpoint(str(merge_adapter(Path(source), downloads)), name=Path(source).resolve().name)
