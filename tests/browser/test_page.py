@@ -78,4 +78,4 @@ def test_page_works_behind_a_path_prefix(page: Page, serve_site: Site, table: Pa
     expect_done(page)
     page.get_by_role("link", name="API").click()
     expect(page.get_by_role("heading", name="The API")).to_be_visible()
-    expect(page.get_by_text("/v1/models/{task}/compare").first).to_be_visible()
+    expect(page.locator(".opblock").first).to_be_visible()
