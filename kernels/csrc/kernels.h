@@ -155,13 +155,6 @@ struct Scratch {
   std::size_t context, wide, sum, bytes_planar, bytes_blocks, scores, token, total;
 };
 
-// Return true if a layer's attention is computed in bytes; with bands or relative positions it is in floats.
-inline bool in_bytes(const Run& run, std::uint32_t index) {
-  const PackedLayer& layer = run.layers[index];
-  const bool plain = layer.band == kNoBand && layer.relative.keys == nullptr && layer.relative.queries == nullptr;
-  return run.int8_attention && plain && !(run.first_token_only && index + 1 == run.layer_count);
-}
-
 struct KernelTable {
   Traits traits;
   // Phase `phase` of `tile`: the rest of layer phase-1 after its queries, keys and values are known; then the queries,

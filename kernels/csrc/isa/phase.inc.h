@@ -130,6 +130,13 @@ SPARSERVE_INLINE Relative of_rows(const Relative& relative, std::size_t row, std
   return {relative.keys + at, relative.queries + at, relative.stride};
 }
 
+// Return true if a layer's attention is computed in bytes; with bands or relative positions it is in floats.
+SPARSERVE_INLINE bool in_bytes(const Run& run, std::uint32_t index) {
+  const PackedLayer& layer = run.layers[index];
+  const bool plain = layer.band == kNoBand && layer.relative.keys == nullptr && layer.relative.queries == nullptr;
+  return run.int8_attention && plain && !(run.first_token_only && index + 1 == run.layer_count);
+}
+
 template <int V>
 void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const float* queries, const Buffers& b) {
   const Stopwatch watch(run.profile, kAttentionStage);

@@ -55,16 +55,9 @@ SPARSERVE_INLINE I32 weights_of(const std::int8_t* w) {
 SPARSERVE_INLINE I32 dot(I32 acc, I32 unsigned_bytes, I32 signed_bytes) {
   const uint8x16_t a = vreinterpretq_u8_s32(unsigned_bytes);
   const int8x16_t b = vreinterpretq_s8_s32(signed_bytes);
-#if defined(SPARSERVE_DOT)
-  // The instruction takes signed bytes: (a - 128) b, and 128 b as twice 64 b
-  const int8x16_t centred = vreinterpretq_s8_u8(veorq_u8(a, vdupq_n_u8(128)));
-  const int8x16_t half = vdupq_n_s8(64);
-  return vdotq_s32(vdotq_s32(vdotq_s32(acc, centred, b), half, b), half, b);
-#else
   const int16x8_t low = vmulq_s16(vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(a))), vmovl_s8(vget_low_s8(b)));
   const int16x8_t high = vmulq_s16(vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(a))), vmovl_s8(vget_high_s8(b)));
   return vpadalq_s16(acc, vpaddq_s16(low, high));
-#endif
 }
 
 // Rows are not interleaved: a widening multiply-add takes one weight and four tokens.
