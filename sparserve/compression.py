@@ -69,7 +69,8 @@ def compress(
             - `goal`: "balanced", "fastest", "smallest" or "no-training", in place of a recipe.
             - `overrides`: fields of the recipe to change, such as `{"pruning.sparsity": 0.9}`.
             - `model`: pre-trained checkpoint, a folder or a Hub id. Default: the teacher, else MiniLM-L6.
-            - `teacher`: a checkpoint that is already fine-tuned; it is used as it is.
+            - `teacher`: a checkpoint that is already fine-tuned; it is used as it is. With another network than
+              `model`, of any architecture, the model learns its answers first.
             - `task`: name of the task in the store. Default: derived from `data`.
             - `replace_labels`: True if a task of this name in the store may get other labels. Default: False.
             - `store`: folder of bundles. Default: `store`.

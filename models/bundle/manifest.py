@@ -60,6 +60,16 @@ class UnlabeledData(Record):
     rows: Count
 
 
+class BiggerTeacher(Record):
+    """A network of another architecture or size, whose logits taught the dense variant and the student."""
+
+    name: str
+    architecture: str
+    digest: Sha256
+    parameters: Count
+    evaluation: "Evaluation"
+
+
 class Lineage(Record):
     """Origin of a bundle: checkpoint, data, teacher, seed and library versions."""
 
@@ -69,6 +79,7 @@ class Lineage(Record):
     data_digest: Sha256
     teacher: Version | None = None
     unlabeled: UnlabeledData | None = None
+    bigger_teacher: BiggerTeacher | None = None
     seed: int
     libraries: dict[str, str]
 
@@ -405,8 +416,9 @@ class Manifest(Record):
         for added in ("packed", "token_table", "calibration", "score_evaluation", "long_texts"):
             if content[added] is None:
                 del content[added]
-        if content["lineage"]["unlabeled"] is None:
-            del content["lineage"]["unlabeled"]
+        for added in ("unlabeled", "bigger_teacher"):
+            if content["lineage"][added] is None:
+                del content["lineage"][added]
         if "packed" in content and content["packed"]["attention"] is None:
             del content["packed"]["attention"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -94,22 +94,34 @@ def resolve_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: there is none, it is unsafe to load, or it is not an encoder that can be compressed.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = _from_hub(source)
+    folder = find_folder(source)
     config = read_config(folder)
     _check_plausible(folder, config)
     load_structure(folder)  # refuses a forged structure before any work
-    digest = hashlib.sha256()
-    for path in _files(folder, (*NETWORK, *TOKENISATION)):
-        digest.update(f"{path.name} {sha256(path)}\n".encode())
     # The model card shows the folder's name rather than a path of this machine.
     return Checkpoint(
         folder,
         name or (source if not Path(source).is_dir() else folder.resolve().name),
         config.model_type,
-        digest.hexdigest(),
+        checkpoint_digest(folder),
     )
+
+
+def find_folder(source: str) -> Path:
+    """Return the folder of a checkpoint: a folder, or a Hub id (downloaded, or found in the local Hub cache).
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return Path(source) if Path(source).is_dir() else _from_hub(source)
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """Return the SHA-256 of the files that decide what a network answers."""
+    digest = hashlib.sha256()
+    for path in _files(folder, (*NETWORK, *TOKENISATION)):
+        digest.update(f"{path.name} {sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _check_plausible(folder: Path, config: Any) -> None:

@@ -71,6 +71,13 @@ def measure_costs(job: Job) -> Costs:
     )
 
 
+def encoder_parameters(config: Any) -> int:
+    """Return the weights of the linears of a network with this configuration, as far as it names their sizes."""
+    width = int(getattr(config, "hidden_size", 0))
+    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
+    return int(getattr(config, "num_hidden_layers", 0)) * (4 * width * width + 2 * width * inner)
+
+
 def estimate_seconds(job: Job, steps: Iterable["Step"]) -> dict[str, float]:
     """Return the expected seconds of each step by its name."""
     costs = measure_costs(job)

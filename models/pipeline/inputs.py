@@ -40,6 +40,8 @@ class Job:
     """Id of the data set if it is one of the Hub, for the model card."""
     unlabeled: UnlabeledRows | None = None
     """More rows for the student, whose only target is the teacher's answer."""
+    bigger_teacher: Checkpoint | None = None
+    """Another network, whose logits teach the dense teacher and the student; None if the labels teach the first."""
 
     @property
     def multi_label(self) -> bool:

@@ -18,8 +18,9 @@ from sparserve.models.data.sources.source import HUB, is_hub_id
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.unlabeled import UnlabeledRows, load_unlabeled
 from sparserve.models.encoders.adapters import is_adapter, merge_adapter
+from sparserve.models.encoders.any_classifier import AnyClassifier, resolve_classifier
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
-from sparserve.models.errors import DataError, InputError
+from sparserve.models.errors import CheckpointError, DataError, InputError
 from sparserve.models.files import write_atomically
 from sparserve.models.pipeline.default_variant import choice_steps
 from sparserve.models.pipeline.estimate import duration, measure_costs
@@ -27,12 +28,14 @@ from sparserve.models.pipeline.execution import run_plan
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan, plan_job
 from sparserve.models.pipeline.preflight import (
+    check_bigger_teacher,
     check_calibration,
     check_long_texts,
     check_recipe,
     check_type_ids,
     check_unlabeled,
     check_vocabulary,
+    is_another_network,
 )
 from sparserve.models.pipeline.stages.teacher_settings import teacher_search_line
 from sparserve.models.pipeline.step_cache import Context, Workspace
@@ -127,9 +130,13 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     readme = "Cached steps of `sparserve compress`. The folder can be deleted while no job runs.\n"
     write_atomically(options.work / "README", readme)
 
-    teacher = _resolve(options.teacher, downloads) if options.teacher else None
-    checkpoint = _checkpoint(options.model, teacher, downloads)
+    given = _teacher(options.teacher, downloads) if options.teacher else None
+    checkpoint = _checkpoint(options.model, given, downloads)
+    bigger = given if given is not None and is_another_network(given, checkpoint, recipe) else None
+    teacher = None if bigger else given
     check_recipe(checkpoint, teacher, recipe)
+    if bigger is not None:
+        check_bigger_teacher(bigger, recipe)
     dataset = load_dataset(
         options.data,
         splits=options.splits or None,
@@ -141,10 +148,21 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     for line in dataset.summary.lines():
         reporter.say(line)
     reporter.result("data", {"digest": dataset.digest, "labels": list(dataset.label_names)})
-    if teacher is not None:
-        dataset = _match_labels(teacher, dataset, reporter)
-        if options.model is None and recipe.student.start == "pretrained":
-            reporter.say("No --model: the student starts from the teacher's weights.")
+    if given is not None:
+        dataset = _match_labels(given, dataset, reporter)
+    if bigger is not None and dataset.one_score:
+        raise InputError(
+            f"the teacher {bigger.name} is another network than {checkpoint.name}, and such a teacher can answer with "
+            "labels only, not with one score: give one that was fine-tuned from the model"
+        )
+    if bigger is not None:
+        reporter.say(
+            f"The teacher {bigger.name} ({bigger.model_type}) is another network than {checkpoint.name}: its logits "
+            "teach the dense variant and then the student. Losses on hidden states and attention scores compare the "
+            "student with the dense variant."
+        )
+    if teacher is not None and options.model is None and recipe.student.start == "pretrained":
+        reporter.say("No --model: the student starts from the teacher's weights.")
     store = Store(options.store)
     for note in check_labels(store, task, dataset, replace_labels=options.replace_labels):
         reporter.say(f"  note: {note}")
@@ -161,6 +179,7 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         threads,
         hub_data_set=hub_data_set,
         unlabeled=_unlabeled(options, dataset, reporter),
+        bigger_teacher=bigger,
     )
     check_type_ids(job)
     check_long_texts(job)
@@ -230,9 +249,19 @@ def with_label_order(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
 def _checkpoint(model: str | None, teacher: Checkpoint | None, downloads: Path) -> Checkpoint:
     if model is not None:
         return _resolve(model, downloads)
+    if isinstance(teacher, AnyClassifier):
+        raise CheckpointError(
+            f"the teacher {teacher.name} is a {teacher.model_type!r} model, from which no student can start here: add "
+            "--model with the checkpoint of the student, which then learns the teacher's answers"
+        )
     if teacher is not None:
         return teacher
     return resolve_checkpoint(str(default_checkpoint(downloads)), name=DEFAULT_CHECKPOINT_NAME)
+
+
+def _teacher(source: str, downloads: Path) -> Checkpoint:
+    """Return a fine-tuned network, which may be of any architecture."""
+    return _resolve(source, downloads) if is_adapter(source) else resolve_classifier(source)
 
 
 def _resolve(source: str, downloads: Path) -> Checkpoint:

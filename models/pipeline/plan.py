@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.pipeline.inputs import Environment, Job, common_inputs
 from sparserve.models.pipeline.stages.augmentation import augmentation_step, student_inputs
+from sparserve.models.pipeline.stages.bigger_teacher import bigger_teacher_step, bigger_teacher_test_step
 from sparserve.models.pipeline.stages.export import export_step
 from sparserve.models.pipeline.stages.measurement import measurement_step
 from sparserve.models.pipeline.stages.pack import pack_step
@@ -42,6 +43,8 @@ class Plan:
     validations: dict[Arm, Step]
     """Logits of the validation rows, with which variants are compared before one is chosen; not part of every run."""
     measurement: Step
+    bigger_teacher: Step | None = None
+    """Logits of the test rows by the bigger teacher of a chain."""
 
     @property
     def networks(self) -> dict[str, Step]:
@@ -71,9 +74,16 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
     recipe, common = job.recipe, common_inputs(job, environment)
 
     settings = teacher_settings_step(job, common) if job.teacher is None and recipe.teacher is None else None
-    teacher = teacher_step(job, common, settings)
+    bigger, targets, test_logits = job.bigger_teacher, None, None
+    if bigger is not None:
+        targets = bigger_teacher_step(job, bigger, student_inputs(job, None, common))
+        test_logits = bigger_teacher_test_step(job, bigger, common)
+    teacher = teacher_step(job, common, settings, targets)
     augmentation = augmentation_step(job, recipe.augmentation, common) if recipe.augmentation else None
     rows = student_inputs(job, augmentation, common)
+    student_targets = targets if recipe.imitates_teacher else None
+    if bigger is not None and student_targets is not None and augmentation is not None:
+        student_targets = bigger_teacher_step(job, bigger, rows, augmentation)
     outputs = (
         teacher_outputs_step(job, recipe.distillation, rows, teacher, augmentation)
         if recipe.distillation and store_teacher_outputs
@@ -81,7 +91,13 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
     )
     squeeze = squeeze_step(job, recipe.squeeze, common, teacher) if recipe.squeeze else None
     student = student_step(
-        job, rows, teacher=teacher, augmentation=augmentation, teacher_outputs=outputs, squeeze=squeeze
+        job,
+        rows,
+        teacher=teacher,
+        augmentation=augmentation,
+        teacher_outputs=outputs,
+        squeeze=squeeze,
+        targets=student_targets,
     )
 
     exports: dict[Variant, Step] = {}
@@ -103,8 +119,21 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
     validations = {arm: prediction_step(job, environment, arm, *made, "validation") for arm, made in graphs.items()}
     measurement = measurement_step(job, environment, exports, packs)
 
-    training = [step for step in (settings, teacher, augmentation, outputs, squeeze, student) if step is not None]
-    steps = (*training, *exports.values(), *packs.values(), *predictions.values(), measurement)
+    made = (targets, settings, teacher, augmentation, student_targets, outputs, squeeze, student)
+    training = dict.fromkeys(step for step in made if step is not None)
+    judged = [*predictions.values(), *([test_logits] if test_logits else [])]
+    steps = (*training, *exports.values(), *packs.values(), *judged, measurement)
     return Plan(
-        job, environment, steps, settings, teacher, student, exports, packs, predictions, validations, measurement
+        job,
+        environment,
+        steps,
+        settings,
+        teacher,
+        student,
+        exports,
+        packs,
+        predictions,
+        validations,
+        measurement,
+        bigger_teacher=test_logits,
     )

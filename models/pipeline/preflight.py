@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from sparserve.models.bundle.windows import WindowFrame
 from sparserve.models.distributed import rows_each
+from sparserve.models.encoders.any_classifier import AnyClassifier
 from sparserve.models.encoders.architectures.registry import architecture_of
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.encoders.layer_mapping import uniform_choice
@@ -64,14 +65,39 @@ def check_recipe(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Rec
     _check_rank(recipe, *_token_table(student, recipe))
     if recipe.augmentation is not None:
         check_augmentation(checkpoint, recipe.augmentation)
-    if teacher is not None and teacher.tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
-        raise CheckpointError(
-            f"the teacher {teacher.name} and the student {checkpoint.name} have different vocabularies: it can neither "
-            "be imitated nor compared; give a teacher that was fine-tuned from the same checkpoint"
-        )
     if recipe.distillation is None:
         return
     _check_losses(student, dense, recipe)
+
+
+def is_another_network(teacher: Checkpoint, checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    """Return True if a given teacher cannot be the dense variant of this checkpoint, but only answer for it.
+
+    It has another vocabulary, or another shape than the checkpoint although the student starts from its teacher.
+    """
+    if isinstance(teacher, AnyClassifier) or teacher.tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
+        return True
+    return recipe.student.start == "teacher" and _shape(teacher) != _shape(checkpoint)
+
+
+def _shape(network: Checkpoint) -> tuple[Any, ...]:
+    config: Any = network.config
+    sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    return (network.model_type, *(getattr(config, name, None) for name in sizes))
+
+
+def check_bigger_teacher(teacher: Checkpoint, recipe: Recipe) -> None:
+    """Check that a network can answer as a bigger teacher.
+
+    Raises:
+        RecipeError: texts are longer than its positions.
+        CheckpointError: its weights or tokenizer are another network's, or it has no saved head.
+    """
+    _check_positions(teacher, recipe)
+    _check_tokenizer(teacher)
+    if not isinstance(teacher, AnyClassifier):  # of other architectures transformers checks the weights
+        whole = outline(teacher, Student())
+        _check_head(teacher, whole, check_weights(teacher.folder, whole))
 
 
 def check_unlabeled(recipe: Recipe) -> None:
@@ -94,7 +120,10 @@ def check_unlabeled(recipe: Recipe) -> None:
 
 
 def _check_positions(network: Checkpoint, recipe: Recipe) -> None:
-    longest = network.architecture.longest_text(network.config)
+    if isinstance(network, AnyClassifier):
+        longest = getattr(network.config, "max_position_embeddings", None) or recipe.max_length
+    else:
+        longest = network.architecture.longest_text(network.config)
     if recipe.max_length > longest:
         raise RecipeError(
             f"max_length is {recipe.max_length} tokens, but {network.name} has positions for {longest}: "
@@ -202,6 +231,11 @@ def check_long_texts(job: Job) -> None:
     """
     if not job.recipe.long_texts.windowed:
         return
+    if job.bigger_teacher is not None:
+        raise RecipeError(
+            f"long_texts asks for windows, but the windows of the teacher {job.bigger_teacher.name} are not those of "
+            f"{job.checkpoint.name}, so it cannot answer them: add --set long_texts.overlong=truncate"
+        )
     way_out = "add --set long_texts.overlong=truncate"
     if job.dataset.pairs:
         raise RecipeError(f"long_texts asks for windows, which split single texts, but the data has pairs: {way_out}")
@@ -221,7 +255,7 @@ def check_type_ids(job: Job) -> None:
     """
     if job.dataset.train.text_pairs is None:
         return
-    for network in (job.checkpoint, job.teacher):
+    for network in (job.checkpoint, job.teacher, job.bigger_teacher):
         types = getattr(network.config, "type_vocab_size", None) if network is not None else None
         if network is None or not types or "token_type_ids" not in network.tokenizer.model_input_names:
             continue

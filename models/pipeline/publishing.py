@@ -1,6 +1,7 @@
 """Finished graphs become bundles in a store: evaluated, described, sealed."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from sparserve.models.bundle.bundle import CARD, MODEL, SPARSE_MODEL, TOKENIZER, Bundle
 from sparserve.models.bundle.manifest import (
+    BiggerTeacher,
     Calibration,
     Evaluation,
     Lineage,
@@ -25,6 +27,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.bundle.windows import TRUNCATE
 from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.encoders.weights import saved_tensors
 from sparserve.models.evaluation.calibration import calibration_record
 from sparserve.models.evaluation.one_score import compare_scores, evaluate_scores
 from sparserve.models.evaluation.prediction import sample_answers
@@ -34,6 +37,7 @@ from sparserve.models.export.temperature import TEMPERATURE
 from sparserve.models.export.token_table import EMBEDDINGS
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan
+from sparserve.models.pipeline.stages.bigger_teacher import read_teacher_logits
 from sparserve.models.pipeline.stages.pack import PACKED
 from sparserve.models.pipeline.stages.teacher import training_of
 from sparserve.models.pipeline.step_cache import Context
@@ -66,6 +70,7 @@ def publish(
         InputError: the task is in the store with other labels, and `replace_labels` is False.
     """
     bundles: dict[Variant, Bundle] = {}
+    bigger = _bigger_teacher(plan, context)
     for variant, step in plan.exports.items():
         graph, fp32_graph = context.result(step) / MODEL, context.result(plan.exports[Variant(variant.name)]) / MODEL
         source = context.checkpoint(plan.networks[variant.name], plan.job.checkpoint.name)
@@ -76,7 +81,7 @@ def publish(
         record = None
         if variant in packed:
             record = Packed.model_validate_json((packed[variant] / PACKED).read_bytes())
-        manifest = _manifest(plan, variant, source, graph, measured[variant], dense, record)
+        manifest = _manifest(plan, variant, source, graph, measured[variant], dense, record, bigger)
         added: dict[str, Any] = {
             "score_evaluation" if one_score else "evaluation": figures,
             "token_table": _token_table(fp32_graph),
@@ -190,6 +195,7 @@ def _manifest(
     measurement: Measurement,
     dense: Bundle | None,
     packed: Packed | None,
+    bigger: BiggerTeacher | None,
 ) -> Manifest:
     job = plan.job
     counted = sparsity(graph)
@@ -212,7 +218,8 @@ def _manifest(
             data_source=job.data_source,
             data_digest=job.dataset.digest,
             teacher=dense.manifest.version if dense else None,
-            unlabeled=None if variant.is_dense else _unlabeled(job),
+            unlabeled=_unlabeled(job) if bigger or not variant.is_dense else None,
+            bigger_teacher=bigger,
             seed=job.seed,
             libraries=plan.environment.libraries,
         ),
@@ -225,6 +232,21 @@ def _manifest(
         ),
         packed=packed,
         files={},
+    )
+
+
+def _bigger_teacher(plan: Plan, context: Context) -> BiggerTeacher | None:
+    """Return the record of a chain's bigger teacher, with its figures on the test rows."""
+    teacher = plan.job.bigger_teacher
+    if teacher is None or plan.bigger_teacher is None:
+        return None
+    logits = read_teacher_logits(context.result(plan.bigger_teacher))
+    return BiggerTeacher(
+        name=teacher.name,
+        architecture=teacher.model_type,
+        digest=teacher.digest,
+        parameters=sum(math.prod(tensor.shape) for tensor in saved_tensors(teacher.folder)),
+        evaluation=_evaluate(plan.job, logits, logits, None),
     )
 
 

@@ -100,6 +100,9 @@ def terminal_table(report: Report) -> Table:
         "x fp32", "x int8", "agree-\nment",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
+    if teacher := report.bigger_teacher:
+        accuracy, size = percent_interval(teacher.evaluation.accuracy), f"{4 * teacher.parameters / 1e6:.1f}"
+        table.add_row("bigger teacher", accuracy, "", "", size, "", "", "", "")
     for row in report.variants:
         speed = row.speed(report.cell)
         quality, kept, agreement = _quality(row)

@@ -20,6 +20,8 @@ def findings(rows: Sequence[VariantReport]) -> list[str]:
     """Return the findings about all variants, missing and incomparable figures and a weak teacher first."""
     dense = next((row for row in rows if row.variant == DENSE), None)
     sentences = [*_missing(rows), *_incomparable(rows), *(teacher_warnings(dense) if dense else ())]
+    if dense is not None:
+        sentences += _bigger_teacher_findings(dense)
     for row in rows:
         if row.variant != DENSE:
             sentences += [
@@ -67,6 +69,17 @@ def teacher_warnings(dense: VariantReport) -> list[str]:
                 "Comparisons with it say little; check the labels, or use more rows or another checkpoint."
             )
     return sentences
+
+
+def _bigger_teacher_findings(dense: VariantReport) -> Iterable[str]:
+    teacher = dense.lineage.bigger_teacher
+    if teacher is None or dense.evaluation is None or not teacher.evaluation.accuracy.value:
+        return
+    own, other = dense.evaluation.accuracy.value, teacher.evaluation.accuracy.value
+    yield (
+        f"dense learned the answers of {teacher.name} ({teacher.architecture}, {teacher.parameters / 1e6:,.1f} million "
+        f"parameters), which is right on {percent(other)} of the test rows; dense keeps {percent(own / other)} of that."
+    )
 
 
 def _accuracy_findings(row: VariantReport) -> Iterable[str]:

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field
 
 from sparserve.models.bundle.manifest import (
+    BiggerTeacher,
     Calibration,
     Count,
     Density,
@@ -224,6 +225,11 @@ class Report(Record):
     problem_type: ProblemType
     findings: tuple[str, ...] = Field(description="sentences computed from the figures")
     variants: tuple[VariantReport, ...] = Field(min_length=1)
+
+    @property
+    def bigger_teacher(self) -> BiggerTeacher | None:
+        """The bigger teacher of a chain, which taught dense; None if the labels did."""
+        return next((row.lineage.bigger_teacher for row in self.variants if row.variant == DENSE), None)
 
     @property
     def cells(self) -> list[tuple[int, int]]:

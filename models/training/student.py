@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -22,6 +23,7 @@ from sparserve.models.pruning.registry import make_unit_method
 from sparserve.models.recipes.schema import Distillation, Pruning, Recipe, Squeeze
 from sparserve.models.training.checkpoints import TRAINING, finish, is_trained, on_device
 from sparserve.models.training.distillation import distillation_loss, labels_loss, make_projection
+from sparserve.models.training.target_logits import TargetLogits
 from sparserve.models.training.teacher_outputs import (
     CachedTeacher,
     LiveTeacher,
@@ -67,12 +69,14 @@ def train_student(
     rows: TokenizedDataset,
     seed: int,
     progress: Progress,
+    targets: npt.NDArray[np.float32] | None = None,
 ) -> None:
     """Prune while distilling (SparseBERT), or while fine-tuning if the recipe has no distillation.
 
     `start` is the initial network, squeezed if the recipe says so. The result has the last weights, not those of the
     best epoch, because earlier weights are less sparse. Without epochs, pruning is one-shot. A start that was pruned
-    keeps its zeros.
+    keeps its zeros. With `targets` [rows, labels] the student learns these logits, not the teacher's, in the rows that
+    have some (the others are NaN).
     """
     if is_trained(folder):
         return
@@ -87,6 +91,8 @@ def train_student(
             source = CachedTeacher(teacher_cache)
         else:
             source = LiveTeacher(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type), required)
+        if targets is not None:
+            source = TargetLogits(targets, source)
         loss = student_loss(source, recipe.distillation, multi_label=dataset.multi_label)
     result = None
     # Zeros of a pruned start stay zero even if this recipe does not prune.

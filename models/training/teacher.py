@@ -14,13 +14,15 @@ from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
 from sparserve.models.errors import CheckpointError
-from sparserve.models.recipes.schema import Training
+from sparserve.models.recipes.schema import Distillation, Training
 from sparserve.models.training.checkpoints import TRAINED, TRAINING, finish, is_trained, on_device
+from sparserve.models.training.student import student_loss
+from sparserve.models.training.target_logits import TargetLogits
 from sparserve.models.training.teacher_outputs import RequiredOutputs, write_cache
 from sparserve.models.training.trainer import TrainingResult, TrainingRows, best_weights, train
 from sparserve.models.training.tuning import rules
 from sparserve.models.training.tuning.teacher_trials import weighted_loss
-from sparserve.models.types import Progress
+from sparserve.models.types import Loss, Progress
 
 MAX_EXTENSIONS = 3
 WARMUP = 0.1
@@ -35,8 +37,13 @@ def train_teacher(
     training: Training,
     seed: int,
     progress: Progress,
+    targets: TargetLogits | None = None,
+    losses: Distillation | None = None,
 ) -> None:
-    """Fine-tune the pre-trained checkpoint and write the best epoch on validation to `folder`."""
+    """Fine-tune the pre-trained checkpoint and write the best epoch on validation to `folder`.
+
+    With `targets` it learns these logits with the `losses`, in place of the labels alone.
+    """
     if is_trained(folder):
         return
     dataset = rows.dataset
@@ -48,6 +55,7 @@ def train_teacher(
         seed=seed,
         folder=folder / TRAINING,
         progress=progress,
+        loss=_loss_on_targets(targets, losses, dataset),
     )
     finish(folder, model, checkpoint, result)
 
@@ -60,9 +68,12 @@ def train_found_teacher(
     settings: TrainingSettings,
     seed: int,
     progress: Progress,
+    targets: TargetLogits | None = None,
+    losses: Distillation | None = None,
 ) -> None:
     """Fine-tune the checkpoint with the settings that were found, until validation has stopped rising.
 
+    With `targets` it learns these logits with the `losses`, as in `train_teacher`.
     While the score still rises at the end, another training begins at the best weights. The best are written to
     `folder`.
     """
@@ -88,7 +99,8 @@ def train_found_teacher(
             seed=seed + turn,
             folder=states,
             progress=progress,
-            loss=weighted_loss(rows) if settings.class_weights else None,
+            loss=_loss_on_targets(targets, losses, dataset)
+            or (weighted_loss(rows) if settings.class_weights else None),
             least_evaluations=LEAST_EVALUATIONS,
         )
         scores = result.scores | {result.steps + step: value for step, value in made.scores.items()}
@@ -102,6 +114,12 @@ def train_found_teacher(
     assert best is not None
     load_model(model, best)
     finish(folder, model, checkpoint, result)
+
+
+def _loss_on_targets(targets: TargetLogits | None, losses: Distillation | None, dataset: Dataset) -> Loss | None:
+    if targets is None or losses is None:
+        return None
+    return student_loss(targets, losses, multi_label=dataset.multi_label)
 
 
 def extension_epochs(epochs: float) -> int:

@@ -25,6 +25,7 @@ from sparserve.models.types import Progress
 HALF_MAX = float(np.finfo(np.float16).max)
 BATCH_ROWS = 64
 RECORDED_ROWS = 2048  # a multiple of the batch
+LOGITS = "logits.npy"
 DONE = "rows.done"  # of a cache that is not complete: the number of rows that are
 Mode = Literal["r+", "w+"]
 
@@ -72,7 +73,7 @@ class CachedTeacher:
     """Teacher outputs from the files of `write_cache`. The files are memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
-        self._logits = torch.from_numpy(np.load(folder / "logits.npy"))
+        self._logits = torch.from_numpy(np.load(folder / LOGITS))
         self._lengths: npt.NDArray[np.int64] = np.load(folder / "lengths.npy")
         self._token_offsets = np.concatenate([[0], np.cumsum(self._lengths)])
         self._hidden = _map(folder / "hidden.npy")
@@ -129,15 +130,19 @@ def write_cache(
     model.eval()
     device = next(model.parameters()).device
     config: Any = model.config
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
-    width = next(iter(encoder_linears(model).values())).in_features  # a squeezed network is narrower than its config
+    layers = heads = width = 0
+    if required.hidden or required.attention:  # a teacher whose logits alone are needed may have no such layers
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        width = next(
+            iter(encoder_linears(model).values())
+        ).in_features  # a squeezed network is narrower than its config
     lengths = np.asarray(rows.lengths, dtype=np.int64)
     tokens = np.concatenate([[0], np.cumsum(lengths)])
     squares = np.concatenate([[0], np.cumsum(layers * heads * lengths**2)])
     record = folder / DONE
     done = int(record.read_text()) if record.is_file() else 0
     mode: Mode = "r+" if done else "w+"
-    logits = _open(folder / "logits.npy", (len(rows), config.num_labels), mode, np.float32)
+    logits = _open(folder / LOGITS, (len(rows), config.num_labels), mode, np.float32)
     hidden = _open(folder / "hidden.npy", (int(tokens[-1]), layers + 1, width), mode) if required.hidden else None
     attention = _open(folder / "attention.npy", (int(squares[-1]),), mode) if required.attention else None
     written = [mapped for mapped in (logits, hidden, attention) if mapped is not None]

@@ -147,7 +147,8 @@ def compress(
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="Checkpoint that is already fine-tuned; it is used as it is. Default: fine-tuned from the model.",
+            help="Checkpoint that is already fine-tuned; it is used as it is. The model learns the answers of another "
+            "network, of any architecture. Default: fine-tuned from the model.",
             rich_help_panel=MODEL,
         ),
     ] = None,

@@ -9,6 +9,7 @@ from sparserve.models.distributed import everywhere
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.stages.augmentation import copies_of_training_rows, student_rows
+from sparserve.models.pipeline.stages.bigger_teacher import read_teacher_logits
 from sparserve.models.pipeline.stages.squeeze import SHAPE
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.pruning.registry import make_method
@@ -27,6 +28,7 @@ def student_step(
     augmentation: Step | None,
     teacher_outputs: Step | None,
     squeeze: Step | None,
+    targets: Step | None = None,
 ) -> Step:
     """Return the step that trains the student. `rows` are the inputs that decide the training rows."""
     recipe = job.recipe
@@ -48,6 +50,7 @@ def student_step(
             teacher_cache=context.result(teacher_outputs) if teacher_outputs else None,
             rows=student_rows(job, job.start, augmentation, context),
             seed=job.seed,
+            targets=read_teacher_logits(context.result(targets)) if targets else None,
         )
         everywhere(work, context.progress)
 
@@ -57,6 +60,7 @@ def student_step(
     inputs = {
         **rows,
         **live,
+        **({"targets": targets.key} if targets else {}),
         "start": origin.key if origin else job.checkpoint.digest,
         "teacher": teacher.key if learns else None,
         **_training_inputs(recipe),
@@ -69,7 +73,7 @@ def student_step(
         inputs,
         build,
         lambda costs: costs.training(recipe.student.epochs, passes=passes, tokens=costs.student(copies)),
-        tuple(step for step in (teacher, augmentation, teacher_outputs, squeeze) if step is not None),
+        tuple(step for step in (teacher, augmentation, teacher_outputs, squeeze, targets) if step is not None),
     )
 
 

@@ -8,9 +8,13 @@ from typing import Any
 from sparserve.models.bundle.manifest import TrainingSettings
 from sparserve.models.distributed import everywhere
 from sparserve.models.encoders.checkpoint import Checkpoint, adopt
+from sparserve.models.pipeline.estimate import Costs
 from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.stages.augmentation import student_rows
+from sparserve.models.pipeline.stages.bigger_teacher import read_teacher_logits
 from sparserve.models.pipeline.stages.teacher_settings import planned_training
 from sparserve.models.pipeline.step_cache import Context, Step
+from sparserve.models.training.target_logits import TargetLogits, logits_only
 from sparserve.models.training.teacher import train_found_teacher, train_teacher
 from sparserve.models.training.tuning.teacher_trials import read_settings
 
@@ -19,12 +23,15 @@ REVISION = 1
 COPY_SECONDS = 1.0
 
 
-def teacher_step(job: Job, common: Mapping[str, Any], settings: Step | None) -> Step:
-    """Return the step that makes the dense teacher, with the settings that a step finds if the recipe has none."""
+def teacher_step(job: Job, common: Mapping[str, Any], settings: Step | None, targets: Step | None = None) -> Step:
+    """Return the step that makes the dense teacher, with the settings that a step finds if the recipe has none.
+
+    It learns the logits of a bigger teacher if there are such `targets`.
+    """
     if job.teacher is not None:
         return _given_teacher_step(job.teacher, common)
     if settings is not None:
-        return _found_teacher_step(job, common, settings)
+        return _found_teacher_step(job, common, settings, targets)
     training = job.recipe.teacher
     assert training is not None
 
@@ -33,9 +40,9 @@ def teacher_step(job: Job, common: Mapping[str, Any], settings: Step | None) -> 
             train_teacher,
             folder,
             checkpoint=job.checkpoint,
-            rows=job.rows(job.checkpoint),
             training=training,
             seed=job.seed,
+            **_lesson(job, targets, context),
         )
         everywhere(work, context.progress)
 
@@ -44,8 +51,15 @@ def teacher_step(job: Job, common: Mapping[str, Any], settings: Step | None) -> 
         "checkpoint": job.checkpoint.digest,
         "training": training.model_dump(mode="json", exclude={"save_steps"}),
         "revision": [REVISION, 0],
+        **_lesson_inputs(job, targets),
     }
-    return Step("teacher", inputs, build, lambda costs: costs.training(training.epochs, passes=3))
+    return Step(
+        "teacher",
+        inputs,
+        build,
+        lambda costs: costs.training(training.epochs, passes=3, tokens=costs.student(1) if targets else None),
+        (targets,) if targets else (),
+    )
 
 
 def training_of(plan_settings: Step | None, job: Job, context: Context) -> TrainingSettings | None:
@@ -61,22 +75,48 @@ def training_of(plan_settings: Step | None, job: Job, context: Context) -> Train
     )
 
 
-def _found_teacher_step(job: Job, common: Mapping[str, Any], settings: Step) -> Step:
+def _lesson(job: Job, targets: Step | None, context: Context) -> dict[str, Any]:
+    """Return the rows that the dense teacher learns from and, in a chain, the logits and losses of these rows."""
+    if targets is None:
+        return {"rows": job.rows(job.checkpoint)}
+    return {
+        "rows": student_rows(job, job.checkpoint, None, context),
+        "targets": TargetLogits(read_teacher_logits(context.result(targets))),
+        "losses": logits_only(job.recipe.distillation),
+    }
+
+
+def _lesson_inputs(job: Job, targets: Step | None) -> dict[str, Any]:
+    losses = logits_only(job.recipe.distillation)
+    if targets is None:
+        return {}
+    return {"targets": targets.key, "temperature": losses.temperature, "labels": losses.labels}
+
+
+def _found_teacher_step(job: Job, common: Mapping[str, Any], settings: Step, targets: Step | None) -> Step:
     def build(folder: Path, context: Context) -> None:
         work = partial(
             train_found_teacher,
             folder,
             checkpoint=job.checkpoint,
-            rows=job.rows(job.checkpoint),
             settings=read_settings(context.result(settings)),
             seed=job.seed,
+            **_lesson(job, targets, context),
         )
         everywhere(work, context.progress)
 
-    inputs = {**common, "checkpoint": job.checkpoint.digest, "settings": settings.key, "revision": [REVISION, 0]}
-    return Step(
-        "teacher", inputs, build, lambda costs: costs.training(planned_training(job, costs)[1], passes=3), (settings,)
-    )
+    def estimate(costs: Costs) -> float:
+        epochs = planned_training(job, costs)[1]
+        return costs.training(epochs, passes=3, tokens=costs.student(1) if targets else None)
+
+    inputs = {
+        **common,
+        "checkpoint": job.checkpoint.digest,
+        "settings": settings.key,
+        "revision": [REVISION, 0],
+        **_lesson_inputs(job, targets),
+    }
+    return Step("teacher", inputs, build, estimate, (settings, targets) if targets else (settings,))
 
 
 def _given_teacher_step(teacher: Checkpoint, common: Mapping[str, Any]) -> Step:

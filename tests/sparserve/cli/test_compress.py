@@ -82,8 +82,8 @@ def test_compress_refuses_a_teacher_of_other_labels(refused: Refused, teacher: P
     refused("--teacher", teacher, "--data", path, code=2, message="negative, positive, but the data has ham, spam")
 
 
-def test_compress_refuses_a_teacher_of_another_shape_or_vocabulary(
-    refused: Refused, teacher: Path, tiny_checkpoint: Path, tmp_path: Path
+def test_compress_refuses_a_teacher_of_another_shape_but_learns_from_one_of_another_vocabulary(
+    refused: Refused, compress_tiny: CommandLine, teacher: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     refused(
         "--teacher", tiny_checkpoint, code=2, message="give it as --model, and a teacher will be fine-tuned from it"
@@ -101,7 +101,19 @@ def test_compress_refuses_a_teacher_of_another_shape_or_vocabulary(
     refused("--teacher", copy, code=2, message="take the tokenizer that it was trained with")
     tokenizer["model"]["vocab"]["extra"] = tokenizer["model"]["vocab"].pop("movie")
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
-    refused("--teacher", copy, code=2, message="different vocabularies")
+    result = run(*compress_tiny(tmp_path / "store", "--teacher", str(copy), "--dry-run"))
+    assert result.exit_code == 0, result.output
+    assert "its logits teach the dense variant and then the student" in " ".join(result.stdout.split())
+    assert "predict bigger teacher" in result.stdout
+
+
+def test_compress_needs_a_model_beside_a_teacher_of_another_architecture(teacher: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(teacher, tmp_path / "rembert")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "rembert"}))
+    result = run("compress", "demo", "--teacher", copy, "--store", tmp_path / "store")
+    assert result.exit_code == 2, result.output
+    assert "add --model with the checkpoint of the student" in " ".join(result.stderr.split())
 
 
 def test_compress_prints_its_guess_for_unnamed_labels(
