@@ -24,11 +24,15 @@ MAX_SHOWN_LABELS = 50
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of text with their labels. `text_pairs` is None if the task has one text per row."""
+    """Rows of text with their labels. `text_pairs` is None if the task has one text per row.
+
+    `soft` has the probability of every label in every row, if the data says so.
+    """
 
     texts: Sequence[str]
     text_pairs: Sequence[str] | None
     labels: Sequence[Any]
+    soft: Sequence[Sequence[float]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -36,8 +40,10 @@ class Split:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield each row as plain data."""
         pairs = self.text_pairs if self.text_pairs is not None else [None] * len(self)
-        for text, pair, label in zip(self.texts, pairs, self.labels, strict=True):
-            yield {"text": text, **({"text_pair": pair} if pair is not None else {}), "label": label}
+        soft: Sequence[Any] = self.soft if self.soft is not None else [None] * len(self)
+        for text, pair, label, probabilities in zip(self.texts, pairs, self.labels, soft, strict=True):
+            more = {} if probabilities is None else {"probabilities": list(probabilities)}
+            yield {"text": text, **({"text_pair": pair} if pair is not None else {}), "label": label, **more}
 
     def duplicate_keys(self) -> list[tuple[str, str]]:
         """Return each row's texts without case and surrounding space; rows with equal keys are duplicates."""
@@ -52,10 +58,11 @@ class Split:
             [self.texts[row] for row in rows],
             [self.text_pairs[row] for row in rows] if self.text_pairs is not None else None,
             [self.labels[row] for row in rows],
+            [self.soft[row] for row in rows] if self.soft is not None else None,
         )
 
     def followed_by(self, more: "Split") -> "Split":
-        """Return the split that has the rows of this one, then those of another one of the same task."""
+        """Return the split that has the rows of this one, then those of another one, without soft labels."""
         pairs = None
         if self.text_pairs is not None and more.text_pairs is not None:
             pairs = [*self.text_pairs, *more.text_pairs]

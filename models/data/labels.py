@@ -8,6 +8,13 @@ from typing import Any
 
 from sparserve.models.data.columns import MAX_LABELS, Columns, indicator
 from sparserve.models.data.label_cells import is_vector, read_lists
+from sparserve.models.data.soft_labels import (
+    LIKELY,
+    Probabilities,
+    are_alternatives,
+    likely_labels,
+    read_probabilities,
+)
 from sparserve.models.data.tables.table import Table
 from sparserve.models.errors import DataError
 
@@ -28,6 +35,8 @@ class LabelSets:
     declared: tuple[str, ...] = ()
     """Names that the file declares, whether they occur or not."""
     notes: tuple[str, ...] = ()
+    probabilities: list[Probabilities | None] | None = None
+    """The probability of each label in each row, if the data has soft labels; `rows` has the likely ones."""
 
 
 def label_sets(
@@ -41,6 +50,9 @@ def label_sets(
     """
     if separator is not None and multi_label is False:
         raise DataError("--label-separator splits a cell into several labels, which --no-multi-label excludes.")
+    soft = read_probabilities(table, columns.labels, source)
+    if soft is not None:
+        return _from_probabilities(soft, source, multi_label=multi_label)
     if len(columns.labels) > 1:
         sets = _from_indicators(table, columns.labels, source)
         return _one_each(sets, source) if multi_label is False else sets
@@ -120,6 +132,15 @@ def encode(row: LabelSet, names: tuple[str, ...], *, multi_label: bool) -> Any:
     if multi_label:
         return [int(name in row) for name in names]
     return names.index(row[0])
+
+
+def _from_probabilities(rows: list[Probabilities | None], source: str, *, multi_label: bool | None) -> LabelSets:
+    names = tuple(dict.fromkeys(_name(name, source) for row in rows if row is not None for name in row))
+    alternatives = are_alternatives(rows, source, multi_label=multi_label)
+    likely = [None if row is None else likely_labels(row, alternatives=alternatives) for row in rows]
+    what = "the likeliest is the label of a row" if alternatives else f"a row has those of at least {LIKELY}"
+    note = f"soft labels: probabilities of {len(names)} labels, which are learned in place of the labels; {what}"
+    return LabelSets(list(likely), not alternatives, names, (note,), rows)
 
 
 def _from_indicators(table: Table, columns: Sequence[str], source: str) -> LabelSets:

@@ -13,6 +13,7 @@ from sparserve.models.data.dataset import DataProblem, Dataset, DataSummary, Spl
 from sparserve.models.data.labels import LabelSets, encode, label_names, label_sets
 from sparserve.models.data.numbers import NAMES, choose_head, notes_on_numbers, numbers, relevance_grades
 from sparserve.models.data.options import DataOptions, Head
+from sparserve.models.data.soft_labels import Probabilities, in_order
 from sparserve.models.data.sources.source import read_split, read_tables
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.splitting import carve
@@ -32,6 +33,7 @@ class _Rows:
     texts: list[str]
     pairs: list[str] | None
     labels: list[tuple[str, ...]]
+    probabilities: list[Probabilities] | None
     dropped: Counter[str]
 
 
@@ -156,7 +158,14 @@ def _with_labels(
         named=bool(options.get("label_column")) or len(columns.labels) > 1,
     )
     given = {
-        name: Split(rows.texts, rows.pairs, [encode(row, names, multi_label=multi_label) for row in rows.labels])
+        name: Split(
+            rows.texts,
+            rows.pairs,
+            [encode(row, names, multi_label=multi_label) for row in rows.labels],
+            None
+            if rows.probabilities is None
+            else [in_order(row, names, multi_label=multi_label) for row in rows.probabilities],
+        )
         for name, rows in parts.items()
     }
     return given, names
@@ -223,6 +232,7 @@ def _usable_rows(table: Table, columns: Columns, sets: LabelSets, source: str) -
         [texts[row] or "" for row in usable],
         [pairs[row] or "" for row in usable] if pairs is not None else None,
         [labels[row] or () for row in usable],
+        None if sets.probabilities is None else [sets.probabilities[row] or {} for row in usable],
         dropped,
     )
 

@@ -1,6 +1,6 @@
 """A job from its options: sources found and checked, steps laid out, then run or printed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,11 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
             f"the teacher {bigger.name} is another network than {checkpoint.name}, and such a teacher can answer with "
             "labels only, not with one score: give one that was fine-tuned from the model"
         )
+    if bigger is not None and dataset.train.soft is not None:
+        raise InputError(
+            f"the data has soft labels, and --teacher {bigger.name} would answer the same rows: leave --teacher out, "
+            "or name a column of single labels with --label-column"
+        )
     if bigger is not None:
         reporter.say(
             f"The teacher {bigger.name} ({bigger.model_type}) is another network than {checkpoint.name}: its logits "
@@ -236,11 +241,17 @@ def with_label_order(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
         return dataset
     position = [names.index(name) for name in dataset.label_names]
 
+    order = [dataset.label_names.index(name) for name in names]
+
+    def arrange(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        return [[row[index] for index in order] for row in rows]
+
     def reorder(split: Split) -> Split:
         if not dataset.multi_label:
-            return replace(split, labels=[position[label] for label in split.labels])
-        order = [dataset.label_names.index(name) for name in names]
-        return replace(split, labels=[[row[index] for index in order] for row in split.labels])
+            labels: list[Any] = [position[label] for label in split.labels]
+        else:
+            labels = arrange(split.labels)
+        return replace(split, labels=labels, soft=None if split.soft is None else arrange(split.soft))
 
     train, validation, test = map(reorder, (dataset.train, dataset.validation, dataset.test))
     return replace(dataset, train=train, validation=validation, test=test, label_names=names)

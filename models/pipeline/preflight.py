@@ -237,6 +237,8 @@ def check_long_texts(job: Job) -> None:
             f"{job.checkpoint.name}, so it cannot answer them: add --set long_texts.overlong=truncate"
         )
     way_out = "add --set long_texts.overlong=truncate"
+    if job.dataset.train.soft is not None:
+        raise RecipeError(f"long_texts asks for windows, but soft labels are those of whole texts: {way_out}")
     if job.dataset.pairs:
         raise RecipeError(f"long_texts asks for windows, which split single texts, but the data has pairs: {way_out}")
     for network in (job.checkpoint, job.teacher):

@@ -5,11 +5,12 @@ TinyBERT, Jiao et al. 2020, arXiv 1909.10351, algorithm 1; SparseBERT trains on 
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from sparserve.models.data.dataset import Split
+from sparserve.models.data.dataset import UNLABELED, Split
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError, DataError
 from sparserve.models.files import write_atomically
@@ -78,6 +79,15 @@ def check_augmentation(checkpoint: Checkpoint, augmentation: Augmentation) -> tu
             "was saved with its head."
         )
     return Vocabulary(checkpoint.tokenizer, augmentation.candidates), head
+
+
+def without_labels(split: Split, *, after: int, multi_label: bool) -> Split:
+    """Return the split with no label in the rows from number `after` on: their target is a teacher's answer."""
+    labels = [
+        label if row < after else [UNLABELED] * len(label) if multi_label else UNLABELED
+        for row, label in enumerate(split.labels)
+    ]
+    return replace(split, labels=labels)
 
 
 def write_split(split: Split, path: Path) -> None:

@@ -10,8 +10,8 @@ from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.pipeline.estimate import Costs
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.step_cache import Context, Step
-from sparserve.models.recipes.schema import Augmentation
-from sparserve.models.training.augmentation import augment, read_split, write_split
+from sparserve.models.recipes.schema import Augmentation, Recipe
+from sparserve.models.training.augmentation import augment, read_split, without_labels, write_split
 from sparserve.models.training.word_candidates import has_masked_lm_head
 
 # Raised when a change of the code makes another result of the same inputs.
@@ -49,9 +49,20 @@ def copies_of_training_rows(job: Job) -> int:
     return 1 + (job.recipe.augmentation.variants if job.recipe.augmentation else 0)
 
 
+def answers_new_texts(recipe: Recipe) -> bool:
+    """Return True if the augmented texts lose the copied labels that the student would learn.
+
+    A replaced word may change the label of a text. The teacher's answer to the new text is the better target.
+    """
+    learns_labels = recipe.distillation is not None and recipe.distillation.labels > 0
+    return recipe.augmentation is not None and recipe.imitates_teacher and learns_labels
+
+
 def student_inputs(job: Job, augmentation: Step | None, common: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs of a step that decide the rows which the student learns from."""
     inputs = {**common, "data": augmentation.key} if augmentation else {**common}
+    if augmentation is not None and answers_new_texts(job.recipe):
+        inputs["labels of new texts"] = "none"
     if job.unlabeled_split is not None:
         inputs["unlabeled"] = job.unlabeled_split.digest
     return inputs
@@ -66,6 +77,8 @@ def student_rows(job: Job, network: Checkpoint, augmentation: Step | None, conte
     if augmentation is None and unlabeled is None:
         return job.rows(network)
     train = read_split(context.result(augmentation) / AUGMENTED) if augmentation else job.dataset.train
+    if answers_new_texts(job.recipe):
+        train = without_labels(train, after=len(job.dataset.train), multi_label=job.multi_label)
     if unlabeled is not None:
         train = train.followed_by(unlabeled)
     return job.rows(network, replace(job.dataset, train=train))

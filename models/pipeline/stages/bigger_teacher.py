@@ -17,6 +17,7 @@ from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.stages.augmentation import copies_of_training_rows, student_rows
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.training.checkpoints import on_device
+from sparserve.models.training.target_logits import logits_of
 from sparserve.models.training.teacher_outputs import LOGITS, RequiredOutputs, write_cache
 
 # Raised when a change of the code makes another result of the same inputs.
@@ -61,6 +62,21 @@ def bigger_teacher_test_step(job: Job, teacher: Checkpoint, common: Mapping[str,
 def read_teacher_logits(folder: Path) -> npt.NDArray[np.float32]:
     """Return the logits [rows, labels] that one of these steps stored."""
     logits: npt.NDArray[np.float32] = np.load(folder / LOGITS)
+    return logits
+
+
+def target_logits(job: Job, targets: Step | None, rows: int, context: Context) -> npt.NDArray[np.float32] | None:
+    """Return the logits [rows, labels] to learn in place of the teacher's, NaN in rows without; None if there are none.
+
+    They are those that a step has stored, or the soft labels of the training rows, which are the first rows.
+    """
+    if targets is not None:
+        return read_teacher_logits(context.result(targets))
+    soft = job.dataset.train.soft
+    if soft is None:
+        return None
+    logits = np.full((rows, len(job.dataset.label_names)), np.nan, dtype=np.float32)
+    logits[: len(soft)] = logits_of(np.asarray(soft, dtype=np.float32), multi_label=job.multi_label)
     return logits
 
 

@@ -9,7 +9,7 @@ from sparserve.models.distributed import everywhere
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.stages.augmentation import copies_of_training_rows, student_rows
-from sparserve.models.pipeline.stages.bigger_teacher import read_teacher_logits
+from sparserve.models.pipeline.stages.bigger_teacher import target_logits
 from sparserve.models.pipeline.stages.squeeze import SHAPE
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.pruning.registry import make_method
@@ -41,6 +41,7 @@ def student_step(
         return context.checkpoint(teacher, job.teacher_or_checkpoint.name) if from_teacher else job.checkpoint
 
     def build(folder: Path, context: Context) -> None:
+        rows_of_student = student_rows(job, job.start, augmentation, context)
         work = partial(
             train_student,
             folder,
@@ -48,9 +49,9 @@ def student_step(
             start=start(context),
             teacher=context.checkpoint(teacher, job.teacher_or_checkpoint.name),
             teacher_cache=context.result(teacher_outputs) if teacher_outputs else None,
-            rows=student_rows(job, job.start, augmentation, context),
+            rows=rows_of_student,
             seed=job.seed,
-            targets=read_teacher_logits(context.result(targets)) if targets else None,
+            targets=target_logits(job, targets, len(rows_of_student.dataset.train), context),
         )
         everywhere(work, context.progress)
 

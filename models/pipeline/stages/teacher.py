@@ -11,7 +11,7 @@ from sparserve.models.encoders.checkpoint import Checkpoint, adopt
 from sparserve.models.pipeline.estimate import Costs
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.stages.augmentation import student_rows
-from sparserve.models.pipeline.stages.bigger_teacher import read_teacher_logits
+from sparserve.models.pipeline.stages.bigger_teacher import target_logits
 from sparserve.models.pipeline.stages.teacher_settings import planned_training
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.training.target_logits import TargetLogits, logits_only
@@ -76,21 +76,23 @@ def training_of(plan_settings: Step | None, job: Job, context: Context) -> Train
 
 
 def _lesson(job: Job, targets: Step | None, context: Context) -> dict[str, Any]:
-    """Return the rows that the dense teacher learns from and, in a chain, the logits and losses of these rows."""
-    if targets is None:
-        return {"rows": job.rows(job.checkpoint)}
-    return {
-        "rows": student_rows(job, job.checkpoint, None, context),
-        "targets": TargetLogits(read_teacher_logits(context.result(targets))),
-        "losses": logits_only(job.recipe.distillation),
-    }
+    """Return the rows that the dense teacher learns from and, if it learns logits, these and the losses.
+
+    The logits are those of a bigger teacher, also to unlabelled rows, or the soft labels of the data.
+    """
+    rows = job.rows(job.checkpoint) if targets is None else student_rows(job, job.checkpoint, None, context)
+    logits = target_logits(job, targets, len(rows.dataset.train), context)
+    if logits is None:
+        return {"rows": rows}
+    return {"rows": rows, "targets": TargetLogits(logits), "losses": logits_only(job.recipe.distillation)}
 
 
 def _lesson_inputs(job: Job, targets: Step | None) -> dict[str, Any]:
-    losses = logits_only(job.recipe.distillation)
-    if targets is None:
+    if targets is None and job.dataset.train.soft is None:
         return {}
-    return {"targets": targets.key, "temperature": losses.temperature, "labels": losses.labels}
+    losses = logits_only(job.recipe.distillation)
+    learned = {"temperature": losses.temperature, "labels": losses.labels}
+    return learned if targets is None else learned | {"targets": targets.key}
 
 
 def _found_teacher_step(job: Job, common: Mapping[str, Any], settings: Step, targets: Step | None) -> Step:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from sparserve.models.data.dataset import Split
+from sparserve.models.data.dataset import UNLABELED, Split
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError, DataError, RecipeError
 from sparserve.models.recipes.schema import Augmentation
-from sparserve.models.training.augmentation import augment, read_split, write_split
+from sparserve.models.training.augmentation import augment, read_split, without_labels, write_split
 from sparserve.models.training.word_candidates import (
     Vocabulary,
     find_words,
@@ -262,3 +262,10 @@ def test_read_split_rejects_invalid_file(tmp_path: Path, row: Any) -> None:
     path.write_text(json.dumps({"text": "a", "label": 1}) + "\n" + row + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"train\.jsonl is not a file of labelled rows"):
         read_split(path)
+
+
+def test_without_labels_keeps_those_of_the_original_rows() -> None:
+    split = Split(["a", "b", "c"], None, [1, 0, 1])
+    assert without_labels(split, after=2, multi_label=False).labels == [1, 0, UNLABELED]
+    several = Split(["a", "b"], None, [[1, 0], [0, 1]])
+    assert without_labels(several, after=1, multi_label=True).labels == [[1, 0], [UNLABELED, UNLABELED]]
