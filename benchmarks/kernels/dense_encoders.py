@@ -27,7 +27,10 @@ WEIGHT_DEVIATION = 0.04  # linear layers of a trained BERT-base: 0.035-0.045
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """Sizes of an encoder: `hidden` and `intermediate` are widths, `vocabulary` is a number of tokens."""
+    """Sizes of an encoder: `hidden` and `intermediate` are widths, `vocabulary` is a number of tokens.
+
+    `family` is the architecture's `model_type`.
+    """
 
     name: str
     layers: int
@@ -35,6 +38,7 @@ class EncoderShape:
     heads: int
     intermediate: int
     vocabulary: int
+    family: str = "bert"
 
 
 BERT_BASE = EncoderShape("BERT-base", 12, 768, 12, 3072, 30522)

@@ -23,13 +23,34 @@ import torch
 
 from benchmarks.kernels.arms import FP32, INT8, models, write_peers
 from benchmarks.kernels.dense_encoders import BERT_BASE, MINILM_L6, EncoderShape, random_classifier
+from benchmarks.kernels.modern_encoders import (
+    DEBERTA_V3_BASE,
+    DEBERTA_V3_SMALL,
+    DEBERTA_V3_XSMALL,
+    ETTIN_17M,
+    ETTIN_32M,
+    ETTIN_68M,
+    MODERNBERT_BASE,
+    random_modern_classifier,
+)
 from sparserve.kernels.library import find_library, read_profile
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
 
 RESULTS = Path(__file__).parent.parent / "results"
-SHAPES = {"bert-base": BERT_BASE, "minilm-l6": MINILM_L6}
+SHAPES = {
+    "bert-base": BERT_BASE,
+    "minilm-l6": MINILM_L6,
+    "modernbert-base": MODERNBERT_BASE,
+    "ettin-17m": ETTIN_17M,
+    "ettin-32m": ETTIN_32M,
+    "ettin-68m": ETTIN_68M,
+    "deberta-v3-xsmall": DEBERTA_V3_XSMALL,
+    "deberta-v3-small": DEBERTA_V3_SMALL,
+    "deberta-v3-base": DEBERTA_V3_BASE,
+}
+DEFAULT_SHAPES = ("bert-base", "minilm-l6")
 PEERS = {"openvino": "OpenVINO fp32 dense", "deepsparse": "DeepSparse 95 % fp32"}
 # Below this length DeepSparse 1.8 was four times slower than dense ONNX Runtime here, for an unknown reason.
 PEER_LENGTHS = {"openvino": 1, "deepsparse": 64}
@@ -119,9 +140,10 @@ def measure_shape(
 ) -> dict[str, Any]:
     """Measure all cells (batch, length, threads) of one shape."""
     with tempfile.TemporaryDirectory() as name:
-        network = random_classifier(shape, 0)
+        bert = shape.family == "bert"
+        network = random_classifier(shape, 0) if bert else random_modern_classifier(shape, 0)
         arms = dict(models(network, shape, Path(name)))
-        graphs = write_peers(network, Path(name)) if peers else {}
+        graphs = write_peers(network, Path(name)) if peers and bert else {}
         cells = []
         profiles: dict[str, Any] = {}
         for threads in sorted({threads for _, _, threads in grid}):
@@ -133,6 +155,8 @@ def measure_shape(
             }
             for batch, length, _ in [cell for cell in grid if cell[2] == threads]:
                 feed = inputs(batch, length, shape.vocabulary)
+                if not bert:
+                    del feed["token_type_ids"]
                 times = measure_cell(sessions, feed, seconds)
                 medians = {arm: float(np.median(values)) for arm, values in times.items()}
                 for kind, python in peers.items():
@@ -152,7 +176,7 @@ def measure_shape(
                     }
                 )
                 print_cell(shape.name, cells[-1])
-                if threads == 1 and (batch, length) in PROFILED:
+                if bert and threads == 1 and (batch, length) in PROFILED:
                     for arm in PROFILED_ARMS:
                         profiles[f"{arm}, {batch} x {length}"] = {
                             "seconds": profile(sessions[arm], feed),
@@ -179,9 +203,18 @@ def print_cell(name: str, cell: dict[str, Any]) -> None:
         )
 
 
+def parse_cell(text: str) -> tuple[int, int]:
+    """Read a cell of the grid: "1x128" is one text of 128 tokens."""
+    batch, length = text.split("x")
+    return int(batch), int(length)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(DEFAULT_SHAPES))
+    parser.add_argument(
+        "--cells", nargs="+", type=parse_cell, metavar="BATCHxLENGTH", help="these cells on one thread only"
+    )
     parser.add_argument("--seconds", type=float, default=10, help="time per cell; at least five rounds run")
     parser.add_argument("--full", action="store_true", help="batches 1, 8, 32 x lengths 16 to 384 (over an hour)")
     parser.add_argument("--peer", action="append", default=[], metavar="KIND=PYTHON")
@@ -191,7 +224,9 @@ def main() -> None:
     library = find_library()
     output: Path = arguments.output or RESULTS / f"kernels-{library.isa}.json"
     grid = FULL_GRID if arguments.full else BASE_GRID
-    cells = [(*cell, 1) for cell in grid] + [(*cell, 2) for cell in (grid if arguments.full else TWO_THREADS)]
+    cells = [(*cell, 1) for cell in arguments.cells or grid]
+    if not arguments.cells:
+        cells += [(*cell, 2) for cell in (grid if arguments.full else TWO_THREADS)]
     result: dict[str, Any] = {
         "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": describe_machine().model_dump(mode="json"),

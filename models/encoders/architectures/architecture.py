@@ -99,6 +99,11 @@ class Architecture:
     config_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
+    def final_norm(self) -> str | None:
+        """Name of the norm behind the last layer, which encoders have whose layers begin with their norms."""
+        return self.hidden_modules[-1] if self.norm_first and self.hidden_modules else None
+
+    @property
     def position_table(self) -> bool:
         """True if every position has an embedding, so that texts cannot be longer than the table."""
         return self.positions not in ("rotary", "disentangled")

@@ -73,7 +73,6 @@ def pack_checkpoint(
     runtime does not know the reason is written instead: model.onnx is good without a packed file.
     """
     config: Any = checkpoint.config
-    head_size = config.hidden_size // config.num_attention_heads
     try:
         if not checkpoint.architecture.packable:
             raise CheckpointError(
@@ -83,7 +82,14 @@ def pack_checkpoint(
         if library is not None:
             check_packed(
                 graph,
-                partial(write_sparse_graph, graph, head_size=head_size, values="fp32", embeddings_int8=False),
+                partial(
+                    write_sparse_graph,
+                    graph,
+                    config=config,
+                    values="fp32",
+                    embeddings_int8=False,
+                    max_length=max_length,
+                ),
                 library=library,
                 vocabulary=int(config.vocab_size),
                 pad_token_id=checkpoint.pad_token_id,
@@ -92,17 +98,18 @@ def pack_checkpoint(
         packed = write_sparse_graph(
             graph,
             folder / SPARSE_MODEL,
-            head_size=head_size,
+            config=config,
             values="int8" if quantization else "fp32",
             embeddings_int8=bool(quantization and quantization.embeddings),
             token_bits=quantization.embedding_bits if quantization else 8,
+            max_length=max_length,
         )
         if packing is not None:
             rows = validation.take(range(min(ROWS, len(validation))))
             attention = choose_attention(
                 folder / SPARSE_MODEL,
                 packing.attention,
-                head_size=head_size,
+                head_size=config.hidden_size // config.num_attention_heads,
                 tokens=TextTokenizer(checkpoint.folder / TOKENIZER, max_length).encode(rows.texts, rows.text_pairs),
                 pad_token_id=checkpoint.pad_token_id,
                 library=library,

@@ -200,9 +200,7 @@ def test_squeezed_graph_is_packed_and_quantized(
 ) -> None:
     model, path = exported
     expected = logits(model).numpy()
-    packed = write_sparse_graph(
-        path, tmp_path / "s.onnx", head_size=HIDDEN // HEADS, values="fp32", embeddings_int8=False
-    )
+    packed = write_sparse_graph(path, tmp_path / "s.onnx", config=model.config, values="fp32", embeddings_int8=False)
     assert sum(packed.layouts.values()) == 12
     assert np.abs(answers(tmp_path / "s.onnx", graph_inputs(), sparse_runtime.path) - expected).max() < 1e-5
     quantize(path, tmp_path / "int8.onnx", Quantization())
@@ -233,7 +231,7 @@ def test_squeezed_mpnet_exports_position_bias_and_is_not_packed(network: Callabl
         write_sparse_graph(
             tmp_path / "model.onnx",
             tmp_path / "s.onnx",
-            head_size=HIDDEN // HEADS,
+            config=model.config,
             values="fp32",
             embeddings_int8=False,
         )

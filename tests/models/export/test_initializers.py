@@ -59,8 +59,7 @@ def test_equal_parameters_are_exported_separately(emptied: Any, sparse_runtime: 
     assert counted.parameters == sum(linear.weight.numel() for linear in linears.values())
     assert counted.nonzero == sum(int((linear.weight != 0).sum()) for linear in linears.values())
 
-    size = emptied.config.hidden_size // emptied.config.num_attention_heads
-    packed = write_sparse_graph(path, packed_path, head_size=size, values="fp32", embeddings_int8=False)
+    packed = write_sparse_graph(path, packed_path, config=emptied.config, values="fp32", embeddings_int8=False)
     assert sum(packed.layouts.values()) == len(linears)
     ids = np.random.default_rng(0).integers(5, emptied.config.vocab_size, (3, 21))
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}

@@ -23,10 +23,8 @@ Choose = Callable[..., PackedAttention]
 @pytest.fixture
 def graph(exported_encoder: Callable[[str], Exported], tmp_path: Path) -> Path:
     encoder = exported_encoder("bert")
-    config = encoder.model.config
     path = tmp_path / "model.sparse.onnx"
-    head_size = config.hidden_size // config.num_attention_heads
-    write_sparse_graph(encoder.path, path, head_size=head_size, values="int8", embeddings_int8=True)
+    write_sparse_graph(encoder.path, path, config=encoder.model.config, values="int8", embeddings_int8=True)
     return path
 
 

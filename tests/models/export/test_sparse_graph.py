@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from transformers import BertConfig
 
 from sparserve.kernels.library import Library
 from sparserve.kernels.packing import Values
@@ -28,10 +29,6 @@ def library(sparse_runtime: Library) -> Path:
     return sparse_runtime.path
 
 
-def head_size(model: Any) -> int:
-    return int(model.config.hidden_size) // int(model.config.num_attention_heads)
-
-
 def logits(path: Path, model: Any, library: Path | None = None) -> np.ndarray:
     """Return the logits of texts of several lengths, padded together."""
     classifier = OnnxClassifier(path, pad_token_id=model.config.pad_token_id, threads=1, library=library)
@@ -44,9 +41,8 @@ def logits(path: Path, model: Any, library: Path | None = None) -> np.ndarray:
 
 def pack(model: Any, folder: Path, values: Values = "fp32", source: str = "model.onnx") -> tuple[Path, Packed]:
     target = folder / f"{values}.onnx"
-    size = head_size(model)
     packed = write_sparse_graph(
-        folder / source, target, head_size=size, values=values, embeddings_int8=values == "int8"
+        folder / source, target, config=model.config, values=values, embeddings_int8=values == "int8"
     )
     return target, packed
 
@@ -71,7 +67,9 @@ def test_sparse_graph_matches_onnxruntime_for_every_encoder(
 ) -> None:
     model, folder, expected = exported
     target, packed = pack(model, folder)
-    assert packed.layouts == {"unstructured": 12}
+    # ModernBERT has gates, DeBERTa a dense table of distances.
+    dense = {"dense": 1} if model.config.model_type == "deberta-v2" else {}
+    assert packed.layouts == {**dense, "unstructured": 14 if model.config.model_type == "modernbert" else 12}
     assert packed.first_token_only
     assert packed.bytes == target.stat().st_size
     assert np.abs(logits(target, model, library) - expected).max() < 1e-5
@@ -208,7 +206,7 @@ def test_sparse_graph_refuses_a_graph_without_encoder(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(tiny_graph())
     with pytest.raises(CheckpointError, match="no BERT-like encoder"):
         write_sparse_graph(
-            tmp_path / "model.onnx", tmp_path / "sparse.onnx", head_size=4, values="fp32", embeddings_int8=False
+            tmp_path / "model.onnx", tmp_path / "sparse.onnx", config=BertConfig(), values="fp32", embeddings_int8=False
         )
     assert not (tmp_path / "sparse.onnx").exists()
 
@@ -220,6 +218,4 @@ def test_sparse_graph_refuses_activations_that_contain_a_known_one(
 ) -> None:
     path, model = changed_bert(hidden_act=activation)
     with pytest.raises(CheckpointError, match="does not support the encoder's activation"):
-        write_sparse_graph(
-            path, tmp_path / "sparse.onnx", head_size=head_size(model), values="fp32", embeddings_int8=False
-        )
+        write_sparse_graph(path, tmp_path / "sparse.onnx", config=model.config, values="fp32", embeddings_int8=False)

@@ -24,7 +24,7 @@ def check(path: Path, model: Any, library: Library) -> None:
     pack = partial(
         write_sparse_graph,
         path,
-        head_size=config.hidden_size // config.num_attention_heads,
+        config=config,
         values="fp32",
         embeddings_int8=False,
     )

@@ -163,7 +163,7 @@ def test_sparsity_counts_rows_and_basis_but_no_remap(bert: Exported, tmp_path: P
 def test_sparse_graph_keeps_smaller_tables(bert: Exported, sparse_runtime: Library, tmp_path: Path) -> None:
     path, _ = shrunk(bert, tmp_path, vocabulary="training", rank=16)
     target = tmp_path / "sparse.onnx"
-    write_sparse_graph(path, target, head_size=8, values="fp32", embeddings_int8=False)
+    write_sparse_graph(path, target, config=bert.model.config, values="fp32", embeddings_int8=False)
     inputs = texts(bert, np.arange(5, 45))
     assert np.abs(logits(target, inputs, sparse_runtime.path) - logits(path, inputs)).max() < 1e-5
 
