@@ -99,11 +99,6 @@ class Architecture:
     config_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
-    def final_norm(self) -> str | None:
-        """Name of the norm behind the last layer, which encoders have whose layers begin with their norms."""
-        return self.hidden_modules[-1] if self.norm_first and self.hidden_modules else None
-
-    @property
     def position_table(self) -> bool:
         """True if every position has an embedding, so that texts cannot be longer than the table."""
         return self.positions not in ("rotary", "disentangled")
@@ -140,6 +135,11 @@ class Architecture:
         positions is not part of the scores: no linear of the encoder computes it.
         """
         return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+    @property
+    def final_norm(self) -> str | None:
+        """Name of the norm behind the last layer, which encoders have whose layers begin with their norms."""
+        return self.hidden_modules[-1] if self.norm_first and self.hidden_modules else None
 
     def smaller_config(self, config: Any, layers: tuple[int, ...] | None, width: int | None) -> dict[str, Any]:
         """Return further fields of the configuration that change with the kept layers or the hidden width."""
