@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,21 @@ FILLER = (
     "of",
 )
 WORDS = [*GOOD, *BAD, *FILLER]
+
+
+# Fields of configurations besides the sizes: ModernBERT's band is short, DeBERTa's are those of v3.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "modernbert": {"local_attention": 16, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -151,7 +167,8 @@ def _write_checkpoint(folder: Path, model_type: str) -> Path:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
-    names = ["input_ids", "attention_mask"] if model_type in ("distilbert", "roberta", "mpnet") else None
+    untyped = ("distilbert", "roberta", "mpnet", "modernbert")
+    names = ["input_ids", "attention_mask"] if model_type in untyped else None
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -162,7 +179,8 @@ def _write_checkpoint(folder: Path, model_type: str) -> Path:
         model_max_length=64,
         model_input_names=names or ["input_ids", "token_type_ids", "attention_mask"],
     )
-    sizes = {"vocab_size": len(vocabulary), "pad_token_id": 0, "max_position_embeddings": 72}
+    sizes: dict[str, Any] = {"vocab_size": len(vocabulary), "pad_token_id": 0, "max_position_embeddings": 72}
+    sizes |= FAMILIES.get(model_type, {})
     if model_type == "distilbert":
         shape = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
     else:

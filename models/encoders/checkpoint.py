@@ -129,7 +129,7 @@ def _check_plausible(folder: Path, config: Any) -> None:
     tensors = saved_tensors(folder)
     largest = max((size for tensor in tensors for size in tensor.shape), default=0)
     limits = {"num_hidden_layers": len(tensors)}
-    if architecture_of(config).position_table:
+    if architecture_of(config).has_position_table(config):
         limits["max_position_embeddings"] = largest
     for name, limit in limits.items():
         if getattr(config, name) > limit:

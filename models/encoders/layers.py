@@ -69,6 +69,7 @@ class EncoderLayer:
     position_key: nn.Linear | None
     head_size: int
     norm_first: bool
+    rotary: bool
 
     @property
     def heads(self) -> int:
@@ -161,4 +162,5 @@ def _layer(module: nn.Module, architecture: Architecture, head_size: int) -> Enc
         position_key,
         head_size,
         architecture.norm_first,
+        architecture.positions == "rotary",
     )

@@ -160,7 +160,10 @@ def _copy(start: nn.Module, smaller: nn.Module) -> Indices:
 
 def _copy_linears(source: EncoderLayer, layer: EncoderLayer, cut: _Cut) -> set[nn.Parameter]:
     """Fill the linears of a layer, and return their parameters."""
-    key_features = _features(source, layer, cut, _output_norms(source.query) * _output_norms(source.key))
+    if source.rotary and layer.head_size < source.head_size:
+        key_features = _rotated_features(source, layer, cut)
+    else:
+        key_features = _features(source, layer, cut, _output_norms(source.query) * _output_norms(source.key))
     value_features = _features(source, layer, cut, _output_norms(source.value) * _input_norms(source.attention_output))
     importance = _input_norms(source.output)
     for rows in source.unit_rows:
@@ -196,6 +199,17 @@ def _features(source: EncoderLayer, layer: EncoderLayer, cut: _Cut, importance: 
         kept = _largest(importance[begin : begin + source.head_size], layer.head_size)
         features += [begin + place for place in kept]
     return tuple(features)
+
+
+def _rotated_features(source: EncoderLayer, layer: EncoderLayer, cut: _Cut) -> Indices:
+    """Return the features of queries and keys whose frequencies are nearest to those of smaller rotated heads.
+
+    Features i and i + d / 2 of a head rotate together, by the frequency theta^(-2 i / d).
+    """
+    half, kept = source.head_size // 2, layer.head_size // 2
+    pairs = [(2 * place * half + kept) // (2 * kept) for place in range(kept)]
+    places = [*pairs, *(pair + half for pair in pairs)]
+    return tuple(head * source.head_size + place for head in cut.heads for place in places)
 
 
 def _gains(start: nn.Module, width: int) -> torch.Tensor:

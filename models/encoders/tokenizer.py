@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 from sparserve.models.errors import CheckpointError, EnvironmentFault
 
 TOKENIZER: Final = "tokenizer.json"
-SENTENCEPIECE: Final = "sentencepiece.bpe.model"
-TOKENIZER_FILES: Final = (TOKENIZER, "vocab.txt", "vocab.json", SENTENCEPIECE, "spiece.model")
+SENTENCEPIECE: Final = ("sentencepiece.bpe.model", "spm.model")
+TOKENIZER_FILES: Final = (TOKENIZER, "vocab.txt", "vocab.json", *SENTENCEPIECE, "spiece.model")
 
 
 def read_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
@@ -59,12 +59,13 @@ def _refuse_code(folder: Path) -> None:
 
 def _check_packages(folder: Path) -> None:
     """Check for the packages without which transformers takes the file of SentencePiece for one of tiktoken."""
-    if (folder / TOKENIZER).is_file() or not (folder / SENTENCEPIECE).is_file():
+    name = next((name for name in SENTENCEPIECE if (folder / name).is_file()), None)
+    if (folder / TOKENIZER).is_file() or name is None:
         return
     for package, module in {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}.items():
         if not _is_installed(module):
             raise EnvironmentFault(
-                f"{folder} has its tokenizer in {SENTENCEPIECE} alone, and {package}, which converts it, is not "
+                f"{folder} has its tokenizer in {name} alone, and {package}, which converts it, is not "
                 f'installed. Run: pip install "sparserve[compress]", or save the tokenizer with {TOKENIZER}'
             )
 

@@ -25,7 +25,8 @@ NAMED: Final = 3  # names in a message
 # Saved beside an encoder, but not part of it: buffers, poolers, and heads of pre-training and of other tasks.
 HARMLESS: Final = re.compile(
     r"(^|\.)position_ids$|(^|\.)token_type_ids$|(^|\.)pooler\.|^(cls|lm_head|generator_predictions|generator_lm_head|"
-    r"discriminator_predictions|vocab_transform|vocab_layer_norm|vocab_projector|qa_outputs|sequence_summary)\."
+    r"discriminator_predictions|vocab_transform|vocab_layer_norm|vocab_projector|qa_outputs|sequence_summary|decoder|"
+    r"lm_predictions|mask_predictions)\."
 )
 # Parts of names that say how the network was saved, with the reason and the way out.
 EXPLANATIONS: Final[Mapping[str, str]] = {

@@ -26,7 +26,7 @@ def exported_encoder(
         torch.manual_seed(0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if ".layer." in name and parameter.ndim == 2:
+                if (".layer." in name or ".layers." in name) and parameter.ndim == 2:
                     parameter.mul_(5 * (torch.rand_like(parameter) < 0.2))
 
         def build(folder: Path) -> None:

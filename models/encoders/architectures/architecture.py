@@ -98,9 +98,8 @@ class Architecture:
     packable: bool = True
     config_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
-    @property
-    def position_table(self) -> bool:
-        """True if every position has an embedding, so that texts cannot be longer than the table."""
+    def has_position_table(self, config: Any) -> bool:
+        """Return True if every position has an embedding, so that texts cannot be longer than the table."""
         return self.positions not in ("rotary", "disentangled")
 
     def config_name(self, name: str) -> str:
@@ -123,6 +122,10 @@ class Architecture:
     def score_products(self, config: Any) -> int:
         """Return the number of inner products that a score is the sum of."""
         return 1
+
+    def takes_types(self, config: Any) -> bool:
+        """Return True if the two texts of a pair are marked by types, with an embedding each."""
+        return bool(getattr(config, "type_vocab_size", 1))
 
     def pools_mean(self, config: Any) -> bool:
         """Return True if the classification head reads the mean of all tokens, False if it reads the first one."""

@@ -14,10 +14,15 @@ from sparserve.models.encoders.architectures.bert import (
     ROBERTA,
     XLM_ROBERTA,
 )
+from sparserve.models.encoders.architectures.deberta import DEBERTA_V2
+from sparserve.models.encoders.architectures.modernbert import MODERNBERT
 from sparserve.models.errors import CheckpointError
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
-    {entry.model_type: entry for entry in (BERT, CAMEMBERT, DISTILBERT, ELECTRA, MPNET, ROBERTA, XLM_ROBERTA)}
+    {
+        entry.model_type: entry
+        for entry in (BERT, CAMEMBERT, DEBERTA_V2, DISTILBERT, ELECTRA, MODERNBERT, MPNET, ROBERTA, XLM_ROBERTA)
+    }
 )
 
 

@@ -65,7 +65,9 @@ def export_checkpoint(path: Path, *, checkpoint: Checkpoint, dataset: Dataset, r
     """Export a trained checkpoint as ONNX; return the largest difference from torch's logits."""
     # Eager attention gives the graph that onnxruntime runs fastest: no NaN guards, fewer shape computations.
     model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type, attention="eager").eval()
-    accepted = inspect.signature(model.forward).parameters
+    accepted = set(inspect.signature(model.forward).parameters)
+    if not checkpoint.architecture.takes_types(checkpoint.config):
+        accepted.discard("token_type_ids")
     config: Any = model.config
     return export_onnx(
         model,

@@ -173,8 +173,13 @@ class LayerwiseObs(PruningMethod):
         self._updated = bool(updated)
 
     def _record_inputs(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        first, *_, last = self.targets
+
         def record(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            self._inputs[name] = arguments[0]
+            if name == first and last in self._inputs:
+                self._inputs = {}  # a new forward pass
+            # The first call has the texts. DeBERTa's linears project a table of positions, too.
+            self._inputs.setdefault(name, arguments[0])
 
         return record
 
@@ -184,7 +189,7 @@ class LayerwiseObs(PruningMethod):
             self._squares[name] = gradient.reshape(-1, gradient.shape[-1]).float().square().sum(0)
 
         def register(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
-            if self._records_gradients and output.requires_grad:
+            if self._records_gradients and output.requires_grad and arguments[0] is self._inputs[name]:
                 output.register_hook(record)  # type: ignore[no-untyped-call]
 
         return register

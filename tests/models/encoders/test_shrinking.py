@@ -58,21 +58,25 @@ def double(model: Any, heads: int) -> None:
     The second half of the hidden dimensions copies the first half and is never read; half of the units, and half of the
     heads or of each head's features, are zero.
     """
-    kept_features = [f for f in range(32) if (f // 8 in uniform_choice(4, 2) if heads == 2 else f % 8 < 4)]
-    idle = [f for f in range(32) if f not in kept_features]
     layers = encoder_layers(model)
+    places = (0, 2, 4, 6) if layers[0].rotary else (0, 1, 2, 3)  # pairs of features with the frequencies of heads of 4
+    kept_features = [f for f in range(32) if (f // 8 in uniform_choice(4, 2) if heads == 2 else f % 8 in places)]
+    idle = [f for f in range(32) if f not in kept_features]
     inner = {id(rows.linear) for layer in layers for rows in (layer.query, layer.key, layer.value, layer.intermediate)}
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.embedding_dim == 32:
             module.weight[:, 16:] = module.weight[:, :16]
         elif isinstance(module, nn.LayerNorm):
             module.weight[:] = 1  # equal gains: the first dimensions are kept
-            module.bias[16:] = module.bias[:16]
+            if module.bias is not None:
+                module.bias[16:] = module.bias[:16]
         elif isinstance(module, nn.Linear):
             if module.in_features == 32:
                 module.weight[:, 16:] = 0
             if module.out_features == 32 and id(module) not in inner:
-                module.weight[16:], module.bias[16:] = module.weight[:16], module.bias[:16]
+                module.weight[16:] = module.weight[:16]
+                if module.bias is not None:
+                    module.bias[16:] = module.bias[:16]
     for layer in layers:
         for rows in (layer.query, layer.key, layer.value):
             silence(rows, idle)
@@ -113,8 +117,9 @@ def test_shrink_keeps_logits_if_only_kept_parts_are_used(
     student: Any = shrink(start, Student(hidden_size=16, intermediate_size=24, heads=heads))
     with torch.no_grad():
         for layer in encoder_layers(student):
-            for parameter in layer.query.linear.parameters():
-                parameter.mul_((layer.head_size / 8) ** 0.5)  # scores are divided by the root of the head's size
+            for rows in (layer.query.weight, layer.query.bias):
+                if rows is not None:
+                    rows.mul_((layer.head_size / 8) ** 0.5)  # scores are divided by the root of the head's size
     assert kept_dimensions(student, 32) == tuple(range(16))
     assert (logits(student) - logits(start)).abs().max().item() < 1e-4
 

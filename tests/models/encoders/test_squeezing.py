@@ -15,6 +15,7 @@ from torch import nn
 
 from sparserve.kernels.library import Library
 from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.encoders.architectures.registry import architecture_of
 from sparserve.models.encoders.attention_scores import attention_scores
 from sparserve.models.encoders.layers import encoder_layers
 from sparserve.models.encoders.squeezing import squeeze, structure_of
@@ -85,18 +86,17 @@ def make_equal_pairs(model: Any) -> None:
     base = model.base_model
     project = getattr(base, "embeddings_project", None)
     writers = [project] if project is not None else []
-    norms = [] if project is not None else [m for m in base.embeddings.modules() if isinstance(m, nn.LayerNorm)]
-    readers = [
-        m for n, m in model.named_modules() if n.endswith(("pooler.dense", "pre_classifier", "classifier.dense"))
-    ]
+    norms = [m for m in base.modules() if isinstance(m, nn.LayerNorm) and m.weight.shape == (HIDDEN,)]
+    readers: list[Any] = [m for n, m in model.named_modules() if n.endswith(architecture_of(model.config).head_readers)]
     for layer in encoder_layers(model):
         writers += [layer.attention_output, layer.output]
-        readers += [layer.query, layer.key, layer.value, layer.intermediate]
-        norms += [module for module in layer.module.modules() if isinstance(module, nn.LayerNorm)]
+        readers += [layer.query, layer.key, layer.value, *layer.unit_rows]
     for module in (*writers, *norms):
-        module.weight[1::2], module.bias[1::2] = module.weight[::2], module.bias[::2]
-    for module in base.embeddings.modules() if project is None else ():
-        if isinstance(module, nn.Embedding):
+        module.weight[1::2] = module.weight[::2]
+        if module.bias is not None:
+            module.bias[1::2] = module.bias[::2]
+    for module in base.modules():
+        if isinstance(module, nn.Embedding) and module.embedding_dim == HIDDEN:
             module.weight[:, 1::2] = module.weight[:, ::2]
     for module in readers:
         module.weight[:, 1::2] = 0
@@ -147,7 +147,7 @@ def test_squeeze_refuses_an_unknown_architecture(bert: Any) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_squeezed_network_can_be_trained(network: Callable[[str], Any], name: str) -> None:
     model = network(name)
-    model.base_model.embeddings.word_embeddings.weight.requires_grad_(False)
+    model.get_input_embeddings().weight.requires_grad_(False)
     squeeze(model, NARROW)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -155,7 +155,7 @@ def test_squeezed_network_can_be_trained(network: Callable[[str], Any], name: st
     loss.backward()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.grad is not None}
     frozen = set(dict(model.named_parameters())) - set(trained)
-    assert frozen == {f"{model.base_model_prefix}.embeddings.word_embeddings.weight"}
+    assert frozen == {f"{model.base_model_prefix}.{architecture_of(model.config).token_table}.weight"}
     if name == "mpnet":
         used = trained["mpnet.encoder.relative_attention_bias.weight"].grad.abs().sum(0) > 0
         assert used.all()  # each head is kept in one of the two layers

@@ -106,7 +106,7 @@ def test_mutual_information_uses_kept_features_only() -> None:
     assert information[[0, 2]].max() < 0.01
 
 
-@pytest.mark.parametrize("model_type", ["bert", "mpnet"])
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
 def test_mutual_information_method_removes_constant_units_first(
     make_checkpoint: Callable[[str], Path], model_type: str
 ) -> None:

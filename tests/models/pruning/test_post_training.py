@@ -38,7 +38,7 @@ def logits(model: Any, batches: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("model_type", "problem_type"),
-    [("bert", "single_label_classification"), ("mpnet", "single_label_classification"),
+    [("modernbert", "single_label_classification"), ("mpnet", "single_label_classification"),
      ("bert", "multi_label_classification")],
 )  # fmt: skip
 def test_mask_gradients_match_single_rows(
@@ -125,7 +125,7 @@ def test_rearrange_keeps_one_of_two_equal_units() -> None:
     assert rearrange(gradients, np.asarray([False, False, True, True])).tolist()[:2].count(True) == 1
 
 
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet"])
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "distilbert", "modernbert", "mpnet"])
 def test_refit_reduces_error_of_every_layer(make_checkpoint: Callable[[str], Path], model_type: str) -> None:
     dense = classifier(make_checkpoint(model_type))
     model = copy.deepcopy(dense)
