@@ -4,6 +4,7 @@ He et al. 2021, arXiv 2006.03654 and 2111.09543. A layer is BERT's, but a score 
 content to content, content to position and position to content.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -64,7 +65,7 @@ class Deberta(Architecture):
             products,
         )
         scores: Tensor = super().scores(attention, query, key, keywords)
-        return scores / products**0.5 + positions.view(batch, heads, length, length)
+        return scores / math.sqrt(products) + positions.view(batch, heads, length, length)
 
     def smaller_config(self, config: Any, layers: tuple[int, ...] | None, width: int | None) -> dict[str, Any]:
         """Return the width of the pooler, which is that of the hidden states."""

@@ -61,7 +61,8 @@ class ModernBert(Architecture):
         """Return the scores of rotated queries and keys, with 0 outside of the layer's band."""
         cos, sin = (part.float().unsqueeze(1) for part in keywords["position_embeddings"])
         scores: Tensor = super().scores(attention, _rotate(query, cos, sin), _rotate(key, cos, sin), keywords)
-        window: Any = attention.sliding_window
+        module: Any = attention
+        window: int | None = module.sliding_window
         if window is None:
             return scores
         positions = torch.arange(scores.shape[-1], device=scores.device)
