@@ -1,5 +1,6 @@
 """Apply a pruning method during training: update masks on schedule, and zero masked weights after every step."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,17 @@ _MASK, _METHOD = "mask/", "method/"
 class Pruner:
     """The masks of a model and the method that updates them, step by step."""
 
-    def __init__(self, model: nn.Module, pruning: Pruning, *, keep_zeros: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        pruning: Pruning,
+        *,
+        keep_zeros: bool = False,
+        targets: Mapping[str, nn.Linear] | None = None,
+    ) -> None:
+        """Prepare the method for the matrices `targets`, by default those of the encoder's layers."""
         self.pruning = pruning
-        targets = encoder_linears(model)
+        targets = encoder_linears(model) if targets is None else targets
         self.masks = Masks(targets, pruning.block, keep_zeros=keep_zeros)
         self.method = make_method(pruning)
         self.method.prepare(targets, pruning)

@@ -173,7 +173,8 @@ class LayerwiseObs(PruningMethod):
         self._updated = bool(updated)
 
     def _record_inputs(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        first, *_, last = self.targets
+        names = list(self.targets)
+        first, last = names[0], names[-1]
 
         def record(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             if name == first and last in self._inputs:

@@ -13,6 +13,7 @@ from sparserve.models.errors import RecipeError
 from sparserve.models.pruning.pruner import Pruner
 from sparserve.models.pruning.weights.layerwise_obs import LayerwiseObs, least_squares
 from sparserve.models.recipes.schema import Pruning
+from tests.support.models.matrices import matrices
 
 DOUBLE: Any = {"dtype": torch.float64}
 
@@ -183,7 +184,10 @@ def test_layerwise_obs_resumes_between_batches_of_update(tmp_path: Path, stop_af
         method="layerwise-obs", sparsity=0.7, allocation="global", begin=0.3, end=0.9, updates=2, options=options
     )
     network, fresh = Attention(0), Attention(1)
-    pruner, resumed = Pruner(network, pruning), Pruner(fresh, pruning)
+    pruner, resumed = (
+        Pruner(network, pruning, targets=matrices(network)),
+        Pruner(fresh, pruning, targets=matrices(fresh)),
+    )
     steps(network, pruner, range(1, stop_after + 1))
     pruner.save(tmp_path / "masks.safetensors")
     resumed.load(tmp_path / "masks.safetensors")
@@ -198,7 +202,11 @@ def test_layerwise_obs_resumes_between_batches_of_update(tmp_path: Path, stop_af
 def test_layerwise_obs_sums_shared_inputs_once_and_removes_hooks() -> None:
     network = Attention(0)
     options = {"output_fisher": True}
-    pruner = Pruner(network, Pruning(method="layerwise-obs", sparsity=0.5, end=0.5, updates=1, options=options))
+    pruner = Pruner(
+        network,
+        Pruning(method="layerwise-obs", sparsity=0.5, end=0.5, updates=1, options=options),
+        targets=matrices(network),
+    )
     steps(network, pruner, range(1, 5))
     sums = [name for name in pruner.method.state() if name.startswith("moments/")]
     assert sums == ["moments/layers.0.query", "moments/layers.0.output"]
@@ -212,7 +220,7 @@ def test_layerwise_obs_keeps_outputs_closer_than_magnitude() -> None:
     for method in ("magnitude", "layerwise-obs"):
         network = Attention(0)
         wanted = network.layers[0]["query"](inputs).detach()  # type: ignore[index]
-        pruner = Pruner(network, Pruning(method=method, sparsity=0.5, end=0.0, updates=1))
+        pruner = Pruner(network, Pruning(method=method, sparsity=0.5, end=0.0, updates=1), targets=matrices(network))
         network(inputs)
         pruner.observe(1, 8)
         pruner.after(1, 8)

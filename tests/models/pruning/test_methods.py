@@ -19,6 +19,7 @@ from sparserve.models.pruning.weights.group_lasso import GroupLasso
 from sparserve.models.pruning.weights.movement import Movement, SoftMovement
 from sparserve.models.pruning.weights.platon import Platon
 from sparserve.models.recipes.schema import Pruning
+from tests.support.models.matrices import matrices
 from tests.support.models.observing import observed
 
 STEPS = 8
@@ -71,7 +72,7 @@ def test_methods_grow_masks_to_target_sparsity(
         method, sparsity=sparsity, updates=updates, begin=begin, end=0.8, allocation=allocation, block=block
     )
     network = Network(seed)
-    pruner = Pruner(network, pruning)
+    pruner = Pruner(network, pruning, targets=matrices(network))
     kept = {name: mask.clone() for name, mask in pruner.masks.kept.items()}
     linears = dict(network.named_modules())
     for _ in train(network, pruner, range(1, STEPS + 1), seed):
@@ -95,12 +96,12 @@ def test_methods_grow_masks_to_target_sparsity(
 def test_methods_resume_exactly(method: Any, stop_after: int, seed: int) -> None:
     pruning = make_pruning(method, sparsity=0.7, updates=3, begin=0.2, end=0.8)
     network = Network(seed)
-    pruner = Pruner(network, pruning)
+    pruner = Pruner(network, pruning, targets=matrices(network))
     list(train(network, pruner, range(1, stop_after + 1), seed))
     later = copy.deepcopy(network)
     # The Trainer loads the weights of a checkpoint only after callbacks were made.
     fresh = Network(seed + 1)
-    resumed = Pruner(fresh, pruning)
+    resumed = Pruner(fresh, pruning, targets=matrices(fresh))
     with tempfile.TemporaryDirectory() as folder:
         pruner.save(Path(folder) / MASKS)
         resumed.load(Path(folder) / MASKS)
@@ -116,7 +117,7 @@ def test_methods_resume_exactly(method: Any, stop_after: int, seed: int) -> None
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_prune_without_gradients(method: Any) -> None:
     network = Network(0)
-    pruner = Pruner(network, make_pruning(method, sparsity=0.5, end=0.0))
+    pruner = Pruner(network, make_pruning(method, sparsity=0.5, end=0.0), targets=matrices(network))
     pruner.observe(1, STEPS)
     pruner.after(1, STEPS)
     assert pruner.masks.sparsity() == 0.5
