@@ -80,7 +80,6 @@ class Architecture:
         hidden_modules: norms and tables, besides those of embeddings and layers, that have the hidden width.
         head_readers: linears of classification heads that read hidden states, by the end of their names.
         norm_first: each half of a layer begins with its norm (pre-norm), instead of ending with it (post-norm).
-        packable: the sparse runtime has an operator for such layers.
         masked_lm_parameter: a stored parameter that only the head of the masked LM has, in the whole model.
         config_names: fields of the configuration whose name differs from BERT's.
     """
@@ -95,7 +94,6 @@ class Architecture:
     hidden_modules: tuple[str, ...] = ()
     head_readers: tuple[str, ...] = ("pooler.dense", "classifier.dense")
     norm_first: bool = False
-    packable: bool = True
     config_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def has_position_table(self, config: Any) -> bool:

@@ -90,5 +90,4 @@ DEBERTA_V2: Final = Deberta(
     masked_lm_parameter="cls.predictions.transform.dense.weight",
     embedding_projection="embeddings.embed_proj",
     hidden_modules=("encoder.rel_embeddings", "encoder.LayerNorm"),
-    packable=False,
 )

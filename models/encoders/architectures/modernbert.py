@@ -94,7 +94,6 @@ MODERNBERT: Final = ModernBert(
     hidden_modules=("final_norm",),
     head_readers=("head.dense",),
     norm_first=True,
-    packable=False,
 )
 
 

@@ -74,11 +74,6 @@ def pack_checkpoint(
     """
     config: Any = checkpoint.config
     try:
-        if not checkpoint.architecture.packable:
-            raise CheckpointError(
-                f"The sparse runtime does not support the layers of {checkpoint.model_type} encoders. model.onnx "
-                "serves this network."
-            )
         if library is not None:
             check_packed(
                 graph,

@@ -10,7 +10,6 @@ from sparserve.models.export.onnx_export import export_onnx
 LABELS = ("negative", "neutral", "positive")
 # CamemBERT and XLM-RoBERTa are RoBERTa to the last parameter name.
 ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta")
-PACKABLE = ("bert", "distilbert", "electra", "mpnet", "roberta")
 TYPED = ("bert", "electra")
 
 
