@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from sparserve.models.data.tokenization import Collator, TokenizedSplit
+from sparserve.models.evaluation.calibration import fit_temperature
 from sparserve.models.training.distillation import labels_loss
 from sparserve.models.training.trainer import score
 
@@ -19,7 +20,8 @@ BATCH_ROWS = 64
 class HeldOut:
     """Loss on the labels, the score that compares epochs (`trainer.score`) and macro F1, on held-out rows.
 
-    A network without one label per text has no other macro F1 than its score.
+    The loss of a single-label task is the one at its best temperature. A network without one label per text has no
+    other macro F1 than its score.
     """
 
     loss: float
@@ -47,6 +49,10 @@ def held_out_figures(
     loss = float(labels_loss(logits, truth, multi_label=multi_label))
     if not math.isfinite(loss):
         return DIVERGED
+    if not multi_label and logits.shape[-1] > 1 and truth.ndim == 1:
+        # Early in a training of many classes, high rates have lower losses by larger logits alone.
+        temperature = fit_temperature(logits.numpy(), truth.numpy())
+        loss = float(labels_loss(logits / temperature, truth, multi_label=False))
     value = score(logits.numpy(), truth.numpy(), multi_label=multi_label)
     if multi_label or logits.shape[-1] == 1:
         return HeldOut(loss, value, value)
