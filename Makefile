@@ -15,6 +15,8 @@
 #                          docs/benchmarks/reliability.md; REQUESTS=20000 for a part
 # make bench-serving   the service with dense and sparse variants under load, then docs/benchmarks/serving.md; twice SERVING_MINUTES=30;
 #                      SERVING_PEERS="litserve=PYTHON mlserver=PYTHON ..." adds servers from separate environments
+# make screenshots   the pictures of the page in the documentation, and the time of a comparison: the store of `make demo`
+#                    with DATA/sst2/validation.jsonl
 # make serve   serve the store
 # make docs    build the documentation into build/site: strictly, with a check of all links
 # make kserve-venv   an environment with KServe's clients, without which their test is skipped
@@ -42,7 +44,7 @@ REQUESTS ?= 1000000
 FLOORS ?= tests/kernels tests/models tests/sparserve tests/service/api tests/service/catalog tests/service/http \
     tests/service/inference tests/service/test_settings.py
 
-.PHONY: demo test test-thorough test-browser test-floors check bench bench-kernels bench-accuracy bench-reliability bench-serving serve docs setup service-venv job-venv kserve-venv audit sbom clean
+.PHONY: demo test test-thorough test-browser test-floors check bench bench-kernels bench-accuracy bench-reliability bench-serving screenshots serve docs setup service-venv job-venv kserve-venv audit sbom clean
 
 setup: $(INSTALLED)
 
@@ -110,6 +112,9 @@ bench-serving: $(INSTALLED) service-venv
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+screenshots: $(INSTALLED)
+	$(BIN)/python -m benchmarks.demo.screenshots --store $(STORE) --data $(DATA)/sst2/validation.jsonl
 
 serve: $(INSTALLED)
 	$(BIN)/sparserve serve --store $(STORE) --port $(PORT)

@@ -121,14 +121,14 @@ class Batcher:
             DeadlineExceeded: the answer would be too late; batches that had not started are not run.
             InferenceFailed: the graph did not compute an answer.
         """
-        self._loop = asyncio.get_running_loop()
+        self._enter(asyncio.get_running_loop())
         now = self._clock()
         # A waiting request holds its engine, so the id cannot be reused for another one.
         model = (id(engine), object() if alone else None)
         lengths = [len(item) for item in tokens]
         ticket = Ticket(model, lengths, now, deadline, background, engine.latency, client, weight)
         answer = np.empty((2, len(tokens), len(engine.manifest.labels)), dtype=np.float32)
-        request = PendingRequest(engine, tokens, self._loop.create_future(), answer, len(tokens))
+        request = PendingRequest(engine, tokens, asyncio.get_running_loop().create_future(), answer, len(tokens))
         with self._changed:
             self._admit(ticket)
             self._requests[ticket] = request
@@ -259,6 +259,12 @@ class Batcher:
             self._loop.call_soon_threadsafe(deliver, batch, outcome)
         return True
 
+    def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is not self._loop:
+            with self._changed:
+                # What an earlier loop had still to do when it stopped will not be done.
+                self._loop, self._loop_run_due = loop, False
+
     def _start_next(self) -> None:
         """Have a thread or the event loop run the next batch; called on the event loop, with the lock."""
         if not self._fits_loop():
@@ -294,9 +300,9 @@ class Batcher:
         )
 
     def _run_on_loop(self) -> None:
-        self._loop_run_due = False
         with self._changed:
-            if self._closing or not self._queue.items:
+            self._loop_run_due = False
+            if self._closing:
                 return
             if not self._fits_loop():
                 self._changed.notify()

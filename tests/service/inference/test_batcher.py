@@ -310,6 +310,27 @@ def test_batcher_runs_short_batches_on_the_loop(scenario: Callable[..., None], c
     scenario(steps, concurrency=concurrency)
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_batcher_answers_all_that_threads_and_the_loop_share(scenario: Callable[..., None], concurrency: int) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        class Fixed(LatencyModel):
+            def observe(self, tokens: int, seconds: float) -> None:
+                """Stay as it is."""
+
+        engine.latency = Fixed(LOOP_SECONDS / 2)
+        slow = FakeEngine("slow")
+        slow.latency = Fixed(2 * LOOP_SECONDS)
+
+        async def client(number: int) -> None:
+            for turn in range(40):
+                await batcher.run(slow if (number + turn) % 3 else engine, inputs(4))
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(client(number) for number in range(4)))
+
+    scenario(steps, concurrency=concurrency)
+
+
 def test_batcher_runs_on_a_thread_while_others_wait(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
