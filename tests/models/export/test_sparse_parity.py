@@ -81,6 +81,6 @@ def test_pack_checkpoint_keeps_the_reason_against_packing(
         max_length=48,
         library=None,  # the reason does not depend on it
     )
-    assert "ACT" in (tmp_path / NOT_PACKED).read_text()
+    assert "activation" in (tmp_path / NOT_PACKED).read_text()
     assert not (tmp_path / SPARSE_MODEL).exists()
     assert not (tmp_path / PACKED).exists()
