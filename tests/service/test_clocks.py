@@ -17,6 +17,9 @@ YEARS = 10 * 365 * 86_400
 # Files that may read the time of day, and why.
 TIMESTAMPS = {
     "experiments/disagreements.py": "rows of a database outlive the process, so their age is in calendar time",
+    "api/dialects/vllm_classify.py": "vLLM's answers say when they were made",
+    "experiments/ledger.py": "when an experiment that all workers share began",
+    "observability/request_log.py": "the time of a log line",
     "experiments/traffic.py": "when an experiment began and a disagreement was found",
     "security/api_keys.py": "a key expires on a day",
     "security/key_file.py": "when a key was made, and its last day",

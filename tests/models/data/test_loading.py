@@ -179,7 +179,11 @@ def two_labels(count: int) -> str:
         ("a.jsonl", '{"text": "a", "label": 1}\n2\n', "line 2 is not a JSON object"),
         ("a.jsonl", "[" * 100_000, "not valid JSON"),
         ("a.jsonl", "".join(json.dumps({"text": i, "label": i % 2}) + "\n" for i in range(30)), "type int in row 1"),
-        ("a.jsonl", "".join(json.dumps({"text": "a", "label": {"a": 1}}) + "\n" for _ in range(30)), "label is a dict"),
+        (
+            "a.jsonl",
+            "".join(json.dumps({"text": "a", "label": {"a": 1}}) + "\n" for _ in range(30)),
+            "only the label 'a'",
+        ),
         ("a.parquet", b"PAR1 no", "not a readable Parquet file"),
         ("a.xlsx", b"\xd0\xcf\x11\xe0 more", "is an Excel workbook: save it as CSV"),
     ],

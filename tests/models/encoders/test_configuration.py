@@ -154,7 +154,7 @@ def test_any_configuration_is_accepted_or_refused_in_words(
     original = json.loads((folder / "config.json").read_text())
     known = st.sampled_from(sorted({*original, *vars(read_config(folder)), *dir(type(read_config(folder)))}))
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(
         st.dictionaries(known, VALUES, min_size=1, max_size=2), st.sets(st.sampled_from(sorted(original)), max_size=2)
     )

@@ -121,7 +121,7 @@ def test_catalog_without_bundles_is_not_ready(tmp_path: Path, serve: Callable[..
     ready = client.get("/readyz")
     assert ready.status_code == 503
     assert "nothing" in ready.json()["detail"] and "publish" in ready.json()["detail"]
-    assert client.get("/v1/models").json() == {"models": [], "refused": []}
+    assert client.get("/v1/models").json() == {"models": [], "refused": [], "object": "list", "data": []}
     assert client.post(f"/v1/models/{TASK}/classify", json={"inputs": "good"}).status_code == 503
 
 
