@@ -44,7 +44,7 @@ REQUESTS ?= 1000000
 FLOORS ?= tests/kernels tests/models tests/sparserve tests/service/api tests/service/catalog tests/service/http \
     tests/service/inference tests/service/test_settings.py
 
-.PHONY: demo test test-thorough test-browser test-floors check bench bench-kernels bench-accuracy bench-reliability bench-serving screenshots serve docs setup service-venv job-venv kserve-venv audit sbom clean
+.PHONY: demo test test-all test-framework test-thorough test-browser test-floors check bench bench-kernels bench-accuracy bench-reliability bench-serving screenshots serve docs setup service-venv job-venv kserve-venv audit sbom clean
 
 setup: $(INSTALLED)
 
@@ -60,8 +60,14 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-thorough: $(INSTALLED)
+test-framework: $(INSTALLED)
 	$(BIN)/python -m pytest tests/service/api --framework -n 2 --dist loadfile
+
+# In one run: to start it and to make what its tests share takes a minute.
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest -m 'not browser' -n 2 --dist loadfile
+
+test-thorough: test-framework
 	$(BIN)/python -m pytest -m 'slow or thorough' -n 2 --dist loadfile
 
 test-browser: $(INSTALLED)
