@@ -106,12 +106,16 @@ class BatchQueue:
         if ticket.waiting:
             self._order(ticket).remove(ticket)
 
-    def next_seconds(self) -> float:
-        """Predict the time of the first input of the next batch; 0 if unknown or only background inputs wait."""
+    def next_seconds(self, *, whole: bool = False) -> float:
+        """Predict the time of the first input of the next batch, or of its `whole` request.
+
+        It is 0 if it is unknown or only background inputs wait.
+        """
         if not self._front:
             return 0.0
         ticket = self._front.first()
-        return ticket.latency.seconds(ticket.waiting[-1].length)
+        tokens = sum(map(_by_length, ticket.waiting)) if whole else ticket.waiting[-1].length
+        return ticket.latency.seconds(tokens)
 
     def take(self, now: float, max_seconds: float = math.inf) -> Batch | None:
         """Remove and return the next batch, or None if nothing waits. Requests that would be too late are cancelled.

@@ -253,6 +253,8 @@ class Batcher:
                 if self._closing:
                     return False
                 self._changed.wait()
+            if self._queue.items or self._queue.background_items:
+                self._changed.notify()  # a request may have inputs for several threads
         outcome = self._run(batch)
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits for an answer
@@ -267,9 +269,11 @@ class Batcher:
 
     def _start_next(self) -> None:
         """Have a thread or the event loop run the next batch; called on the event loop, with the lock."""
+        if self._loop_run_due:  # it will wake a thread if the batch does not fit
+            return
         if not self._fits_loop():
             self._changed.notify()
-        elif not self._loop_run_due:
+        else:
             assert self._loop is not None
             self._loop_run_due = True
             # After the other sockets that are ready now, whose requests may run in the same batch.
@@ -277,7 +281,7 @@ class Batcher:
 
     def _take_for_thread(self) -> RunningBatch | None:
         """Take the next batch from the queue, or leave it to the event loop if it fits there; called with the lock."""
-        if self._closing:
+        if self._closing or self._running >= self.concurrency:  # one of them may run on the event loop
             return None
         if self.concurrency > 1 or not self._fits_loop():
             return self._take()
@@ -291,12 +295,12 @@ class Batcher:
     def _fits_loop(self) -> bool:
         """Return True if the next batch can run on the event loop.
 
-        With several threads for batches, only a request that is alone can: otherwise they run in parallel.
+        With several threads for batches, only a short request that is alone can: otherwise they run in parallel.
         """
         return (
             not self._running
             and (self.concurrency == 1 or len(self._requests) == 1)
-            and 0 < self._queue.next_seconds() <= LOOP_SECONDS
+            and 0 < self._queue.next_seconds(whole=self.concurrency > 1) <= LOOP_SECONDS
         )
 
     def _run_on_loop(self) -> None:

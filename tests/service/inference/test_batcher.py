@@ -291,11 +291,11 @@ def test_batcher_runs_short_batches_on_the_loop(scenario: Callable[..., None], c
 
         engine.logits = run  # type: ignore[method-assign]
 
-        async def ran_on(latency: LatencyModel, requests: int = 1) -> set[str]:
+        async def ran_on(latency: LatencyModel, requests: int = 1, items: int = 1) -> set[str]:
             engine.latency = latency
             threads.clear()
             engine.batches.clear()
-            await asyncio.gather(*(batcher.run(engine, inputs(4)) for _ in range(requests)))
+            await asyncio.gather(*(batcher.run(engine, inputs(*[4] * items)) for _ in range(requests)))
             return set(threads)
 
         here = {threading.current_thread().name}
@@ -304,6 +304,8 @@ def test_batcher_runs_short_batches_on_the_loop(scenario: Callable[..., None], c
         assert await ran_on(LatencyModel(LOOP_SECONDS / 2)) == here
         assert engine.batches == [[4]]
         assert (await ran_on(LatencyModel(LOOP_SECONDS / 2), requests=3) == here) == (concurrency == 1)
+        many = await ran_on(LatencyModel(0, LOOP_SECONDS / 8), items=8)
+        assert (many == here) == (concurrency == 1), "a request of many inputs takes long"
         await ran_on(LatencyModel(LOOP_SECONDS / 2, LOOP_BATCH_SECONDS / 32), requests=7)
         assert concurrency > 1 or engine.batches == [[4] * 6, [4]], "a batch on the loop is limited"
 
@@ -416,6 +418,39 @@ def test_batcher_runs_batches_concurrently(scenario: Callable[..., None]) -> Non
         assert [answer.logits[0, 0] for answer in answers] == [32] * 6
 
     scenario(steps, concurrency=2, max_tokens=1000)
+
+
+def test_batcher_divides_a_request_between_threads(scenario: Callable[..., None]) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        both = threading.Barrier(2)
+
+        class Meeting(FakeEngine):
+            def logits(self, tokens: Sequence[Tokens]) -> Any:
+                both.wait(timeout=10)
+                return super().logits(tokens)
+
+        answer = await batcher.run(Meeting(), inputs(*[32] * 6))
+        assert answer.logits[:, 0].tolist() == [32] * 6
+
+    scenario(steps, concurrency=2, max_tokens=1000)
+
+
+def test_batcher_counts_the_batch_on_the_loop(scenario: Callable[..., None]) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        class Quick(FakeEngine):
+            def logits(self, tokens: Sequence[Tokens]) -> Any:
+                while engine.begun.acquire(blocking=False):  # batches before this one
+                    pass
+                self.alone = not engine.begun.acquire(timeout=0.02)
+                return super().logits(tokens)
+
+        quick = Quick("quick")
+        for _ in range(20):  # the thread is woken by the first request, while the loop runs the second one
+            quick.latency = LatencyModel(LOOP_SECONDS / 2)
+            await asyncio.gather(batcher.run(engine, inputs(4), background=True), batcher.run(quick, inputs(4)))
+            assert quick.alone
+
+    scenario(steps)
 
 
 def test_batcher_close_waits_for_running_batches(metrics: Metrics) -> None:
