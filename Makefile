@@ -2,6 +2,7 @@
 # make test    the fast tests: a few minutes on two cores
 # make test-thorough   the slow tests, and what takes minutes: every recipe that ships, from command line to bundle, on a tiny model, also killed
 #                      at random; the service against schemathesis, KServe's clients and kill -9, and without its fast path
+# make test-all   both in one run, without the part of the service without its fast path, which is make test-framework
 # make test-browser   the pages in headless Chromium, which must be installed; SPARSERVE_REQUIRE_BROWSER=1 fails without it
 # make test-floors   the fast tests of the service and of the job's core on the oldest allowed version of every dependency, in
 #                    build/floors

@@ -26,7 +26,8 @@ _files = StaticFiles(directory=FOLDER)
 @router.get("/")
 async def index(request: Request, service: ServiceDependency) -> Response:
     """Return the page."""
-    if request.scope["raw_path"] == b"":  # the prefix without a slash, from which the page's links would lead elsewhere
+    # Below the prefix without a slash the page's links would lead elsewhere.
+    if request.scope.get("raw_path") == b"":
         return RedirectResponse(service.settings.root_path.rpartition("/")[2] + "/")
     return await _file("index.html", request)
 

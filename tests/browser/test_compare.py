@@ -17,11 +17,12 @@ from sparserve.service.security.key_file import create, revoke
 from sparserve.service.settings import Settings
 from tests.browser.conftest import Site
 from tests.support.service.listening import listening
-from tests.support.tiny_bundles import TASK, WORDS
+from tests.support.tiny_bundles import TASK, WORDS, graph, publish
 
 pytestmark = pytest.mark.browser
 TEXTS = [" ".join(words) for words in product(WORDS[4:12], repeat=2)]
 LABELS = ["positive" if "good" in text or "fun" in text else "negative" for text in TEXTS]
+MARKUP = "<img src=x onerror=alert(1)>"
 TEXT_PATH = f"**/v1/models/{TASK}/compare"
 
 
@@ -44,6 +45,18 @@ def write_lines(path: Path, count: int) -> Path:
 def start(page: Page, path: Path) -> None:
     page.get_by_label("Drop a CSV, TSV or JSON-lines file here").set_input_files(path)
     page.get_by_role("button", name="Compare", exact=True).click()
+
+
+def drop(page: Page, path: Path) -> None:
+    """Drag a file over the form and drop it."""
+    area = page.locator(".drop")
+    box = area.bounding_box()
+    assert box is not None
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        session.send("Input.dispatchDragEvent", {"type": kind, "data": data, **place})
 
 
 def expect_done(page: Page) -> None:
@@ -111,6 +124,37 @@ def test_disagreements_are_sorted_searched_and_turned_by_page(page: Page, site: 
     page.get_by_label("Rows to show").select_option("lost")
     lost = [row for row in rows if "dull" in row["text"] and row["dense"] == row["true label"]]
     expect(page.get_by_text(f"{len(lost)} rows, page 1")).to_be_visible()
+
+
+def test_dropped_file_with_markup_is_shown_as_text(page: Page, serve_site: Site, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    labels = ("10", MARKUP, "9")
+    for seed, variant in enumerate(("dense", "rival"), start=1):
+        publish(store, variant=variant, labels=labels, model=graph(len(labels), seed=seed))
+    path = tmp_path / f"{MARKUP}.jsonl"
+    rows = ({"text": text, MARKUP: "", "label": MARKUP} for text in [*TEXTS, MARKUP])
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    page.goto(serve_site(store=store.root))
+    drop(page, path)
+    expect(page.get_by_role("status").get_by_text(path.name)).to_be_visible()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect_done(page)
+    expect(page.get_by_role("table", name="Disagreements")).to_contain_text(MARKUP)
+    assert page.locator("main img").count() == 0
+    saved = saved_csv(page, "All rows as CSV")
+    assert saved[-1]["text"] == MARKUP and len({row["dense"] for row in saved}) > 1
+    for row in saved:
+        scores = {label: float(row[f"dense {label}"]) for label in labels}
+        assert max(scores, key=scores.__getitem__) == row["dense"]
+
+
+def test_address_that_names_nothing_shows_the_first_section(page: Page, site: str, table: Path) -> None:
+    page.goto(f"{site}/#constructor")
+    expect(page.get_by_role("heading", name="Dense and compressed")).to_be_visible()
+    page.goto(f"{site}/#compare?reference=rival&text=0&label=0.5")
+    expect(page.get_by_label("Reference")).to_have_value("rival")
+    start(page, table)
+    expect_done(page)
 
 
 def test_link_holds_the_settings_and_no_texts(page: Page, site: str, tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def test_statistics_are_those_of_the_job(evaluate: Evaluate) -> None:
         (["0", "neutral"], ["negative", "positive"], "single_label_classification", [None, None]),
         (["neutral", "positive"], ["negative", "positive"], "single_label_classification", ["neutral", "positive"]),
         (['["b", "a"]', "b; c", ""], ["a", "b", "c"], "multi_label_classification", ["a, b", "b, c", ""]),
+        (["a; d", "b"], ["a", "b"], "multi_label_classification", ["a, d", "b"]),
+        (["0", "1; 2"], ["a", "b"], "multi_label_classification", [None, None]),
         (["1.5", "x", ""], ["score"], "regression", [1.5, None, None]),
     ],
 )

@@ -22,7 +22,7 @@ const FIRST = "compare";
 // "#compare?task=reviews" names a section and its settings.
 function readAddress() {
   const [name, settings = ""] = location.hash.slice(1).split("?");
-  return { section: name in SECTIONS ? name : FIRST, settings: new URLSearchParams(settings) };
+  return { section: Object.hasOwn(SECTIONS, name) ? name : FIRST, settings: new URLSearchParams(settings) };
 }
 
 class App extends Component {

@@ -47,15 +47,16 @@ const meanLength = (rows, place) => rows.reduce((sum, row) => sum + (row[place] 
 export function labelReader(cells, labels, problemType) {
   if (problemType === "regression") return { of: numberOf, note: null };
   const byName = new Map(labels.map((label) => [plain(label), label]));
-  if (problemType === "multi_label_classification") return { of: (cell) => setOf(cell, labels, byName), note: null };
-  const distinct = new Set(cells.map(plain).filter(Boolean));
-  if ([...distinct].some((value) => byName.has(value))) {
-    const unknown = [...distinct].filter((value) => !byName.has(value)).length;
-    const note = unknown ? `Rows with ${unknown} other labels, which the model does not have, count as wrong.` : null;
-    return { of: (cell) => byName.get(plain(cell)) ?? (cell.trim() || null), note };
+  const severalLabels = problemType === "multi_label_classification";
+  const distinct = new Set((severalLabels ? cells.flatMap(namesIn) : cells).map(plain).filter(Boolean));
+  const unknown = [...distinct].filter((value) => !byName.has(value)).length;
+  const note = unknown ? `Rows with ${unknown} other labels, which the model does not have, count as wrong.` : null;
+  if (severalLabels && (unknown === 0 || unknown < distinct.size)) {
+    return { of: (cell) => setOf(cell, labels, byName), note };
   }
+  if (unknown < distinct.size) return { of: (cell) => byName.get(plain(cell)) ?? (cell.trim() || null), note };
   const isPlace = (value) => /^\d+$/.test(value) && Number(value) < labels.length;
-  if (distinct.size > 0 && [...distinct].every(isPlace)) {
+  if (!severalLabels && distinct.size > 0 && [...distinct].every(isPlace)) {
     const spelled = labels.slice(0, 4).map((label, place) => `${place} = ${label}`).join(", ");
     return {
       of: (cell) => (cell.trim() ? labels[Number(cell)] : null),
@@ -73,8 +74,8 @@ function numberOf(cell) {
   return cell.trim() && Number.isFinite(value) ? value : null;
 }
 
-// Several labels of a cell, as a JSON list or separated; in the order of the model's labels, joined as predictions are.
-function setOf(cell, labels, byName) {
+// The names in a cell: a JSON list, or separated.
+function namesIn(cell) {
   let parts = cell.split(/[,;|]/);
   try {
     const list = JSON.parse(cell);
@@ -82,6 +83,13 @@ function setOf(cell, labels, byName) {
   } catch {
     // Not JSON.
   }
-  const chosen = new Set(parts.map((part) => byName.get(plain(part))));
-  return labels.filter((label) => chosen.has(label)).join(", ");
+  return parts.map((part) => part.trim()).filter(Boolean);
+}
+
+// Several labels of a cell in the order of the model's, joined as predictions are; then those that the model does not have.
+function setOf(cell, labels, byName) {
+  const names = namesIn(cell);
+  const chosen = new Set(names.map((name) => byName.get(plain(name))));
+  const others = names.filter((name) => !byName.has(plain(name)));
+  return [...labels.filter((label) => chosen.has(label)), ...others].join(", ");
 }

@@ -6,11 +6,11 @@ import { readLines } from "./table_reader.js";
 
 const ENDINGS = ".csv,.tsv,.tab,.txt,.json,.jsonl,.ndjson,.gz";
 const FILE_BYTES_MOST = 256 * 2 ** 20;
-const EXAMPLE = "a warm, funny, engaging film\nthe plot is thin and the jokes are old\nnot bad, but not good either";
+export const EXAMPLE = "a warm, funny, engaging film\nthe plot is thin and the jokes are old\nnot bad, but not good either";
 const NONE = [-1, "none"];
 
 export class InputForm extends Component {
-  state = { pasted: this.props.pasted ?? EXAMPLE, reading: false, fault: null, over: false };
+  state = { pasted: EXAMPLE, reading: false, fault: null, over: false };
 
   // Read a file in a worker; the page stays responsive.
   read(file) {

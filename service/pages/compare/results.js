@@ -70,14 +70,15 @@ function Latency({ tally }) {
 }
 
 function saveRows(tally, kind, rows) {
-  const names = tally.isRegression ? ["score"] : tally.labels;
-  const scores = (variant) => names.map((name) => `${variant} ${name}`);
+  const headings = (variant) => (tally.isRegression ? ["score"] : tally.labels).map((name) => `${variant} ${name}`);
+  // In the order of the labels: an object puts names that are whole numbers first.
+  const scores = (answer) => tally.labels.map((name) => answer.scores[name]);
   const [one, other] = [tally.reference, tally.candidate];
   saveCsv(`${one}-${other}-${kind}.csv`,
-    ["row", "text", "text_pair", "true label", one, other, "agree", "difference", ...scores(one), ...scores(other), "tokens", "truncated"],
+    ["row", "text", "text_pair", "true label", one, other, "agree", "difference", ...headings(one), ...headings(other), "tokens", "truncated"],
     rows.map((row) => [
       row.number, row.text, row.pair, row.truth, answerOf(tally, row.reference), answerOf(tally, row.candidate),
-      row.agree, row.difference, ...Object.values(row.reference.scores), ...Object.values(row.candidate.scores),
+      row.agree, row.difference, ...scores(row.reference), ...scores(row.candidate),
       row.tokens, row.truncated,
     ]));
 }

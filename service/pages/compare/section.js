@@ -17,9 +17,7 @@ const kept = { choice: {}, table: null, columns: null, run: null, notes: [] };
 export class CompareSection extends Component {
   constructor(props) {
     super(props);
-    for (const name of ["task", "reference", "candidate"]) {
-      if (props.settings.has(name)) kept.choice[name] = props.settings.get(name);
-    }
+    this.adopt(props.settings);
     this.redraw = () => {
       if (this.timer) return;
       this.timer = setTimeout(() => {
@@ -33,9 +31,22 @@ export class CompareSection extends Component {
     kept.run?.addEventListener("change", this.redraw);
   }
 
+  componentDidUpdate(before) {
+    if (before.settings === this.props.settings) return;
+    this.adopt(this.props.settings);
+    this.setState({});
+  }
+
   componentWillUnmount() {
     clearTimeout(this.timer);
     kept.run?.removeEventListener("change", this.redraw);
+  }
+
+  // Take the task and the variants that a link names.
+  adopt(settings) {
+    for (const name of ["task", "reference", "candidate"]) {
+      if (settings.has(name)) kept.choice[name] = settings.get(name);
+    }
   }
 
   // The chosen task and variants; what the service does not have is replaced by its default.
@@ -62,7 +73,9 @@ export class CompareSection extends Component {
     for (const role of ROLES) {
       // A link names columns by their number: a name could be a text.
       const place = Number(this.props.settings.get(role)) - 1;
-      if (this.props.settings.has(role) && place < table.names.length) columns[role] = place;
+      const least = role === "text" ? 0 : -1;
+      const isPlace = Number.isInteger(place) && place >= least && place < table.names.length;
+      if (this.props.settings.has(role) && isPlace) columns[role] = place;
     }
     Object.assign(kept, { table, columns });
     this.setState({});

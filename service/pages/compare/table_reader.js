@@ -78,7 +78,7 @@ function readJson(text) {
       }
     }
   });
-  const rows = values.map((value) => names.map((name) => cellOf(value[name])));
+  const rows = values.map((value) => names.map((name) => cellOf(Object.hasOwn(value, name) ? value[name] : null)));
   return { names, named: true, rows, notes: [] };
 }
 

@@ -33,7 +33,7 @@ export class BeginForm extends Component {
   render({ tasks }, state) {
     if (tasks.length === 0) return null;
     const task = tasks.includes(state.task) ? state.task : tasks[0];
-    const variants = service.serving(task).filter((name) => name !== service.task(task).default_variant);
+    const variants = service.serving(task).filter((name) => name !== service.task(task)?.default_variant);
     const candidate = variants.includes(state.candidate) ? state.candidate : variants[0];
     return html`
       <section aria-labelledby="begin-title">

@@ -5,8 +5,8 @@ import { decimal, milliseconds, percent } from "../app/format.js";
 import { html, Component } from "../app/html.js";
 import { service } from "../app/service_state.js";
 import { Choice } from "../app/tables.js";
+import { EXAMPLE } from "../compare/input_form.js";
 
-const EXAMPLE = "a warm, funny, engaging film\nthe plot is thin and the jokes are old\nnot bad, but not good either";
 const SHOWN_LABELS = 5;
 const kept = { task: null, variant: null, texts: EXAMPLE, results: null };
 
