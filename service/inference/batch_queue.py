@@ -4,8 +4,8 @@ The queue does not wait, run models or read a clock; `batcher` does. Invariants,
 
 - every input leaves the queue exactly once, in a batch or cancelled;
 - no batch exceeds the budget;
-- a batch contains an input of the request whose turn it is in `FairOrder`, and fills up with similar lengths among the
-  inputs that follow in that order;
+- a batch contains an input of the request whose turn it is in `FairOrder`, and fills up with the inputs that follow in
+  that order; with those of similar lengths among them if padding costs time;
 - one batch in `OLDEST_EVERY` contains an input of the request that has waited longest, so only background inputs can
   starve.
 """
@@ -13,7 +13,7 @@ The queue does not wait, run models or read a clock; `batcher` does. Invariants,
 import bisect
 import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -45,6 +45,11 @@ class Batch:
         """Number of tokens after padding to the longest input."""
         return len(self.items) * self.items[-1].length
 
+    @property
+    def cost_tokens(self) -> int:
+        """Number of tokens that take time."""
+        return self.padded_tokens if self.items[0].ticket.padding_costs else self.tokens
+
     @cached_property
     def positions(self) -> dict[Ticket, list[int]]:
         """Positions of the inputs of each request, in the order of `items`."""
@@ -61,7 +66,8 @@ class BatchQueue:
         budget: maximum tokens of a batch, padding included.
         max_seconds: maximum predicted time of a batch, apart from the fixed time; a longer input runs alone.
         max_padding: maximum fraction of a batch that is padding. On a CPU a batch takes about as long as its inputs
-            one after the other, so the cost of padding soon exceeds the gain of a larger batch.
+            one after the other, so the cost of padding soon exceeds the gain of a larger batch. It holds for models
+            whose padding costs time.
     """
 
     def __init__(self, *, budget: int, max_seconds: float = math.inf, max_padding: float = 1.0) -> None:
@@ -120,8 +126,9 @@ class BatchQueue:
     def take(self, now: float, max_seconds: float = math.inf) -> Batch | None:
         """Remove and return the next batch, or None if nothing waits. Requests that would be too late are cancelled.
 
-        The batch contains the longest input of the request whose turn it is. Of the inputs that are next in fair
-        order, it takes the nearest lengths that fill the budget with the most tokens. According to the latency model
+        The batch contains the longest input of the request whose turn it is. Where padding costs time, it takes the
+        nearest lengths, of the inputs that are next in fair order, that fill the budget with the most tokens; else the
+        next inputs, whatever their lengths. According to the latency model
         it ends before the deadline of every input in it, and takes at most `max_seconds`, unless its first input alone
         takes longer. The last waiting request runs in any case until its deadline: only another batch can correct a
         latency model that is wrong.
@@ -172,6 +179,8 @@ class BatchQueue:
             return not other.too_late(now, budget)
 
         offers = order.offers(ticket.model, first.length, in_time)
+        if not ticket.padding_costs:
+            return self._next_in_order(offers, first, budget)
         candidates, tokens = [first], first.length
         while True:
             for item in offers:
@@ -187,6 +196,18 @@ class BatchQueue:
             if tokens < goal or (end - begin) * lengths[end - 1] > budget / 2:
                 return candidates[begin:end]
             goal *= CANDIDATES
+
+    def _next_in_order(self, offers: Iterable[Item], first: Item, tokens: int) -> list[Item]:
+        """Return as many inputs in fair order as have so many tokens without padding and keep the budget with it."""
+        items, left, longest = [first], tokens - first.length, first.length
+        for item in offers:
+            if item is first:
+                continue
+            left, longest = left - item.length, max(longest, item.length)
+            if left < 0 or (len(items) + 1) * longest > self.budget:
+                break
+            items.append(item)
+        return sorted(items, key=_by_length)
 
     def _affordable(self, first: Item, now: float, max_seconds: float) -> int:
         """Return the budget, or less if it would take too long or miss the deadline of the first input."""

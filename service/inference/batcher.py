@@ -126,7 +126,7 @@ class Batcher:
         # A waiting request holds its engine, so the id cannot be reused for another one.
         model = (id(engine), object() if alone else None)
         lengths = [len(item) for item in tokens]
-        ticket = Ticket(model, lengths, now, deadline, background, engine.latency, client, weight)
+        ticket = Ticket(model, lengths, now, deadline, background, engine.latency, client, weight, engine.padding_costs)
         answer = np.empty((2, len(tokens), len(engine.manifest.labels)), dtype=np.float32)
         request = PendingRequest(engine, tokens, asyncio.get_running_loop().create_future(), answer, len(tokens))
         with self._changed:
@@ -346,7 +346,7 @@ class Batcher:
                 now=started + seconds,
                 waiting=self._queue.items > 0,
             )
-            engine.latency.observe(batch.padded_tokens, seconds)
+            engine.latency.observe(batch.cost_tokens, seconds)
         metrics.ran(
             inputs=len(batch.items),
             tokens=batch.tokens,

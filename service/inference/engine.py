@@ -59,6 +59,11 @@ class Engine:
         return self.loaded.runtime
 
     @property
+    def padding_costs(self) -> bool:
+        """False for the sparse runtime, which skips padding from the embeddings on."""
+        return self.runtime != "sparse"
+
+    @property
     def graph_file(self) -> str:
         """Name of the served graph file in the bundle."""
         return SPARSE_MODEL if self.runtime == "sparse" else MODEL

@@ -12,7 +12,7 @@ MIN_SIZE_VARIATION: Final = 0.05
 
 
 class LatencyModel:
-    """Seconds of a batch: `fixed_seconds` for any batch plus `seconds_per_token` for each token, padding included.
+    """Seconds of a batch: `fixed_seconds` for any batch plus `seconds_per_token` for each token that costs time.
 
     It is a least-squares line through the last batches. All predictions are 0 until the first batch has run.
     """

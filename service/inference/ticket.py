@@ -14,7 +14,8 @@ class Ticket:
 
     `lengths` are the numbers of tokens of its inputs. Inputs of equal `model` can run together. `background` requests
     run only when no others wait. `latency` predicts the run time of its inputs. `client` names who sent it, and
-    `weight` is the client's share of the machine relative to others.
+    `weight` is the client's share of the machine relative to others. `padding_costs` is False if the model computes
+    (nearly) nothing for padding.
 
     `waiting` holds the inputs that are in the queue, by length. `virtual_start` belongs to `FairOrder`.
     """
@@ -27,6 +28,7 @@ class Ticket:
     latency: LatencyModel = field(default_factory=LatencyModel)
     client: str = ""
     weight: float = 1.0
+    padding_costs: bool = True
     waiting: list["Item"] = field(init=False, default_factory=list)
     virtual_start: float = field(init=False, default=0.0)
     cancelled: bool = field(init=False, default=False)

@@ -13,7 +13,7 @@ from sparserve.service.inference.ticket import Ticket
 BUDGET = 64
 MAX_SECONDS = 2.0
 MAX_PADDING = 0.25
-LATENCIES = {"a": LatencyModel(), "b": LatencyModel(0.1, 0.05)}
+LATENCIES = {"a": LatencyModel(), "b": LatencyModel(0.1, 0.05), "free": LatencyModel(0.1, 0.05)}
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -32,7 +32,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.now += seconds
 
     @rule(
-        model=st.sampled_from("ab"),
+        model=st.sampled_from(list(LATENCIES)),
         lengths=st.lists(st.integers(1, BUDGET), min_size=1, max_size=6),
         patience=st.one_of(st.none(), st.sampled_from([0.0, 1.0, 6.0])),
         background=st.booleans(),
@@ -43,7 +43,9 @@ class QueueMachine(RuleBasedStateMachine):
     ) -> None:
         deadline = None if patience is None else self.now + patience
         weight = 4.0 if client == "x" else 1.0
-        ticket = Ticket(model, lengths, self.now, deadline, background, LATENCIES[model], client, weight)
+        ticket = Ticket(
+            model, lengths, self.now, deadline, background, LATENCIES[model], client, weight, model != "free"
+        )
         self.queue.add(ticket)
         self.waiting[ticket] = set(range(len(lengths)))
 
@@ -69,10 +71,11 @@ class QueueMachine(RuleBasedStateMachine):
         longest = max(item.length for item in batch.items)
         assert batch.padded_tokens == longest * len(batch.items) <= BUDGET
         assert batch.tokens == sum(item.length for item in batch.items)
-        assert batch.tokens >= (1 - MAX_PADDING) * batch.padded_tokens - 1e-9
+        assert batch.cost_tokens == (batch.tokens if batch.model == "free" else batch.padded_tokens)
+        assert batch.tokens >= (1 - MAX_PADDING) * batch.cost_tokens - 1e-9
         latency = LATENCIES[str(batch.model)]
-        assert latency.seconds_per_token * batch.padded_tokens <= MAX_SECONDS + 1e-9 or len(batch.items) == 1
-        end = self.now + latency.seconds(batch.padded_tokens)
+        assert latency.seconds_per_token * batch.cost_tokens <= MAX_SECONDS + 1e-9 or len(batch.items) == 1
+        end = self.now + latency.seconds(batch.cost_tokens)
         assert all(item.ticket.deadline is None or end <= item.ticket.deadline + 1e-9 for item in batch.items)
         behind = all(ticket.background for ticket in alive)
         assert all(item.ticket.background == behind for item in batch.items)
@@ -182,6 +185,22 @@ def test_batch_queue_limits_padding() -> None:
     queue.add(Ticket("m", [8, 30, 9, 9, 28], arrived=0.0))
     assert lengths_of(queue) == [28, 30]
     assert lengths_of(queue) == [8, 9, 9]
+
+
+def test_batch_queue_ignores_padding_that_costs_nothing() -> None:
+    queue = BatchQueue(budget=100, max_padding=0.125)
+    for client, length in enumerate([8, 30, 9, 28, 7]):
+        queue.add(Ticket("m", [length], arrived=0.0, client=str(client), padding_costs=False))
+    assert lengths_of(queue) == [8, 9, 30], "in fair order, three times 30 tokens with padding"
+    assert lengths_of(queue) == [7, 28]
+
+
+def test_batch_queue_limits_time_without_padding() -> None:
+    queue = BatchQueue(budget=1000, max_seconds=0.5)
+    latency = LatencyModel(0.1, 0.01)
+    for client, length in enumerate([10, 30, 10, 10]):
+        queue.add(Ticket("m", [length], 0.0, latency=latency, client=str(client), padding_costs=False))
+    assert lengths_of(queue) == [10, 10, 30]
 
 
 def test_batch_queue_batch_meets_first_deadline() -> None:

@@ -23,6 +23,7 @@ class FakeEngine:
         )
         self.health = EngineHealth()
         self.latency = LatencyModel()
+        self.padding_costs = True
         self.batches: list[list[int]] = []
         self.gate = threading.Event()
         self.gate.set()
