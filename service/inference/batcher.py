@@ -277,7 +277,7 @@ class Batcher:
             assert self._loop is not None
             self._loop_run_due = True
             # After the other sockets that are ready now, whose requests may run in the same batch.
-            self._loop.call_soon(self._run_on_loop)
+            self._loop.call_soon(self._run_on_loop, self._queue.items)
 
     def _take_for_thread(self) -> RunningBatch | None:
         """Take the next batch from the queue, or leave it to the event loop if it fits there; called with the lock."""
@@ -303,8 +303,18 @@ class Batcher:
             and 0 < self._queue.next_seconds(whole=self.concurrency > 1) <= LOOP_SECONDS
         )
 
-    def _run_on_loop(self) -> None:
+    def _run_on_loop(self, items_before: float = math.inf) -> None:
+        """Run the next batch, or have a thread run it.
+
+        If there were fewer items before the last look at the sockets, look at them once more: while the new ones were
+        read, clients that the last batch has answered may have sent their next requests. Clients that each wait for an
+        answer then share one batch, where they would form two groups in turn.
+        """
         with self._changed:
+            if items_before < self._queue.items:
+                assert self._loop is not None
+                self._loop.call_soon(self._run_on_loop)
+                return
             self._loop_run_due = False
             if self._closing:
                 return
