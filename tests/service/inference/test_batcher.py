@@ -312,6 +312,25 @@ def test_batcher_runs_short_batches_on_the_loop(scenario: Callable[..., None], c
     scenario(steps, concurrency=concurrency)
 
 
+def test_batcher_waits_for_requests_that_come_while_others_are_read(scenario: Callable[..., None]) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        engine.latency = LatencyModel(LOOP_SECONDS / 2)
+        loop, sent = asyncio.get_running_loop(), []
+
+        def send() -> None:
+            sent.append(loop.create_task(batcher.run(engine, inputs(4))))
+
+        loop.call_soon(lambda: loop.call_soon(send))  # its request enters one turn of the loop after the first two
+        send()
+        send()
+        while len(sent) < 3:
+            await asyncio.sleep(0)
+        await asyncio.gather(*sent)
+        assert engine.batches == [[4, 4, 4]]
+
+    scenario(steps)
+
+
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_batcher_answers_all_that_threads_and_the_loop_share(scenario: Callable[..., None], concurrency: int) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
