@@ -127,6 +127,19 @@ def unpack_linear(blob: bytes) -> LinearWeights:
     return _unpack(blob, read_records(blob, LINEAR)[1][0])
 
 
+def layers_in_bytes(blob: bytes, *, first_token_only: bool) -> int:
+    """Return the number of layers whose attention is computed in bytes if the operator is asked to.
+
+    The others have a band, relative positions, or the first token's queries alone.
+    """
+    header, records = read_records(blob, ENCODER)
+    named = dict(zip(header.names, records, strict=True))
+    if header.version > 1 and named["relative.table"].layout != NOTHING:
+        return 0
+    layers = range(header.layers - int(first_token_only))
+    return sum(header.version == 1 or named[f"layer.{layer}.positions"].window == 0 for layer in layers)
+
+
 def parts(blob: bytes) -> Iterator[Part]:
     """Yield the parts stored in a blob with their sizes in bytes."""
     header, records = read_records(blob, None)

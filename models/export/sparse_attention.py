@@ -8,8 +8,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
+from sparserve.kernels.unpacking import layers_in_bytes
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.bundle.manifest import PackedAttention
 from sparserve.models.bundle.text_tokenizer import Tokens
@@ -38,6 +39,7 @@ def choose_attention(
 
     "auto" chooses int8 if the logits of `tokens`, the texts to compare, change by at most `TOLERANCE`, and fp32 if they
     cannot be compared because there is no `library` of the sparse runtime. The other choices are set unconditionally.
+    An encoder without a layer that the sparse runtime can compute so (DeBERTa's) stays in fp32 whatever the choice.
 
     Raises:
         CheckpointError: int8 was chosen, but the heads' size does not allow it.
@@ -49,10 +51,12 @@ def choose_attention(
         )
     if choice == "fp32" or head_size % HEAD_MULTIPLE or (choice == "auto" and library is None):
         return PackedAttention(values="fp32", rows=0, largest_change=None)
+    model = onnx.load(str(graph))
+    encoder: Any = next(node for node in model.graph.node if node.op_type == "SparseEncoder")
+    if not _layers_in_bytes(model.graph, encoder):
+        return PackedAttention(values="fp32", rows=0, largest_change=None)
     with tempfile.TemporaryDirectory(prefix="attention-", dir=graph.parent) as folder:
         other = Path(folder) / "int8.onnx"
-        model = onnx.load(str(graph))
-        encoder: Any = next(node for node in model.graph.node if node.op_type == "SparseEncoder")
         encoder.attribute.append(helper.make_attribute(ATTRIBUTE, 1))
         onnx.save(model, str(other))
         change = None
@@ -63,6 +67,12 @@ def choose_attention(
             return PackedAttention(values="fp32", rows=len(tokens), largest_change=change)
         other.replace(graph)
     return PackedAttention(values="int8", rows=len(tokens) if library else 0, largest_change=change)
+
+
+def _layers_in_bytes(graph: onnx.GraphProto, encoder: Any) -> int:
+    blob = next(tensor for tensor in graph.initializer if tensor.name == encoder.input[2])
+    first_token_only = any(attribute.name == "first_token_only" and attribute.i for attribute in encoder.attribute)
+    return layers_in_bytes(numpy_helper.to_array(blob).tobytes(), first_token_only=first_token_only)
 
 
 def _logits(path: Path, tokens: Sequence[Tokens], pad_token_id: int, library: Path) -> npt.NDArray[np.float32]:

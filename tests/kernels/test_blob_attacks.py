@@ -29,7 +29,7 @@ from tests.support.kernels.forged_blobs import (
     kind_of,
     record_of,
 )
-from tests.support.kernels.reference import encoder_session, linear_session, repeatable, run
+from tests.support.kernels.reference import encoder_session, linear_session, relative_encoder, repeatable, run
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
 
@@ -106,6 +106,15 @@ def test_parse_rotary_tables_too_large_are_refused() -> None:
     blob = Forgery(pack_encoder(encoder), {"positions": 1 << 20})()
     with pytest.raises(REFUSALS, match="tables of rotary positions are too large together"):
         open_blob(blob)
+
+
+def test_parse_relative_tables_too_large_are_refused() -> None:
+    """One distance, but as many rows as a table can have: all of them would be projected."""
+    blob = pack_encoder(relative_encoder(positions=1, layers=1, hidden=4, head_size=4, widths=(1032,)))
+    index = header_of(blob)["records"] - 2
+    table = {**record_of(blob, index), "rows": 65535, "entries": 65535 * 4, "values": len(blob)}
+    with pytest.raises(REFUSALS, match="tables of relative positions are too large together"):
+        open_blob(Forgery(blob, record=table, index=index, appended=bytes(65535 * 4 * 4))())
 
 
 @pytest.mark.parametrize("first_token_only", [False, True], ids=["all", "first"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from sparserve.kernels.packing import PackOptions, Values, pack_encoder
-from tests.support.kernels.cases import SMALL, SMALL_VARIANTS, TOLERANCE, batches, pack, random_batch
+from tests.support.kernels.cases import SMALL, SMALL_VARIANTS, TOLERANCE, assert_invariant, batches, pack, random_batch
 from tests.support.kernels.reference import (
     encoder_session,
     random_encoder,
@@ -35,19 +35,7 @@ def test_encoder_invariant_to_batch_padding_and_threads(
     @settings(repeatable, max_examples=12)
     @given(shape=batches)
     def check(shape: dict[str, int]) -> None:
-        states, mask = random_batch(encoder.hidden, **shape)
-        together = run(sessions[0], states=states, mask=mask)
-        for session in sessions[1:]:
-            assert np.array_equal(run(session, states=states, mask=mask), together), "threads"
-        turned = run(sessions[1], states=states[::-1].copy(), mask=mask[::-1].copy())
-        assert np.array_equal(turned[::-1], together), "order"
-        more = ((0, 1), (0, 13))
-        padded = run(sessions[2], states=np.pad(states, (*more, (0, 0))), mask=np.pad(mask, more))
-        assert np.array_equal(padded[:-1, : together.shape[1]], together), "padding"
-        for row in range(len(states)):
-            tokens = max(np.flatnonzero(mask[row]), default=0) + 1
-            alone = run(sessions[row % 3], states=states[row : row + 1, :tokens], mask=mask[row : row + 1, :tokens])
-            assert np.array_equal(alone[0], together[row, :tokens][: alone.shape[1]]), "alone"
+        assert_invariant(sessions, *random_batch(encoder.hidden, **shape))
 
     check()
 

@@ -1,5 +1,6 @@
 """Attention in bytes, with float32 weights, so that nothing but attention is rounded."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,15 @@ import pytest
 from hypothesis import given, settings
 
 from sparserve.kernels.packing import PackOptions, pack_encoder
-from tests.support.kernels.cases import batches, masked_batch, random_batch
+from sparserve.kernels.unpacking import layers_in_bytes
+from sparserve.kernels.weights import LinearWeights
+from tests.support.kernels.cases import assert_invariant, batches, masked_batch, random_batch
 from tests.support.kernels.reference import (
     encoder_reference,
     encoder_session,
     modern_encoder,
     random_encoder,
+    relative_encoder,
     relative_error,
     repeatable,
     run,
@@ -88,15 +92,7 @@ def test_int8_attention_invariant_to_batch_padding_and_threads(isa: str, first_t
     @settings(repeatable, max_examples=8)
     @given(shape=batches)
     def check(shape: dict[str, int]) -> None:
-        states, mask = random_batch(20, **shape)
-        together = run(sessions[0], states=states, mask=mask)
-        more = ((0, 1), (0, 13))
-        padded = run(sessions[2], states=np.pad(states, (*more, (0, 0))), mask=np.pad(mask, more))
-        assert np.array_equal(padded[:-1, : together.shape[1]], together), "padding and threads"
-        for row in range(len(states)):
-            tokens = max(np.flatnonzero(mask[row]), default=0) + 1
-            alone = run(sessions[row % 3], states=states[row : row + 1, :tokens], mask=mask[row : row + 1, :tokens])
-            assert np.array_equal(alone[0], together[row, :tokens][: alone.shape[1]]), "alone"
+        assert_invariant(sessions, *random_batch(20, **shape))
 
     check()
 
@@ -126,6 +122,35 @@ def test_int8_attention_bad_feature_spoils_tokens_that_attend_to_it(isa: str, ba
     assert np.isfinite(answer[1]).all()
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0xFFFFFFFF])
+def test_int8_attention_nan_of_a_key_alone_spoils_its_sequence(isa: str, bits: int) -> None:
+    """No value reads the bad feature; a NaN has bits of no meaning that must not make it a number."""
+    encoder = random_encoder(layers=1, densities=(1.0,))
+    layer = encoder.layers[0]
+    weight = layer.value.weight.copy()
+    weight[:, 5] = 0
+    encoder = replace(encoder, layers=(replace(layer, value=replace(layer.value, weight=weight)),))
+    states, mask = random_batch(encoder.hidden, batch=2, length=9, seed=0)
+    mask[:] = 1
+    states[0, 3, 5] = np.array(bits, np.uint32).view(np.float32)
+    blob = pack_encoder(encoder, PackOptions(dense_above=None, block_fill=None))
+    answer = run(encoder_session(blob, int8_attention=True), states=states, mask=mask)
+    assert np.isnan(answer[0]).all()
+    assert np.isfinite(answer[1]).all()
+
+
+@pytest.mark.parametrize("projection", ["query", "key"])
+def test_int8_attention_overflow_of_one_projection_is_not_hidden(isa: str, projection: str) -> None:
+    """Finite states and values, but queries or keys beyond float32: NaN, not an answer without them."""
+    encoder = random_encoder(layers=1, densities=(1.0,))
+    layer = encoder.layers[0]
+    large = LinearWeights(getattr(layer, projection).weight * np.float32(1e37))
+    encoder = replace(encoder, layers=(replace(layer, **{projection: large}),))
+    states, mask = masked_batch(encoder.hidden, 9)
+    answer = run(encoder_session(pack_encoder(encoder), int8_attention=True), states=1000 * states, mask=mask)
+    assert np.isnan(answer[0]).all()
+
+
 @pytest.mark.parametrize("scale", [1e-40, 1e-3, 1e6])
 def test_int8_attention_extreme_activations(isa: str, scale: float) -> None:
     encoder = random_encoder(layers=1)
@@ -135,6 +160,33 @@ def test_int8_attention_extreme_activations(isa: str, scale: float) -> None:
     expected = encoder_reference(encoder, states, mask)
     # At 1e6 the scores are in the millions: rounding a query may choose another key.
     assert relative_error(answer, expected) < (ROUNDING if scale < 1 else 2)
+
+
+PLACES: dict[str, Any] = {
+    "plain": (random_encoder(layers=2), 2),
+    "some bands": (modern_encoder(layers=3, bands=(3, None)), 1),
+    "bands": (modern_encoder(bands=(3, 60)), 0),
+    "relative positions": (relative_encoder(layers=2), 0),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_layers_in_bytes_are_those_of_the_operator(name: str) -> None:
+    encoder, count = PLACES[name]
+    blob = pack_encoder(encoder)
+    states, mask = masked_batch(encoder.hidden)
+    for first_token_only in (False, True):
+        floats, ints = (
+            run(
+                encoder_session(blob, first_token_only=first_token_only, int8_attention=choice),
+                states=states,
+                mask=mask,
+            )
+            for choice in (False, True)
+        )
+        layers = layers_in_bytes(blob, first_token_only=first_token_only)
+        assert layers == (count - 1 if name == "plain" and first_token_only else count)
+        assert np.array_equal(floats, ints) == (layers == 0)
 
 
 def test_int8_attention_rejects_heads_not_in_fours() -> None:

@@ -9,7 +9,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from sparserve.kernels.packed_format import PackingError
 from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from sparserve.kernels.unpacking import unpack_encoder
-from tests.support.kernels.cases import TOLERANCE, masked_batch, pack, random_batch
+from tests.support.kernels.cases import TOLERANCE, assert_invariant, masked_batch, pack, random_batch
 from tests.support.kernels.reference import (
     encoder_reference,
     encoder_session,
@@ -71,16 +71,7 @@ def test_modern_encoder_is_invariant_to_batch_padding_and_threads(isa: str, valu
     for seed, (batch, length) in enumerate(((7, 40), (3, 133), (1, 300))):
         states, mask = random_batch(encoder.hidden, batch, length, seed)
         mask[0] = 1
-        together = run(sessions[0], states=states, mask=mask)
-        for session in sessions[1:]:
-            assert np.array_equal(run(session, states=states, mask=mask), together), "threads"
-        more = ((0, 1), (0, 13))
-        padded = run(sessions[2], states=np.pad(states, (*more, (0, 0))), mask=np.pad(mask, more))
-        assert np.array_equal(padded[:-1, :length], together), "padding"
-        for row in range(batch):
-            tokens = max(np.flatnonzero(mask[row]), default=0) + 1
-            alone = run(sessions[row % 3], states=states[row : row + 1, :tokens], mask=mask[row : row + 1, :tokens])
-            assert np.array_equal(alone[0], together[row, :tokens]), "alone"
+        assert_invariant(sessions, states, mask)
 
 
 def test_modern_encoder_refuses_longer_sequences() -> None:

@@ -9,7 +9,7 @@ import pytest
 from sparserve.kernels.packed_format import PackingError
 from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from sparserve.kernels.unpacking import unpack_encoder
-from tests.support.kernels.cases import TOLERANCE, masked_batch, pack, random_batch
+from tests.support.kernels.cases import TOLERANCE, assert_invariant, masked_batch, pack, random_batch
 from tests.support.kernels.reference import encoder_reference, encoder_session, relative_encoder, relative_error, run
 
 pytestmark = pytest.mark.usefixtures("sparse_runtime")
@@ -48,13 +48,7 @@ def test_relative_encoder_int8_rounds_activations_to_nearest_step(isa: str) -> N
 def test_relative_encoder_is_invariant_to_batch_padding_and_threads(isa: str, values: Values) -> None:
     blob = pack_encoder(relative_encoder(hidden=20, head_size=4, widths=(12, 20)), PackOptions(values))
     sessions = [encoder_session(blob, threads=threads) for threads in (1, 3)]
-    states, mask = random_batch(20, batch=5, length=143, seed=1)
-    together = run(sessions[0], states=states, mask=mask)
-    assert np.array_equal(run(sessions[1], states=states, mask=mask), together)
-    for row in range(5):
-        tokens = max(np.flatnonzero(mask[row]), default=0) + 1
-        alone = run(sessions[row % 2], states=states[row : row + 1, :tokens], mask=mask[row : row + 1, :tokens])
-        assert np.array_equal(alone[0], together[row, :tokens])
+    assert_invariant(sessions, *random_batch(20, batch=5, length=143, seed=1))
 
 
 def test_pack_encoder_keeps_used_rows_of_relative_positions() -> None:

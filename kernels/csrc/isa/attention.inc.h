@@ -53,8 +53,8 @@ void multiply_rows(const float* a, std::size_t a_row, std::size_t a_step, const 
     multiply<1, N, Onto>(a + m * a_row, a_row, a_step, b, b_step, depth, out + m * out_row, out_row, keep);
 }
 
-// Scores with relative positions (He et al. 2021, DeBERTa): out[m][n] = sum over d of q k + q p_k + k p_q for M keys and N
-// vectors of queries, with the positions' features p of each pair's distance. `relative` begins at the distance of the
+// Scores with relative positions (He et al. 2021, DeBERTa): out[m][n] = sum over d of q k + q p_k + k p_q for M keys and
+// N vectors of queries, with the positions' features p of each pair's distance. `relative` begins at the distance of the
 // first query from the first key. The whole costs three products a pair, and needs neither gathers nor a table of scores.
 template <int M, int N>
 SPARSERVE_INLINE void relative_scores(const float* keys, std::size_t key_stride, const float* queries,
@@ -230,7 +230,8 @@ void attend(const float* queries, std::size_t stride, const float* keys, const f
 // sequence's stride. Lanes are keys here.
 SPARSERVE_INLINE void attend_one(const float* query, std::size_t stride, const float* keys, const float* values,
                                  const Sequence& sequence, std::uint32_t head_dim, std::uint32_t band,
-                                 const Relative& relative, const float* bias, std::size_t bias_row, float* out, float* scores) {
+                                 const Relative& relative, const float* bias, std::size_t bias_row, float* out,
+                                 float* scores) {
   const std::uint32_t tokens = band < sequence.tokens ? band + 1 : sequence.tokens;
   const std::uint32_t padded = (tokens + kLanes - 1) / kLanes * kLanes;
   float highest = 2 * kMasked;

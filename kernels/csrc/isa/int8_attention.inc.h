@@ -26,9 +26,9 @@ SPARSERVE_INLINE I32 bytes_of(F32 a, F32 b, F32 c, F32 d) {
   return add_int(word, broadcast_int(static_cast<std::int32_t>(0U - offset)));
 }
 
-// 2^x to 1e-4 relative, for x <= 0; below -126 about 1e-38
+// 2^x to 1e-4 relative, for x <= 0; below -126 about 1e-38. NaN stays NaN: `max` gives its second operand then.
 SPARSERVE_INLINE F32 coarse_exp2(F32 x) {
-  x = max(x, broadcast(-126.0F));
+  x = max(broadcast(-126.0F), x);
   const F32 sum = add(x, broadcast(kToInteger));
   const F32 f = sub(x, sub(sum, broadcast(kToInteger)));
   F32 p = broadcast(0.0551716691F);
@@ -39,7 +39,8 @@ SPARSERVE_INLINE F32 coarse_exp2(F32 x) {
 }
 
 // The largest magnitude of each token's features of one head, [head_dim][stride]; `spoiled` becomes NaN with any NaN or
-// infinity, else zero. Four chains: one would wait for its own latency.
+// infinity, else zero. It is the plain NaN, whose last bits are zero: `coarse_exp2` shifts them into the exponent. Four
+// chains: one would wait for its own latency.
 SPARSERVE_INLINE F32 largest_magnitude(const float* x, std::size_t stride, std::uint32_t head_dim, F32& spoiled) {
   F32 low[4], high[4], sum[4];
   SPARSERVE_UNROLL
@@ -54,7 +55,8 @@ SPARSERVE_INLINE F32 largest_magnitude(const float* x, std::size_t stride, std::
     }
   }
   const F32 lowest = min(min(low[0], low[1]), min(low[2], low[3]));
-  spoiled = add(add(sum[0], sum[1]), add(sum[2], sum[3]));
+  const I32 sums = bits_of(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
+  spoiled = from_bits(sums & broadcast_int(static_cast<std::int32_t>(0xFFC00000U)));
   return max(max(max(high[0], high[1]), max(high[2], high[3])), sub(zero(), lowest));
 }
 
@@ -192,7 +194,7 @@ void attend_bytes(const float* queries, std::size_t stride, const float* keys, c
     F32 spoiled;
     const F32 largest = max(largest_magnitude(x, stride, head_dim, spoiled), broadcast(kSmallestRange));
     const F32 inverse = div(broadcast(kQuerySteps), largest), offset = broadcast(kKeyOffset + kToInteger);
-    query_scale[n] = mul(largest, broadcast(kLog2E / kQuerySteps));
+    query_scale[n] = fma(largest, broadcast(kLog2E / kQuerySteps), spoiled);
     // The keys' offset adds 128 times the query's sum to a score: sums of minus the query begin there.
     I32 sum = zero_int();
     const I32 flip = broadcast_int(static_cast<std::int32_t>(0x80808080U)), ones = broadcast_int(0x01010101);

@@ -334,7 +334,8 @@ void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count,
         bias = run.position_bias + sequence.batch_index * run.position_bias_batch_stride +
                std::size_t{h} * run.length * run.length;
       attend_one(queries + row * stride + lane, stride, run.keys[index & 1] + at, run.values[index & 1] + at, sequence,
-                 run.head_dim, layer.band, of_rows(layer.relative, row, 0), bias, run.length, b.context + row * stride + lane, b.scores);
+                 run.head_dim, layer.band, of_rows(layer.relative, row, 0), bias, run.length,
+                 b.context + row * stride + lane, b.scores);
     }
   }
   finish_layer<V>(run, layer, x, b);

@@ -2,7 +2,8 @@
 //
 // SparseEncoder: hidden states [batch, length, hidden], attention mask [batch, length] int64, packed weights [bytes]
 // uint8 (an initializer) and optionally a position bias [1 or batch, heads, key, query]; returns the last layer's states
-// [batch, length, hidden], or of the first token alone, [batch, 1, hidden], with the attribute first_token_only = 1. int8_attention = 1 computes attention in bytes.
+// [batch, length, hidden], or of the first token alone, [batch, 1, hidden], with the attribute first_token_only = 1.
+// int8_attention = 1 computes attention in bytes where a layer has neither a band nor relative positions.
 // SparseLinear: activations [..., columns], packed weights; returns [..., rows].
 #include <exception>
 #include <stdexcept>

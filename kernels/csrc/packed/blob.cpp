@@ -1,5 +1,6 @@
 #include "packed/blob.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -328,7 +329,8 @@ Blob parse(std::span<const std::uint8_t> bytes) {
       blob.relative = read_relative(reader, mine.subspan(2), header);
       if (blob.relative.table.rows != 0)
         for (const Layer& layer : blob.layers)
-          reader.count_distances(std::uint64_t{2} * layer.query.rows * blob.relative.rows.size());
+          reader.count_distances(std::uint64_t{2} * layer.query.rows *
+                                 std::max<std::size_t>(blob.relative.rows.size(), blob.relative.table.rows));
     }
   } else {
     blob.linear = read_matrix(reader, records[0], "linear");

@@ -1,6 +1,6 @@
 // Run packed weights without ONNX Runtime, for emulators, sanitizers and profilers.
 //
-//   encode BLOB INPUT MASK BATCH LENGTH THREADS FIRST_TOKEN_ONLY REPEATS CALLERS [OUTPUT]
+//   encode BLOB INPUT MASK BATCH LENGTH THREADS FIRST_TOKEN_ONLY INT8_ATTENTION REPEATS CALLERS [OUTPUT]
 //   encode @REQUESTS
 //
 // INPUT is raw float32 [batch, length, hidden], MASK raw int64 [batch, length], OUTPUT (- for standard output) raw
@@ -30,17 +30,18 @@ struct Request {
   std::string blob, input, mask, output;
   std::size_t batch, length;
   std::uint32_t threads;
-  bool first_token_only;
+  bool first_token_only, int8_attention;
   std::size_t repeats, callers;
 };
 
 Request request_of(const std::vector<std::string>& words) {
-  if (words.size() < 9 || words.size() > 10)
+  if (words.size() < 10 || words.size() > 11)
     throw std::runtime_error(
-        "arguments: BLOB INPUT MASK BATCH LENGTH THREADS FIRST_TOKEN_ONLY REPEATS CALLERS [OUTPUT], or @REQUESTS");
+        "arguments: BLOB INPUT MASK BATCH LENGTH THREADS FIRST_TOKEN_ONLY INT8_ATTENTION REPEATS CALLERS [OUTPUT], or "
+        "@REQUESTS");
   const auto number = [&](std::size_t i) { return static_cast<std::size_t>(std::stoull(words[i])); };
-  return {words[0], words[1], words[2], words.size() > 9 ? words[9] : "", number(3), number(4),
-          static_cast<std::uint32_t>(number(5)), number(6) != 0, number(7), number(8)};
+  return {words[0], words[1], words[2], words.size() > 10 ? words[10] : "", number(3), number(4),
+          static_cast<std::uint32_t>(number(5)), number(6) != 0, number(7) != 0, number(8), number(9)};
 }
 
 template <class T>
@@ -64,7 +65,7 @@ void write(const std::string& path, const std::vector<float>& values) {
 bool answer(const Request& request) {
   const KernelTable& kernels = choose_kernels();
   const auto bytes = read<std::uint8_t>(request.blob);
-  const Encoder encoder(parse(bytes), kernels, request.first_token_only);
+  const Encoder encoder(parse(bytes), kernels, request.first_token_only, request.int8_attention);
   const auto input = read<float>(request.input);
   const auto mask = read<std::int64_t>(request.mask);
   if (input.size() != request.batch * request.length * encoder.hidden() ||

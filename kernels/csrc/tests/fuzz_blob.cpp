@@ -89,11 +89,12 @@ bool is_small(const Blob& blob) {
     for (const Matrix* m : {&layer.query, &layer.key, &layer.value, &layer.attention_output, &layer.intermediate,
                             &layer.output, &layer.gate})
       if (!fits(*m)) return false;
-  return true;
+  return fits(blob.relative.table);
 }
 
-void run_encoder(const Blob& blob, const KernelTable& kernels, bool first_token_only, std::uint32_t seed) {
-  const Encoder encoder(Blob(blob), kernels, first_token_only);
+void run_encoder(const Blob& blob, const KernelTable& kernels, bool first_token_only, bool int8_attention,
+                 std::uint32_t seed) {
+  const Encoder encoder(Blob(blob), kernels, first_token_only, int8_attention);
   if (encoder.positions() != 0 && encoder.positions() < kLength) return;
   const auto input = random_floats(kBatch * kLength * encoder.hidden(), seed);
   const std::int64_t mask[kBatch * kLength] = {1, 1, 1, 1, 1, 1, 0, 1, 1, 0};
@@ -153,8 +154,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (blob.kind == Kind::kLinear) {
       run_linear(blob, *kernels, seed);
     } else {
-      run_encoder(blob, *kernels, false, seed);
-      run_encoder(blob, *kernels, true, seed);
+      for (const bool first_token_only : {false, true}) {
+        run_encoder(blob, *kernels, first_token_only, false, seed);
+        if (blob.head_dim % kBlock == 0) run_encoder(blob, *kernels, first_token_only, true, seed);
+      }
     }
   }
   return 0;

@@ -36,13 +36,12 @@ XLM_ROBERTA: Final = replace(ROBERTA, model_type="xlm-roberta")
 MPNET: Final = replace(
     ROBERTA,
     model_type="mpnet",
-    layer=LayerNames(
+    layer=replace(
+        BERT.layer,
         query=Rows("attention.attn.q"),
         key=Rows("attention.attn.k"),
         value=Rows("attention.attn.v"),
         attention_output="attention.attn.o",
-        intermediate=Rows("intermediate.dense"),
-        output="output.dense",
         norms=("attention.LayerNorm", "output.LayerNorm"),
     ),
 )

@@ -6,12 +6,13 @@ content to content, content to position and position to content.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from torch import Tensor, nn
 
-from sparserve.models.encoders.architectures.architecture import Architecture, LayerNames, Rows
+from sparserve.models.encoders.architectures.architecture import Architecture, Rows
+from sparserve.models.encoders.architectures.bert import BERT
 
 KINDS: Final = ("c2p", "p2c")
 MAX_POSITIONS: Final = 1 << 16
@@ -74,20 +75,17 @@ class Deberta(Architecture):
 
 DEBERTA_V2: Final = Deberta(
     "deberta-v2",
-    stack="encoder.layer",
-    layer=LayerNames(
+    stack=BERT.stack,
+    layer=replace(
+        BERT.layer,
         query=Rows("attention.self.query_proj"),
         key=Rows("attention.self.key_proj"),
         value=Rows("attention.self.value_proj"),
-        attention_output="attention.output.dense",
-        intermediate=Rows("intermediate.dense"),
-        output="output.dense",
-        norms=("attention.output.LayerNorm", "output.LayerNorm"),
         position_query="attention.self.pos_query_proj",
         position_key="attention.self.pos_key_proj",
     ),
     positions="disentangled",
-    masked_lm_parameter="cls.predictions.transform.dense.weight",
+    masked_lm_parameter=BERT.masked_lm_parameter,
     embedding_projection="embeddings.embed_proj",
     hidden_modules=("encoder.rel_embeddings", "encoder.LayerNorm"),
 )

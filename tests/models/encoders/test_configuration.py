@@ -72,6 +72,39 @@ def test_resolve_checkpoint_refuses_a_configuration(
         resolve_checkpoint(str(copy(**fields)))
 
 
+ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "message"),
+    [
+        ("deberta-v2", {"conv_kernel_size": 3}, "conv_kernel_size is 3: this network has a convolution"),
+        ("deberta-v2", {"relative_attention": False}, "relative_attention is off"),
+        ("deberta-v2", {"pos_att_type": ["p2p"]}, r"pos_att_type is \['p2p'\], but it must name c2p or p2c"),
+        ("deberta-v2", {"norm_rel_ebd": "batch_norm"}, "norm_rel_ebd is 'batch_norm'"),
+        ("deberta-v2", {"pooler_hidden_size": 8}, "pooler_hidden_size differs"),
+        ("deberta-v2", {"position_buckets": 1 << 20}, "position_buckets is 1048576, but it must be .* at most 65536"),
+        (
+            "modernbert",
+            {"rope_parameters": {"full_attention": {**ROPE, "rope_type": "linear", "factor": 2.0}}},
+            "rope_type of full_attention is 'linear', but only 'default' is supported",
+        ),
+        (
+            "modernbert",
+            {"rope_parameters": {"full_attention": ROPE, "sliding_attention": {**ROPE, "rope_theta": -1.0}}},
+            "rope_theta of sliding_attention is -1.0, but it must be a number above 0",
+        ),
+        ("modernbert", {"local_attention": 1}, "local_attention is 1, but it must be a whole number of at least 2"),
+        ("modernbert", {"layer_types": ["full_attention", "chunked_attention"]}, "layer_types must name"),
+    ],
+)
+def test_resolve_checkpoint_refuses_other_networks_of_a_family(
+    model_type: str, fields: dict[str, Any], message: str, copy: Callable[..., Path]
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        resolve_checkpoint(str(copy(model_type, **fields)))
+
+
 @pytest.mark.parametrize("content", ["[]", '"bert"', "null", "\\xff", "[" * 100_000, ""])
 def test_resolve_checkpoint_refuses_a_file_that_is_no_object(content: str, copy: Callable[..., Path]) -> None:
     folder = copy()

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from sparserve.kernels.library import Library
+from sparserve.kernels.packing import pack_encoder
 from sparserve.models.bundle.manifest import PackedAttention
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.models.errors import CheckpointError
 from sparserve.models.export import sparse_attention
 from sparserve.models.export.sparse_attention import choose_attention
-from sparserve.models.export.sparse_graph import write_sparse_graph
+from sparserve.models.export.sparse_graph import BLOB, write_sparse_graph
+from tests.support.kernels.blob_seeds import tiny_modern_encoder
 from tests.support.models.exporting import Exported
 
 Choose = Callable[..., PackedAttention]
@@ -73,6 +76,17 @@ def test_choose_attention_without_library_does_not_compare(
 ) -> None:
     assert choose(choice, library=None) == PackedAttention(values=values, rows=0, largest_change=None)
     assert is_int8(graph) == (values == "int8")
+
+
+@pytest.mark.parametrize("choice", ["auto", "int8"])
+def test_choose_attention_records_fp32_if_no_layer_can_be_int8(graph: Path, choose: Choose, choice: str) -> None:
+    model = onnx.load(graph)
+    (weights,) = (tensor for tensor in model.graph.initializer if tensor.name == BLOB)
+    blob = np.frombuffer(pack_encoder(tiny_modern_encoder(bands=(1,))), np.uint8)
+    weights.CopyFrom(numpy_helper.from_array(blob, BLOB))
+    onnx.save(model, graph)
+    assert choose(choice) == PackedAttention(values="fp32", rows=0, largest_change=None)
+    assert not is_int8(graph)
 
 
 def test_choose_attention_in_int8_needs_heads_in_fours(choose: Choose) -> None:

@@ -1,14 +1,16 @@
 """Encoders, matrices and batches shared by several tests."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from hypothesis import strategies as st
 
 from sparserve.kernels.packing import PackOptions, Values, pack_encoder
 from sparserve.kernels.unpacking import unpack_encoder
 from sparserve.kernels.weights import EncoderWeights, LinearWeights
-from tests.support.kernels.reference import random_mask, random_weight
+from tests.support.kernels.reference import random_mask, random_weight, run
 
 TOLERANCE = 1e-5
 LAYOUTS: dict[str, Any] = {
@@ -52,6 +54,23 @@ def random_batch(hidden: int, batch: int, length: int, seed: int) -> tuple[np.nd
     generator = np.random.default_rng(seed)
     states = generator.standard_normal((batch, length, hidden)).astype(np.float32)
     return states, random_mask(generator, batch, length)
+
+
+def assert_invariant(sessions: Sequence[onnxruntime.InferenceSession], states: np.ndarray, mask: np.ndarray) -> None:
+    """Check bit for bit each row alone and without its padding, and the batch in each session and in another order."""
+    together = run(sessions[0], states=states, mask=mask)
+    for session in sessions[1:]:
+        assert np.array_equal(run(session, states=states, mask=mask), together), "threads"
+    turned = run(sessions[1], states=states[::-1].copy(), mask=mask[::-1].copy())
+    assert np.array_equal(turned[::-1], together), "order"
+    more = ((0, 1), (0, 13))
+    padded = run(sessions[-1], states=np.pad(states, (*more, (0, 0))), mask=np.pad(mask, more))
+    assert np.array_equal(padded[:-1, : together.shape[1]], together), "padding"
+    for row in range(len(states)):
+        tokens = max(np.flatnonzero(mask[row]), default=0) + 1
+        session = sessions[row % len(sessions)]
+        alone = run(session, states=states[row : row + 1, :tokens], mask=mask[row : row + 1, :tokens])
+        assert np.array_equal(alone[0], together[row, :tokens][: alone.shape[1]]), "alone"
 
 
 matrices = st.builds(
