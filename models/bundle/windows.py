@@ -100,7 +100,11 @@ class WindowFrame:
         return self.capacity + (windows - 1) * self._step(stride)
 
     def _step(self, stride: int | None) -> int:
-        return max(self.capacity - (self.capacity // STRIDE_PART if stride is None else stride), 1)
+        if stride is None:
+            return max(self.capacity - self.capacity // STRIDE_PART, 1)
+        # A variant with longer windows may have set the stride, which must not make one window for each token here.
+        longest = longest_stride(self.capacity + len(self.before[0]) + len(self.after[0]))
+        return max(self.capacity - min(stride, longest), 1)
 
 
 def longest_stride(max_length: int) -> int:

@@ -91,9 +91,11 @@ def _texts_as_list(inputs: Any, info: ValidationInfo) -> Any:
     """Return one text or a list of texts as a list of objects."""
     if isinstance(inputs, dict):
         raise ValueError("expected a text or a list of texts, not an object")
-    for position, item in enumerate(inputs if isinstance(inputs, list) else []):
-        if not isinstance(item, str):
-            raise ValueError(f"item {position} is {_kind(item)}, not a text")
+    if isinstance(inputs, list):
+        check_item_count(inputs, info)
+        for position, item in enumerate(inputs):
+            if not isinstance(item, str):
+                raise ValueError(f"item {position} is {_kind(item)}, not a text")
     return _as_list(inputs, info)
 
 

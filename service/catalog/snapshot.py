@@ -83,11 +83,11 @@ class Snapshot:
             UnknownResource: there is no such task or variant; the message lists the existing ones.
             Unavailable: it is still loading, was refused, or was unloaded.
         """
-        if (task, variant) not in self.engines:
-            self.keys(task, variant)
-        key = (task, variant or self.defaults[task])
-        if engine := self.engines.get(key):
+        name = self.defaults.get(task, "") if variant is None else variant
+        if engine := self.engines.get((task, name)):
             return engine
+        self.keys(task, variant)
+        key = (task, variant or self.defaults[task])
         name = "/".join(key)
         if key in self.unloaded:
             raise Unavailable(f"{name} was unloaded: load it again with POST /v2/repository/models/{task}/load")

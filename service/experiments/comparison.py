@@ -202,7 +202,7 @@ async def compare(
             first, other = engines[0].manifest.variant, engine.manifest.variant
             raise InvalidRequest(f"{first} and {other} have different labels, so they cannot be compared")
     treatment = engines[0].long_texts(long_texts)
-    tokenized: dict[tuple[str, int], list[TokenizedInput]] = {}
+    tokenized: dict[tuple[str, int, bool], list[TokenizedInput]] = {}
     variants = []
     for engine in engines:
         known = tokenized.get(engine.tokenization)

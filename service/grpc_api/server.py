@@ -29,7 +29,7 @@ from sparserve.service.errors import InvalidRequest, RateLimited, ServiceError, 
 from sparserve.service.grpc_api.messages import PARAMETER_CHOICE, SERVICE, load_messages
 from sparserve.service.http.problems import headers_of, status_of
 from sparserve.service.http.request_options import check_routing_key
-from sparserve.service.limits import BodyBudget, BodyShare
+from sparserve.service.limits import BodyBudget, BodyShare, check_count
 from sparserve.service.observability.request_log import LoggedRequest, RequestLog, choose_request_id, trace_id_of
 from sparserve.service.observability.request_record import RequestRecord, recording
 from sparserve.service.security.authorizer import Authorizer, Credentials, client_name
@@ -309,7 +309,11 @@ def read_infer_request(request: Any, max_items: int) -> tuple[InferRequest, dict
 
 
 def _check_parts(request: Any, max_items: int) -> None:
-    """Refuse a request of too many parts before doing any work for each part."""
+    """Refuse a request of too many parts before doing any work for each part.
+
+    Raises:
+        InvalidRequest, TooLarge: there are too many.
+    """
     inputs, outputs, raw = len(request.inputs), len(request.outputs), len(request.raw_input_contents)
     if max(inputs, outputs) > MAX_TENSORS:
         raise InvalidRequest(f"there are {inputs} inputs and {outputs} outputs, more than the {MAX_TENSORS} allowed")
@@ -319,8 +323,7 @@ def _check_parts(request: Any, max_items: int) -> None:
         name = tensor.name[:_NAME_IN_MESSAGE_CHARACTERS]
         if len(tensor.shape) > MAX_TENSORS:
             raise InvalidRequest(f"input {name} has {len(tensor.shape)} dimensions: 1 is needed")
-        if len(tensor.contents.bytes_contents) > max_items:
-            raise InvalidRequest(f"input {name} has {len(tensor.contents.bytes_contents)} texts, more than {max_items}")
+        check_count(len(tensor.contents.bytes_contents), max_items)
     if any(len(part.parameters) > MAX_PARAMETERS for part in (request, *request.inputs, *request.outputs)):
         raise InvalidRequest(f"there are more than {MAX_PARAMETERS} parameters")
 

@@ -1,4 +1,4 @@
-"""Route classes for JSON bodies: one checks their media type, the other also avoids FastAPI's overhead."""
+"""Route classes: for JSON bodies, whose media type they check, and without FastAPI's overhead."""
 
 import json
 from collections.abc import Awaitable, Callable, Coroutine
@@ -80,9 +80,11 @@ class DirectRoute(JsonRoute):
         answers = TypeAdapter(self.response_model)
 
         async def handle(request: Request, content: bytes) -> Response:
-            check_content_type(request)
+            self.check_media_type(request)
             values: dict[str, Any] = dict(request.path_params)
-            if body is not None:
+            if body is None:
+                request.state.content = content
+            else:
                 service: ServingCore = request.app.state.service
                 values[body_name] = read_body(content, body, service.settings.max_items)
             if dependant.request_param_name:
@@ -95,6 +97,21 @@ class DirectRoute(JsonRoute):
             return JsonAnswer(answers.dump_json(answer))
 
         return handle
+
+    def check_media_type(self, request: Request) -> None:
+        """Refuse a body that is not declared as JSON.
+
+        Raises:
+            UnsupportedContent: as in `check_content_type`.
+        """
+        check_content_type(request)
+
+
+class BinaryRoute(DirectRoute):
+    """DirectRoute for bodies of any media type; dependencies read `request.state.content`."""
+
+    def check_media_type(self, request: Request) -> None:
+        """Accept any media type, also none."""
 
 
 class JsonAnswer(Response):

@@ -112,14 +112,17 @@ class BatchQueue:
         if ticket.waiting:
             self._order(ticket).remove(ticket)
 
-    def next_seconds(self, *, whole: bool = False) -> float:
+    def next_seconds(self, now: float, *, whole: bool = False) -> float:
         """Predict the time of the first input of the next batch, or of its `whole` request.
 
-        It is 0 if it is unknown or only background inputs wait.
+        It is 0 if it is unknown, if only background inputs wait, or if the request would be too late: `take` then
+        cancels it and returns another one.
         """
         if not self._front:
             return 0.0
         ticket = self._front.first()
+        if self._is_late(ticket, now):
+            return 0.0
         tokens = sum(map(_by_length, ticket.waiting)) if whole else ticket.waiting[-1].length
         return ticket.latency.seconds(tokens)
 
@@ -135,12 +138,12 @@ class BatchQueue:
         """
         while order := self._front or self._background:
             ticket = order.first()
-            first = ticket.waiting[-1]
-            if not ticket.too_late(now, first.length) or (self._is_last(ticket) and not ticket.expired(now)):
-                batch = Batch(ticket.model, self._choose(order, first, now, max_seconds))
-                order.take(batch.positions)
-                return batch
-            self._cancel_late(order, now)
+            if self._is_late(ticket, now):
+                self._cancel_late(order, now)
+                continue
+            batch = Batch(ticket.model, self._choose(order, ticket.waiting[-1], now, max_seconds))
+            order.take(batch.positions)
+            return batch
         return None
 
     def holding(self, client: str) -> Holding:
@@ -157,11 +160,15 @@ class BatchQueue:
         All at once: to find and cancel one after the other takes time that grows with the square of their number.
         """
         for ticket in order.tickets():
-            if ticket.too_late(now, ticket.waiting[-1].length) and (ticket.expired(now) or not self._is_last(ticket)):
+            if self._is_late(ticket, now):
                 self.cancel(ticket)
 
     def _order(self, ticket: Ticket) -> FairOrder:
         return self._background if ticket.background else self._front
+
+    def _is_late(self, ticket: Ticket, now: float) -> bool:
+        """Return True for a request that would be too late if it ran now, but for the last one only at its deadline."""
+        return ticket.too_late(now, ticket.waiting[-1].length) and (ticket.expired(now) or not self._is_last(ticket))
 
     def _is_last(self, ticket: Ticket) -> bool:
         return len(ticket.waiting) == self.items + self.background_items

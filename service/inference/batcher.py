@@ -20,7 +20,7 @@ import numpy as np
 
 from sparserve.models.bundle.long_texts import WindowLimits
 from sparserve.models.bundle.text_tokenizer import Tokens
-from sparserve.service.errors import DeadlineExceeded, Overloaded, TooLarge
+from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from sparserve.service.inference.batch_queue import BatchQueue
 from sparserve.service.inference.engine import Engine
 from sparserve.service.inference.running_batch import InferenceResult, Outcome, PendingRequest, RunningBatch, deliver
@@ -131,8 +131,8 @@ class Batcher:
         request = PendingRequest(engine, tokens, asyncio.get_running_loop().create_future(), answer, len(tokens))
         with self._changed:
             self._admit(ticket)
-            self._requests[ticket] = request
             self._queue.add(ticket)
+            self._requests[ticket] = request
             self._start_next()
         try:
             if deadline is None:
@@ -271,7 +271,7 @@ class Batcher:
         """Have a thread or the event loop run the next batch; called on the event loop, with the lock."""
         if self._loop_run_due:  # it will wake a thread if the batch does not fit
             return
-        if not self._fits_loop():
+        if not self._fits_loop(self._clock()):
             self._changed.notify()
         else:
             assert self._loop is not None
@@ -283,8 +283,9 @@ class Batcher:
         """Take the next batch from the queue, or leave it to the event loop if it fits there; called with the lock."""
         if self._closing or self._running >= self.concurrency:  # one of them may run on the event loop
             return None
-        if self.concurrency > 1 or not self._fits_loop():
-            return self._take()
+        now = self._clock()
+        if self.concurrency > 1 or not self._fits_loop(now):
+            return self._take(now)
         if not self._loop_run_due:
             assert self._loop is not None
             with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits for an answer
@@ -292,7 +293,7 @@ class Batcher:
                 self._loop_run_due = True
         return None
 
-    def _fits_loop(self) -> bool:
+    def _fits_loop(self, now: float) -> bool:
         """Return True if the next batch can run on the event loop.
 
         With several threads for batches, only a short request that is alone can: otherwise they run in parallel.
@@ -300,7 +301,7 @@ class Batcher:
         return (
             not self._running
             and (self.concurrency == 1 or len(self._requests) == 1)
-            and 0 < self._queue.next_seconds(whole=self.concurrency > 1) <= LOOP_SECONDS
+            and 0 < self._queue.next_seconds(now, whole=self.concurrency > 1) <= LOOP_SECONDS
         )
 
     def _run_on_loop(self, items_before: float = math.inf) -> None:
@@ -318,10 +319,11 @@ class Batcher:
             self._loop_run_due = False
             if self._closing:
                 return
-            if not self._fits_loop():
+            now = self._clock()
+            if not self._fits_loop(now):
                 self._changed.notify()
                 return
-            batch = self._take(LOOP_BATCH_SECONDS)
+            batch = self._take(now, LOOP_BATCH_SECONDS)
         if batch is None:
             return
         deliver(batch, self._run(batch))
@@ -329,9 +331,8 @@ class Batcher:
             if self._queue.items or self._queue.background_items:
                 self._start_next()
 
-    def _take(self, max_seconds: float = math.inf) -> RunningBatch | None:
+    def _take(self, now: float, max_seconds: float = math.inf) -> RunningBatch | None:
         """Take the next batch from the queue, with its requests; None if there is none."""
-        now = self._clock()
         batch = self._queue.take(now, max_seconds)
         if batch is None:
             return None
@@ -346,17 +347,19 @@ class Batcher:
         batch, engine, started = running.batch, running.engine, self._clock()
         metrics = self._metrics.batches.of(engine.ref)
         results = running.run(metrics)
+        failed = any(isinstance(result, InferenceFailed) for result in results.values())
         seconds = self._clock() - started
         with self._changed:
             self._running -= 1
-            self._throughput.observe(
-                batch.tokens,
-                seconds / self.concurrency,
-                arrived=min(ticket.arrived for ticket in batch.positions),
-                now=started + seconds,
-                waiting=self._queue.items > 0,
-            )
-            engine.latency.observe(batch.cost_tokens, seconds)
+            if not failed:  # it may have ended at once, and says nothing of those that run to their end
+                engine.latency.observe(batch.cost_tokens, seconds)
+                self._throughput.observe(
+                    batch.tokens,
+                    seconds / self.concurrency,
+                    arrived=min(ticket.arrived for ticket in batch.positions),
+                    now=started + seconds,
+                    waiting=self._queue.items > 0,
+                )
         metrics.ran(
             inputs=len(batch.items),
             tokens=batch.tokens,

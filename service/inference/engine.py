@@ -79,9 +79,9 @@ class Engine:
         return ModelRef(task=self.manifest.task, variant=self.manifest.variant, version=self.manifest.version)
 
     @property
-    def tokenization(self) -> tuple[str, int]:
-        """Key of the tokenization: engines with equal keys turn a text into the same tokens."""
-        return self.manifest.files[TOKENIZER].sha256, self.manifest.max_length
+    def tokenization(self) -> tuple[str, int, bool]:
+        """Key of the tokenization: engines with equal keys turn an input into the same tokens, or refuse it."""
+        return self.manifest.files[TOKENIZER].sha256, self.manifest.max_length, self.takes_pairs
 
     def input_mismatch(self, inputs: Sequence[TextInput]) -> str | None:
         """Return a warning if some inputs are of another kind than the training data; see `Manifest.input_mismatch`."""

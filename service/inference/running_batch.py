@@ -64,34 +64,59 @@ class RunningBatch:
         """The engine of all inputs."""
         return next(iter(self.requests.values())).engine
 
-    def run(self, metrics: ModelBatchMetrics) -> dict[Ticket, Logits | Exception]:
+    def run(self, metrics: ModelBatchMetrics) -> dict[Ticket, Logits | InferenceFailed]:
         """Run the batch; return logits and scores of each request, `[2, inputs, labels]`, or why it failed."""
+        try:
+            return self._run(metrics)
+        except Exception as error:  # no memory for the rows of an answer: the requests must get one, though
+            return {ticket: self._failure(error) for ticket in self.requests}
+
+    def _run(self, metrics: ModelBatchMetrics) -> dict[Ticket, Logits | InferenceFailed]:
         try:
             answer = self._answer(self.batch.items, metrics)
         except Exception as error:  # of any kind: the requests must get an answer, and the thread must continue
-            metrics.failed()
-            return self._run_apart(error, metrics)
-        self.engine.health.succeeded()
-        return {ticket: answer[:, rows] for ticket, rows in self._rows().items()}
+            failure = self._failure(error)
+        else:
+            self.engine.health.succeeded()
+            return {ticket: self._finite(answer[:, rows]) for ticket, rows in self._rows().items()}
+        # Outside the handler, so that memory referenced by the exception is free.
+        metrics.failed()
+        return self._run_apart(failure, metrics)
 
-    def _run_apart(self, error: Exception, metrics: ModelBatchMetrics) -> dict[Ticket, Logits | Exception]:
+    def _run_apart(
+        self, failure: InferenceFailed, metrics: ModelBatchMetrics
+    ) -> dict[Ticket, Logits | InferenceFailed]:
         """Run the requests of a failed batch one by one, so that none fails because of another one's input.
 
         An engine that still answers its bundle's sample is not broken: the input that failed is at fault.
         """
         rows = self._rows()
-        results: dict[Ticket, Logits | Exception] = dict.fromkeys(rows, error)
+        results: dict[Ticket, Logits | InferenceFailed] = dict.fromkeys(rows, failure)
         if len(rows) > 1:
             for ticket, positions in rows.items():
                 try:
                     results[ticket] = self._answer([self.batch.items[row] for row in positions], metrics)
-                except Exception as own:
-                    results[ticket] = own
-        if not any(isinstance(result, Exception) for result in results.values()) or self.engine.answers():
+                except Exception as error:
+                    results[ticket] = self._failure(error)
+        if not any(isinstance(result, InferenceFailed) for result in results.values()) or self.engine.answers():
             self.engine.health.succeeded()
         else:
             self.engine.health.failed()
-        return results
+        return {
+            ticket: result if isinstance(result, InferenceFailed) else self._finite(result)
+            for ticket, result in results.items()
+        }
+
+    def _failure(self, error: Exception) -> InferenceFailed:
+        """Return what the client sees; without the frames of the error, which hold the batch and its engine."""
+        return InferenceFailed(f"{self.engine.ref.task}/{self.engine.ref.variant} failed: {type(error).__name__}")
+
+    def _finite(self, rows: Logits) -> Logits | InferenceFailed:
+        """Return the rows of one request; a failure of this request alone if its input made them infinite."""
+        if np.isfinite(rows).all():
+            return rows
+        ref = self.engine.ref
+        return InferenceFailed(f"{ref.task}/{ref.variant} answered with numbers that are not finite")
 
     def _answer(self, items: Sequence[Item], metrics: ModelBatchMetrics) -> Logits:
         """Return the logits and the scores of inputs, `[2, inputs, labels]`."""
@@ -115,25 +140,20 @@ class RunningBatch:
 class Outcome:
     """Logits and scores of each request of a batch, in the order of its positions, and the time of the batch."""
 
-    results: Mapping[Ticket, Logits | Exception]
+    results: Mapping[Ticket, Logits | InferenceFailed]
     seconds: float
 
 
 def deliver(running: RunningBatch, outcome: Outcome) -> None:
     """Give every request its rows, on the event loop, and answer the requests that are complete."""
-    batch, ref, seconds = running.batch, running.engine.ref, outcome.seconds
+    batch, seconds = running.batch, outcome.seconds
     for ticket, positions in batch.positions.items():
         request, result = running.requests[ticket], outcome.results[ticket]
         request.inference_seconds += seconds
         request.compute_seconds += seconds * sum([ticket.lengths[position] for position in positions]) / batch.tokens
         if request.result.done():  # cancelled, or failed because of another input
             continue
-        if isinstance(result, Exception):
-            request.result.set_exception(InferenceFailed(f"{ref.task}/{ref.variant} failed: {type(result).__name__}"))
-        elif not np.isfinite(result).all():
-            # Only the request with the bad input fails.
-            request.result.set_exception(
-                InferenceFailed(f"{ref.task}/{ref.variant} answered with numbers that are not finite")
-            )
+        if isinstance(result, InferenceFailed):
+            request.result.set_exception(result)
         else:
             request.receive(positions, result)

@@ -51,6 +51,9 @@ class TokenizerPool:
                 return await asyncio.wrap_future(work)
         except TimeoutError as error:
             raise DeadlineExceeded("Deadline exceeded during tokenization; the request was cancelled.") from error
+        finally:
+            if work.done():  # its tokens may be many megabytes
+                self._waiting.pop(work, None)
 
     def close(self) -> None:
         """Start no more work."""

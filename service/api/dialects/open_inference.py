@@ -1,19 +1,18 @@
 """REST routes of the Open Inference Protocol v2, with binary tensors."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from sparserve.service.api.dialects import open_inference_calls as calls
-from sparserve.service.api.dialects.open_inference_codec import HEADER, read_request, write_answer
+from sparserve.service.api.dialects.open_inference_codec import HEADER, InferRequest, read_request, write_answer
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import Unavailable
 from sparserve.service.http.dependencies import OptionsDependency, ServiceDependency
-from sparserve.service.http.middleware.disconnect import cancel_on_disconnect
+from sparserve.service.http.json_route import BinaryRoute, JsonAnswer
 from sparserve.service.http.problems import problems
-from sparserve.service.types import RequestOptions
 
-router = APIRouter(tags=["open inference protocol"])
+router = APIRouter(route_class=BinaryRoute, tags=["open inference protocol"])
 # The protocol's clients read the member `error` of plain JSON only.
 PROBLEM_MEDIA_TYPES: Final = {"/v2": "application/json"}
 RESPONSES = problems(400, 404, 413, 415, 422, 429, 500, 503, 504)
@@ -105,31 +104,35 @@ async def repository_index(service: ServiceDependency) -> list[dict[str, str]]:
     return calls.repository_index(service)
 
 
+async def _read_request(request: Request) -> tuple[InferRequest, dict[str, list[str]]]:
+    service: ServingCore = request.app.state.service
+    return read_request(request.state.content, request.headers.get(HEADER), service.settings.max_items)
+
+
+RequestDependency = Annotated[tuple[InferRequest, dict[str, list[str]]], Depends(_read_request)]
+
+
 @router.post("/v2/models/{task}/infer", responses=RESPONSES, openapi_extra=INFER_BODY)
-async def infer(task: str, request: Request, service: ServiceDependency, options: OptionsDependency) -> Response:
+async def infer(
+    task: str, service: ServiceDependency, options: OptionsDependency, request: RequestDependency
+) -> Response:
     """Classify texts with a task's default variant."""
-    return await _infer(service, task, None, request, options)
+    return _answer(await calls.infer(service, task, None, *request, options))
 
 
 @router.post("/v2/models/{task}/versions/{variant}/infer", responses=RESPONSES, openapi_extra=INFER_BODY)
 async def infer_with_version(
-    task: str, variant: str, request: Request, service: ServiceDependency, options: OptionsDependency
+    task: str, variant: str, service: ServiceDependency, options: OptionsDependency, request: RequestDependency
 ) -> Response:
     """Classify texts with one variant of a task."""
-    return await _infer(service, task, variant, request, options)
+    return _answer(await calls.infer(service, task, variant, *request, options))
 
 
-async def _infer(
-    service: ServingCore, task: str, variant: str | None, request: Request, options: RequestOptions
-) -> Response:
-    body = await request.body()
-    cancel_on_disconnect(request)
-    infer_request, texts = read_request(body, request.headers.get(HEADER), service.settings.max_items)
-    inference = await calls.infer(service, task, variant, infer_request, texts, options)
+def _answer(inference: calls.Inference) -> Response:
     head = {
         "model_name": inference.model_name,
         "model_version": inference.model_version,
         **({"id": inference.id} if inference.id else {}),
     }
     content, headers = write_answer(head, inference.outputs, inference.binary)
-    return Response(content, headers=headers)
+    return Response(content, headers=headers) if inference.binary else JsonAnswer(content)

@@ -213,6 +213,7 @@ async def _classify(
 
     Raises:
         EmptyRequest: the query or a document is empty, or there are no documents.
+        TooLarge: the query, once for each document, and the documents have more characters than a body has bytes.
         InvalidRequest: the model has labels, not one score.
     """
     if not query:
@@ -226,6 +227,13 @@ async def _classify(
         raise InvalidRequest(
             f"{task}/{engine.ref.variant} is a classifier of {len(engine.manifest.labels)} labels and cannot rank "
             f"documents, which needs a model with one score: send to /v1/models/{task}/classify"
+        )
+    # The body has the query once, but it is tokenised with each document.
+    characters = len(query) * len(documents) + sum(map(len, documents))
+    if characters > (limit := service.settings.max_body_bytes):
+        raise TooLarge(
+            f"the {len(documents)} documents have {characters} characters, with the query for each of them, and the "
+            f"limit is {limit} (max_body_bytes): shorten the query, or send the documents in parts"
         )
     inputs = [TextInput(text=query, text_pair=document) for document in documents]
     return await service.classify(task, variant, inputs, options, long_texts=LongTextOptions(overlong))

@@ -39,7 +39,7 @@ def test_windows_cover_the_text_and_share_the_stride(tokens: int, capacity: int,
     assert starts[0] == 0
     assert starts[-1] == max(tokens - capacity, 0)
     shared = [first + capacity - second for first, second in pairwise(starts)]
-    expected = min(capacity // 4 if stride is None else stride, capacity - 1)
+    expected = capacity // 4 if stride is None else min(stride, capacity // 2)
     assert all(overlap == expected for overlap in shared[:-1])
     assert all(expected <= overlap < capacity for overlap in shared[-1:])
     most = frame.most_tokens(len(starts), stride)

@@ -106,6 +106,13 @@ def test_long_texts_are_refused_with_the_way_out(
     assert message in answer.json()["error"]
 
 
+def test_windows_may_be_as_many_as_the_limit(module_client: TestClient) -> None:
+    texts = [*[LONG] * 42, *["good"] * 4]  # 256 windows
+    assert module_client.post(URL, json={"inputs": texts, **WINDOWS}).status_code == 200
+    answer = module_client.post(URL, json={"inputs": [*texts, "good"], **WINDOWS})
+    assert (answer.status_code, "256 inputs and windows" in answer.text) == (413, True)
+
+
 def test_windows_count_as_waiting_inputs(module_store: Store, serve: Serve) -> None:
     client = serve(store=module_store.root, max_windows=6)
     assert client.post(URL, json={"inputs": LONG, **WINDOWS}).status_code == 200
@@ -122,3 +129,12 @@ def test_classifier_refuses_wrong_options(module_store: Store, options: dict[str
     classify = Classifier.load(module_store, TASK, threads=1)
     with pytest.raises(InputError, match=message):
         classify(["good"], **options)
+
+
+def test_windows_of_shorter_variants_share_at_most_half(store: Store, serve: Serve) -> None:
+    publish(store, "lengths", max_length=32)
+    publish(store, "lengths", "short", max_length=8)
+    body = {"inputs": LONG, "overlong": "windows", "stride": 16}
+    compared = serve().post("/v1/models/lengths/compare", json=body)
+    assert compared.status_code == 200, compared.text
+    assert compared.json()["items"][0]["windows"] == 3

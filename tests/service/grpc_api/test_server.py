@@ -121,7 +121,7 @@ def outputs(count: int) -> Any:
     [
         (inputs(9), "9 inputs and 0 outputs, more than the 8 allowed"),
         (outputs(9), "1 inputs and 9 outputs, more than the 8 allowed"),
-        (inputs(1, texts=300), "input text0 has 300 texts, more than"),
+        (inputs(1, texts=300), "the request has 300 inputs, the limit is 256"),
         (inputs(1, dimensions=9), "input text0 has 9 dimensions"),
         (inputs(1, parameters=65), "more than 64 parameters"),
     ],

@@ -22,7 +22,7 @@ from sparserve.service.security.key_file import create
 from sparserve.service.settings import Settings
 from tests.support.service.fixtures import ServiceOf
 from tests.support.service.raw_connections import exchange, serving
-from tests.support.tiny_bundles import TASK
+from tests.support.tiny_bundles import TASK, graph, publish
 
 CLASSIFY = f"/v1/models/{TASK}/classify"
 JSON = {"Content-Type": "application/json", "X-Request-Id": "mine"}
@@ -42,12 +42,41 @@ HEADERS: list[dict[str, str]] = [
     {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}, {"Expect": "100-continue"},
     {"Authorization": "Bearer nonsense"}, {"Content-Encoding": "gzip"}, {"Content-Encoding": "br"},
 ]  # fmt: skip
+TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES"}
+GOOD = {"inputs": [{**TENSOR, "data": ["good"]}]}
+PACKED = {**TENSOR, "parameters": {"binary_data_size": 8}}
+QUERY = {"query": "good film", "texts": ["bad", "dull fun film"]}
+DOCUMENTS = {"query": "good film", "documents": ["bad", {"text": "dull fun film"}], "model": "search"}
+# Requests of other protocols: path and body.
+OTHERS: list[tuple[str, Any]] = [
+    ("/classify", {"input": ["good", "bad"]}), ("/v1/classify", {"input": "good", "model": f"{TASK}/sparse90"}),
+    ("/v1/classify", {"input": [5]}), ("/classify", {"input": ["good"] * 5}), ("/classify", {"input": "good " * 20}),
+    ("/v1/moderations", {"input": ["good", "bad"], "model": TASK}), ("/v1/moderations", {"input": ["good"] * 5}),
+    ("/v1/moderations", {"input": "good", "model": "none"}), ("/v1/moderations", {"input": []}),
+    (f"/v2/models/{TASK}/versions/sparse90/infer", {**GOOD, "outputs": [{"name": "label"}]}),
+    (f"/v2/models/{TASK}/infer", {**GOOD, "id": "mine"}), (f"/v2/models/{TASK}/infer", {"inputs": [PACKED]}),
+    (f"/v2/models/{TASK}/infer", {"inputs": [{**TENSOR, "shape": [5], "data": ["good"] * 5}]}),
+    (f"/v2/models/{TASK}/infer", {}), (f"/v2/models/{TASK}/infer/", GOOD), ("/v2/models/none/infer", GOOD),
+    ("/v2/repository/index", {}),
+]  # fmt: skip
+RANKINGS: list[tuple[str, Any]] = [
+    *((path, body) for path in ("/rerank", "/tei/search/rerank", "/tei/search/dense/rerank") for body in (
+        QUERY, {**QUERY, "raw_scores": True, "return_text": True}, {**QUERY, "texts": []},
+        {**QUERY, "texts": ["a"] * 5}, {**QUERY, "texts": ["good " * 20]}, {**QUERY, "texts": [1]},
+        {**QUERY, "texts": ["x" * 50]}, {"query": ""}, {},
+    )),
+    *((path, body) for path in ("/v1/rerank", "/v2/rerank") for body in (
+        DOCUMENTS, {**DOCUMENTS, "top_n": 1, "return_documents": True}, {**DOCUMENTS, "model": "search/dense"},
+        {**DOCUMENTS, "model": "none"}, {**DOCUMENTS, "top_n": 0}, {**DOCUMENTS, "documents": ["a"] * 5}, {},
+    )),
+]  # fmt: skip
 SETTINGS: dict[str, Any] = {
     "threads": 1,
     "watch_seconds": 0,
     "max_items": 4,
     "max_characters": 50,
     "max_body_bytes": 9_999,
+    "moderation_safe_labels": {TASK: ["negative"]},
 }
 
 
@@ -66,6 +95,16 @@ class Recorded(logging.Handler):
 def both(module_store: Store) -> Iterator[tuple[TestClient, TestClient]]:
     """The service with its fast path, and without."""
     with served(module_store, fast_path=True) as fast, served(module_store, fast_path=False) as framework:
+        yield fast, framework
+
+
+@pytest.fixture(scope="module")
+def rankers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, TestClient]]:
+    """The same with a reranker alone."""
+    store = Store(tmp_path_factory.mktemp("rankers") / "store")
+    problem: dict[str, Any] = {"labels": ("relevance",), "problem_type": "multi_label_classification", "inputs": "pair"}
+    publish(store, "search", model=graph(1), **problem)
+    with served(store, fast_path=True) as fast, served(store, fast_path=False) as framework:
         yield fast, framework
 
 
@@ -92,7 +131,7 @@ def answer_of(client: TestClient, path: str, content: bytes, headers: dict[str, 
     finally:
         logger.removeHandler(recorded)
         logger.setLevel(level)
-    text = re.sub(r'(_seconds"|latency_ratio"|seconds_per_item"):[-+.e0-9]+', r"\1:0", answer.text)
+    text = re.sub(r'(_seconds"|latency_ratio"|seconds_per_item"|created"):[-+.e0-9]+', r"\1:0", answer.text)
     generated = answer.headers["x-request-id"] != headers.get("X-Request-Id")
     if generated:
         text = text.replace(answer.headers["x-request-id"], "generated")
@@ -108,6 +147,24 @@ def answer_of(client: TestClient, path: str, content: bytes, headers: dict[str, 
 @pytest.mark.parametrize("path", PATHS)
 def test_fast_path_answers_as_the_framework(both: tuple[TestClient, TestClient], path: str, content: bytes) -> None:
     fast, framework = (answer_of(client, path, content, JSON) for client in both)
+    assert fast == framework
+
+
+@pytest.mark.parametrize(("path", "body"), OTHERS, ids=range(len(OTHERS)))
+def test_fast_path_speaks_other_protocols_as_the_framework(
+    both: tuple[TestClient, TestClient], path: str, body: Any
+) -> None:
+    content, headers = json.dumps(body).encode(), JSON
+    if body.get("inputs") == [PACKED]:  # as Triton's client: binary, and of no declared type
+        headers = {"X-Request-Id": "mine", "Inference-Header-Content-Length": str(len(content))}
+        content += b"\4\0\0\0good"
+    fast, framework = (answer_of(client, path, content, headers) for client in both)
+    assert fast == framework
+
+
+@pytest.mark.parametrize(("path", "body"), RANKINGS, ids=range(len(RANKINGS)))
+def test_fast_path_ranks_as_the_framework(rankers: tuple[TestClient, TestClient], path: str, body: Any) -> None:
+    fast, framework = (answer_of(client, path, json.dumps(body).encode(), JSON) for client in rankers)
     assert fast == framework
 
 
@@ -174,7 +231,8 @@ def test_fast_path_finds_what_is_served(store: Store) -> None:
         assert isinstance(client.app, ServiceApp) and client.app.fast_path
         find, core = client.app.fast_path.find, client.app.state.service
         assert isinstance(core, ServingCore)
-        for path in PATHS[:-1]:
+        others = [path for path, _ in OTHERS if path.endswith(f"{TASK}/infer") or "models" not in path]
+        for path in [*PATHS[:-1], "/rerank", "/v1/rerank", f"/tei/{TASK}/rerank", *others]:
             assert find(scope_of(path)), path
         for path in (PATHS[-1], f"/v1/models/{TASK}", "/v1/models/none/classify", f"{CLASSIFY}\n", "/"):
             assert find(scope_of(path)) is None, path

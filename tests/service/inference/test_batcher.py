@@ -352,6 +352,32 @@ def test_batcher_answers_all_that_threads_and_the_loop_share(scenario: Callable[
     scenario(steps, concurrency=concurrency)
 
 
+def test_batcher_runs_no_background_batch_on_the_loop(scenario: Callable[..., None]) -> None:
+    now = [0.0]
+
+    class Watched(FakeEngine):
+        def logits(self, tokens: Sequence[Tokens]) -> Any:
+            self.thread = threading.current_thread()
+            return super().logits(tokens)
+
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        first = await held_up(batcher, engine)
+        quick, other = FakeEngine("quick"), Watched("other")
+        quick.latency = LatencyModel(LOOP_SECONDS / 2)
+        background = asyncio.create_task(batcher.run(other, inputs(30), background=True))
+        late = asyncio.create_task(batcher.run(quick, inputs(4), deadline=60.0))
+        await asyncio.sleep(0)
+        now[0] = 60 - LOOP_SECONDS / 4  # its turn comes, but too late
+        engine.gate.set()
+        await asyncio.gather(first, background)
+        assert other.thread is not threading.current_thread()
+        late.cancel()
+        await asyncio.wait([late])
+        assert not quick.batches
+
+    scenario(steps, clock=lambda: now[0])
+
+
 def test_batcher_runs_on_a_thread_while_others_wait(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
@@ -375,6 +401,49 @@ def test_batcher_survives_failing_graph(scenario: Callable[..., None]) -> None:
             with pytest.raises(InferenceFailed, match=r"t/broken failed: RuntimeError$"):
                 await batcher.run(Broken("broken"), inputs(4, 20))
         assert (await batcher.run(engine, inputs(5))).logits.tolist() == [[5, 1]]
+
+    scenario(steps)
+
+
+def test_batcher_learns_nothing_from_a_failed_batch(scenario: Callable[..., None]) -> None:
+    now = [0.0]
+
+    class Slow(FakeEngine):
+        def logits(self, tokens: Sequence[Tokens]) -> Any:
+            if tokens[0].ids[0] == 7:
+                raise ValueError("an id past the table")
+            now[0] += 1
+            return super().logits(tokens)
+
+        def answers(self) -> bool:
+            return True
+
+    async def steps(batcher: Batcher, _: FakeEngine) -> None:
+        engine = Slow()
+        await batcher.run(engine, inputs(4))
+        with pytest.raises(InferenceFailed):
+            await batcher.run(engine, inputs(4, first=7))
+        assert engine.latency.seconds(4) == pytest.approx(1), "else the next long batch would run on the loop"
+
+    scenario(steps, clock=lambda: now[0])
+
+
+@pytest.mark.parametrize("latency", [UnknownLatency(), LatencyModel(LOOP_SECONDS / 2)], ids=["thread", "loop"])
+def test_batcher_answers_though_a_failure_cannot_be_handled(
+    scenario: Callable[..., None], monkeypatch: pytest.MonkeyPatch, latency: LatencyModel
+) -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        engine.latency = latency
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.health, "succeeded", fail)
+            async with asyncio.timeout(10):
+                with pytest.raises(InferenceFailed, match=r"t/dense failed: MemoryError$"):
+                    await batcher.run(engine, inputs(4))
+        async with asyncio.timeout(10):
+            assert (await batcher.run(engine, inputs(5))).logits.tolist() == [[5, 1]]
 
     scenario(steps)
 

@@ -36,3 +36,13 @@ def test_pair_that_graph_rejects_is_refused_alone(
         assert client.post(url, json={"inputs": "good"}).status_code == 200
     assert service_of(client).catalog.engine(TASK, "one-type").health.healthy
     assert client.post(f"/v1/models/{TASK}/dense/classify", json={"inputs": PAIR}).status_code == 200
+
+
+def test_pair_is_refused_by_the_variant_of_a_comparison_that_rejects_it(
+    store: Store, serve: Callable[..., TestClient]
+) -> None:
+    publish(store, variant="one-type", model=one_type())
+    body = {"inputs": PAIR, "variants": ["dense", "one-type"]}
+    answer = serve().post(f"/v1/models/{TASK}/compare", json=body)
+    assert answer.status_code == 422, answer.text
+    assert f"{TASK}/one-type has no embedding" in answer.json()["detail"]

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +93,18 @@ def test_tokenizer_pool_refuses_over_limit() -> None:
         engine.gate.set()
         await first
         assert await pool.tokenize(engine, LONG, long_texts=TRUNCATE) == inputs(4)
+
+    scenario(steps)
+
+
+def test_tokenizer_pool_keeps_no_tokens() -> None:
+    async def steps(pool: TokenizerPool, engine: Any) -> None:
+        (tokens,) = await pool.tokenize(engine, LONG, long_texts=TRUNCATE)
+        kept = weakref.ref(tokens)
+        del tokens
+        async with asyncio.timeout(10):
+            while kept() is not None:  # its thread is about to wait for the next text
+                await asyncio.sleep(0)
 
     scenario(steps)
 

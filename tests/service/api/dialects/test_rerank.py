@@ -13,6 +13,7 @@ from huggingface_hub import InferenceClient
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
+from tests.support.service.fixtures import Serve
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import TASK, graph, publish
 
@@ -114,6 +115,15 @@ def test_rerank_refuses_what_it_cannot_answer(
     answer = module_client.post(path, json=body)
     assert answer.status_code == status, answer.text
     assert message in answer.json()["error"]
+
+
+def test_rerank_counts_the_query_for_each_document(module_store: Store, serve: Serve) -> None:
+    client = serve(store=module_store.root, max_body_bytes=4_000)
+    body = {"model": "search", "query": "a" * 399, "documents": ["b"] * 10}
+    assert client.post("/v1/rerank", json=body).status_code == 200
+    answer = client.post("/v1/rerank", json={**body, "documents": [*["b"] * 9, "bb"]})
+    assert answer.status_code == 413
+    assert "10 documents have 4001 characters" in answer.json()["error"]
 
 
 def test_hugging_face_client_gets_one_score(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
