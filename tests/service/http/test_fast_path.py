@@ -179,7 +179,7 @@ def test_fast_path_reads_headers_as_the_framework(both: tuple[TestClient, TestCl
 def test_fast_path_counts_as_the_framework(module_store: Store) -> None:
     counted = []
     for fast_path in (True, False):
-        with served(module_store, fast_path=fast_path) as client:
+        with served(module_store, fast_path=fast_path, max_batch_seconds=60) as client:  # one batch, however slow
             for path, content in ((CLASSIFY, CONTENTS[0]), (CLASSIFY, CONTENTS[1]), (f"/hf/{TASK}", b"{")):
                 client.post(path, content=content, headers=JSON)
             lines = client.get("/metrics").text.splitlines()
