@@ -23,6 +23,7 @@ from sparserve.service.experiments.traffic import Experiments, Route
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine
+from sparserve.service.inference.runtime_measurement import RuntimeMeasurements
 from sparserve.service.limits import check_size
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
@@ -64,6 +65,7 @@ class ServingCore:
                 threads=settings.threads_per_session,
                 sample_tolerance=settings.sample_tolerance,
                 runtime=settings.runtime,
+                measurements=RuntimeMeasurements(peers.folder if peers else None),
                 max_model_bytes=settings.max_model_bytes,
                 metrics=self.metrics,
             ),

@@ -114,8 +114,9 @@ class Settings(BaseSettings):
 
     runtime: Literal["auto", "onnx", "sparse"] = Field(
         "auto",
-        description="`auto`: the sparse runtime where it was measured faster; `onnx`: stock ONNX Runtime only; "
-        "`sparse`: require the sparse runtime for every bundle that ships model.sparse.onnx",
+        description="`auto`: the sparse runtime where it was measured faster, by the job or, if that had other "
+        "instruction sets, when the bundle is loaded; `onnx`: stock ONNX Runtime only; `sparse`: require the sparse "
+        "runtime for every bundle that ships model.sparse.onnx",
     )
     watch_seconds: float = Field(
         2.0, ge=0, description="seconds between two polls of the store for new versions; 0 polls once, at the start"

@@ -12,15 +12,21 @@ import numpy as np
 from sparserve.models.bundle.bundle import Bundle, open_bundle
 from sparserve.models.bundle.inference import (
     LoadedBundle,
-    RuntimeChoice,
-    expected_runtime,
     load_bundle,
+    memory_batches,
     probabilities,
 )
 from sparserve.models.bundle.long_texts import OverlongText, all_windows, encode, window_counts
+from sparserve.models.bundle.runtime_choice import (
+    RuntimeChoice,
+    RuntimeDecision,
+    load_in_chosen_runtime,
+    measure_runtimes,
+)
 from sparserve.models.bundle.store import Store
+from sparserve.models.bundle.variants import Runtime
 from sparserve.models.bundle.windows import TRUNCATE, Aggregate, LongTexts, Overlong, longest_stride, merge_windows
-from sparserve.models.errors import BundleError, InputError
+from sparserve.models.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +51,13 @@ class Classifier:
         classify(["a gorgeous, witty, seductive movie"], top_k=2)   # the two best labels of each text
 
     It runs in the sparse runtime if the bundle was measured to be faster there and the runtime is available, else in
-    ONNX Runtime. Calls from several threads at once are allowed.
+    ONNX Runtime. Where the job had other instruction sets, both are measured for a moment when it is loaded. Calls
+    from several threads at once are allowed.
     """
 
-    def __init__(self, loaded: LoadedBundle) -> None:
+    def __init__(self, loaded: LoadedBundle, decision: RuntimeDecision | None = None) -> None:
         self._loaded = loaded
+        self._decision = decision
 
     @classmethod
     def load(
@@ -94,14 +102,11 @@ class Classifier:
             BundleError: the bundle is damaged, or the sparse runtime is required and not available.
         """
         bundle = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
-        expected = expected_runtime(bundle.manifest, runtime)
-        try:
-            return cls(load_bundle(bundle, threads=threads, runtime=expected))
-        except BundleError as error:
-            if expected == "onnx" or runtime == "sparse":
-                raise
-            logger.warning("%s runs in stock ONNX Runtime: %s", bundle.folder, error)
-            return cls(load_bundle(bundle, threads=threads))
+
+        def load(one: Runtime) -> LoadedBundle:
+            return load_bundle(bundle, threads=threads, runtime=one)
+
+        return cls(*load_in_chosen_runtime(bundle.manifest, runtime, load, measure_runtimes))
 
     @property
     def bundle(self) -> Bundle:
@@ -117,6 +122,11 @@ class Classifier:
     def runtime(self) -> str:
         """Name of the runtime: "onnx" or "sparse"."""
         return self._loaded.runtime
+
+    @property
+    def runtime_decision(self) -> RuntimeDecision | None:
+        """Reason for the runtime, and the seconds of a text in each; None if the bundle has a graph for one alone."""
+        return self._decision
 
     @overload
     def __call__(
@@ -206,7 +216,7 @@ class Classifier:
             except OverlongText as error:
                 raise InputError(str(error)) from error
             windows = all_windows(tokens)
-            batches = [windows[begin : begin + batch_size] for begin in range(0, len(windows), batch_size)]
-            logits = np.concatenate([loaded.classifier.logits(batch) for batch in batches])
+            batches = memory_batches(list(map(len, windows)), batch_size)
+            logits = np.concatenate([loaded.classifier.logits(windows[batch]) for batch in batches])
             logits = merge_windows(logits, window_counts(tokens), manifest.problem_type, long_texts.aggregate)
             yield from probabilities(logits, manifest.problem_type).tolist()

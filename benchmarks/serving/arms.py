@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from benchmarks.serving.peers.classifier import MAX_BATCH, WINDOW_SECONDS
 from sparserve.models.bundle.bundle import Bundle
-from sparserve.models.bundle.inference import expected_runtime
+from sparserve.models.bundle.runtime_choice import expected_runtime
 from sparserve.models.bundle.store import CURRENT, Store
 from sparserve.models.bundle.variants import Runtime
 

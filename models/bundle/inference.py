@@ -4,12 +4,12 @@ The job evaluates and measures with this code and the service answers with it, s
 It needs only numpy, tokenizers and onnxruntime.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,13 @@ import onnxruntime
 
 from sparserve.kernels.library import Library, LibraryError, find_library
 from sparserve.models.bundle.bundle import SPARSE_MODEL, TOKENIZER, Bundle, open_bundle
-from sparserve.models.bundle.manifest import Manifest
 from sparserve.models.bundle.text_tokenizer import TextTokenizer, Tokens, load_tokenizer
 from sparserve.models.bundle.variants import Runtime
 from sparserve.models.cpus import available_cpus
 from sparserve.models.errors import BundleError
 
-RuntimeChoice = Literal["auto", "onnx", "sparse"]
+# Tokens up to which a batch has as many inputs as are asked for.
+FULL_BATCH_LENGTH: Final = 512
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
@@ -94,16 +94,21 @@ class LoadedBundle:
     runtime: Runtime
 
 
-def expected_runtime(manifest: Manifest, choice: RuntimeChoice) -> Runtime:
-    """Return the runtime for a bundle, provided that it works on this machine.
+def memory_batches(lengths: Sequence[int], rows: int) -> Iterator[slice]:
+    """Yield the slices of inputs, in order, that run as one batch: `rows` of them, or fewer if they are long.
 
-    "auto" is the sparse runtime if the bundle was measured to be faster there. A bundle without a packed graph always
-    runs in ONNX Runtime.
+    Attention in stock ONNX Runtime takes memory with the square of the length. A batch of n inputs, padded to L tokens,
+    has n * L^2 of at most `rows` * `FULL_BATCH_LENGTH`^2, unless it is one input. `lengths` are in tokens.
     """
-    if manifest.packed is None or choice == "onnx":
-        return "onnx"
-    measured = manifest.measurement.sparse if manifest.measurement else None
-    return "sparse" if choice == "sparse" or (measured and measured.preferred) else "onnx"
+    begin, longest = 0, 0
+    for end, length in enumerate(lengths):
+        longest = max(longest, length)
+        count = end - begin + 1
+        if count > 1 and (count > rows or count * longest**2 > rows * FULL_BATCH_LENGTH**2):
+            yield slice(begin, end)
+            begin, longest = end, length
+    if begin < len(lengths):
+        yield slice(begin, len(lengths))
 
 
 def load_bundle(

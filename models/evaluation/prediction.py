@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.bundle.inference import OnnxClassifier, memory_batches
 from sparserve.models.bundle.long_texts import all_windows, encode, window_counts
 from sparserve.models.bundle.manifest import SampleAnswer
 from sparserve.models.bundle.text_tokenizer import TextTokenizer
@@ -45,9 +45,9 @@ def predict(
     tokens = all_windows(rows)
     order = sorted(range(len(tokens)), key=lambda row: (len(tokens[row]), row))
     parts: list[npt.NDArray[np.float32]] = []
-    for begin in range(0, len(order), BATCH_ROWS):
-        parts.append(classifier.logits([tokens[row] for row in order[begin : begin + BATCH_ROWS]]))
-        progress(min(begin + BATCH_ROWS, len(order)), len(order), "rows")
+    for batch in memory_batches([len(tokens[row]) for row in order], BATCH_ROWS):
+        parts.append(classifier.logits([tokens[row] for row in order[batch]]))
+        progress(batch.stop, len(order), "rows")
     logits = np.concatenate(parts)
     result = np.empty_like(logits)
     result[order] = logits

@@ -13,7 +13,7 @@ import numpy as np
 
 from sparserve.models.bundle.inference import OnnxClassifier
 from sparserve.models.errors import CheckpointError
-from sparserve.models.export.onnx_export import PARITY_SHAPES, random_inputs
+from sparserve.models.export.onnx_export import MAX_PARITY_LENGTH, PARITY_SHAPES, random_inputs
 
 # Fraction of the largest logit. Both runtimes compute in float32 and differ by 1e-6; a wrong function by 1e-2 or more.
 TOLERANCE: Final = 1e-3
@@ -52,9 +52,9 @@ def check_packed(
 
 
 def _largest_difference(one: OnnxClassifier, other: OnnxClassifier, *, vocabulary: int, max_length: int) -> float:
-    """Return the largest difference of a logit, relative to the largest logit, over `PARITY_SHAPES`."""
+    """Return the largest difference of a logit, relative to the largest logit, over `PARITY_SHAPES` and a long text."""
     largest = 0.0
-    for seed, (batch, length) in enumerate((*PARITY_SHAPES, (2, max_length))):
+    for seed, (batch, length) in enumerate((*PARITY_SHAPES, (2, MAX_PARITY_LENGTH))):
         names = tuple(sorted(one.input_names))
         tensors = random_inputs(batch, min(length, max_length), vocabulary, one.pad_token_id, names, seed=seed)
         inputs = {name: value.numpy() for name, value in tensors.items()}

@@ -13,6 +13,7 @@ from sparserve.service.api.schemas import (
     MeasuredLatency,
     ModelList,
     RefusedBundle,
+    RuntimeChoiceFacts,
     TaskFacts,
     VariantDetail,
     VariantFacts,
@@ -112,6 +113,7 @@ def _variant_facts(snapshot: Snapshot, task: str, variant: str) -> VariantFacts:
         version=manifest.version,
         state="ready",
         runtime=engine.runtime,
+        runtime_choice=_runtime_choice(engine),
         file=engine.graph_file,
         file_bytes=engine.graph_bytes,
         latency=_latency(engine),
@@ -122,6 +124,18 @@ def _variant_facts(snapshot: Snapshot, task: str, variant: str) -> VariantFacts:
         onnx_zipped_bytes=manifest.sizes.onnx_zipped,
         accuracy=manifest.evaluation.accuracy.value if manifest.evaluation else None,
         sample_difference=engine.sample_difference,
+    )
+
+
+def _runtime_choice(engine: Engine) -> RuntimeChoiceFacts | None:
+    decision = engine.runtime_decision
+    if decision is None:
+        return None
+    seconds = decision.seconds
+    return RuntimeChoiceFacts(
+        source=decision.source,
+        onnx_seconds=seconds.onnx if seconds else None,
+        sparse_seconds=seconds.sparse if seconds else None,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
 from sparserve.models.bundle.manifest import InputKind
+from sparserve.models.bundle.runtime_choice import DecisionSource
 from sparserve.models.bundle.windows import LongTexts
 from sparserve.service.api.long_texts import LongTextFields
 from sparserve.service.experiments.comparison import ComparisonSummary, ItemComparison, VariantSummary
@@ -186,6 +187,20 @@ class MeasuredLatency(BaseModel):
     cpu: str
 
 
+class RuntimeChoiceFacts(BaseModel):
+    """Reason for the runtime of a variant that has a graph for each."""
+
+    source: DecisionSource = Field(
+        description="setting: the setting `runtime`; manifest: it was faster where the job measured; measured: it was "
+        "faster here, measured when it was loaded, because the manifest is from other instruction sets; fallback: the "
+        "sparse runtime cannot run it here, and the log has the reason"
+    )
+    onnx_seconds: float | None = Field(
+        description="of one text in stock onnxruntime, where it was measured: the geometric mean over several lengths"
+    )
+    sparse_seconds: float | None = Field(description="of one text in the sparse runtime")
+
+
 class VariantFacts(BaseModel):
     """A variant in a list: enough to choose one."""
 
@@ -195,6 +210,9 @@ class VariantFacts(BaseModel):
     reason: str | None = Field(None, description="why the bundle was refused")
     runtime: Literal["onnx", "sparse"] | None = Field(
         None, description="onnx: stock onnxruntime; sparse: the sparse runtime inside onnxruntime"
+    )
+    runtime_choice: RuntimeChoiceFacts | None = Field(
+        None, description="why it is served in that runtime; null if the bundle has a graph for one alone"
     )
     file: str | None = Field(None, description="name of the graph file that is served")
     file_bytes: int | None = Field(None, description="size of that file")

@@ -4,14 +4,15 @@ import logging
 from collections.abc import Mapping
 
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL
-from sparserve.models.bundle.inference import RuntimeChoice, expected_runtime
 from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.runtime_choice import RuntimeChoice, expected_runtime
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError, StoreError
 from sparserve.service.catalog.snapshot import ModelKey, Refusal, file_states
 from sparserve.service.inference.engine import Engine
 from sparserve.service.inference.engine_loader import load_engine
 from sparserve.service.inference.health import is_out_of_memory
+from sparserve.service.inference.runtime_measurement import RuntimeMeasurements
 from sparserve.service.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class BundleLoader:
         threads: threads of one ONNX Runtime session.
         sample_tolerance: difference of a logit from the bundle's sample that is accepted without a warning.
         runtime: the runtime that serves bundles with a packed graph.
+        measurements: measures bundles in both runtimes that were measured with other instruction sets.
         max_model_bytes: size limit of all loaded graphs together; None for no limit.
         metrics: counts loaded and refused bundles.
     """
@@ -40,6 +42,7 @@ class BundleLoader:
         threads: int,
         sample_tolerance: float,
         runtime: RuntimeChoice,
+        measurements: RuntimeMeasurements,
         max_model_bytes: int | None,
         metrics: Metrics,
     ) -> None:
@@ -47,6 +50,7 @@ class BundleLoader:
         self._threads = threads
         self._sample_tolerance = sample_tolerance
         self._runtime: RuntimeChoice = runtime
+        self._measurements = measurements
         self._max_model_bytes = max_model_bytes
         self._metrics = metrics
 
@@ -89,10 +93,19 @@ class BundleLoader:
         bundle = self._store.open(*key, version)
         self._check_memory(_expected_bytes(bundle.manifest, self._runtime), used_bytes)
         engine = load_engine(
-            bundle, threads=self._threads, sample_tolerance=self._sample_tolerance, runtime=self._runtime
+            bundle,
+            threads=self._threads,
+            sample_tolerance=self._sample_tolerance,
+            runtime=self._runtime,
+            measurements=self._measurements if self._has_room_for_both(bundle.manifest, used_bytes) else None,
         )
         self._check_memory(engine.graph_bytes, used_bytes)  # the sparse runtime may have been expected, but not usable
         return engine
+
+    def _has_room_for_both(self, manifest: Manifest, used_bytes: int) -> bool:
+        """Return True if the graphs of both runtimes may be in memory at a time, to measure them."""
+        both = sum(manifest.files[name].bytes for name in (MODEL, SPARSE_MODEL) if name in manifest.files)
+        return self._max_model_bytes is None or used_bytes + both <= self._max_model_bytes
 
     def _check_memory(self, size: int, used_bytes: int) -> None:
         limit = self._max_model_bytes

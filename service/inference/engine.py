@@ -21,6 +21,7 @@ from sparserve.models.bundle.long_texts import (
     encode,
 )
 from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.runtime_choice import RuntimeDecision
 from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.models.bundle.variants import Runtime
 from sparserve.models.bundle.windows import TRUNCATE, LongTexts, longest_stride
@@ -38,12 +39,14 @@ class Engine:
     """A loaded bundle that has answered a warm-up request.
 
     `sample_difference` is the largest difference of a logit from the bundle's sample, None if it has no sample.
-    `takes_pairs` is False if the graph rejects the second text of a pair. `loaded_at` is Unix time.
+    `takes_pairs` is False if the graph rejects the second text of a pair. `runtime_decision`
+    says why the bundle is in its runtime, None if it has a graph for one alone. `loaded_at` is Unix time.
     """
 
     loaded: LoadedBundle
     sample_difference: float | None = None
     takes_pairs: bool = True
+    runtime_decision: RuntimeDecision | None = None
     health: EngineHealth = field(default_factory=EngineHealth, compare=False)
     latency: LatencyModel = field(default_factory=LatencyModel, compare=False)
     loaded_at: float = field(default_factory=time.time, compare=False)

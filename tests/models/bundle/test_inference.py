@@ -1,10 +1,10 @@
-"""A bundle's graph: the padding of a batch."""
+"""A bundle's graph: the padding of a batch, and its size."""
 
 from pathlib import Path
 
 import pytest
 
-from sparserve.models.bundle.inference import OnnxClassifier
+from sparserve.models.bundle.inference import OnnxClassifier, memory_batches
 from sparserve.models.bundle.store import Store
 from sparserve.models.bundle.text_tokenizer import Tokens
 from tests.support.tiny_bundles import publish
@@ -26,3 +26,20 @@ def test_pad_fills_rows_to_the_longest(classifier: OnnxClassifier) -> None:
     classifier.input_names |= {"token_type_ids"}
     assert classifier.pad(batch)["token_type_ids"].tolist() == [[0, 0, 0], [0, 1, 1], [0, 0, 0]]
     assert classifier.pad(batch[:1])["token_type_ids"].tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize(
+    "lengths, rows, sizes",
+    [
+        ([], 32, []),
+        ([512] * 70, 32, [32, 32, 6]),
+        ([1024] * 20, 32, [8, 8, 4]),
+        ([8192, 8192, 16, 16], 32, [1, 1, 2]),
+        ([16] * 31 + [8192, 16], 32, [31, 1, 1]),
+        ([4096, 4096], 1, [1, 1]),
+    ],
+)
+def test_memory_batches_are_smaller_of_long_inputs(lengths: list[int], rows: int, sizes: list[int]) -> None:
+    batches = list(memory_batches(lengths, rows))
+    assert [batch.stop - batch.start for batch in batches] == sizes
+    assert [place for batch in batches for place in range(batch.start, batch.stop)] == list(range(len(lengths)))

@@ -5,7 +5,8 @@ import platform
 
 import pytest
 
-from sparserve.models.evaluation.machine import RELEVANT_ISA, describe_machine
+from sparserve.models.cpus import RELEVANT_ISA
+from sparserve.models.evaluation.machine import describe_machine
 
 
 def test_describe_machine_names_no_owner() -> None:

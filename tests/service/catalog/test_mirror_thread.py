@@ -16,6 +16,7 @@ from sparserve.service.catalog import mirror_thread
 from sparserve.service.catalog.bundle_loader import BundleLoader
 from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.errors import InvalidRequest
+from sparserve.service.inference.runtime_measurement import RuntimeMeasurements
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.settings import Settings
 from tests.support.tiny_bundles import TASK, graph, publish
@@ -46,7 +47,13 @@ def follow(store: Store, tmp_path: Path) -> Iterator[Follow]:
     def start(pins: Mapping[str, str] | None = None) -> Catalog:
         local, metrics = Store(tmp_path / "local"), Metrics()
         loader = BundleLoader(
-            local, threads=1, sample_tolerance=0.02, runtime="auto", max_model_bytes=None, metrics=metrics
+            local,
+            threads=1,
+            sample_tolerance=0.02,
+            runtime="auto",
+            measurements=RuntimeMeasurements(),
+            max_model_bytes=None,
+            metrics=metrics,
         )
         url = store.root.as_uri()
         catalog = Catalog(local, loader=loader, url=url, pins=pins or {}, watch_seconds=2, metrics=metrics)

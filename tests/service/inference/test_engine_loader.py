@@ -14,10 +14,12 @@ from starlette.testclient import TestClient
 from sparserve.kernels.library import find_library
 from sparserve.models.bundle import inference as runtime
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
+from sparserve.models.bundle.runtime_choice import RuntimeDecision, RuntimeSeconds
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import BundleError
 from sparserve.service.app import create_app
 from sparserve.service.inference.engine_loader import load_engine
+from sparserve.service.inference.runtime_measurement import RuntimeMeasurements
 from sparserve.service.settings import Settings
 
 OPTIONS = {"threads": 1, "sample_tolerance": 0.02}
@@ -30,10 +32,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("sparse_runtime")]
 def publish(tiny_store: Path, tmp_path: Path) -> Any:
     """A bundle of the tiny store's sparse60, with changes, in a separate store."""
 
-    def make(*, preferred: bool = True, sparse_model: Any = None, variant: str = "sparse60", **changes: Any) -> Any:
+    def make(
+        *,
+        preferred: bool = True,
+        isa: str | None = None,
+        sparse_model: Any = None,
+        variant: str = "sparse60",
+        **changes: Any,
+    ) -> Any:
         source = Store(tiny_store).open("tiny", variant)
         measured = source.manifest.measurement
-        sparse = measured.sparse.model_copy(update={"preferred": preferred})
+        sparse = measured.sparse.model_copy(update={"preferred": preferred, "isa": isa or measured.sparse.isa})
         changes = {"measurement": measured.model_copy(update={"sparse": sparse}), **changes}
         files = {name: source.folder / name for name in (MODEL, SPARSE_MODEL, TOKENIZER)}
         if sparse_model is not None:
@@ -73,6 +82,16 @@ def test_load_engine_keeps_explicit_runtime(publish: Any) -> None:
     assert load_engine(publish(), runtime="onnx", **OPTIONS).runtime == "onnx"
 
 
+def test_load_engine_measures_a_bundle_from_other_instruction_sets(publish: Any) -> None:
+    seconds = RuntimeSeconds(onnx=0.001, sparse=0.002)
+    measurements = RuntimeMeasurements(measure=lambda onnx, sparse: seconds)
+    engine = load_engine(publish(isa="another"), measurements=measurements, **OPTIONS)
+    assert engine.runtime_decision == RuntimeDecision("onnx", "measured", seconds)
+    assert (engine.runtime, engine.graph_file) == ("onnx", MODEL)
+    assert load_engine(publish(), measurements=measurements, **OPTIONS).runtime == "sparse"
+    assert load_engine(publish(isa="another"), **OPTIONS).runtime == "sparse"
+
+
 def test_engine_graph_bytes_counts_served_graph(publish: Any) -> None:
     bundle = publish()
     assert load_engine(bundle, **OPTIONS).graph_bytes == bundle.sparse_model_path.stat().st_size
@@ -90,7 +109,7 @@ def assert_falls_back(bundle: Any, caplog: Any, reason: Any) -> None:
         engine = load_engine(bundle, **OPTIONS)
     assert engine.runtime == "onnx"
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "is served by stock ONNX Runtime" in line
+    assert "tiny/sparse60 runs in stock ONNX Runtime" in line
     assert reason in line
     with pytest.raises(BundleError, match=reason):
         load_engine(bundle, runtime="sparse", **OPTIONS)
@@ -136,6 +155,8 @@ def test_runtime_in_models_metrics_and_info(publish: Any, tmp_path: Path) -> Non
         client.portal.call(app.state.service.loaded)
         (variant,) = client.get("/v1/models/tiny").json()["variants"]
         assert variant["runtime"] == "sparse"
+        assert variant["runtime_choice"]["source"] == "manifest"
+        assert variant["runtime_choice"]["sparse_seconds"] > 0
         assert 'runtime="sparse"' in client.get("/metrics").text
         assert client.get("/info").json()["sparse_runtime"] == find_library().isa
         answer = client.post("/v1/models/tiny/sparse60/classify", json={"inputs": ["good", "bad " * 40]})
