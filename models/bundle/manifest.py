@@ -89,11 +89,14 @@ class LearningRateTrial(Record):
 
     learning_rate: float = Field(gt=0, description="the candidate; the trial itself runs at a multiple of it")
     steps: Count
-    loss: float | None = Field(description="cross-entropy on validation rows; null if the training diverged")
+    loss: float | None = Field(
+        description="on validation rows: cross-entropy, or divergence from a distilled student's teacher; null if the "
+        "training diverged"
+    )
 
 
 class TrainingSettings(Record):
-    """The settings that a teacher was trained with, fixed by the recipe or found by trials."""
+    """The settings of a training, fixed by the recipe or found by trials."""
 
     learning_rate: float = Field(gt=0, description="peak of the schedule")
     epochs: float = Field(gt=0, description="passes over the training rows, planned")
@@ -394,6 +397,9 @@ class Manifest(Record):
     teacher_training: TeacherTraining | None = Field(
         None, description="of the dense variant; null if the teacher was given, and in older bundles"
     )
+    student_training: TrainingSettings | None = Field(
+        None, description="of a student that found its learning rate; null if the recipe fixed it, and in older bundles"
+    )
     files: dict[RelativePath, FileRecord]
 
     @model_validator(mode="after")
@@ -406,10 +412,10 @@ class Manifest(Record):
         """Return the version of this content: a short digest of everything that a second run reproduces.
 
         Left out are the version itself, measurement and sizes, which vary with the machine, README.md, which repeats
-        them, the kind of inputs, which the digest of the data implies, and the course of the teacher's training, which
+        them, the kind of inputs, which the digest of the data implies, and the course of the trainings, which
         the files imply.
         """
-        left_out = {"version", "measurement", "sizes", "inputs", "teacher_training"}
+        left_out = {"version", "measurement", "sizes", "inputs", "teacher_training", "student_training"}
         content = self.model_dump(mode="json", exclude=left_out)
         content["files"].pop("README.md", None)
         # Bundles that were sealed before these keys existed keep their versions.

@@ -37,6 +37,7 @@ from sparserve.models.pipeline.preflight import (
     check_vocabulary,
     is_another_network,
 )
+from sparserve.models.pipeline.stages.student_settings import student_search_line
 from sparserve.models.pipeline.stages.teacher_settings import teacher_search_line
 from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.pipeline.task import check_labels, check_name, task_name
@@ -108,6 +109,8 @@ class Run:
         reporter.say(f"  {'all together':<28} about {duration(total)}")
         if self.plan.teacher_settings is not None:
             reporter.say(teacher_search_line(job, costs))
+        if self.plan.student_settings is not None:
+            reporter.say(student_search_line(self.plan.lesson, costs))
         reporter.say(f"Parameters: {job.threads} threads, seed {job.seed}, bf16 {'yes' if has_bf16() else 'no'}")
         reporter.say(f"Recipe {job.recipe.name}: {job.recipe.model_dump_json()}")
 

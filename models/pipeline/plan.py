@@ -15,7 +15,8 @@ from sparserve.models.pipeline.stages.pack import pack_step
 from sparserve.models.pipeline.stages.prediction import prediction_step
 from sparserve.models.pipeline.stages.quantization import quantization_step
 from sparserve.models.pipeline.stages.squeeze import squeeze_step
-from sparserve.models.pipeline.stages.student import student_step
+from sparserve.models.pipeline.stages.student import StudentLesson, student_step
+from sparserve.models.pipeline.stages.student_settings import student_settings_step
 from sparserve.models.pipeline.stages.teacher import teacher_step
 from sparserve.models.pipeline.stages.teacher_outputs import teacher_outputs_fit, teacher_outputs_step
 from sparserve.models.pipeline.stages.teacher_settings import teacher_settings_step
@@ -34,6 +35,8 @@ class Plan:
     """Finds the teacher's training; None if the recipe fixes it or the teacher is given."""
     teacher: Step
     student: Step
+    lesson: StudentLesson
+    """The network that the student starts from, and all that it learns from."""
     exports: dict[Variant, Step]
     """Graphs for stock onnxruntime. The dense variant is the first."""
     packs: dict[Variant, Step]
@@ -45,6 +48,8 @@ class Plan:
     measurement: Step
     bigger_teacher: Step | None = None
     """Logits of the test rows by the bigger teacher of a chain."""
+    student_settings: Step | None = None
+    """Finds the student's learning rate; None if the recipe fixes it."""
 
     @property
     def networks(self) -> dict[str, Step]:
@@ -90,15 +95,10 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
         else None
     )
     squeeze = squeeze_step(job, recipe.squeeze, common, teacher) if recipe.squeeze else None
-    student = student_step(
-        job,
-        rows,
-        teacher=teacher,
-        augmentation=augmentation,
-        teacher_outputs=outputs,
-        squeeze=squeeze,
-        targets=student_targets,
-    )
+    lesson = StudentLesson(job, rows, teacher, augmentation, outputs, squeeze, student_targets)
+    finds = recipe.student.learning_rate is None
+    student_settings = student_settings_step(lesson) if finds else None
+    student = student_step(lesson, student_settings)
 
     exports: dict[Variant, Step] = {}
     packs: dict[Variant, Step] = {}
@@ -119,7 +119,7 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
     validations = {arm: prediction_step(job, environment, arm, *made, "validation") for arm, made in graphs.items()}
     measurement = measurement_step(job, environment, exports, packs)
 
-    made = (targets, settings, teacher, augmentation, student_targets, outputs, squeeze, student)
+    made = (targets, settings, teacher, augmentation, student_targets, outputs, squeeze, student_settings, student)
     training = dict.fromkeys(step for step in made if step is not None)
     judged = [*predictions.values(), *([test_logits] if test_logits else [])]
     steps = (*training, *exports.values(), *packs.values(), *judged, measurement)
@@ -130,10 +130,12 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
         settings,
         teacher,
         student,
+        lesson,
         exports,
         packs,
         predictions,
         validations,
         measurement,
         bigger_teacher=test_logits,
+        student_settings=student_settings,
     )

@@ -44,6 +44,7 @@ from sparserve.models.pipeline.step_cache import Context
 from sparserve.models.pipeline.task import check_labels
 from sparserve.models.report.model_card import model_card
 from sparserve.models.training.teacher import training_record
+from sparserve.models.training.tuning.settings import read_settings
 
 FLOPS_LENGTH = 128
 CHECKPOINT_SUFFIXES = frozenset({".json", ".safetensors", ".txt"})
@@ -89,6 +90,8 @@ def publish(
         }
         if variant == Variant(DENSE):
             added["teacher_training"] = _teacher_training(plan, source, context)
+        if not variant.is_dense and plan.student_settings is not None:
+            added["student_training"] = read_settings(context.result(plan.student_settings))
         manifest = manifest.model_copy(update=added)
         files: dict[str, Path | bytes] = {
             MODEL: graph,

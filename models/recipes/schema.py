@@ -162,10 +162,25 @@ class Student(Training):
     intermediate_size: int | None = Field(None, ge=1, description="feed-forward units of each layer; None: unchanged")
     heads: int | None = Field(None, ge=1, description="attention heads of a narrower network; None: unchanged")
     epochs: float = Field(3, ge=0, description="passes over the training rows; 0: prune without training")
+    learning_rate: float | None = Field(  # type: ignore[assignment]
+        5e-5,
+        gt=0,
+        description='peak learning rate of the schedule, or "auto": found by short trials, which are compared by their '
+        "divergence from the teacher",
+    )
     schedule: Literal["constant", "linear", "decay_last", "cosine_restarts"] = Field(  # type: ignore[assignment]
         "linear", description="as for the teacher, or `cycles` cosines from the peak to 0 (learning-rate rewinding)"
     )
     cycles: int = Field(4, ge=1, description="number of cosines of `cosine_restarts`")
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _rate_can_be_auto(cls, value: Any) -> Any:
+        return None if value == AUTO else value
+
+    @field_serializer("learning_rate", mode="plain")
+    def _auto_has_a_name(self, value: float | None) -> float | str:
+        return AUTO if value is None else value
 
 
 class Quantization(Section):
@@ -304,6 +319,10 @@ class Recipe(Section):
                     "or set student.start to teacher"
                 )
             return self
+        if student.learning_rate is None:
+            raise ValueError(
+                "student.epochs is 0, so there is no learning rate to find: leave student.learning_rate out"
+            )
         smaller = (student.layers, student.hidden_size, student.intermediate_size, student.heads) != (None,) * 4
         removes = self.squeeze is not None and self.squeeze.removes
         prunes = self.pruning is not None and self.pruning.sparsity > 0

@@ -185,6 +185,7 @@ def _row(manifest: Manifest, dense: Manifest | None) -> VariantReport:
         sparse=_sparse(manifest, dense),
         ratios=_ratios(manifest, dense) if dense else None,
         teacher_training=manifest.teacher_training,
+        student_training=manifest.student_training,
         recipe=manifest.recipe,
         lineage=manifest.lineage,
     )

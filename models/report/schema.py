@@ -26,6 +26,7 @@ from sparserve.models.bundle.manifest import (
     Sparsity,
     TeacherTraining,
     TokenTable,
+    TrainingSettings,
     Version,
 )
 from sparserve.models.bundle.variants import DENSE
@@ -191,6 +192,7 @@ class VariantReport(Record):
     sparse: SparseCost | None = Field(None, description="null if not measured in the sparse runtime")
     ratios: Ratios | None = Field(description="null without a dense variant")
     teacher_training: TeacherTraining | None = Field(None, description="of the dense variant, unless it was given")
+    student_training: TrainingSettings | None = Field(None, description="of a student that found its learning rate")
     recipe: dict[str, Any]
     lineage: Lineage
 

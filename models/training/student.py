@@ -70,13 +70,14 @@ def train_student(
     seed: int,
     progress: Progress,
     targets: npt.NDArray[np.float32] | None = None,
+    validate: bool = True,
 ) -> None:
     """Prune while distilling (SparseBERT), or while fine-tuning if the recipe has no distillation.
 
     `start` is the initial network, squeezed if the recipe says so. The result has the last weights, not those of the
     best epoch, because earlier weights are less sparse. Without epochs, pruning is one-shot. A start that was pruned
     keeps its zeros. With `targets` [rows, labels] the student learns these logits, not the teacher's, in the rows that
-    have some (the others are NaN).
+    have some (the others are NaN). Without `validate` it has no scores on validation.
     """
     if is_trained(folder):
         return
@@ -107,7 +108,7 @@ def train_student(
         result = train(
             model,
             recipe.student,
-            TrainingRows(rows.train, rows.validation, start.pad_token_id, dataset.multi_label),
+            TrainingRows(rows.train, rows.validation if validate else None, start.pad_token_id, dataset.multi_label),
             seed=seed,
             folder=folder / TRAINING,
             progress=progress,

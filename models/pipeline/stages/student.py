@@ -1,12 +1,14 @@
 """The student: pruned while it learns from the teacher or from the labels."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sparserve.models.distributed import everywhere
 from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.pipeline.estimate import Costs
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.stages.augmentation import copies_of_training_rows, student_rows
 from sparserve.models.pipeline.stages.bigger_teacher import target_logits
@@ -15,66 +17,109 @@ from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.pruning.registry import make_method
 from sparserve.models.recipes.schema import Recipe
 from sparserve.models.training.student import train_student
+from sparserve.models.training.tuning.settings import read_settings
 
 # Raised when a change of the code makes another result of the same inputs.
 REVISION = 1
 
 
-def student_step(
-    job: Job,
-    rows: Mapping[str, Any],
-    *,
-    teacher: Step,
-    augmentation: Step | None,
-    teacher_outputs: Step | None,
-    squeeze: Step | None,
-    targets: Step | None = None,
-) -> Step:
-    """Return the step that trains the student. `rows` are the inputs that decide the training rows."""
-    recipe = job.recipe
-    from_teacher = recipe.student.start == "teacher"
-    learns = recipe.distillation is not None and recipe.student.epochs > 0
+@dataclass(frozen=True)
+class StudentLesson:
+    """The network that a student starts from, and all that it learns from: the results of earlier steps."""
 
-    def start(context: Context) -> Checkpoint:
-        if squeeze is not None:
-            return context.checkpoint(squeeze, job.checkpoint.name)
-        return context.checkpoint(teacher, job.teacher_or_checkpoint.name) if from_teacher else job.checkpoint
+    job: Job
+    rows: Mapping[str, Any]
+    """The inputs of steps that decide the training rows."""
+    teacher: Step
+    augmentation: Step | None = None
+    teacher_outputs: Step | None = None
+    squeeze: Step | None = None
+    targets: Step | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the training. A squeezed network has the student's shape already."""
+        recipe = self.job.recipe
+        if self.squeeze is None:
+            return recipe
+        return recipe.model_copy(update={"student": recipe.student.model_copy(update=dict.fromkeys(SHAPE))})
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The steps whose results are read."""
+        steps = (self.teacher, self.augmentation, self.teacher_outputs, self.squeeze, self.targets)
+        return tuple(step for step in steps if step is not None)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The values that decide the student's weights."""
+        job, recipe = self.job, self.job.recipe
+        learns = recipe.distillation is not None and recipe.student.epochs > 0
+        # Stored outputs are computed in float32 and rounded to 16 bits; a live teacher computes in the student's
+        # precision.
+        live = {"teacher outputs": "live"} if learns and self.teacher_outputs is None else {}
+        origin = self.squeeze or (self.teacher if recipe.student.start == "teacher" else None)
+        return {
+            **self.rows,
+            **live,
+            **({"targets": self.targets.key} if self.targets else {}),
+            "start": origin.key if origin else job.checkpoint.digest,
+            "teacher": self.teacher.key if learns else None,
+            **_training_inputs(recipe),
+        }
+
+    def revision(self, own: int) -> list[int]:
+        """Return the revision of a step on this lesson: its own, and that of the pruning method."""
+        pruning = self.job.recipe.pruning
+        return [own, make_method(pruning).revision if pruning else 0]
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """Return the arguments of `train_student` but for the folder, the recipe and the progress."""
+        job = self.job
+        teacher = context.checkpoint(self.teacher, job.teacher_or_checkpoint.name)
+        rows = student_rows(job, job.start, self.augmentation, context)
+        return {
+            "start": self._start(context, teacher),
+            "teacher": teacher,
+            "teacher_cache": context.result(self.teacher_outputs) if self.teacher_outputs else None,
+            "rows": rows,
+            "seed": job.seed,
+            "targets": target_logits(job, self.targets, len(rows.dataset.train), context),
+        }
+
+    def seconds(self, costs: Costs, epochs: float) -> float:
+        """Return the expected seconds of a training of so many passes over the rows."""
+        passes = 4 if self.job.recipe.distillation is not None and self.teacher_outputs is None else 3
+        return costs.training(epochs, passes=passes, tokens=costs.student(copies_of_training_rows(self.job)))
+
+    def _start(self, context: Context, teacher: Checkpoint) -> Checkpoint:
+        if self.squeeze is not None:
+            return context.checkpoint(self.squeeze, self.job.checkpoint.name)
+        return teacher if self.job.recipe.student.start == "teacher" else self.job.checkpoint
+
+
+def student_step(lesson: StudentLesson, settings: Step | None = None) -> Step:
+    """Return the step that trains the student, at the learning rate that a step finds if the recipe has none."""
 
     def build(folder: Path, context: Context) -> None:
-        rows_of_student = student_rows(job, job.start, augmentation, context)
-        work = partial(
-            train_student,
-            folder,
-            recipe=recipe if squeeze is None else _without_shape(recipe),
-            start=start(context),
-            teacher=context.checkpoint(teacher, job.teacher_or_checkpoint.name),
-            teacher_cache=context.result(teacher_outputs) if teacher_outputs else None,
-            rows=rows_of_student,
-            seed=job.seed,
-            targets=target_logits(job, targets, len(rows_of_student.dataset.train), context),
-        )
+        recipe = lesson.recipe
+        if settings is not None:
+            rate = read_settings(context.result(settings)).learning_rate
+            recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"learning_rate": rate})})
+        work = partial(train_student, folder, recipe=recipe, **lesson.arguments(context))
         everywhere(work, context.progress)
 
-    # Stored outputs are computed in float32 and rounded to 16 bits; a live teacher computes in the student's precision.
-    live = {"teacher outputs": "live"} if learns and teacher_outputs is None else {}
-    origin = squeeze or (teacher if from_teacher else None)
     inputs = {
-        **rows,
-        **live,
-        **({"targets": targets.key} if targets else {}),
-        "start": origin.key if origin else job.checkpoint.digest,
-        "teacher": teacher.key if learns else None,
-        **_training_inputs(recipe),
-        "revision": [REVISION, make_method(recipe.pruning).revision if recipe.pruning else 0],
+        **lesson.inputs,
+        **({"settings": settings.key} if settings else {}),
+        "revision": lesson.revision(REVISION),
     }
-    passes = 4 if recipe.distillation is not None and teacher_outputs is None else 3
-    copies = copies_of_training_rows(job)
     return Step(
         "student",
         inputs,
         build,
-        lambda costs: costs.training(recipe.student.epochs, passes=passes, tokens=costs.student(copies)),
-        tuple(step for step in (teacher, augmentation, teacher_outputs, squeeze, targets) if step is not None),
+        lambda costs: lesson.seconds(costs, lesson.job.recipe.student.epochs),
+        (*lesson.needs, settings) if settings else lesson.needs,
     )
 
 
@@ -89,8 +134,3 @@ def _training_inputs(recipe: Recipe) -> dict[str, Any]:
         if recipe.distillation and trained
         else None,
     }
-
-
-def _without_shape(recipe: Recipe) -> Recipe:
-    """Return the recipe for a squeezed network, which has the student's shape already."""
-    return recipe.model_copy(update={"student": recipe.student.model_copy(update=dict.fromkeys(SHAPE))})

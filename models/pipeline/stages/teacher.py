@@ -16,7 +16,7 @@ from sparserve.models.pipeline.stages.teacher_settings import planned_training
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.training.target_logits import TargetLogits, logits_only
 from sparserve.models.training.teacher import train_found_teacher, train_teacher
-from sparserve.models.training.tuning.teacher_trials import read_settings
+from sparserve.models.training.tuning.settings import read_settings
 
 # Raised when a change of the code makes another result of the same inputs.
 REVISION = 1

@@ -11,10 +11,10 @@ from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.training.teacher import MAX_EXTENSIONS, extension_epochs
 from sparserve.models.training.tuning import rules
+from sparserve.models.training.tuning.settings import read_settings
 from sparserve.models.training.tuning.teacher_trials import (
     VALIDATION_ROWS,
     find_settings,
-    read_settings,
     settings_lines,
 )
 

@@ -16,6 +16,9 @@ FEW_ROWS, LONG_TEXT_TOKENS = 4_000, 200
 # Learning rates of a network of this width, the most usual first. The best rate falls with the width.
 WIDTH, RATES = 384, (1e-4, 2e-4, 5e-5, 4e-4)
 TRIAL_FRACTION, TRIAL_STEPS = 1 / 20, (10, 500)
+# Learning rates of a student of the same width: pruned while distilled, dense and distilled, trained on labels alone.
+PRUNED_RATE, DENSE_RATE, LABELS_RATE = 2e-3, 3e-4, 2e-4
+STUDENT_TRIAL_FRACTION, STUDENT_TRIAL_STEPS = 1 / 10, (20, 500)
 UNEVEN = 10
 LEAST_GAIN = 0.005
 
@@ -45,6 +48,19 @@ def trial_steps(steps: int) -> int:
     """Return the steps of a trial's first round before a training of so many steps."""
     least, most = TRIAL_STEPS
     return min(max(round(steps * TRIAL_FRACTION), least), most)
+
+
+def student_rate(width: int, *, pruned: bool, distilled: bool) -> float:
+    """Return the peak learning rate that a student of this hidden size usually needs."""
+    rate = LABELS_RATE if not distilled else PRUNED_RATE if pruned else DENSE_RATE
+    return float(f"{rate * WIDTH / width:.2g}")
+
+
+def student_trial_steps(steps: int) -> int:
+    """Return the steps of a trial before a student's training of so many steps; 0 if it is too short for trials."""
+    least, most = STUDENT_TRIAL_STEPS
+    trial = min(round(steps * STUDENT_TRIAL_FRACTION), most)
+    return trial if trial >= least else 0
 
 
 def are_uneven(counts: Sequence[int]) -> bool:

@@ -6,7 +6,6 @@ the number of steps. A trial therefore runs at twice the rate that it stands for
 
 import json
 import math
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sparserve.models.bundle.manifest import LearningRateTrial, TrainingSettings
+from sparserve.models.bundle.manifest import TrainingSettings
 from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.distributed import count, is_main
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
@@ -27,11 +26,10 @@ from sparserve.models.training.checkpoints import on_device
 from sparserve.models.training.trainer import TrainingRows, train
 from sparserve.models.training.tuning import rules
 from sparserve.models.training.tuning.halving import halve
-from sparserve.models.training.tuning.held_out import DIVERGED, HeldOut, held_out_figures
+from sparserve.models.training.tuning.held_out import DIVERGED, HeldOut, held_out_figures, held_out_logits
+from sparserve.models.training.tuning.settings import TRIALS, recorded, trial_lines, write_settings
 from sparserve.models.types import Loss, Progress
 
-SETTINGS = "settings.json"
-TRIALS = "trials"
 RATE_FACTOR = 2.0
 WARMUP_FRACTION = 0.2  # of the first round's steps
 VALIDATION_ROWS = 1000
@@ -61,39 +59,19 @@ def find_settings(
         epochs=trials.epochs,
         batch_size=trials.batch_size,
         class_weights=weighted,
-        trials=tuple(
-            LearningRateTrial(
-                learning_rate=trial.candidate, steps=trial.steps, loss=trial.loss if math.isfinite(trial.loss) else None
-            )
-            for trial in made
-        ),
+        trials=recorded(made),
     )
-    if is_main():
-        write_atomically(folder / SETTINGS, settings.model_dump_json(indent=1) + "\n")
-        shutil.rmtree(folder / TRIALS, ignore_errors=True)
-
-
-def read_settings(folder: Path) -> TrainingSettings:
-    """Return the settings that `find_settings` wrote."""
-    return TrainingSettings.model_validate_json((folder / SETTINGS).read_bytes())
+    write_settings(folder, settings)
 
 
 def settings_lines(settings: TrainingSettings) -> list[str]:
     """Return the trials and the settings as lines for the user."""
-    lines = []
-    for steps in sorted({trial.steps for trial in settings.trials}):
-        losses = ", ".join(
-            f"{trial.learning_rate:g}: {'diverged' if trial.loss is None else f'{trial.loss:.3f}'}"
-            for trial in sorted(settings.trials, key=lambda trial: trial.learning_rate)
-            if trial.steps == steps
-        )
-        lines.append(f"  validation loss after {steps} steps by learning rate: {losses}")
     weights = ", class weights" if settings.class_weights else ""
-    lines.append(
+    return [
+        *trial_lines(settings.trials, "validation loss"),
         f"  teacher: learning rate {settings.learning_rate:g}, {settings.epochs:g} epochs (more while validation "
-        f"rises), batches of {settings.batch_size}{weights}"
-    )
-    return lines
+        f"rises), batches of {settings.batch_size}{weights}",
+    ]
 
 
 def weights_help(plain: HeldOut, weighted: HeldOut) -> bool:
@@ -171,10 +149,11 @@ class _Trials:
             )
         except TrainingError:
             return DIVERGED
-        return held_out_figures(
+        logits = held_out_logits(
             on_device(model).eval(),
             self.rows.validation,
             self.validation_rows,
             pad_token_id=self.checkpoint.pad_token_id,
-            multi_label=dataset.multi_label,
         )
+        labels = self.rows.validation.labels[self.validation_rows]
+        return held_out_figures(logits, labels, multi_label=dataset.multi_label)

@@ -17,6 +17,7 @@ from sparserve.models.pipeline.estimate import Costs
 from sparserve.models.pipeline.inputs import LIBRARIES, Environment, Job, SparseRuntime
 from sparserve.models.pipeline.plan import Plan, make_plan, plan_job
 from sparserve.models.pipeline.stages import teacher
+from sparserve.models.pipeline.stages.student_settings import student_search_line
 from sparserve.models.pipeline.stages.teacher_outputs import teacher_outputs_fit
 from sparserve.models.pipeline.stages.teacher_settings import teacher_search_line
 from sparserve.models.pruning.weights.magnitude import Magnitude
@@ -99,6 +100,24 @@ def test_plan_of_a_found_teacher_has_a_search(job: Job, tiny_recipe: Path) -> No
         plan.job, costs
     )
     assert made(job.checkpoint).teacher_settings is None
+
+
+def test_plan_of_a_found_student_has_a_search(job: Job, tiny_recipe: Path) -> None:
+    def made(**overrides: Any) -> Plan:
+        recipe = load_recipe(tiny_recipe, overrides=overrides)
+        return make_plan(replace(job, recipe=recipe), ENVIRONMENT, store_teacher_outputs=True)
+
+    plan, fixed = made(**{"student.learning_rate": "auto"}), made()
+    assert plan.student_settings is not None and plan.student_settings in plan.student.needs
+    assert fixed.student_settings is None
+    names = [step.name for step in plan.steps]
+    assert names.index("teacher outputs") < names.index("student settings") < names.index("student")
+    assert "student settings" not in plan.baseline_steps
+    costs = Costs(1e-6, train=10_000, validation=1_000, test=1_000)
+    assert 0 < plan.student_settings.estimate(costs) <= 0.4 * plan.student.estimate(costs)
+    assert "up to 4 trials of a tenth of its steps around 0.024" in student_search_line(plan.lesson, costs)
+    assert changed(keys_of(fixed), keys_of(plan)) >= {"student", "export sparse60"}
+    assert not {"teacher", "teacher outputs", "export dense"} & changed(keys_of(fixed), keys_of(plan))
 
 
 def test_plan_keys_ignore_fields_that_change_no_result(keys: Keys) -> None:

@@ -151,3 +151,15 @@ def test_teacher_is_found_or_fixed_as_a_whole(tmp_path: Path) -> None:
     fixed = load_recipe("sparsebert-best", overrides={"teacher": {"epochs": 2}})
     assert fixed.teacher is not None and fixed.teacher.epochs == 2
     assert load_recipe("demo", overrides={"teacher": "auto"}).teacher is None
+
+
+def test_learning_rate_of_the_student_is_found_or_fixed(tmp_path: Path) -> None:
+    auto = {"student.learning_rate": "auto"}
+    recipe = load_recipe("sparsebert-best", overrides=auto)
+    assert recipe.student.learning_rate is None
+    assert recipe.model_dump(mode="json")["student"]["learning_rate"] == "auto"
+    assert type(recipe).model_validate(recipe.model_dump()) == recipe
+    with pytest.raises(RecipeError, match=r"student.learning_rate: .*number.*given: 'fast'"):
+        load_recipe("sparsebert-best", overrides={"student.learning_rate": "fast"})
+    with pytest.raises(RecipeError, match="no learning rate to find"):
+        load_recipe("post-training", overrides=auto)

@@ -20,10 +20,9 @@ from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.training.teacher import train_found_teacher, training_record
 from sparserve.models.training.tuning import rules
 from sparserve.models.training.tuning.held_out import HeldOut
+from sparserve.models.training.tuning.settings import TRIALS, read_settings
 from sparserve.models.training.tuning.teacher_trials import (
-    TRIALS,
     find_settings,
-    read_settings,
     settings_lines,
     weights_help,
 )
