@@ -88,7 +88,8 @@ def compress(
             - `validation`, `test`: files of these splits. Default: split off from `data`.
             - `unlabeled`: a file of more texts, without labels: the student learns the teacher's answers to them.
             - `seed`: random seed for splits, training and bootstrap intervals. Default: 0.
-            - `threads`: CPU threads. Default: all CPUs that this process may use.
+            - `threads`: CPU threads. Default: all CPUs that this process may use; training uses one while that is
+              faster, beside other programs.
 
     Raises:
         SparserveError: the input is wrong, a package is missing or a step failed; see `sparserve.models.errors`.

@@ -17,6 +17,7 @@ from sparserve.models.data.options import DataOptions
 from sparserve.models.data.sources.source import HUB, is_hub_id
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.unlabeled import UnlabeledRows, load_unlabeled
+from sparserve.models.distributed import count, uses_gpu
 from sparserve.models.encoders.adapters import is_adapter, merge_adapter
 from sparserve.models.encoders.any_classifier import AnyClassifier, resolve_classifier
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
@@ -41,6 +42,7 @@ from sparserve.models.pipeline.stages.student_settings import student_search_lin
 from sparserve.models.pipeline.stages.teacher_settings import teacher_search_line
 from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.pipeline.task import check_labels, check_name, task_name
+from sparserve.models.pipeline.threads import ThreadChooser, faster_threads
 from sparserve.models.progress import Reporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.report.schema import Report
@@ -80,12 +82,17 @@ class Run:
     workspace: Workspace
     replace_labels: bool = field(default=False, kw_only=True)
     """True if the task may have other labels in the store; it is compared again before it is published."""
+    chooses_threads: bool = field(default=False, kw_only=True)
+    """True if the training uses one thread while that is faster than all of the job's."""
 
     def execute(self, reporter: Reporter, *, default: Variant | None = None) -> Report:
         """Run the job.
 
         `default` is the variant that answers if nobody has chosen one; None chooses the best that is made.
         """
+        job = self.plan.job
+        if self.chooses_threads:
+            reporter = ThreadChooser(reporter, most=job.threads, width=job.checkpoint.hidden_size)
         context = Context(self.workspace, reporter)
         return run_plan(self.plan, self.store, context, default=default, replace_labels=self.replace_labels)
 
@@ -94,6 +101,8 @@ class Run:
         job, steps = self.plan.job, [*self.plan.steps]
         if not self.store.has_default(job.task):
             steps += choice_steps(self.plan)
+        if self.chooses_threads:
+            faster_threads(job.threads, job.checkpoint.hidden_size)
         costs = measure_costs(job)
         seconds = {step.name: step.estimate(costs) for step in steps}
         reporter.say("Plan:")
@@ -111,7 +120,8 @@ class Run:
             reporter.say(teacher_search_line(job, costs))
         if self.plan.student_settings is not None:
             reporter.say(student_search_line(self.plan.lesson, costs))
-        reporter.say(f"Parameters: {job.threads} threads, seed {job.seed}, bf16 {'yes' if has_bf16() else 'no'}")
+        most = "up to " if self.chooses_threads else ""
+        reporter.say(f"Parameters: {most}{job.threads} threads, seed {job.seed}, bf16 {'yes' if has_bf16() else 'no'}")
         reporter.say(f"Recipe {job.recipe.name}: {job.recipe.model_dump_json()}")
 
 
@@ -128,6 +138,7 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     task = task_name(options.data, options.task)
     check_name(recipe.variant_name, "variant")
     threads = options.threads or available_cpus()
+    chooses_threads = options.threads is None and threads > 1 and count() == 1 and not uses_gpu()
     torch.set_num_threads(threads)
     downloads = options.work / "downloads"
     readme = "Cached steps of `sparserve compress`. The folder can be deleted while no job runs.\n"
@@ -194,7 +205,13 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     check_vocabulary(job)
     check_calibration(job)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")
-    return Run(plan_job(job), store, Workspace(options.work / "steps"), replace_labels=options.replace_labels)
+    return Run(
+        plan_job(job),
+        store,
+        Workspace(options.work / "steps"),
+        replace_labels=options.replace_labels,
+        chooses_threads=chooses_threads,
+    )
 
 
 def _unlabeled(options: CompressOptions, dataset: Dataset, reporter: Reporter) -> UnlabeledRows | None:

@@ -217,7 +217,12 @@ def compress(
     ] = 0,
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads. Default: all CPUs that this process may use.", min=1, rich_help_panel=RUN),
+        typer.Option(
+            help="CPU threads. Default: all CPUs that this process may use; training uses one while that is faster, "
+            "beside other programs.",
+            min=1,
+            rich_help_panel=RUN,
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.", rich_help_panel=RUN)] = False,
     json_lines: Annotated[
