@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmarks.accuracy.scales import SCALES
 from benchmarks.accuracy.scores import mean_over_tasks
 
 Record = dict[str, Any]
 METRICS = {"f1": "F1", "mcc": "MCC", "accuracy": "accuracy"}
 MARK = " †"
-MARKED = (
-    "† Trained in another precision or from another machine's teacher than most rows of its task. Compare with care."
-)
+MARKED = "† Trained in another precision or from another teacher than most rows of its task. Compare with care."
 
 
 def machines(runs: Sequence[Record]) -> str:
@@ -35,6 +34,31 @@ def mean_if_known(runs: Sequence[Record], name: str, form: str) -> str:
     """Return the formatted mean over tasks of a field, or "-" if an older run lacks it."""
     complete = runs and len(known(runs, name)) == len(runs)
     return form.format(mean_over_tasks(runs, lambda run: run[name])) if complete else "-"
+
+
+def teacher_kind(run: Record) -> str:
+    """Return "auto" if the teacher found its training, or "fixed"."""
+    return "auto" if run.get("teacher", {}).get("found") else "fixed"
+
+
+def teachers(runs: Sequence[Record]) -> str:
+    """Return the trainings of the teachers of some runs: auto or fixed, with their learning rates and epochs."""
+    parts = []
+    for kind in ("auto", "fixed"):
+        courses = [_course(run) for run in runs if teacher_kind(run) == kind]
+        if courses:
+            rates = "/".join(f"{rate:g}" for rate in sorted({rate for rate, _ in courses}))
+            epochs = "/".join(f"{count:g}" for count in sorted({count for _, count in courses}))
+            parts.append(f"{kind}: {rates}, {epochs} epochs")
+    return "; ".join(parts)
+
+
+def _course(run: Record) -> tuple[float, float]:
+    """Return the learning rate and the epochs of a run's teacher. Older records lack those of a fixed one."""
+    if "teacher" in run:
+        return run["teacher"]["learning_rate"], run["teacher"]["epochs"]
+    scale = SCALES[run["scale"]]
+    return scale.teacher_rate, scale.epochs[run["task"]][0]
 
 
 class Marks:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sparserve.models.recipes.schema import Training
+from sparserve.models.recipes.schema import AUTO, Training
 
-Kind = Literal["weights", "units", "layers"]
+Kind = Literal["weights", "units", "layers", "dense"]
 SEEDS = (0, 1, 2)
 AS_IN_RECIPE = object()  # value of a level for a field that keeps the value of the recipe
 WITHOUT_TRAINING = ("post-training", "obert-one-shot")
@@ -19,6 +19,8 @@ WITHOUT_TRAINING = ("post-training", "obert-one-shot")
 @dataclass(frozen=True)
 class Method:
     """A compression method: a recipe and the fields that each level changes in it.
+
+    One of the kind "dense" prunes nothing: it is the int8 twin of the teacher, which every recipe makes.
 
     With `only_if_named` it runs only if --method names it.
     """
@@ -32,7 +34,10 @@ class Method:
 
 @dataclass(frozen=True)
 class Scale:
-    """A checkpoint, its tasks with the epochs of teacher and students, and the methods to run."""
+    """A checkpoint, its tasks with the epochs of a fixed teacher and of students, and the methods to run.
+
+    With `finds_teacher` the teacher finds its own training in place of `teacher_rate` and its epochs.
+    """
 
     name: str
     checkpoint: str
@@ -40,9 +45,10 @@ class Scale:
     epochs: Mapping[str, tuple[float, float]]
     methods: tuple[Method, ...]
     seeded: tuple[str, ...] = ()
+    finds_teacher: bool = False
 
-    def teacher(self, task: str) -> Training:
-        """Return the settings of the dense teacher of a task."""
+    def fixed_teacher(self, task: str) -> Training:
+        """Return the settings of a dense teacher of a task that does not find them."""
         return Training(
             epochs=self.epochs[task][0], batch_size=32, learning_rate=self.teacher_rate, freeze_embeddings=True
         )
@@ -61,7 +67,8 @@ class Cell:
     @property
     def overrides(self) -> dict[str, Any]:
         """Fields that replace those of the recipe: the level, and settings that all methods of the scale share."""
-        shared = {"teacher": self.scale.teacher(self.task).model_dump(), "augmentation": None}
+        fixed = self.scale.fixed_teacher(self.task).model_dump()
+        shared = {"teacher": AUTO if self.scale.finds_teacher else fixed, "augmentation": None}
         if self.method.recipe not in WITHOUT_TRAINING:
             shared["student.epochs"] = self.scale.epochs[self.task][1]
         fields = {**shared, **self.method.levels[self.level]}

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.accuracy.cells import METRICS, Marks, Record, machines, mean_if_known
+from benchmarks.accuracy.benchmark import RESULTS, read_results
+from benchmarks.accuracy.cells import METRICS, Marks, Record, machines, mean_if_known, teacher_kind, teachers
 from benchmarks.accuracy.choices import choices
 from benchmarks.accuracy.glue import TASKS
 from benchmarks.accuracy.plots import accuracy_against_latency, accuracy_against_sparsity
-from benchmarks.accuracy.run import RESULTS, read_results
 from benchmarks.accuracy.scales import BASE, CHOICES, SCALES, SMALL
 from benchmarks.accuracy.scores import mean_interval, mean_over_tasks, shared_tasks
 from benchmarks.accuracy.speed import conditions, frontier_table, speed
@@ -70,13 +70,24 @@ def accuracy(runs: Sequence[Record]) -> str:
     cells: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         cells[run["method"], run["level"]][run["task"]].append(run)
-    head = ["method", "level", "encoder weights kept", *(f"{task} {METRICS[TASKS[task].metric]}" for task in tasks)]
-    # One figure per task, or several if machines trained separate teachers; each row is compared with its teacher.
-    dense = {task: dict.fromkeys(f"{run['dense']:.1f}" for run in runs if run["task"] == task) for task in tasks}
-    rows = [["dense teacher", "", "100 %", *(" or ".join(dense[task]) for task in tasks), "", "", "", ""]]
+    head = [
+        "method",
+        "level",
+        "teacher",
+        "encoder weights kept",
+        *(f"{task} {METRICS[TASKS[task].metric]}" for task in tasks),
+    ]
+    # A figure per task, or several if machines trained separate teachers; each row is compared with its own teacher.
+    rows = []
+    for kind in sorted({teacher_kind(run) for run in runs}):
+        of_kind = [run for run in runs if teacher_kind(run) == kind]
+        dense = [dict.fromkeys(f"{run['dense']:.1f}" for run in of_kind if run["task"] == task) for task in tasks]
+        rows.append(
+            ["dense teacher", "", teachers(of_kind), "100 %", *(" or ".join(d) or "-" for d in dense)] + [""] * 4
+        )
     majority = {run["task"]: f"{run['majority']:.1f}" for run in runs if "majority" in run}
     if majority:
-        rows.append(["most frequent label", "", "", *(majority.get(task, "-") for task in tasks), "", "", "", ""])
+        rows.append(["most frequent label", "", "", "", *(majority.get(task, "-") for task in tasks), "", "", "", ""])
     shared, marks = shared_tasks(runs), Marks(runs)
     for (method, level), by_task in sorted(cells.items(), key=lambda item: _rank(*item, shared)):
         of_row = [run for task_runs in by_task.values() for run in task_runs]
@@ -91,6 +102,7 @@ def accuracy(runs: Sequence[Record]) -> str:
             [
                 method,
                 level,
+                teachers(of_row),
                 f"{kept:.1f} %",
                 *(_score(by_task[task]) + marks.of(by_task[task]) if task in by_task else "-" for task in tasks),
                 *(text if text == "-" else text + note for text in means),

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.accuracy.grid import AS_IN_RECIPE, Method, Scale
+from sparserve.models.recipes.schema import AUTO
 
 
 def _sparsities(*levels: float) -> dict[str, dict[str, Any]]:
@@ -31,6 +32,8 @@ BY_MAGNITUDE: Mapping[str, Any] = {
     "pruning.begin": 0.0,
     "pruning.updates": 30,
 }
+# Small dense students are rivals: each has its own best learning rate.
+OWN_RATE: Mapping[str, Any] = {"student.learning_rate": AUTO}
 SMALL = Scale(
     "minilm-l6",
     "sentence-transformers/all-MiniLM-L6-v2",
@@ -52,12 +55,14 @@ SMALL = Scale(
             "mutual-information",
             "units",
             {
-                "operations 1/4": {"squeeze.heads": 0.25, "squeeze.units": 0.25},
-                "operations 1/2": {"squeeze.heads": 0.5, "squeeze.units": 0.5},
-                "operations 1/6": {"squeeze.heads": 1 / 6, "squeeze.units": 1 / 6},
-                "operations 1/12": {"squeeze.heads": 1 / 12, "squeeze.units": 1 / 12},
+                "operations 1/4": {"squeeze.heads": 0.25, "squeeze.units": 0.25, **OWN_RATE},
+                "operations 1/2": {"squeeze.heads": 0.5, "squeeze.units": 0.5, **OWN_RATE},
+                "operations 1/6": {"squeeze.heads": 1 / 6, "squeeze.units": 1 / 6, **OWN_RATE},
+                "operations 1/12": {"squeeze.heads": 1 / 12, "squeeze.units": 1 / 12, **OWN_RATE},
             },
         ),
+        # The rival without pruning: the teacher in int8. Its recipe is any that trains no student.
+        Method("dense int8", "post-training", "dense", {"nothing pruned": {"temperature_scaling": False}}),
         Method(
             "post-training",
             "post-training",
@@ -71,9 +76,9 @@ SMALL = Scale(
             "distilbert",
             "distilbert",
             "layers",
-            {"3 layers": {"student.layers": 3}, "2 layers": {"student.layers": 2}, "1 layer": {"student.layers": 1}},
+            {f"{count} layer{'s' if count > 1 else ''}": {"student.layers": count, **OWN_RATE} for count in (3, 2, 1)},
         ),
-        Method("tinybert", "tinybert", "layers", {"4 x 192": {}}),
+        Method("tinybert", "tinybert", "layers", {"4 x 192": OWN_RATE}),
         Method(
             "squeeze-sparsify",
             "squeeze-sparsify",
@@ -102,6 +107,7 @@ SMALL = Scale(
         "squeeze-sparsify",
         "mutual-information",
     ),
+    finds_teacher=True,
 )
 OF_BASE: Mapping[str, Any] = {
     "student.learning_rate": 5e-4,
@@ -127,7 +133,7 @@ BASE = Scale(
     "mpnet-base",
     "sentence-transformers/all-mpnet-base-v2",
     3e-5,
-    {"cola": (3, 4), "mrpc": (3, 5), "rte": (5, 8)},
+    {"cola": (3, 4), "mrpc": (3, 5), "rte": (5, 8), "sst2": (2, 3)},
     (
         # The learning rate of the recipes is meant for a network of half the width.
         _weights("sparsebert-best", 0.95, 0.9, changes=OF_BASE),
@@ -146,6 +152,17 @@ BASE = Scale(
                 only_if_named=True,
             )
             for name, change in CHANGES_OF_BASE.items()
+        ),
+        # Ten times the rows, and so ten times the steps.
+        Method(
+            "sparsebert-best, ten times the rows",
+            "sparsebert-best",
+            "weights",
+            {
+                name: {**OF_BASE, **level, "augmentation": {"variants": 9}}
+                for name, level in _sparsities(0.95, 0.9).items()
+            },
+            only_if_named=True,
         ),
         # 31 times the steps of the other methods: needs a GPU.
         Method(

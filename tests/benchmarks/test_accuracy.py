@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.accuracy.benchmark import read_results
 from benchmarks.accuracy.glue import TASKS
 from benchmarks.accuracy.grid import cells
 from benchmarks.accuracy.plots import accuracy_against_sparsity
 from benchmarks.accuracy.publish import accuracy, page
-from benchmarks.accuracy.run import read_results
 from benchmarks.accuracy.scales import BASE, SCALES, SMALL
 from benchmarks.accuracy.scores import divergence, mean_interval, paired_drop
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
@@ -29,7 +29,8 @@ def test_cells_load_recipes_with_same_teacher_and_epochs(scale: Any) -> None:
             for cell, recipe in zip(grid, recipes, strict=True)
             if recipe.augmentation or recipe.student.epochs not in (0, epochs)
         }
-        assert all(name == "sparsebert-augmented" or name.endswith(", three times the steps") for name in dearer)
+        more = (", three times the steps", ", ten times the rows", "-augmented")
+        assert all(name.endswith(more) for name in dearer)
         assert not {cell.method.name for cell in cells(scale, [task])} & dearer
 
 
@@ -107,14 +108,14 @@ def test_accuracy_page_shows_available_runs(tmp_path: Path) -> None:
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[1].startswith("| dense teacher |") and "88.0" in rows[1]
     # The least drop first; several seeds as their mean.
-    assert rows[2].startswith("| obert | 95 % | 5.0 % | 86.5 (+1.5 ±")
+    assert rows[2].startswith("| obert | 95 % | fixed: 0.0001, 4 epochs | 5.0 % | 86.5 (+1.5 ±")
     assert "80.0 (+8.0, +5.0 to +11.0)" in rows[3]
     assert "There are no measurements" in text  # at the other scale
 
 
 def test_accuracy_table_shows_teachers_of_two_machines() -> None:
     text = accuracy([run(), run(method="obert", dense=87.5), run(method="platon")])
-    assert "| dense teacher |  | 100 % | 88.0 or 87.5 |" in text
+    assert "| dense teacher |  | fixed: 0.0001, 4 epochs | 100 % | 88.0 or 87.5 |" in text
 
 
 def test_marks_flag_other_teacher_or_precision() -> None:
@@ -150,7 +151,7 @@ def test_divergence_is_kullback_leibler() -> None:
 
 def test_accuracy_table_shows_majority_baseline() -> None:
     text = accuracy([run(), run(method="obert", majority=81.2), run(task="rte", metric="accuracy")])
-    assert "| most frequent label |  |  | 81.2 | - |" in text
+    assert "| most frequent label |  |  |  | 81.2 | - |" in text
 
 
 def test_choices_rank_by_validation(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_accuracy_row_without_shared_tasks_has_no_mean() -> None:
     table = accuracy([run(), run(method="platon"), run(method="obert", task="cola", metric="mcc")])
     (obert,) = [line for line in table.splitlines() if line.startswith("| obert")]
     assert "mean drop (mrpc)" in table
-    assert obert.split("|")[6].strip() == "-"
+    assert obert.split("|")[7].strip() == "-"
 
 
 def test_plot_uses_shared_tasks(tmp_path: Path) -> None:
@@ -205,3 +206,23 @@ def test_plot_uses_shared_tasks(tmp_path: Path) -> None:
     ]
     accuracy_against_sparsity(every, tmp_path / "two.svg")
     assert "of cola, mrpc" in (tmp_path / "two.svg").read_text()
+
+
+def test_accuracy_table_names_the_teachers() -> None:
+    found = {"found": True, "learning_rate": 2e-4, "epochs": 7}
+    text = accuracy([run(), run(method="obert", dense=90.0, teacher=found), run(method="platon")])
+    assert "| dense teacher |  | auto: 0.0002, 7 epochs | 100 % | 90.0 |" in text
+    assert "| dense teacher |  | fixed: 0.0001, 4 epochs | 100 % | 88.0 |" in text
+    (obert,) = [line for line in text.splitlines() if line.startswith("| obert")]
+    assert "| auto: 0.0002, 7 epochs |" in obert and "†" in obert
+
+
+def test_small_scale_has_teachers_and_dense_rivals_that_find_their_training() -> None:
+    own_rate = set()
+    for cell in cells(SMALL, ["mrpc"], seeds=1):
+        recipe = load_recipe(cell.method.recipe, overrides=cell.overrides)
+        assert recipe.teacher is None
+        own_rate |= {cell.method.name} if recipe.student.learning_rate is None else set()
+    assert own_rate == {"distilbert", "tinybert", "mutual-information"}
+    (nothing_pruned,) = [method for method in SMALL.methods if method.kind == "dense"]
+    assert nothing_pruned.name == "dense int8"

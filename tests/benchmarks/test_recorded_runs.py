@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.accuracy.benchmark import Benchmark, merge_results, read_results
 from benchmarks.accuracy.grid import cells
-from benchmarks.accuracy.run import Benchmark
 from benchmarks.accuracy.scales import SMALL
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
 
@@ -37,8 +37,31 @@ def test_is_recorded_on_other_machine_until_inputs_change(benchmark: Any, tmp_pa
     assert not elsewhere.is_recorded(second)
     assert not elsewhere.is_recorded(replace(first, seed=1))
     assert not elsewhere.is_recorded(replace(first, scale=replace(SMALL, name="choices")))  # another table
-    changed = replace(SMALL, teacher_rate=2 * SMALL.teacher_rate)
+    changed = replace(SMALL, finds_teacher=False)
     assert not elsewhere.is_recorded(replace(first, scale=changed))
     rows = tmp_path / "data" / "mrpc" / "train.jsonl"
     rows.write_text(rows.read_text() + '{"text": "a", "text_pair": "b", "label": "different"}\n')
     assert not replace(elsewhere, datasets={}).is_recorded(first)
+
+
+def test_merge_results_keeps_the_newer_record(tmp_path: Path) -> None:
+    def written(name: str, *runs: tuple[str, int, str]) -> Path:
+        path = tmp_path / name
+        fields = ("method", "score", "finished_at")
+        rest = {"scale": "mpnet-base", "task": "rte", "level": "95 %", "seed": 0}
+        path.write_text(
+            json.dumps({"runs": [{**rest, **dict(zip(fields, r, strict=True))} for r in runs], "latency": []})
+        )
+        return path
+
+    here = written("here.json", ("obert", 1, "2026-11-02"), ("platon", 2, "2026-11-02"))
+    there = written(
+        "there.json", ("obert", 3, "2026-11-03"), ("platon", 4, "2026-11-01"), ("magnitude", 5, "2026-11-01")
+    )
+    assert merge_results(there, here) == 2
+    assert {record["method"]: record["score"] for record in read_results(here)["runs"]} == {
+        "magnitude": 5,
+        "obert": 3,
+        "platon": 2,
+    }
+    assert merge_results(there, here) == 0

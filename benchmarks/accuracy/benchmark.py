@@ -1,0 +1,288 @@
+"""The runs of one scale: cached in a workspace, recorded as JSON."""
+
+import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+
+from benchmarks.accuracy.glue import TASKS
+from benchmarks.accuracy.grid import SEEDS, WITHOUT_TRAINING, Cell, Scale
+from benchmarks.accuracy.latency import measured
+from benchmarks.accuracy.minutes import OVERHEAD_SECONDS, token_seconds
+from benchmarks.accuracy.scores import divergence, logits, paired_drop
+from benchmarks.accuracy.stopwatch import Stopwatch
+from sparserve.models.bundle.variants import DENSE, Arm, Variant
+from sparserve.models.data.dataset import Dataset
+from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
+from sparserve.models.encoders.layers import encoder_linears
+from sparserve.models.evaluation.machine import describe_machine
+from sparserve.models.files import write_atomically
+from sparserve.models.pipeline.estimate import Costs, estimate_seconds, measure_costs
+from sparserve.models.pipeline.execution import train_networks
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.plan import Plan, plan_job
+from sparserve.models.pipeline.stages.prediction import read_logits
+from sparserve.models.pipeline.stages.teacher import training_of
+from sparserve.models.pipeline.step_cache import Context, Step, Workspace
+from sparserve.models.progress import PlainReporter, Reporter
+from sparserve.models.recipes.loading import load_recipe
+from sparserve.models.recipes.schema import Training
+from sparserve.models.training.precision import trains_in_bf16
+from sparserve.models.training.teacher import training_record
+from sparserve.models.training.tuning.settings import read_settings
+
+RESULTS = Path(__file__).parent.parent / "results" / "accuracy.json"
+RUN_FIELDS = ("scale", "task", "method", "level", "seed")
+LATENCY_FIELDS = ("scale", "task", "method", "level")
+IDENTITIES = {"runs": RUN_FIELDS, "latency": LATENCY_FIELDS}
+DENSE_INT8 = Variant(DENSE, "int8")
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass
+class Benchmark:
+    """The runs of one scale, with the places of their data, cache and results."""
+
+    scale: Scale
+    checkpoint: Checkpoint
+    data: Path
+    work: Path
+    results: Path
+    threads: int
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    estimates: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, Costs] = field(default_factory=dict)
+    """Measured costs by task."""
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.work / "steps")
+
+    def job(self, cell: Cell, teacher: Checkpoint | None = None) -> Job:
+        """Return the job of a run. All seeds of a task share the teacher of seed 0."""
+        if cell.task not in self.datasets:
+            self.datasets[cell.task] = TASKS[cell.task].load(self.data, self.work)
+        recipe = load_recipe(cell.method.recipe, overrides=cell.overrides)
+        seed = cell.seed if teacher else SEEDS[0]
+        dataset = self.datasets[cell.task]
+        return Job(cell.task, recipe, self.checkpoint, teacher, dataset, cell.task, seed, self.threads)
+
+    def key(self, cell: Cell) -> str:
+        """Return the digest of all inputs of a run except the machine; it does not need the fine-tuned teacher."""
+        plan = plan_job(self.job(cell))
+        return f"{plan.teacher.key}-{_made(plan, cell).key}-{cell.seed}"
+
+    def is_recorded(self, cell: Cell) -> bool:
+        """Return True if the results contain exactly this run."""
+        identity = {"key": self.key(cell), "scale": cell.scale.name, "method": cell.method.name, "level": cell.level}
+        return any(identity.items() <= record.items() for record in read_results(self.results)["runs"])
+
+    def plan(self, cell: Cell, reporter: Reporter) -> Plan:
+        """Return the plan of a run. Fine-tune its teacher first if there is none."""
+        fine_tuning = plan_job(self.job(cell))
+        name = fine_tuning.job.teacher_or_checkpoint.name
+        teacher = Context(self.workspace, reporter).checkpoint(fine_tuning.teacher, name)
+        return plan_job(self.job(cell, teacher))
+
+    def has(self, cell: Cell) -> bool:
+        """Return True if the network of a run is cached."""
+        teacher = plan_job(self.job(cell)).teacher
+        if teacher is None or not self.workspace.has(teacher):
+            return False
+        return self.workspace.has(_made(self.plan(cell, PlainReporter()), cell))
+
+    def seconds(self, cell: Cell) -> float:
+        """Estimate the remaining training time of a run, from the first estimate for its task."""
+        if cell.method.recipe in WITHOUT_TRAINING or self.is_recorded(cell) or self.has(cell):
+            return 0.0
+        if cell.task not in self.estimates:
+            plan = plan_job(self.job(cell))
+            self.estimates[cell.task] = estimate_seconds(plan.job, [plan.student])["student"]
+        return self.estimates[cell.task]
+
+    def remaining(self, cell: Cell) -> dict[str, float]:
+        """Return the expected seconds of what is missing for a run, by key; runs share the steps of a teacher.
+
+        They follow from the speed of a few training steps on this machine.
+        """
+        fine_tuning = plan_job(self.job(cell))
+        if cell.task not in self.costs:
+            costs = measure_costs(fine_tuning.job)
+            self.costs[cell.task] = replace(costs, token_seconds=token_seconds(fine_tuning.job))
+        costs = self.costs[cell.task]
+        plan = self.plan(cell, PlainReporter()) if self.workspace.has(fine_tuning.teacher) else fine_tuning
+        absent = [step for step in _with_needs(_made(plan, cell)) if not self.workspace.has(step)]
+        scored = OVERHEAD_SECONDS + 2 * costs.forward(costs.test + costs.validation)
+        return {cell.title: scored, **{step.key: step.estimate(costs) for step in absent}}
+
+    def run(self, cell: Cell, reporter: Reporter) -> None:
+        """Train and score a run, reusing cached steps, and add its record to the results."""
+        plan = self.plan(cell, reporter)
+        counted = [step for step in plan.steps if step.name in ("squeeze", "student")]
+        clock = Stopwatch(self.work / "step-minutes", {step.name: step.key for step in counted})
+        context = Context(self.workspace, clock)
+        if cell.method.kind == "dense":
+            teacher = student = context.checkpoint(plan.teacher, plan.job.teacher_or_checkpoint.name)
+            arm = Arm(DENSE_INT8)
+            answers = [read_logits(context.result(steps[arm])) for steps in (plan.predictions, plan.validations)]
+        else:
+            teacher, student = train_networks(plan, context)
+            answers = _answers(student, plan.job)
+        record = self._scored(cell, plan, teacher, student, answers) | {
+            "teacher": self._course(cell, context),
+            "learning_rate": _student_rate(plan, context),
+            "minutes": clock.minutes,
+        }
+        self._save("runs", record)
+        print(
+            f"{cell.title}: {record['score']:.1f}, dense {record['dense']:.1f}, drop {record['drop']['points']:+.1f} "
+            f"({record['drop']['low']:+.1f} to {record['drop']['high']:+.1f}), {clock.minutes} min",
+            flush=True,
+        )
+
+    def measure(self, cell: Cell, reporter: Reporter) -> None:
+        """Measure the latency of the graphs of a run, interleaved with the dense ones."""
+        plan, context = self.plan(cell, reporter), Context(self.workspace, reporter)
+        teacher, _ = train_networks(plan, context)
+        record = measured(plan, teacher, TASKS[cell.task], context)
+        identity = {"key": self.key(cell), "scale": self.scale.name, "task": cell.task}
+        identity |= {"method": cell.method.name, "kind": cell.method.kind, "level": cell.level}
+        self._save("latency", {**identity, **record})
+
+    def _scored(
+        self, cell: Cell, plan: Plan, teacher: Checkpoint, student: Checkpoint, answers: Sequence[Logits]
+    ) -> dict[str, Any]:
+        dataset, task, recipe = plan.job.dataset, TASKS[cell.task], plan.job.recipe
+        labels = np.asarray(dataset.test.labels)
+        dense_test, dense_validation = _answers(teacher, plan.job)
+        dense, predicted = dense_test.argmax(-1), answers[0].argmax(-1)
+
+        def score(predictions: Any, truth: Any) -> float:
+            return task.score(predictions, truth, dataset.label_names)
+
+        kept, whole = _encoder_weights(student, dataset), _encoder_weights(teacher, dataset)
+        return {
+            "key": self.key(cell),
+            "scale": self.scale.name,
+            "task": cell.task,
+            "metric": task.metric,
+            "method": cell.method.name,
+            "kind": cell.method.kind,
+            "level": cell.level,
+            "seed": cell.seed,
+            "train_rows": len(dataset.train),
+            "test_rows": len(dataset.test),
+            "epochs": recipe.student.epochs,
+            "majority": score(np.full_like(labels, np.bincount(dataset.train.labels).argmax()), labels),
+            "dense": score(dense, labels),
+            "score": score(predicted, labels),
+            "validation": score(answers[1].argmax(-1), np.asarray(dataset.validation.labels)),
+            "divergence": divergence(dense_validation, answers[1]),
+            "agreement": 100 * float((dense == predicted).mean()),
+            "drop": paired_drop(score, dense, predicted, labels),
+            "encoder_kept": kept / whole,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "threads": self.threads,
+            "precision": _precision(recipe.student),
+            "machine": describe_machine().model_dump(mode="json"),
+            "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+
+    def _course(self, cell: Cell, context: Context) -> dict[str, Any]:
+        """Return the training that the dense teacher of a run had."""
+        plan = plan_job(self.job(cell))
+        settings = training_of(plan.teacher_settings, plan.job, context)
+        assert settings is not None
+        rows = plan.job.dataset
+        course = training_record(
+            self.workspace.path(plan.teacher),
+            settings,
+            train_rows=len(rows.train),
+            validation_rows=len(rows.validation),
+        )
+        return {
+            "found": plan.teacher_settings is not None,
+            "learning_rate": settings.learning_rate,
+            "epochs": course.epochs if course is not None else settings.epochs,
+        }
+
+    def _save(self, kind: str, record: dict[str, Any]) -> None:
+        """Add a record in place of the one of the same run."""
+        with FileLock(self.work / "results.lock"):
+            content = read_results(self.results)
+            _add(content, kind, record)
+            write_atomically(self.results, json.dumps(content, indent=1) + "\n")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read the recorded results."""
+    content: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {"runs": [], "latency": []}
+    return content
+
+
+def merge_results(source: Path, target: Path) -> int:
+    """Add the records of another machine's results that are newer or missing here; return their number."""
+    content, count = read_results(target), 0
+    for kind, records in read_results(source).items():
+        for record in records:
+            if record not in content[kind] and not _is_newer(content, kind, record):
+                _add(content, kind, record)
+                count += 1
+    write_atomically(target, json.dumps(content, indent=1) + "\n")
+    return count
+
+
+def _is_newer(content: dict[str, Any], kind: str, record: dict[str, Any]) -> bool:
+    """Return True if the results have a newer record of the same run."""
+    same = [old for old in content[kind] if all(old[name] == record[name] for name in IDENTITIES[kind])]
+    return any(old.get("finished_at", "") > record.get("finished_at", "") for old in same)
+
+
+def _add(content: dict[str, Any], kind: str, record: dict[str, Any]) -> None:
+    identity = IDENTITIES[kind]
+    others = [old for old in content[kind] if any(old[name] != record[name] for name in identity)]
+    content[kind] = sorted([*others, record], key=lambda item: [str(item[name]) for name in identity])
+
+
+def _answers(network: Checkpoint, job: Job) -> list[Logits]:
+    """Return the logits of a network for the test and the validation rows."""
+    return [logits(network, job.dataset, job.recipe.max_length, split) for split in ("test", "validation")]
+
+
+def _made(plan: Plan, cell: Cell) -> Step:
+    """Return the step that makes what a run compares with the teacher."""
+    return plan.exports[DENSE_INT8] if cell.method.kind == "dense" else plan.student
+
+
+def _with_needs(step: Step) -> list[Step]:
+    """Return a step after all that it needs, each once."""
+    steps: dict[str, Step] = {}
+    for needed in step.needs:
+        steps |= {one.key: one for one in _with_needs(needed)}
+    return list((steps | {step.key: step}).values())
+
+
+def _student_rate(plan: Plan, context: Context) -> float | None:
+    """Return the learning rate of the student, found or fixed; None if it was not trained."""
+    if plan.student_settings is not None:
+        return read_settings(context.result(plan.student_settings)).learning_rate
+    student = plan.job.recipe.student
+    return student.learning_rate if student.epochs else None
+
+
+def _precision(training: Training) -> str:
+    """Return the precision of the training on this machine."""
+    return "bf16" if trains_in_bf16(training) else "fp32"
+
+
+def _encoder_weights(checkpoint: Checkpoint, dataset: Dataset) -> int:
+    """Return the number of nonzero weights in the linear layers of the encoder."""
+    model = load_classifier(checkpoint.folder, dataset.label_names, dataset.problem_type)
+    return sum(int(linear.weight.count_nonzero()) for linear in encoder_linears(model).values())
