@@ -24,7 +24,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(threads.time, "monotonic", clock)
+    monkeypatch.setattr("sparserve.models.pipeline.threads.time.monotonic", clock)
     return clock
 
 
