@@ -14,6 +14,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.settings import Settings
 from tests.support.service.listening import listening
+from tests.support.service.page_actions import LABELS, TEXTS, write_csv
 from tests.support.tiny_bundles import graph, publish
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -22,6 +23,7 @@ TIMEOUT_MILLISECONDS = 20_000
 EXPECTED_MESSAGE = "Failed to load resource"
 
 Site = Callable[..., str]
+Evaluate = Callable[[str, Any], Any]
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +82,26 @@ def serve_site(rival_store: Store, tmp_path: Path) -> Iterator[Site]:
             return f"http://{running.enter_context(listening(app))}"
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled CSV file."""
+    return write_csv(tmp_path_factory.mktemp("data") / "texts.csv", ("text", "label"), TEXTS, LABELS)
+
+
+@pytest.fixture(scope="session")
+def evaluate(chromium: Browser, site: str) -> Iterator[Evaluate]:
+    """Run a function of the page's modules."""
+    page = chromium.new_page()
+    page.goto(f"{site}/docs")
+    yield page.evaluate
+    page.close()
+
+
+def module(name: str) -> str:
+    """Return the address of a module of the section Compare."""
+    return f"./pages/compare/{name}.js"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from sparserve.models.bundle.store import Store
@@ -12,6 +11,7 @@ from sparserve.models.report.builder import write_report
 from sparserve.service.security.key_file import create
 from tests.browser.conftest import Site
 from tests.support.models.reports import publish_variants
+from tests.support.service.page_actions import grave_findings, use_key
 from tests.support.tiny_bundles import TASK, graph, publish
 
 pytestmark = pytest.mark.browser
@@ -28,17 +28,6 @@ def reported_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture
 def admin_key(tmp_path: Path) -> str:
     return create(tmp_path / "keys", "admin", frozenset({"classify", "admin"}))
-
-
-def use_key(page: Page, key: str) -> None:
-    page.get_by_label("Key with the scope classify").fill(key)
-    page.get_by_role("button", name="Use keys").click()
-    expect(page.locator("header").get_by_text("ready", exact=True)).to_be_visible()
-
-
-def grave_findings(page: Page) -> list[str]:
-    found = Axe().run(page).response["violations"]
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
 
 
 def confirm(page: Page, title: str, consequence: str) -> None:
@@ -70,10 +59,15 @@ def test_administrator_changes_models_after_the_consequence_is_named(
     confirm(page, "Roll dense back", f"the version published before {new}")
     expect(dense).to_contain_text(f"{old} pinned")
     page.get_by_role("button", name="Promote this version").click()
-    confirm_in_dialog = page.get_by_role("dialog")
-    expect(confirm_in_dialog).to_contain_text(f"answers with version {new} instead of {old}")
-    confirm_in_dialog.get_by_role("button", name="Cancel").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"answers with version {new} instead of {old}")
+    dialog.get_by_role("button", name="Cancel").click()
     expect(dense).to_contain_text(old)
+    page.get_by_role("button", name="Promote this version").click()
+    dialog.get_by_role("button", name=f"Promote {new} of dense").click()
+    expect(dense).to_contain_text(f"{new} pinned")
+    confirm(page, "Unpin dense", "follows the store again")
+    expect(dense).not_to_contain_text("pinned")
     page.get_by_text("Change sparse90").click()
     confirm(page, "Make sparse90 the default", "instead of dense, at once")
     expect(sparse).to_contain_text("default")

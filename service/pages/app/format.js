@@ -40,3 +40,12 @@ export function duration(seconds) {
 }
 
 export const runtime = (name) => RUNTIMES[name] ?? DASH;
+
+// A figure that is no fraction, with its interval: "0.912 [0.880, 0.931]".
+export const decimals = ({ value, low, high }) => (isNumber(low) ? `${decimal(value)} [${decimal(low)}, ${decimal(high)}]` : decimal(value));
+
+// A setting as a percentage with as many digits as it has, two at most: "0.1 %".
+export const setting = (fraction) => `${Number((100 * fraction).toFixed(2))} %`;
+
+// A number of things: "1 row", "2 rows".
+export const counted = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;

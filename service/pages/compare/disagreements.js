@@ -1,7 +1,7 @@
-// The rows on which the variants differ: sorted, searched, a page at a time. For a regression all rows.
+// The rows on which the variants differ: sorted, searched, a page at a time. For one score all rows.
 
 import { html, Component } from "../app/html.js";
-import { count, decimal, percent } from "../app/format.js";
+import { count, counted, decimal, percent } from "../app/format.js";
 import { Choice } from "../app/tables.js";
 
 const PAGE_ROWS = 20;
@@ -17,11 +17,12 @@ export class Disagreements extends Component {
   kinds() {
     const { tally } = this.props;
     const kinds = { all: ["all", () => true] };
-    if (tally.labelled && !tally.isRegression) {
+    if (tally.labelled && !tally.oneScore) {
       kinds.lost = [`only ${tally.reference} is right`, (row) => row.reference.label === row.truth];
       kinds.won = [`only ${tally.candidate} is right`, (row) => row.candidate.label === row.truth];
     }
     kinds.truncated = ["truncated texts", (row) => row.truncated];
+    if (tally.windowed) kinds.windowed = ["texts in windows", (row) => row.windows > 1];
     return kinds;
   }
 
@@ -47,13 +48,14 @@ export class Disagreements extends Component {
 
   row(row) {
     const { tally } = this.props;
-    const answer = ({ label, score, labels }) => (tally.isRegression ? decimal(score) : html`
+    const answer = ({ label, score, labels }) => (tally.oneScore ? decimal(score) : html`
       <bdi>${label || "no label"}</bdi>${labels.length === 1 && html` <span class="note">${percent(score)}</span>`}`);
-    const wrong = ({ label }) => (row.truth !== null && !tally.isRegression && label !== row.truth ? "wrong" : undefined);
+    const wrong = ({ label }) => (row.truth !== null && !tally.oneScore && label !== row.truth ? "wrong" : undefined);
     return html`<tr key=${row.number}>
       <td class="number">${count(row.number)}</td>
       <td class="text" dir="auto">${row.text}${row.pair !== null && html`<span class="pair" dir="auto">${row.pair}</span>`}
-        ${row.truncated && html` <span class="badge">truncated</span>`}</td>
+        ${row.truncated && html` <span class="badge">truncated</span>`}
+        ${row.windows > 1 && html` <span class="badge">${row.windows} windows</span>`}</td>
       ${tally.labelled > 0 && html`<td><bdi>${row.truth ?? "–"}</bdi></td>`}
       <td class=${wrong(row.reference)}>${answer(row.reference)}</td>
       <td class=${wrong(row.candidate)}>${answer(row.candidate)}</td>
@@ -65,7 +67,7 @@ export class Disagreements extends Component {
     const rows = this.chosen();
     const pages = Math.max(Math.ceil(rows.length / PAGE_ROWS), 1);
     const current = Math.min(page, pages - 1);
-    const title = tally.isRegression ? "Rows" : "Disagreements";
+    const title = tally.oneScore ? "Rows" : "Disagreements";
     return html`
       <section aria-labelledby="disagreements-title">
         <h2 id="disagreements-title">${title}</h2>
@@ -89,7 +91,7 @@ export class Disagreements extends Component {
         <div class="actions">
           <button type="button" disabled=${current === 0} onClick=${() => this.setState({ page: current - 1 })}>Previous</button>
           <button type="button" disabled=${current >= pages - 1} onClick=${() => this.setState({ page: current + 1 })}>Next</button>
-          <span role="status" class="note">${count(rows.length)} rows, page ${current + 1} of ${pages}</span>
+          <span role="status" class="note">${counted(rows.length, "row")}, page ${current + 1} of ${pages}</span>
           <button type="button" disabled=${rows.length === 0} onClick=${() => onSave(rows)}>These rows as CSV</button>
         </div>
       </section>`;

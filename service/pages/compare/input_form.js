@@ -1,8 +1,9 @@
 // The texts to compare: a dropped or chosen file, or pasted lines, and the columns to use.
 
+import { counted } from "../app/format.js";
 import { html, Component } from "../app/html.js";
 import { Choice } from "../app/tables.js";
-import { readLines } from "./table_reader.js";
+import { readLines } from "./files/table_reader.js";
 
 const ENDINGS = ".csv,.tsv,.tab,.txt,.json,.jsonl,.ndjson,.gz";
 const FILE_BYTES_MOST = 256 * 2 ** 20;
@@ -20,7 +21,7 @@ export class InputForm extends Component {
       return;
     }
     this.setState({ reading: true, fault: null });
-    const worker = new Worker(new URL("table_worker.js", import.meta.url), { type: "module" });
+    const worker = new Worker(new URL("files/table_worker.js", import.meta.url), { type: "module" });
     const end = (fault) => {
       worker.terminate();
       this.setState({ reading: false, fault });
@@ -49,18 +50,18 @@ export class InputForm extends Component {
   }
 
   columns() {
-    const { table, columns, onColumns } = this.props;
+    const { table, columns, numbers, onColumns } = this.props;
     const names = table.names.map((name, place) => [place, name]);
     const choice = (role, label, options) => html`
       <${Choice} label=${label} value=${columns[role]} options=${options}
         onChange=${(place) => onColumns({ ...columns, [role]: Number(place) })} />`;
     return html`
-      <p role="status"><strong>${table.name}</strong>: ${table.rows.length.toLocaleString("en")} rows.
+      <p role="status"><strong>${table.name}</strong>: ${counted(table.rows.length, "row")}.
         ${table.notes.map((note) => html` ${note}`)} ${!table.named && "There is no header row."}</p>
       <div class="fields">
         ${choice("text", "Text", names)}
         ${choice("pair", "Second text", [NONE, ...names])}
-        ${choice("label", "True label", [NONE, ...names])}
+        ${choice("label", numbers ? "True number" : "True label", [NONE, ...names])}
       </div>`;
   }
 

@@ -1,7 +1,7 @@
 // One comparison: sends rows in chunks, waits where it must, and can be stopped and continued.
 
 import { ask, modelPath, pause } from "../app/api.js";
-import { Tally } from "./tally.js";
+import { Tally } from "./figures/tally.js";
 
 // A request should take this long: short enough to stop soon, long enough to be worth its overhead.
 const CHUNK_SECONDS = 1;
@@ -28,10 +28,11 @@ export class ComparisonRun extends EventTarget {
   #abort = new AbortController();
   #versions = new Map();
 
-  // `rows` are { number, text, pair, truth }; `limits` those of /info.
-  constructor({ task, reference, candidate, rows, limits }) {
+  // `rows` are { number, text, pair, truth }; `overlong` the treatment of long texts, null for the task's default;
+  // `limits` those of /info.
+  constructor({ task, reference, candidate, rows, overlong, limits }) {
     super();
-    Object.assign(this, { task, reference, candidate, rows, limits });
+    Object.assign(this, { task, reference, candidate, rows, overlong, limits });
     this.tally = new Tally(task, reference, candidate);
   }
 
@@ -111,7 +112,7 @@ export class ComparisonRun extends EventTarget {
     for (const row of this.rows.slice(this.#position, this.#position + count)) {
       const characters = row.text.length + (row.pair?.length ?? 0);
       bytes += 4 * characters + 64; // at most 4 bytes a character in JSON, except control characters
-      tokens += Math.min(characters + 3, this.task.max_length ?? Infinity);
+      tokens += Math.min(characters + 3, this.overlong === "windows" ? Infinity : this.task.max_length ?? Infinity);
       if (chunk.length && (2 * bytes > limits.max_body_bytes || 2 * tokens > limits.max_waiting_tokens)) break;
       chunk.push(row);
     }
@@ -122,7 +123,7 @@ export class ComparisonRun extends EventTarget {
   async #send(chunk) {
     const { signal } = this.#abort;
     const inputs = chunk.map(({ text, pair }) => (pair === null ? text : { text, text_pair: pair }));
-    const body = { inputs, variants: [this.reference, this.candidate] };
+    const body = { inputs, variants: [this.reference, this.candidate], ...(this.overlong && { overlong: this.overlong }) };
     for (let attempt = 0; ; attempt += 1) {
       try {
         const answer = await ask(modelPath(this.task.task, "compare"), { body, signal });
@@ -166,7 +167,9 @@ export class ComparisonRun extends EventTarget {
     const rate = count / Math.max(seconds, 1e-3);
     this.#rate = this.#rate === null ? rate : RATE_MEMORY * this.#rate + (1 - RATE_MEMORY) * rate;
     const fitting = Math.floor(rate * CHUNK_SECONDS);
-    if (count > 1 || this.#chunk === 1) this.#chunk = Math.max(Math.min(fitting, 2 * count), Math.min(FIRST_CHUNK, 2 * count));
+    if (count > 1 || this.#chunk === 1) {
+      this.#chunk = Math.max(Math.min(fitting, 2 * count), Math.min(FIRST_CHUNK, 2 * count));
+    }
   }
 
   #note(answer) {
@@ -174,7 +177,8 @@ export class ComparisonRun extends EventTarget {
     for (const { model } of answer.variants) {
       const known = this.#versions.get(model.variant);
       if (known !== undefined && known !== model.version) {
-        this.warnings.add(`${model.variant} changed from version ${known} to ${model.version} meanwhile: start again for clean figures.`);
+        this.warnings.add(`${model.variant} changed from version ${known} to ${model.version} meanwhile: start again for ` +
+          "clean figures.");
       }
       this.#versions.set(model.variant, model.version);
     }

@@ -1,10 +1,13 @@
 // Compare a file: two variants on the user's own texts.
 
 import { html, Component } from "../app/html.js";
-import { duration, count } from "../app/format.js";
+import { count, counted, duration } from "../app/format.js";
+import { LongTextChoice, overlong } from "../app/long_texts.js";
 import { service } from "../app/service_state.js";
 import { Choice } from "../app/tables.js";
-import { labelReader, recognise } from "./columns.js";
+import { hasOneScore } from "./figures/tally.js";
+import { recognise } from "./files/columns.js";
+import { truthReader } from "./files/true_labels.js";
 import { InputForm } from "./input_form.js";
 import { Results } from "./results.js";
 import { ComparisonRun } from "./run.js";
@@ -42,9 +45,9 @@ export class CompareSection extends Component {
     kept.run?.removeEventListener("change", this.redraw);
   }
 
-  // Take the task and the variants that a link names.
+  // Take the choices that a link names.
   adopt(settings) {
-    for (const name of ["task", "reference", "candidate"]) {
+    for (const name of ["task", "reference", "candidate", "overlong"]) {
       if (settings.has(name)) kept.choice[name] = settings.get(name);
     }
   }
@@ -59,7 +62,8 @@ export class CompareSection extends Component {
     const usual = service.task(task)?.default_variant;
     const fallback = others.includes(usual) ? usual : others[0];
     const candidate = others.includes(kept.choice.candidate) ? kept.choice.candidate : fallback;
-    return { names, task, variants, reference, others, candidate };
+    const longTexts = overlong(service.task(task), kept.choice.overlong);
+    return { names, task, variants, reference, others, candidate, longTexts };
   }
 
   choose(changes) {
@@ -82,24 +86,27 @@ export class CompareSection extends Component {
   }
 
   start() {
-    const { task: name, reference, candidate } = this.choice;
+    const { task: name, reference, candidate, longTexts } = this.choice;
     const task = service.task(name);
     const { table, columns } = kept;
     const cell = (row, role) => (columns[role] < 0 ? null : row[columns[role]]);
-    const labels = columns.label < 0 ? null
-      : labelReader(table.rows.map((row) => row[columns.label]), task.labels, task.problem_type);
+    const truth = columns.label < 0 ? null : truthReader(table.rows.map((row) => row[columns.label]), {
+      labels: task.labels, numbers: hasOneScore(task), severalLabels: task.problem_type === "multi_label_classification",
+    });
     const rows = table.rows.map((row, place) => ({
       number: place + 1,
       text: cell(row, "text"),
       pair: cell(row, "pair"),
-      truth: labels ? labels.of(row[columns.label]) : null,
+      truth: truth ? truth.of(row[columns.label]) : null,
     }));
     const full = rows.filter((row) => row.text.trim());
-    kept.notes = labels?.note ? [labels.note] : [];
-    if (full.length < rows.length) kept.notes.push(`${count(rows.length - full.length)} rows without a text are left out.`);
+    kept.notes = truth?.note ? [truth.note] : [];
+    if (full.length < rows.length) kept.notes.push(`Left out: ${counted(rows.length - full.length, "row")} without a text.`);
     kept.run?.removeEventListener("change", this.redraw);
     kept.run?.stop();
-    kept.run = new ComparisonRun({ task, reference, candidate, rows: full, limits: service.info.limits });
+    kept.run = new ComparisonRun({
+      task, reference, candidate, rows: full, overlong: longTexts, limits: service.info.limits,
+    });
     kept.run.addEventListener("change", this.redraw);
     history.replaceState(null, "", this.link);
     this.resume();
@@ -112,22 +119,25 @@ export class CompareSection extends Component {
 
   // The settings, never the texts.
   get link() {
-    const { task, reference, candidate } = this.choice;
+    const { task, reference, candidate, longTexts } = this.choice;
     const settings = new URLSearchParams({ task, reference, candidate });
+    if (longTexts) settings.set("overlong", longTexts);
     for (const role of ROLES) if (kept.columns) settings.set(role, kept.columns[role] + 1);
     return `#compare?${settings}`;
   }
 
   form() {
-    const { names, task, variants, reference, others, candidate } = this.choice;
+    const { names, task, variants, reference, others, candidate, longTexts } = this.choice;
     const busy = kept.run?.busy;
     return html`
       <div class="fields">
         <${Choice} label="Task" value=${task} options=${names} onChange=${(value) => this.choose({ task: value })} />
         <${Choice} label="Reference" value=${reference} options=${variants} onChange=${(value) => this.choose({ reference: value })} />
         <${Choice} label="Compare with" value=${candidate} options=${others} onChange=${(value) => this.choose({ candidate: value })} />
+        <${LongTextChoice} task=${service.task(task)} value=${longTexts} onChange=${(value) => this.choose({ overlong: value })} />
       </div>
-      <${InputForm} table=${kept.table} columns=${kept.columns} onTable=${(table) => this.useTable(table)}
+      <${InputForm} table=${kept.table} columns=${kept.columns} numbers=${hasOneScore(service.task(task))}
+        onTable=${(table) => this.useTable(table)}
         onColumns=${(columns) => { kept.columns = columns; this.setState({}); }} />
       <div class="actions">
         <button class="primary" type="button" disabled=${!kept.table} onClick=${() => (busy ? kept.run.stop() : this.start())}>
@@ -145,22 +155,25 @@ export class CompareSection extends Component {
     return html`
       <div class="progress">
         <progress class="bar" max=${total} value=${run.done} aria-label="Rows compared"></progress>
-        <span>${count(run.done)} of ${count(total)} rows${left}</span>
+        <span>${count(run.done)} of ${counted(total, "row")}${left}</span>
       </div>
       <p role="status" class=${run.message ? "error" : "note"}>${run.message || STATES[run.state]}</p>
       ${kept.notes.map((note) => html`<p class="note">${note}</p>`)}
       ${[...run.warnings].map((warning) => html`<p class="error">Warning: ${warning}</p>`)}
-      ${run.refused.length > 0 && html`<p class="error">${count(run.refused.length)} rows were refused; the first,
+      ${run.refused.length > 0 && html`<p class="error">Refused: ${counted(run.refused.length, "row")}; the first,
         row ${run.refused[0].number}: ${run.refused[0].reason}</p>`}`;
   }
 
   render() {
     const { run } = kept;
+    const task = service.task(this.choice.task);
+    const question = task && hasOneScore(task) ? "how often does the smaller model put two rows in the same order"
+      : "how often does the smaller model say the same, what does it cost in accuracy";
     return html`
       <h1>Dense and compressed, on your own texts</h1>
-      <p class="lead">Drop a file of texts: how often does the smaller model say the same, what does it cost in accuracy, and how much faster is it?</p>
+      <p class="lead">Drop a file of texts: ${question}, and how much faster is it?</p>
       <section aria-label="Texts and variants">
-        ${this.choice.task === undefined ? html`<${NothingToCompare} />` : this.form()}
+        ${task === undefined ? html`<${NothingToCompare} />` : this.form()}
         ${run && this.progress()}
       </section>
       ${run && run.tally.rows.length > 0 && html`<${Results} run=${run} />`}`;

@@ -13,7 +13,8 @@ export class BeginForm extends Component {
   choose(event, task, candidate) {
     event.preventDefault();
     const { mode, share, guard } = this.state;
-    const policy = { mode, candidate, share: Number(share) / 100, guard: guard ? { agreement: Number(guard) / 100 } : null };
+    const agreement = guard && this.hasLabels(task) ? { agreement: Number(guard) / 100 } : null;
+    const policy = { mode, candidate, share: Number(share) / 100, guard: agreement };
     const role = mode === "split"
       ? `${candidate} answers ${share} % of the requests for ${task} that name no variant: their clients get its labels.`
       : `${candidate} runs in the background for ${share} % of the requests for ${task}; the default still answers all of them.`;
@@ -22,6 +23,11 @@ export class BeginForm extends Component {
       consequence: `${role} The other variant runs beside it, which takes processor time. It ends with the service.`,
       act: () => ask(`v1/compare/${encodeURIComponent(task)}`, { method: "PUT", body: policy, scope: "admin" }),
     });
+  }
+
+  // A number has no labels that could agree, so that no guard could stop its candidate.
+  hasLabels(task) {
+    return service.task(task)?.problem_type !== "regression";
   }
 
   number(name, label, required) {
@@ -44,7 +50,7 @@ export class BeginForm extends Component {
             <${Choice} label="Candidate" value=${candidate} options=${variants} onChange=${(value) => this.setState({ candidate: value })} />
             <${Choice} label="Mode" value=${state.mode} options=${MODES} onChange=${(value) => this.setState({ mode: value })} />
             ${this.number("share", "Share of the requests, %", true)}
-            ${this.number("guard", "Stop under this agreement, % (optional)", false)}
+            ${this.hasLabels(task) && this.number("guard", "Stop under this agreement, % (optional)", false)}
           </div>
           <div class="actions"><button class="primary" type="submit">Begin</button></div>
         </form>

@@ -1,6 +1,7 @@
 // An experiment's agreement and latency over the time that the page has watched it, with intervals.
 
 import { Chart, COLOURS } from "../app/charts.js";
+import { setting } from "../app/format.js";
 import { html } from "../app/html.js";
 
 const LEAST_POINTS = 2;
@@ -31,13 +32,22 @@ export function AgreementChart({ points, guard }) {
   const level = guard === null ? [] : [points.map(() => PERCENT * guard)];
   const data = [points.map(({ at }) => at), ...columns(points.map(({ agreement }) => agreement), PERCENT), ...level];
   return chart(
-    `Agreement over time with its interval${guard === null ? "" : `, and the guard at ${PERCENT * guard} %`}`,
+    `Agreement over time with its interval${guard === null ? "" : `, and the guard at ${setting(guard)}`}`,
     guard === null ? "Agreement with its 95 % interval." : "Agreement with its 95 % interval; dashed: the guard.",
     `agreement ${guard}`, "same labels, %", data,
     (colourOf) => [
       line("agreement", colourOf(COLOURS[0])), edge(colourOf(COLOURS[0])), edge(colourOf(COLOURS[0])),
       ...(guard === null ? [] : [line("guard", colourOf("var(--warn)"), { dash: [6, 4] })]),
     ],
+    (colourOf) => [{ series: [3, 2], fill: faint(colourOf(COLOURS[0])) }]);
+}
+
+export function DifferenceChart({ points }) {
+  if (points.length < LEAST_POINTS) return null;
+  const data = [points.map(({ at }) => at), ...columns(points.map(({ difference }) => difference), 1)];
+  return chart("Difference of the numbers over time with its interval", "Mean difference with its 95 % interval.", "difference",
+    "difference", data,
+    (colourOf) => [line("difference", colourOf(COLOURS[0])), edge(colourOf(COLOURS[0])), edge(colourOf(COLOURS[0]))],
     (colourOf) => [{ series: [3, 2], fill: faint(colourOf(COLOURS[0])) }]);
 }
 

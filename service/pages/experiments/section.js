@@ -2,12 +2,13 @@
 
 import { ask, keys } from "../app/api.js";
 import { Confirm } from "../app/confirm.js";
-import { count, decimal, interval, milliseconds } from "../app/format.js";
+import { count, counted, decimal, decimals, interval, milliseconds, setting } from "../app/format.js";
 import { html, Component } from "../app/html.js";
 import { service } from "../app/service_state.js";
 import { Table, Tile } from "../app/tables.js";
+import { hasOneScore } from "../compare/figures/tally.js";
 import { BeginForm } from "./begin_form.js";
-import { AgreementChart, LatencyChart } from "./live_charts.js";
+import { AgreementChart, DifferenceChart, LatencyChart } from "./live_charts.js";
 
 const POLL_SECONDS = 2;
 const HISTORY_POINTS = 1000;
@@ -25,10 +26,22 @@ function remember(status) {
   const history = known?.since === status.since && known.inputs <= status.inputs ? known : { since: status.since, points: [] };
   history.inputs = status.inputs;
   if (status.agreement.value !== null) {
-    const point = { at: Date.now() / 1000, agreement: status.agreement, one: status.default_seconds_per_input, other: status.candidate_seconds_per_input };
+    const { agreement, score_difference: difference, default_seconds_per_input: one, candidate_seconds_per_input: other } = status;
+    const point = { at: Date.now() / 1000, agreement, difference, one, other };
     history.points = [...history.points.slice(1 - HISTORY_POINTS), point];
   }
   histories.set(status.task, history);
+}
+
+// The answers of both: the same labels; of one score, on the same side of 0.5; of a number, which has no labels, the
+// difference.
+function answersTile({ agreement, score_difference: difference }, task) {
+  const none = "no comparison yet";
+  if (task?.problem_type === "regression") {
+    return { title: "Difference of the numbers, mean", value: difference.value === null ? none : decimals(difference) };
+  }
+  const title = task && hasOneScore(task) ? "Both at least 0.5, or both under" : "Same labels";
+  return { title, value: agreement.value === null ? none : shown(agreement) };
 }
 
 export class ExperimentsSection extends Component {
@@ -72,25 +85,28 @@ export class ExperimentsSection extends Component {
   }
 
   experiment(status) {
-    const { policy, agreement, stopped } = status;
+    const { policy, stopped } = status;
+    const task = service.task(status.task);
+    const isRegression = task?.problem_type === "regression";
     const points = histories.get(status.task)?.points ?? [];
     const names = [status.default?.variant ?? "default", policy.candidate];
     const rows = this.state.rows.get(status.task);
     return html`
       <section key=${status.task} aria-label=${`Experiment on ${status.task}`}>
         <h2>${status.task}: ${policy.candidate} beside ${names[0]}</h2>
-        <p class="note">${policy.mode} of ${decimal(100 * policy.share, 0)} % of the requests since ${new Date(status.since).toLocaleString()}
-          ${policy.guard && html`; the guard stops it under ${decimal(100 * policy.guard.agreement, 1)} % agreement`}</p>
+        <p class="note">${policy.mode} of ${setting(policy.share)} of the requests since ${new Date(status.since).toLocaleString()}
+          ${policy.guard && html`; the guard stops it under ${setting(policy.guard.agreement)} agreement`}</p>
         ${stopped && html`<p class="error">Stopped: ${stopped}</p>`}
         <dl class="tiles">
-          <${Tile} title="Same labels" value=${agreement.value === null ? "no comparison yet" : shown(agreement)}
-            note=${`${count(status.inputs)} texts, ${count(status.repeated_inputs)} repeated, ${count(status.not_compared)} requests not compared`} />
+          <${Tile} ...${answersTile(status, task)} note=${`${counted(status.inputs, "text")}, ${count(status.repeated_inputs)} repeated, ` +
+            `${count(status.not_compared)} requests not compared`} />
           <${Tile} title=${`Time per text, ${names[0]}`} value=${seconds(status.default_seconds_per_input)} />
           <${Tile} title=${`Time per text, ${names[1]}`} value=${seconds(status.candidate_seconds_per_input)} />
         </dl>
-        <${AgreementChart} points=${points} guard=${policy.guard?.agreement ?? null} />
+        ${isRegression ? html`<${DifferenceChart} points=${points} />`
+          : html`<${AgreementChart} points=${points} guard=${policy.guard?.agreement ?? null} />`}
         <${LatencyChart} points=${points} names=${names} />
-        ${rows && this.disagreements(status, names, rows)}
+        ${rows && !isRegression && this.disagreements(status, names, rows)}
         ${keys.known && html`<div class="actions"><button type="button" onClick=${() => this.setState({ action: this.end(status) })}>End</button></div>`}
       </section>`;
   }

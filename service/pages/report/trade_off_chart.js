@@ -1,26 +1,28 @@
-// Accuracy against a cost: a point for each serving with its 95 % interval, and the frontier of those that none betters.
+// Accuracy, or the correlation of scores, against a cost: a point for each serving with its 95 % interval, and the
+// frontier of those that none betters.
 
 import { Chart, COLOURS } from "../app/charts.js";
 import { html } from "../app/html.js";
 
 const POINT = 5;
 const MARGIN = 12;
+const MARGIN_SHARE = 0.005;
 
-// The points that no other one beats in both accuracy and cost, by cost.
+// The points that no other one beats in both quality and cost, by cost.
 function frontier(points) {
   let best = -Infinity;
-  return points.filter(({ accuracy }) => {
-    const better = accuracy.value > best;
-    best = Math.max(best, accuracy.value);
+  return points.filter(({ quality }) => {
+    const better = quality.value > best;
+    best = Math.max(best, quality.value);
     return better;
   });
 }
 
-function drawer(points, front, colourOf) {
+function drawer(points, front, scale, colourOf) {
   return (plot) => {
     const { ctx: pen } = plot;
     const ratio = devicePixelRatio;
-    const place = ({ x, accuracy }, value = accuracy.value) => [plot.valToPos(x, "x", true), plot.valToPos(100 * value, "y", true)];
+    const place = ({ x, quality }, value = quality.value) => [plot.valToPos(x, "x", true), plot.valToPos(scale * value, "y", true)];
     pen.save();
     pen.lineWidth = ratio;
     pen.strokeStyle = colourOf(COLOURS[2]);
@@ -34,10 +36,12 @@ function drawer(points, front, colourOf) {
       const [x, y] = place(point);
       const colour = colourOf(COLOURS[point.row.precision === "int8" ? 1 : 0]);
       Object.assign(pen, { strokeStyle: colour, fillStyle: colour });
-      pen.beginPath();
-      pen.moveTo(x, place(point, point.accuracy.low)[1]);
-      pen.lineTo(x, place(point, point.accuracy.high)[1]);
-      pen.stroke();
+      if (point.quality.low !== null) {
+        pen.beginPath();
+        pen.moveTo(x, place(point, point.quality.low)[1]);
+        pen.lineTo(x, place(point, point.quality.high)[1]);
+        pen.stroke();
+      }
       pen.beginPath();
       pen.arc(x, y, POINT * ratio, 0, 2 * Math.PI);
       pen.fill();
@@ -50,28 +54,30 @@ function drawer(points, front, colourOf) {
   };
 }
 
-export function TradeOffChart({ title, points }) {
-  const shown = points.filter(({ x, accuracy }) => accuracy && x > 0).sort((one, other) => one.x - other.x);
+// `measure` names the quality and its axis; `scale` is the factor to the axis's unit.
+export function TradeOffChart({ title, measure, points }) {
+  const { name, axis, scale } = measure;
+  const shown = points.filter(({ x, quality }) => quality && x > 0).sort((one, other) => one.x - other.x);
   if (shown.length < 2) return null;
   const front = frontier(shown);
-  const values = shown.flatMap(({ accuracy }) => [100 * accuracy.low, 100 * accuracy.high]);
+  const values = shown.flatMap(({ quality: { value, low, high } }) => [scale * (low ?? value), scale * (high ?? value)]);
   const options = (colourOf) => ({
     scales: {
       x: { time: false, distr: 3, range: [shown[0].x / 1.5, shown.at(-1).x * 1.5] },
-      y: { range: [Math.min(...values) - 0.5, Math.max(...values) + 0.5] },
+      y: { range: [Math.min(...values) - MARGIN_SHARE * scale, Math.max(...values) + MARGIN_SHARE * scale] },
     },
     legend: { show: false },
     cursor: { show: false },
     axes: [
       { label: title, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(3))))) },
-      { label: "accuracy, %" },
+      { label: axis },
     ],
     series: [{}, { points: { show: false }, paths: () => null }],
-    hooks: { draw: [drawer(shown, front, colourOf)] },
+    hooks: { draw: [drawer(shown, front, scale, colourOf)] },
   });
-  const data = [shown.map(({ x }) => x), shown.map(({ accuracy }) => 100 * accuracy.value)];
+  const data = [shown.map(({ x }) => x), shown.map(({ quality }) => scale * quality.value)];
   return html`<${Chart} kind=${title + shown.map(({ name, x }) => name + x).join()} options=${options} data=${data}
-    label=${`Accuracy against ${title}; on the frontier: ${front.map(({ name }) => name).join("; ")}. The table below has the figures`}>
-    Blue: fp32; orange: int8. Bars are 95 % intervals. The dashed line is the frontier: no other variant is both cheaper and more accurate.
+    label=${`${name} against ${title}; on the frontier: ${front.map(({ name }) => name).join("; ")}. The table below has the figures`}>
+    Blue: fp32; orange: int8. Bars are 95 % intervals. The dashed line is the frontier: no other variant is both cheaper and better.
   <//>`;
 }

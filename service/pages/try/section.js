@@ -1,14 +1,19 @@
 // Try a few texts with one variant: every label and its score.
 
 import { ask, keys, modelPath } from "../app/api.js";
-import { decimal, milliseconds, percent } from "../app/format.js";
+import { count, decimal, milliseconds, percent } from "../app/format.js";
 import { html, Component } from "../app/html.js";
+import { LongTextChoice, overlong } from "../app/long_texts.js";
 import { service } from "../app/service_state.js";
 import { Choice } from "../app/tables.js";
+import { hasOneScore } from "../compare/figures/tally.js";
 import { EXAMPLE } from "../compare/input_form.js";
 
 const SHOWN_LABELS = 5;
-const kept = { task: null, variant: null, texts: EXAMPLE, results: null };
+const kept = { task: null, variant: null, overlong: null, texts: EXAMPLE, results: null };
+
+const usage = ({ tokens, truncated, windows }) =>
+  `${count(tokens)} tokens${truncated ? ", the text was truncated" : ""}${windows > 1 ? `, in ${windows} windows` : ""}`;
 
 export class TrySection extends Component {
   state = { problem: null, busy: false };
@@ -19,7 +24,7 @@ export class TrySection extends Component {
     const variants = task === undefined ? [] : service.serving(task);
     const usual = service.task(task)?.default_variant;
     const variant = [kept.variant, usual, variants[0]].find((name) => variants.includes(name));
-    return { names, task, variants, variant };
+    return { names, task, variants, variant, longTexts: overlong(service.task(task), kept.overlong) };
   }
 
   change(changes) {
@@ -29,7 +34,7 @@ export class TrySection extends Component {
 
   async classify(event) {
     event.preventDefault();
-    const { task, variant } = this.choice;
+    const { task, variant, longTexts } = this.choice;
     const lines = kept.texts.split("\n").filter((line) => line.trim());
     this.setState({ busy: true, problem: null });
     try {
@@ -37,8 +42,10 @@ export class TrySection extends Component {
         const [text, pair] = line.split("\t");
         return pair === undefined ? text : { text, text_pair: pair };
       });
-      const answer = await ask(modelPath(task, variant, "classify"), { body: { inputs, top_k: null } });
-      kept.results = { lines, answer, regression: service.task(task)?.problem_type === "regression" };
+      const body = { inputs, top_k: null, ...(longTexts && { overlong: longTexts }) };
+      const answer = await ask(modelPath(task, variant, "classify"), { body });
+      const facts = service.task(task);
+      kept.results = { lines, answer, isFraction: facts.problem_type !== "regression", oneScore: hasOneScore(facts) };
       this.setState({ busy: false });
     } catch (problem) {
       kept.results = null;
@@ -47,13 +54,14 @@ export class TrySection extends Component {
   }
 
   form() {
-    const { names, task, variants, variant } = this.choice;
+    const { names, task, variants, variant, longTexts } = this.choice;
     const { problem, busy } = this.state;
     return html`
       <form onSubmit=${(event) => this.classify(event)}>
         <div class="fields">
           <${Choice} label="Task" value=${task} options=${names} onChange=${(value) => this.change({ task: value })} />
           <${Choice} label="Variant" value=${variant} options=${variants} onChange=${(value) => this.change({ variant: value })} />
+          <${LongTextChoice} task=${service.task(task)} value=${longTexts} onChange=${(value) => this.change({ overlong: value })} />
         </div>
         <label>Texts, one per line; separate the two texts of a pair by a tab
           <textarea dir="auto" spellcheck=${false} value=${kept.texts} onInput=${(event) => this.change({ texts: event.target.value })}
@@ -65,7 +73,7 @@ export class TrySection extends Component {
   }
 
   results() {
-    const { lines, answer, regression } = kept.results;
+    const { lines, answer, isFraction, oneScore } = kept.results;
     const { total_seconds: total, inference_seconds: inference } = answer.timings;
     return html`<div aria-live="polite">
       <p class="note">${answer.model.variant} · ${milliseconds(total)} in all, ${milliseconds(inference)} of it inference</p>
@@ -74,9 +82,9 @@ export class TrySection extends Component {
         <p class="text" dir="auto">${lines[row]}</p>
         ${labels.slice(0, SHOWN_LABELS).map(({ label, score }) => html`<div class="row">
           <span dir="auto">${label}</span>
-          ${regression ? html`<span></span>` : html`<progress class="bar" max="1" value=${score} aria-label=${label}></progress>`}
-          <span>${regression ? decimal(score) : percent(score)}</span></div>`)}
-        <p class="note">${answer.usage[row].tokens} tokens${answer.usage[row].truncated ? ", the text was truncated" : ""}</p>
+          ${isFraction ? html`<progress class="bar" max="1" value=${score} aria-label=${label}></progress>` : html`<span></span>`}
+          <span>${oneScore ? decimal(score) : percent(score)}</span></div>`)}
+        <p class="note">${usage(answer.usage[row])}</p>
       </div>`)}</div>`;
   }
 

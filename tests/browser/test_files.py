@@ -1,22 +1,18 @@
 """Files of texts: the page reads them as the job does."""
 
 import gzip
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
 
 from sparserve.models.bundle.manifest import ProblemType
 from sparserve.models.data.columns import PAIRS, choose_columns
 from sparserve.models.data.tables import table as names
 from sparserve.models.data.tables.reading import read_table
-from sparserve.models.evaluation.scores import mcnemar_p
-from sparserve.service.experiments.statistics import RunningAgreement
+from tests.browser.conftest import Evaluate, module
 
 pytestmark = pytest.mark.browser
-Evaluate = Callable[[str, Any], Any]
 FILES = {
     "commas.csv": 'text,label\n"a, ""good"" film",positive\nbad,negative\n\n',
     "semicolons.csv": "text;label\na, b, c;1\nd;0\n",
@@ -39,21 +35,8 @@ READ = """async ([name, bytes, module]) => {
 CHOOSE = "async ([table, module]) => (await import(module)).recognise(table.names, table.rows, false)"
 
 
-@pytest.fixture(scope="module")
-def evaluate(chromium: Browser, site: str) -> Iterator[Evaluate]:
-    """Run a function of the page's modules."""
-    page = chromium.new_page()
-    page.goto(f"{site}/docs")
-    yield page.evaluate
-    page.close()
-
-
-def module(name: str) -> str:
-    return f"./pages/compare/{name}.js"
-
-
 def read(evaluate: Evaluate, name: str, content: bytes) -> dict[str, Any]:
-    return evaluate(READ, [name, list(content), module("table_reader")])
+    return evaluate(READ, [name, list(content), module("files/table_reader")])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -67,7 +50,7 @@ def test_file_is_read_as_by_the_job(evaluate: Evaluate, tmp_path: Path, name: st
     cells = [[str(value) for value in row] for row in zip(*expected.columns.values(), strict=True)]
     assert table["rows"] == cells
     chosen = choose_columns(expected, name, {})
-    places = evaluate(CHOOSE, [table, module("columns")])
+    places = evaluate(CHOOSE, [table, module("files/columns")])
     roles = {role: table["names"][place] for role, place in places.items() if place >= 0}
     if expected.named:
         expected_roles = {"text": chosen.text[0], "pair": chosen.text_pair, "label": chosen.labels[0]}
@@ -97,23 +80,11 @@ def test_other_encodings_are_read(evaluate: Evaluate) -> None:
 
 
 def test_names_of_columns_are_those_of_the_job(evaluate: Evaluate) -> None:
-    known = evaluate("async (path) => ({ ...(await import(path)), KNOWN_NAMES: null })", module("columns"))
+    known = evaluate("async (path) => ({ ...(await import(path)), KNOWN_NAMES: null })", module("files/columns"))
     assert tuple(known["TEXT_NAMES"]) == names.TEXT_NAMES
     assert tuple(known["PAIR_NAMES"]) == names.PAIR_NAMES
     assert tuple(known["LABEL_NAMES"]) == names.LABEL_NAMES
     assert tuple(map(tuple, known["PAIRS"])) == PAIRS
-
-
-def test_statistics_are_those_of_the_job(evaluate: Evaluate) -> None:
-    script = "async ([path, name, values]) => { const module = await import(path); return module[name](...values); }"
-    for hits, total in ((0, 5), (5, 5), (37, 41), (9950, 10_000)):
-        interval = evaluate(script, [module("statistics"), "proportion", [hits, total]])
-        expected = RunningAgreement(inputs=total, agreed=hits).interval()
-        assert (interval["low"], interval["high"]) == pytest.approx(expected)
-    for counts in ((0, 0), (0, 1), (3, 9), (9, 3), (300, 350), (2000, 2000)):
-        assert evaluate(script, [module("statistics"), "mcnemar", counts]) == pytest.approx(
-            mcnemar_p(*counts), rel=1e-5
-        )
 
 
 @pytest.mark.parametrize(
@@ -141,8 +112,10 @@ def test_true_labels_are_in_the_names_of_the_model(
     problem_type: ProblemType,
     expected: list[object],
 ) -> None:
-    script = """async ([path, cells, labels, kind]) => {
-      const reader = (await import(path)).labelReader(cells, labels, kind);
+    script = """async ([path, cells, facts]) => {
+      const reader = (await import(path)).truthReader(cells, facts);
       return cells.map((cell) => reader.of(cell));
     }"""
-    assert evaluate(script, [module("columns"), cells, labels, problem_type]) == expected
+    several = problem_type == "multi_label_classification"
+    facts = {"labels": labels, "numbers": problem_type == "regression", "severalLabels": several}
+    assert evaluate(script, [module("files/true_labels"), cells, facts]) == expected

@@ -1,6 +1,6 @@
 // Statistics of proportions and of samples, as the job and the service compute them.
 
-const Z = 1.959963984540054; // two-sided 95 %
+export const Z = 1.959963984540054; // two-sided 95 %
 
 // Confidence interval of a proportion (Wilson 1927): { value, low, high }, or null without observations.
 export function proportion(hits, total) {

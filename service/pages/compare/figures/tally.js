@@ -1,8 +1,12 @@
 // The figures of a comparison, kept up to date row by row. Knows neither the service nor the page.
 
+import { correlation, nearer, rankCorrelation, ranking, sameOrder, squaredError } from "./one_score.js";
 import { mcnemar, mean, proportion, quantile } from "./statistics.js";
 
 const MULTI_LABEL_THRESHOLD = 0.5;
+
+// True for a regression or a reranker, whose answers are one score and no label.
+export const hasOneScore = (task) => task.problem_type === "regression" || task.labels.length === 1;
 
 // Counts of pairs of names, such as the predictions of two variants.
 export class Crossings {
@@ -24,10 +28,13 @@ export class Crossings {
 }
 
 export class Tally {
+  #scores = null; // figures of the scores, for so many rows
+
   // `task` is the task of /v1/models.
   constructor(task, reference, candidate) {
     this.labels = task.labels;
     this.problemType = task.problem_type;
+    this.oneScore = hasOneScore(task);
     this.reference = reference;
     this.candidate = candidate;
     this.rows = [];
@@ -38,16 +45,13 @@ export class Tally {
     this.labelCounts = new Map(task.labels.map((label) => [label, { reference: 0, candidate: 0, both: 0, truth: 0 }]));
     this.labelled = 0;
     this.right = { reference: 0, candidate: 0, onlyReference: 0, onlyCandidate: 0 };
-    this.errors = { reference: [], candidate: [] };
     this.tokens = [];
     this.truncated = 0;
+    this.windowed = 0;
+    this.mostWindows = 1;
     this.differences = [];
     this.alone = { reference: [], candidate: [] };
     this.together = { texts: 0, reference: 0, candidate: 0 };
-  }
-
-  get isRegression() {
-    return this.problemType === "regression";
   }
 
   // `row` is { number, text, pair, truth }; `item` is an entry of the answer's `items`.
@@ -56,14 +60,16 @@ export class Tally {
     const other = this.#predicted(item.predictions[this.candidate]);
     const done = {
       ...row, reference: one, candidate: other, agree: item.agree, difference: item.max_difference,
-      tokens: item.tokens, truncated: item.truncated,
+      tokens: item.tokens, truncated: item.truncated, windows: item.windows,
     };
     this.rows.push(done);
     this.tokens.push(item.tokens);
     this.differences.push(item.max_difference);
     this.truncated += item.truncated;
-    if (this.isRegression) {
-      this.#addErrors(done);
+    this.windowed += item.windows > 1;
+    this.mostWindows = Math.max(this.mostWindows, item.windows);
+    if (this.oneScore) {
+      this.labelled += row.truth !== null;
       this.disagreements.push(done);
       return;
     }
@@ -88,13 +94,14 @@ export class Tally {
     }
   }
 
+  // Null for one score, which has no labels.
   agreement() {
-    return this.isRegression ? null : proportion(this.agreed, this.rows.length);
+    return this.oneScore ? null : proportion(this.agreed, this.rows.length);
   }
 
   // Against the true labels; null without any.
   accuracy() {
-    if (!this.labelled || this.isRegression) return null;
+    if (!this.labelled || this.oneScore) return null;
     const { reference, candidate, onlyReference, onlyCandidate } = this.right;
     return {
       rows: this.labelled,
@@ -106,10 +113,14 @@ export class Tally {
     };
   }
 
-  // Mean absolute errors of a regression against the true values; null without any.
-  meanErrors() {
-    if (!this.labelled || !this.isRegression) return null;
-    return { rows: this.labelled, reference: mean(this.errors.reference), candidate: mean(this.errors.candidate) };
+  // Figures of one score: the order of rows, and those against the true numbers, null without any. Null for labels.
+  scoreFigures() {
+    if (!this.oneScore || !this.rows.length) return null;
+    if (this.#scores?.rows !== this.rows.length) {
+      const all = ["reference", "candidate"].map((name) => this.rows.map((row) => row[name].score));
+      this.#scores = { rows: this.rows.length, sameOrder: sameOrder(all[1], all[0]), against: this.#againstNumbers() };
+    }
+    return this.#scores;
   }
 
   difference() {
@@ -123,25 +134,24 @@ export class Tally {
     };
     const { texts, reference, candidate } = this.together;
     const [one, other] = [of(this.alone.reference), of(this.alone.candidate)];
+    const speedup = reference / Math.max(candidate, 1e-9);
     return {
       reference: one,
       candidate: other,
       speedup: one.p50 && other.p50 ? one.p50 / other.p50 : null,
-      together: texts
-        ? { texts, reference: reference / texts, candidate: candidate / texts, speedup: reference / Math.max(candidate, 1e-9) }
-        : null,
+      together: texts ? { texts, reference: reference / texts, candidate: candidate / texts, speedup } : null,
     };
   }
 
   lengths() {
     const sorted = [...this.tokens].sort((a, b) => a - b);
-    return { median: quantile(sorted, 0.5), p95: quantile(sorted, 0.95), longest: sorted.at(-1) ?? null, truncated: this.truncated };
+    const { truncated, windowed, mostWindows } = this;
+    return { median: quantile(sorted, 0.5), longest: sorted.at(-1) ?? null, truncated, windowed, mostWindows };
   }
 
   // One label, or the set of those over the threshold, as the service compares them.
   #predicted({ label, score, scores }) {
-    const several = this.problemType === "multi_label_classification" || this.labels.length === 1;
-    if (this.isRegression || !several) return { label, labels: [label], score, scores };
+    if (this.problemType !== "multi_label_classification") return { label, labels: [label], score, scores };
     const labels = this.labels.filter((name) => scores[name] >= MULTI_LABEL_THRESHOLD);
     return { label: labels.join(", "), labels, score, scores };
   }
@@ -151,9 +161,9 @@ export class Tally {
     this.labelled += 1;
     this.truths[0].add(truth, reference.label);
     this.truths[1].add(truth, candidate.label);
-    for (const [name, counts] of this.labelCounts) {
-      counts.truth += this.problemType === "multi_label_classification" ? truth.split(", ").includes(name) : truth === name;
-    }
+    const several = this.problemType === "multi_label_classification";
+    const labels = several ? truth.split(", ") : [truth];
+    for (const [name, counts] of this.labelCounts) counts.truth += labels.includes(name);
     const [one, other] = [reference.label === truth, candidate.label === truth];
     this.right.reference += one;
     this.right.candidate += other;
@@ -161,10 +171,27 @@ export class Tally {
     this.right.onlyCandidate += other && !one;
   }
 
-  #addErrors({ truth, reference, candidate }) {
-    if (truth === null) return;
-    this.labelled += 1;
-    this.errors.reference.push(Math.abs(reference.score - truth));
-    this.errors.candidate.push(Math.abs(candidate.score - truth));
+  #againstNumbers() {
+    const rows = this.rows.filter(({ truth }) => truth !== null);
+    if (!rows.length) return null;
+    const isReranker = this.problemType !== "regression";
+    const highest = rows.reduce((most, { truth }) => Math.max(most, truth), 0);
+    // The grades of relevance are divided by the highest, as by the job.
+    const truth = rows.map((row) => (isReranker && highest > 0 ? row.truth / highest : row.truth));
+    const queries = isReranker && rows.every(({ pair }) => pair !== null) ? rows.map(({ text }) => text) : [];
+    const scores = (name) => rows.map((row) => row[name].score);
+    const figures = (found) => ({
+      spearman: rankCorrelation(found, truth),
+      pearson: correlation(found, truth),
+      squaredError: squaredError(found, truth),
+      ranking: ranking(found, truth, queries),
+    });
+    const [reference, candidate] = [scores("reference"), scores("candidate")];
+    return {
+      rows: rows.length,
+      reference: figures(reference),
+      candidate: figures(candidate),
+      nearer: nearer(reference, candidate, truth),
+    };
   }
 }
