@@ -72,7 +72,7 @@ test-thorough: test-framework
 	$(BIN)/python -m pytest -m 'slow or thorough' -n 2 --dist loadfile
 
 test-browser: $(INSTALLED)
-	$(BIN)/python -m pytest -m browser tests/browser -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m browser tests/browser -n 2 --dist worksteal
 
 # Old releases use what newer ones of their own dependencies deprecate.
 test-floors:
