@@ -93,10 +93,12 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def evaluate(chromium: Browser, site: str) -> Iterator[Evaluate]:
     """Run a function of the page's modules."""
-    page = chromium.new_page()
-    page.goto(f"{site}/docs")
+    context = chromium.new_context()
+    context.set_default_timeout(TIMEOUT_MILLISECONDS)
+    page = context.new_page()
+    page.goto(site)
     yield page.evaluate
-    page.close()
+    context.close()
 
 
 def module(name: str) -> str:

@@ -27,6 +27,7 @@ from tests.support.tiny_bundles import TASK
 
 pytestmark = pytest.mark.browser
 COMPARE_PATH = f"**/v1/models/{TASK}/compare"
+LONG_WAIT_MILLISECONDS = 10_000
 
 
 def test_10000_rows_leave_the_page_usable(page: Page, site: str, tmp_path: Path) -> None:
@@ -52,6 +53,7 @@ def test_stopped_run_continues_where_it_was(page: Page, site: str, tmp_path: Pat
 
 
 def test_overload_is_waited_for_as_the_answer_says(page: Page, serve_site: Site, table: Path) -> None:
+    page.clock.install()
     page.goto(serve_site(anonymous_rate=4))  # three requests of the page and one comparison a minute
     compare(page, table)
     expect(page.get_by_text(re.compile(r"Trying again in 1\d s"))).to_be_visible()
@@ -61,7 +63,8 @@ def test_overload_is_waited_for_as_the_answer_says(page: Page, serve_site: Site,
     answers = iter([first])
     page.route(COMPARE_PATH, lambda route: answer(route, next(answers, None)))
     page.get_by_role("button", name="Continue").click()
-    expect(page.get_by_text("the queue is full Trying again in 1 s.")).to_be_visible()
+    expect(page.get_by_text("the queue is full. Trying again in 1 s.")).to_be_visible()
+    page.clock.fast_forward(1000)
     expect(page.get_by_text(re.compile(r"Trying again in 1\d s"))).to_be_visible()  # the service's own limit again
 
 
@@ -96,6 +99,7 @@ def test_revoked_key_is_asked_for_again(page: Page, serve_site: Site, tmp_path: 
 
 def test_service_that_goes_away_is_waited_for(page: Page, rival_store: Store, table: Path) -> None:
     settings = Settings(store=rival_store.root, threads=1)
+    page.clock.install()
     with listening(create_app(settings)) as address:
         page.goto(f"http://{address}")
         choose_file(page, table)
@@ -103,6 +107,7 @@ def test_service_that_goes_away_is_waited_for(page: Page, rival_store: Store, ta
     press_compare(page)
     expect(page.get_by_text(re.compile("does not answer.* Trying again in"))).to_be_visible()
     with listening(create_app(settings), port=int(address.rpartition(":")[2])):
+        page.clock.fast_forward(LONG_WAIT_MILLISECONDS)
         expect_done(page)
         assert len(saved_csv(page, "All rows as CSV")) == len(TEXTS)
 

@@ -15,6 +15,7 @@ from tests.support.service.page_actions import grave_findings, use_key
 from tests.support.tiny_bundles import TASK, graph, publish
 
 pytestmark = pytest.mark.browser
+POLL_MILLISECONDS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,7 @@ def test_report_as_a_file_shows_its_plots(page: Page, reported_store: Store) -> 
 
 def test_experiment_begins_is_watched_and_ends(page: Page, serve_site: Site, tmp_path: Path, admin_key: str) -> None:
     site = serve_site(keys_file=tmp_path / "keys", disagreements_texts=True)
+    page.clock.install()
     page.goto(f"{site}/#experiments")
     use_key(page, admin_key)
     expect(page.get_by_text("No experiment is running.")).to_be_visible()
@@ -133,7 +135,9 @@ def test_experiment_begins_is_watched_and_ends(page: Page, serve_site: Site, tmp
         f"{site}/v1/models/{TASK}/classify", data={"inputs": texts}, headers={"X-Api-Key": admin_key}
     )
     assert answer.ok
+    page.clock.fast_forward(POLL_MILLISECONDS)
     expect(page.get_by_text(f"{len(texts)} texts, 0 repeated")).to_be_visible()
+    page.clock.fast_forward(POLL_MILLISECONDS)
     expect(page.get_by_role("img", name="and the guard at 1 %")).to_be_visible()
     expect(page.get_by_role("table", name="Latest disagreements").get_by_role("row")).not_to_have_count(1)
     assert grave_findings(page) == []

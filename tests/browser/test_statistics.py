@@ -43,17 +43,19 @@ def test_figures_of_one_score_are_those_of_the_job(evaluate: Evaluate) -> None:
         assert (shown["low"], shown["high"]) == pytest.approx((expected.low, expected.high), abs=INTERVAL_TOLERANCE)
 
     # A relevance is the sigmoid of the job's score; the service's scores are such already.
-    figures = evaluate_scores(scores, truth)
+    figures = evaluate_scores(scores, truth, bootstrap_samples=200)
     assert call("correlation", scores, truth) == pytest.approx(figures.pearson.value, abs=1e-6)
     assert call("squaredError", scores, truth) == pytest.approx(figures.mean_squared_error, abs=1e-6)
     expect_interval(call("rankCorrelation", scores, truth), figures.spearman)
-    ranking = evaluate_scores(scores, truth, queries=queries).ranking
+    ranking = evaluate_scores(scores, truth, queries=queries, bootstrap_samples=10).ranking
     assert ranking is not None
     shown = call("ranking", scores, truth, queries)
     assert shown["queries"] == ranking.queries == 30
     assert shown["ndcg10"] == pytest.approx(ranking.ndcg10.value, abs=1e-6)
     assert shown["mrr"] == pytest.approx(ranking.mrr.value, abs=1e-6)
-    agreement = compare_scores(figures, scores, reference, truth, sigmoid=False, reference_version="0" * 16).agreement
+    agreement = compare_scores(
+        figures, scores, reference, truth, sigmoid=False, reference_version="0" * 16, bootstrap_samples=200
+    ).agreement
     assert agreement is not None
     expect_interval(call("sameOrder", scores, reference), agreement.same_order)
     nearer = call("nearer", reference, scores, truth)

@@ -93,6 +93,8 @@ export function pause(seconds, signal) {
   });
 }
 
+const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
+
 async function problemOf(answer) {
   let detail = `The service answered with status ${answer.status}.`;
   try {
@@ -100,7 +102,10 @@ async function problemOf(answer) {
   } catch {
     // A proxy has answered, not the service.
   }
-  if (answer.status === 401) keys.refused();
+  if (answer.status === 401) {
+    if (!keys.known) detail = "This service needs an API key: give one under Keys";
+    keys.refused();
+  }
   const seconds = Number(answer.headers.get("Retry-After") ?? NaN);
-  return new Problem(answer.status, detail, Number.isFinite(seconds) ? seconds : null);
+  return new Problem(answer.status, sentence(detail), Number.isFinite(seconds) ? seconds : null);
 }

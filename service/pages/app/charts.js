@@ -18,6 +18,13 @@ export function resolve(colour) {
   return resolved;
 }
 
+// A logarithmic axis with the ticks 1, 2 and 5 of each power of ten.
+export const logarithmicAxis = (label) => ({
+  label,
+  filter: (_, ticks) => ticks.map((tick) => (/^[125]/.test(tick.toExponential()) ? tick : null)),
+  values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(3))))),
+});
+
 // `options(colourOf)` returns uPlot's options without the size; `data` its columns. `label` says what the chart shows.
 export class Chart extends Component {
   componentDidMount() {

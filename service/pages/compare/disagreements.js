@@ -51,14 +51,15 @@ export class Disagreements extends Component {
     const answer = ({ label, score, labels }) => (tally.oneScore ? decimal(score) : html`
       <bdi>${label || "no label"}</bdi>${labels.length === 1 && html` <span class="note">${percent(score)}</span>`}`);
     const wrong = ({ label }) => (row.truth !== null && !tally.oneScore && label !== row.truth ? "wrong" : undefined);
+    const kind = tally.oneScore ? "number" : undefined;
     return html`<tr key=${row.number}>
       <td class="number">${count(row.number)}</td>
       <td class="text" dir="auto">${row.text}${row.pair !== null && html`<span class="pair" dir="auto">${row.pair}</span>`}
         ${row.truncated && html` <span class="badge">truncated</span>`}
         ${row.windows > 1 && html` <span class="badge">${row.windows} windows</span>`}</td>
-      ${tally.labelled > 0 && html`<td><bdi>${row.truth ?? "–"}</bdi></td>`}
-      <td class=${wrong(row.reference)}>${answer(row.reference)}</td>
-      <td class=${wrong(row.candidate)}>${answer(row.candidate)}</td>
+      ${tally.labelled > 0 && html`<td class=${kind}><bdi>${row.truth === "" ? "no label" : row.truth ?? "–"}</bdi></td>`}
+      <td class=${kind ?? wrong(row.reference)}>${answer(row.reference)}</td>
+      <td class=${kind ?? wrong(row.candidate)}>${answer(row.candidate)}</td>
       <td class="number">${decimal(row.difference)}</td>
     </tr>`;
   }
@@ -68,6 +69,7 @@ export class Disagreements extends Component {
     const pages = Math.max(Math.ceil(rows.length / PAGE_ROWS), 1);
     const current = Math.min(page, pages - 1);
     const title = tally.oneScore ? "Rows" : "Disagreements";
+    const cells = tally.oneScore ? "number" : undefined;
     return html`
       <section aria-labelledby="disagreements-title">
         <h2 id="disagreements-title">${title}</h2>
@@ -82,8 +84,8 @@ export class Disagreements extends Component {
           <table class="texts">
             <caption class="unseen">${title} between ${tally.reference} and ${tally.candidate}</caption>
             <thead><tr><th scope="col" class="number">Row</th><th scope="col">Text</th>
-              ${tally.labelled > 0 && html`<th scope="col">True</th>`}
-              <th scope="col">${tally.reference}</th><th scope="col">${tally.candidate}</th>
+              ${tally.labelled > 0 && html`<th scope="col" class=${cells}>True</th>`}
+              <th scope="col" class=${cells}>${tally.reference}</th><th scope="col" class=${cells}>${tally.candidate}</th>
               <th scope="col" class="number">Difference</th></tr></thead>
             <tbody>${rows.slice(current * PAGE_ROWS, (current + 1) * PAGE_ROWS).map((row) => this.row(row))}</tbody>
           </table>

@@ -6,6 +6,7 @@ import { Choice, Table } from "../app/tables.js";
 
 const MATRIX_LABELS_MOST = 12;
 const SHOWN_CROSSINGS = 20;
+const SHOWN_LABELS = 20;
 
 export class LabelFigures extends Component {
   state = { kind: "variants" };
@@ -45,7 +46,9 @@ export class LabelFigures extends Component {
   render({ tally }, { kind }) {
     const total = tally.rows.length;
     const share = (times) => `${count(times)} (${percent(times / total)})`;
-    const labels = [...tally.labelCounts].filter(([, one]) => one.reference || one.candidate || one.truth);
+    const said = [...tally.labelCounts].filter(([, one]) => one.reference || one.candidate || one.truth);
+    const often = ([, one]) => one.reference + one.candidate + one.truth;
+    const labels = said.length > SHOWN_LABELS ? said.sort((one, other) => often(other) - often(one)).slice(0, SHOWN_LABELS) : said;
     const options = Object.entries(this.matrices).map(([name, [down, across]]) => [name, `${down} against ${across}`]);
     return html`
       <section aria-labelledby="labels-title">
@@ -57,6 +60,8 @@ export class LabelFigures extends Component {
               headings=${["Label", `#${tally.reference}`, `#${tally.candidate}`, ...(tally.labelled ? ["#True"] : [])]}
               rows=${labels.map(([label, one]) => [bdi(label), share(one.reference), share(one.candidate),
                 ...(tally.labelled ? [count(one.truth)] : [])])} />
+            ${labels.length < said.length && html`<p class="note">The ${count(labels.length)} most frequent of ${count(said.length)}
+              labels. Figures as CSV has all of them.</p>`}
           </div>
           <div>
             <h3>Confusion matrix</h3>

@@ -1,6 +1,6 @@
 // The distribution of the latency of single texts: the share of texts that is answered within a time.
 
-import { Chart, COLOURS } from "../app/charts.js";
+import { Chart, COLOURS, logarithmicAxis } from "../app/charts.js";
 import { html } from "../app/html.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 
@@ -12,7 +12,7 @@ function options(names) {
     legend: { live: false },
     cursor: { show: false },
     axes: [
-      { label: "milliseconds", values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(3))))) },
+      logarithmicAxis("milliseconds"),
       { label: "% of texts within" },
     ],
     series: [{}, ...names.map((name, place) => ({

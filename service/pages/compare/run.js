@@ -139,7 +139,7 @@ export class ComparisonRun extends EventTarget {
   // Wait for what passes by itself or for a key; throws every other problem.
   async #wait(problem, attempt) {
     if (problem.status === 401) {
-      this.#enter("needs key", `${problem.message}. Give a key above: the comparison continues where it is.`);
+      this.#enter("needs key", `${problem.message} Give a key above: the comparison continues where it is.`);
       await pause(Infinity, this.#abort.signal);
     } else if (problem.passes) {
       const seconds = problem.retryAfterSeconds ?? Math.min(2 ** attempt, FAR_WAIT_SECONDS);

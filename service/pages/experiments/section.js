@@ -99,7 +99,7 @@ export class ExperimentsSection extends Component {
         ${stopped && html`<p class="error">Stopped: ${stopped}</p>`}
         <dl class="tiles">
           <${Tile} ...${answersTile(status, task)} note=${`${counted(status.inputs, "text")}, ${count(status.repeated_inputs)} repeated, ` +
-            `${count(status.not_compared)} requests not compared`} />
+            `not compared: ${counted(status.not_compared, "request")}`} />
           <${Tile} title=${`Time per text, ${names[0]}`} value=${seconds(status.default_seconds_per_input)} />
           <${Tile} title=${`Time per text, ${names[1]}`} value=${seconds(status.candidate_seconds_per_input)} />
         </dl>

@@ -31,7 +31,7 @@ const SCORE_QUALITY = {
 };
 
 const shown = (estimate) => (estimate ? interval(estimate.value, estimate.low, estimate.high) : "–");
-const withP = (estimate, p) => (estimate ? html`${shown(estimate)} <span class="note">p = ${pValue(p)}</span>` : "–");
+const withP = (estimate, p) => (estimate ? html`${shown(estimate)} <span class="note below">p = ${pValue(p)}</span>` : "–");
 
 // The labels of a task, or what its one score is.
 function answers({ labels, problem_type: type }) {

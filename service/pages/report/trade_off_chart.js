@@ -1,7 +1,7 @@
 // Accuracy, or the correlation of scores, against a cost: a point for each serving with its 95 % interval, and the
 // frontier of those that none betters.
 
-import { Chart, COLOURS } from "../app/charts.js";
+import { Chart, COLOURS, logarithmicAxis } from "../app/charts.js";
 import { html } from "../app/html.js";
 
 const POINT = 5;
@@ -69,7 +69,7 @@ export function TradeOffChart({ title, measure, points }) {
     legend: { show: false },
     cursor: { show: false },
     axes: [
-      { label: title, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(3))))) },
+      logarithmicAxis(title),
       { label: axis },
     ],
     series: [{}, { points: { show: false }, paths: () => null }],
