@@ -106,9 +106,12 @@ def test_service_that_goes_away_is_waited_for(page: Page, rival_store: Store, ta
         expect(page.get_by_text("texts.csv")).to_be_visible()
     press_compare(page)
     expect(page.get_by_text(re.compile("does not answer.* Trying again in"))).to_be_visible()
+    expect(page.locator("header").get_by_text("does not answer")).to_be_visible()
+    expect(page.get_by_text("The page keeps trying.")).to_be_visible()
     with listening(create_app(settings), port=int(address.rpartition(":")[2])):
         page.clock.fast_forward(LONG_WAIT_MILLISECONDS)
         expect_done(page)
+        expect(page.locator("header").get_by_text("ready", exact=True)).to_be_visible()
         assert len(saved_csv(page, "All rows as CSV")) == len(TEXTS)
 
 

@@ -43,6 +43,9 @@ class Keys extends EventTarget {
 
 export const keys = new Keys();
 
+// Has the event "lost" when the service does not answer a request.
+export const connection = new EventTarget();
+
 export async function request(path, { method, body, scope = "classify", signal } = {}) {
   const key = keys.of(scope);
   const headers = {
@@ -59,6 +62,7 @@ export async function request(path, { method, body, scope = "classify", signal }
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    connection.dispatchEvent(new Event("lost"));
     throw new Problem(0, "The service does not answer. Is it running, and is the network up?");
   }
   if (!answer.ok) throw await problemOf(answer);

@@ -60,6 +60,7 @@ class App extends Component {
       <main id="main">
         ${asksForKey && html`<${KeyForm} onClose=${() => this.setState({ asksForKey: false })} />`}
         ${service.info?.reason && html`<p class="error">${service.info.reason}</p>`}
+        ${service.info && service.problem?.passes && html`<p class="error" role="alert">${service.problem.message} The page keeps trying.</p>`}
         <${View} key=${section} settings=${settings} />
       </main>
       <footer>This page loads nothing from other hosts. Texts are sent to this service alone, which does not log them.</footer>`;

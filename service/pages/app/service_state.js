@@ -1,6 +1,6 @@
 // The service as every section sees it: readiness, tasks, reports. Read at the start, and again while it changes.
 
-import { ask, keys } from "./api.js";
+import { ask, connection, keys } from "./api.js";
 
 const LOADING_SECONDS = 1;
 const AWAY_SECONDS = 3;
@@ -12,20 +12,26 @@ class ServiceState extends EventTarget {
   reports = [];
   problem = null;
   #timer = null;
+  #reading = false;
 
   constructor() {
     super();
     keys.addEventListener("change", () => this.read());
+    connection.addEventListener("lost", () => {
+      if (!this.#reading && this.problem === null) this.read();
+    });
   }
 
   async read() {
     clearTimeout(this.#timer);
+    this.#reading = true;
     try {
       const [info, models, reports] = await Promise.all([ask("info"), ask("v1/models"), ask("v1/reports")]);
       Object.assign(this, { info, models: models.models, refused: models.refused, reports: reports.reports, problem: null });
     } catch (problem) {
       this.problem = problem;
     }
+    this.#reading = false;
     this.dispatchEvent(new Event("change"));
     const seconds = this.#secondsToNext();
     if (seconds !== null) this.#timer = setTimeout(() => this.read(), 1000 * seconds);

@@ -5,7 +5,7 @@ import { html, Component } from "../app/html.js";
 import { service } from "../app/service_state.js";
 import { Choice } from "../app/tables.js";
 
-const MODES = [["shadow", "shadow: the default answers"], ["split", "split: the candidate answers its share"]];
+const MODES = ["shadow", "split"];
 
 export class BeginForm extends Component {
   state = { task: null, candidate: null, mode: "shadow", share: "10", guard: "" };
@@ -52,6 +52,7 @@ export class BeginForm extends Component {
             ${this.number("share", "Share of the requests, %", true)}
             ${this.hasLabels(task) && this.number("guard", "Stop under this agreement, % (optional)", false)}
           </div>
+          <p class="note">shadow: the default answers all requests. split: the candidate answers its share.</p>
           <div class="actions"><button class="primary" type="submit">Begin</button></div>
         </form>
       </section>`;

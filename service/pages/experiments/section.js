@@ -124,7 +124,7 @@ export class ExperimentsSection extends Component {
       <h1>Experiments</h1>
       <p class="lead">A candidate answers, or shadows, a share of the live requests that name no variant.</p>
       ${problem && html`<p class="error" role="alert">${problem.message}</p>`}
-      ${running.length === 0 && html`<p role="status">No experiment is running.</p>`}
+      ${running.length === 0 && !problem && html`<p role="status">No experiment is running.</p>`}
       ${running.map((status) => this.experiment(status))}
       ${keys.known ? html`<${BeginForm} tasks=${idle} onChoose=${(chosen) => this.setState({ action: chosen })} />`
         : html`<p class="note">To begin or end one, and to see the texts, give a key with the scope admin under Keys.</p>`}

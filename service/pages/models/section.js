@@ -106,8 +106,8 @@ export class ModelsSection extends Component {
   render(_, { overrides, action }) {
     return html`
       <h1>Models</h1>
-      ${!overrides && html`<p class="lead">To promote, roll back, load or unload, give a key with the scope admin under Keys.
-        <code>sparserve keys create NAME --scope admin</code> makes one; the service reads it with <code>--keys-file</code>.</p>`}
+      ${!overrides && !service.problem && html`<p class="lead">To promote, roll back, load or unload, give a key with the scope admin
+        under Keys. <code>sparserve keys create NAME --scope admin</code> makes one; the service reads it with <code>--keys-file</code>.</p>`}
       ${service.models.length === 0 && html`<p role="status">${service.problem?.message ?? "No models yet."}</p>`}
       ${service.models.map((task) => this.task(task))}
       ${action && html`<${Confirm} title=${action.title} consequence=${action.consequence}

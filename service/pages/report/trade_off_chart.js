@@ -6,6 +6,7 @@ import { html } from "../app/html.js";
 
 const POINT = 5;
 const MARGIN = 12;
+const NARROW = 480; // names of points that are not on the frontier have no place
 const MARGIN_SHARE = 0.005;
 
 // The points that no other one beats in both quality and cost, by cost.
@@ -45,6 +46,7 @@ function drawer(points, front, scale, colourOf) {
       pen.beginPath();
       pen.arc(x, y, POINT * ratio, 0, 2 * Math.PI);
       pen.fill();
+      if (plot.bbox.width < NARROW * ratio && !front.includes(point)) continue;
       const toTheLeft = x > plot.bbox.left + plot.bbox.width / 2;
       pen.textAlign = toTheLeft ? "right" : "left";
       pen.fillStyle = colourOf("var(--ink)");
