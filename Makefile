@@ -1,8 +1,9 @@
 # make demo    compress the default checkpoint on the default data, print the report, serve it once and compare
 # make test    the fast tests: a few minutes on two cores
-# make test-thorough   the slow tests, and what takes minutes: every recipe that ships, from command line to bundle, on a tiny model, also killed
-#                      at random; the service against schemathesis, KServe's clients and kill -9, and without its fast path
+# make test-thorough   the slow tests, and what takes minutes: every recipe that ships, from command line to bundle, on tiny models, also killed;
+#                      the service against schemathesis, KServe's clients and kill -9, and without its fast path
 # make test-all   both in one run, without the part of the service without its fast path, which is make test-framework
+# make test-architectures   every recipe that ships with every architecture, killed and whole: hours
 # make test-browser   the pages in headless Chromium, which must be installed; SPARSERVE_REQUIRE_BROWSER=1 fails without it
 # make test-floors   the fast tests of the service and of the job's core on the oldest allowed version of every dependency, in
 #                    build/floors
@@ -45,7 +46,7 @@ REQUESTS ?= 1000000
 FLOORS ?= tests/kernels tests/models tests/sparserve tests/service/api tests/service/catalog tests/service/http \
     tests/service/inference tests/service/test_settings.py
 
-.PHONY: demo test test-all test-framework test-thorough test-browser test-floors check bench bench-kernels bench-accuracy bench-reliability bench-serving screenshots serve docs setup service-venv job-venv kserve-venv audit sbom clean
+.PHONY: demo test test-all test-framework test-thorough test-architectures test-browser test-floors check bench bench-kernels bench-accuracy bench-reliability bench-serving screenshots serve docs setup service-venv job-venv kserve-venv audit sbom clean
 
 setup: $(INSTALLED)
 
@@ -70,6 +71,9 @@ test-all: $(INSTALLED)
 
 test-thorough: test-framework
 	$(BIN)/python -m pytest -m 'slow or thorough' -n 2 --dist loadfile
+
+test-architectures: $(INSTALLED)
+	$(BIN)/python -m pytest -m thorough --every-architecture tests/models/pipeline/test_compress_recipes.py
 
 test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest -m browser tests/browser -n 2 --dist worksteal

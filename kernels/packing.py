@@ -128,7 +128,12 @@ def pack_linear(weights: LinearWeights, options: PackOptions | None = None) -> b
 
 def _version(weights: EncoderWeights) -> int:
     """Return the oldest version of the format that can describe an encoder."""
-    added = (weights.pre_norm, weights.final_norm is not None, weights.positions is not None)
+    added = (
+        weights.pre_norm,
+        weights.final_norm is not None,
+        weights.positions is not None,
+        weights.activation == "silu",
+    )
     in_layers = (value is not None for layer in weights.layers for value in (layer.gate, layer.rotary, layer.band))
     return 2 if any(added) or any(in_layers) else 1
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-Activation = Literal["none", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["none", "gelu", "gelu_tanh", "relu", "silu"]
 
 
 @dataclass(frozen=True)

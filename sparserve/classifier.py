@@ -174,7 +174,8 @@ class Classifier:
         "mean", "max" or "first".
 
         Raises:
-            InputError: `texts` is a single string, there is not one pair for each text, or a text is too long.
+            InputError: `texts` is a single string, there is not one pair for each text, a text is too long, or several
+                labels are asked of a model with one score.
         """
         if isinstance(texts, str):
             raise InputError("texts must be a list of strings, not a string: write classify([text])")
@@ -182,6 +183,12 @@ class Classifier:
             raise InputError(f"{len(texts)} texts but {len(text_pairs)} text_pairs: give one pair for each text")
         if batch_size < 1 or (top_k is not None and top_k < 1):
             raise InputError("batch_size and top_k must be at least 1")
+        if self.bundle.manifest.one_score and top_k is not None and top_k > 1:
+            name = f"{self.bundle.manifest.task}/{self.bundle.manifest.variant}"
+            raise InputError(
+                f"top_k is {top_k}, but {name} has one score for each text and no labels to choose from: leave "
+                "top_k out"
+            )
         mismatch = self.bundle.manifest.input_mismatch([None] * len(texts) if text_pairs is None else text_pairs)
         if mismatch is not None:
             logger.warning(mismatch)

@@ -205,7 +205,8 @@ def save_classifier(model: nn.Module, folder: Path) -> None:
     """
     with faults_explained(folder):
         (folder / STRUCTURE).unlink(missing_ok=True)
-        model.save_pretrained(folder)  # type: ignore[operator]
+        # Under the names that the pruning record and the graph have too.
+        model.save_pretrained(folder, save_original_format=False)  # type: ignore[operator]
     structure = structure_of(model)
     if structure is not None:
         structure.save(folder)
@@ -229,6 +230,10 @@ def _load_whole(folder: Path, config: Any, attention: str | None) -> nn.Module:
             f"{folder}: transformers {transformers.__version__} did not load {min(drawn)}, which is in the file: save "
             "the network with this version"
         )
+    for parameter in model.parameters():
+        # transformers leaves parts of a weight that it splits as views of the whole, which safetensors does not write.
+        if parameter.untyped_storage().nbytes() > parameter.nbytes:
+            parameter.data = parameter.data.clone()
     loaded: nn.Module = model
     return loaded
 

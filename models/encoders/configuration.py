@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from sparserve.models.encoders.architectures.architecture import Architecture
@@ -57,6 +58,10 @@ def read_config(folder: Path) -> PreTrainedConfig:
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise CheckpointError(f"{path} {unknown(model_type)}")
+    if model_type not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"{path} is a {model_type!r} model, which transformers {transformers.__version__} does not have: upgrade it"
+        )
     architecture = ARCHITECTURES[model_type]
     config_class: Any = CONFIG_MAPPING[model_type]
     _refuse_other_networks(path, fields, config_class)

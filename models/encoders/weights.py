@@ -6,8 +6,8 @@ place in the network, or a place without a weight. transformers would drop the o
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -15,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from sparserve.models.encoders.architectures.architecture import StoredNames
+from sparserve.models.encoders.architectures.registry import architecture_of
 from sparserve.models.encoders.structure import STRUCTURE
 from sparserve.models.errors import CheckpointError
 
@@ -24,9 +26,9 @@ FLOATS: Final = ("F64", "F32", "F16", "BF16")
 NAMED: Final = 3  # names in a message
 # Saved beside an encoder, but not part of it: buffers, poolers, and heads of pre-training and of other tasks.
 HARMLESS: Final = re.compile(
-    r"(^|\.)position_ids$|(^|\.)token_type_ids$|(^|\.)pooler\.|^(cls|lm_head|generator_predictions|generator_lm_head|"
-    r"discriminator_predictions|vocab_transform|vocab_layer_norm|vocab_projector|qa_outputs|sequence_summary|decoder|"
-    r"lm_predictions|mask_predictions)\."
+    r"(^|\.)position_ids$|(^|\.)token_type_ids$|(^|\.)inv_freq$|(^|\.)pooler\.|^(cls|lm_head|generator_predictions|"
+    r"generator_lm_head|discriminator_predictions|vocab_transform|vocab_layer_norm|vocab_projector|qa_outputs|"
+    r"sequence_summary|decoder|lm_predictions|mask_predictions)\."
 )
 # Parts of names that say how the network was saved, with the reason and the way out.
 EXPLANATIONS: Final[Mapping[str, str]] = {
@@ -54,12 +56,24 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class SavedTensor:
-    """One tensor of a checkpoint: its file and name there, its shape and the type of its numbers."""
+    """A tensor of a checkpoint: its file and name there, its shape and the type of its numbers.
+
+    It may be one of several equal groups of the rows of a stored tensor.
+    """
 
     path: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
+    group: int = 0
+    groups: int = 1
+
+    def split(self, groups: int) -> tuple["SavedTensor", ...]:
+        """Return the groups of its rows; itself several times, if it has no such number of rows."""
+        if groups == 1 or not self.shape or self.shape[0] % groups:
+            return (self,) * groups
+        shape = (self.shape[0] // groups, *self.shape[1:])
+        return tuple(replace(self, shape=shape, group=group, groups=groups) for group in range(groups))
 
 
 @dataclass(frozen=True)
@@ -159,8 +173,7 @@ def _match(folder: Path, network: nn.Module, prefix: str) -> WeightMatch:
     loaded: dict[str, SavedTensor] = {}
     misshapen: dict[str, SavedTensor] = {}
     unplaced = []
-    for tensor in saved_tensors(folder):
-        name = re.sub(r"LayerNorm\.(gamma|beta)$", _modern, tensor.name)
+    for name, tensor in _saved_parts(folder, architecture_of(network.config).stored):
         name = next((known for known in (name, prefix + name) if known in own), name)
         if name not in own:
             if not HARMLESS.search(name.removeprefix(prefix)):
@@ -177,7 +190,15 @@ def _match(folder: Path, network: nn.Module, prefix: str) -> WeightMatch:
         else:
             (loaded if own[name] == tensor.shape else misshapen)[name] = tensor
     missing = tuple(name for name in own if name not in loaded and name not in misshapen)
-    return WeightMatch(loaded, misshapen, missing, tuple(unplaced))
+    return WeightMatch(loaded, misshapen, missing, tuple(dict.fromkeys(unplaced)))
+
+
+def _saved_parts(folder: Path, stored: StoredNames) -> Iterator[tuple[str, SavedTensor]]:
+    """Yield every tensor of a checkpoint, or its parts, by the names that transformers gives them."""
+    for tensor in saved_tensors(folder):
+        names = stored.in_network(tensor.name)
+        for name, part in zip(names, tensor.split(len(names)), strict=True):
+            yield re.sub(r"LayerNorm\.(gamma|beta)$", _modern, name), part
 
 
 def read_tensors(tensors: Mapping[str, SavedTensor]) -> dict[str, torch.Tensor]:
@@ -185,7 +206,10 @@ def read_tensors(tensors: Mapping[str, SavedTensor]) -> dict[str, torch.Tensor]:
     values: dict[str, torch.Tensor] = {}
     for path in {tensor.path for tensor in tensors.values()}:
         with safe_open(path, framework="pt") as weights:
-            values |= {name: weights.get_tensor(part.name) for name, part in tensors.items() if part.path == path}
+            for name, part in tensors.items():
+                if part.path == path:
+                    stored = weights.get_tensor(part.name)
+                    values[name] = stored if part.groups == 1 else stored.chunk(part.groups)[part.group]
     return values
 
 

@@ -213,8 +213,19 @@ class GraphEncoder:
                 return "gelu_tanh" if approximate == b"tanh" else "gelu"
             if node.op_type == "Relu":
                 return "relu"
+            if node.op_type == "Sigmoid" and self._is_silu(tensor, node.output[0]):
+                return "silu"
             tensor = node.output[0]
-        raise CheckpointError("The sparse runtime does not support the encoder's activation, only GELU and ReLU.")
+        raise CheckpointError("The sparse runtime does not support the encoder's activation, only GELU, ReLU and SiLU.")
+
+    def _is_silu(self, tensor: str, sigmoid: str) -> bool:
+        """Return True if a tensor is multiplied by its sigmoid, and the product is all that is read."""
+        readers = [node for node in self.graph.node if sigmoid in node.input]
+        return (
+            [node.op_type for node in readers] == ["Mul"]
+            and set(readers[0].input) == {tensor, sigmoid}
+            and self._feeds_output(readers[0].output[0])
+        )
 
     def _feeds_output(self, tensor: str) -> bool:
         """Return True if the first layer's output linear alone reads a tensor, or reads its product with the gate."""

@@ -25,6 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sparserve.models.data.tokenization import Collator, LengthBucketSampler, TokenizedSplit
 from sparserve.models.distributed import count, is_main, mean, rows_each, uses_gpu, wait
+from sparserve.models.encoders.weights import check_weights, read_tensors
 from sparserve.models.errors import TrainingError
 from sparserve.models.evaluation.one_score import rank_correlation
 from sparserve.models.files import write_atomically
@@ -240,6 +241,11 @@ class _ClassifierTrainer(Trainer):  # type: ignore[misc]
         super().__init__(**arguments)
         self.distillation_loss = loss
         self.checkpoint_files = checkpoint_files
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # `save_pretrained` writes weights of some architectures under other names, which the Trainer would leave out.
+        network = self.model if model is None else model
+        network.load_state_dict(read_tensors(check_weights(Path(resume_from_checkpoint), network).loaded))
 
     def _get_train_sampler(self, train_dataset: TokenizedSplit | None = None) -> LengthBucketSampler:
         rows: TokenizedSplit = train_dataset if train_dataset is not None else self.train_dataset

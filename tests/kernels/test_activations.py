@@ -43,14 +43,14 @@ def activation_error(activation: Activation, x: float, smallest: float, values: 
     return abs(value(actual) - value(expected))
 
 
-@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu", "silu"])
 def test_activation_agrees_with_float64_from_tiny_to_huge(isa: str, activation: Activation) -> None:
     errors = {x: activation_error(activation, x, 1e-3, "fp32") for x in ARGUMENTS}
     assert max(errors.values()) < 1e-6, errors
 
 
 @pytest.mark.parametrize(
-    ("activation", "tolerance"), [("none", 1e-6), ("gelu", 2.5e-5), ("gelu_tanh", 1e-6), ("relu", 1e-6)]
+    ("activation", "tolerance"), [("none", 1e-6), ("gelu", 2.5e-5), ("gelu_tanh", 1e-6), ("relu", 1e-6), ("silu", 1e-6)]
 )
 def test_activation_before_quantization_agrees_with_float64(isa: str, activation: Activation, tolerance: float) -> None:
     """GELU is coarser there, by 1.8e-5 of max(1, |x|)."""

@@ -33,6 +33,7 @@ ENCODERS: dict[str, Any] = {
     "uneven": (UNEVEN, 41),
     "blocks": (BLOCKS, 41),
     "longer than a block of keys": ({"hidden": 16, "head_size": 8, "widths": (24,), "bands": (None, 64, 130)}, 197),
+    "norms behind, SiLU": ({"norm_first": False, "activation": "silu", "bands": (None,)}, 41),
     "ungated, one token": ({"gated": False, "activation": "relu"}, 1),
 }
 

@@ -105,7 +105,7 @@ def test_pack_encoder_keeps_widths_and_settings(values: Values, options: Any) ->
             assert np.array_equal(getattr(mine, name).bias, getattr(theirs, name).bias)
 
 
-@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu", "silu"])
 def test_pack_encoder_keeps_activation(activation: Activation) -> None:
     assert unpack_encoder(pack_encoder(random_encoder(activation=activation))).activation == activation
 

@@ -82,6 +82,14 @@ def test_classifier_refuses_wrong_calls(store: Store) -> None:
         classify(["a"], top_k=0)
 
 
+def test_classifier_with_one_score_has_no_labels_to_choose_from(store: Store) -> None:
+    publish(store, "search", labels=("relevance",), problem_type="multi_label_classification", model=graph(1))
+    rank = Classifier.load(store, "search")
+    assert rank(["good"], top_k=1) == [rank(["good"])]
+    with pytest.raises(InputError, match="top_k is 2, but search/dense has one score for each text and no labels"):
+        rank(["good"], top_k=2)
+
+
 def test_classifier_refuses_what_the_store_lacks(store: Store) -> None:
     with pytest.raises(StoreError, match="no task 'other'"):
         Classifier.load(store, "other")

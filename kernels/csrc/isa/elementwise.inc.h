@@ -73,6 +73,11 @@ SPARSERVE_INLINE F32 gelu_tanh(F32 x) {
   return div(x, add(broadcast(1.0F), exponential(argument)));
 }
 
+// x * sigmoid(x)
+SPARSERVE_INLINE F32 silu(F32 x) {
+  return div(x, add(broadcast(1.0F), exponential(mul(x, broadcast(-1.0F)))));
+}
+
 template <int V>
 SPARSERVE_INLINE void activate(F32 (&x)[V], std::uint32_t activation, bool coarse) {
   if (activation == 1) {
@@ -85,6 +90,8 @@ SPARSERVE_INLINE void activate(F32 (&x)[V], std::uint32_t activation, bool coars
     for (int v = 0; v < V; ++v) x[v] = gelu_tanh(x[v]);
   } else if (activation == 3) {
     for (int v = 0; v < V; ++v) x[v] = max(x[v], zero());
+  } else if (activation == 4) {
+    for (int v = 0; v < V; ++v) x[v] = silu(x[v]);
   }
 }
 

@@ -292,7 +292,8 @@ Blob parse(std::span<const std::uint8_t> bytes) {
   const std::uint32_t known_flags = header.version == 1 ? 0 : kPreNorm;
   if (header.reserved0 != 0 || (header.flags & ~known_flags) != 0 || (header.version == 1 && header.positions != 0))
     fail("unknown header fields are set");
-  if (header.activation > 3) fail("unknown activation");
+  const std::uint32_t last_activation = header.version == 1 ? 3 : 4;  // SiLU since version 2
+  if (header.activation > last_activation) fail("unknown activation");
 
   const bool encoder = header.kind == static_cast<std::uint32_t>(Kind::kEncoder);
   if (!encoder && header.kind != static_cast<std::uint32_t>(Kind::kLinear)) fail("unknown kind");

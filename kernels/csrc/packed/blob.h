@@ -19,7 +19,7 @@ struct BlobError : std::runtime_error {
 };
 
 enum class Kind : std::uint32_t { kEncoder = 1, kLinear = 2 };
-enum class Activation : std::uint32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3 };
+enum class Activation : std::uint32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3, kSilu = 4 };
 enum class Layout : std::uint8_t { kDense = 0, kUnstructured = 1, kBlock1x4 = 2 };
 enum class ValueType : std::uint8_t { kFloat32 = 0, kFloat16 = 1, kInt8 = 2 };
 

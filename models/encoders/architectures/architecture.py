@@ -5,6 +5,7 @@ augmentation, packing) reads an `Architecture`. Nothing else compares a `model_t
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -52,6 +53,31 @@ class LayerNames:
 
 
 @dataclass(frozen=True)
+class StoredNames:
+    """Names of weights in files that differ from those in the network: transformers renames and splits them.
+
+    `renamed` are patterns of old names with their replacements, applied in this order. `fused` are parts of such names
+    of weights whose rows are those of several others of equal size, with the parts of their names, in their order.
+    """
+
+    renamed: tuple[tuple[str, str], ...] = ()
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def in_network(self, stored: str) -> tuple[str, ...]:
+        """Return the names in the network of the parts of a stored weight, mostly one."""
+        for pattern, replacement in self.renamed:
+            stored = re.sub(pattern, replacement, stored)
+        return next(
+            (
+                tuple(stored.replace(part, name) for name in names)
+                for part, names in self.fused.items()
+                if part in stored
+            ),
+            (stored,),
+        )
+
+
+@dataclass(frozen=True)
 class LayerAttention:
     """Attention of one layer: a token sees those at most `band` positions away (None: all); theta of its RoPE."""
 
@@ -82,6 +108,7 @@ class Architecture:
         norm_first: each half of a layer begins with its norm (pre-norm), instead of ending with it (post-norm).
         masked_lm_parameter: a stored parameter that only the head of the masked LM has, in the whole model.
         config_names: fields of the configuration whose name differs from BERT's.
+        stored: names of weights in files, where they differ from the network's.
     """
 
     model_type: str
@@ -95,6 +122,7 @@ class Architecture:
     head_readers: tuple[str, ...] = ("pooler.dense", "classifier.dense")
     norm_first: bool = False
     config_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    stored: StoredNames = StoredNames()
 
     def has_position_table(self, config: Any) -> bool:
         """Return True if every position has an embedding, so that texts cannot be longer than the table."""

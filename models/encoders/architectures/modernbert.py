@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparserve.models.encoders.architectures.architecture import Architecture, LayerAttention, LayerNames, Rows
+from sparserve.models.encoders.architectures.rotary import head_fault, rope_fault, rotated
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
@@ -30,20 +31,11 @@ class ModernBert(Architecture):
                 "take the configuration that the network was trained with"
             )
         for layer_type in sorted(set(config.layer_types)):
-            rope = config.rope_parameters[layer_type]
-            if rope.get("rope_type", "default") != "default":
-                return (
-                    f"rope_type of {layer_type} is {rope.get('rope_type')!r}, but only 'default' is supported: take a "
-                    "checkpoint without RoPE scaling"
-                )
-            theta = rope.get("rope_theta")
-            if not isinstance(theta, int | float) or not theta > 0:
-                return f"rope_theta of {layer_type} is {theta!r}, but it must be a number above 0"
+            if reason := rope_fault(config.rope_parameters[layer_type], f" of {layer_type}"):
+                return reason
         if type(config.local_attention) is not int or config.local_attention < 2:
             return f"local_attention is {config.local_attention!r}, but it must be a whole number of at least 2"
-        if config.hidden_size // config.num_attention_heads % 2:
-            return "the heads have an odd number of features, which RoPE cannot rotate: take other sizes"
-        return None
+        return head_fault(config)
 
     def attention(self, config: Any) -> tuple[LayerAttention, ...]:
         """Return the band and theta of every layer, the lowest first."""
@@ -59,8 +51,7 @@ class ModernBert(Architecture):
 
     def scores(self, attention: nn.Module, query: Tensor, key: Tensor, keywords: Mapping[str, Any]) -> Tensor:
         """Return the scores of rotated queries and keys, with 0 outside of the layer's band."""
-        cos, sin = (part.float().unsqueeze(1) for part in keywords["position_embeddings"])
-        scores: Tensor = super().scores(attention, _rotate(query, cos, sin), _rotate(key, cos, sin), keywords)
+        scores: Tensor = super().scores(attention, *rotated(query, key, keywords), keywords)
         module: Any = attention
         window: int | None = module.sliding_window
         if window is None:
@@ -95,9 +86,3 @@ MODERNBERT: Final = ModernBert(
     head_readers=("head.dense",),
     norm_first=True,
 )
-
-
-def _rotate(features: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs of features (i, i + d / 2) of [batch, heads, length, d] by the angles of their positions."""
-    first, second = features.chunk(2, dim=-1)
-    return features * cos + torch.cat((-second, first), dim=-1) * sin

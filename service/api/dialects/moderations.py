@@ -78,6 +78,10 @@ def _check_safe_labels(manifest: Manifest, safe: frozenset[str]) -> None:
         raise InvalidRequest(
             f"task {task} predicts a number, not labels: it cannot moderate; name another task as model"
         )
+    if manifest.one_score and manifest.inputs == "pair":
+        raise InvalidRequest(
+            f"task {task} ranks documents for a query and has no labels: it cannot moderate; name another task as model"
+        )
     if unknown := safe.difference(manifest.labels):
         raise InvalidRequest(
             f"the setting moderation_safe_labels has {', '.join(sorted(unknown))} for task {task}, whose labels are "

@@ -11,7 +11,9 @@ from sparserve.models.encoders.attention_scores import attention_scores
 from sparserve.models.encoders.layers import encoder_linears
 
 
-@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "distilbert", "modernbert", "roberta"])
+@pytest.mark.parametrize(
+    "model_type", ["bert", "deberta-v2", "distilbert", "gte", "modernbert", "nomic_bert", "roberta"]
+)
 def test_attention_scores_give_the_models_attention(make_checkpoint: Callable[..., Path], model_type: str) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(
         make_checkpoint(model_type), attn_implementation="eager"
@@ -27,11 +29,24 @@ def test_attention_scores_give_the_models_attention(make_checkpoint: Callable[..
         torch.testing.assert_close(masked.softmax(-1).movedim(1, -2)[mask == 1], expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "distilbert", "modernbert", "mpnet"])
-def test_encoder_linears_returns_all_of_every_layer(make_checkpoint: Callable[..., Path], model_type: str) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "linears"),
+    [
+        ("bert", 6),
+        ("deberta-v2", 6),
+        ("distilbert", 6),
+        ("gte", 7),
+        ("jina_embeddings_v3", 6),
+        ("modernbert", 4),
+        ("mpnet", 6),
+    ],
+)
+def test_encoder_linears_returns_all_of_every_layer(
+    make_checkpoint: Callable[..., Path], model_type: str, linears: int
+) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(make_checkpoint(model_type))
     targets = encoder_linears(model)
-    assert len(targets) == (8 if model_type == "modernbert" else 12)
+    assert len(targets) == 2 * linears
     assert not any("embeddings" in name or "classifier" in name or "pooler" in name for name in targets)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 
 from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
-from sparserve.models.encoders.weights import INDEX, WEIGHTS, saved_tensors
+from sparserve.models.encoders.weights import INDEX, WEIGHTS, check_weights, read_tensors, saved_tensors
 from sparserve.models.errors import CheckpointError
 from sparserve.models.pipeline.preflight import check_recipe
 from sparserve.models.recipes.loading import load_recipe
@@ -120,6 +120,36 @@ def test_check_weights_accepts_poolers_that_are_missing_as_a_whole(folder: Path,
     check_recipe(resolve_checkpoint(str(folder)), None, load_recipe(tiny_recipe))
     change(folder, added("pooler.dense.bias", torch.zeros(32)))
     assert "bert.pooler.dense.weight" in refused(folder, tiny_recipe)
+
+
+@pytest.mark.parametrize("model_type", ["gte", "jina_embeddings_v3", "nomic_bert"])
+def test_check_weights_knows_the_names_that_transformers_changes(
+    model_type: str, make_checkpoint: Callable[..., Path], tmp_path: Path, tiny_recipe: Path
+) -> None:
+    """transformers renames and splits weights of these families, and writes them in their old form again."""
+    old, new = (shutil.copytree(make_checkpoint(model_type), tmp_path / name) for name in ("old", "new"))
+    model: Any = load_classifier(old, LABELS, PROBLEM)
+    save_model(model, str(tmp_path / "model.safetensors"))  # refuses parts of a larger tensor
+    model.save_pretrained(new, save_original_format=False)
+    fused = {name for name in load_file(old / WEIGHTS) if "qkv" in name.lower()}
+    assert fused and not fused & load_file(new / WEIGHTS).keys()
+    ids = torch.arange(5, 12)[None]
+    for folder in (old, new):
+        check_recipe(resolve_checkpoint(str(folder)), None, load_recipe(tiny_recipe))
+        parts = check_weights(folder, model).loaded
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in read_tensors(parts).items())
+        assert len(parts) > len(model.base_model.state_dict()) - 3  # all but the pooler
+        base: Any = load_classifier(folder, LABELS, PROBLEM).base_model
+        assert torch.equal(base(ids).last_hidden_state, model.base_model(ids).last_hidden_state)
+
+
+def test_check_weights_knows_the_prefix_of_the_code_of_gte(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, tiny_recipe: Path
+) -> None:
+    folder = shutil.copytree(make_checkpoint("gte"), tmp_path / "gte")
+    change(folder, renamed("new."))
+    check_recipe(resolve_checkpoint(str(folder)), None, load_recipe(tiny_recipe))
+    load_classifier(folder, LABELS, PROBLEM)
 
 
 def test_check_weights_knows_the_legacy_names_of_norms(folder: Path, tiny_recipe: Path) -> None:

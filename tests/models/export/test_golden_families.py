@@ -1,4 +1,4 @@
-"""Exported ModernBERT and DeBERTa answer texts as `transformers.pipeline` does with the same network and tokenizer."""
+"""Exported families later than BERT answer texts as `transformers.pipeline` does with the same network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +16,10 @@ from tests.support.models.exporting import Exported
 
 MAX_LENGTH = 64
 TEXTS = ["a good movie", "THE AWFUL PLOT!!!", "a", "na\u00efve \u2014 \u00bd", "word " * 100]
-PAIRS = ["the plot", "", "dull " * 50, "long", "very " * 30]
+PAIRS = ["the plot", "?", "dull " * 50, "long", "very " * 30]
 
 
-@pytest.mark.parametrize("model_type", ["deberta-v2", "modernbert"])
+@pytest.mark.parametrize("model_type", ["deberta-v2", "modernbert", "nomic_bert"])
 def test_exported_families_answer_as_the_pipeline(
     model_type: str,
     exported_encoder: Callable[[str], Exported],

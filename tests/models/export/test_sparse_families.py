@@ -1,4 +1,4 @@
-"""Packed ModernBERT and DeBERTa against torch and the graphs that they were made from."""
+"""Packed encoders of later families than BERT's against torch and the graphs that they were made from."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
     ModernBertConfig,
@@ -45,12 +48,23 @@ def deberta(**changes: Any) -> Any:
     return DebertaV2ForSequenceClassification(DebertaV2Config(**SIZES, **{**settings, **changes}))
 
 
+def rotary_bert(model_type: str) -> Any:
+    """Return a classifier of a family that some releases of transformers lack."""
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this release of transformers has no {model_type}")
+    return AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model(model_type, **SIZES, max_position_embeddings=MAX_LENGTH)
+    )
+
+
 FAMILIES: dict[str, Callable[[], Any]] = {
     "modernbert": modernbert,
     "modernbert, mean, with biases": lambda: modernbert(
         classifier_pooling="mean", attention_bias=True, mlp_bias=True, norm_bias=True
     ),
     "deberta-v2": deberta,
+    "gte": lambda: rotary_bert("gte"),
+    "jina_embeddings_v3": lambda: rotary_bert("jina_embeddings_v3"),
 }
 
 

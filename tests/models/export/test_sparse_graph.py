@@ -67,9 +67,10 @@ def test_sparse_graph_matches_onnxruntime_for_every_encoder(
 ) -> None:
     model, folder, expected = exported
     target, packed = pack(model, folder)
-    # ModernBERT has gates, DeBERTa a dense table of distances.
+    # Two architectures have gates, DeBERTa a dense table of distances.
     dense = {"dense": 1} if model.config.model_type == "deberta-v2" else {}
-    assert packed.layouts == {**dense, "unstructured": 14 if model.config.model_type == "modernbert" else 12}
+    gated = model.config.model_type in ("modernbert", "nomic_bert")
+    assert packed.layouts == {**dense, "unstructured": 14 if gated else 12}
     assert packed.first_token_only
     assert packed.bytes == target.stat().st_size
     assert np.abs(logits(target, model, library) - expected).max() < 1e-5
@@ -212,7 +213,7 @@ def test_sparse_graph_refuses_a_graph_without_encoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("activation", ["relu2", "gelu_10", "silu"])
+@pytest.mark.parametrize("activation", ["relu2", "gelu_10", "quick_gelu"])
 def test_sparse_graph_refuses_activations_that_contain_a_known_one(
     changed_bert: Callable[..., tuple[Path, Any]], tmp_path: Path, activation: str
 ) -> None:

@@ -168,6 +168,33 @@ def test_sparse_graph_keeps_smaller_tables(bert: Exported, sparse_runtime: Libra
     assert np.abs(logits(target, inputs, sparse_runtime.path) - logits(path, inputs)).max() < 1e-5
 
 
+def test_shrink_embeddings_of_a_multilingual_vocabulary(
+    exported_encoder: Callable[[str], Exported], sparse_runtime: Library, tmp_path: Path
+) -> None:
+    """A ModernBERT of 256,000 tokens, as mmBERT is: nearly the whole file is its table."""
+    encoder, vocabulary = exported_encoder("modernbert"), 256_000
+    graph = onnx.load(encoder.path)
+    name = token_lookup(graph.graph).input[0]
+    table = np.random.default_rng(0).standard_normal((vocabulary, 32)).astype(np.float32)
+    stored = next(tensor for tensor in graph.graph.initializer if tensor.name == name)
+    stored.CopyFrom(numpy_helper.from_array(table, name))
+    whole, target, sparse = (tmp_path / f"{file}.onnx" for file in ("whole", "model", "sparse"))
+    onnx.save(graph, whole)
+    tokens = np.arange(5, vocabulary, 499)
+    counts = np.bincount(tokens, minlength=vocabulary)
+    settings = Embeddings(vocabulary="training")
+    report = shrink_embeddings(whole, target, settings, counts=counts, always_keep=SPECIAL)
+    assert (report.tokens, report.rows) == (vocabulary, len(tokens) + len(SPECIAL))
+    assert target.stat().st_size < 0.05 * whole.stat().st_size
+    inputs = texts(encoder, tokens)
+    expected = logits(whole, inputs)
+    assert np.array_equal(logits(target, inputs), expected)
+    write_sparse_graph(target, sparse, config=encoder.model.config, values="fp32", embeddings_int8=True, token_bits=4)
+    assert tensors(sparse)[f"{name}_nibbles"].shape == (report.rows, 1, 16)
+    write_sparse_graph(target, sparse, config=encoder.model.config, values="fp32", embeddings_int8=False)
+    assert np.abs(logits(sparse, inputs, sparse_runtime.path) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 def test_shrink_tables_writes_a_summary_beside_the_graph(
     bert: Exported, make_checkpoint: Callable[..., Path], sentiment_csv: Path, tmp_path: Path
 ) -> None:

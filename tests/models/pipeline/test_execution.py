@@ -147,9 +147,9 @@ def test_compress_resumes_after_kill_9_with_the_same_bundles(
 def test_compress_publishes_without_packed_file_if_packing_fails(
     tiny_checkpoint: Path, tiny_recipe: Path, sentiment_csv: Path, tmp_path: Path
 ) -> None:
-    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "silu-bert")
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "quick-gelu-bert")
     config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps({**config, "hidden_act": "silu"}))
+    (checkpoint / "config.json").write_text(json.dumps({**config, "hidden_act": "quick_gelu"}))
     short = ("teacher.epochs=0.1", "student.epochs=0.1", "quantization.enabled=false", "distillation=null")
     command = ["compress", str(tiny_recipe), "--model", str(checkpoint), "--data", str(sentiment_csv), "--threads", "1"]
     command += ["--store", str(tmp_path / "store"), "--task", "tiny", *(x for o in short for x in ("--set", o))]

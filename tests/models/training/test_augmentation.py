@@ -183,7 +183,9 @@ def test_vocabulary_of_byte_level_tokenizer_has_words_after_space() -> None:
     assert all(token.startswith("Ġ") for token in fast.convert_ids_to_tokens(vocabulary.ids.tolist()))
 
 
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "electra", "mpnet", "roberta"])
+@pytest.mark.parametrize(
+    "model_type", ["bert", "deberta-v2", "distilbert", "electra", "gte", "modernbert", "mpnet", "nomic_bert", "roberta"]
+)
 def test_masked_lm_predictions_match_model(
     make_checkpoint: Callable[[str], Path], make_masked_lm: Any, model_type: str
 ) -> None:

@@ -1,6 +1,7 @@
 """Training of tiny models: resumption of killed runs, and pruning during training."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import TrainerCallback
 
 from sparserve.models.data.dataset import UNLABELED, Split
 from sparserve.models.data.tokenization import Collator, tokenize
+from sparserve.models.encoders.checkpoint import load_classifier
 from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import TrainingError
 from sparserve.models.evaluation.scores import evaluate
@@ -105,6 +107,17 @@ def test_train_resumes_with_same_weights(network: Any, rows: Any, tmp_path: Path
         run(network, rows, tmp_path / "killed", stop_after=stop_after, pruning=PRUNING)
     resumed, result = run(network, rows, tmp_path / "killed", pruning=PRUNING)
     assert result == expected
+    assert same(whole, resumed)
+
+
+def test_train_resumes_with_weights_that_transformers_stores_under_other_names(
+    make_checkpoint: Callable[..., Path], rows: Any, tmp_path: Path
+) -> None:
+    network = load_classifier(make_checkpoint("nomic_bert"), ("a", "b"), "single_label_classification")
+    whole, _ = run(network, rows, tmp_path / "whole", epochs=1)
+    with pytest.raises(Killed):
+        run(network, rows, tmp_path / "killed", epochs=1, stop_after=6)
+    resumed, _ = run(network, rows, tmp_path / "killed", epochs=1)
     assert same(whole, resumed)
 
 

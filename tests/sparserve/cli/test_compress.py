@@ -48,8 +48,13 @@ def test_compress_refuses_a_checkpoint_that_is_no_encoder(
     refused: Refused, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(tiny_checkpoint, tmp_path / "gpt2")
-    (copy / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    refused("--model", copy, code=2, message="not an encoder")
+    messages = {
+        "gpt2": "not an encoder",
+        "new": "take the checkpoint as transformers has it, with the model_type 'gte'",
+    }
+    for model_type, message in messages.items():
+        (copy / "config.json").write_text(json.dumps({"model_type": model_type}))
+        refused("--model", copy, code=2, message=message)
 
 
 def test_compress_refuses_unlabelled_rows_without_a_teacher_to_answer(refused: Refused, tmp_path: Path) -> None:

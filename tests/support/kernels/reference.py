@@ -112,11 +112,17 @@ def random_encoder(
 
 
 def modern_encoder(
-    *, bands: Sequence[int | None] = (None, 3), positions: int = 200, gated: bool = True, **options: Any
+    *,
+    bands: Sequence[int | None] = (None, 3),
+    positions: int = 200,
+    gated: bool = True,
+    norm_first: bool = True,
+    **options: Any,
 ) -> EncoderWeights:
     """Return a random encoder with ModernBERT's parts: norms first and without bias, gates, rotary positions, bands.
 
     The first layer has no norm ahead of attention. Layers cycle through `bands` and through two sets of frequencies.
+    Without `norm_first`, norms are behind the residual sums and with bias, as in Nomic BERT.
     """
     plain = random_encoder(**{"bias": False, **options})
     generator = np.random.default_rng(options.get("seed", 0) + 1)
@@ -126,18 +132,21 @@ def modern_encoder(
         units = len(layer.intermediate.weight)
         gate = random_linear(generator, units, plain.hidden, 0.5, bias=False) if gated else None
         theta = (160_000, 10_000)[index % 2]
+        norms: dict[str, Any] = {
+            "attention_norm": replace(layer.attention_norm, bias=None) if index else None,
+            "output_norm": replace(layer.output_norm, bias=None),
+        }
         layers.append(
             replace(
                 layer,
-                attention_norm=replace(layer.attention_norm, bias=None) if index else None,
-                output_norm=replace(layer.output_norm, bias=None),
+                **(norms if norm_first else {}),
                 gate=gate,
                 rotary=(theta ** (-np.arange(0, plain.head_size, 2) / plain.head_size)).astype(np.float32),
                 band=bands[index % len(bands)],
             )
         )
-    final_norm = replace(random_norm(generator, plain.hidden), bias=None)
-    return replace(plain, layers=tuple(layers), pre_norm=True, final_norm=final_norm, positions=positions)
+    final_norm = replace(random_norm(generator, plain.hidden), bias=None) if norm_first else None
+    return replace(plain, layers=tuple(layers), pre_norm=norm_first, final_norm=final_norm, positions=positions)
 
 
 def relative_encoder(*, buckets: int = 8, positions: int = 200, **options: Any) -> EncoderWeights:
@@ -282,6 +291,8 @@ def _activate(activation: str, x: np.ndarray) -> np.ndarray:
         return x / 2 * (1 + erf(x / np.sqrt(2)))
     if activation == "gelu_tanh":
         return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    if activation == "silu":
+        return x / (1 + np.exp(-np.clip(x, -700, None)))
     return np.maximum(x, 0) if activation == "relu" else x
 
 

@@ -8,9 +8,10 @@ from sparserve.models.encoders.checkpoint import load_classifier
 from sparserve.models.export.onnx_export import export_onnx
 
 LABELS = ("negative", "neutral", "positive")
-# CamemBERT and XLM-RoBERTa are RoBERTa to the last parameter name.
-ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta")
-TYPED = ("bert", "electra")
+# CamemBERT and XLM-RoBERTa are RoBERTa to the last parameter name. GTE and Jina v3 have the layers of Nomic BERT, with
+# biases and without gates.
+ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "nomic_bert", "roberta")
+TYPED = ("bert", "electra", "nomic_bert")
 
 
 @dataclass(frozen=True)

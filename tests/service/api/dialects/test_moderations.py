@@ -21,6 +21,10 @@ def client(module_store: Store) -> Iterator[openai.OpenAI]:
     publish(module_store, task="wrong")
     problem = {"labels": TOPICS, "problem_type": "multi_label_classification"}
     publish(module_store, task="topics", model=graph(3), **problem)
+    publish(
+        module_store, task="search", model=graph(1), inputs="pair", labels=("relevance",),
+        problem_type="multi_label_classification",
+    )  # fmt: skip
     safe = {TASK: ["negative"], "wrong": ["fine"]}
     app = create_app(Settings(store=module_store.root, threads=1, moderation_safe_labels=safe))
     with listening(app) as address, openai.OpenAI(base_url=f"http://{address}/v1", api_key="none") as client:
@@ -29,7 +33,7 @@ def client(module_store: Store) -> Iterator[openai.OpenAI]:
 
 def test_openai_client_lists_the_tasks(client: openai.OpenAI) -> None:
     models = client.models.list().data
-    assert [model.id for model in models] == [TASK, "other", "topics", "wrong"]
+    assert [model.id for model in models] == [TASK, "other", "search", "topics", "wrong"]
     assert {model.object for model in models} == {"model"}
 
 
@@ -61,6 +65,7 @@ def test_moderation_of_several_labels_needs_no_safe_ones(client: openai.OpenAI) 
         ("other", "good", openai.UnprocessableEntityError, "other gives every text .* moderation_safe_labels"),
         ("wrong", "good", openai.UnprocessableEntityError, "moderation_safe_labels has fine for task wrong"),
         (TASK, "good " * 50, openai.UnprocessableEntityError, "item 0 has more than the 16 tokens"),
+        ("search", "good", openai.UnprocessableEntityError, "search ranks documents for a query and has no labels"),
         ("none", "good", openai.NotFoundError, "there is no task 'none'"),
         (openai.omit, "good", openai.UnprocessableEntityError, "several tasks: name one as model"),
     ],
