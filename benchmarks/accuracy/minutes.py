@@ -28,14 +28,19 @@ OVERHEAD_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that fits: its expected seconds, and the points that are missing to the target; infinite if unknown."""
+    """A run that fits: its expected seconds, and the points that are missing to the target.
+
+    They are infinite if nothing is measured yet, and minus infinity without a target.
+    """
 
     cell: Cell
     seconds: float
     gap: float
 
     def __str__(self) -> str:
-        gap = "not measured yet" if math.isinf(self.gap) else f"{self.gap:+.1f} points from the target"
+        gap = f"{self.gap:+.1f} points from the target"
+        if math.isinf(self.gap):
+            gap = "not measured yet" if self.gap > 0 else "no target"
         return f"{self.cell.title:<60} about {self.seconds / 60:.1f} min, {gap}"
 
 
