@@ -9,8 +9,10 @@
 #                    build/floors
 # make check   linters, types, import contracts, spelling and language
 # make bench   measure the store's bundles again, on this machine
-# make bench-kernels   the sparse runtime against ONNX Runtime's best, about a quarter of an hour; then docs/benchmarks/kernels.md
-#                      PEERS="openvino=PYTHON deepsparse=PYTHON" adds peers from environments of their own
+# make bench-kernels   the sparse runtime against ONNX Runtime's best, half an hour, resumable; then docs/benchmarks/kernels.md;
+#                      SHAPES="modernbert-base ettin-17m" for other networks, TASK=TASK for the bundles of a task of the store,
+#                      REPLACE=1 over results of another machine or build;
+#                      PEERS="openvino=PYTHON openvino-int8=PYTHON deepsparse=PYTHON" adds peers from separate environments
 # make bench-accuracy   every compression method on GLUE tasks, then docs/benchmarks/accuracy.md; DATA=FOLDER of JSON lines, and
 #                       TASK=mrpc METHOD=sparsebert-best LEVEL="95 %" for a part; hours on two cores, resumable
 # make bench-reliability   a soak of a million requests and every fault that is tried, with one worker and with two, then
@@ -40,6 +42,8 @@ SERVING_MINUTES ?= 30
 DATA ?= ../shared/data
 SCALE ?= minilm-l6
 TASK ?=
+SHAPES ?=
+REPLACE ?=
 METHOD ?=
 LEVEL ?=
 REQUESTS ?= 1000000
@@ -98,7 +102,8 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.latency --store $(STORE)
 
 bench-kernels: $(INSTALLED)
-	$(BIN)/python -m benchmarks.kernels $(addprefix --peer ,$(PEERS))
+	$(BIN)/python -m benchmarks.kernels $(addprefix --peer ,$(PEERS)) $(if $(SHAPES),--shapes $(SHAPES)) \
+	    $(if $(TASK),--store $(STORE) --task $(TASK)) $(if $(REPLACE),--replace)
 	$(BIN)/python -m benchmarks.kernels.publish
 
 bench-accuracy: $(INSTALLED)
