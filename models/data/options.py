@@ -20,7 +20,7 @@ class DataOptions(TypedDict, total=False):
     multi_label: bool | None
     """True if a row can have several labels."""
     head: Head | None
-    """What is learned from the label column: labels, a number, or the relevance of a document to a query."""
+    """Kind of the label column: labels, a number, or the relevance of a document to a query."""
     header: bool | None
     """True if the first row of a CSV file names its columns."""
     delimiter: str | None

@@ -1,7 +1,6 @@
 """LoRA adapters (Hu et al. 2021, arXiv 2106.09685): merged into their base model before anything else reads them."""
 
 import hashlib
-import json
 import warnings
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +8,7 @@ from typing import Any, Final
 from safetensors import safe_open
 
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint, save_classifier
+from sparserve.models.encoders.configuration import read_json_fields
 from sparserve.models.encoders.tokenizer import TOKENIZER_FILES, read_tokenizer
 from sparserve.models.errors import CheckpointError
 from sparserve.models.files import settle, sha256, temporary_folder
@@ -34,7 +34,7 @@ def merge_adapter(folder: Path, cache: Path) -> Path:
         CheckpointError: peft is not installed, the adapter is not one of LoRA, or it does not fit its base model.
         EnvironmentFault: the disk is full or the cache cannot be written.
     """
-    fields = _read_fields(folder)
+    fields = read_json_fields(folder / ADAPTER_CONFIG)
     _check_mergeable(folder, fields)
     base = _base_of(folder, str(fields["base_model_name_or_path"]))
     files = [folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS]
@@ -47,17 +47,6 @@ def merge_adapter(folder: Path, cache: Path) -> Path:
             read_tokenizer(folder if own else base.folder).save_pretrained(stage)
             settle(stage, target)
     return target
-
-
-def _read_fields(folder: Path) -> dict[str, Any]:
-    path = folder / ADAPTER_CONFIG
-    try:
-        fields = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{path} is not a configuration: it holds a JSON {type(fields).__name__}, not an object")
-    return fields
 
 
 def _check_mergeable(folder: Path, fields: dict[str, Any]) -> None:

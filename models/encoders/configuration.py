@@ -97,6 +97,15 @@ def _read_fields(folder: Path) -> dict[str, Any]:
         )
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
+    return read_json_fields(path)
+
+
+def read_json_fields(path: Path) -> dict[str, Any]:
+    """Return the fields of a configuration in JSON.
+
+    Raises:
+        CheckpointError: the file is missing, not JSON, or holds no object.
+    """
     try:
         fields = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -41,12 +41,12 @@ def choose_default(plan: Plan, context: Context, arms: Collection[Arm]) -> Varia
         comparison = paired_distances(int8_logits, fp32_logits, labels, sigmoid=dataset.multi_label)
     else:
         comparison = paired_comparison(int8_logits, fp32_logits, labels, dataset.problem_type)
-    better = "nearer to the truth" if dataset.one_score else "right"
+    better, test = ("nearer to the truth", "sign test") if dataset.one_score else ("right", "McNemar")
     best = fp32 if comparison.is_worse else int8
     context.reporter.say(
         f"On {len(dataset.validation):,} validation rows {fp32} alone is {better} on "
         f"{comparison.only_reference_right:,} and {arm} alone on {comparison.only_this_right:,} "
-        f"(McNemar p = {comparison.p:.2g}): "
+        f"({test} p = {comparison.p:.2g}): "
         + (f"{int8} loses accuracy, so {fp32} is the default" if comparison.is_worse else f"{best} is the default")
     )
     return best

@@ -93,8 +93,7 @@ def terminal_table(report: Report) -> Table:
     batch, length = report.cell or PREFERRED_CELL
     table = Table(title=f"{report.task}: compression against accuracy", title_justify="left")
     table.add_column("variant", no_wrap=True)
-    one_score = any(row.score_evaluation for row in report.variants)
-    quality = "Spearman [95 % CI]" if one_score else "accuracy [95 % CI]"
+    quality = "Spearman [95 % CI]" if report.one_score else "accuracy [95 % CI]"
     for heading in (
         quality, "kept", "encoder\nweights", "MB\n(zipped)", f"p50 ms\n{batch} x {length}",
         "x fp32", "x int8", "agree-\nment",
@@ -105,17 +104,15 @@ def terminal_table(report: Report) -> Table:
         table.add_row("bigger teacher", accuracy, "", "", size, "", "", "", "")
     for row in report.variants:
         speed = row.speed(report.cell)
-        quality, kept, agreement = _quality(row)
         table.add_row(
             f"{row.variant} *" if row.variant == report.default_variant else row.variant,
-            quality,
-            kept,
+            *_quality(row),
             percent(row.encoder_kept.weights) if row.encoder_kept else "-",
             f"{row.sizes.onnx / 1e6:.1f} ({row.sizes.onnx_zipped / 1e6:.1f})",
             f"{1000 * speed.p50_seconds:.1f}" if speed else "-",
             f"{speed.speedup:.2f}" if speed else "-",
             f"{speed.speedup_int8:.2f}" if speed and speed.speedup_int8 else "-",
-            agreement,
+            "-" if row.same_as_dense is None else percent(row.same_as_dense),
         )
         if row.sparse and (speed := row.sparse.speed(report.cell)):
             table.add_row(
@@ -130,24 +127,22 @@ def terminal_table(report: Report) -> Table:
                 "",
             )
     table.caption = (
-        f"* default variant. kept, encoder weights, agreement{' (pairs of rows in the same order)' * one_score}: "
+        f"* default variant. kept, encoder weights, agreement{' (order of pairs of rows)' * report.one_score}: "
         "relative to dense. x: speed-up over dense ONNX Runtime."
     )
     table.caption_justify = "left"
     return table
 
 
-def _quality(row: VariantReport) -> tuple[str, str, str]:
-    """Return the accuracy, the part of dense's that is kept, and the agreement with dense; "-" for unknown ones."""
-    if scores := row.score_evaluation:
-        order = percent(scores.agreement.same_order.value) if scores.agreement else "-"
-        return plain_interval(scores.spearman), "-", order
+def _quality(row: VariantReport) -> tuple[str, str]:
+    """Return the accuracy or Spearman's correlation, and the part of dense's accuracy that is kept; "-" if unknown."""
+    if row.score_evaluation:
+        return plain_interval(row.score_evaluation.spearman), "-"
     figures = row.evaluation
     agreement = figures.agreement if figures else None
     return (
         percent_interval(figures.accuracy) if figures else "-",
         percent(agreement.accuracy_kept.value) if agreement else "-",
-        percent(agreement.agreement.value) if agreement else "-",
     )
 
 

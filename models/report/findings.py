@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sparserve.models.bundle.manifest import TokenTable
+from sparserve.models.bundle.manifest import Interval, TokenTable
 from sparserve.models.bundle.variants import DENSE, Variant
 from sparserve.models.report.rendering import percent
 from sparserve.models.report.schema import Report, SparseCost, VariantReport
@@ -55,9 +55,11 @@ def teacher_warnings(dense: VariantReport) -> list[str]:
     if training is not None and training.still_rising:
         found = bool(training.settings.trials)
         more = "more training rows may help" if found else "use more epochs, a larger learning rate, or teacher: auto"
+        last = training.scores[-1]
+        reached = f"{last:.3f}" if dense.score_evaluation else percent(last)
         sentences.append(
             f"The dense model has not converged: its score on validation still rose at the end of {training.epochs:g} "
-            f"epochs, to {percent(training.scores[-1])}. Figures relative to dense may flatter the others; {more}."
+            f"epochs, to {reached}. Figures relative to dense may flatter the others; {more}."
         )
     if figures is not None and len(figures.per_class) > 1 and sum(c.support for c in figures.per_class) == figures.rows:
         common = max(figures.per_class, key=lambda label: label.support)
@@ -86,36 +88,37 @@ def _accuracy_findings(row: VariantReport) -> Iterable[str]:
     agreement = row.evaluation.agreement if row.evaluation else None
     if agreement is None:
         return
-    kept = agreement.accuracy_kept
-    summary = (
-        f"{row.variant} keeps {percent(kept.value)} of the accuracy of dense "
-        f"(95 % interval {percent(kept.low)} to {percent(kept.high)})"
+    change = "loss" if agreement.only_reference_right > agreement.only_this_right else "gain"
+    yield _judged(
+        f"{row.variant} keeps {percent(agreement.accuracy_kept.value)} of the accuracy of dense",
+        agreement.accuracy_kept,
+        by_chance="the difference is not statistically significant on these rows",
+        otherwise=f"the {change} is statistically significant",
+        p=agreement.mcnemar_p,
+        test="McNemar",
     )
-    p = f"McNemar p = {agreement.mcnemar_p:.2g}"
-    if agreement.mcnemar_p >= SIGNIFICANT:
-        yield f"{summary}; the difference is not statistically significant on these rows ({p})."
-    elif agreement.only_reference_right > agreement.only_this_right:
-        yield f"{summary}; the loss is statistically significant ({p})."
-    else:
-        yield f"{summary}; the gain is statistically significant ({p})."
 
 
 def _score_findings(row: VariantReport) -> Iterable[str]:
     agreement = row.score_evaluation.agreement if row.score_evaluation else None
     if agreement is None:
         return
-    order = agreement.same_order
-    summary = (
-        f"{row.variant} puts {percent(order.value)} of the pairs of test rows in the same order as dense "
-        f"(95 % interval {percent(order.low)} to {percent(order.high)})"
+    nearer = "dense" if agreement.only_reference_nearer > agreement.only_this_nearer else "it"
+    yield _judged(
+        f"{row.variant} puts {percent(agreement.same_order.value)} of all pairs of test rows in the order of dense",
+        agreement.same_order,
+        by_chance="neither is nearer to the true numbers by more than chance",
+        otherwise=f"{nearer} is nearer to the true numbers, which is statistically significant",
+        p=agreement.nearer_p,
+        test="sign test",
     )
-    p = f"sign test p = {agreement.nearer_p:.2g}"
-    if agreement.nearer_p >= SIGNIFICANT:
-        yield f"{summary}; neither is nearer to the true numbers by more than chance ({p})."
-    elif agreement.only_reference_nearer > agreement.only_this_nearer:
-        yield f"{summary}; dense is nearer to the true numbers, which is statistically significant ({p})."
-    else:
-        yield f"{summary}; it is nearer to the true numbers, which is statistically significant ({p})."
+
+
+def _judged(summary: str, interval: Interval, *, by_chance: str, otherwise: str, p: float, test: str) -> str:
+    """Return a sentence on a figure, its interval, and the verdict of a test."""
+    verdict = by_chance if p >= SIGNIFICANT else otherwise
+    limits = f"95 % interval {percent(interval.low)} to {percent(interval.high)}"
+    return f"{summary} ({limits}); {verdict} ({test} p = {p:.2g})."
 
 
 def token_table_sentences(table: TokenTable | None, bits: int | None) -> list[str]:

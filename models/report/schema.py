@@ -206,6 +206,14 @@ class VariantReport(Record):
         return self.score_evaluation.ranking if self.score_evaluation else None
 
     @property
+    def same_as_dense(self) -> float | None:
+        """Fraction of test rows with the prediction of dense; with one score, of pairs of rows in the same order."""
+        if self.score_evaluation:
+            return self.score_evaluation.agreement.same_order.value if self.score_evaluation.agreement else None
+        agreement = self.evaluation.agreement if self.evaluation else None
+        return agreement.agreement.value if agreement else None
+
+    @property
     def served_sparse(self) -> SparseCost | None:
         """The cost in the sparse runtime, if the service uses it by default."""
         return self.sparse if self.sparse and self.sparse.preferred else None
@@ -227,6 +235,11 @@ class Report(Record):
     problem_type: ProblemType
     findings: tuple[str, ...] = Field(description="sentences computed from the figures")
     variants: tuple[VariantReport, ...] = Field(min_length=1)
+
+    @property
+    def one_score(self) -> bool:
+        """True for a regression or a reranker, which have one score and no labels."""
+        return len(self.labels) == 1
 
     @property
     def bigger_teacher(self) -> BiggerTeacher | None:

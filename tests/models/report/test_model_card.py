@@ -130,3 +130,12 @@ def test_model_card_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["logits"].shape == (1, 2)
+
+
+def test_model_card_of_a_reranker_sends_pairs() -> None:
+    card = model_card(
+        manifest(labels=("relevance",), problem_type="multi_label_classification", inputs="pair", evaluation=None)
+    )
+    assert '{"inputs": [{"text": "a text", "text_pair": "its second text"}]}' in card
+    assert 'tokenizer.encode("a text", "its second text")' in card
+    assert "`logits` is [1, 1], the relevance; apply sigmoid." in card
