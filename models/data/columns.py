@@ -53,8 +53,8 @@ def named_columns(options: DataOptions) -> dict[str, tuple[str, ...]]:
     }
 
 
-def read_options(options: DataOptions) -> ReadOptions:
-    """Return the options of a data set's files."""
+def read_options(options: DataOptions, *, lines: bool = False) -> ReadOptions:
+    """Return the options of a data set's files. With `lines`, files of text need no columns."""
     return ReadOptions(
         header=options.get("header"),
         delimiter=options.get("delimiter"),
@@ -62,6 +62,7 @@ def read_options(options: DataOptions) -> ReadOptions:
         escape=options.get("escape"),
         encoding=options.get("encoding"),
         expected=tuple(name for names in named_columns(options).values() for name in names),
+        lines=lines,
     )
 
 
@@ -114,7 +115,8 @@ def _choose_texts(table: Table, source: str, options: DataOptions, used: set[str
     notes: list[str] = []
     if not text:
         text = (_detect_text(table, source, used),)
-        notes.append(f"text column: {text[0]!r} (detected; use --text-column to choose another)")
+        if len(table.columns) > 1:
+            notes.append(f"text column: {text[0]!r} (detected; use --text-column to choose another)")
     used = used | set(text)
     # Several text columns are the whole text, and an empty name says that there is no second one.
     if pair is None and len(text) == 1:

@@ -1,6 +1,6 @@
 """Rows without labels: more texts of the task, whose only training target is the teacher's answer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
@@ -8,7 +8,6 @@ from sparserve.models.data.columns import TextColumns, choose_text_columns, read
 from sparserve.models.data.dataset import UNLABELED, Dataset, Split
 from sparserve.models.data.options import DataOptions
 from sparserve.models.data.sources.source import read_split
-from sparserve.models.data.tables.reading import data_suffix, read_lines
 from sparserve.models.data.tables.table import Table
 from sparserve.models.data.texts import row_texts
 from sparserve.models.errors import DataError
@@ -41,7 +40,7 @@ def load_unlabeled(path: Path, dataset: Dataset, **options: Unpack[DataOptions])
     Raises:
         DataError: the file cannot be read, has no text column, or no row is left.
     """
-    table = _read(path, options)
+    table = read_split(path, read_options(options, lines=True))
     columns = _columns(table, path.name, dataset, options)
     texts = row_texts(table, columns.text, path.name)
     pairs = row_texts(table, [columns.text_pair], path.name) if columns.text_pair is not None else None
@@ -69,14 +68,6 @@ def load_unlabeled(path: Path, dataset: Dataset, **options: Unpack[DataOptions])
         [label] * len(rows),
     )
     return UnlabeledRows(path.name, split, dropped, (*table.notes, *columns.notes))
-
-
-def _read(path: Path, options: DataOptions) -> Table:
-    """Return the table of the file; a text file without a delimiter has one text a line, as corpora do."""
-    if (data_suffix(path.name) or "").startswith(".txt") and path.is_file() and options.get("delimiter") is None:
-        table = read_lines(path, options.get("encoding"))
-        return replace(table, notes=(*table.notes, "every line is a text (use --delimiter if the file is a table)"))
-    return read_split(path, read_options(options))
 
 
 def _columns(table: Table, source: str, dataset: Dataset, options: DataOptions) -> TextColumns:

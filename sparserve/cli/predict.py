@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +44,8 @@ def predict(
     data: Annotated[
         Path,
         typer.Option(
-            help="Texts: a CSV, TSV, JSON or Parquet file, or a folder or pattern of shards.", rich_help_panel=DATA
+            help="Texts: a CSV, TSV, JSON or Parquet file, lines in a .txt file, or a folder or pattern of shards.",
+            rich_help_panel=DATA,
         ),
     ],
     output: Annotated[
@@ -79,9 +80,9 @@ def predict(
 ) -> None:
     """Label every text of a file with a finished model, without a service.
 
-    The output is CSV: the columns of the input, the prediction and its score. A multi-label task has a score for each
-    label, and predicts those of at least 0.5, separated by |. A model with one score has no prediction beside it. A row
-    without text has neither.
+    The output is CSV: the columns of the input, the prediction and its score. Labels in the input are not read. A
+    multi-label task has a score for each label, and predicts those of at least 0.5, separated by |. A model with one
+    score has no prediction beside it. A row without text has neither.
     """
     with cli_errors():
         from sparserve.classifier import Classifier
@@ -91,9 +92,10 @@ def predict(
         from sparserve.models.files import write_atomically
 
         classifier = Classifier.load(store, task, variant)
+        inputs = classifier.bundle.manifest.inputs
         options = DataOptions(
             text_column=text_column,
-            text_pair_column=text_pair_column,
+            text_pair_column="" if text_pair_column is None and inputs == "single" else text_pair_column,
             header=header,
             delimiter=delimiter,
             quote=quote,
@@ -101,14 +103,23 @@ def predict(
             encoding=encoding,
         )
         with needs_extra("compress", user=f"reading {data.name}"):
-            table = read_split(data, read_options(options))
+            table = read_split(data, read_options(options, lines=True))
         columns = choose_text_columns(table, data.name, options)
-        for note in (*table.notes, *columns.notes):
+        if inputs == "pair" and columns.text_pair is None and text_pair_column is None:
+            raise InputError(
+                f"{data.name} has no second text, but {task} was trained on pairs of texts. Columns: "
+                f"{', '.join(table.columns)}. Choose one with --text-pair-column, or '' to do without."
+            )
+        added = _added_columns(classifier, table.columns)
+        notes = [*table.notes, *columns.notes]
+        if taken := [name for name in _added_columns(classifier) if name in table.columns]:
+            notes.append(f"the file has a column {taken[0]!r}, so the output adds {', '.join(map(repr, added))}")
+        for note in notes:
             typer.echo(f"note: {note}", err=True)
         texts = row_texts(table, columns.text, data.name)
         pairs = None if columns.text_pair is None else row_texts(table, [columns.text_pair], data.name)
         answer = partial(classifier, overlong=overlong, aggregate=aggregate)
-        text = _as_csv(table, classifier, _answers(answer, len(classifier.labels), texts, pairs), data.name)
+        text = _as_csv(table, added, classifier, _answers(answer, len(classifier.labels), texts, pairs))
         if output is None:
             write_utf8(text)
         else:
@@ -118,16 +129,27 @@ def predict(
             typer.echo(f"{output}: {len(table):,} rows labelled by {name}", err=True)
 
 
-def _as_csv(table: "Table", classifier: "Classifier", answers: Iterable["list[Prediction] | None"], source: str) -> str:
+def _added_columns(classifier: "Classifier", taken: Collection[str] = ()) -> list[str]:
+    """Return the columns that the output adds; they are numbered if the file has one of these names."""
+    manifest = classifier.bundle.manifest
+    if manifest.one_score:
+        names = [SCORE]
+    elif manifest.problem_type == "multi_label_classification":
+        names = [PREDICTION, *(f"{SCORE} {label}" for label in classifier.labels)]
+    else:
+        names = [PREDICTION, SCORE]
+    number, added = 1, names
+    while not set(added).isdisjoint(taken):
+        number += 1
+        added = [f"{name} {number}" for name in names]
+    return added
+
+
+def _as_csv(
+    table: "Table", added: list[str], classifier: "Classifier", answers: Iterable["list[Prediction] | None"]
+) -> str:
     several = classifier.bundle.manifest.problem_type == "multi_label_classification"
-    one_score = classifier.bundle.manifest.one_score
-    added = [SCORE]
-    if not one_score:
-        added = [PREDICTION, *([f"{SCORE} {label}" for label in classifier.labels] if several else [SCORE])]
     names = list(table.columns)
-    taken = [name for name in added if name in names]
-    if taken:
-        raise InputError(f"{source} has a column {taken[0]!r}, which the output adds. Rename it.")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*names, *added])

@@ -1,5 +1,6 @@
 """Reading a file as a table: its content decides the format, not its name."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +8,14 @@ from sparserve.models.data.tables.arrow import arrow_format, read_arrow
 from sparserve.models.data.tables.decoding import decode, read_bytes, unpack
 from sparserve.models.data.tables.delimited import read_delimited
 from sparserve.models.data.tables.json_rows import looks_like_json, read_json
-from sparserve.models.data.tables.table import ReadOptions, Table
+from sparserve.models.data.tables.table import KNOWN_NAMES, TEXT_NAMES, ReadOptions, Table
 from sparserve.models.errors import DataError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".tab", ".txt", ".parquet", ".arrow", ".feather")
+TEXT_SUFFIX = ".txt"
+SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".tab", TEXT_SUFFIX, ".parquet", ".arrow", ".feather")
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_COLUMN_NAME = re.compile(r"[\w.-]{1,40}")
 
 
 def is_data_name(name: str) -> bool:
@@ -29,7 +32,7 @@ def data_suffix(name: str) -> str | None:
 
 
 def read_table(path: Path, options: ReadOptions | None = None) -> Table:
-    """Read a CSV, TSV, JSON, Parquet or Arrow file, compressed or not.
+    """Read a CSV, TSV, JSON, Parquet or Arrow file, or lines of text, compressed or not.
 
     Raises:
         DataError: the file is missing, empty, malformed, or neither of these formats.
@@ -42,19 +45,6 @@ def read_table(path: Path, options: ReadOptions | None = None) -> Table:
     return table
 
 
-def read_lines(path: Path, encoding: str | None = None) -> Table:
-    """Read a text file, compressed or not, as a table with one column `text`: every line that is not blank is a row.
-
-    Raises:
-        DataError: the file is missing, empty or not text.
-    """
-    text, notes = decode(unpack(read_bytes(path), path), path, encoding)
-    lines = [line for line in text.split("\n") if line.strip()]
-    if not lines:
-        raise DataError(f"{path} has no rows.")
-    return Table({"text": lines}, named=False, format="lines of text", notes=tuple(notes))
-
-
 def _read(path: Path, options: ReadOptions) -> Table:
     content = read_bytes(path)
     plain = unpack(content, path)
@@ -65,9 +55,28 @@ def _read(path: Path, options: ReadOptions) -> Table:
     named_json = any(suffix.lower() in JSON_SUFFIXES for suffix in path.suffixes)
     if options.delimiter is None and (looks_like_json(text) or (named_json and text.strip())):
         table = _with_unused(read_json(path, text), options)
+    elif options.lines and (data_suffix(path.name) or "").startswith(TEXT_SUFFIX) and not _is_table(text, options):
+        table = _with_unused(_lines(text), options)
     else:
         table = read_delimited(path, text, options)
     return replace(table, notes=(*notes, *table.notes))
+
+
+def _is_table(text: str, options: ReadOptions) -> bool:
+    """Return True if a text file has several columns: it has a delimiter, or a first line that names them."""
+    if options.delimiter is not None:
+        return True
+    names = [name.strip(" \"'\r") for name in re.split(r"[,;|\t]", text.partition("\n")[0])]
+    known = any(name.casefold() in KNOWN_NAMES for name in names) and all(map(_COLUMN_NAME.fullmatch, names))
+    return len(names) > 1 and (known or any(name in options.expected for name in names))
+
+
+def _lines(text: str) -> Table:
+    """Return every line that is not blank as a row. A first line that names the column is none."""
+    lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    header = bool(lines) and lines[0].strip().casefold() in TEXT_NAMES
+    note = "every line is a text (use --delimiter if the file is a table)"
+    return Table({"text": lines[header:]}, named=header, format="lines of text", notes=(note,))
 
 
 def _with_unused(table: Table, options: ReadOptions, *more: str) -> Table:

@@ -41,7 +41,10 @@ class Table:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of a file; None is detected. `expected` are column names that mark a first row as a header."""
+    """Options of a file; None is detected. `expected` are column names that mark a first row as a header.
+
+    With `lines`, a `.txt` file has one text a line, unless its first line or a delimiter says that it is a table.
+    """
 
     header: bool | None = None
     delimiter: str | None = None
@@ -49,3 +52,4 @@ class ReadOptions:
     escape: str | None = None
     encoding: str | None = None
     expected: Collection[str] = ()
+    lines: bool = False

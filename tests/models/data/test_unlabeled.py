@@ -65,3 +65,10 @@ def test_load_unlabeled_has_a_target_of_every_label(tmp_path: Path) -> None:
     dataset = load_dataset(write(tmp_path / "several.csv", csv_text(items)))
     unlabeled = load_unlabeled(write(tmp_path / "more.csv", "text\nnew text\n"), dataset)
     assert unlabeled.split.labels == [[UNLABELED, UNLABELED]]
+
+
+def test_load_unlabeled_reads_shards_of_lines(dataset: Dataset, tmp_path: Path) -> None:
+    for shard in (1, 2):
+        write(tmp_path / "corpus" / f"texts-{shard}.txt", f"One, of shard {shard}\nTwo, or more, of shard {shard}\n")
+    unlabeled = load_unlabeled(tmp_path / "corpus", dataset)
+    assert len(unlabeled.split) == 4 and unlabeled.split.texts[0] == "One, of shard 1"

@@ -71,12 +71,44 @@ def test_predict_scores_every_label_of_a_multi_label_task(tmp_path: Path) -> Non
     assert first["prediction"] == "|".join(label for label, score in scores.items() if score >= 0.5)
 
 
+def test_predict_numbers_its_columns_where_the_file_has_them(store: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "judged.csv", "text,score,prediction 2\ngood film,7,a\nbad film,3,b\n")
+    result = predict(store, "--data", data)
+    assert result.exit_code == 0, result.output
+    rows = read(result.stdout)
+    assert [(row["score"], row["prediction 2"]) for row in rows] == [("7", "a"), ("3", "b")]
+    assert rows[0]["prediction 3"] in tiny_bundles.LABELS and 0.5 <= float(rows[0]["score 3"]) <= 1
+    assert "has a column 'score', so the output adds 'prediction 3', 'score 3'" in " ".join(result.stderr.split())
+
+
+def test_predict_reads_lines_of_a_text_file(store: Path, tmp_path: Path) -> None:
+    lines = ["a good film, but long", "bad, dull", "the plot, the actor"]
+    result = predict(store, "--data", write(tmp_path / "lines.txt", "\r\n".join(lines)))
+    assert result.exit_code == 0, result.output
+    assert [row["text"] for row in read(result.stdout)] == lines
+    assert result.stderr == "note: every line is a text (use --delimiter if the file is a table)\n"
+    table = predict(store, "--data", write(tmp_path / "table.txt", TEXTS))
+    assert [row["id"] for row in read(table.stdout)] == ["1", "2", "3"]
+
+
+def test_predict_takes_pairs_as_the_model_was_trained(tmp_path: Path) -> None:
+    for inputs in ("single", "pair"):
+        tiny_bundles.publish(Store(tmp_path / inputs), inputs=inputs)
+    data = write(tmp_path / "pairs.csv", "text,answer\ngood film,a plot\nbad film,a scene\n")
+    assert "second text column" not in predict(tmp_path / "single", "--data", data).stderr
+    assert "second text column: 'answer'" in predict(tmp_path / "pair", "--data", data).stderr
+    alone = ["--data", write(tmp_path / "texts.csv", TEXTS)]
+    refused = predict(tmp_path / "pair", *alone)
+    assert refused.exit_code == 2
+    assert "has no second text, but movie-sentiment was trained on pairs" in " ".join(refused.stderr.split())
+    assert predict(tmp_path / "pair", *alone, "--text-pair-column", "").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("content", "options", "code", "message"),
     [
         (TEXTS, ["--variant", "none"], 3, "has no variant 'none'"),
         (TEXTS, ["--text-column", "nothing"], 2, "no column 'nothing'"),
-        ("text,prediction\na b,c\n", [], 2, "has a column 'prediction', which the output adds. Rename it."),
         ("a", ["--delimiter", "::"], 2, "give one character"),
     ],
 )
