@@ -6,7 +6,7 @@ from typing import Final
 
 from sparserve.models.bundle.manifest import Interval, TokenTable
 from sparserve.models.bundle.variants import DENSE, Variant
-from sparserve.models.report.rendering import percent
+from sparserve.models.report.rendering import percent, plain_interval
 from sparserve.models.report.schema import Report, SparseCost, VariantReport
 
 # Latency ratios of equal graphs on a shared machine stay within this range.
@@ -70,6 +70,13 @@ def teacher_warnings(dense: VariantReport) -> list[str]:
                 f"{percent(figures.accuracy.value)}, and {percent(share)} of the test rows are {common.label!r}. "
                 "Comparisons with it say little; check the labels, or use more rows or another checkpoint."
             )
+    scores = dense.score_evaluation
+    if scores is not None and scores.spearman.low <= 0:
+        sentences.append(
+            "The dense model hardly orders the test rows: Spearman's correlation of its scores with the true numbers is "
+            f"{plain_interval(scores.spearman)}, and 0 is that of chance. Comparisons with it say little; check the "
+            "numbers, or use more rows or another checkpoint."
+        )
     return sentences
 
 

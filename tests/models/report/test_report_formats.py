@@ -11,6 +11,7 @@ import pytest
 
 from sparserve.models.bundle.manifest import Interval, ScoreAgreement, ScoreEvaluation
 from sparserve.models.report.builder import build_report, to_html, to_markdown
+from sparserve.models.report.findings import warnings
 from sparserve.models.report.plots import matrix_title, plots
 from sparserve.models.report.rendering import markdown_text, milliseconds, quantity
 from sparserve.models.report.schema import Report
@@ -54,7 +55,8 @@ def test_report_shows_the_effect_of_the_temperature(report: Report) -> None:
     assert "<td>1.5</td><td>40</td><td>0.125</td><td>0.062</td><td>0.500</td><td>0.250</td>" in to_html(report)
 
 
-def test_report_of_one_score_shows_its_correlation_in_the_summary(report: Report) -> None:
+def one_score(report: Report, spearman: Interval) -> Report:
+    """Return the report with the figures of a regression in place of those of labels."""
     agreement = ScoreAgreement(
         reference="0" * 16,
         same_order=Interval(value=0.9, low=0.8, high=1.0),
@@ -63,19 +65,28 @@ def test_report_of_one_score_shows_its_correlation_in_the_summary(report: Report
         only_reference_nearer=3,
         only_this_nearer=2,
     )
-    spearman = Interval(value=0.726, low=0.681, high=0.77)
     scores = ScoreEvaluation(rows=40, pearson=spearman, spearman=spearman, mean_squared_error=0.5, agreement=agreement)
     changed = {"evaluation": None, "calibration": None, "score_evaluation": scores}
     variants = tuple(row.model_copy(update=changed) for row in report.variants)
-    one_score = report.model_copy(update={"labels": ("score",), "problem_type": "regression", "variants": variants})
-    markdown, page = to_markdown(one_score), to_html(one_score)
+    return report.model_copy(update={"labels": ("score",), "problem_type": "regression", "variants": variants})
+
+
+def test_report_of_one_score_shows_its_correlation_in_the_summary(report: Report) -> None:
+    scored = one_score(report, Interval(value=0.726, low=0.681, high=0.77))
+    markdown, page = to_markdown(scored), to_html(scored)
     assert "| variant | Spearman | kept | agreement |" in markdown
     assert "| sparse90 | 0.726 [0.681, 0.770] | - | 90.0\u00a0% |" in markdown
     assert "<td>0.726<small>0.681 to 0.770</small></td>" in page
     assert '<span class="what">Same order</span><b>90.0\u00a0%</b>' in page
-    assert "Accuracy against" not in page  # no plots without accuracies
+    assert "Accuracy against" not in page and "dense classified correctly" not in page
     for table in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+def test_report_warns_of_scores_that_are_those_of_chance(report: Report) -> None:
+    assert warnings(one_score(report, Interval(value=0.3, low=0.1, high=0.5))) == []
+    (warning,) = warnings(one_score(report, Interval(value=0.1, low=-0.1, high=0.3)))
+    assert "hardly orders the test rows" in warning and "0.100 [-0.100, 0.300]" in warning
 
 
 @pytest.mark.parametrize(
