@@ -1,7 +1,8 @@
 """Check the English of docstrings, comments, messages and pages: `python .ci/check_language.py [PATH ...]`.
 
-A docstring begins with an imperative or a noun phrase, never with an interrogative. Some words are never used, because
-each has a plainer one. Print one line per finding and exit with 1 if there are any.
+A docstring, and the description of an option or a field, begins with an imperative or a noun phrase, never with an
+interrogative. Some words are never used, because each has a plainer one. Print one line per finding and exit with 1 if
+there are any.
 """
 
 import ast
@@ -13,11 +14,12 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-INTERROGATIVE = re.compile(r"(What|Which|Whether|Where|How|Who|Whose)\b")
+INTERROGATIVE = re.compile(r"(What|Which|Whether|Where|How|Who|Whose)\b", re.IGNORECASE)
 BANNED = re.compile(
     r"\b(aside|anew|for ever|go(?:es)? on|went on|(?:is|are) (?:told|looked at)|taken off|of (?:its|their) own)\b",
     re.IGNORECASE,
 )
+DESCRIPTIONS = ("help", "description")
 PROSE = (".md", ".yaml", ".yml", ".toml", ".html", ".j2", ".sh")
 SOURCE = (".cpp", ".h")
 LEFT_OUT = ("benchmarks/results/", "tests/attacks/", "service/pages/vendor/", "CHANGELOG.md", ".ci/check_language.py")
@@ -27,7 +29,7 @@ def findings(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers of a file and what is wrong there."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        yield from _docstrings(text)
+        yield from _openings(text)
         parts = [(token.start[0], token.string) for token in _words(text)]
     elif path.suffix in SOURCE:
         parts = [(number, line.partition("//")[2]) for number, line in enumerate(text.splitlines(), 1)]
@@ -38,12 +40,14 @@ def findings(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((start + offset, f"do not use {match[0]!r}") for match in BANNED.finditer(line))
 
 
-def _docstrings(text: str) -> Iterator[tuple[int, str]]:
+def _openings(text: str) -> Iterator[tuple[int, str]]:
+    """Findings on docstrings, those of attributes too, and on descriptions of options and fields."""
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            docstring = ast.get_docstring(node)
-            if docstring and (match := INTERROGATIVE.match(docstring)):
-                yield node.body[0].lineno, f"a docstring begins with {match[0]!r}: use an imperative or a noun phrase"
+        if not (isinstance(node, ast.Expr) or (isinstance(node, ast.keyword) and node.arg in DESCRIPTIONS)):
+            continue
+        opening = node.value.value if isinstance(node.value, ast.Constant) else None
+        if isinstance(opening, str) and (match := INTERROGATIVE.match(opening.strip())):
+            yield node.value.lineno, f"a docstring begins with {match[0]!r}: use an imperative or a noun phrase"
 
 
 def _words(text: str) -> Iterator[tokenize.TokenInfo]:

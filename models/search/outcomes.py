@@ -13,7 +13,7 @@ class Serving(Record):
     version: Version = Field(description="of the bundle with the file; other searches may publish the same variant")
     precision: Precision
     runtime: Runtime
-    preferred: bool = Field(description="whether the service picks this file of the variant by default")
+    preferred: bool = Field(description="true if the service picks this file of the variant by default")
     bytes: Count = Field(description="of the file")
     latency: tuple[LatencyPoint, ...]
     accuracy: Fraction = Field(description="on the validation split; macro F1 for multi-label tasks")

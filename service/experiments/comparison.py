@@ -30,7 +30,7 @@ class ItemComparison(BaseModel):
     """One input through every variant."""
 
     predictions: dict[str, VariantPrediction] = Field(description="by variant")
-    agree: bool | None = Field(description="whether all variants predict the same; null for a regression")
+    agree: bool | None = Field(description="true if all variants predict the same; null for a regression")
     max_difference: float = Field(description="largest difference of a label's score between two variants")
     tokens: int = Field(description="of all windows")
     truncated: bool

@@ -69,7 +69,7 @@ class Problem(BaseModel):
     type: str = Field("about:blank", description="always about:blank: the status identifies the problem")
     title: str = Field(description="the status in words")
     status: int
-    detail: str = Field(description="what is wrong and the way out")
+    detail: str = Field(description="the fault and the way out")
     error: str = Field(description="the same as detail, for clients that read this member")
     error_type: str = Field("Validation", description="the kind of error, in text-embeddings-inference's words")
     request_id: str | None = Field(None, description="X-Request-Id of the request")

@@ -101,8 +101,8 @@ def compress(
     head: Annotated[
         Head | None,
         typer.Option(
-            help="What the model learns from the label column: labels, a number (regression), or the relevance of a "
-            "document, the second text, to a query. Default: detected from the data.",
+            help="Kind of the label column: labels, a number (regression), or the relevance of a document, the second "
+            "text, to a query. Default: detected from the data.",
             rich_help_panel=DATA,
         ),
     ] = None,
