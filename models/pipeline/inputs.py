@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sparserve.kernels.library import LibraryError, find_library
 from sparserve.models.bundle.manifest import Machine
@@ -54,6 +54,11 @@ class Job:
         return self.teacher or self.checkpoint
 
     @property
+    def teacher_learns_logits(self) -> bool:
+        """True if the dense teacher learns a bigger teacher's logits or soft labels in place of labels."""
+        return self.bigger_teacher is not None or self.dataset.train.soft is not None
+
+    @property
     def start(self) -> Checkpoint:
         """The network that the student starts from. A teacher that is still to be fine-tuned is the checkpoint."""
         return starting_from(self.checkpoint, self.teacher, self.recipe)
@@ -76,6 +81,11 @@ class Job:
         if key not in self.tokenized:
             self.tokenized[key] = TokenizedDataset(dataset, network.tokenizer, max_length, long_texts)
         return self.tokenized[key]
+
+    def row_count(self, split: Literal["train", "validation", "test"]) -> int:
+        """Return the number of rows of a split as networks see it: a window of a long text is one row."""
+        rows = self.rows(self.checkpoint) if self.recipe.long_texts.windowed else self.dataset
+        return len(getattr(rows, split))
 
 
 def starting_from(checkpoint: Checkpoint, teacher: Checkpoint | None, recipe: Recipe) -> Checkpoint:

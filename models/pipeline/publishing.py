@@ -122,11 +122,11 @@ def _teacher_training(plan: Plan, teacher: Checkpoint, context: Context) -> Teac
     if settings is None:
         return None
     job = plan.job
-    # A window of a long text is one row in training.
-    train_rows = len(job.rows(job.checkpoint).train if job.recipe.long_texts.windowed else job.dataset.train)
+    train_rows = job.row_count("train")
     if job.bigger_teacher is not None and job.unlabeled_split is not None:
         train_rows += len(job.unlabeled_split)
-    return training_record(teacher.folder, settings, train_rows=train_rows, validation_rows=len(job.dataset.validation))
+    validation_rows = job.row_count("validation")
+    return training_record(teacher.folder, settings, train_rows=train_rows, validation_rows=validation_rows)
 
 
 def _hub_id(checkpoint: Checkpoint) -> str | None:

@@ -12,11 +12,10 @@ from sparserve.models.pipeline.estimate import Costs
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.stages.augmentation import student_rows
 from sparserve.models.pipeline.stages.bigger_teacher import target_logits
-from sparserve.models.pipeline.stages.teacher_settings import planned_training
+from sparserve.models.pipeline.stages.teacher_settings import found_settings, planned_training
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.training.target_logits import TargetLogits, logits_only
 from sparserve.models.training.teacher import train_found_teacher, train_teacher
-from sparserve.models.training.tuning.settings import read_settings
 
 # Raised when a change of the code makes another result of the same inputs.
 REVISION = 1
@@ -67,7 +66,7 @@ def training_of(plan_settings: Step | None, job: Job, context: Context) -> Train
     if job.teacher is not None:
         return None
     if plan_settings is not None:
-        return read_settings(context.result(plan_settings))
+        return found_settings(job, context.result(plan_settings))
     training = job.recipe.teacher
     assert training is not None
     return TrainingSettings(
@@ -88,7 +87,7 @@ def _lesson(job: Job, targets: Step | None, context: Context) -> dict[str, Any]:
 
 
 def _lesson_inputs(job: Job, targets: Step | None) -> dict[str, Any]:
-    if targets is None and job.dataset.train.soft is None:
+    if not job.teacher_learns_logits:
         return {}
     losses = logits_only(job.recipe.distillation)
     learned = {"temperature": losses.temperature, "labels": losses.labels}
@@ -101,7 +100,7 @@ def _found_teacher_step(job: Job, common: Mapping[str, Any], settings: Step, tar
             train_found_teacher,
             folder,
             checkpoint=job.checkpoint,
-            settings=read_settings(context.result(settings)),
+            settings=found_settings(job, context.result(settings)),
             seed=job.seed,
             **_lesson(job, targets, context),
         )

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparserve.models.distributed import everywhere
+from sparserve.models.bundle.manifest import TrainingSettings
+from sparserve.models.distributed import count, everywhere
 from sparserve.models.pipeline.estimate import Costs, duration
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.step_cache import Context, Step
@@ -32,25 +33,31 @@ def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
         everywhere(
             partial(find_settings, folder, checkpoint=job.checkpoint, rows=rows, seed=job.seed), context.progress
         )
-        for line in settings_lines(read_settings(folder)):
+        for line in settings_lines(found_settings(job, folder)):
             context.reporter.say(line)
 
     def estimate(costs: Costs) -> float:
         batch, epochs = planned_training(job, costs)
-        rows = max(len(job.dataset.train), 1)
+        rows = max(job.row_count("train"), 1)
         steps = rules.trial_steps(epochs * -(-rows // batch))
         tokens = ROUNDS * steps * batch * costs.train / rows
-        checked = TRIALS * min(VALIDATION_ROWS / max(len(job.dataset.validation), 1), 1.0) * costs.validation
+        checked = TRIALS * min(VALIDATION_ROWS / max(job.row_count("validation"), 1), 1.0) * costs.validation
         return costs.forward(round(3 * tokens + checked))
 
     inputs = {**common, "checkpoint": job.checkpoint.digest, "revision": [REVISION, 0]}
     return Step("teacher settings", inputs, build, estimate)
 
 
+def found_settings(job: Job, folder: Path) -> TrainingSettings:
+    """Return the settings that a step has found. A teacher that learns logits has no weights of labels."""
+    settings = read_settings(folder)
+    return settings.model_copy(update={"class_weights": False}) if job.teacher_learns_logits else settings
+
+
 def planned_training(job: Job, costs: Costs) -> tuple[int, int]:
     """Return the batch size and the epochs that the rules give for the job's data, before any trial."""
-    rows = len(job.dataset.train)
-    batch = rules.batch_size(rows, costs.train / max(rows, 1))
+    rows = job.row_count("train")
+    batch = rules.batch_size(rows, costs.train / max(rows, 1), count())
     return batch, rules.epochs(rows, len(job.dataset.label_names), batch)
 
 

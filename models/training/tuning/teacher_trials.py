@@ -1,7 +1,7 @@
 """The search for a teacher's training: rules give batch and epochs, trials on validation rows the rest.
 
-A trial has at most a tenth of the steps of the training that it decides about, and the best learning rate falls with
-the number of steps. A trial therefore runs at twice the rate that it stands for.
+A trial has a tenth of the steps of the training that it decides about, and a few more where that has few. The best
+learning rate falls with the number of steps, so a trial runs at a multiple of the rate that it stands for.
 """
 
 import json
@@ -30,7 +30,7 @@ from sparserve.models.training.tuning.held_out import DIVERGED, HeldOut, held_ou
 from sparserve.models.training.tuning.settings import TRIALS, recorded, trial_lines, write_settings
 from sparserve.models.types import Loss, Progress
 
-RATE_FACTOR = 2.0
+RATE_FACTOR = 2.0  # rate of a trial as a multiple of its candidate
 WARMUP_FRACTION = 0.2  # of the first round's steps
 VALIDATION_ROWS = 1000
 # Class weights must raise macro F1 by this much, and by this many times what they cost in accuracy.
@@ -50,7 +50,7 @@ def find_settings(
     if made and all(math.isinf(trial.loss) for trial in made):
         raise TrainingError("the training of the teacher diverges at every learning rate; is the checkpoint damaged?")
     weighted = False
-    one_label = rows.dataset.problem_type == "single_label_classification" and not rows.dataset.one_score
+    one_label = rows.dataset.problem_type == "single_label_classification" and rows.dataset.train.soft is None
     if one_label and rules.are_uneven(label_counts(rows).tolist()):
         steps = max(trial.steps for trial in made)
         weighted = weights_help(trials.figures(rate, steps), trials.figures(rate, steps, weighted=True))
@@ -129,6 +129,7 @@ class _Trials:
     def _trained(self, folder: Path, rate: float, steps: int, *, weighted: bool) -> HeldOut:
         dataset = self.rows.dataset
         model = load_classifier(self.checkpoint.folder, dataset.label_names, dataset.problem_type, seed=self.seed)
+        title = f"learning rate {rate:g}{', class weights' if weighted else ''}"
         training = Training(
             epochs=steps / self.steps_per_epoch,
             batch_size=self.batch_size,
@@ -143,7 +144,7 @@ class _Trials:
                 TrainingRows(self.rows.train, None, self.checkpoint.pad_token_id, dataset.multi_label),
                 seed=self.seed,
                 folder=folder,
-                progress=lambda done, total, note: self.progress(done, total, f"learning rate {rate:g}"),
+                progress=lambda done, total, note: self.progress(done, total, title),
                 loss=weighted_loss(self.rows) if weighted else None,
                 keep_best=False,
             )

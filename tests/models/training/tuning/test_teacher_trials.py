@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.pipeline.inputs import Environment, Job
 from sparserve.models.pipeline.plan import make_plan
 from sparserve.models.pipeline.stages.teacher import training_of
+from sparserve.models.pipeline.stages.teacher_settings import found_settings
 from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe
@@ -116,3 +118,15 @@ def test_found_teacher_is_a_result_of_its_plan(
     folder = context.checkpoint(plan.teacher, whole.name).folder
     course = training_record(folder, settings, train_rows=len(job.dataset.train), validation_rows=12)
     assert course is not None and course.epochs == 1
+
+
+def test_found_settings_of_a_teacher_that_learns_soft_labels_have_no_class_weights(
+    whole: Checkpoint, tiny_recipe: Path, sentiment_csv: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.json").write_text(SETTINGS.model_dump_json())
+    hard = Job("tiny", load_recipe(tiny_recipe), whole, None, load_dataset(sentiment_csv), "reviews", 0, 1)
+    rows = [f'the film {i},"{{""good"": 0.{1 + i % 9}, ""bad"": 0.{9 - i % 9}}}"' for i in range(60)]
+    (tmp_path / "soft.csv").write_text("\n".join(["text,label", *rows]))
+    soft = replace(hard, dataset=load_dataset(tmp_path / "soft.csv"))
+    assert found_settings(hard, tmp_path).class_weights
+    assert not found_settings(soft, tmp_path).class_weights
