@@ -9,7 +9,14 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from sparserve.models.bundle.manifest import Interval, ScoreAgreement, ScoreEvaluation
+from sparserve.models.bundle.manifest import (
+    Interval,
+    LearningRateTrial,
+    ScoreAgreement,
+    ScoreEvaluation,
+    TeacherTraining,
+    TrainingSettings,
+)
 from sparserve.models.report.builder import build_report, to_html, to_markdown
 from sparserve.models.report.findings import warnings
 from sparserve.models.report.plots import matrix_title, plots
@@ -81,6 +88,22 @@ def test_report_of_one_score_shows_its_correlation_in_the_summary(report: Report
     assert "Accuracy against" not in page and "dense classified correctly" not in page
     for table in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+def test_report_describes_the_training_of_the_teacher(report: Report) -> None:
+    trial = LearningRateTrial(learning_rate=1e-4, steps=10, loss=0.5)
+    settings = TrainingSettings(learning_rate=1e-4, epochs=4, batch_size=16, class_weights=True, trials=(trial,) * 6)
+    course = TeacherTraining(settings=settings, epochs=6, best_epoch=5.5, scores=(0.5, 0.7), still_rising=False)
+    dense, *others = report.variants
+    trained = report.model_copy(
+        update={"variants": (dense.model_copy(update={"teacher_training": course}), *others)}
+    )
+    sentence = (
+        "6 epochs in batches of 16 at a learning rate of 0.0001, the best of 6 trials, with class weights; best on "
+        "validation (0.700) after 5.5"
+    )
+    assert f"Training of dense: {sentence}." in to_markdown(trained)
+    assert f"<dd>{sentence}</dd>" in to_html(trained)
 
 
 def test_report_warns_of_scores_that_are_those_of_chance(report: Report) -> None:
