@@ -73,7 +73,7 @@ def teacher_warnings(dense: VariantReport) -> list[str]:
     scores = dense.score_evaluation
     if scores is not None and scores.spearman.low <= 0:
         sentences.append(
-            "The dense model hardly orders the test rows: Spearman's correlation of its scores with the true numbers is "
+            "The dense model hardly orders the test rows: Spearman's correlation of its scores with the numbers is "
             f"{plain_interval(scores.spearman)}, and 0 is that of chance. Comparisons with it say little; check the "
             "numbers, or use more rows or another checkpoint."
         )

@@ -95,9 +95,7 @@ def test_report_describes_the_training_of_the_teacher(report: Report) -> None:
     settings = TrainingSettings(learning_rate=1e-4, epochs=4, batch_size=16, class_weights=True, trials=(trial,) * 6)
     course = TeacherTraining(settings=settings, epochs=6, best_epoch=5.5, scores=(0.5, 0.7), still_rising=False)
     dense, *others = report.variants
-    trained = report.model_copy(
-        update={"variants": (dense.model_copy(update={"teacher_training": course}), *others)}
-    )
+    trained = report.model_copy(update={"variants": (dense.model_copy(update={"teacher_training": course}), *others)})
     sentence = (
         "6 epochs in batches of 16 at a learning rate of 0.0001, the best of 6 trials, with class weights; best on "
         "validation (0.700) after 5.5"
