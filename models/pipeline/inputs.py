@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sparserve.kernels.library import LibraryError, find_library
 from sparserve.models.bundle.manifest import Machine
@@ -82,7 +82,7 @@ class Job:
             self.tokenized[key] = TokenizedDataset(dataset, network.tokenizer, max_length, long_texts)
         return self.tokenized[key]
 
-    def row_count(self, split: Literal["train", "validation", "test"]) -> int:
+    def row_count(self, split: str) -> int:
         """Return the number of rows of a split as networks see it: a window of a long text is one row."""
         rows = self.rows(self.checkpoint) if self.recipe.long_texts.windowed else self.dataset
         return len(getattr(rows, split))

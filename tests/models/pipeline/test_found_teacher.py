@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from sparserve.cli import app
 from sparserve.models.bundle.store import Store
-from sparserve.models.training.tuning import rules, teacher_trials
+from sparserve.models.training.tuning import rules
+from sparserve.models.training.tuning.held_out import held_out_figures
 
 pytestmark = pytest.mark.thorough
 FIELDS = {"teacher": "auto", "student.epochs": 1, "measurement.seconds": 0.1, "quantization.enabled": False}
@@ -26,15 +27,14 @@ def test_compress_finds_the_training_of_the_teacher_and_resumes_its_trials(
     monkeypatch.setattr(rules, "TRIAL_STEPS", (3, 3))
     monkeypatch.setattr(rules, "MAX_EPOCHS", 2)
     measured: list[int] = []
-    figures = teacher_trials.held_out_figures
 
     def count(*arguments: Any, **options: Any) -> Any:
         measured.append(1)
         if len(measured) == stop:
             raise Killed
-        return figures(*arguments, **options)
+        return held_out_figures(*arguments, **options)
 
-    monkeypatch.setattr(teacher_trials, "held_out_figures", count)
+    monkeypatch.setattr("sparserve.models.training.tuning.teacher_trials.held_out_figures", count)
     changes = [part for field, value in FIELDS.items() for part in ("--set", f"{field}={json.dumps(value)}")]
 
     def compress(name: str) -> str:

@@ -120,13 +120,13 @@ def test_plan_of_a_found_student_has_a_search(job: Job, tiny_recipe: Path) -> No
     assert not {"teacher", "teacher outputs", "export dense"} & changed(keys_of(fixed), keys_of(plan))
 
 
-def test_plan_of_a_found_teacher_counts_the_windows_of_long_texts(job: Job, tiny_recipe: Path) -> None:
-    def line(**fields: Any) -> str:
-        recipe = load_recipe(tiny_recipe, overrides={"teacher": "auto", "max_length": 8, **fields})
-        return teacher_search_line(replace(job, recipe=recipe), Costs(1e-6, train=3_000, validation=300, test=300))
-
-    assert "then 12 epochs" in line()
-    assert "then 12 epochs" not in line(long_texts={"overlong": "windows", "stride": 4})
+def test_job_counts_the_windows_of_long_texts_as_rows(job: Job, tiny_recipe: Path) -> None:
+    overrides = {"max_length": 8, "long_texts": {"overlong": "windows", "stride": 2}}
+    windowed = replace(job, recipe=load_recipe(tiny_recipe, overrides=overrides))
+    for split in ("train", "validation"):
+        texts = len(getattr(job.dataset, split))
+        assert job.row_count(split) == texts < windowed.row_count(split)
+    assert windowed.row_count("train") == len(windowed.rows(windowed.checkpoint).train)
 
 
 def test_plan_keys_ignore_fields_that_change_no_result(keys: Keys) -> None:
