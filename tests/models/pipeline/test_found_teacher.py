@@ -10,8 +10,13 @@ from typer.testing import CliRunner
 
 from sparserve.cli import app
 from sparserve.models.bundle.store import Store
+from sparserve.models.data.loading import load_dataset
+from sparserve.models.data.tokenization import TokenizedDataset
+from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.training.tuning import rules
 from sparserve.models.training.tuning.held_out import held_out_figures
+from sparserve.models.training.tuning.settings import read_settings
+from sparserve.models.training.tuning.teacher_trials import find_settings
 
 pytestmark = pytest.mark.thorough
 FIELDS = {"teacher": "auto", "student.epochs": 1, "measurement.seconds": 0.1, "quantization.enabled": False}
@@ -22,41 +27,36 @@ class Killed(BaseException):
 
 
 def test_compress_finds_the_training_of_the_teacher_and_resumes_its_trials(
-    compress_tiny: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compress_tiny: Callable[..., list[str]],
+    whole: Checkpoint,
+    sentiment_csv: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rules, "TRIAL_STEPS", (3, 3))
     monkeypatch.setattr(rules, "MAX_EPOCHS", 2)
+    rows = TokenizedDataset(load_dataset(sentiment_csv), whole.tokenizer, 32)
+    find_settings(tmp_path, checkpoint=whole, rows=rows, seed=0, progress=lambda *_: None)
     measured: list[int] = []
 
     def count(*arguments: Any, **options: Any) -> Any:
         measured.append(1)
-        if len(measured) == stop:
+        if len(measured) == 3:
             raise Killed
         return held_out_figures(*arguments, **options)
 
     monkeypatch.setattr("sparserve.models.training.tuning.teacher_trials.held_out_figures", count)
     changes = [part for field, value in FIELDS.items() for part in ("--set", f"{field}={json.dumps(value)}")]
-
-    def compress(name: str) -> str:
-        measured.clear()
-        result = CliRunner().invoke(app, compress_tiny(tmp_path / name, *changes), catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    stop = 0
-    output = compress("whole")
-    assert len(measured) == 6
-    assert output.count("validation loss after") == 2 and "teacher: learning rate" in output
-    stop = 3
+    command = compress_tiny(tmp_path / "store", *changes)
     with pytest.raises(Killed):
-        compress("killed")
-    stop = 0
-    compress("killed")
-    assert len(measured) == 4  # two trials were finished
-    whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
-    for variant in whole.variants("tiny"):
-        assert killed.versions("tiny", variant) == whole.versions("tiny", variant)
-    course = killed.open("tiny", "dense").manifest.teacher_training
-    assert course is not None and [trial.steps for trial in course.settings.trials] == [3] * 4 + [6] * 2
-    assert course == whole.open("tiny", "dense").manifest.teacher_training
-    assert killed.report_path("tiny", "html").is_file()
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert len(measured) == 3 + 4  # two trials were finished before the kill
+    assert result.output.count("validation loss after") == 2 and "teacher: learning rate" in result.output
+    store = Store(tmp_path / "store")
+    course = store.open("tiny", "dense").manifest.teacher_training
+    assert course is not None and course.settings == read_settings(tmp_path)
+    assert [trial.steps for trial in course.settings.trials] == [3] * 4 + [6] * 2
+    assert "the best of 6 trials" in store.report_path("tiny", "html").read_text(encoding="utf-8")
+    assert {"sparse60"} < set(store.variants("tiny"))
