@@ -16,11 +16,11 @@ def test_comparison_is_accessible_and_fits_a_narrow_screen(page: Page, site: str
     page.goto(site)
     compare(page, table)
     expect_done(page)
-    for scheme, colour in (("light", "rgb(246, 247, 249)"), ("dark", "rgb(16, 19, 23)")):
-        page.emulate_media(color_scheme=scheme)
-        expect(page.locator("body")).to_have_css("background-color", colour)
-        assert grave_findings(page) == [], scheme
-        assert overflow(page) <= 0
+    assert grave_findings(page) == []
+    assert overflow(page) <= 0
+    page.emulate_media(color_scheme="dark")
+    expect(page.locator("body")).to_have_css("background-color", "rgb(16, 19, 23)")
+    assert grave_findings(page, "color-contrast") == []
 
 
 def test_forms_are_accessible(page: Page, site: str) -> None:

@@ -78,9 +78,10 @@ def use_key(page: Page, key: str) -> None:
     expect(page.locator("header").get_by_text("ready", exact=True)).to_be_visible()
 
 
-def grave_findings(page: Page) -> list[str]:
-    """Return axe-core's serious and critical findings."""
-    found = Axe().run(page).response["violations"]
+def grave_findings(page: Page, *rules: str) -> list[str]:
+    """Return axe-core's serious and critical findings, by some of its rules or by all."""
+    only = {"runOnly": list(rules)} if rules else {}
+    found = Axe().run(page, options={"resultTypes": ["violations"], **only}).response["violations"]
     return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in GRAVE]
 
 
