@@ -112,7 +112,7 @@ class TeacherTraining(Record):
     epochs: float = Field(description="passes over the training rows, made")
     best_epoch: float = Field(description="end of the epoch whose weights were kept")
     scores: tuple[float, ...] = Field(
-        description="of the validation rows, in order: accuracy, or macro F1 for multi-label tasks"
+        description="of the validation rows, in order: accuracy, macro F1 for multi-label tasks, Spearman for one score"
     )
     still_rising: bool = Field(description="the last quarter of the training raised the score markedly")
 
