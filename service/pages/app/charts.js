@@ -21,7 +21,7 @@ export function resolve(colour) {
 // A logarithmic axis with the ticks 1, 2 and 5 of each power of ten.
 export const logarithmicAxis = (label) => ({
   label,
-  filter: (_, ticks) => ticks.map((tick) => (/^[125]/.test(tick.toExponential()) ? tick : null)),
+  filter: (_, ticks) => ticks.map((tick) => (/^[125]e/.test(Number(tick.toPrecision(6)).toExponential()) ? tick : null)),
   values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : String(Number(tick.toPrecision(3))))),
 });
 
