@@ -1,13 +1,31 @@
 #include "packed/isa_layout.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
+#include <new>
 #include <numeric>
 
 #include "cpu.h"
 
 namespace sparserve {
 namespace {
+
+constexpr std::size_t kCacheLine = 64;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kLargestChunk = 16 * kHugePage;
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SPARSERVE_SEPARATE
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(SPARSERVE_SEPARATE)
+constexpr bool kSeparate = true;  // so that the sanitizer sees where an array ends
+#else
+constexpr bool kSeparate = false;
+#endif
 
 struct Weight {
   std::uint16_t column;  // relative to the panel
@@ -41,10 +59,28 @@ std::vector<Weight> in_quads(std::vector<Weight> row, bool saturates) {
 
 }  // namespace
 
+void MatrixPacker::Free::operator()(std::byte* p) const { ::operator delete[](p, alignment); }
+
 template <class T>
 T* MatrixPacker::allocate(std::size_t count) {
-  storage_.push_back(std::make_unique<std::byte[]>(count * sizeof(T)));
-  return reinterpret_cast<T*>(storage_.back().get());
+  constexpr std::size_t line = kSeparate ? 1 : kCacheLine;
+  const std::size_t bytes = (std::max<std::size_t>(count, 1) * sizeof(T) + line - 1) / line * line;
+  if (bytes > left_) {
+    std::size_t chunk = std::max(bytes, kSeparate ? std::size_t{1} : std::min(2 * last_chunk_, kLargestChunk));
+    if (chunk >= kHugePage) chunk = (chunk + kHugePage - 1) / kHugePage * kHugePage;
+    const std::align_val_t alignment{chunk >= kHugePage ? kHugePage : kCacheLine};
+    chunks_.emplace_back(new (alignment) std::byte[chunk], Free{alignment});
+    next_ = chunks_.back().get();
+    left_ = last_chunk_ = chunk;
+#ifdef MADV_HUGEPAGE
+    if (chunk >= kHugePage) madvise(next_, chunk, MADV_HUGEPAGE);  // a wish: without it only speed is lost
+#endif
+  }
+  std::byte* const begin = next_;
+  next_ += bytes;
+  left_ -= bytes;
+  std::memset(begin, 0, bytes);
+  return reinterpret_cast<T*>(begin);
 }
 
 const float* MatrixPacker::keep(std::vector<float>&& values) {

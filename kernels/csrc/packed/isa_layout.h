@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "packed/blob.h"
@@ -9,7 +10,8 @@
 
 namespace sparserve {
 
-// Owns what PackedMatrix points to.
+// Owns what PackedMatrix points to, in few large pieces of memory on huge pages: a run for a short text is bound by
+// reading the weights, and with small pages by looking up their addresses.
 class MatrixPacker {
  public:
   explicit MatrixPacker(const Traits& traits) : traits_(traits) {}
@@ -25,7 +27,14 @@ class MatrixPacker {
   T* allocate(std::size_t count);
 
   Traits traits_;
-  std::vector<std::unique_ptr<std::byte[]>> storage_;
+  struct Free {
+    std::align_val_t alignment;
+    void operator()(std::byte* p) const;
+  };
+  std::vector<std::unique_ptr<std::byte, Free>> chunks_;
+  std::byte* next_ = nullptr;
+  std::size_t left_ = 0;
+  std::size_t last_chunk_ = 16 << 10;
 };
 
 }  // namespace sparserve
