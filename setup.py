@@ -74,7 +74,7 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2] if built.is_file() else "any"
 
 
-sources = [str(path) for path in sorted(SOURCES.rglob("*.cpp")) if path.parent.name != "tests"]
+sources = [str(path) for path in sorted(SOURCES.rglob("*.cpp")) if "tests" not in path.parts]
 headers = [str(path) for path in sorted(SOURCES.rglob("*.h"))]
 setup(
     ext_modules=[

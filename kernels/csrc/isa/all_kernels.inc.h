@@ -32,3 +32,7 @@ constexpr KernelTable kTable = {
 const KernelTable* SPARSERVE_ENTRY() { return &kTable; }
 
 }  // namespace sparserve
+
+#ifdef SPARSERVE_UNIT_TESTS
+#include "tests/unit/rows.inc.h"
+#endif
