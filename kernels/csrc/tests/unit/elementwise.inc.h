@@ -19,6 +19,7 @@ double activated(double x, std::uint32_t activation) {
     case 1: return unit::gelu(x);
     case 2: return unit::gelu_tanh(x);
     case 3: return x < 0 ? 0 : x;
+    case 4: return x / (1 + __builtin_exp(-x));
     default: return x;
   }
 }
@@ -27,7 +28,7 @@ double activated(double x, std::uint32_t activation) {
 template <int V>
 void activations_of() {
   const float infinity = __builtin_inff(), nan = __builtin_nanf("");
-  for (std::uint32_t activation = 0; activation < 4; ++activation) {
+  for (std::uint32_t activation = 0; activation < 5; ++activation) {
     const bool accuracies[] = {false, true};
     for (const bool coarse : accuracies) {
       for (float magnitude = 1e-20F; magnitude < 1e7F;
@@ -54,7 +55,7 @@ void activations_of() {
         // A negative infinity must not become an ordinary number, except with ReLU.
         const float expected = x == -infinity && activation == 1 ? nan : static_cast<float>(activated(x, activation));
         for (int v = 0; v < V; ++v) {
-          if (activation != 2) SPARSERVE_LANES("activate", values[v], expected, 0);
+          if (activation != 2 && activation != 4) SPARSERVE_LANES("activate", values[v], expected, 0);
         }
       }
     }

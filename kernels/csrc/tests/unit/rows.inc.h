@@ -26,7 +26,7 @@ constexpr unit::Row kUnitRows[] = {
     {"quantize", "quantize interleave_rows interleave", quantized_rows},
     {"quad, block", "quad block interleave", byte_products},
     {"exponential", "exponential", exponentials},
-    {"gelu", "gelu coarse_gelu gelu_tanh activate", activations},
+    {"gelu", "gelu coarse_gelu gelu_tanh silu activate", activations},
     {"layer_norm", "layer_norm", norms},
     {"quantize_tile", "quantize_tile interleave_tile dequantize", quantized_tiles},
     {"linear, dense fp32", "linear is_int dense_float dense_float_tile", linears<Storage::kDenseF32>},
