@@ -42,7 +42,7 @@ def student_settings_step(lesson: StudentLesson) -> Step:
 def trial_seconds(lesson: StudentLesson, costs: Costs, trials: int) -> float:
     """Return the expected seconds of so many trials."""
     epochs = lesson.job.recipe.student.epochs * rules.STUDENT_TRIAL_FRACTION
-    judged = min(VALIDATION_ROWS / max(len(lesson.job.dataset.validation), 1), 1.0) * costs.validation
+    judged = min(VALIDATION_ROWS / max(lesson.job.row_count("validation"), 1), 1.0) * costs.validation
     trained = lesson.seconds(costs, epochs) - costs.forward(costs.validation)  # it has no scores
     return trials * (trained + costs.forward(round(judged)))
 
