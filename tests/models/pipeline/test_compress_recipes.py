@@ -1,14 +1,24 @@
-"""`sparserve compress` with every recipe that ships, on a tiny model: slow, so only `make test-thorough` runs it."""
+"""`sparserve compress` with every recipe that ships, on tiny models: slow, so only `make test-thorough` runs it.
+
+Each recipe runs with one architecture, each architecture with a recipe, and is killed once. `make test-architectures`
+runs every recipe with every architecture, and compares the bundles with those of a run that nothing stops.
+"""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from sparserve.cli import app
+from sparserve.compression import job_options
 from sparserve.models.bundle.bundle import SPARSE_MODEL
 from sparserve.models.bundle.store import Store
+from sparserve.models.encoders.architectures.registry import ARCHITECTURES
+from sparserve.models.pipeline.job import prepare
+from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from tests.support.models.small_recipes import small_fields
 
@@ -20,12 +30,60 @@ SETTINGS = {
     "measurement.batches": [1],
     "measurement.lengths": [8],
     "measurement.threads": 1,
+    "student.save_steps": 2,
+}
+# GTE, Jina v3, CamemBERT and XLM-R have the layers of others.
+FAMILIES = {
+    "demo": "roberta",
+    "demo-magnitude": "bert",
+    "distilbert": "deberta-v2",
+    "group-lasso": "modernbert",
+    "magnitude": "electra",
+    "movement": "mpnet",
+    "mutual-information": "nomic_bert",
+    "obert": "electra",
+    "obert-one-shot": "distilbert",
+    "platon": "distilbert",
+    "post-training": "modernbert",
+    "smallest": "roberta",
+    "soft-movement": "bert",
+    "sparsebert": "mpnet",
+    "sparsebert-best": "bert",
+    "squeeze-sparsify": "deberta-v2",
+    "tinybert": "nomic_bert",
 }
 
 
-def settings(name: str) -> list[str]:
-    fields = small_fields(load_recipe(name)) | SETTINGS
-    return [part for field, value in fields.items() for part in ("--set", f"{field}={json.dumps(value)}")]
+class Killed(BaseException):
+    """Ends a job as kill -9 does: nothing catches it."""
+
+
+class Killing(PlainReporter):
+    """Ends the job in its student: after the third step of training, or at once where there is none."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.in_student = False
+
+    def begin(self, step: str) -> None:
+        self.in_student = step == "student"
+        if self.in_student and not self.steps:
+            raise Killed
+
+    def advance(self, done: int, total: int, note: str) -> None:
+        if self.in_student and done >= self.steps:
+            raise Killed
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Pair recipes and architectures."""
+    recipes = shipped_recipes()
+    if metafunc.config.getoption("--every-architecture"):
+        pairs = [(name, model_type) for model_type in ARCHITECTURES for name in recipes]
+    else:
+        pairs = [(name, FAMILIES[name]) for name in recipes]
+    metafunc.parametrize(("name", "model_type"), pairs)
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +91,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("recipes")
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_compress_runs_every_shipped_recipe(
-    name: str, folder: Path, tiny_checkpoint: Path, sentiment_csv: Path
-) -> None:
-    given = ["--model", str(tiny_checkpoint), "--data", str(sentiment_csv), "--task", "tiny", "--threads", "1"]
-    result = CliRunner().invoke(
-        app, ["compress", name, *given, "--store", str(folder / "store"), *settings(name)], catch_exceptions=False
-    )
+def compress(name: str, fields: dict[str, Any], model: Path, data: Path, store: Path) -> str:
+    """Run the command and return its output."""
+    settings = [part for field, value in fields.items() for part in ("--set", f"{field}={json.dumps(value)}")]
+    given = ["--model", str(model), "--data", str(data), "--task", "tiny", "--threads", "1", "--store", str(store)]
+    result = CliRunner().invoke(app, ["compress", name, *given, *settings], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    recipe, store = load_recipe(name), Store(folder / "store")
+    return result.stdout
+
+
+def test_compress_runs_every_shipped_recipe(
+    name: str,
+    model_type: str,
+    folder: Path,
+    make_checkpoint: Callable[..., Path],
+    sentiment_csv: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    recipe, model = load_recipe(name), make_checkpoint(model_type)
+    fields, store = small_fields(recipe) | SETTINGS, Store(folder / model_type)
+    options = job_options(
+        sentiment_csv, recipe=name, model=model, task="tiny", store=store.root, threads=1, overrides=fields
+    )
+    with pytest.raises(Killed):
+        prepare(options, PlainReporter()).execute(Killing(steps=3 if recipe.student.epochs else 0))
+    unfinished = list((store.root / ".work" / "steps").glob(".student-*.unfinished/training/checkpoint-2"))
+    assert len(unfinished) == bool(recipe.student.epochs)
+    output = compress(name, fields, model, sentiment_csv, store.root)
+
     variants = [recipe.variant_name, f"{recipe.variant_name}-int8"]
     dense = store.open("tiny", "dense").manifest.sparsity.encoder_linear
     for variant in variants:
@@ -50,8 +126,14 @@ def test_compress_runs_every_shipped_recipe(
         assert manifest.evaluation is not None and manifest.evaluation.agreement is not None
         assert manifest.measurement is not None and manifest.measurement.latency
         assert manifest.sparsity.encoder_linear.nonzero < dense.nonzero
-        assert SPARSE_MODEL in manifest.files
+        # MPNet's bias of relative positions is the same for all layers, which need the same heads then.
+        assert (SPARSE_MODEL in manifest.files) == (not (model_type == "mpnet" and recipe.squeeze))
         assert manifest.calibration is not None and manifest.calibration.rows == 12
-        assert variant in result.stdout
+        assert variant in output
     # The baseline is the same whatever recipe is compared with it.
     assert [len(store.versions("tiny", variant)) for variant in ("dense", "dense-int8")] == [1, 1]
+    if request.config.getoption("--every-architecture"):
+        whole = Store(folder / f"{model_type}-whole")
+        compress(name, fields, model, sentiment_csv, whole.root)
+        for variant in ("dense", *variants):
+            assert store.current("tiny", variant) == whole.current("tiny", variant)
