@@ -205,8 +205,14 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     check_vocabulary(job)
     check_calibration(job)
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")
+    plan = plan_job(job)
+    if (epochs := plan.job.recipe.student.epochs) != recipe.student.epochs:
+        reporter.say(
+            f"The rows are few: the student passes over them {epochs:g} times, not {recipe.student.epochs:g} (--set "
+            "student.epochs=N fixes the number)."
+        )
     return Run(
-        plan_job(job),
+        plan,
         store,
         Workspace(options.work / "steps"),
         replace_labels=options.replace_labels,

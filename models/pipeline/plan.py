@@ -3,7 +3,7 @@
 Making a plan is pure: it runs, loads, probes and writes nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.pipeline.inputs import Environment, Job, common_inputs
@@ -21,6 +21,8 @@ from sparserve.models.pipeline.stages.teacher import teacher_step
 from sparserve.models.pipeline.stages.teacher_outputs import teacher_outputs_fit, teacher_outputs_step
 from sparserve.models.pipeline.stages.teacher_settings import teacher_settings_step
 from sparserve.models.pipeline.step_cache import Step
+from sparserve.models.recipes.schema import Recipe
+from sparserve.models.training.tuning import rules
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
     With `store_teacher_outputs` the teacher's outputs are stored before the student learns from them; without, the
     teacher runs beside the student.
     """
+    job = replace(job, recipe=_with_enough_steps(job))
     recipe, common = job.recipe, common_inputs(job, environment)
 
     settings = teacher_settings_step(job, common) if job.teacher is None and recipe.teacher is None else None
@@ -139,3 +142,13 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
         bigger_teacher=test_logits,
         student_settings=student_settings,
     )
+
+
+def _with_enough_steps(job: Job) -> Recipe:
+    """Return the recipe with the student's passes over the job's rows, which are more if the rows are few."""
+    recipe, student = job.recipe, job.recipe.student
+    if not student.least_steps:
+        return recipe
+    rows = job.row_count("train") + (len(job.unlabeled_split) if job.unlabeled_split is not None else 0)
+    epochs = rules.student_epochs(student.epochs, student.least_steps, rows, student.batch_size)
+    return recipe.model_copy(update={"student": student.model_copy(update={"epochs": epochs, "least_steps": 0})})

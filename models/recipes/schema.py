@@ -162,6 +162,12 @@ class Student(Training):
     intermediate_size: int | None = Field(None, ge=1, description="feed-forward units of each layer; None: unchanged")
     heads: int | None = Field(None, ge=1, description="attention heads of a narrower network; None: unchanged")
     epochs: float = Field(3, ge=0, description="passes over the training rows; 0: prune without training")
+    least_steps: int = Field(
+        0,
+        ge=0,
+        description="training steps of few rows, which are passed over more often than `epochs` for them, up to 40 "
+        "times; --set student.epochs leaves it out",
+    )
     learning_rate: float | None = Field(  # type: ignore[assignment]
         5e-5,
         gt=0,

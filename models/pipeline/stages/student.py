@@ -128,7 +128,7 @@ def _training_inputs(recipe: Recipe) -> dict[str, Any]:
     trained = recipe.student.epochs > 0
     unused = {"calibration"} if trained else None
     return {
-        "training": recipe.student.model_dump(mode="json", exclude={"save_steps"}),
+        "training": recipe.student.model_dump(mode="json", exclude={"save_steps", "least_steps"}),
         "pruning": recipe.pruning.model_dump(mode="json", exclude=unused) if recipe.pruning else None,
         "distillation": recipe.distillation.model_dump(mode="json", exclude={"cache_bytes"})
         if recipe.distillation and trained

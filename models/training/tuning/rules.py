@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 STEPS, STEPS_PER_CLASS = 800, 15
 MAX_EPOCHS = 12
+MAX_STUDENT_EPOCHS = 40
 # More rows need fewer passes: the least number of epochs by the number of rows below which it holds.
 MIN_EPOCHS = ((20_000, 4), (100_000, 3), (math.inf, 2))
 SMALL_BATCH, LARGE_BATCH = 16, 32
@@ -37,6 +38,12 @@ def epochs(rows: int, labels: int, batch: int) -> int:
     wanted = math.ceil((STEPS + STEPS_PER_CLASS * labels) / math.ceil(rows / batch))
     least = next(epochs for below, epochs in MIN_EPOCHS if rows < below)
     return min(max(wanted, least), MAX_EPOCHS)
+
+
+def student_epochs(epochs: float, least_steps: int, rows: int, batch: int) -> float:
+    """Return the passes of a student over its training rows: `epochs`, or more where few rows make too few steps."""
+    wanted = math.ceil(least_steps / math.ceil(rows / batch))
+    return max(epochs, min(wanted, MAX_STUDENT_EPOCHS))
 
 
 def learning_rates(width: int) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -73,9 +74,13 @@ def test_plan_has_the_recorded_keys(case: str, whole: Checkpoint, tmp_path: Path
     """Caches of earlier releases stay valid: the record was made before steps were objects."""
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"good film {row},{row % 2}\n" for row in range(120)))
     # Temperature scaling is newer than the record; it changes the exports and what is made of them. Teachers that find
-    # their training are newer, too: the record has the settings that the recipes fixed before.
+    # their training are newer, too: the record has the settings that the recipes fixed before. So are more passes over
+    # few rows, for which the keys of given epochs stay.
     name = case.partition(",")[0]
-    fixed = {} if name.startswith("demo") else {"teacher": {"epochs": 4, "batch_size": 32, "learning_rate": 5e-5}}
+    fixed: dict[str, Any] = (
+        {} if name.startswith("demo") else {"teacher": {"epochs": 4, "batch_size": 32, "learning_rate": 5e-5}}
+    )
+    fixed["student.epochs"] = load_recipe(name).student.epochs
     overrides = {"temperature_scaling": False, **fixed, **CHANGED.get(case, {})}
     recipe = load_recipe(name, overrides=overrides)
     checkpoint = replace(whole, digest="a" * 64, name="tiny-bert")
@@ -118,6 +123,15 @@ def test_plan_of_a_found_student_has_a_search(job: Job, tiny_recipe: Path) -> No
     assert "up to 4 trials of a tenth of its steps around 0.024" in student_search_line(plan.lesson, costs)
     assert changed(keys_of(fixed), keys_of(plan)) >= {"student", "export sparse60"}
     assert not {"teacher", "teacher outputs", "export dense"} & changed(keys_of(fixed), keys_of(plan))
+
+
+def test_plan_passes_over_few_rows_more_often(job: Job, tiny_recipe: Path) -> None:
+    fixed = {"student.epochs": 4, "student.batch_size": 8}
+    few = load_recipe(tiny_recipe, overrides={**fixed, "student.least_steps": 100})
+    student = plan_job(replace(job, recipe=few)).job.recipe.student
+    assert student.epochs == math.ceil(100 / math.ceil(len(job.dataset.train) / 8)) > 4
+    assert student.least_steps == 0
+    assert plan_job(replace(job, recipe=load_recipe(tiny_recipe, overrides=fixed))).job.recipe.student.epochs == 4
 
 
 def test_job_counts_the_windows_of_long_texts_as_rows(job: Job, tiny_recipe: Path) -> None:

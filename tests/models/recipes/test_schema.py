@@ -130,6 +130,13 @@ def test_load_recipe_refuses_sparsity_without_pruning() -> None:
     assert pruning is not None and pruning.sparsity == 0.9
 
 
+def test_load_recipe_leaves_the_least_steps_out_if_the_epochs_are_given() -> None:
+    assert load_recipe("sparsebert-best").student.least_steps == 800
+    assert load_recipe("sparsebert-best", overrides={"student.epochs": 2}).student.least_steps == 0
+    both = load_recipe("sparsebert-best", overrides={"student.epochs": 2, "student.least_steps": 50})
+    assert both.student.least_steps == 50
+
+
 def test_recipe_smallest_trains_as_the_best_recipe() -> None:
     smallest, best = load_recipe("smallest"), load_recipe("sparsebert-best")
     for section in ("student", "pruning", "distillation"):

@@ -22,6 +22,11 @@ def test_rules_give_batch_and_epochs(rows: int, labels: int, tokens: float, batc
     assert rules.epochs(rows, labels, batch) == epochs
 
 
+@pytest.mark.parametrize(("rows", "epochs"), [(200, 40), (2_490, 11), (6_400, 4), (100_000, 4)])
+def test_student_of_few_rows_passes_over_them_more_often(rows: int, epochs: int) -> None:
+    assert rules.student_epochs(4, 800, rows, 32) == epochs
+
+
 def test_batch_size_is_shared_evenly() -> None:
     assert rules.batch_size(10_000, 20, processes=3) == 33
 
