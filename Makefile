@@ -87,7 +87,7 @@ test-floors:
 	$(PYTHON) -m venv build/floors
 	$(PYTHON) .ci/floors.py compress grpc > build/floors.txt
 	build/floors/bin/pip install --disable-pip-version-check --quiet -c build/floors.txt -e ".[compress,grpc]" \
-	    httpx httpx2 hypothesis jsonschema pytest pytest-xdist "tritonclient[http]<2.73" cohere openai
+	    httpx httpx2 hypothesis jsonschema pytest pytest-xdist "tritonclient[http]<2.73" cohere openai peft
 	build/floors/bin/python -m pytest -n 2 --dist loadfile -W ignore::DeprecationWarning $(FLOORS)
 
 check: $(INSTALLED)
