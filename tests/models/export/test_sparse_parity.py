@@ -66,7 +66,7 @@ def test_pack_checkpoint_keeps_the_reason_against_packing(
     tmp_path: Path,
     quantization: Quantization | None,
 ) -> None:
-    path, model = changed_bert(hidden_act="silu")
+    path, model = changed_bert(hidden_act="relu2")
     folder = tmp_path / "checkpoint"
     model.save_pretrained(folder)
     for file in make_checkpoint("bert").glob("*token*"):
