@@ -265,6 +265,8 @@ def _recipe(job: Job, variant: Variant) -> dict[str, Any]:
     """Return the part of the recipe that a variant depends on."""
     recipe = job.recipe.model_dump(mode="json", exclude={"measurement"})
     del recipe["student"]["least_steps"]  # the plan has the epochs that follow from it
+    if not variant.is_int8:
+        del recipe["packing"]  # of int8 variants alone
     if not job.recipe.temperature_scaling:
         del recipe["temperature_scaling"]  # bundles that were sealed before this field existed keep their versions
     if job.recipe.long_texts == TRUNCATE:

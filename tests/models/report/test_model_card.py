@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 import tests.support.tiny_bundles
-from sparserve.models.bundle.manifest import LatencyPoint, Machine, Measurement
+from sparserve.models.bundle.manifest import LatencyPoint, Machine, Measurement, Packed, SparseMeasurement
 from sparserve.models.evaluation.scores import compare_with_reference, evaluate
 from sparserve.models.report.model_card import model_card
 
@@ -90,6 +90,25 @@ def test_model_card_of_unevaluated_bundle() -> None:
     card = model_card(manifest(evaluation=None, measurement=None, recipe={}))
     assert "model-index" not in front(card)
     assert "Not evaluated." in card
+
+
+def test_tables_of_the_model_card_begin_after_an_empty_line() -> None:
+    bundle = manifest()
+    assert bundle.measurement is not None
+    latency = bundle.measurement.latency
+    sparse = SparseMeasurement(
+        isa="avx2", rows=40, accuracy=1.0, same_labels=1.0, largest_difference=0.0, resident_bytes=1,
+        latency=latency, faster_at=((1, 64),), preferred=True,
+    )  # fmt: skip
+    packed = Packed(
+        format_version=1, opset_version=1, values="fp32", bytes=1, encoder_bytes=1, index_bytes=1, value_bytes=1,
+        layouts={}, first_token_only=True,
+    )  # fmt: skip
+    bundle = manifest(measurement=bundle.measurement.model_copy(update={"sparse": sparse}), packed=packed)
+    lines = model_card(bundle).splitlines()
+    begins = [number for number, line in enumerate(lines[1:], 1) if line[:1] == "|" and lines[number - 1][:1] != "|"]
+    assert len(begins) == 4
+    assert [lines[number - 1] for number in begins] == [""] * 4
 
 
 def test_model_card_is_independent_of_version() -> None:
