@@ -13,7 +13,7 @@
 #                      SHAPES="modernbert-base ettin-17m" for other networks, TASK=TASK for the bundles of a task of the store,
 #                      REPLACE=1 over results of another machine or build;
 #                      PEERS="openvino=PYTHON openvino-int8=PYTHON deepsparse=PYTHON" adds peers from separate environments
-# make bench-accuracy   every compression method on GLUE tasks, then docs/benchmarks/accuracy.md; DATA=FOLDER of JSON lines, and
+# make bench-accuracy   every compression method on six tasks, then docs/benchmarks/accuracy.md; DATA=FOLDER of JSON lines, and
 #                       TASK=mrpc METHOD=sparsebert-best LEVEL="95 %" for a part; hours on two cores, resumable
 # make bench-reliability   a soak of a million requests and every fault that is tried, with one worker and with two, then
 #                          docs/benchmarks/reliability.md; REQUESTS=20000 for a part

@@ -12,16 +12,17 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 
-from benchmarks.accuracy.glue import TASKS
 from benchmarks.accuracy.grid import SEEDS, WITHOUT_TRAINING, Cell, Scale
 from benchmarks.accuracy.latency import measured
 from benchmarks.accuracy.minutes import OVERHEAD_SECONDS, token_seconds
 from benchmarks.accuracy.scores import divergence, logits, paired_drop
 from benchmarks.accuracy.stopwatch import Stopwatch
+from benchmarks.accuracy.tasks import TASKS
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
 from sparserve.models.encoders.layers import encoder_linears
+from sparserve.models.errors import EnvironmentFault
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
 from sparserve.models.pipeline.estimate import Costs, estimate_seconds, measure_costs
@@ -130,11 +131,18 @@ class Benchmark:
         context = Context(self.workspace, clock)
         if cell.method.kind == "dense":
             teacher = student = context.checkpoint(plan.teacher, plan.job.teacher_or_checkpoint.name)
-            arm = Arm(DENSE_INT8)
-            answers = [read_logits(context.result(steps[arm])) for steps in (plan.predictions, plan.validations)]
         else:
             teacher, student = train_networks(plan, context)
+        arm = _arm(plan, cell)
+        if arm is None:
             answers = _answers(student, plan.job)
+        elif arm in plan.predictions:
+            answers = [read_logits(context.result(steps[arm])) for steps in (plan.predictions, plan.validations)]
+        else:
+            raise EnvironmentFault(
+                f"{cell.method.name} is scored in the sparse runtime, which was not built here: install a C++20 "
+                "compiler and then sparserve again. The same command then continues from the trained network."
+            )
         record = self._scored(cell, plan, teacher, student, answers) | {
             "teacher": self._course(cell, context),
             "learning_rate": _student_rate(plan, context),
@@ -167,6 +175,10 @@ class Benchmark:
         def score(predictions: Any, truth: Any) -> float:
             return task.score(predictions, truth, dataset.label_names)
 
+        recalls = {
+            name: task.out_of_scope_recall(predictions, labels, dataset.label_names)
+            for name, predictions in (("dense", dense), ("score", predicted))
+        }
         kept, whole = _encoder_weights(student, dataset), _encoder_weights(teacher, dataset)
         return {
             "key": self.key(cell),
@@ -187,6 +199,7 @@ class Benchmark:
             "divergence": divergence(dense_validation, answers[1]),
             "agreement": 100 * float((dense == predicted).mean()),
             "drop": paired_drop(score, dense, predicted, labels),
+            **({} if task.out_of_scope is None else {"out_of_scope_recall": recalls}),
             "encoder_kept": kept / whole,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": self.threads,
@@ -256,9 +269,17 @@ def _answers(network: Checkpoint, job: Job) -> list[Logits]:
     return [logits(network, job.dataset, job.recipe.max_length, split) for split in ("test", "validation")]
 
 
+def _arm(plan: Plan, cell: Cell) -> Arm | None:
+    """Return the file and the runtime that a run is scored with; None for the network itself."""
+    if cell.method.kind == "dense":
+        return Arm(DENSE_INT8)
+    return Arm(Variant(plan.job.recipe.variant_name, "int8"), "sparse") if cell.method.as_served else None
+
+
 def _made(plan: Plan, cell: Cell) -> Step:
     """Return the step that makes what a run compares with the teacher."""
-    return plan.exports[DENSE_INT8] if cell.method.kind == "dense" else plan.student
+    arm = _arm(plan, cell)
+    return plan.student if arm is None else plan.exports[arm.variant]
 
 
 def _with_needs(step: Step) -> list[Step]:

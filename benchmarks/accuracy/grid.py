@@ -1,6 +1,7 @@
 """Runs of the accuracy benchmark (a method at a level, on a task with a seed) and their order.
 
-All methods of a scale share the teacher, the training rows and the number of epochs. A level is a fraction of zeros in
+All methods of a scale share the teacher and the training rows. They also share the number of epochs, except one whose
+levels keep its recipe's (`AS_IN_RECIPE`). A level is a fraction of zeros in
 the linear layers of the encoder, or a fraction of its operations for methods that produce smaller dense matrices.
 """
 
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from benchmarks.accuracy.tasks import TASKS
 from sparserve.models.recipes.schema import AUTO, Training
 
 Kind = Literal["weights", "units", "layers", "dense"]
@@ -22,7 +24,8 @@ class Method:
 
     One of the kind "dense" prunes nothing: it is the int8 twin of the teacher, which every recipe makes.
 
-    With `only_if_named` it runs only if --method names it.
+    With `only_if_named` it runs only if --method names it. With `as_served` its figures are those of its int8 file in
+    the sparse runtime; other figures are those of the network.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Method:
     kind: Kind
     levels: Mapping[str, Mapping[str, Any]]
     only_if_named: bool = False
+    as_served: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,9 @@ class Cell:
         """Fields that replace those of the recipe: the level, and settings that all methods of the scale share."""
         fixed = self.scale.fixed_teacher(self.task).model_dump()
         shared = {"teacher": AUTO if self.scale.finds_teacher else fixed, "augmentation": None}
+        max_length = TASKS[self.task].max_length
+        if max_length is not None:
+            shared["max_length"] = max_length
         if self.method.recipe not in WITHOUT_TRAINING:
             shared["student.epochs"] = self.scale.epochs[self.task][1]
         fields = {**shared, **self.method.levels[self.level]}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy.glue import Task
+from benchmarks.accuracy.tasks import Task
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL, TOKENIZER
 from sparserve.models.bundle.inference import sparse_library
 from sparserve.models.bundle.variants import Arm

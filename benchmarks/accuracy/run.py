@@ -22,10 +22,10 @@ import torch
 
 from benchmarks.accuracy.base_checkpoint import mpnet_base
 from benchmarks.accuracy.benchmark import RESULTS, Benchmark, merge_results, read_results
-from benchmarks.accuracy.glue import TASKS
 from benchmarks.accuracy.grid import Cell, cells
 from benchmarks.accuracy.minutes import Planned, by_gap, fitting
 from benchmarks.accuracy.scales import BASE, SCALES, SMALL
+from benchmarks.accuracy.tasks import TASKS
 from sparserve.models.cpus import available_cpus
 from sparserve.models.data.defaults import default_checkpoint
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
@@ -37,7 +37,7 @@ LATENCY_TASK = "mrpc"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with one folder of JSON lines per task")
+    parser.add_argument("--data", type=Path, help="folder with the JSON lines of every task")
     parser.add_argument("--scale", choices=list(SCALES), default=SMALL.name)
     parser.add_argument("--task", action="append", choices=list(TASKS))
     parser.add_argument("--method", action="append")
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"unknown in the scale {scale.name}: {', '.join(sorted(unknown))}")
     if options.data is None:
-        parser.error("--data is missing: the folder with one folder of JSON lines per task")
+        parser.error("--data is missing: the folder with the JSON lines of every task")
     tasks = options.task or list(scale.epochs)
-    missing = [str(path) for task in tasks for path in TASKS[task].files(options.data) if not path.is_file()]
+    missing = [str(path) for task in tasks for path in TASKS[task].files(options.data).values() if not path.is_file()]
     if missing:
         parser.error(f"{missing[0]} is missing. docs/benchmarks/accuracy.md describes the content of --data.")
     torch.set_num_threads(options.threads)

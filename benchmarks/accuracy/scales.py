@@ -38,9 +38,16 @@ SMALL = Scale(
     "minilm-l6",
     "sentence-transformers/all-MiniLM-L6-v2",
     1e-4,
-    {"sst2": (2, 2), "mrpc": (4, 3), "cola": (4, 3), "rte": (5, 3)},
+    {"sst2": (2, 2), "mrpc": (4, 3), "cola": (4, 3), "rte": (5, 3), "clinc150": (8, 4), "imdb": (5, 8)},
     (
         _weights("sparsebert-best", *LEVELS),
+        Method(
+            "sparsebert-best, as shipped",
+            "sparsebert-best",
+            "weights",
+            {level: {**own, "student.epochs": AS_IN_RECIPE} for level, own in _sparsities(*LEVELS).items()},
+            as_served=True,
+        ),
         _weights("magnitude", *LEVELS),
         _weights("sparsebert", *LEVELS),
         _weights("movement", *LEVELS),

@@ -32,6 +32,13 @@ def test_gaps_are_those_of_the_best_method() -> None:
     }
 
 
+def test_gaps_leave_out_teachers_that_had_not_converged() -> None:
+    old = run("cola", "sparsebert-best", 4.0) | {"scale": "minilm-l6"}
+    assert gaps([old]) == {}
+    (gap,) = gaps([old, old | {"teacher": {"found": True}, "drop": {"points": 3.0}}]).values()
+    assert gap == 2
+
+
 def test_by_gap_puts_unmeasured_places_first_and_the_favourite_before_others() -> None:
     grid = list(cells(BASE, ["mrpc", "cola", "rte"], METHODS, seeds=1))
     ranked = by_gap(grid, RUNS)

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.accuracy import base_checkpoint
 from benchmarks.accuracy.base_checkpoint import FILES, FOLDER, mpnet_base
-from benchmarks.accuracy.glue import Task
+from benchmarks.accuracy.tasks import TASKS, Task
 from sparserve.models.errors import EnvironmentFault
 
 CONTENT = {name: f"what is in {name}".encode() for name in FILES}
@@ -59,7 +59,7 @@ def data(tmp_path: Path) -> Any:
 
 
 def test_task_subset_is_fixed(data: Any, tmp_path: Path) -> None:
-    task = Task("sst2", "accuracy", "positive", rows=40)
+    task = Task("sst2", "accuracy", "sst2/train.jsonl", "sst2/validation.jsonl", rows=40)
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     first, second = (task.load(data, tmp_path / name) for name in ("one", "two"))
@@ -69,3 +69,17 @@ def test_task_subset_is_fixed(data: Any, tmp_path: Path) -> None:
     assert all("of validation" in text for text in first.test.texts)
     (data / "sst2" / "train.jsonl").write_text((data / "sst2" / "train.jsonl").read_text().replace(" of ", " from "))
     assert all("from" in text for text in task.load(data, tmp_path / "one").train.texts), "rows of other data"
+
+
+def test_task_uses_its_own_validation_file(data: Any, tmp_path: Path) -> None:
+    (data / "sst2" / "test.jsonl").write_bytes((data / "sst2" / "validation.jsonl").read_bytes())
+    own = Task("sst2", "accuracy", "sst2/train.jsonl", "sst2/test.jsonl", "sst2/validation.jsonl")
+    dataset = own.load(data, tmp_path)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (60, 12, 12)
+
+
+def test_out_of_scope_rows_have_a_recall_and_no_score() -> None:
+    names, labels, predicted = ("a", "b", "oos"), [0, 1, 1, 2, 2], [0, 1, 2, 2, 1]
+    assert TASKS["clinc150"].score(predicted, labels, names) == pytest.approx(100 * 2 / 3)
+    assert TASKS["clinc150"].out_of_scope_recall(predicted, labels, names) == 50
+    assert TASKS["imdb"].out_of_scope_recall([0], [0], ("negative", "positive")) is None
