@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -12,7 +13,7 @@ from typing import Any, Final
 import uvicorn
 
 from sparserve.service.drain import Drain
-from sparserve.service.server.shared_listener import ConnectionCounts, SharedListener
+from sparserve.service.server.listener import ConnectionCounts, Listener
 from sparserve.service.server.stop_signals import StopSignals
 
 SETTLE_SECONDS: Final = 0.1
@@ -47,7 +48,7 @@ class DrainingServer(uvicorn.Server):
         self._delay_seconds = delay_seconds
         self._signals = signals
         self._shared = shared
-        self._listeners: list[SharedListener] = []
+        self._listeners: list[Listener] = []
         self._close_at = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -65,13 +66,15 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the app, then listen."""
-        if self._shared is None:
-            await super().startup(sockets)
-            return
-        await super().startup(sockets=[])
-        listeners, counts = self._shared
+        await super().startup(sockets=sockets if self._shared is None else [])
+        listeners, counts = self._shared or ((), None)
+        if self._shared is None and sys.platform != "win32":
+            # In place of those of the event loop, on the same sockets.
+            listeners = self._listening_sockets()
+            for server in self.servers:
+                server.close()
         self._listeners = [
-            SharedListener(
+            Listener(
                 listener,
                 self._protocol,
                 counts=counts,
@@ -79,7 +82,8 @@ class DrainingServer(uvicorn.Server):
             )
             for listener in listeners
         ]
-        self.servers: list[Any] = list(self._listeners)
+        if self._listeners:
+            self.servers: list[Any] = list(self._listeners)
 
     async def on_tick(self, counter: int) -> bool:
         """Return True when it is time to stop listening."""
@@ -92,7 +96,7 @@ class DrainingServer(uvicorn.Server):
         self._drain.close()
         # Closing a listening socket resets connections that the loop has not accepted yet. A second descriptor keeps it
         # open until they are accepted.
-        listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        listeners = self._listening_sockets()
         await asyncio.sleep(SETTLE_SECONDS)  # pending handshakes complete and are accepted
         for server in self.servers:
             server.close()
@@ -100,6 +104,10 @@ class DrainingServer(uvicorn.Server):
         # A connection that looks idle may hold an unread request; closing it now would drop the request.
         await asyncio.sleep(SETTLE_SECONDS)
         await super().shutdown(sockets)
+
+    def _listening_sockets(self) -> list[socket.socket]:
+        """Return a second descriptor of each listening socket."""
+        return [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
 
     async def _accept_pending(self, listeners: list[socket.socket]) -> None:
         connections = []

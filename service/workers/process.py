@@ -20,7 +20,7 @@ from sparserve.service.drain import Drain
 from sparserve.service.observability.worker_metrics import FileValues
 from sparserve.service.server.connection import Connection, allow_descriptors
 from sparserve.service.server.graceful_shutdown import DrainingServer
-from sparserve.service.server.shared_listener import ConnectionCounts, inherited_socket
+from sparserve.service.server.listener import ConnectionCounts, inherited_socket
 from sparserve.service.server.stop_signals import StopSignals
 from sparserve.service.settings import Settings
 from sparserve.service.workers.assignment import Assignment

@@ -13,7 +13,7 @@ from typing import Final
 
 from sparserve.service.observability.worker_metrics import reserve_metrics
 from sparserve.service.security.rate_limit import reserve_rates
-from sparserve.service.server.shared_listener import reserve_connection_counts
+from sparserve.service.server.listener import reserve_connection_counts
 
 SUPERVISOR: Final = "supervisor"
 MEMORY: Final = Path("/dev/shm")

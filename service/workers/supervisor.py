@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, values
 from sparserve.service.experiments.ledger import ExperimentLedger
 from sparserve.service.observability.metrics import ExperimentMetrics, WorkerMetrics
 from sparserve.service.observability.worker_metrics import FileValues, reserve_metrics
-from sparserve.service.server.shared_listener import ConnectionCounts
+from sparserve.service.server.listener import ConnectionCounts
 from sparserve.service.server.stop_signals import STOP_SIGNALS, StopSignals
 from sparserve.service.settings import Settings
 from sparserve.service.workers.assignment import Assignment

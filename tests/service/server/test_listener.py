@@ -3,10 +3,11 @@
 import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sparserve.service.server.shared_listener import ConnectionCounts, SharedListener, reserve_connection_counts
+from sparserve.service.server.listener import ConnectionCounts, Listener, reserve_connection_counts
 
 WORKERS = 2
 
@@ -17,7 +18,7 @@ class Worker:
     def __init__(self, folder: Path, number: int, listening: socket.socket) -> None:
         self.open: set[Greeting] = set()
         self.number = number
-        self.listener = SharedListener(
+        self.listener = Listener(
             listening.dup(),
             lambda: Greeting(self),
             counts=ConnectionCounts(folder, number),
@@ -111,3 +112,28 @@ def test_hanging_worker_does_not_hold_up_connections(tmp_path: Path, listening: 
 
     with listening:
         assert asyncio.run(connect()) == ["0", "0", "0"]
+
+
+def test_listener_accepts_a_burst_in_one_round_of_the_loop(listening: socket.socket) -> None:
+    class Counted(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            opened.append(transport)
+
+    opened: list[Any] = []
+
+    async def connect() -> set[int]:
+        clients = [socket.create_connection(listening.getsockname()) for _ in range(20)]
+        listener = Listener(listening.dup(), Counted, open_connections=lambda: opened)
+        seen = set()
+        while len(opened) < len(clients):
+            seen.add(listener.publish())
+            await asyncio.sleep(0)
+        listener.close()
+        for one in (*clients, *opened):
+            one.close()
+        await asyncio.sleep(0)
+        return seen
+
+    uvloop = pytest.importorskip("uvloop")
+    with listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(connect()) == {0, 20}

@@ -1,16 +1,21 @@
-"""Accept connections from a listening socket that the workers of a service share, so that each gets as many.
+"""Accept connections in bursts, and share those of one listening socket between the workers of a service.
 
-asyncio and uvloop accept whatever is pending in one go, so the first worker to wake would get a whole burst, and keep
-it: clients keep their connections open. Sockets of the same port (SO_REUSEPORT) would spread by chance, and lose the
-connections that wait for a worker when it dies. Here a worker that has more connections than another one leaves a new
-one to it for a moment.
+uvloop accepts one connection in each round of the event loop. While each round runs a batch of 20 ms, the connections of
+a burst would wait for seconds. Here one round accepts up to `ACCEPTS`.
+
+Workers share a socket, and clients keep their connections open, so no worker may take a whole burst. Sockets of the
+same port (SO_REUSEPORT) would spread by chance, and lose the connections that wait for a worker when it dies. Here a
+worker accepts its share of all open and pending connections, and leaves a connection to another worker that has fewer
+for a moment.
 """
 
 import asyncio
+import math
 import mmap
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
@@ -18,6 +23,8 @@ from typing import Final
 from sparserve.service.mapped_file import reserve_file
 
 FILE_NAME: Final = "connections"
+# Connections accepted in one round of the event loop at most: a few milliseconds.
+ACCEPTS: Final = 64
 # A worker with more connections than another one looks this often, and so many times, before it accepts one more in
 # place of a worker that does not.
 YIELD_SECONDS: Final = 0.001
@@ -28,6 +35,8 @@ SLACK: Final = 0.1
 EXHAUSTED_SECONDS: Final = 1.0
 _CELL: Final = struct.Struct("q")
 _ABSENT: Final = -1
+# Offset of `tcpi_unacked` in Linux's `struct tcp_info`; of a listening socket it counts pending connections.
+_PENDING_OFFSET: Final = 24
 
 
 def reserve_connection_counts(folder: Path, workers: int) -> None:
@@ -57,21 +66,20 @@ class ConnectionCounts:
         """Accept no more connections."""
         self.publish(_ABSENT)
 
-    def fewest_elsewhere(self) -> int | None:
-        """Return the smallest number of connections of another worker; None if no other one accepts any."""
+    def elsewhere(self) -> list[int]:
+        """Return the number of connections of each other worker that accepts any."""
         numbers = [number for (number,) in _CELL.iter_unpack(self._table)]
-        others = [number for worker, number in enumerate(numbers) if worker != self._worker and number != _ABSENT]
-        return min(others, default=None)
+        return [number for worker, number in enumerate(numbers) if worker != self._worker and number != _ABSENT]
 
 
-class SharedListener:
+class Listener:
     """Takes the place of an `asyncio.Server` for one listening socket.
 
     Args:
         listener: the socket; closed with this object.
         make_protocol: makes the protocol of a connection.
-        counts: table of the connections of all workers.
         open_connections: returns the protocols of the open connections of this worker.
+        counts: table of the connections of all workers; None for a process that shares the socket with none.
     """
 
     def __init__(
@@ -79,8 +87,8 @@ class SharedListener:
         listener: socket.socket,
         make_protocol: Callable[[], asyncio.Protocol],
         *,
-        counts: ConnectionCounts,
         open_connections: Callable[[], Collection[object]],
+        counts: ConnectionCounts | None = None,
     ) -> None:
         self.sockets = [listener]
         self._listener = listener
@@ -93,13 +101,15 @@ class SharedListener:
         self._yields = 0
         self._yielded_to: int | None = None
         listener.setblocking(False)
+        self.publish()
         self._resume()
 
     def publish(self) -> int:
         """Tell the other workers the number of connections, and return it."""
         opened = self._open_connections()
         connections = len(opened) + sum(protocol not in opened for protocol in self._opening.values())
-        self._counts.publish(connections)
+        if self._counts is not None:
+            self._counts.publish(connections)
         return connections
 
     def close(self) -> None:
@@ -109,7 +119,8 @@ class SharedListener:
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listener.fileno())
-        self._counts.leave()
+        if self._counts is not None:
+            self._counts.leave()
         self._listener.close()
 
     async def wait_closed(self) -> None:
@@ -118,29 +129,46 @@ class SharedListener:
             await asyncio.wait(self._opening)
 
     def _readable(self) -> None:
-        """Accept one connection, unless another worker should."""
-        connections, fewest = self.publish(), self._counts.fewest_elsewhere()
-        if fewest is not None and connections > fewest + SLACK * connections:
+        """Accept the connections that are pending, but for those that another worker should accept."""
+        allowed = ACCEPTS if self._counts is None else self._share(self._counts)
+        if not allowed:
+            self._pause(YIELD_SECONDS)
+            return
+        while allowed and self._accept():
+            allowed -= 1
+        self.publish()
+
+    def _share(self, counts: ConnectionCounts) -> int:
+        """Return the number of connections to accept now; 0 to leave them to another worker for a moment."""
+        connections, others = self.publish(), counts.elsewhere()
+        if not others:
+            return ACCEPTS
+        if connections > (fewest := min(others)) + SLACK * connections:
             self._yields = self._yields + 1 if fewest == self._yielded_to else 1
             self._yielded_to = fewest
             if self._yields <= YIELDS:
-                self._pause(YIELD_SECONDS)
-                return
+                return 0
         self._yielded_to = None
+        workers = len(others) + 1
+        share = math.ceil((connections + sum(others) + _pending(self._listener)) / workers) - connections
+        return min(max(share, 1), ACCEPTS)
+
+    def _accept(self) -> bool:
+        """Accept one connection; return False if there was none."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another worker was faster
+            return False  # another worker was faster
         except OSError:
             self._pause(EXHAUSTED_SECONDS)
-            return
+            return False
         protocol = self._make_protocol()
         opening: asyncio.Task[object] = self._loop.create_task(
             self._loop.connect_accepted_socket(lambda: protocol, connection)
         )
         self._opening[opening] = protocol
         opening.add_done_callback(self._opened)
-        self.publish()
+        return True
 
     def _opened(self, opening: "asyncio.Task[object]") -> None:
         del self._opening[opening]
@@ -160,3 +188,14 @@ def inherited_socket(descriptor: int) -> socket.socket:
     """Return the listening socket of a descriptor from the supervisor, which children of this process do not get."""
     os.set_inheritable(descriptor, False)
     return socket.socket(fileno=descriptor)
+
+
+def _pending(listener: socket.socket) -> int:
+    """Return the number of connections that wait to be accepted; 0 where the system does not say."""
+    if sys.platform != "linux" or listener.family == socket.AF_UNIX:
+        return 0
+    try:
+        information = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PENDING_OFFSET + 4)
+    except OSError:
+        return 0
+    return int(struct.unpack_from("I", information, _PENDING_OFFSET)[0])
