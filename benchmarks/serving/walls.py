@@ -93,7 +93,7 @@ async def request(app: FastAPI, path: str) -> None:
         "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
         "headers": headers, "http_version": "1.1", "scheme": "http", "root_path": "", "server": ("x", 80),
         "client": ("x", 1), "asgi": {"version": "3.0"},
-        "state": {"watch_disconnect": lambda callback: None, "body_received": True},
+        "state": {"watch_disconnect": lambda callback: None, "body_received": bytearray(content)},
     }  # fmt: skip
     messages: list[Any] = []
 

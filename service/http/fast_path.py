@@ -20,13 +20,13 @@ from sparserve.service.http.middleware.body_limit import BodyReader
 from sparserve.service.http.middleware.disconnect import DisconnectScope
 from sparserve.service.http.middleware.request_log import RequestLogging
 from sparserve.service.http.middleware.security_headers import RAW_DEFAULT_HEADERS
-from sparserve.service.http.problems import EXPECTED_ERRORS, problem_response, response_to
+from sparserve.service.http.problems import EXPECTED_ERRORS, ProblemAnswer, problem_response, response_to
 from sparserve.service.limits import BodyBudget, BodyShare
 from sparserve.service.observability.request_log import LoggedRequest
 
-# Name, in the state of a request, of its server's function that writes a whole answer of status 200.
+# Name, in the state of a request, of its server's function that writes a whole answer with a body.
 RESPOND: Final = "respond"
-Respond = Callable[[Scope, list[tuple[bytes, bytes]], bytes], bool]
+Respond = Callable[[Scope, int, list[tuple[bytes, bytes]], bytes], bool]
 # Requests with one of these headers need more than the fast path does: packed or chunked bodies, a body that waits for
 # the server's consent, and calls from web pages.
 _UNUSUAL: Final = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"origin"})
@@ -39,6 +39,15 @@ class Target:
     route: DirectRoute
     handle: BodyHandler
     parameters: Mapping[str, str]
+
+
+def _counted(receive: Receive, request: LoggedRequest) -> Receive:
+    async def counted_receive() -> Message:
+        message = await receive()
+        request.bytes_in += len(message.get("body", b""))
+        return message
+
+    return counted_receive
 
 
 class FastPath:
@@ -113,19 +122,17 @@ class FastPath:
         self, target: Target, scope: Scope, receive: Receive, request: LoggedRequest, watch: DisconnectScope
     ) -> Response | None:
         """Return the answer; None if the client disconnected before the end of its body."""
-
-        async def counted_receive() -> Message:
-            message = await receive()
-            request.bytes_in += len(message.get("body", b""))
-            return message
-
         http = Request(scope, receive)
         try:
             self._authorization.check(scope)
             with BodyShare(self._budget) as share:
-                content = await self._bodies.read(scope, counted_receive, share)
-                if content is None:
-                    return None
+                content = self._bodies.received(scope, share)
+                if content is not None:
+                    request.bytes_in = len(content)
+                else:
+                    content = await self._bodies.read(scope, _counted(receive, request), share)
+                    if content is None:
+                        return None
                 watch.start()
                 scope["route"] = target.route  # those refused before have none, as in the framework
                 return await target.handle(http, content)
@@ -135,10 +142,15 @@ class FastPath:
     async def _send(self, response: Response, request: LoggedRequest, scope: Scope, send: Send) -> None:
         request.status, request.bytes_out = response.status_code, len(response.body)
         headers = [*response.raw_headers, *self._logging.headers(request)]
-        if isinstance(response, JsonAnswer):
+        if isinstance(response, JsonAnswer | ProblemAnswer):
             headers += RAW_DEFAULT_HEADERS
             respond: Respond | None = scope["state"].get(RESPOND)
-            if respond is not None and not self._logging.draining and respond(scope, headers, bytes(response.body)):
+            closes = self._logging.draining or (isinstance(response, ProblemAnswer) and response.closes)
+            if (
+                respond is not None
+                and not closes
+                and respond(scope, response.status_code, headers, bytes(response.body))
+            ):
                 return
         else:
             present = {name for name, _ in headers}

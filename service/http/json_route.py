@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from sparserve.service.core import ServingCore
-from sparserve.service.errors import UnsupportedContent
+from sparserve.service.errors import InvalidRequest, UnsupportedContent
 from sparserve.service.http.headers import first_values, text_of
 from sparserve.service.http.json_body import parse_json
 from sparserve.service.http.middleware.disconnect import cancel_on_disconnect
+from sparserve.service.http.request_options import read_request_options, request_options
 from sparserve.service.types import Timings
 
 # From a request and the content of its body to the answer.
@@ -45,7 +46,8 @@ class DirectRoute(JsonRoute):
     the time of a short text. The OpenAPI document of the route is the same. An endpoint's parameters are those of the
     path, the body, and dependencies on the request alone; it returns a `Response` or an instance of its response model.
     Bodies are validated with the settings' `max_items` as context, so that too many inputs are refused before any of
-    them is validated.
+    them is validated. A request with options, and so for inference, is refused before its body is parsed if too much
+    waits already.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -78,9 +80,12 @@ class DirectRoute(JsonRoute):
         )
         body_name = dependant.body_params[0].name if dependant.body_params else ""
         answers = TypeAdapter(self.response_model)
+        infers = any(call is read_request_options for _, call in dependencies)
 
         async def handle(request: Request, content: bytes) -> Response:
             self.check_media_type(request)
+            if infers:
+                check_load(request, len(content))
             values: dict[str, Any] = dict(request.path_params)
             if body is None:
                 request.state.content = content
@@ -147,6 +152,22 @@ def check_content_type(request: Request) -> None:
     declared = text_of(content_type).partition(";")[0].strip().lower()
     if declared != "application/json" and not (declared.startswith("application/") and "+json" in declared):
         raise UnsupportedContent("send the body as JSON, with the header Content-Type: application/json")
+
+
+def check_load(request: Request, content_bytes: int) -> None:
+    """Refuse a request for inference, whose body has so many bytes, if too much waits already.
+
+    Raises:
+        Overloaded: as in `Batcher.check_load`.
+    """
+    service: ServingCore = request.app.state.service
+    if not service.batcher.waiting:
+        return
+    try:
+        options = request_options(request.scope, service.settings.request_timeout_seconds)
+    except InvalidRequest:  # the route raises it, after it has checked the body
+        return
+    service.batcher.check_load(content_bytes, deadline=options.deadline, client=options.client, weight=options.weight)
 
 
 def read_body(content: bytes, expected: TypeAdapter[Any], max_items: int) -> Any:

@@ -4,6 +4,7 @@ import math
 from typing import Any, Final
 
 from fastapi import Request
+from starlette.types import Scope
 
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import InvalidRequest
@@ -15,6 +16,8 @@ ROUTING_KEY_HEADER: Final = "X-Routing-Key"
 ROUTING_KEY_MAX_CHARACTERS: Final = 256
 _RAW_TIMEOUT: Final = TIMEOUT_HEADER.lower().encode()
 _RAW_ROUTING_KEY: Final = ROUTING_KEY_HEADER.lower().encode()
+# Name of the options in the state of a request, once they have been read.
+_OPTIONS: Final = "options"
 HEADER_PARAMETERS: Final[list[dict[str, Any]]] = [
     {
         "name": TIMEOUT_HEADER,
@@ -40,22 +43,39 @@ async def read_request_options(request: Request) -> RequestOptions:
     function takes. `openapi` declares `HEADER_PARAMETERS` instead.
 
     Raises:
-        InvalidRequest: the timeout is not a number of seconds above 0, or the routing key is too long.
+        InvalidRequest: as in `request_options`.
     """
     service: ServingCore = request.app.state.service
-    headers, state = first_values(request.scope), request.scope["state"]
+    return request_options(request.scope, service.settings.request_timeout_seconds)
+
+
+def request_options(scope: Scope, limit_seconds: float | None) -> RequestOptions:
+    """Return the options of a request, which has at most `limit_seconds`; they are read once.
+
+    Raises:
+        InvalidRequest: the timeout is not a number of seconds above 0, or the routing key is too long.
+    """
+    headers, state = first_values(scope), scope["state"]
+    known: RequestOptions | None = state.get(_OPTIONS)
+    if known is not None:
+        return known
     routing_key, timeout = headers.get(_RAW_ROUTING_KEY), headers.get(_RAW_TIMEOUT)
-    options = RequestOptions(
-        routing_key=None if routing_key is None else check_routing_key(text_of(routing_key)),
+    if routing_key is not None:
+        check_routing_key(text_of(routing_key))
+    seconds = limit_seconds
+    if timeout is not None:
+        seconds = min(_seconds(text_of(timeout)), math.inf if limit_seconds is None else limit_seconds)
+    arrived = state["arrived"]
+    options = state[_OPTIONS] = RequestOptions(
+        # The client has been waiting since it sent the head; the body may have arrived much later.
+        deadline=None if seconds is None else arrived + seconds,
+        routing_key=None if routing_key is None else text_of(routing_key),
         request_id=state.get("request_id"),
         client=state.get("client", ""),
         weight=state.get("weight", 1.0),
-        # The client has been waiting since it sent the head; the body may have arrived much later.
-        arrived=state["arrived"],
+        arrived=arrived,
     )
-    if service.settings.request_timeout_seconds is not None:
-        options = options.within(service.settings.request_timeout_seconds)
-    return options if timeout is None else options.within(_seconds(text_of(timeout)))
+    return options
 
 
 def check_routing_key(routing_key: str) -> str:

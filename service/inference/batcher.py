@@ -23,6 +23,7 @@ from sparserve.models.bundle.text_tokenizer import Tokens
 from sparserve.service.errors import DeadlineExceeded, InferenceFailed, Overloaded, TooLarge
 from sparserve.service.inference.batch_queue import BatchQueue
 from sparserve.service.inference.engine import Engine
+from sparserve.service.inference.latency_model import LatencyModel
 from sparserve.service.inference.running_batch import InferenceResult, Outcome, PendingRequest, RunningBatch, deliver
 from sparserve.service.inference.throughput import Throughput
 from sparserve.service.inference.ticket import Ticket
@@ -38,6 +39,10 @@ LOOP_BATCH_SECONDS: Final = 0.02
 # A request is refused if its answer is predicted to take more than this fraction of the time to its deadline. Nearer to
 # it, batches would become smaller so as to end in time, and answers would come too late for the way back.
 DEADLINE_FRACTION: Final = 0.7
+# Texts in JSON usually have fewer bytes for each token than this.
+BYTES_PER_TOKEN: Final = 8
+# Of a request that is not queued.
+UNKNOWN: Final = LatencyModel()
 # How long `close` waits for the last batch of a thread.
 CLOSE_SECONDS: Final = 5.0
 
@@ -94,6 +99,11 @@ class Batcher:
             thread.start()
 
     @property
+    def waiting(self) -> bool:
+        """True while inputs wait, those in the background not counted."""
+        return self._queue.items > 0
+
+    @property
     def closing(self) -> bool:
         """True once `close` has been called."""
         return self._closing
@@ -121,29 +131,31 @@ class Batcher:
             DeadlineExceeded: the answer would be too late; batches that had not started are not run.
             InferenceFailed: the graph did not compute an answer.
         """
-        self._enter(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._enter(loop)
         now = self._clock()
         # A waiting request holds its engine, so the id cannot be reused for another one.
         model = (id(engine), object() if alone else None)
         lengths = [len(item) for item in tokens]
         ticket = Ticket(model, lengths, now, deadline, background, engine.latency, client, weight, engine.padding_costs)
         answer = np.empty((2, len(tokens), len(engine.manifest.labels)), dtype=np.float32)
-        request = PendingRequest(engine, tokens, asyncio.get_running_loop().create_future(), answer, len(tokens))
+        request = PendingRequest(engine, tokens, loop.create_future(), answer, len(tokens))
         with self._changed:
             self._admit(ticket)
             self._queue.add(ticket)
             self._requests[ticket] = request
             self._start_next()
+        # `asyncio.timeout` would cancel the task, and takes ten times as long.
+        timer = None if deadline is None else loop.call_later(max(deadline - now, 0), _expire, request.result)
         try:
-            if deadline is None:
-                return await request.result
-            async with asyncio.timeout(max(deadline - now, 0)):
-                return await request.result
+            return await request.result
         except TimeoutError as error:
             if not background:
                 self._metrics.requests.deadline_misses.labels(engine.ref.task, engine.ref.variant).inc()
             raise DeadlineExceeded("Deadline exceeded; the request was cancelled.") from error
         finally:
+            if timer is not None:
+                timer.cancel()
             with self._changed:
                 self._queue.cancel(ticket)
                 self._requests.pop(ticket, None)
@@ -189,6 +201,39 @@ class Batcher:
                 seconds,
             )
 
+    def check_load(self, content_bytes: int, *, deadline: float | None, client: str, weight: float) -> None:
+        """Refuse a request before its body is parsed if it would be refused even with few tokens.
+
+        These are as many as its bytes suggest, but no more than a waiting input has on average. A request that passes
+        may still be refused once its tokens are known.
+
+        Raises:
+            Overloaded: as in `run`.
+        """
+        items, tokens = self._queue.items, self._queue.tokens
+        if items:
+            tokens = max(min(content_bytes // BYTES_PER_TOKEN, tokens // items), 1)
+            self._check_early(1, tokens, deadline, client, weight)
+
+    def check_early(self, inputs: int, *, deadline: float | None, client: str, weight: float) -> None:
+        """Refuse a request before it is tokenised if it would be refused even with inputs of one token.
+
+        Raises:
+            Overloaded: as in `run`.
+        """
+        if self._queue.items:
+            self._check_early(inputs, inputs, deadline, client, weight)
+
+    def _check_early(self, inputs: int, tokens: int, deadline: float | None, client: str, weight: float) -> None:
+        self.check_room(inputs, tokens, client)
+        if deadline is None:
+            return
+        now = self._clock()
+        if not self._is_in_time(tokens, deadline - now):
+            ticket = Ticket(None, [tokens], now, deadline, latency=UNKNOWN, client=client, weight=weight)
+            with self._changed:
+                self._check_deadline(ticket)
+
     def _admit(self, ticket: Ticket) -> None:
         longest, budget = max(ticket.lengths), self._queue.budget
         if longest > budget:
@@ -197,33 +242,26 @@ class Batcher:
             if self._queue.background_items >= self.max_items:
                 raise Overloaded("too many background inputs are waiting", 1)
             return
-        self.check_room(len(ticket.lengths), sum(ticket.lengths), ticket.client)
-        self._check_deadline(ticket)
+        tokens = sum(ticket.lengths)
+        self.check_room(len(ticket.lengths), tokens, ticket.client)
+        if ticket.deadline is not None and not self._is_in_time(tokens, ticket.deadline - ticket.arrived):
+            self._check_deadline(ticket)
 
-    def check_early(self, engine: Engine, inputs: int, *, deadline: float | None, client: str, weight: float) -> None:
-        """Refuse a request before it is tokenised if it would be refused even with inputs of one token.
-
-        Raises:
-            Overloaded: as in `run`.
-        """
-        if self._queue.items:
-            lengths = [1] * inputs
-            ticket = Ticket(id(engine), lengths, self._clock(), deadline, client=client, weight=weight)
-            self.check_room(inputs, inputs, client)
-            with self._changed:
-                self._check_deadline(ticket)
+    def _is_in_time(self, tokens: int, seconds_left: float) -> bool:
+        """Return True if so many more tokens would be in time even after all that wait."""
+        waiting, rate = self._queue.tokens, self._throughput.tokens_per_second
+        return not waiting or not rate or waiting + tokens <= seconds_left * DEADLINE_FRACTION * rate
 
     def _check_deadline(self, ticket: Ticket) -> None:
         """Refuse a request at once if it cannot meet its deadline, so that the client can go elsewhere."""
-        if ticket.deadline is None or not self._queue.tokens or not self._throughput.tokens_per_second:
+        rate = self._throughput.tokens_per_second
+        if ticket.deadline is None or not rate:
             return
         seconds_left = ticket.deadline - ticket.arrived
         allowed = seconds_left * DEADLINE_FRACTION
-        if self._queue.tokens + sum(ticket.lengths) <= allowed * self._throughput.tokens_per_second:
-            return
-        seconds = self._queue.tokens_before(ticket) / self._throughput.tokens_per_second
+        seconds = self._queue.tokens_before(ticket) / rate
         if seconds > allowed:
-            self._metrics.requests.shed.labels("deadline").inc()
+            self._metrics.requests.shed_by_deadline()
             wait = max(math.ceil(seconds - allowed), 1)
             raise Overloaded(
                 f"{self._queue.tokens} tokens are waiting: the answer would take about {seconds:.1f} s, and the "
@@ -367,3 +405,8 @@ class Batcher:
             max_tokens=len(batch.items) * engine.manifest.max_length,
         )
         return Outcome(results, seconds)
+
+
+def _expire(result: asyncio.Future[InferenceResult]) -> None:
+    if not result.done():
+        result.set_exception(TimeoutError())

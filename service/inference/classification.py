@@ -111,9 +111,7 @@ async def classify(
     arrived = started if arrived is None else arrived
     if tokens is None:
         if not background:
-            batcher.check_early(
-                engine, len(inputs), deadline=options.deadline, client=options.client, weight=options.weight
-            )
+            batcher.check_early(len(inputs), deadline=options.deadline, client=options.client, weight=options.weight)
         tokens = await batcher.tokenizer_pool.tokenize(engine, inputs, long_texts=long_texts, deadline=options.deadline)
     tokenized = time.perf_counter()
     # Background work may outlive the request that started it.

@@ -90,6 +90,7 @@ class RequestMetrics:
         )
         for reason in SHED_REASONS:
             self.shed.labels(reason)
+        self.shed_by_deadline = self.shed.labels("deadline").inc
         self._models: dict[tuple[str, str], ModelRequestMetrics] = {}
         self.deadline_misses = Counter(
             "sparserve_deadline_misses_total",

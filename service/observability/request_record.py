@@ -69,6 +69,9 @@ class RequestRecord:
         """Return task, variant and version, joined by commas for several models, and the total of inputs and tokens."""
         if not self._runs:
             return {}
+        if len(self._runs) == 1:
+            (run,) = self._runs
+            return run.facts
         models = [run.model for run in self._runs]
         return {
             "task": ",".join(dict.fromkeys(model.task for model in models)),

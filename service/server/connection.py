@@ -134,11 +134,11 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of a head or of a body, and check their limits."""
-        # uvicorn stops its own timer at the first byte after a response.
-        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._await_head()
         self._body_came = False
         super().data_received(data)
+        # uvicorn stops its own timer at the first byte after a response. Most heads come as a whole and need no timer.
+        if self._head_timer is None and (self._head_begun or self.cycle is None or self.cycle.response_complete):
+            self._await_head()
         if self._head_begun and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -152,8 +152,6 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Note the first byte of a head."""
-        if self._head_timer is None:  # it arrived together with the previous request
-            self._await_head()
         self._head_begun = True
         super().on_message_begin()
         self.scope["state"] |= {
@@ -187,11 +185,11 @@ class Connection(HttpToolsProtocol):
         """Note the last byte of a request."""
         self._in_body = False
         if not offers_upgrade(self):
-            self.scope["state"][BODY_RECEIVED] = True
+            self.scope["state"][BODY_RECEIVED] = self.cycle.body
             super().on_message_complete()
 
-    def respond(self, scope: Scope, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Write a whole answer of status 200; return False if it must be sent as the server's interface has it.
+    def respond(self, scope: Scope, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write a whole answer; return False if it must be sent as the server's interface has it.
 
         That takes many times as long: uvicorn checks each header, and has two messages for the head and the body. The
         names and values of `headers` must be valid. `scope` is the request's.
@@ -206,7 +204,7 @@ class Connection(HttpToolsProtocol):
         lines = [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *headers)]
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
-        self.transport.write(b"".join((STATUS_LINE[200], *lines, b"\r\n", body)))
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
         cycle.message_event.set()
         if not cycle.keep_alive:
             self.transport.close()

@@ -1,7 +1,7 @@
 """Accept connections in bursts, and share those of one listening socket between the workers of a service.
 
-uvloop accepts one connection in each round of the event loop. While each round runs a batch of 20 ms, the connections of
-a burst would wait for seconds. Here one round accepts up to `ACCEPTS`.
+uvloop accepts one connection in each round of the event loop. While each round runs a batch of 20 ms, the connections
+of a burst would wait for seconds. Here one round accepts up to `ACCEPTS`.
 
 Workers share a socket, and clients keep their connections open, so no worker may take a whole burst. Sockets of the
 same port (SO_REUSEPORT) would spread by chance, and lose the connections that wait for a worker when it dies. Here a

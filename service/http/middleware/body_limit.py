@@ -21,8 +21,10 @@ from sparserve.service.limits import BodyBudget, BodyShare
 
 # Of a body that is too large, up to this many times the limit is read and thrown away.
 DISCARDED_FACTOR: Final = 8
-# Name, in the state of a request, of the note of its server that the whole body has arrived: reading it takes no time.
+# Name, in the state of a request, of the whole body, once its server has received it.
 BODY_RECEIVED: Final = "body_received"
+# Longer bodies are read as messages even so: the server has stopped reading until then.
+SHORT_BYTES: Final = 2**15
 # The Content-Encoding of a body that is not compressed.
 IDENTITY: Final = "identity"
 # zlib's window bits: the largest window, in gzip's format or in zlib's, which HTTP calls deflate.
@@ -41,6 +43,18 @@ class BodyReader:
         self._max_bytes = max_bytes
         self._seconds = seconds
 
+    def received(self, scope: Scope, share: BodyShare) -> bytes | None:
+        """Return a short body that has arrived already and has no encoding, whose bytes `share` holds; None for others.
+
+        Raises:
+            TooManyBodies: as described there.
+        """
+        body: bytearray | None = scope["state"].get(BODY_RECEIVED)
+        if body is None or len(body) > min(SHORT_BYTES, self._max_bytes):
+            return None
+        share.resize(len(body))
+        return bytes(body)
+
     async def read(self, scope: Scope, receive: Receive, share: BodyShare) -> bytes | None:
         """Return the body, whose bytes `share` holds; None if the client disconnects before its end.
 
@@ -49,7 +63,7 @@ class BodyReader:
             UnsupportedContent, UnreadableRequest, TooLarge: as in `decompress`.
         """
         headers = first_values(scope)
-        if scope["state"].get(BODY_RECEIVED):
+        if BODY_RECEIVED in scope["state"]:
             content = await self._read(headers, receive, share)
         else:
             try:

@@ -18,7 +18,10 @@ from fastapi.testclient import TestClient
 from sparserve.models.bundle.store import Store
 from sparserve.service.app import ServiceApp, create_app
 from sparserve.service.core import ServingCore
+from sparserve.service.errors import Overloaded
+from sparserve.service.inference.batcher import Batcher
 from sparserve.service.security.key_file import create
+from sparserve.service.server.connection import Connection
 from sparserve.service.settings import Settings
 from tests.support.service.fixtures import ServiceOf
 from tests.support.service.raw_connections import exchange, serving
@@ -222,6 +225,24 @@ def test_fast_path_reports_unexpected_errors_as_the_framework(
     assert "secret" not in answers[0].text
 
 
+def test_fast_path_refuses_before_the_body_is_parsed(
+    both: tuple[TestClient, TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Batcher, content_bytes: int, **__: object) -> None:
+        raise Overloaded(f"no room for {content_bytes} bytes", 7)
+
+    monkeypatch.setattr(Batcher, "waiting", True)
+    monkeypatch.setattr(Batcher, "check_load", refuse)
+    for path in (CLASSIFY, f"/hf/{TASK}", f"/v2/models/{TASK}/infer", "/v1/moderations", f"{CLASSIFY}/"):
+        fast, framework = (answer_of(client, path, b"{", JSON) for client in both)
+        assert fast == framework
+        assert (fast["status"], fast["headers"]["retry-after"], fast["line"]["bytes_in"]) == (429, "7", 1)
+        assert "no room for 1 bytes" in fast["text"]
+    for path, headers, status in ((CLASSIFY, {"X-Request-Timeout": "none"}, 422), ("/v2/repository/index", {}, 200)):
+        answers = [answer_of(client, path, CONTENTS[0], {**JSON, **headers}) for client in both]
+        assert [answer["status"] for answer in answers] == [status, status]
+
+
 def scope_of(path: str, *headers: tuple[bytes, bytes], method: str = "POST") -> dict[str, Any]:
     return {"type": "http", "method": method, "path": path, "headers": list(headers)}
 
@@ -281,6 +302,25 @@ def test_fast_path_keeps_connections_and_answers_in_order(module_store: Store) -
         assert content.count(b"connection: close") == 1 and content.endswith(b"}")
 
     over_connections(module_store, test)
+
+
+def test_fast_path_refuses_with_one_write(module_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    respond = Connection.respond
+
+    def recorded(connection: Connection, scope: Any, status: int, headers: Any, body: bytes) -> bool:
+        written.append(status)
+        return respond(connection, scope, status, headers, body)
+
+    monkeypatch.setattr(Connection, "respond", recorded)
+
+    async def test(port: int, core: ServingCore) -> None:
+        content = await exchange(port, raw_request(b"{"), raw_request(CONTENTS[0], b"Connection: close"))
+        assert re.findall(rb"HTTP/1.1 (\d+) ", content) == [b"400", b"200"]
+        assert content.count(b"cache-control: no-store\r\n") == 2
+
+    over_connections(module_store, test)
+    assert written == [400, 200]
 
 
 def test_fast_path_leaves_nothing_to_the_garbage_collector(module_store: Store) -> None:

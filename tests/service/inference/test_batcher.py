@@ -218,15 +218,35 @@ def test_batcher_refuses_hopeless_deadline(scenario: Callable[..., None], metric
         with pytest.raises(Overloaded, match=r"and the deadline is in 4.0 s: try again in"):
             await batcher.run(engine, inputs(20), deadline=next(seconds) + 5)
         with pytest.raises(Overloaded, match=r"and the deadline is in 4.0 s: try again in"):
-            batcher.check_early(engine, 1, deadline=next(seconds) + 5, client="", weight=1)
-        batcher.check_early(engine, 1, deadline=next(seconds) + 60, client="", weight=1)
-        batcher.check_early(engine, 1, deadline=None, client="", weight=1)
+            batcher.check_early(1, deadline=next(seconds) + 5, client="", weight=1)
+        batcher.check_early(1, deadline=next(seconds) + 60, client="", weight=1)
+        batcher.check_early(1, deadline=None, client="", weight=1)
         assert value(metrics, "requests_shed_total", reason="deadline") == 2
         engine.gate.set()
         await asyncio.gather(first, waiting)
         assert engine.batches == [[3], [3], [30]]
 
     scenario(steps, clock=lambda: float(next(seconds)))
+
+
+def test_batcher_refuses_by_the_size_of_a_body(scenario: Callable[..., None], metrics: Metrics) -> None:
+    async def steps(batcher: Batcher, engine: FakeEngine) -> None:
+        limits: dict[str, Any] = {"deadline": 6.0, "client": "", "weight": 1.0}  # 42 tokens are in time
+        batcher.check_load(8000, **limits)
+        first = await held_up(batcher, engine)
+        waiting = asyncio.create_task(batcher.run(engine, inputs(30)))
+        await asyncio.sleep(0)
+        assert batcher.waiting
+        batcher.check_load(8 * 10, **limits)
+        for content_bytes in (8 * 20, 8000):  # no more than the mean of those that wait
+            with pytest.raises(Overloaded, match="30 tokens are waiting: the answer would take about"):
+                batcher.check_load(content_bytes, **limits)
+        batcher.check_load(8000, deadline=9.0, client="", weight=1.0)
+        assert value(metrics, "requests_shed_total", reason="deadline") == 2
+        engine.gate.set()
+        await asyncio.gather(first, waiting)
+
+    scenario(steps, tokens_per_second=10.0, clock=lambda: 0.0)
 
 
 def test_batcher_isolates_bad_input(scenario: Callable[..., None]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.core import ServingCore
@@ -181,6 +182,8 @@ def test_json_formatter_encodes_any_value() -> None:
     line = json.loads(JsonFormatter().format(record("", fields={"path": Path("x"), "odd": "\ud800"})))
     assert (line["path"], line["odd"]) == ("x", "?")
     assert FIELDS == "fields"
+    plain = record("", fields={"path": "/x", "status": 200, "milliseconds": 1.5, "é": None})
+    assert JsonFormatter().format(plain) == OrjsonFormatter.format(JsonFormatter(), plain)
 
 
 def test_traceback_of_circular_causes() -> None:
