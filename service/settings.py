@@ -1,5 +1,6 @@
 """Settings of the service: from the command line, else from `SPARSERVE_*` variables, else these defaults."""
 
+import os
 import re
 import sys
 from importlib import import_module
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="SPARSERVE_",
+        env_ignore_empty=True,  # Compose sets a variable whose own value is missing to nothing
         frozen=True,
         cli_prog_name="sparserve serve",
         cli_kebab_case=True,
@@ -284,6 +286,12 @@ class Settings(BaseSettings):
             return default
         return port
 
+    @field_validator("host")
+    @classmethod
+    def _host_without_brackets(cls, host: str) -> str:
+        """Remove the brackets that an address of IPv6 has in URLs."""
+        return host.strip().removeprefix("[").removesuffix("]")
+
     @field_validator("grpc_port")
     @classmethod
     def _grpc_can_be_spoken(cls, port: int | None) -> int | None:
@@ -318,6 +326,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _keys_are_there(self) -> Self:
+        if self.keys_file is None and os.environ.get("SPARSERVE_KEYS_FILE") == "":
+            # Ignored like other empty variables, it would open the service to everybody.
+            raise ValueError("SPARSERVE_KEYS_FILE is empty: name a file, or unset it to serve without keys")
         if self.keys_file is not None and not self.keys_file.is_file():
             raise ValueError(f"keys_file {self.keys_file} does not exist: create a key with `sparserve keys create`")
         return self

@@ -28,13 +28,13 @@ class Terminated(SystemExit):
 def stopped_by_sigterm() -> Iterator[None]:
     """Run a command that SIGTERM stops at the next line of Python, so that files and processes are cleaned up.
 
-    One of several launched processes is never PID 1, and may wait for the others in code that no handler interrupts:
-    there SIGTERM ends the process at once, as it does by default.
+    One of several launched processes may wait for the others in code that no handler interrupts: there SIGTERM ends the
+    process at once, as it does by default. PID 1, which some orchestrators give a rank as well, would lose the signal.
 
     Raises:
         Terminated: SIGTERM has arrived.
     """
-    if _LAUNCHED in os.environ:
+    if _LAUNCHED in os.environ and os.getpid() != 1:
         yield
         return
     before = signal.signal(signal.SIGTERM, _stop)

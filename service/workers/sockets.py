@@ -10,6 +10,7 @@ from typing import Final
 logger = logging.getLogger("sparserve")
 
 BACKLOG: Final = 2048
+open_socket = socket.socket
 
 
 def is_every_address(host: str) -> bool:
@@ -20,8 +21,21 @@ def is_every_address(host: str) -> bool:
         return False
 
 
+def listening_host(host: str) -> str:
+    """Return the host, or every address of IPv4 in place of `::` on a system without IPv6."""
+    if not is_every_address(host):
+        return host
+    try:
+        with open_socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        logger.warning("this system has no IPv6: listening on every address of IPv4 in place of %s", host)
+        return "0.0.0.0"
+    return host
+
+
 def bind_sockets(host: str, port: int) -> list[socket.socket]:
-    """Listen on each address of a host; for `::` on every address of IPv6 and, where the system has it, IPv4.
+    """Listen on each address of a host; for `::` on every address of IPv6 and IPv4, as far as the system has them.
 
     These are two sockets, because one for both would see the addresses of IPv4 clients as `::ffff:192.0.2.1`, which
     is in no network of `trusted_proxies`.
@@ -29,6 +43,7 @@ def bind_sockets(host: str, port: int) -> list[socket.socket]:
     Raises:
         OSError: an address cannot be resolved, or the port is in use.
     """
+    host = listening_host(host)
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     if is_every_address(host):
@@ -73,7 +88,8 @@ def reserve_grpc_port(host: str, port: int | None) -> tuple[int | None, contextl
     """
     if port is None:
         return None, contextlib.nullcontext()
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    found = socket.getaddrinfo(listening_host(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
     with socket.socket(family, socket.SOCK_STREAM) as probe:  # with SO_REUSEPORT another service would go unnoticed
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

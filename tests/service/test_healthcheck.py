@@ -1,6 +1,7 @@
 """The container's health check asks the port that the service listens on."""
 
 import socket
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.service.listening import listening
 def test_healthcheck_port_of_the_settings_or_the_option(
     module_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("sparserve.service.healthcheck.TIMEOUT_SECONDS", 60)
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = str(free.getsockname()[1])
     with listening(create_app(Settings(store=module_store.root, threads=1))) as address:
@@ -38,23 +40,36 @@ def test_healthcheck_ignores_the_address_that_kubernetes_sets(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sparserve.service.healthcheck.DEFAULT_PORT", "1")
-    monkeypatch.setenv("SPARSERVE_PORT", "tcp://10.96.0.7:8000")
-    assert main([]) == 1
-    assert "nothing answers on port 1" in capsys.readouterr().err
+    for value in ("tcp://10.96.0.7:8000", ""):
+        monkeypatch.setenv("SPARSERVE_PORT", value)
+        assert main([]) == 1
+        assert "nothing answers on port 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("host", "asked"), [("::", "::1"), ("0.0.0.0", "127.0.0.1"), ("::1", "::1"), ("10.0.0.3",) * 2]
+    ("host", "asked"),
+    [
+        ("", ["127.0.0.1"]),
+        ("::", ["::1", "127.0.0.1"]),
+        ("[::]", ["::1", "127.0.0.1"]),
+        ("0.0.0.0", ["127.0.0.1"]),
+        ("::1", ["::1"]),
+        ("10.0.0.3", ["10.0.0.3"]),
+    ],
 )
-def test_healthcheck_asks_the_host_of_the_settings(host: str, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = []
+def test_healthcheck_asks_the_host_of_the_settings_or_the_option(
+    host: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts: list[str] = []
 
-    def connect(host: str, port: int, timeout: float) -> None:
-        hosts.append(host)
-        raise SystemExit
+    class Refused(HTTPConnection):
+        def connect(self) -> None:
+            hosts.append(self.host)
+            raise ConnectionRefusedError
 
-    monkeypatch.setattr("http.client.HTTPConnection", connect)
+    monkeypatch.setattr("http.client.HTTPConnection", Refused)
     monkeypatch.setenv("SPARSERVE_HOST", host)
-    with pytest.raises(SystemExit):
-        main([])
-    assert hosts == [asked]
+    assert main([]) == 1
+    monkeypatch.setenv("SPARSERVE_HOST", "10.0.0.4")
+    assert main(["--host", host or "127.0.0.1"]) == 1
+    assert hosts == asked * 2

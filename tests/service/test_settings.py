@@ -102,3 +102,17 @@ def test_settings_ignore_the_addresses_that_kubernetes_sets(
     assert (settings.port, settings.grpc_port) == (8000, None)
     assert "SPARSERVE_GRPC_PORT=tcp://10.96.0.7:8000 is not a port but an address" in capsys.readouterr().err
     assert Settings(_cli_parse_args=["--port", "9"]).port == 9
+
+
+def test_settings_empty_variables_are_those_that_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"SPARSERVE_{name.upper()}", "")
+    with pytest.raises(ValidationError, match="SPARSERVE_KEYS_FILE is empty: name a file, or unset it"):
+        Settings()
+    monkeypatch.delenv("SPARSERVE_KEYS_FILE")
+    assert Settings() == Settings(_env_prefix="UNSET_")
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", " ::1\n"])
+def test_settings_host_may_have_the_brackets_of_a_url(host: str) -> None:
+    assert Settings(host=host).host == "::1"

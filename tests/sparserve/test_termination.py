@@ -46,6 +46,9 @@ def test_termination_leaves_the_default_to_one_of_several_processes(monkeypatch:
     before = signal.getsignal(signal.SIGTERM)
     with stopped_by_sigterm():
         assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    with stopped_by_sigterm():
+        assert signal.getsignal(signal.SIGTERM) != before, "PID 1 loses a signal that it does not handle"
 
 
 @pytest.mark.parametrize("module", ["typer", "torch"])

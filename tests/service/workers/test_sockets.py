@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.service_process import running
 from sparserve.models.bundle.store import Store
-from sparserve.service.workers.sockets import bind_sockets, is_every_address
+from sparserve.service.workers.sockets import bind_sockets, is_every_address, reserve_grpc_port
 
 
 def has_ipv6() -> bool:
@@ -55,6 +55,23 @@ def test_bind_sockets_every_address_takes_both_families(client: str) -> None:
 def test_bind_sockets_one_address() -> None:
     with bound("127.0.0.1") as listeners:
         assert [listener.getsockname()[0] for listener in listeners] == ["127.0.0.1"]
+
+
+def test_bind_sockets_every_address_of_a_system_without_ipv6(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_ipv6(family: int, kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError("address family not supported by protocol")
+        return socket.socket(family, kind)
+
+    monkeypatch.setattr("sparserve.service.workers.sockets.open_socket", without_ipv6)
+    with bound("::") as listeners, caplog.at_level("WARNING", logger="sparserve"):
+        assert [listener.getsockname()[0] for listener in listeners] == ["0.0.0.0"]
+    port, reserved = reserve_grpc_port("::", 0)
+    with reserved:
+        assert port
+    assert "this system has no IPv6" in caplog.text
 
 
 @needs_ipv6

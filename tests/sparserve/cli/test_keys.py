@@ -63,7 +63,7 @@ def test_keys_create_allows_classification_by_default(path: Path) -> None:
 def test_keys_reports_wrong_input(path: Path, arguments: list[str], code: int, message: str) -> None:
     result = keys(*arguments)
     assert result.exit_code == code
-    assert message in result.stderr
+    assert message in result.stderr.lower()
     assert not path.exists()
 
 
