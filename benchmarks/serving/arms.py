@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from benchmarks.serving.peers.classifier import MAX_BATCH, WINDOW_SECONDS
 from sparserve.models.bundle.bundle import Bundle
-from sparserve.models.bundle.runtime_choice import expected_runtime
+from sparserve.models.bundle.inference import LoadedBundle, load_bundle
+from sparserve.models.bundle.runtime_choice import load_in_chosen_runtime, measure_runtimes, possible_runtimes
 from sparserve.models.bundle.store import CURRENT, Store
 from sparserve.models.bundle.variants import Runtime
 
@@ -43,8 +44,16 @@ class Graph:
 
 
 def fastest_graph(bundle: Bundle) -> Graph:
-    """Return the graph that the service would run by default."""
-    return Graph(bundle, expected_runtime(bundle.manifest, "auto"))
+    """Return the graph that the service runs by default here, measured if the manifest's figures do not apply."""
+
+    def load(runtime: Runtime) -> LoadedBundle:
+        return load_bundle(bundle, threads=THREADS, runtime=runtime)
+
+    runtimes = possible_runtimes(bundle.manifest, "auto")
+    if len(runtimes) == 1:
+        return Graph(bundle, runtimes[0])
+    _, decision = load_in_chosen_runtime(bundle.manifest, "auto", load, measure_runtimes)
+    return Graph(bundle, decision.runtime if decision else "onnx")
 
 
 @dataclass(frozen=True)

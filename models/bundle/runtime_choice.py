@@ -85,6 +85,15 @@ def measured_elsewhere(manifest: Manifest) -> bool:
     return other_processor or measurement.sparse.isa != library.isa
 
 
+def possible_runtimes(manifest: Manifest, choice: RuntimeChoice) -> tuple[Runtime, ...]:
+    """Return the runtime that a bundle gets here; both if a measurement at load will choose the faster one."""
+    if choice == "auto" and measured_elsewhere(manifest):
+        return "onnx", "sparse"
+    if choice == "auto" and _library() is None:
+        return ("onnx",)
+    return (expected_runtime(manifest, choice),)
+
+
 def load_in_chosen_runtime(
     manifest: Manifest,
     choice: RuntimeChoice,

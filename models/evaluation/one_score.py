@@ -3,22 +3,26 @@
 Intervals are 95 % percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13), over rows or over queries.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
+from scipy.stats import rankdata, t
 
 from sparserve.models.bundle.manifest import Interval, RankingFigures, ScoreAgreement, ScoreEvaluation
 from sparserve.models.errors import TrainingError
-from sparserve.models.evaluation.scores import CONFIDENCE, DECIMALS, PairedComparison, mcnemar_p
+from sparserve.models.evaluation.scores import CONFIDENCE, DECIMALS, SIGNIFICANCE, PairedComparison, mcnemar_p
 
 # Rows whose pairs are compared; a random choice of them if there are more.
 MAX_ORDERED_ROWS: Final = 1000
 FIRST: Final = 10
 RELEVANT: Final = 0.5
 THRESHOLD: Final = 0.0  # of the logit: a probability of 0.5
+# Growth of the root mean squared error up to this fraction does not matter.
+ERROR_MARGIN: Final = 0.01
 
 Floats = npt.NDArray[np.float64]
 
@@ -104,6 +108,42 @@ def paired_distances(
     here, there = (np.abs(_values(_checked(one), sigmoid=sigmoid) - true) for one in (scores, reference))
     lost, won = int((there < here).sum()), int((here < there).sum())
     return PairedComparison(lost, won, mcnemar_p(lost, won))
+
+
+@dataclass(frozen=True)
+class PairedErrors:
+    """Root mean squared errors of a model and a reference on the same rows, and the paired t-test of their squares."""
+
+    error: float
+    reference_error: float
+    p: float
+
+    @property
+    def is_worse(self) -> bool:
+        """True if the error is larger than the reference's by more than the margin, which is significant.
+
+        The margin is needed because a constant shift of all scores, however small, moves most errors the same way.
+        """
+        return self.error > self.reference_error * (1 + ERROR_MARGIN) and self.p < SIGNIFICANCE
+
+
+def paired_errors(
+    scores: npt.NDArray[np.floating],
+    reference: npt.NDArray[np.floating],
+    truth: npt.NDArray[np.floating],
+    *,
+    sigmoid: bool,
+) -> PairedErrors:
+    """Compare the squared errors of two models' scores against the true numbers of the same rows.
+
+    With `sigmoid` the scores are logits of a relevance between 0 and 1.
+
+    Raises:
+        TrainingError: a score is not a finite number.
+    """
+    true = np.ravel(truth).astype(np.float64)
+    here, there = (np.square(_values(_checked(one), sigmoid=sigmoid) - true) for one in (scores, reference))
+    return PairedErrors(math.sqrt(here.mean()), math.sqrt(there.mean()), _paired_p(here - there))
 
 
 def same_order(scores: npt.NDArray[np.floating], reference: npt.NDArray[np.floating]) -> float:
@@ -199,6 +239,15 @@ def _interval(value: float, samples: Sequence[float]) -> Interval:
         low=round(min(float(low), value), DECIMALS),
         high=round(max(float(high), value), DECIMALS),
     )
+
+
+def _paired_p(differences: Floats) -> float:
+    """Return the p-value of the two-sided paired t-test (Student 1908); 1 for a single row or equal rows."""
+    rows, mean = len(differences), float(differences.mean())
+    if rows < 2 or mean == 0:
+        return 1.0
+    deviation = float(differences.std(ddof=1)) / math.sqrt(rows)
+    return float(2 * t.sf(abs(mean) / deviation, rows - 1)) if deviation > 0 else 0.0
 
 
 def _values(scores: Floats, *, sigmoid: bool) -> Floats:

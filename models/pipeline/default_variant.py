@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from sparserve.models.bundle.variants import Arm, Variant
-from sparserve.models.evaluation.one_score import paired_distances
+from sparserve.models.evaluation.one_score import paired_errors
 from sparserve.models.evaluation.scores import paired_comparison
 from sparserve.models.pipeline.plan import Plan
 from sparserve.models.pipeline.stages.prediction import read_logits
@@ -26,8 +26,9 @@ def choose_default(plan: Plan, context: Context, arms: Collection[Arm]) -> Varia
 
     The int8 variant is the smaller and faster one. It is compared with the fp32 variant on the same validation rows, in
     the sparse runtime if it runs there (is in `arms`), by the exact McNemar test. It is the best unless it gets fewer
-    rows right and the test calls the difference significant (p < 0.05). Of two models with one score, the one that is
-    nearer to the true number of a row is right there. The test rows decide nothing.
+    rows right and the test calls the difference significant (p < 0.05). Of models with one score the squared errors are
+    compared by a paired t-test, and a root mean squared error that grows by at most 1 % is no loss. The test rows
+    decide nothing.
     """
     fp32, int8 = _candidates(plan)
     if int8 not in plan.exports:
@@ -37,19 +38,24 @@ def choose_default(plan: Plan, context: Context, arms: Collection[Arm]) -> Varia
     dataset = plan.job.dataset
     int8_logits, fp32_logits = (read_logits(context.result(plan.validations[one])) for one in (arm, Arm(fp32)))
     labels = np.asarray(dataset.validation.labels)
+    rows = f"On {len(dataset.validation):,} validation rows"
     if dataset.one_score:
-        comparison = paired_distances(int8_logits, fp32_logits, labels, sigmoid=dataset.multi_label)
+        errors = paired_errors(int8_logits, fp32_logits, labels, sigmoid=dataset.multi_label)
+        is_worse = errors.is_worse
+        figures = (
+            f"{rows} the root mean squared error of {fp32} is {errors.reference_error:.4g}, that of {arm} "
+            f"{errors.error:.4g} (paired t-test p = {errors.p:.2g}"
+        )
     else:
         comparison = paired_comparison(int8_logits, fp32_logits, labels, dataset.problem_type)
-    better, test = ("nearer to the truth", "sign test") if dataset.one_score else ("right", "McNemar")
-    best = fp32 if comparison.is_worse else int8
-    context.reporter.say(
-        f"On {len(dataset.validation):,} validation rows {fp32} alone is {better} on "
-        f"{comparison.only_reference_right:,} and {arm} alone on {comparison.only_this_right:,} "
-        f"({test} p = {comparison.p:.2g}): "
-        + (f"{int8} loses accuracy, so {fp32} is the default" if comparison.is_worse else f"{best} is the default")
-    )
-    return best
+        is_worse = comparison.is_worse
+        figures = (
+            f"{rows} {fp32} alone is right on {comparison.only_reference_right:,} and {arm} alone on "
+            f"{comparison.only_this_right:,} (McNemar p = {comparison.p:.2g}"
+        )
+    verdict = f"{int8} loses accuracy, so {fp32} is the default" if is_worse else f"{int8} is the default"
+    context.reporter.say(f"{figures}): {verdict}")
+    return fp32 if is_worse else int8
 
 
 def _candidates(plan: Plan) -> tuple[Variant, Variant]:

@@ -42,7 +42,9 @@ class ExperimentStatus(BaseModel):
     inputs: int = Field(description="inputs that both variants have answered; each text counts once")
     repeated_inputs: int = Field(description="inputs that were not counted because they had been counted before")
     not_compared: int = Field(description="requests that were answered but not compared because of the load")
-    agreement: Estimate = Field(description="fraction of inputs with the same labels; interval by Wilson")
+    agreement: Estimate = Field(
+        description="fraction of inputs with the same labels, interval by Wilson; null for a regression"
+    )
     score_difference: Estimate = Field(description="mean of the largest difference of a score")
     default_seconds_per_input: Estimate = Field(
         description="compute time, of shared batches its part; mean over requests"
@@ -127,7 +129,7 @@ def status(task: str, experiment: Experiment) -> ExperimentStatus:
         inputs=seen.inputs,
         repeated_inputs=experiment.repeated,
         not_compared=experiment.not_compared,
-        agreement=Estimate(value=seen.rate, low=low, high=high) if seen.inputs else Estimate(value=None),
+        agreement=Estimate(value=seen.rate, low=low, high=high) if seen.labelled else Estimate(value=None),
         score_difference=_estimate(seen.drift),
         default_seconds_per_input=_estimate(seen.reference_seconds),
         candidate_seconds_per_input=_estimate(seen.candidate_seconds),

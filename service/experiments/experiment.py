@@ -54,10 +54,13 @@ class DistinctInputs:
 
 @dataclass(frozen=True)
 class Observation:
-    """The answers of both variants to the inputs of one request; one entry per input, seconds per input."""
+    """The answers of both variants to the inputs of one request; one entry per input, seconds per input.
+
+    `agree` is None for each input of a regression, which has no labels.
+    """
 
     digests: Sequence[int]
-    agree: Sequence[bool]
+    agree: Sequence[bool | None]
     differences: Sequence[float]
     default_seconds: float
     candidate_seconds: float
@@ -103,7 +106,7 @@ class Experiment:
             return False
         self.stopped = (
             f"agreement is under {guard.agreement:.4g} with {100 * guard.confidence:.4g} % confidence: "
-            f"{seen.agreed} of {seen.inputs} inputs"
+            f"{seen.agreed} of {seen.labelled} inputs"
         )
         return True
 

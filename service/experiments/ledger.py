@@ -95,7 +95,7 @@ class ExperimentLedger:
         self._metrics.compared(
             task,
             candidate,
-            agreement=seen.rate or 0.0,
+            agreement=seen.rate,
             score_difference=seen.drift.mean,
             inputs=seen.inputs,
             default_seconds=observation.default_seconds,

@@ -12,6 +12,7 @@ the old versions that arrive later are not counted.
 import asyncio
 import contextlib
 import hashlib
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from sparserve.service.inference.classification import Classification, classify
 from sparserve.service.inference.engine import Engine
 from sparserve.service.settings import Policy
 from sparserve.service.types import RequestOptions, TextInput
+
+logger = logging.getLogger(__name__)
 
 # Comparisons in the background at a time. Further requests are answered but not compared.
 MAX_BACKGROUND_COMPARISONS: Final = 64
@@ -80,7 +83,8 @@ class Experiments:
         Raises:
             UnknownResource: there is no such task or variant.
             Unavailable: the candidate is not served.
-            InvalidRequest: the candidate is the default variant, or has other labels or inputs.
+            InvalidRequest: the candidate is the default variant, or has other labels or inputs, or the policy has a
+                guard although the answers are numbers.
         """
         reference, candidate = self._catalog.engine(task), self._catalog.engine(task, policy.candidate)
         if candidate is reference:
@@ -92,6 +96,8 @@ class Experiments:
                 f"candidate: one of {policy.candidate} and {reference.manifest.variant} was trained on pairs of texts, "
                 "the other on single texts"
             )
+        if _guards_numbers(policy, reference):
+            raise InvalidRequest(f"guard: {task} predicts a number, not labels that could agree: leave out the guard")
         return await self._ledger.begin(task, policy, (reference.ref, candidate.ref))
 
     async def end(self, task: str) -> Experiment | None:
@@ -183,6 +189,8 @@ class Experiments:
         """
         models = default.ref, candidate.ref
         if experiment.models != models:
+            if _guards_numbers(experiment.policy, default):
+                logger.warning("%s predicts a number, not labels that could agree: its guard stops no candidate", task)
             self._ledger.restart(task, experiment, models)
             experiment = self.experiments.get(task, experiment)
         return experiment if experiment.models == models else None
@@ -226,7 +234,7 @@ class Experiments:
         reference, candidate = (second, first) if split else (first, second)
         observation = observe(reference, candidate, inputs, experiment.key)
         for position, agree in enumerate(observation.agree):
-            if not agree:
+            if agree is False:
                 self._keep(task, request_id, position, reference, candidate, inputs[position])
         self._ledger.observe(task, experiment, observation)
 
@@ -260,6 +268,10 @@ class Experiments:
         )
 
 
+def _guards_numbers(policy: Policy, default: Engine) -> bool:
+    return policy.guard is not None and default.manifest.problem_type == "regression"
+
+
 def _other_inputs(candidate: Engine, default: Engine) -> bool:
     kinds = {candidate.manifest.inputs, default.manifest.inputs} - {None}
     return len(kinds) > 1
@@ -272,7 +284,7 @@ def observe(
     same = same_prediction(reference.engine.manifest.problem_type, reference.scores, candidate.scores)
     return Observation(
         digests=[input_digest(item, key) for item in inputs],
-        agree=[True] * len(inputs) if same is None else same.tolist(),
+        agree=[None] * len(inputs) if same is None else same.tolist(),
         differences=np.abs(reference.scores - candidate.scores).max(axis=-1).tolist(),
         default_seconds=reference.seconds_per_input,
         candidate_seconds=candidate.seconds_per_input,

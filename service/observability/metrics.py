@@ -120,32 +120,37 @@ class ExperimentMetrics:
         task: str,
         candidate: str,
         *,
-        agreement: float,
+        agreement: float | None,
         score_difference: float,
         inputs: int,
         default_seconds: float,
         candidate_seconds: float,
     ) -> None:
-        """Set the figures of an experiment, and observe the compute time per input of the last compared request."""
-        self.agreement.labels(task, candidate).set(agreement)
-        self.score_difference.labels(task, candidate).set(score_difference)
-        self.inputs.labels(task, candidate).set(inputs)
+        """Set the figures of an experiment, and observe the compute time per input of the last compared request.
+
+        The agreement is None for a regression.
+        """
+        self._set(task, candidate, agreement, score_difference, inputs)
         for role, seconds in zip(ROLES, (default_seconds, candidate_seconds), strict=True):
             self.input_seconds.labels(task, candidate, role).observe(seconds)
 
-    def show(self, figures: Sequence[tuple[str, str, float, float, int]]) -> None:
+    def show(self, figures: Sequence[tuple[str, str, float | None, float, int]]) -> None:
         """Set the figures of all experiments: task, candidate, agreement, score difference, inputs."""
         for gauge in (self.agreement, self.score_difference, self.inputs):
             gauge.clear()
-        for task, candidate, agreement, score_difference, inputs in figures:
-            self.agreement.labels(task, candidate).set(agreement)
-            self.score_difference.labels(task, candidate).set(score_difference)
-            self.inputs.labels(task, candidate).set(inputs)
+        for one in figures:
+            self._set(*one)
 
     def ended(self, task: str, candidate: str) -> None:
         """Remove the figures of an experiment; the candidate's counters and histograms stay."""
         for gauge in (self.agreement, self.score_difference, self.inputs):
             gauge.remove(task, candidate)
+
+    def _set(self, task: str, candidate: str, agreement: float | None, score_difference: float, inputs: int) -> None:
+        if agreement is not None:
+            self.agreement.labels(task, candidate).set(agreement)
+        self.score_difference.labels(task, candidate).set(score_difference)
+        self.inputs.labels(task, candidate).set(inputs)
 
 
 class WorkerMetrics:

@@ -10,14 +10,15 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
 from sparserve.models.bundle.bundle import MODEL, SPARSE_MODEL
-from sparserve.models.bundle.manifest import Manifest
+from sparserve.models.bundle.manifest import LatencyPoint, Manifest
+from sparserve.models.bundle.runtime_choice import possible_runtimes
 from sparserve.models.bundle.store import Store
 from sparserve.models.errors import SparserveError
 from sparserve.service.settings import Settings
@@ -78,12 +79,22 @@ def _seconds_per_text(manifest: Manifest, settings: Settings) -> float | None:
     measurement = manifest.measurement
     if measurement is None:
         return None
-    packed = measurement.sparse if settings.runtime != "onnx" and measurement.sparse else None
-    points = packed.latency if packed and (packed.preferred or settings.runtime == "sparse") else measurement.latency
-    if not points:
-        return None
+    sparse = measurement.sparse.latency if measurement.sparse else measurement.latency
+    runtimes = possible_runtimes(manifest, settings.runtime)
+    # Where the runtime is chosen by a measurement at load, the faster one will run.
+    return min(
+        (
+            _seconds_of_short_text(points) * measurement.threads
+            for points in (sparse if runtime == "sparse" else measurement.latency for runtime in runtimes)
+            if points
+        ),
+        default=None,
+    )
+
+
+def _seconds_of_short_text(points: Sequence[LatencyPoint]) -> float:
     point = min(points, key=lambda point: (point.length, -point.batch))
-    return point.p50_seconds * measurement.threads / point.batch
+    return point.p50_seconds / point.batch
 
 
 def _resident_bytes(manifest: Manifest) -> int:

@@ -29,7 +29,7 @@ MARKUP = "<img src=x onerror=alert(1)>"
 
 
 def shown_interval(hits: int, total: int) -> str:
-    low, high = RunningAgreement(inputs=total, agreed=hits).interval()
+    low, high = RunningAgreement(labelled=total, agreed=hits).interval()
     return f"{100 * hits / total:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 

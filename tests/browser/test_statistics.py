@@ -19,7 +19,7 @@ INTERVAL_TOLERANCE = 0.04
 def test_intervals_and_tests_of_labels_are_those_of_the_job(evaluate: Evaluate) -> None:
     for hits, total in ((0, 5), (5, 5), (37, 41), (9950, 10_000)):
         interval = evaluate(CALL, [module("figures/statistics"), "proportion", [hits, total]])
-        expected = RunningAgreement(inputs=total, agreed=hits).interval()
+        expected = RunningAgreement(labelled=total, agreed=hits).interval()
         assert (interval["low"], interval["high"]) == pytest.approx(expected)
     for counts in ((0, 0), (0, 1), (3, 9), (9, 3), (300, 350), (2000, 2000)):
         assert evaluate(CALL, [module("figures/statistics"), "mcnemar", counts]) == pytest.approx(

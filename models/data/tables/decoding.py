@@ -27,6 +27,8 @@ WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 SHIFTS = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$", "iso2022_jp"), (b"~{", "hz"))
 UTF_7 = re.compile(rb"\+[A-Za-z0-9+/]{3,}-")
 SAMPLE_BYTES = 1 << 18
+MAX_NUL_SHARE = 0.02
+"""Largest share of NUL among the characters of a text; binary files have more."""
 
 # Files that people give by mistake, by the bytes that they begin with.
 FOREIGN = (
@@ -42,6 +44,7 @@ FOREIGN = (
     (b"7z\xbc\xaf", "is a 7z archive: unpack it"),
     (b"Rar!\x1a", "is a RAR archive: unpack it"),
 )
+_WAY_OUT = "Give CSV, JSON lines or Parquet, or name the encoding of a text with --encoding."
 WEB_PAGES = (b"<!doctype html", b"<html", b"<?xml")
 
 
@@ -94,8 +97,18 @@ def decode(content: bytes, path: Path, encoding: str | None) -> tuple[str, tuple
     Without `encoding` it is UTF-8, or what its byte order mark says.
 
     Raises:
-        DataError: the content is in another encoding.
+        DataError: the content is in another encoding, or no text.
     """
+    text, notes = _decoded(content, path, encoding)
+    nuls = text.count("\x00")
+    if nuls > MAX_NUL_SHARE * len(text):
+        raise DataError(
+            f"{path} is not text: {nuls:,} of its {len(text):,} characters are NUL, as in a binary file. {_WAY_OUT}"
+        )
+    return text, notes
+
+
+def _decoded(content: bytes, path: Path, encoding: str | None) -> tuple[str, tuple[str, ...]]:
     marked = next((name for mark, name in BYTE_ORDER_MARKS if content.startswith(mark)), None)
     if encoding is not None:
         return _decode_as(content, path, encoding, marked), ()
@@ -107,6 +120,10 @@ def decode(content: bytes, path: Path, encoding: str | None) -> tuple[str, tuple
     try:
         return content.decode("utf-8-sig"), ()
     except UnicodeDecodeError as error:
+        if b"\x00" in content:
+            raise DataError(
+                f"{path} is not text: it is not UTF-8 and contains NUL, as a binary file. {_WAY_OUT}"
+            ) from error
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path} is not UTF-8: byte {error.start} (0x{content[error.start]:02x}) in line {line}. Name its encoding "

@@ -23,6 +23,7 @@ PACKED = "packed.json"
 NOT_PACKED = "not-packed.txt"
 SECONDS = 5.0
 REVISION = 1  # of the packed bytes: to be raised if the same graph is packed otherwise
+SILU_REVISION = 2  # the same of networks with SiLU, which the sparse runtime refused before
 
 
 def pack_step(job: Job, environment: Environment, variant: Variant, export: Step, network: Step) -> Step:
@@ -46,13 +47,19 @@ def pack_step(job: Job, environment: Environment, variant: Variant, export: Step
     options = asdict(PackOptions(variant.precision))
     inputs: dict[str, Any] = {
         "graph": export.key,
-        "packer": {"format": REVISION, "opset": OPSET, "ir": IR_VERSION, "options": options},
+        "packer": {"format": revision(job), "opset": OPSET, "ir": IR_VERSION, "options": options},
         "checked": runtime is not None,
         "quantization": quantization,
     }
     if packing is not None:
         inputs["packing"] = packing
     return Step(f"pack {variant}", inputs, build, lambda costs: SECONDS, (export, network))
+
+
+def revision(job: Job) -> int:
+    """Return the revision of the packed networks of a job."""
+    settings = {**job.checkpoint.config.to_dict(), **job.teacher_or_checkpoint.config.to_dict()}.values()
+    return SILU_REVISION if any(value in ("silu", "swish") for value in settings) else REVISION
 
 
 def pack_checkpoint(

@@ -25,7 +25,7 @@ function remember(status) {
   const known = histories.get(status.task);
   const history = known?.since === status.since && known.inputs <= status.inputs ? known : { since: status.since, points: [] };
   history.inputs = status.inputs;
-  if (status.agreement.value !== null) {
+  if (status.inputs > 0) {
     const { agreement, score_difference: difference, default_seconds_per_input: one, candidate_seconds_per_input: other } = status;
     const point = { at: Date.now() / 1000, agreement, difference, one, other };
     history.points = [...history.points.slice(1 - HISTORY_POINTS), point];

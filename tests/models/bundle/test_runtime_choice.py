@@ -28,6 +28,7 @@ from sparserve.models.bundle.runtime_choice import (
     RuntimeSeconds,
     load_in_chosen_runtime,
     measure_runtimes,
+    possible_runtimes,
 )
 from sparserve.models.bundle.store import Store
 from sparserve.models.bundle.text_tokenizer import Tokens
@@ -114,6 +115,19 @@ def decide(
         return seconds
 
     return load_in_chosen_runtime(bundle, choice, load, measure)
+
+
+def test_possible_runtimes_are_both_if_a_measurement_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert possible_runtimes(packed_manifest(), "auto") == ("sparse",)
+    assert possible_runtimes(packed_manifest(preferred=False), "auto") == ("onnx",)
+    assert possible_runtimes(packed_manifest(isa="avx512-vnni"), "auto") == ("onnx", "sparse")
+    assert possible_runtimes(packed_manifest(isa="avx512-vnni"), "onnx") == ("onnx",)
+
+    def missing() -> Library:
+        raise BundleError("no library")
+
+    monkeypatch.setattr(runtime_choice, "sparse_library", missing)
+    assert possible_runtimes(packed_manifest(), "auto") == ("onnx",)
 
 
 @pytest.mark.parametrize("preferred, runtime", [(True, "sparse"), (False, "onnx")])

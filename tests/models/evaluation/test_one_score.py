@@ -3,13 +3,14 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, spearmanr, ttest_rel
 
 from sparserve.models.errors import TrainingError
 from sparserve.models.evaluation.one_score import (
     compare_scores,
     evaluate_scores,
     paired_distances,
+    paired_errors,
     rank_correlation,
     same_order,
 )
@@ -73,6 +74,29 @@ def test_compare_scores_counts_rows_that_are_nearer() -> None:
     assert agreement.same_order.value == agreement.same_order.low == 1.0
     assert paired_distances(reference, worse, truth, sigmoid=False).only_this_right == 40
     assert paired_distances(worse, reference, truth, sigmoid=False).is_worse
+
+
+def test_paired_errors_ignore_a_shift_that_does_not_matter() -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=400)
+    reference = truth + 0.3 + 0.2 * generator.normal(size=400)  # biased, so any shift moves most errors the same way
+    shifted = reference + 0.001
+    assert paired_distances(shifted, reference, truth, sigmoid=False).is_worse
+    small, large = (paired_errors(scores, reference, truth, sigmoid=False) for scores in (shifted, reference + 0.03))
+    assert small.p < 0.05 and not small.is_worse
+    assert large.error == pytest.approx(1.08 * large.reference_error, rel=0.01)
+    assert large.is_worse
+
+
+def test_paired_errors_by_the_paired_t_test() -> None:
+    truth, generator = np.zeros(30), np.random.default_rng(1)
+    scores, reference = generator.normal(size=(2, 30))
+    errors = paired_errors(scores, reference, truth, sigmoid=False)
+    assert errors.p == pytest.approx(ttest_rel(scores**2, reference**2).pvalue)
+    assert paired_errors(reference, reference, truth, sigmoid=False).p == 1.0
+    assert not paired_errors(scores[:1], reference[:1], truth[:1], sigmoid=True).is_worse
+    # By the same amount in each row.
+    assert paired_errors(truth + 2, truth + 1, truth, sigmoid=False).p == 0.0
 
 
 def test_rank_correlation_of_a_constant_is_zero() -> None:

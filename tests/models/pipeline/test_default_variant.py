@@ -51,6 +51,25 @@ def test_choose_default_takes_fp32_if_int8_loses_accuracy(
     assert "sparse60-int8 loses accuracy, so sparse60 is the default" in capsys.readouterr().out
 
 
+def test_choose_default_of_numbers_compares_squared_errors(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"the film number {row},{row % 7}.5" for row in range(200)]
+    (tmp_path / "numbers.csv").write_text("\n".join(["text,rating", *rows]), encoding="utf-8")
+    dataset = load_dataset(tmp_path / "numbers.csv", label_column="rating", head="number")
+    numbers = plan_job(replace(plan.job, dataset=dataset), plan.environment)
+    truth = np.asarray(dataset.validation.labels, dtype=np.float32)[:, None]
+    noise = np.resize([0.1, 0.5], truth.shape).astype(np.float32)
+    for name, shift, best in (("shifted", 0.001, INT8), ("worse", 0.1, FP32)):
+        context = Context(Workspace(tmp_path / name), PlainReporter())
+        for arm, step in numbers.validations.items():
+            context.workspace.path(step).mkdir(parents=True)
+            scores = truth + noise + (shift if arm.variant.is_int8 else 0)
+            np.save(context.workspace.path(step) / LOGITS, scores)
+        assert choose_default(numbers, context, set(numbers.validations)) == best
+    assert "the root mean squared error of sparse60 is" in capsys.readouterr().out
+
+
 def test_choose_default_takes_fp32_if_there_is_no_int8(plan: Plan, tmp_path: Path) -> None:
     quantization = plan.job.recipe.quantization.model_copy(update={"enabled": False})
     recipe = plan.job.recipe.model_copy(update={"quantization": quantization})

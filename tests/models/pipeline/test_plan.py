@@ -3,6 +3,7 @@
 import builtins
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,20 @@ def test_plan_keys_depend_on_the_revision_of_the_code(keys: Keys, monkeypatch: p
     assert "teacher" not in names
     monkeypatch.setattr(teacher, "REVISION", 2)
     assert {"teacher", "teacher outputs", "student", "export dense"} <= changed(before, keys())
+
+
+def test_plan_packs_networks_with_silu_again(job: Job, whole: Checkpoint, tmp_path: Path) -> None:
+    """Caches hold the refusals of releases whose sparse runtime had no SiLU."""
+    folder = tmp_path / "silu"
+    shutil.copytree(whole.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "silu"}))
+    silu = replace(job, checkpoint=replace(whole, folder=folder))
+    before, after = (keys_of(plan_job(one, ENVIRONMENT)) for one in (job, silu))
+    packed = {name for name in before if name.startswith("pack ")}
+    assert packed
+    assert packed <= changed(before, after)
+    assert not {"teacher", "student", "export dense"} & changed(before, after)
 
 
 def test_plan_lists_a_step_after_the_steps_that_it_needs(job: Job) -> None:

@@ -15,7 +15,7 @@ from sparserve.service.experiments.statistics import RunningAgreement, RunningMe
 def test_running_agreement_wilson_interval(inputs: int, data: st.DataObject, confidence: float) -> None:
     agreed = data.draw(st.integers(0, inputs))
     expected = stats.binomtest(agreed, inputs).proportion_ci(confidence, method="wilson")
-    low, high = RunningAgreement(inputs=inputs, agreed=agreed).interval(confidence)
+    low, high = RunningAgreement(labelled=inputs, agreed=agreed).interval(confidence)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
@@ -40,9 +40,9 @@ def test_running_agreement_empty() -> None:
 
 
 def test_running_agreement_is_below_needs_evidence() -> None:
-    assert not RunningAgreement(inputs=10, agreed=8).is_below(0.95, 0.99)
-    assert RunningAgreement(inputs=1000, agreed=800).is_below(0.95, 0.99)
-    assert not RunningAgreement(inputs=1000, agreed=990).is_below(0.95, 0.99)
+    assert not RunningAgreement(labelled=10, agreed=8).is_below(0.95, 0.99)
+    assert RunningAgreement(labelled=1000, agreed=800).is_below(0.95, 0.99)
+    assert not RunningAgreement(labelled=1000, agreed=990).is_below(0.95, 0.99)
 
 
 def test_running_agreement_counts_inputs() -> None:
@@ -51,6 +51,13 @@ def test_running_agreement_counts_inputs() -> None:
         seen.add(agree, difference)
     assert (seen.inputs, seen.agreed) == (3, 2)
     assert seen.drift.mean == pytest.approx(0.1)
+
+
+def test_running_agreement_of_numbers_is_unknown() -> None:
+    seen = RunningAgreement()
+    seen.add(None, 0.1)
+    assert (seen.inputs, seen.rate) == (1, None)
+    assert not seen.is_below(1.0, 0.99)
 
 
 def test_same_prediction_by_problem_type() -> None:

@@ -45,7 +45,8 @@ def count(seen: Experiment, reference: ComparedVariant, candidate: ComparedVaria
     """Count answers to texts; return for each if the predictions agree."""
     observation = observe(reference, candidate, [TextInput(text=text) for text in texts], seen.key)
     seen.add(observation)
-    return list(observation.agree)
+    assert None not in observation.agree
+    return [agree is True for agree in observation.agree]
 
 
 def test_experiment_counts_each_text_once(engine: Engine) -> None:

@@ -70,6 +70,31 @@ def test_experiments_refuse_other_labels(serve: Callable[..., TestClient], store
     assert "other labels" in answer.json()["detail"]
 
 
+def test_experiments_with_numbers_have_no_agreement_and_no_guard(
+    serve: Callable[..., TestClient],
+    service_of: Callable[[TestClient], ServingCore],
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for variant, seed in (("dense", 1), ("twin", 2)):
+        model = graph(seed=seed, labels=1)
+        publish(store, variant=variant, model=model, labels=("score",), problem_type="regression")
+    policy = {"mode": "shadow", "candidate": "twin", "share": 1}
+    guarded = {**policy, "guard": {"agreement": 0.9}}
+    client: TestClient = serve(admin_without_key=True, experiments={TASK: guarded})
+    answer = client.put(COMPARE, json=guarded)
+    assert answer.status_code == 422
+    assert "predicts a number, not labels that could agree: leave out the guard" in answer.json()["detail"]
+    ask(client, "good", "bad")
+    assert "its guard stops no candidate" in caplog.text
+    settle(client, service_of(client))
+    seen = client.get(COMPARE).json()
+    assert (seen["inputs"], seen["agreement"]["value"], seen["agreement"]["low"]) == (2, None, None)
+    assert seen["score_difference"]["value"] > 0
+    assert "sparserve_experiment_agreement_ratio{" not in client.get("/metrics").text
+    assert client.put(COMPARE, json=policy).status_code == 200
+
+
 def test_experiments_are_for_administrators(experiment: Callable[..., TestClient]) -> None:
     client = experiment("shadow", "twin", admin_without_key=False)
     assert client.put(COMPARE, json={"mode": "shadow", "candidate": "twin", "share": 0.5}).status_code == 403

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from sparserve.models.bundle.manifest import LatencyPoint, Machine, Measurement
+from sparserve.kernels.library import Library
+from sparserve.models.bundle import runtime_choice
+from sparserve.models.bundle.manifest import LatencyPoint, Machine, Measurement, Packed, SparseMeasurement
 from sparserve.models.bundle.store import Store
 from sparserve.service.settings import Settings
 from sparserve.service.workers.count import WORKER_BYTES, worker_count
@@ -52,6 +54,30 @@ def count(folder: Path, seconds: float | None, memory_bytes: int = PLENTY, **set
 def test_fast_models_need_more_workers(tmp_path: Path, threads: int, dense: int, sparse: int) -> None:
     assert count(tmp_path, 0.033, threads=threads) == dense
     assert count(tmp_path, 0.004, threads=threads) == sparse
+
+
+def test_models_measured_on_another_processor_run_in_the_faster_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measurement = measured(0.033)
+    sparse = SparseMeasurement(
+        isa="neon", rows=1, accuracy=1, same_labels=1, largest_difference=0, resident_bytes=1,
+        latency=measured(0.004).latency, faster_at=(), preferred=False,
+    )  # fmt: skip
+    packed = Packed(
+        format_version=1, opset_version=1, values="int8", bytes=1, encoder_bytes=1, index_bytes=1, value_bytes=1,
+        layouts={}, first_token_only=True,
+    )  # fmt: skip
+    store = Store(tmp_path / "store")
+    publish(store, measurement=measurement.model_copy(update={"sparse": sparse}), packed=packed)
+    monkeypatch.setattr(runtime_choice, "sparse_library", lambda: Library(Path("lib.so"), "avx2", 1))
+    counts = [worker_count(Settings(store=store.root, threads=16, runtime=one), PLENTY) for one in ("auto", "onnx")]
+    assert counts == [14, 3]
+    here = sparse.model_copy(update={"isa": "avx2"})
+    monkeypatch.setattr(runtime_choice, "instruction_sets", lambda: ())
+    store = Store(tmp_path / "measured here")
+    publish(store, measurement=measurement.model_copy(update={"sparse": here}), packed=packed)
+    assert worker_count(Settings(store=store.root, threads=16), PLENTY) == 3
 
 
 def test_setting_takes_precedence(tmp_path: Path) -> None:

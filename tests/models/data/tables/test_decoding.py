@@ -120,6 +120,8 @@ def test_read_table_unpacks_by_content(tmp_path: Path, name: str, content: bytes
         (b"SQLite format 3\x00", "SQLite"),
         (b"\x80\x04\x95", "pickle"),
         (b"x" * 257 + b"ustar", "tar archive"),
+        (b"text,label\n\x00\x00\x00,pos\n", "is not text: 3 of its 19 characters are NUL"),
+        (bytes(range(256)), "is not text: it is not UTF-8 and contains NUL"),
     ],
 )
 def test_read_table_names_files_that_are_no_tables(tmp_path: Path, content: bytes, message: str) -> None:
