@@ -102,6 +102,13 @@ def test_names_of_columns_are_those_of_the_job(evaluate: Evaluate) -> None:
         (['["b", "a"]', "b; c", ""], ["a", "b", "c"], "multi_label_classification", ["a, b", "b, c", ""]),
         (["a; d", "b"], ["a", "b"], "multi_label_classification", ["a, d", "b"]),
         (["0", "1; 2"], ["a", "b"], "multi_label_classification", [None, None]),
+        (["x, y", "b|X, Y", "b"], ["b", "x, y"], "multi_label_classification", ["x, y", "b, x, y", "b"]),
+        (
+            ["['x, y', \"it's\"]", "b, it's"],
+            ["b", "it's", "x, y"],
+            "multi_label_classification",
+            ["it's, x, y", "b, it's"],
+        ),
         (["1.5", "x", ""], ["score"], "regression", [1.5, None, None]),
     ],
 )

@@ -1,5 +1,6 @@
 """Teacher settings: the training that the dense teacher gets where the recipe leaves it open."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from sparserve.models.training.tuning.teacher_trials import (
 
 # Raised when a change of the code makes another result of the same inputs.
 REVISION = 2
+WITHOUT_TRIALS = 3  # the revision for data of so few rows that no trial is made
 # All trials together, in steps of the first round: four candidates, then two that continue.
 ROUNDS, TRIALS = 6, 6
 
@@ -39,13 +41,22 @@ def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
     def estimate(costs: Costs) -> float:
         batch, epochs = planned_training(job, costs)
         rows = max(job.row_count("train"), 1)
-        steps = rules.trial_steps(epochs * -(-rows // batch))
+        steps = rules.trial_steps(epochs * math.ceil(rows / batch))
+        if not steps:
+            return 0.0
         tokens = ROUNDS * steps * batch * costs.train / rows
         checked = TRIALS * min(VALIDATION_ROWS / max(job.row_count("validation"), 1), 1.0) * costs.validation
         return costs.forward(round(3 * tokens + checked))
 
-    inputs = {**common, "checkpoint": job.checkpoint.digest, "revision": [REVISION, 0]}
+    inputs = {**common, "checkpoint": job.checkpoint.digest, "revision": [_revision(job), 0]}
     return Step("teacher settings", inputs, build, estimate)
+
+
+def _revision(job: Job) -> int:
+    rows = len(job.dataset.train)
+    batch = rules.batch_size(rows, 0.0, count())
+    steps = rules.epochs(rows, len(job.dataset.label_names), batch) * math.ceil(rows / batch)
+    return REVISION if rules.trial_steps(steps) else WITHOUT_TRIALS
 
 
 def found_settings(job: Job, folder: Path) -> TrainingSettings:
@@ -65,9 +76,12 @@ def teacher_search_line(job: Job, costs: Costs) -> str:
     """Return a sentence on what the search and the training that follows may take."""
     batch, epochs = planned_training(job, costs)
     most = epochs + MAX_EXTENSIONS * extension_epochs(epochs)
-    rates = ", ".join(f"{rate:g}" for rate in sorted(rules.learning_rates(job.checkpoint.hidden_size)))
+    rates = rules.learning_rates(job.checkpoint.hidden_size)
+    found = f"short trials of the learning rates {', '.join(f'{rate:g}' for rate in sorted(rates))}"
+    if not rules.trial_steps(epochs * math.ceil(job.row_count("train") / batch)):
+        found = f"learning rate {rates[0]:g}, without trials, as it has few steps"
     return (
-        f"The teacher finds its own training: short trials of the learning rates {rates}, then {epochs} epochs in "
+        f"The teacher finds its own training: {found}, then {epochs} epochs in "
         f"batches of {batch}, and up to {most} (about {duration(costs.training(most, passes=3))}) while the score on "
         "validation still rises"
     )

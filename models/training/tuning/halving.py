@@ -34,6 +34,15 @@ def halve(
     return survivors[0], tuple(trials)
 
 
+def total_steps(candidates: int, steps: int) -> int:
+    """Return the steps of all trials of so many candidates together; a trial continues that of the round before."""
+    total, before = 0, 0
+    while candidates > 1:
+        total += candidates * (steps - before)
+        candidates, before, steps = candidates // 2, steps, 2 * steps
+    return total
+
+
 def better_half(trials: Sequence[Trial]) -> list[float]:
     """Return the half of the candidates with the lower losses, the best first."""
     remaining, better = list(trials), []

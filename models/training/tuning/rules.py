@@ -52,9 +52,11 @@ def learning_rates(width: int) -> tuple[float, ...]:
 
 
 def trial_steps(steps: int) -> int:
-    """Return the steps of a trial's first round before a training of so many steps."""
-    least, most = TRIAL_STEPS
-    return min(max(round(steps * TRIAL_FRACTION), least), most)
+    """Return the steps of a trial's first round before a training of so many steps; 0 if it is too short for trials.
+
+    The trials of few rows would take longer than the training, and be compared on a handful of rows.
+    """
+    return _part(steps, TRIAL_FRACTION, TRIAL_STEPS)
 
 
 def student_rate(width: int, *, pruned: bool, distilled: bool) -> float:
@@ -65,9 +67,7 @@ def student_rate(width: int, *, pruned: bool, distilled: bool) -> float:
 
 def student_trial_steps(steps: int) -> int:
     """Return the steps of a trial before a student's training of so many steps; 0 if it is too short for trials."""
-    least, most = STUDENT_TRIAL_STEPS
-    trial = min(round(steps * STUDENT_TRIAL_FRACTION), most)
-    return trial if trial >= least else 0
+    return _part(steps, STUDENT_TRIAL_FRACTION, STUDENT_TRIAL_STEPS)
 
 
 def are_uneven(counts: Sequence[int]) -> bool:
@@ -87,3 +87,9 @@ def still_rising(scores: Sequence[float], rows: int) -> bool:
         return False
     best = max(scores)
     return best - max(earlier) > max(math.sqrt(max(best * (1 - best), 0.0) / rows), LEAST_GAIN)
+
+
+def _part(steps: int, fraction: float, limits: tuple[int, int]) -> int:
+    least, most = limits
+    part = min(round(steps * fraction), most)
+    return part if part >= least else 0

@@ -30,6 +30,7 @@ from sparserve.models.training.tuning.climbing import climb
 from sparserve.models.training.tuning.halving import Trial
 from sparserve.models.training.tuning.held_out import divergence, held_out_figures, held_out_logits
 from sparserve.models.training.tuning.settings import TRIALS, recorded, trial_lines, write_settings
+from sparserve.models.training.tuning.trial_progress import TrialProgress
 from sparserve.models.types import Progress
 
 MOST_TRIALS = 4
@@ -64,7 +65,8 @@ def find_learning_rate(
     rate = first_rate(recipe, start.hidden_size)
     made: tuple[Trial, ...] = ()
     if trial_steps:
-        trials = _Trials(folder / TRIALS, recipe, start, teacher, teacher_cache, rows, seed, progress, targets)
+        whole = TrialProgress(progress, MOST_TRIALS * trial_steps)
+        trials = _Trials(folder / TRIALS, recipe, start, teacher, teacher_cache, rows, seed, whole, targets)
         rate, made = climb(rate, trial_steps, MOST_TRIALS, trials.loss)
         if all(math.isinf(trial.loss) for trial in made):
             raise TrainingError("the training of the student diverges at every learning rate; is the teacher damaged?")
@@ -108,7 +110,7 @@ class _Trials:
         teacher_cache: Path | None,
         rows: TokenizedDataset,
         seed: int,
-        progress: Progress,
+        progress: TrialProgress,
         targets: npt.NDArray[np.float32] | None,
     ) -> None:
         self.folder, self.recipe, self.start, self.teacher = folder, recipe, start, teacher
@@ -120,8 +122,9 @@ class _Trials:
     def loss(self, rate: float, steps: int) -> float:
         """Return the loss after a trial, or the one that an earlier run has recorded; infinite if it diverged."""
         record, folder = self.folder / f"{rate:g}.json", self.folder / f"{rate:g}"
+        progress = self.progress.of(folder.name, steps, f"learning rate {rate:g}")
         if not record.is_file():
-            trained = self._train(folder, rate, steps)
+            trained = self._train(folder, rate, steps, progress)
             wait()
             if is_main():
                 write_atomically(record, json.dumps(self._judge(folder) if trained else math.inf))
@@ -129,7 +132,7 @@ class _Trials:
             wait()
         return float(json.loads(record.read_bytes()))
 
-    def _train(self, folder: Path, rate: float, steps: int) -> bool:
+    def _train(self, folder: Path, rate: float, steps: int, progress: Progress) -> bool:
         """Train a student for so many steps; return False if the training diverged."""
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -141,7 +144,7 @@ class _Trials:
                 teacher_cache=self.teacher_cache,
                 rows=self.rows,
                 seed=self.seed,
-                progress=lambda done, total, note: self.progress(done, total, f"learning rate {rate:g}"),
+                progress=progress,
                 targets=self.targets,
                 validate=False,
             )

@@ -25,9 +25,10 @@ from sparserve.models.recipes.schema import Training
 from sparserve.models.training.checkpoints import on_device
 from sparserve.models.training.trainer import TrainingRows, train
 from sparserve.models.training.tuning import rules
-from sparserve.models.training.tuning.halving import halve
+from sparserve.models.training.tuning.halving import halve, total_steps
 from sparserve.models.training.tuning.held_out import DIVERGED, HeldOut, held_out_figures, held_out_logits
 from sparserve.models.training.tuning.settings import TRIALS, recorded, trial_lines, write_settings
+from sparserve.models.training.tuning.trial_progress import TrialProgress
 from sparserve.models.types import Loss, Progress
 
 RATE_FACTOR = 2.0  # rate of a trial as a multiple of its candidate
@@ -42,16 +43,20 @@ def find_settings(
 ) -> None:
     """Find the training of a teacher and write it to `folder`; trials that a killed run has finished are kept.
 
+    A training that is too short for trials gets the most usual learning rate.
+
     Raises:
         TrainingError: the training diverges at every learning rate.
     """
-    trials = _Trials(folder, checkpoint, rows, seed, progress)
-    rate, made = halve(rules.learning_rates(checkpoint.hidden_size), trials.first_steps, trials.loss)
+    one_label = rows.dataset.problem_type == "single_label_classification" and rows.dataset.train.soft is None
+    uneven = one_label and rules.are_uneven(label_counts(rows).tolist())
+    trials = _Trials(folder, checkpoint, rows, seed, progress, weighted=uneven)
+    rates = rules.learning_rates(checkpoint.hidden_size)
+    rate, made = halve(rates if trials.first_steps else rates[:1], trials.first_steps, trials.loss)
     if made and all(math.isinf(trial.loss) for trial in made):
         raise TrainingError("the training of the teacher diverges at every learning rate; is the checkpoint damaged?")
     weighted = False
-    one_label = rows.dataset.problem_type == "single_label_classification" and rows.dataset.train.soft is None
-    if one_label and rules.are_uneven(label_counts(rows).tolist()):
+    if made and uneven:
         steps = max(trial.steps for trial in made)
         weighted = weights_help(trials.figures(rate, steps), trials.figures(rate, steps, weighted=True))
     settings = TrainingSettings(
@@ -67,9 +72,10 @@ def find_settings(
 def settings_lines(settings: TrainingSettings) -> list[str]:
     """Return the trials and the settings as lines for the user."""
     weights = ", class weights" if settings.class_weights else ""
+    rule = "" if settings.trials else " by the rule for its width (the training is too short for trials)"
     return [
         *trial_lines(settings.trials, "validation loss"),
-        f"  teacher: learning rate {settings.learning_rate:g}, {settings.epochs:g} epochs (more while validation "
+        f"  teacher: learning rate {settings.learning_rate:g}{rule}, {settings.epochs:g} epochs (more while validation "
         f"rises), batches of {settings.batch_size}{weights}",
     ]
 
@@ -97,18 +103,30 @@ def weighted_loss(rows: TokenizedDataset) -> Loss:
 
 
 class _Trials:
-    """Short trainings in a folder. A round continues where the round before left the same candidate."""
+    """Short trainings in a folder. A round continues where the round before left the same candidate.
+
+    With `weighted` one more trial has class weights.
+    """
 
     def __init__(
-        self, folder: Path, checkpoint: Checkpoint, rows: TokenizedDataset, seed: int, progress: Progress
+        self,
+        folder: Path,
+        checkpoint: Checkpoint,
+        rows: TokenizedDataset,
+        seed: int,
+        progress: Progress,
+        *,
+        weighted: bool,
     ) -> None:
-        self.folder, self.checkpoint, self.rows = folder / TRIALS, checkpoint, rows
-        self.seed, self.progress = seed, progress
+        self.folder, self.checkpoint, self.rows, self.seed = folder / TRIALS, checkpoint, rows, seed
         train_rows = len(rows.train)
         self.batch_size = rules.batch_size(train_rows, float(np.mean(rows.train.lengths)), count())
         self.epochs = rules.epochs(train_rows, len(rows.dataset.label_names), self.batch_size)
         self.steps_per_epoch = math.ceil(train_rows / self.batch_size)
         self.first_steps = rules.trial_steps(self.epochs * self.steps_per_epoch)
+        total = total_steps(len(rules.RATES), self.first_steps)
+        last = self.first_steps * len(rules.RATES) // 2  # of the trial with class weights, which begins from 0
+        self.progress = TrialProgress(progress, total + last if weighted else total)
         order = np.random.default_rng(seed).permutation(len(rows.validation))
         self.validation_rows = order[:VALIDATION_ROWS].tolist()
 
@@ -119,17 +137,19 @@ class _Trials:
         """Return the figures after a trial, or those that an earlier run has recorded."""
         name = f"{rate:g}{'-weighted' if weighted else ''}"
         record = self.folder / f"{name}-{steps}.json"
+        more = steps if weighted or steps == self.first_steps else steps // 2
+        title = f"learning rate {rate:g}{', class weights' if weighted else ''}"
+        progress = self.progress.of(record.stem, more, title)
         if not record.is_file():
-            figures = self._trained(self.folder / name, rate, steps, weighted=weighted)
+            figures = self._trained(self.folder / name, rate, steps, progress, weighted=weighted)
             if is_main():
                 write_atomically(record, json.dumps(asdict(figures)))
             return figures
         return HeldOut(**json.loads(record.read_bytes()))
 
-    def _trained(self, folder: Path, rate: float, steps: int, *, weighted: bool) -> HeldOut:
+    def _trained(self, folder: Path, rate: float, steps: int, progress: Progress, *, weighted: bool) -> HeldOut:
         dataset = self.rows.dataset
         model = load_classifier(self.checkpoint.folder, dataset.label_names, dataset.problem_type, seed=self.seed)
-        title = f"learning rate {rate:g}{', class weights' if weighted else ''}"
         training = Training(
             epochs=steps / self.steps_per_epoch,
             batch_size=self.batch_size,
@@ -144,7 +164,7 @@ class _Trials:
                 TrainingRows(self.rows.train, None, self.checkpoint.pad_token_id, dataset.multi_label),
                 seed=self.seed,
                 folder=folder,
-                progress=lambda done, total, note: self.progress(done, total, title),
+                progress=progress,
                 loss=weighted_loss(self.rows) if weighted else None,
                 keep_best=False,
             )

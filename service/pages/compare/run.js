@@ -28,7 +28,7 @@ export class ComparisonRun extends EventTarget {
   #abort = new AbortController();
   #versions = new Map();
 
-  // `rows` are { number, text, pair, truth }; `overlong` the treatment of long texts, null for the task's default;
+  // `rows` are { number, text, pair, truth, truths }; `overlong` the treatment of long texts, null for the task's default;
   // `limits` those of /info.
   constructor({ task, reference, candidate, rows, overlong, limits }) {
     super();

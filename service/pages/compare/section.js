@@ -98,6 +98,7 @@ export class CompareSection extends Component {
       text: cell(row, "text"),
       pair: cell(row, "pair"),
       truth: truth ? truth.of(row[columns.label]) : null,
+      truths: truth?.list?.(row[columns.label]) ?? null,
     }));
     const full = rows.filter((row) => row.text.trim());
     kept.notes = truth?.note ? [truth.note] : [];

@@ -24,6 +24,7 @@ from sparserve.models.pipeline.stages.teacher_outputs import teacher_outputs_fit
 from sparserve.models.pipeline.stages.teacher_settings import teacher_search_line
 from sparserve.models.pruning.weights.magnitude import Magnitude
 from sparserve.models.recipes.loading import load_recipe
+from sparserve.models.training.tuning import rules
 
 MACHINE = Machine(
     cpu="a CPU",
@@ -91,16 +92,20 @@ def test_plan_has_the_recorded_keys(case: str, whole: Checkpoint, tmp_path: Path
     assert keys_of(plan) == RECORDED[case]
 
 
-def test_plan_of_a_found_teacher_has_a_search(job: Job, tiny_recipe: Path) -> None:
+def test_plan_of_a_found_teacher_has_a_search(job: Job, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(teacher: Checkpoint | None) -> Plan:
         recipe = load_recipe(tiny_recipe, overrides={"teacher": "auto"})
         return make_plan(replace(job, recipe=recipe, teacher=teacher), ENVIRONMENT, store_teacher_outputs=True)
 
+    costs = Costs(1e-6, train=10_000, validation=1_000, test=1_000)
+    short = made(None)
+    assert short.teacher_settings is not None and short.teacher_settings.estimate(costs) == 0
+    assert "learning rate 0.0012, without trials, as it has few steps, then 12" in teacher_search_line(short.job, costs)
+    monkeypatch.setattr(rules, "TRIAL_STEPS", (2, 500))
     plan = made(None)
-    assert plan.teacher_settings is not None
+    assert plan.teacher_settings is not None and plan.teacher_settings.key != short.teacher_settings.key
     assert plan.teacher.needs == (plan.teacher_settings,)
     assert {"teacher settings", "teacher"} <= plan.baseline_steps
-    costs = Costs(1e-6, train=10_000, validation=1_000, test=1_000)
     assert 0 < plan.teacher_settings.estimate(costs) < plan.teacher.estimate(costs)
     assert "trials of the learning rates 0.0006, 0.0012, 0.0024, 0.0048, then 12 epochs" in teacher_search_line(
         plan.job, costs

@@ -54,7 +54,7 @@ export class Tally {
     this.together = { texts: 0, reference: 0, candidate: 0 };
   }
 
-  // `row` is { number, text, pair, truth }; `item` is an entry of the answer's `items`.
+  // `row` is { number, text, pair, truth, truths }, where `truths` lists several true labels; `item` is an entry of the answer's `items`.
   add(row, item) {
     const one = this.#predicted(item.predictions[this.reference]);
     const other = this.#predicted(item.predictions[this.candidate]);
@@ -156,13 +156,12 @@ export class Tally {
     return { label: labels.join(", "), labels, score, scores };
   }
 
-  #addTruth({ truth, reference, candidate }) {
+  #addTruth({ truth, truths, reference, candidate }) {
     if (truth === null) return;
     this.labelled += 1;
     this.truths[0].add(truth, reference.label);
     this.truths[1].add(truth, candidate.label);
-    const several = this.problemType === "multi_label_classification";
-    const labels = several ? truth.split(", ") : [truth];
+    const labels = truths ?? [truth];
     for (const [name, counts] of this.labelCounts) counts.truth += labels.includes(name);
     const [one, other] = [reference.label === truth, candidate.label === truth];
     this.right.reference += one;

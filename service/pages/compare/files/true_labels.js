@@ -4,16 +4,23 @@ import { plain } from "./columns.js";
 
 const NUMBERED_LABELS_SHOWN = 4;
 const LABELS_SHOWN = 6;
+const SEPARATORS = ["|", ";", ","];
+const QUOTED = /'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"/gs;
+const QUOTED_LIST = /^\s*[[({]\s*(?:(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")[\s,]*)*[\])}]\s*$/s;
 
-// `numbers` is true for a model with one score. Returns { of(cell), note }; `of` is null where a cell has no truth.
+// `numbers` is true for a model with one score. Returns { of(cell), list(cell), note }: `of` is the truth as predictions
+// are shown, null where a cell has none; `list` is that of several labels, and absent for other models.
 export function truthReader(cells, { labels, numbers, severalLabels }) {
   if (numbers) return { of: numberOf, note: noteOnNumbers(cells) };
   const byName = new Map(labels.map((label) => [plain(label), label]));
-  const distinct = new Set((severalLabels ? cells.flatMap(namesIn) : cells).map(plain).filter(Boolean));
+  const separator = severalLabels ? separatorOf(cells, byName) : null;
+  const names = (cell) => (severalLabels ? namesIn(cell, separator) : [cell]);
+  const distinct = new Set(cells.flatMap(names).map(plain).filter(Boolean));
   const unknown = [...distinct].filter((value) => !byName.has(value)).length;
   const note = unknown ? `Rows with ${unknown} other labels, which the model does not have, count as wrong.` : null;
   if (severalLabels && (distinct.size === 0 || unknown < distinct.size)) {
-    return { of: (cell) => setOf(cell, labels, byName), note };
+    const list = (cell) => inOrder(names(cell), labels, byName);
+    return { of: (cell) => list(cell).join(", "), list, note };
   }
   if (unknown < distinct.size) return { of: (cell) => byName.get(plain(cell)) ?? (cell.trim() || null), note };
   const isPlace = (value) => /^\d+$/.test(value) && Number(value) < labels.length;
@@ -45,22 +52,40 @@ function noteOnNumbers(cells) {
   return `${others.toLocaleString("en")} values of the column of true numbers are no numbers: ${way}.`;
 }
 
-// The names in a cell: a JSON list, or separated.
-function namesIn(cell) {
-  let parts = cell.split(/[,;|]/);
-  try {
-    const list = JSON.parse(cell);
-    if (Array.isArray(list)) parts = list.map(String);
-  } catch {
-    // Not JSON.
+// The separator that splits the column into the most labels of the model, whose names may contain another one; null if
+// whole cells are as many.
+function separatorOf(cells, byName) {
+  const known = (separator) => cells.reduce(
+    (sum, cell) => sum + namesIn(cell, separator).filter((name) => byName.has(plain(name))).length, 0);
+  let [best, most] = [null, known(null)];
+  for (const separator of SEPARATORS) {
+    const times = known(separator);
+    if (times > most) [best, most] = [separator, times];
   }
+  return best;
+}
+
+function namesIn(cell, separator) {
+  const parts = listOf(cell) ?? (separator === null ? [cell] : cell.split(separator));
   return parts.map((part) => part.trim()).filter(Boolean);
 }
 
-// Several labels of a cell in the order of the model's, joined as predictions are; then those that the model does not have.
-function setOf(cell, labels, byName) {
-  const names = namesIn(cell);
+// The names in a list as JSON or Python writes it; null for another cell.
+function listOf(cell) {
+  if (!/^\s*[[({]/.test(cell)) return null;
+  try {
+    const list = JSON.parse(cell);
+    if (Array.isArray(list)) return list.map(String);
+  } catch {
+    // Not JSON.
+  }
+  if (!QUOTED_LIST.test(cell)) return null;
+  return [...cell.matchAll(QUOTED)].map(([text]) => text.slice(1, -1).replace(/\\(.)/gs, "$1"));
+}
+
+// Labels in the order of the model's, then those that the model does not have.
+function inOrder(names, labels, byName) {
   const chosen = new Set(names.map((name) => byName.get(plain(name))));
   const others = names.filter((name) => !byName.has(plain(name)));
-  return [...labels.filter((label) => chosen.has(label)), ...others].join(", ");
+  return [...labels.filter((label) => chosen.has(label)), ...others];
 }

@@ -36,7 +36,7 @@ def test_learning_rates_fall_with_width() -> None:
     assert max(rules.learning_rates(768)) == 2e-4
 
 
-@pytest.mark.parametrize(("steps", "trial"), [(100, 10), (3_000, 150), (90_000, 500)])
+@pytest.mark.parametrize(("steps", "trial"), [(72, 0), (200, 10), (3_000, 150), (90_000, 500)])
 def test_trial_steps_are_a_small_part(steps: int, trial: int) -> None:
     assert rules.trial_steps(steps) == trial
 

@@ -74,9 +74,16 @@ def test_find_settings_resumes_and_ends_with_the_same(
     assert settings == read_settings(tmp_path / "whole")
     assert [trial.steps for trial in settings.trials] == [4] * 4 + [8] * 2
     # The second round continues: 4 more steps of each of the two.
-    assert len(steps) == 6 * 4
+    assert [step.split()[-1] for step in steps] == [f"{done}/24" for done in range(1, 25)]
     assert not (tmp_path / "whole" / TRIALS).exists()
     assert any("after 8 steps by learning rate" in line for line in settings_lines(settings))
+
+
+def test_find_settings_of_few_rows_makes_no_trials(find: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert find(tmp_path) == []
+    settings = read_settings(tmp_path)
+    assert (settings.learning_rate, settings.trials) == (1.2e-3, ())
+    assert "by the rule for its width (the training is too short for trials)" in settings_lines(settings)[0]
 
 
 def test_weights_must_gain_more_macro_f1_than_they_cost() -> None:
