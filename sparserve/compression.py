@@ -31,7 +31,6 @@ class JobOptions(DataOptions, total=False):
     replace_labels: bool
     store: str | PathLike[str]
     work: str | PathLike[str] | None
-    label_map: Mapping[str, str]
     validation: str | PathLike[str] | None
     test: str | PathLike[str] | None
     unlabeled: str | PathLike[str] | None
@@ -178,8 +177,8 @@ def job_options(data: str | PathLike[str], **options: Unpack[JobOptions]) -> "Co
             quote=options.get("quote"),
             escape=options.get("escape"),
             encoding=options.get("encoding"),
+            label_map=options.get("label_map"),
         ),
-        label_map=options.get("label_map", {}),
         splits={name: Path(path) for name, path in splits.items() if path is not None},
         seed=options.get("seed", 0),
         threads=options.get("threads"),

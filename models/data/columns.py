@@ -1,6 +1,6 @@
 """The text, text-pair and label columns of a table: named by the user, or detected where the choice is obvious."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from sparserve.models.errors import DataError
 PAIRS = (("question", "sentence"),)
 MAX_LABELS = 200
 INDICATORS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+INDICATOR_WORDS = {"no": False, "yes": True, "n": False, "y": True, "f": False, "t": True}
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def choose_columns(table: Table, source: str, options: DataOptions) -> Columns:
     used = {name for names in named.values() for name in names}
     notes: list[str] = []
     labels = named["--label-column"] or _detect_labels(table, source, used, options.get("multi_label"), notes)
+    if len(labels) == 1 and table.named:
+        notes += _note_on_names(table, labels[0], used | set(labels))
     texts = _choose_texts(table, source, options, used | set(labels))
     return Columns(texts.text, texts.text_pair, labels, (*notes, *texts.notes))
 
@@ -141,9 +144,11 @@ def _as_tuple(names: str | Sequence[str] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def indicator(value: Any) -> bool | None:
-    """Return a cell's 0 or 1, in any spelling, as a boolean; None if it is neither."""
-    return INDICATORS.get(_plain(value).casefold())
+def indicator(value: Any, *, words: bool = False) -> bool | None:
+    """Return a cell's 0 or 1, in any spelling, as a boolean; None if it is neither. With `words`, also no or yes."""
+    cell = _plain(value).casefold()
+    flag = INDICATORS.get(cell)
+    return INDICATOR_WORDS.get(cell) if flag is None and words else flag
 
 
 def _detect_labels(
@@ -157,8 +162,11 @@ def _detect_labels(
         notes.append(f"label column: {known[0]!r} (detected; use --label-column to choose another)")
         return (known[0],)
     binary = [name for name in free if all(indicator(value) is not None for value in table.columns[name])]
-    if len(binary) > 1 and multi_label is not False and table.named:
-        notes.append(f"multi-label: each of {', '.join(binary)} holds 0 or 1 for one label (detected)")
+    if len(binary) > 1 and table.named and (multi_label is not False or _is_one_hot(table, binary)):
+        notes.append(
+            f"{'single' if multi_label is False else 'multi'}-label: each of {', '.join(binary)} holds 0 or 1 for one "
+            "label (detected; use --label-column to choose others)"
+        )
         return tuple(binary)
     categorical = [name for name in free if _is_categorical(table.columns[name])]
     if len(categorical) == 1:
@@ -179,6 +187,25 @@ def _detect_labels(
         f"{source}: no column looks like a label. Columns: {', '.join(table.columns)}. Choose one with --label-column."
         f"{hint} Training needs labelled rows; `sparserve predict` labels texts with a finished model."
     )
+
+
+def _is_one_hot(table: Table, columns: Sequence[str]) -> bool:
+    rows = zip(*(table.columns[name] for name in columns), strict=True)
+    return all(sum(map(bool, map(indicator, row))) == 1 for row in rows)
+
+
+def _note_on_names(table: Table, label: str, used: Collection[str]) -> list[str]:
+    """Return a note if another column names the numbers of the label column, as `label_text` does."""
+    numbers = [_plain(value) for value in table.columns[label]]
+    values = set(numbers)
+    if not all(value.lstrip("-").replace(".", "", 1).isdigit() for value in values if value):
+        return []
+    for name, cells in table.columns.items():
+        if name in used or not any(isinstance(cell, str) and any(map(str.isalpha, cell)) for cell in cells):
+            continue
+        if 2 <= len(values) == len(set(zip(numbers, map(_plain, cells), strict=True))) == len(set(map(_plain, cells))):
+            return [f"column {name!r} has one name for each value of {label!r}: use --label-column {name!r} for names"]
+    return []
 
 
 def _ambiguous_label(source: str, candidates: list[str]) -> DataError:

@@ -13,7 +13,8 @@ from sparserve.models.errors import DataError
 
 # `array(['a', 'b'], dtype=object)`, `frozenset({'a'})`, `Index(['a'], dtype='object')`
 _CALL = re.compile(
-    r"(?:np\.|numpy\.|pd\.)?(?:array|Index|frozenset|set|list|tuple)\((.*?)(?:,\s*dtype=[^()\[\]]*)?\)", re.S
+    r"(?:np\.|numpy\.|pd\.|torch\.)?(?:array|tensor|Index|frozenset|set|list|tuple)\((.*?)(?:,\s*dtype=[^()\[\]]*)?\)",
+    re.S,
 )
 _QUOTED = re.compile(r"""[ub]?('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", re.S)
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?", re.I)
@@ -45,7 +46,7 @@ def is_vector(rows: Iterable[Any]) -> bool:
         return False
     flat = {str(element) for row in lists for element in row}
     repeated = any(len(set(map(str, row))) < len(row) for row in lists)
-    return repeated and flat <= {"0", "1", "0.0", "1.0", "True", "False"}
+    return repeated and flat <= {"0", "1", "0.0", "1.0", "0.", "1.", "True", "False"}
 
 
 def _plain(value: Any) -> Any:

@@ -1,9 +1,11 @@
 """Label names and indices from raw values: strings, numbers, booleans, separated lists, and columns of 0 and 1."""
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from sparserve.models.data.columns import MAX_LABELS, Columns, indicator
@@ -21,6 +23,8 @@ from sparserve.models.errors import DataError
 MIN_ROWS_PER_LABEL = 2
 USUAL_SEPARATOR = "|"
 SEPARATORS = ("|", ";", ",")
+# Characters that nobody sees at the end of a label.
+INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff\u00ad"
 
 
 LabelSet = tuple[str, ...]
@@ -55,7 +59,11 @@ def label_sets(
         return _from_probabilities(soft, source, multi_label=multi_label)
     if len(columns.labels) > 1:
         sets = _from_indicators(table, columns.labels, source)
-        return _one_each(sets, source) if multi_label is False else sets
+        if multi_label is False:
+            return _one_each(sets, source)
+        if multi_label is None and all(row is not None and len(row) == 1 for row in sets.rows):
+            return replace(sets, notes=("every row has exactly one label; use --no-multi-label if that is always so",))
+        return sets
     column = columns.labels[0]
     declared = tuple(_name(name, source) for name in table.classes.get(column, ()) if not _missing(name))
     notes = _unused_categories(table, column)
@@ -154,11 +162,11 @@ def _from_indicators(table: Table, columns: Sequence[str], source: str) -> Label
 def _indicators(values: Sequence[Any], column: str, source: str) -> list[bool]:
     flags = []
     for row, value in enumerate(values, 1):
-        flag = indicator(value)
+        flag = indicator(value, words=True)
         if flag is None:
             raise DataError(
                 f"{source}: column {column!r} holds {value!r} in row {row}. A label column needs 0 or 1 (or false or "
-                "true) in every row: write 0 or 1, or remove the row."
+                "true, no or yes) in every row: write 0 or 1, or remove the row."
             )
         flags.append(flag)
     return flags
@@ -205,12 +213,10 @@ def _compound(names: Collection[str], separator: str) -> list[str]:
 def _note_on_compounds(rows: Sequence[LabelSet | None]) -> Iterator[str]:
     """Describe labels that look like several."""
     names = {row[0] for row in rows if row}
-    for separator in (*SEPARATORS, "/", " "):
+    for separator in (*SEPARATORS, "/", " ", "\n"):
         if compound := _compound(names, separator):
-            yield (
-                f"labels such as {compound[0]!r} look like several: use --label-separator {separator!r} if a row can "
-                "have several labels"
-            )
+            way_out = f"use --label-separator {separator!r}" if separator != "\n" else "separate them by ';'"
+            yield f"labels such as {compound[0]!r} look like several: {way_out} if a row can have several labels"
 
 
 def _unused_categories(table: Table, column: str) -> tuple[str, ...]:
@@ -236,11 +242,13 @@ def _name(value: Any, source: str) -> str:
             f"{source}: a label is a {type(value).__name__}, such as {str(value)[:60]}. Labels are text, numbers, or "
             "true and false: write a list of labels, or one column of 0 and 1 for each."
         )
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise DataError(f"{source}: the number {value} cannot be a label. Remove its rows, or write the label as text.")
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float | Decimal) and value == int(value):
         return str(int(value))
     name = str(value).strip()
+    if not name.isascii():  # one label, whichever way its accents are written
+        name = unicodedata.normalize("NFC", name.strip(INVISIBLE)).strip()
     if any("\ud800" <= character <= "\udfff" for character in name):
         raise DataError(
             f"{source}: the label {name!a} contains half of a surrogate pair. Replace it with the whole character."

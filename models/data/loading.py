@@ -1,8 +1,8 @@
 """Loading a data set: read its tables, choose columns, name the labels, complete the splits and summarise them."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from sparserve.models.data.columns import Columns, choose_columns, read_options
 from sparserve.models.data.dataset import DataProblem, Dataset, DataSummary, Split, describe
+from sparserve.models.data.label_map import merged_names, notes_on_names, way_out, with_new_labels
 from sparserve.models.data.labels import LabelSets, encode, label_names, label_sets
 from sparserve.models.data.numbers import NAMES, choose_head, notes_on_numbers, numbers, relevance_grades
 from sparserve.models.data.options import DataOptions, Head
 from sparserve.models.data.soft_labels import Probabilities, in_order
 from sparserve.models.data.sources.source import read_split, read_tables
 from sparserve.models.data.sources.split_files import exists
-from sparserve.models.data.splitting import carve
+from sparserve.models.data.splitting import complete_splits
 from sparserve.models.data.tables.table import Table
 from sparserve.models.data.texts import damage, row_texts
 from sparserve.models.errors import DataError
@@ -78,6 +79,7 @@ def _build(
 ) -> Dataset:
     """Build the data set from its tables. A split of `required` must have labels; another may be left out."""
     train = tables["train"]
+    tables = {name: table.with_names_of(train) for name, table in tables.items()}
     for name, table in tables.items():
         if not table.named and len(table) == 1 and (name == "train" or train.named):
             raise DataError(
@@ -89,6 +91,7 @@ def _build(
     if not train.named:
         notes.append("the file has no header row (detected; use --header if it has one)")
     parts: dict[str, _Rows] = {}
+    merged: Mapping[str, str] = {}
     sets: dict[str, LabelSets] = {}
     for name, table in tables.items():
         where = f"{source} ({name})"
@@ -114,14 +117,15 @@ def _build(
     notes += dict.fromkeys(note for read in sets.values() for note in read.notes)
     multi_label = any(read.multi_label for read in sets.values())
     if head == "labels":
-        given, names = _with_labels(parts, sets, columns, options, source, multi_label=multi_label)
+        parts, merged = _with_one_name_each(parts, sets, options.get("label_map") or {}, notes)
+        given, names = _with_labels(parts, sets, columns, options, source, merged, multi_label=multi_label)
     else:
         given, names = _with_numbers(parts, head, source, notes), (NAMES[head],)
         multi_label = head == "relevance"
     total = sum(map(len, given.values()))
     if total < MIN_ROWS:
         raise DataError(f"{source} has {total} usable rows; at least {MIN_ROWS} are needed. Add rows.")
-    splits = _complete_splits(given, notes, seed, by_first_text=head == "relevance")
+    splits = complete_splits(given, notes, seed, by_first_text=head == "relevance")
     if head == "labels":
         notes += _check_splits(splits, names, source, multi_label)
     else:
@@ -137,7 +141,9 @@ def _build(
     counted = DataSummary(
         source, columns.roles(), {}, {}, {}, {}, 0, 0, dropped, tuple(notes), train.format, multi_label
     )
-    return describe(Dataset(splits["train"], splits["validation"], splits["test"], names, problem, counted))
+    whole = describe(Dataset(splits["train"], splits["validation"], splits["test"], names, problem, counted))
+    new_names = options.get("label_map") or {}
+    return with_new_labels(whole, {old: new for old, new in new_names.items() if old not in merged})
 
 
 def _with_labels(
@@ -146,11 +152,12 @@ def _with_labels(
     columns: Columns,
     options: DataOptions,
     source: str,
+    merged: Mapping[str, str],
     *,
     multi_label: bool,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Return the splits with the indices of their labels, and the names of the labels."""
-    declared = tuple(dict.fromkeys(name for read in sets.values() for name in read.declared))
+    declared = dict.fromkeys(name for read in sets.values() for name in read.declared if name not in merged)
     names = label_names(
         [label for rows in parts.values() for label in rows.labels],
         source,
@@ -169,6 +176,37 @@ def _with_labels(
         for name, rows in parts.items()
     }
     return given, names
+
+
+def _with_one_name_each(
+    parts: dict[str, _Rows], sets: Mapping[str, LabelSets], new_names: Mapping[str, str], notes: list[str]
+) -> tuple[dict[str, _Rows], dict[str, str]]:
+    """Return the rows with one name for each label, and the other names; notes say which labels look alike."""
+    counts = Counter(name for rows in parts.values() for row in rows.labels for name in row)
+    declared = {name for read in sets.values() for name in read.declared}
+    merged = merged_names({*counts, *declared}, {old: new.strip() for old, new in new_names.items()})
+    if merged:
+        notes.append(
+            "one label under several names: " + ", ".join(f"{old} = {new}" for old, new in sorted(merged.items()))
+        )
+
+        parts = {split: _merged(rows, merged) for split, rows in parts.items()}
+    notes += notes_on_names({name: count for name, count in counts.items() if name not in {*merged, *new_names}})
+    return parts, merged
+
+
+def _merged(rows: _Rows, merged: Mapping[str, str]) -> _Rows:
+    def sums(row: Probabilities) -> Probabilities:
+        total: dict[str, float] = {}
+        for name, value in row.items():
+            total[merged.get(name, name)] = total.get(merged.get(name, name), 0.0) + value
+        return total
+
+    return replace(
+        rows,
+        labels=[tuple(dict.fromkeys(merged.get(name, name) for name in row)) for row in rows.labels],
+        probabilities=None if rows.probabilities is None else [sums(row) for row in rows.probabilities],
+    )
 
 
 def _with_numbers(parts: Mapping[str, _Rows], head: Head, source: str, notes: list[str]) -> dict[str, Split]:
@@ -237,40 +275,6 @@ def _usable_rows(table: Table, columns: Columns, sets: LabelSets, source: str) -
     )
 
 
-def _complete_splits(
-    given: Mapping[str, Split], notes: list[str], seed: int, *, by_first_text: bool
-) -> dict[str, Split]:
-    """Carve the missing splits out of train. A validation split without a test split becomes the test split.
-
-    With `by_first_text` all documents of a query are in one split.
-    """
-    splits = dict(given)
-    if "validation" in splits and "test" not in splits:
-        splits["test"] = splits.pop("validation")
-        notes.append(
-            "no test split: the validation split is used as the test split, and a tenth of train as validation"
-        )
-    notes.extend(_leaks(splits))
-    missing = [name for name in ("validation", "test") if name not in splits]
-    if missing:
-        splits |= carve(splits["train"], missing, seed=seed, by_first_text=by_first_text)
-    return splits
-
-
-def _leaks(given: Mapping[str, Split]) -> Iterator[str]:
-    """Describe texts that given splits share. The splits stay unchanged, as published results use all of their rows."""
-    for name, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
-        if name in given and earlier in given:
-            known = set(given[earlier].duplicate_keys())
-            shared = sum(key in known for key in given[name].duplicate_keys())
-            total = len(given[name])
-            if shared:
-                yield (
-                    f"{shared:,} of {total:,} {name} rows ({100 * shared / total:.3g} %) have a text that is also in "
-                    f"{earlier}, so the {name} scores are too optimistic; remove those texts from {earlier}"
-                )
-
-
 def _check_no_split_is_empty(splits: Mapping[str, Split], source: str) -> None:
     for name, split in splits.items():
         if not len(split):
@@ -293,7 +297,7 @@ def _check_splits(splits: Mapping[str, Split], names: tuple[str, ...], source: s
                 continue
             raise DataError(
                 f"{source}: the label {name!r} does not occur in the train split, but in {where}, so it cannot be "
-                "learned. Add rows with it to train, or remove those rows."
+                f"learned. Add rows with it to train, or remove those rows.{way_out(name, names)}"
             )
     if not unseen:
         return []

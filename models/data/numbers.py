@@ -1,6 +1,7 @@
 """One number for each row instead of labels: measurements, or the relevance of a document to a query."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ MAX_FRACTIONAL_LABELS: Final = 20
 NAMES: Final = {"number": "score", "relevance": "relevance"}
 # A standard deviation outside of these is learned slowly or not at all with usual learning rates.
 USUAL_SPREAD: Final = (0.05, 20.0)
+DECIMAL_COMMA: Final = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+")
 
 
 def choose_head(table: Table, columns: Columns, options: DataOptions, notes: list[str]) -> Head:
@@ -35,6 +37,7 @@ def choose_head(table: Table, columns: Columns, options: DataOptions, notes: lis
                     "(detected; use --head relevance to rank documents for a query, --head labels for classes)"
                 )
                 return "number"
+            notes += _note_on_fractions(values, columns.labels[0])
         return "labels"
     if len(columns.labels) > 1 or options.get("multi_label") or options.get("label_separator"):
         raise DataError(
@@ -56,12 +59,12 @@ def numbers(values: Iterable[Any], column: str, source: str) -> list[float | Non
         DataError: a cell is not a finite number.
     """
     read: list[float | None] = []
-    for row, value in enumerate(values, 1):
+    for row, value in enumerate(_with_decimal_points(list(values)), 1):
         number = _number(value)
         if number is None and not _missing(value):
             raise DataError(
                 f"{source}: column {column!r} holds {str(value)[:60]!r} in row {row}, which is not a finite number. "
-                "Remove the row, or use --head labels."
+                "Write plain numbers such as 12.5, without signs or units; or remove the row, or use --head labels."
             )
         read.append(number)
     return read
@@ -104,12 +107,41 @@ def _are_measurements(values: Sequence[Any], *, named: bool) -> bool:
 
     A column that the user has named may have any number of whole numbers as classes.
     """
-    cells = [value for value in values if not _missing(value)]
+    cells = _comparable(values)
     if any(isinstance(value, bool) or _number(value) is None for value in cells):
         return False
     distinct = {_number(value) or 0.0 for value in cells}
     fractional = any(number != int(number) for number in distinct)
     return (fractional and len(distinct) > MAX_FRACTIONAL_LABELS) or (not named and len(distinct) > MAX_LABELS)
+
+
+def _comparable(values: Sequence[Any]) -> Sequence[Any]:
+    """Return the cells that are not empty. Commas are decimal if every cell has one: else 2,27 may be two labels."""
+    cells = [value for value in values if not _missing(value)]
+    return _with_decimal_points(cells) if all(isinstance(cell, str) and "," in cell for cell in cells) else cells
+
+
+def _with_decimal_points(values: Sequence[Any]) -> Sequence[Any]:
+    """Return the cells with a point in place of decimal commas, unless these may separate thousands, as in 1,234."""
+    commas = [value.strip() for value in values if isinstance(value, str) and "," in value]
+    if not commas or not all(map(DECIMAL_COMMA.fullmatch, commas)):
+        return values
+    if all(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", cell) for cell in commas):
+        return values
+    points = [value for value in values if isinstance(value, str) and "," not in value and "." in value]
+    return values if points else [_with_point(value) if isinstance(value, str) else value for value in values]
+
+
+def _with_point(cell: str) -> str:
+    return cell.replace(".", "").replace(",", ".") if "," in cell else cell
+
+
+def _note_on_fractions(values: Sequence[Any], column: str) -> list[str]:
+    numbers = [_number(value) for value in _comparable(values)]
+    fractions = [number for number in numbers if number is not None and number != int(number)]
+    if None in numbers or not fractions:
+        return []
+    return [f"the classes of {column!r} are numbers such as {fractions[0]:g}: use --head number to predict a number"]
 
 
 def _missing(value: Any) -> bool:

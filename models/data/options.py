@@ -1,6 +1,6 @@
 """Options of labelled text, as users give them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 Head = Literal["labels", "number", "relevance"]
@@ -17,6 +17,8 @@ class DataOptions(TypedDict, total=False):
     """Column of the label; several hold 0 or 1 for one label each."""
     label_separator: str | None
     """Separator of several labels in one cell."""
+    label_map: Mapping[str, str] | None
+    """New names of labels by the old ones. A new name that another label has makes them one."""
     multi_label: bool | None
     """True if a row can have several labels."""
     head: Head | None
@@ -24,7 +26,7 @@ class DataOptions(TypedDict, total=False):
     header: bool | None
     """True if the first row of a CSV file names its columns."""
     delimiter: str | None
-    """Character between the fields of a CSV file, or its name: tab, space, comma, semicolon or pipe."""
+    """Characters between the fields of a CSV file, or their name: tab, space, comma, semicolon or pipe."""
     quote: str | None
     """Character around the fields of a CSV file, or "none"."""
     escape: str | None

@@ -1,7 +1,7 @@
 """Seeded, stratified train, validation and test splits that keep duplicate texts in one split."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,3 +126,37 @@ def _numbered(values: Sequence[Any]) -> np.ndarray:
     """Return each value's number in the order of first occurrence."""
     numbers: dict[Any, int] = {}
     return np.asarray([numbers.setdefault(value, len(numbers)) for value in values])
+
+
+def complete_splits(
+    given: Mapping[str, Split], notes: list[str], seed: int, *, by_first_text: bool
+) -> dict[str, Split]:
+    """Carve the missing splits out of train. A validation split without a test split becomes the test split.
+
+    With `by_first_text` all documents of a query are in one split.
+    """
+    splits = dict(given)
+    if "validation" in splits and "test" not in splits:
+        splits["test"] = splits.pop("validation")
+        notes.append(
+            "no test split: the validation split is used as the test split, and a tenth of train as validation"
+        )
+    notes.extend(_leaks(splits))
+    missing = [name for name in ("validation", "test") if name not in splits]
+    if missing:
+        splits |= carve(splits["train"], missing, seed=seed, by_first_text=by_first_text)
+    return splits
+
+
+def _leaks(given: Mapping[str, Split]) -> Iterator[str]:
+    """Describe texts that given splits share. The splits stay unchanged, as published results use all of their rows."""
+    for name, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        if name in given and earlier in given:
+            known = set(given[earlier].duplicate_keys())
+            shared = sum(key in known for key in given[name].duplicate_keys())
+            total = len(given[name])
+            if shared:
+                yield (
+                    f"{shared:,} of {total:,} {name} rows ({100 * shared / total:.3g} %) have a text that is also in "
+                    f"{earlier}, so the {name} scores are too optimistic; remove those texts from {earlier}"
+                )

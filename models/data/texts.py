@@ -1,10 +1,14 @@
 """The texts of a table's rows."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sparserve.models.data.label_map import MISSING_WORDS
 from sparserve.models.data.tables.table import Table
 from sparserve.models.errors import DataError
+
+C1_CONTROL = re.compile("[\x80-\x84\x86-\x9f]")  # all but NEL, which ends lines
 
 
 def row_texts(table: Table, columns: Sequence[str], source: str) -> list[str | None]:
@@ -21,12 +25,15 @@ def row_texts(table: Table, columns: Sequence[str], source: str) -> list[str | N
 
 def damage(texts: Iterable[str]) -> list[str]:
     """Return notes on texts that were decoded wrongly before they were written to the file."""
-    replaced, twice, example = 0, 0, ""
+    replaced, twice, controls, blank, example = 0, 0, 0, 0, ""
     for text in texts:
+        blank += text.casefold() in MISSING_WORDS
         if "\ufffd" in text:
             replaced += 1
         elif not text.isascii() and _is_decoded_twice(text):
             twice, example = twice + 1, example or text
+        elif not text.isascii() and C1_CONTROL.search(text):
+            controls += 1
     notes = []
     if replaced:
         notes.append(f"{replaced:,} texts have the character U+FFFD, which stands for one that could not be decoded")
@@ -35,14 +42,26 @@ def damage(texts: Iterable[str]) -> list[str]:
             f"{twice:,} texts look like UTF-8 that was read as Windows-1252, such as {example[:40]!r}; write the file "
             "again in UTF-8"
         )
+    if controls:
+        notes.append(
+            f"{controls:,} texts have control characters that Windows-1252 has letters and quotes for; use --encoding "
+            "windows-1252"
+        )
+    if blank:
+        notes.append(f"{blank:,} texts are only a word for a missing value, such as nan or NULL; remove these rows")
     return notes
 
 
 def _is_decoded_twice(text: str) -> bool:
     try:
-        return text.encode("cp1252").decode("utf-8") != text
+        # What Windows-1252 lacks is kept as it is by many programs, as Latin-1 does.
+        return b"".join(map(_as_byte, text)).decode("utf-8") != text
     except ValueError:
         return False
+
+
+def _as_byte(character: str) -> bytes:
+    return character.encode("latin-1" if character < "\xa0" else "cp1252")
 
 
 def _clean(value: Any, column: str, row: int, source: str) -> str | None:

@@ -21,7 +21,7 @@ from sparserve.models.distributed import count, uses_gpu
 from sparserve.models.encoders.adapters import is_adapter, merge_adapter
 from sparserve.models.encoders.any_classifier import AnyClassifier, resolve_classifier
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
-from sparserve.models.errors import CheckpointError, DataError, InputError
+from sparserve.models.errors import CheckpointError, InputError
 from sparserve.models.files import write_atomically
 from sparserve.models.pipeline.default_variant import choice_steps
 from sparserve.models.pipeline.estimate import duration, measure_costs
@@ -63,7 +63,6 @@ class CompressOptions:
     teacher: str | None
     overrides: Mapping[str, Any]
     data_options: DataOptions
-    label_map: Mapping[str, str]
     splits: Mapping[str, Path]
     seed: int
     threads: int | None
@@ -158,7 +157,6 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
         cache=downloads,
         **options.data_options,
     )
-    dataset = with_new_labels(dataset, options.label_map)
     for line in dataset.summary.lines():
         reporter.say(line)
     reporter.result("data", {"digest": dataset.digest, "labels": list(dataset.label_names)})
@@ -241,24 +239,6 @@ def _match_labels(teacher: Checkpoint, dataset: Dataset, reporter: Reporter) -> 
     for note in assumptions(teacher, dataset):
         reporter.say(f"  note: {note}")
     return with_label_order(dataset, names)
-
-
-def with_new_labels(dataset: Dataset, new_names: Mapping[str, str]) -> Dataset:
-    """Return the same data with some of its labels renamed.
-
-    Raises:
-        DataError: one of the old names is no label of the data, or two labels would have the same name.
-    """
-    for old in new_names:
-        if old not in dataset.label_names:
-            raise DataError(
-                f"--label-map: the data has no label {old!r}. Its labels: {', '.join(dataset.label_names)}."
-            )
-    names = tuple(new_names.get(name, name).strip() for name in dataset.label_names)
-    if len(set(names)) < len(names) or not all(names):
-        raise DataError(f"--label-map: the labels would be {', '.join(names)}. Give each of them another name.")
-    counts = dict(zip(names, dataset.summary.labels.values(), strict=True))
-    return replace(dataset, label_names=names, summary=replace(dataset.summary, labels=counts))
 
 
 def with_label_order(dataset: Dataset, names: tuple[str, ...]) -> Dataset:

@@ -90,7 +90,7 @@ def compress(
         list[str] | None,
         typer.Option(
             metavar="OLD=NEW",
-            help="Rename a label of the data, such as 0=negative. May be repeated.",
+            help="Rename a label of the data, such as 0=negative, or make it one with another. May be repeated.",
             rich_help_panel=DATA,
         ),
     ] = None,

@@ -30,7 +30,7 @@ HeaderOption = Annotated[
 DelimiterOption = Annotated[
     str | None,
     typer.Option(
-        help="Character between the fields of a CSV file, or tab, space, semicolon, pipe. Default: detected.",
+        help="Characters between the fields of a CSV file, or tab, space, semicolon, pipe. Default: detected.",
         rich_help_panel=DATA,
     ),
 ]

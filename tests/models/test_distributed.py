@@ -63,7 +63,6 @@ def train_both(checkpoint: Any, folder: Path, overrides: Any = None) -> Any:
         teacher=None,
         overrides=overrides or {},
         data_options={},
-        label_map={},
         splits={},
         seed=0,
         threads=1,

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from sparserve.models.data.sources.split_files import SPLIT_NAMES
 from sparserve.models.data.tables.arrow import with_class_names
-from sparserve.models.data.tables.table import Table
+from sparserve.models.data.tables.table import SPLIT_NAMES, Table
 from sparserve.models.errors import DataError, EnvironmentFault
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sparserve.models.data.defaults import MOVIE_SENTENCES, movie_sentences
+from sparserve.models.data.sources.class_folders import find_class_folders, read_class_folders
 from sparserve.models.data.sources.hub import read_hub_dataset
 from sparserve.models.data.sources.split_column import by_split_column
 from sparserve.models.data.sources.split_files import exists, find_splits, is_pattern, read_files, siblings
@@ -34,6 +35,8 @@ def read_tables(source: str | Path, options: ReadOptions, *, cache: Path) -> tup
         return {"train": read_table(movie_sentences(cache))}, []
     if is_hub_id(name):
         return read_hub_dataset(name.removeprefix(HUB)), []
+    if folders := find_class_folders(name):
+        return read_class_folders(folders, options)
     splits, notes = find_splits(name)
     tables = {split: read_files(files, options) for split, files in splits.items()}
     if list(splits) == ["train"]:

@@ -4,8 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from sparserve.models.data.sources.split_files import SPLIT_NAMES, split_named
-from sparserve.models.data.tables.table import Table
+from sparserve.models.data.tables.table import SPLIT_NAMES, Table, split_named
 
 COLUMN_NAMES = ("split", "dataset_split", "data_split", "set", "subset", "partition", "fold")
 

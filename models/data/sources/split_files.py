@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from sparserve.models.data.tables.reading import data_suffix, read_table
-from sparserve.models.data.tables.table import ReadOptions, Table
+from sparserve.models.data.tables.table import SPLIT_NAMES, ReadOptions, Table, split_named
 from sparserve.models.errors import DataError
 
-# Names of the splits in file names, columns and Hub data sets, in order of preference.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "dev", "val", "eval"),
-    "test": ("test", "testing"),
-}
 MAX_DEPTH = 3
 # Descriptions that the library `datasets` and hubs store beside the data.
 DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
-_SHARD = re.compile(r"(?P<name>.*?)[-_. ]?(?P<number>\d+)(?:[-_. ]?of[-_. ]?(?P<total>\d+))?(?:[-_][0-9a-f]{8,})?")
+# The end of Spark's names, such as -c1d2e3f4-...-c000.snappy
+_SPARK = (
+    r"(?:(?:-tid-\d+)?-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:-\d+)?(?:[-.]c\d+)?)?(?:\.(?:snappy|gz|zstd|lz4))?"
+)
+_SHARD = re.compile(
+    r"(?P<name>.*?)[-_. ]?(?P<number>\d+)(?:[-_. ]?of[-_. ]?(?P<total>\d+))?(?:[-_][0-9a-f]{8,})?" + _SPARK
+)
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,6 @@ class _File:
     split: str | None
     rank: int
     """0: named after the split; 1: a shard so named, or in a folder; 2: in a folder so named; 3: has it as a word."""
-
-
-def split_named(name: str) -> str | None:
-    """Return the split that a word names, if any."""
-    return next((split for split, names in SPLIT_NAMES.items() if name.casefold() in names), None)
 
 
 def exists(source: str) -> bool:
@@ -56,6 +52,8 @@ def find_splits(source: str) -> tuple[dict[str, list[Path]], list[str]]:
     Raises:
         DataError: there is no training file, or several that do not belong together.
     """
+    if _URL.match(source) and not exists(source):
+        raise DataError(f"{source} is an address, and only local files are read. Download it, and give the file.")
     if is_pattern(source):
         paths = [Path(path) for path in sorted(glob.glob(source, recursive=True)) if os.path.isfile(path)]
         if not paths:
@@ -175,6 +173,11 @@ def _shards(source: str, split: str, files: Sequence[_File]) -> list[Path]:
     names = ", ".join(path.name for path in paths[:3])
     if len({path.parent for path in paths}) > 1:
         folders = ", ".join(sorted({str(path.parent) for path in paths})[:5])
+        if all("=" in path.parent.name for path in paths):
+            raise DataError(
+                f"{source} is partitioned by a column whose values are names of folders ({folders}). Write it again "
+                "with that column in the files."
+            )
         raise DataError(f"{source} has several data sets, in {folders}. Name one of these folders.")
     if len({file.suffix for file in files}) > 1 or _are_unrelated(files):
         raise DataError(

@@ -69,7 +69,7 @@ def _values(column: Any) -> list[Any]:
     import pyarrow
 
     try:
-        return list(column.to_pylist())
+        return list(column.to_pylist(maps_as_pydicts="lossy"))
     except (pyarrow.ArrowException, ValueError, OverflowError):
         # Times finer than Python's, or out of its range.
         return list(column.cast(pyarrow.string()).to_pylist())

@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -25,7 +26,7 @@ BYTE_ORDER_MARKS = (
 WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 # Encodings of Japanese, Chinese and Korean that switch between character sets by ASCII sequences: valid UTF-8.
 SHIFTS = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$", "iso2022_jp"), (b"~{", "hz"))
-UTF_7 = re.compile(rb"\+[A-Za-z0-9+/]{3,}-")
+UTF_7 = re.compile(rb"\+[A-Za-z0-9+/]{3,}(?:-|(?=[^A-Za-z0-9+/]))")
 SAMPLE_BYTES = 1 << 18
 MAX_NUL_SHARE = 0.02
 """Largest share of NUL among the characters of a text; binary files have more."""
@@ -42,6 +43,15 @@ FOREIGN = (
     (b"\x80\x05", "is a pickle, which can run code when loaded: write the data as CSV, JSON lines or Parquet"),
     (b"%PDF-", "is a PDF: give a table of texts and labels as CSV"),
     (b"7z\xbc\xaf", "is a 7z archive: unpack it"),
+    (b"PK\x05\x06", "is a zip archive without files"),
+    (b"\x04\x22\x4d\x18", "is compressed by LZ4: unpack it"),
+    (b"\x93NUMPY", "is an array of NumPy: write the data as CSV, JSON lines or Parquet"),
+    (b"\x89HDF", "is an HDF5 file: write the data as CSV, JSON lines or Parquet"),
+    (b"ORC", "is an ORC file: convert it to Parquet"),
+    (b"RDX", "is a file of R: write the data with write.csv"),
+    (b"X\n\x00\x00\x00", "is a file of R: write the data with write.csv"),
+    (b"$FL", "is a file of SPSS: export the table as CSV"),
+    (b"<stata_dta>", "is a file of Stata: export the table as CSV"),
     (b"Rar!\x1a", "is a RAR archive: unpack it"),
 )
 _WAY_OUT = "Give CSV, JSON lines or Parquet, or name the encoding of a text with --encoding."
@@ -164,7 +174,8 @@ def _disguised(content: bytes) -> str | None:
                 return name
     if len(UTF_7.findall(sample)) > 2 and sample.isascii():
         with contextlib.suppress(ValueError):
-            if all(character.isalpha() for character in content.decode("utf-7") if not character.isascii()):
+            others = [character for character in content.decode("utf-7") if not character.isascii()]
+            if all(character.isalpha() or unicodedata.category(character)[0] in "PS" for character in others):
                 return "utf-7"
     return None
 
@@ -184,7 +195,9 @@ def _gunzip(content: bytes, path: Path) -> bytes:
 def _unzip(content: bytes, path: Path) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [
-            entry.filename for entry in archive.infolist() if not entry.is_dir() and "__MACOSX" not in entry.filename
+            entry.filename
+            for entry in archive.infolist()
+            if not entry.is_dir() and not re.search(r"(^|/)(__MACOSX/|\.[^/]*$)", entry.filename)
         ]
         if "[Content_Types].xml" in names or "mimetype" in names:
             raise DataError(f"{path} is a workbook or document. Save the table as CSV.")

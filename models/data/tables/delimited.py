@@ -3,19 +3,20 @@
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sparserve.models.data.tables.dialect import Dialect, candidates, is_comment, usual_width
+from sparserve.models.data.tables.dialect import SPELLED, Dialect, candidates, is_comment, usual_width
+from sparserve.models.data.tables.header import RULE, Rows, with_names, with_row_names
 from sparserve.models.data.tables.table import KNOWN_NAMES, ReadOptions, Table
-from sparserve.models.errors import DataError
+from sparserve.models.errors import DataError, InputError
 
 # Python's limit is 131,072 characters per field. Longer texts are valid: the tokenizer truncates them.
 csv.field_size_limit(2**30)
 TSV_SUFFIXES = (".tsv", ".tab")
 MAX_HEAD_LINES = 30
-Rows = list[list[str]]
+SEVERAL = "\x1f"  # in place of a delimiter of several characters
 
 
 def read_delimited(path: Path, text: str, options: ReadOptions) -> Table:
@@ -25,12 +26,14 @@ def read_delimited(path: Path, text: str, options: ReadOptions) -> Table:
         DataError: a row has another number of fields, a quoted field does not end, or two columns have one name.
         InputError: an option of the dialect is not a single character.
     """
-    text = text.rstrip("\x1a")  # the end of a file under DOS
+    text = text.rstrip("\x1a\0")  # the end of a file under DOS, or space that was reserved and never written
     first, _, rest = text.partition("\n")
     # Excel names the delimiter in a first line that is not data.
-    declared = re.fullmatch(r"sep=([,;|\t])\r?", first)
+    declared = re.fullmatch(r'"?sep=([,;|\t])"?\r?', first, re.IGNORECASE)
     if declared and options.delimiter is None:
         text, options = f"\n{rest}", replace(options, delimiter=declared[1])
+    if len(options.delimiter or "") > 1 and (options.delimiter or "").lower() not in SPELLED:
+        return _read_split(path, text, options)
     usual = "\t" if any(suffix.lower() in TSV_SUFFIXES for suffix in path.suffixes) else ","
     notes: list[str] = []
     dialects = candidates(text, options, usual=usual)
@@ -39,14 +42,26 @@ def read_delimited(path: Path, text: str, options: ReadOptions) -> Table:
         return Table({})
     if dialect.delimiter != usual and declared is None and options.delimiter is None:
         notes.append(f"fields are separated by {dialect.delimiter!r} (detected; use --delimiter to choose another)")
-    header = _looks_like_header(rows, options.expected) if options.header is None else options.header
-    # A table that was saved with its row index has a column without a name.
-    names = [(name.strip(" \t\r\n\ufeff") if header else "") or f"column {i}" for i, name in enumerate(rows[0], 1)]
-    if len(set(names)) != len(names):
-        raise DataError(f"{path}: two columns have the same name. Columns: {', '.join(names)}. Rename one of them.")
-    body = rows[1:] if header else rows
-    columns = {name: [row[i] for row in body] for i, name in enumerate(names)}
-    return Table(columns, named=header, format=f"CSV, {dialect}", notes=tuple(notes))
+    table = with_names(str(path), rows, header=options.header, expected=options.expected)
+    columns = {name: [row[i] for row in table.rows] for i, name in enumerate(table.names)}
+    return Table(columns, named=table.named, format=f"CSV, {dialect}", notes=(*notes, *table.notes))
+
+
+def _read_split(path: Path, text: str, options: ReadOptions) -> Table:
+    """Return the table of a text whose delimiter has several characters. Such files have no quotes."""
+    delimiter = options.delimiter or ""
+    if options.quote is not None or options.escape is not None:
+        raise InputError("--delimiter of several characters takes neither --quote nor --escape.")
+    notes: list[str] = []
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    single = "\n".join(line.replace(delimiter, SEVERAL) for line in lines)
+    rows = _rows(path, single, Dialect(SEVERAL, None), notes)
+    if not rows:
+        return Table({})
+    table = with_names(str(path), rows, header=options.header, expected=options.expected)
+    columns = {name: [row[i] for row in table.rows] for i, name in enumerate(table.names)}
+    form = f"CSV, delimiter {delimiter!r}, no quotes"
+    return Table(columns, named=table.named, format=form, notes=(*notes, *table.notes))
 
 
 def _read_with_first_that_fits(
@@ -57,7 +72,8 @@ def _read_with_first_that_fits(
     for dialect in dialects:
         body, comments = _without_comments(text, dialect)
         try:
-            rows = _rows(path, body, dialect)
+            faults: list[str] = []
+            rows = _rows(path, body, dialect, faults)
         except DataError as fault:
             error = error or fault
             continue
@@ -65,6 +81,7 @@ def _read_with_first_that_fits(
             notes.append(
                 f"skipped at the head of the file, as comments or title: {comments} line{'s' * (comments > 1)}"
             )
+        notes += faults
         if error is not None:
             how = "characters like any other" if dialect.quote is None else f"escaped by {dialect.escape}"
             notes.append(f"quotes are {how}, as they are not written twice (detected; use --quote and --escape)")
@@ -101,8 +118,8 @@ def _lenient(text: str, dialect: Dialect) -> Iterator[list[str]]:
     return dialect.records(io.StringIO(text, newline=""), strict=False)
 
 
-def _rows(path: Path, text: str, dialect: Dialect) -> Rows:
-    """Return the rows, all of the same length, without blank ones."""
+def _rows(path: Path, text: str, dialect: Dialect, notes: list[str]) -> Rows:
+    """Return the rows, all of the same length, without blank ones; notes say which line was no row."""
     reader = dialect.records(io.StringIO(text, newline=""), strict=True)
     numbered: list[tuple[int, list[str]]] = []
     try:
@@ -115,12 +132,27 @@ def _rows(path: Path, text: str, dialect: Dialect) -> Rows:
             "quotes within it twice; or use --quote none, or --escape '\\', if the file is written so."
         ) from error
     width = usual_width(row for _, row in numbered)
+    if width == 1 and (line := next((line for line, row in numbered if len(row) > 1), None)):
+        raise DataError(
+            f"{path}, line {line}: several fields, but most lines have one: no usual delimiter splits them into "
+            f"columns ({dialect}). Quote texts that contain the delimiter, or name another one with --delimiter, such "
+            "as space or ' ::: '."
+        )
+    named = with_row_names([row for _, row in numbered])
+    if named is not None:
+        notes.append("the header has one name fewer than the rows have fields, so the first column names the rows")
+        return named
     rows = []
     for line, row in numbered:
         if len(row) != width and not any(field.strip() for field in row):
             continue
         if len(row) > width and not any(field.strip() for field in row[width:]):
             row = row[:width]  # delimiters at the end of a line
+        if len(row) == 1 < width and all(map(RULE.fullmatch, row)):
+            continue
+        if len(row) == 1 < width and line == numbered[-1][0]:
+            notes.append(f"the last line is no row and left out: {row[0].strip()[:60]!r}")
+            continue
         if len(row) != width:
             raise DataError(
                 f"{path}, line {line}: {len(row)} field{'s' * (len(row) > 1)}, but most rows have {width} ({dialect}). "
@@ -129,30 +161,3 @@ def _rows(path: Path, text: str, dialect: Dialect) -> Rows:
             )
         rows.append(row)
     return rows
-
-
-def _looks_like_header(rows: Rows, expected: Collection[str]) -> bool:
-    """Return True if the first row holds column names.
-
-    One known or expected name that does not occur again in its column is enough. Else every field must look like a
-    name: short, not a number, and not repeated in its column.
-    """
-    first, body = [name.strip() for name in rows[0]], rows[1:2001]
-    if not body:
-        return False
-    unique = [all(row[index].strip() != name for row in body) for index, name in enumerate(first)]
-    if any(
-        once and (name in expected or name.casefold() in KNOWN_NAMES) for name, once in zip(first, unique, strict=True)
-    ):
-        return True
-    return all(unique) and all(
-        name and len(name) <= 40 and len(name.split()) <= 4 and not _is_number(name) for name in first
-    )
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ SPELLED = {
     "tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|", "bar": "|", "backslash": "\\",
 }  # fmt: skip
 COMMENTS = ("#", "//", "%", "--")
+QUOTED_WORDS = re.compile(r'"[^"\n]*"(?: "[^"\n]*")+\r?\n')  # a header as R's write.table writes it
 SAMPLE_RECORDS = 100
 SAMPLE_CHARACTERS = 1 << 18
 
@@ -78,6 +80,8 @@ def candidates(text: str, options: ReadOptions, *, usual: str) -> list[Dialect]:
     """
     delimiter, quote, escape = _given(options)
     sample = _sample(text)
+    if delimiter is None and options.quote is None and QUOTED_WORDS.match(sample):
+        delimiter = " "
     if delimiter is None:
         quotes = [quote] if options.quote is not None or escape is not None else ['"', "'", None]
         delimiter = _best_delimiter(sample, quotes, escape, usual)

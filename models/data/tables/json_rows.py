@@ -1,11 +1,13 @@
 """JSON files: lines of objects, an array of objects, or an object of columns."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparserve.models.data.tables.table import KNOWN_NAMES, Table
+from sparserve.models.data.tables.annotations import plain_rows
+from sparserve.models.data.tables.table import KNOWN_NAMES, Table, split_named
 from sparserve.models.errors import DataError
 
 _EXAMPLE = '{"text": ..., "label": ...}'
@@ -79,7 +81,11 @@ def _from_object(path: Path, whole: dict[str, Any]) -> Table:
         names = [str(name) for name in whole["columns"]]
         rows = [dict(zip(names, row, strict=False)) if isinstance(row, list) else row for row in whole["data"]]
         return _table(path, enumerate(rows, 1), "JSON object of rows", where="row")
+    if isinstance(whole.get("train"), list):
+        return _from_splits(path, whole)
     values = list(whole.values())
+    if len(values) == 1 and isinstance(values[0], dict) and any(isinstance(one, list) for one in values[0].values()):
+        return _from_object(path, values[0])
     lists_only = bool(values) and all(isinstance(value, list) for value in values)
     rows_only = lists_only and all(isinstance(row, dict) for value in values for row in value)
     if lists_only and not rows_only and len({*map(len, values)}) == 1:
@@ -98,14 +104,49 @@ def _from_object(path: Path, whole: dict[str, Any]) -> Table:
     )
 
 
-def _table(path: Path, rows: Iterable[tuple[int, Any]], form: str, *, where: str = "line") -> Table:
-    columns: dict[str, list[Any]] = {}
-    for count, (number, row) in enumerate(rows):
+def _from_splits(path: Path, whole: dict[str, Any]) -> Table:
+    """Return the rows of an object that has a list of them for each split, with the split as a column."""
+    rows: list[Any] = []
+    unused = []
+    for name, values in whole.items():
+        split = split_named(name)
+        if split is None or not isinstance(values, list):
+            unused.append(name)
+        elif all(isinstance(row, dict) for row in values):
+            rows += [{**row, "split": split} for row in values]
+        else:
+            rows += [[*row, split] if isinstance(row, list) else row for row in values]
+    table = _table(path, enumerate(rows, 1), "JSON object with a list of rows for each split", where="row")
+    if not table.named:
+        table = replace(
+            table, columns=dict(zip((*list(table.columns)[:-1], "split"), table.columns.values(), strict=True))
+        )
+    notes = (f"not used: {', '.join(unused[:5])}",) if unused else ()
+    return replace(table, notes=(*table.notes, *notes))
+
+
+def _from_arrays(rows: Sequence[list[Any]], form: str) -> Table:
+    """Return the table of rows without names; a first row with a usual name has the names."""
+    header = any(isinstance(name, str) and name.strip().casefold() in KNOWN_NAMES for name in rows[0])
+    names = [str(name) if header else f"column {place}" for place, name in enumerate(rows[0], 1)]
+    columns = {name: [row[place] for row in rows[header:]] for place, name in enumerate(names)}
+    return Table(columns, named=header, format=f"{form}, a row is an array")
+
+
+def _table(path: Path, numbered: Iterable[tuple[int, Any]], form: str, *, where: str = "line") -> Table:
+    pairs = list(numbered)
+    values = [row for _, row in pairs]
+    if pairs and all(isinstance(row, list) and len(row) == len(values[0]) > 1 for row in values):
+        return _from_arrays(values, form)
+    for number, row in pairs:
         if not isinstance(row, dict):
             raise DataError(f"{path}, {where} {number} is not a JSON object. Every {where} must be like {_EXAMPLE}.")
+    rows, notes = plain_rows(values)
+    columns: dict[str, list[Any]] = {}
+    for count, row in enumerate(rows):
         for name, value in row.items():
             columns.setdefault(name, [None] * count).append(value)
         for values in columns.values():
             if len(values) <= count:
                 values.append(None)
-    return Table(columns, format=form)
+    return Table(columns, format=form, notes=notes)

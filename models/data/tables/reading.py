@@ -13,6 +13,7 @@ from sparserve.models.errors import DataError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TEXT_SUFFIX = ".txt"
+FASTTEXT = "__label__"
 SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".tab", TEXT_SUFFIX, ".parquet", ".arrow", ".feather")
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _COLUMN_NAME = re.compile(r"[\w.-]{1,40}")
@@ -55,6 +56,8 @@ def _read(path: Path, options: ReadOptions) -> Table:
     named_json = any(suffix.lower() in JSON_SUFFIXES for suffix in path.suffixes)
     if options.delimiter is None and (looks_like_json(text) or (named_json and text.strip())):
         table = _with_unused(read_json(path, text), options)
+    elif options.delimiter is None and text.lstrip().startswith(FASTTEXT):
+        table = _fasttext(text)
     elif options.lines and (data_suffix(path.name) or "").startswith(TEXT_SUFFIX) and not _is_table(text, options):
         table = _with_unused(_lines(text), options)
     else:
@@ -69,6 +72,20 @@ def _is_table(text: str, options: ReadOptions) -> bool:
     names = [name.strip(" \"'\r") for name in re.split(r"[,;|\t]", text.partition("\n")[0])]
     known = any(name.casefold() in KNOWN_NAMES for name in names) and all(map(_COLUMN_NAME.fullmatch, names))
     return len(names) > 1 and (known or any(name in options.expected for name in names))
+
+
+def _fasttext(text: str) -> Table:
+    """Return the table of lines as fastText reads them: labels that begin with `__label__`, then the text."""
+    labels: list[list[str]] = []
+    texts = []
+    for line in filter(str.strip, text.splitlines()):
+        words = line.split()
+        chosen = [word.removeprefix(FASTTEXT) for word in words if word.startswith(FASTTEXT)]
+        labels.append([label.strip(",") for label in chosen])
+        texts.append(" ".join(word for word in words if not word.startswith(FASTTEXT)).lstrip(", "))
+    single = all(len(row) < 2 for row in labels)
+    cells = [row[0] if row else None for row in labels] if single else labels
+    return Table({"text": texts, "label": cells}, format="lines of fastText")
 
 
 def _lines(text: str) -> Table:

@@ -1,7 +1,7 @@
 """A table of labelled text, and the usual names of its columns."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Usual names of such columns, the most likely first.
@@ -16,7 +16,21 @@ LABEL_NAMES = (
     "label", "labels", "sentiment", "category", "class", "target", "intent", "topic", "tags", "gold_label", "y",
     "emotion", "stars", "rating",
 )  # fmt: skip
+# Names of the splits in file names, columns and Hub data sets, in order of preference.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val", "eval"),
+    "test": ("test", "testing"),
+}
 KNOWN_NAMES = frozenset({*TEXT_NAMES, *PAIR_NAMES, *LABEL_NAMES})
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that a word names, if any."""
+    word = name.casefold()
+    return next(
+        (split for split, names in SPLIT_NAMES.items() if word in names or word.removesuffix("set") in names), None
+    )
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,19 @@ class Table:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
+
+    def with_names_of(self, other: "Table") -> "Table":
+        """Return this table with the other's names of columns where only case or space differ, or it has no header."""
+        if other.named and not self.named and len(self.columns) == len(other.columns) and len(self) > 1:
+            return replace(self, columns=dict(zip(other.columns, self.columns.values(), strict=True)), named=True)
+        names = {name.strip().casefold(): name for name in other.columns if name not in self.columns}
+        new_names = {name: names.get(name.strip().casefold(), name) for name in self.columns}
+        if len(set(new_names.values())) < len(new_names) or list(new_names.values()) == list(self.columns):
+            return self
+        columns = {new_names[name]: values for name, values in self.columns.items()}
+        classes = {new_names[name]: values for name, values in self.classes.items()}
+        categories = {new_names[name]: values for name, values in self.categories.items()}
+        return replace(self, columns=columns, classes=classes, categories=categories)
 
 
 @dataclass(frozen=True)

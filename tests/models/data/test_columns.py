@@ -83,3 +83,15 @@ def test_choose_columns_names_the_delimiter_of_a_single_column() -> None:
     table = Table({"a": ["x:y"] * 30}, format="CSV, delimiter ',', quote \"")
     with pytest.raises(DataError, match=r"read with delimiter ','.*use --delimiter"):
         choose_columns(table, "a.csv", {})
+
+
+def test_choose_columns_tells_names_beside_numbers() -> None:
+    table = Table({**texts("text"), "label": [0, 1] * 15, "label_text": ["neg", "pos"] * 15, "kind": ["x", "x"] * 15})
+    columns = choose_columns(table, "a.csv", {})
+    assert columns.labels == ("label",)
+    assert any("use --label-column 'label_text' for names" in note for note in columns.notes)
+
+
+def test_choose_columns_takes_columns_with_one_label_a_row_as_single_labels() -> None:
+    table = Table({**texts("text"), "neg": [0, 1] * 15, "pos": [1, 0] * 15})
+    assert choose_columns(table, "a.csv", {"multi_label": False}).labels == ("neg", "pos")

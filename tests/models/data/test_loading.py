@@ -78,7 +78,7 @@ def test_load_dataset_detects_a_header_by_a_given_name(tmp_path: Path) -> None:
     dataset = load_dataset(path, text_column="words", label_column="verdict")
     assert (sum(dataset.summary.rows.values()), dataset.label_names) == (40, ("n", "y"))
     with pytest.raises(DataError, match=r"No header row was detected; use --header"):
-        load_dataset(path, text_column="wurds")
+        load_dataset(write(tmp_path / "b.csv", "\n".join(["1,2,3", *lines])), text_column="wurds")
 
 
 def test_load_dataset_reads_unbalanced_classes_without_a_header(tmp_path: Path) -> None:

@@ -68,3 +68,21 @@ def test_numbers_are_refused_with_the_way_out(
 def test_numbers_with_a_large_spread_are_noted(write: WriteRows) -> None:
     dataset = load_dataset(write([1000.5 * row for row in range(120)]), text_column="query")
     assert any("standard deviation of" in note for note in dataset.summary.notes)
+
+
+@pytest.mark.parametrize(("cell", "number"), [("{},5", 12.5), ("1.0{},50", 1012.5), ("-{},0", -12.0)])
+def test_numbers_are_read_with_decimal_commas(write: WriteRows, cell: str, number: float) -> None:
+    path = write([f'"{cell.format(row)}"' for row in range(12, 72)])
+    dataset = load_dataset(path, text_column="query", label_column="score", head="number")
+    assert number in {*dataset.train.labels, *dataset.validation.labels, *dataset.test.labels}
+
+
+def test_numbers_with_a_comma_are_labels_beside_whole_numbers(write: WriteRows) -> None:
+    path = write([f'"{row % 40},{row % 2}"' if row % 3 else row % 2 for row in range(240)])
+    dataset = load_dataset(path, text_column="query", label_column="score", label_separator=",")
+    assert dataset.multi_label
+
+
+def test_numbers_that_stay_classes_are_noted(write: WriteRows) -> None:
+    dataset = load_dataset(write([row % 4 / 2 for row in range(80)]), text_column="query", label_column="score")
+    assert "the classes of 'score' are numbers such as 0.5: use --head number" in " ".join(dataset.summary.notes)

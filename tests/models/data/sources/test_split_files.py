@@ -117,3 +117,29 @@ def test_read_files_joins_shards(tmp_path: Path) -> None:
     other = write(tmp_path / "part-2.csv", "text,stars\na,1\nb,2\nc,1\n")
     with pytest.raises(DataError, match=r"part-2.csv has the columns text, stars, but .*part-0.csv has text, label"):
         read_files([first, other], ReadOptions())
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "-1b2c3d4e-aaaa-bbbb-cccc-1234567890ab-c000.csv",
+        "-tid-77-1b2c3d4e-aaaa-bbbb-cccc-1234567890ab-3-c000.snappy.parquet",
+        "-1b2c3d4e-aaaa-bbbb-cccc-1234567890ab.c000.zstd.parquet",
+    ],
+)
+def test_find_splits_reads_parts_of_spark(tmp_path: Path, end: str) -> None:
+    names = [f"part-{number:05}{end}" for number in range(3)]
+    assert found(made(tmp_path, *names, "_SUCCESS"), tmp_path) == {"train": names}
+
+
+def test_find_splits_explains_partitions_and_addresses(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="partitioned by a column whose values are names of folders"):
+        find_splits(str(made(tmp_path, "label=a/part-0.parquet", "label=b/part-0.parquet")))
+    with pytest.raises(DataError, match=r"s3://x/train.csv is an address, and only local files are read"):
+        find_splits("s3://x/train.csv")
+
+
+def test_find_splits_knows_words_that_end_in_set(tmp_path: Path) -> None:
+    assert set(found(made(tmp_path, "trainset.csv", "test_set.csv", "devset.csv"), tmp_path)) == {
+        "train", "validation", "test",
+    }  # fmt: skip

@@ -87,3 +87,9 @@ def test_read_arrow_refuses_damaged_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match="not a readable"):
             read_table(write(path, damaged))
+
+
+def test_read_arrow_reads_maps_as_objects(tmp_path: Path) -> None:
+    cells = pyarrow.array([[("a", 0.75), ("b", 0.25)]], pyarrow.map_(pyarrow.string(), pyarrow.float64()))
+    table = read_table(parquet(tmp_path / "a.parquet", pyarrow.table({"text": ["x"], "label": cells})))
+    assert table.columns["label"] == [{"a": 0.75, "b": 0.25}]

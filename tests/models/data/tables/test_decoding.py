@@ -12,6 +12,7 @@ import pytest
 
 from sparserve.models.data.tables.reading import read_table
 from sparserve.models.data.tables.table import ReadOptions
+from sparserve.models.data.texts import damage
 from sparserve.models.errors import DataError
 from tests.support.models.labelled import csv_text, rows, write
 
@@ -122,6 +123,9 @@ def test_read_table_unpacks_by_content(tmp_path: Path, name: str, content: bytes
         (b"x" * 257 + b"ustar", "tar archive"),
         (b"text,label\n\x00\x00\x00,pos\n", "is not text: 3 of its 19 characters are NUL"),
         (bytes(range(256)), "is not text: it is not UTF-8 and contains NUL"),
+        (b"PK\x05\x06" + bytes(18), "zip archive without files"),
+        (b"\x04\x22\x4d\x18junk", "compressed by LZ4"),
+        (b"\x93NUMPY\x01\x00", "array of NumPy"),
     ],
 )
 def test_read_table_names_files_that_are_no_tables(tmp_path: Path, content: bytes, message: str) -> None:
@@ -134,3 +138,26 @@ def test_read_table_refuses_names_without_a_file(tmp_path: Path, name: str) -> N
     write(tmp_path / "a.csv", CSV)
     with pytest.raises(DataError):
         read_table(tmp_path / name)
+
+
+def test_read_table_takes_the_one_file_that_is_not_hidden(tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("data/a.csv", "__MACOSX/data/._a.csv", ".DS_Store"):
+            file.writestr(name, CSV if name.endswith("/a.csv") else "x")
+    assert len(read_table(write(tmp_path / "a.zip", archive.getvalue()))) == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("It\x92s good", "--encoding windows-1252"),
+        ("cafÃ©", "read as Windows-1252"),
+        ("â\x80\x99tis", "read as Windows-1252"),
+        ("NULL", "only a word for a missing value"),
+        ("\u00e9t\u00e9", ""),
+    ],
+)
+def test_damage_tells_texts_that_were_decoded_wrongly(text: str, note: str) -> None:
+    found = damage([text])
+    assert len(found) == bool(note) and note in "".join(found)

@@ -73,7 +73,8 @@ def test_read_delimited_obeys_quote_and_escape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"delimiter": "::"}, {"delimiter": "\n"}, {"delimiter": '"'}, {"quote": "''"}, {"escape": '"'}]
+    "options",
+    [{"delimiter": "::", "quote": "x"}, {"delimiter": "\n"}, {"delimiter": '"'}, {"quote": "''"}, {"escape": '"'}],
 )
 def test_read_delimited_refuses_a_dialect_that_cannot_be(tmp_path: Path, options: dict[str, str]) -> None:
     with pytest.raises(InputError, match=r"--(delimiter|quote|escape)"):

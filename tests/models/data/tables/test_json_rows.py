@@ -22,6 +22,7 @@ SHAPES: dict[str, str] = {
     "list within an object": json.dumps({"version": 1, "data": ROWS}),
     "orient split": json.dumps({"columns": ["text", "label"], "data": [[r["text"], r["label"]] for r in ROWS]}),
     "orient columns": json.dumps({name: dict(enumerate(cells)) for name, cells in COLUMNS.items()}),
+    "nested": json.dumps({"nlu": {"examples": ROWS, "synonyms": []}}),
     "orient index": json.dumps(dict(enumerate(ROWS))),
 }
 
@@ -38,7 +39,7 @@ def test_read_json_reads_every_shape_whatever_the_name(tmp_path: Path, shape: st
         ('{"a": 1, "b": {"c": 2}}', "one JSON object without a table"),
         ('{"text": ["a"], "label": ["x", "y"]}', "one JSON object without a table"),
         ("3", "object 1 is not a JSON object"),
-        ("[[1, 2]]", "row 1 is not a JSON object"),
+        ("[[1, 2], [3]]", "row 1 is not a JSON object"),
         ("text,label\na,b\n", "line 1 is not valid JSON"),
         ('[{"text": "a"},\n{"text": }]', "line 2 is not valid JSON"),
         ('{"n": ' + "9" * 5000 + "}", "not valid JSON"),
@@ -53,3 +54,21 @@ def test_read_json_refuses_what_is_no_table(tmp_path: Path, content: str, messag
 def test_read_table_takes_a_row_in_brackets_as_csv(tmp_path: Path) -> None:
     table = read_table(write(tmp_path / "a.csv", "[deleted] text,no\n{},no\n" + '{"a"} text,yes\n' * 3))
     assert table.columns["column 2"] == ["no", "no", "yes", "yes", "yes"]
+
+
+def test_read_json_reads_splits_of_an_object(tmp_path: Path) -> None:
+    whole = {"train": ROWS, "val": ROWS[:3], "version": 2}
+    table = read_table(write(tmp_path / "a.json", json.dumps(whole)))
+    assert table.columns["split"] == ["train"] * 30 + ["validation"] * 3
+    assert table.notes == ("not used: version",)
+    arrays = read_table(
+        write(tmp_path / "b.json", json.dumps({"train": [["a", "x"], ["b", "y"]], "test": [["c", "x"]]}))
+    )
+    assert (arrays.named, arrays.columns["split"]) == (False, ["train", "train", "test"])
+
+
+def test_read_json_reads_rows_that_are_arrays(tmp_path: Path) -> None:
+    arrays = [[row["text"], row["label"]] for row in ROWS]
+    assert dict(read_table(write(tmp_path / "a.json", json.dumps([["text", "label"], *arrays]))).columns) == COLUMNS
+    lines = read_table(write(tmp_path / "b.jsonl", "\n".join(map(json.dumps, arrays))))
+    assert (lines.named, [*lines.columns.values()]) == (False, [*COLUMNS.values()])
