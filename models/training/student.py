@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,28 +60,36 @@ def squeeze_student(
     finish(folder, model, start)
 
 
+@dataclass(frozen=True)
+class StudentInputs:
+    """All that decides a student's training besides its recipe.
+
+    Attributes:
+        start: the initial network, squeezed if the recipe says so.
+        teacher: the dense teacher, whose outputs are in `teacher_cache` if they are stored.
+        targets: logits [rows, labels] to learn in place of the teacher's, in the rows that have some (others are NaN).
+    """
+
+    start: Checkpoint
+    teacher: Checkpoint
+    teacher_cache: Path | None
+    rows: TokenizedDataset
+    seed: int
+    targets: npt.NDArray[np.float32] | None = None
+
+
 def train_student(
-    folder: Path,
-    *,
-    recipe: Recipe,
-    start: Checkpoint,
-    teacher: Checkpoint,
-    teacher_cache: Path | None,
-    rows: TokenizedDataset,
-    seed: int,
-    progress: Progress,
-    targets: npt.NDArray[np.float32] | None = None,
-    validate: bool = True,
+    folder: Path, recipe: Recipe, inputs: StudentInputs, *, progress: Progress, validate: bool = True
 ) -> None:
     """Prune while distilling (SparseBERT), or while fine-tuning if the recipe has no distillation.
 
-    `start` is the initial network, squeezed if the recipe says so. The result has the last weights, not those of the
-    best epoch, because earlier weights are less sparse. Without epochs, pruning is one-shot. A start that was pruned
-    keeps its zeros. With `targets` [rows, labels] the student learns these logits, not the teacher's, in the rows that
-    have some (the others are NaN). Without `validate` it has no scores on validation.
+    The result has the last weights, not those of the best epoch, because earlier weights are less sparse. Without
+    epochs, pruning is one-shot. A start that was pruned keeps its zeros. Without `validate` the student has no scores
+    on validation.
     """
     if is_trained(folder):
         return
+    start, teacher, rows, seed = inputs.start, inputs.teacher, inputs.rows, inputs.seed
     dataset = rows.dataset
     model = start_network(recipe, start, dataset, seed)
     loss: Loss | None = None
@@ -88,12 +97,12 @@ def train_student(
         attach_projection(model, teacher)
         required = required_outputs(recipe.distillation)
         source: TeacherSource
-        if teacher_cache is not None:
-            source = CachedTeacher(teacher_cache)
+        if inputs.teacher_cache is not None:
+            source = CachedTeacher(inputs.teacher_cache)
         else:
             source = LiveTeacher(load_classifier(teacher.folder, dataset.label_names, dataset.problem_type), required)
-        if targets is not None:
-            source = TargetLogits(targets, source)
+        if inputs.targets is not None:
+            source = TargetLogits(inputs.targets, source)
         loss = student_loss(source, recipe.distillation, multi_label=dataset.multi_label)
     result = None
     # Zeros of a pruned start stay zero even if this recipe does not prune.

@@ -16,7 +16,7 @@ from sparserve.models.pipeline.stages.squeeze import SHAPE
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.pruning.registry import make_method
 from sparserve.models.recipes.schema import Recipe
-from sparserve.models.training.student import train_student
+from sparserve.models.training.student import StudentInputs, train_student
 from sparserve.models.training.tuning.settings import read_settings
 
 # Raised when a change of the code makes another result of the same inputs.
@@ -73,19 +73,19 @@ class StudentLesson:
         pruning = self.job.recipe.pruning
         return [own, make_method(pruning).revision if pruning else 0]
 
-    def arguments(self, context: Context) -> dict[str, Any]:
-        """Return the arguments of `train_student` but for the folder, the recipe and the progress."""
+    def load(self, context: Context) -> StudentInputs:
+        """Return the results of the earlier steps."""
         job = self.job
         teacher = context.checkpoint(self.teacher, job.teacher_or_checkpoint.name)
         rows = student_rows(job, job.start, self.augmentation, context)
-        return {
-            "start": self._start(context, teacher),
-            "teacher": teacher,
-            "teacher_cache": context.result(self.teacher_outputs) if self.teacher_outputs else None,
-            "rows": rows,
-            "seed": job.seed,
-            "targets": target_logits(job, self.targets, len(rows.dataset.train), context),
-        }
+        return StudentInputs(
+            start=self._start(context, teacher),
+            teacher=teacher,
+            teacher_cache=context.result(self.teacher_outputs) if self.teacher_outputs else None,
+            rows=rows,
+            seed=job.seed,
+            targets=target_logits(job, self.targets, len(rows.dataset.train), context),
+        )
 
     def seconds(self, costs: Costs, epochs: float) -> float:
         """Return the expected seconds of a training of so many passes over the rows."""
@@ -106,8 +106,7 @@ def student_step(lesson: StudentLesson, settings: Step | None = None) -> Step:
         if settings is not None:
             rate = read_settings(context.result(settings)).learning_rate
             recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"learning_rate": rate})})
-        work = partial(train_student, folder, recipe=recipe, **lesson.arguments(context))
-        everywhere(work, context.progress)
+        everywhere(partial(train_student, folder, recipe, lesson.load(context)), context.progress)
 
     inputs = {
         **lesson.inputs,

@@ -28,7 +28,7 @@ def student_settings_step(lesson: StudentLesson) -> Step:
 
     def build(folder: Path, context: Context) -> None:
         recipe = lesson.recipe
-        everywhere(partial(find_learning_rate, folder, recipe=recipe, **lesson.arguments(context)), context.progress)
+        everywhere(partial(find_learning_rate, folder, recipe, lesson.load(context)), context.progress)
         for line in learning_rate_lines(read_settings(folder), recipe):
             context.reporter.say(line)
 

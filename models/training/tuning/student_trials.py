@@ -13,18 +13,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from sparserve.models.bundle.manifest import TrainingSettings
-from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.distributed import is_main, wait
-from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
+from sparserve.models.encoders.checkpoint import load_classifier
 from sparserve.models.errors import TrainingError
 from sparserve.models.files import write_atomically
 from sparserve.models.recipes.schema import Recipe
 from sparserve.models.training.checkpoints import on_device
-from sparserve.models.training.student import train_student
+from sparserve.models.training.student import StudentInputs, train_student
 from sparserve.models.training.tuning import rules
 from sparserve.models.training.tuning.climbing import climb
 from sparserve.models.training.tuning.halving import Trial
@@ -40,33 +38,22 @@ VALIDATION_ROWS = 1000
 LEAST_UPDATES = 3
 
 
-def find_learning_rate(
-    folder: Path,
-    *,
-    recipe: Recipe,
-    start: Checkpoint,
-    teacher: Checkpoint,
-    teacher_cache: Path | None,
-    rows: TokenizedDataset,
-    seed: int,
-    progress: Progress,
-    targets: npt.NDArray[np.float32] | None = None,
-) -> None:
+def find_learning_rate(folder: Path, recipe: Recipe, inputs: StudentInputs, *, progress: Progress) -> None:
     """Find the learning rate of a student and write it to `folder`; trials that a killed run has finished are kept.
 
-    The other arguments are those of `train_student`. A training that is too short for trials gets the rule's rate.
+    A training that is too short for trials gets the rule's rate.
 
     Raises:
         TrainingError: the training diverges at every learning rate.
     """
     student = recipe.student
-    steps = max(round(student.epochs * math.ceil(len(rows.train) / student.batch_size)), 1)
+    steps = max(round(student.epochs * math.ceil(len(inputs.rows.train) / student.batch_size)), 1)
     trial_steps = rules.student_trial_steps(steps)
-    rate = first_rate(recipe, start.hidden_size)
+    rate = first_rate(recipe, inputs.start.hidden_size)
     made: tuple[Trial, ...] = ()
     if trial_steps:
         whole = TrialProgress(progress, MOST_TRIALS * trial_steps)
-        trials = _Trials(folder / TRIALS, recipe, start, teacher, teacher_cache, rows, seed, whole, targets)
+        trials = _Trials(folder / TRIALS, recipe, inputs, whole)
         rate, made = climb(rate, trial_steps, MOST_TRIALS, trials.loss)
         if all(math.isinf(trial.loss) for trial in made):
             raise TrainingError("the training of the student diverges at every learning rate; is the teacher damaged?")
@@ -101,22 +88,10 @@ def judged_by(recipe: Recipe) -> str:
 class _Trials:
     """Short trainings in a folder, one for each learning rate."""
 
-    def __init__(
-        self,
-        folder: Path,
-        recipe: Recipe,
-        start: Checkpoint,
-        teacher: Checkpoint,
-        teacher_cache: Path | None,
-        rows: TokenizedDataset,
-        seed: int,
-        progress: TrialProgress,
-        targets: npt.NDArray[np.float32] | None,
-    ) -> None:
-        self.folder, self.recipe, self.start, self.teacher = folder, recipe, start, teacher
-        self.teacher_cache, self.rows, self.seed = teacher_cache, rows, seed
-        self.progress, self.targets = progress, targets
-        order = np.random.default_rng(seed).permutation(len(rows.validation))
+    def __init__(self, folder: Path, recipe: Recipe, inputs: StudentInputs, progress: TrialProgress) -> None:
+        self.folder, self.recipe, self.inputs, self.progress = folder, recipe, inputs, progress
+        self.rows = inputs.rows
+        order = np.random.default_rng(inputs.seed).permutation(len(self.rows.validation))
         self.validation_rows: list[int] = order[:VALIDATION_ROWS].tolist()
 
     def loss(self, rate: float, steps: int) -> float:
@@ -138,14 +113,9 @@ class _Trials:
         try:
             train_student(
                 folder,
-                recipe=shortened(self.recipe, steps, rows=len(self.rows.train), learning_rate=RATE_FACTOR * rate),
-                start=self.start,
-                teacher=self.teacher,
-                teacher_cache=self.teacher_cache,
-                rows=self.rows,
-                seed=self.seed,
+                shortened(self.recipe, steps, rows=len(self.rows.train), learning_rate=RATE_FACTOR * rate),
+                self.inputs,
                 progress=progress,
-                targets=self.targets,
                 validate=False,
             )
         except TrainingError:
@@ -164,12 +134,13 @@ class _Trials:
     @cached_property
     def teacher_logits(self) -> torch.Tensor:
         """Logits [rows, labels] of the dense teacher, to the validation rows that judge."""
-        return self._logits(self.teacher.folder)
+        return self._logits(self.inputs.teacher.folder)
 
     def _logits(self, network: Path) -> torch.Tensor:
         dataset = self.rows.dataset
         model = on_device(load_classifier(network, dataset.label_names, dataset.problem_type)).eval()
-        return held_out_logits(model, self.rows.validation, self.validation_rows, pad_token_id=self.start.pad_token_id)
+        pad_token_id = self.inputs.start.pad_token_id
+        return held_out_logits(model, self.rows.validation, self.validation_rows, pad_token_id=pad_token_id)
 
 
 def shortened(recipe: Recipe, steps: int, *, rows: int, learning_rate: float) -> Recipe:

@@ -20,7 +20,7 @@ from sparserve.models.pipeline.plan import plan_job
 from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe
-from sparserve.models.training.student import train_student
+from sparserve.models.training.student import StudentInputs, train_student
 from tests.support.models.squeezed import HIDDEN, UNEVEN, network_of
 
 NARROW = UNEVEN.model_copy(update={"hidden": tuple(range(HIDDEN - 8))})
@@ -95,14 +95,13 @@ def test_train_student_resumes_narrow_student_exactly(
     teacher_folder = tmp_path / "teacher"
     save_classifier(network_of_teacher, teacher_folder)
     whole.save_tokenizer(teacher_folder)
-    fixed = {
-        "recipe": recipe,
-        "start": squeezed,
-        "teacher": resolve_checkpoint(str(teacher_folder)),
-        "teacher_cache": None,
-        "rows": TokenizedDataset(dataset, squeezed.tokenizer, recipe.max_length),
-        "seed": 0,
-    }
+    inputs = StudentInputs(
+        start=squeezed,
+        teacher=resolve_checkpoint(str(teacher_folder)),
+        teacher_cache=None,
+        rows=TokenizedDataset(dataset, squeezed.tokenizer, recipe.max_length),
+        seed=0,
+    )
 
     def kill(done: Any, total: Any, note: Any) -> None:
         if done == 8:
@@ -110,11 +109,11 @@ def test_train_student_resumes_narrow_student_exactly(
 
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    train_student(tmp_path / "whole", progress=lambda *_: None, **fixed)
+    train_student(tmp_path / "whole", recipe, inputs, progress=lambda *_: None)
     with pytest.raises(Killed):
-        train_student(tmp_path / "killed", progress=kill, **fixed)
+        train_student(tmp_path / "killed", recipe, inputs, progress=kill)
     assert list((tmp_path / "killed" / "training").glob("checkpoint-*"))
-    train_student(tmp_path / "killed", progress=lambda *_: None, **fixed)
+    train_student(tmp_path / "killed", recipe, inputs, progress=lambda *_: None)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -123,6 +122,6 @@ def test_train_student_resumes_narrow_student_exactly(
     # Killed once more, while the states that it resumed from were being removed.
     (tmp_path / "killed" / "training" / "best").mkdir(parents=True)
     heard = []
-    train_student(tmp_path / "killed", progress=lambda *step: heard.append(step), **fixed)
+    train_student(tmp_path / "killed", recipe, inputs, progress=lambda *step: heard.append(step))
     assert not heard, "trained again"
     assert not (tmp_path / "killed" / "training").exists()

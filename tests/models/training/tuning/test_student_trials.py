@@ -10,6 +10,7 @@ from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint, save_classifier
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.recipes.schema import Recipe
+from sparserve.models.training.student import StudentInputs
 from sparserve.models.training.tuning import rules
 from sparserve.models.training.tuning.settings import TRIALS, read_settings
 from sparserve.models.training.tuning.student_trials import (
@@ -54,16 +55,8 @@ def find(recipe: Recipe, teacher: Checkpoint, sentiment_csv: Path) -> Callable[.
                 raise Killed
 
         folder.mkdir(exist_ok=True)
-        find_learning_rate(
-            folder,
-            recipe=recipe,
-            start=teacher,
-            teacher=teacher,
-            teacher_cache=None,
-            rows=rows,
-            seed=1,
-            progress=progress,
-        )
+        inputs = StudentInputs(start=teacher, teacher=teacher, teacher_cache=None, rows=rows, seed=1)
+        find_learning_rate(folder, recipe, inputs, progress=progress)
         return trained
 
     return make
