@@ -23,8 +23,9 @@ from sparserve.models.pipeline.stages.student_settings import student_search_lin
 from sparserve.models.pipeline.stages.teacher_outputs import teacher_outputs_fit
 from sparserve.models.pipeline.stages.teacher_settings import teacher_search_line
 from sparserve.models.pruning.weights.magnitude import Magnitude
-from sparserve.models.recipes.loading import load_recipe
+from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from sparserve.models.training.tuning import rules
+from tests.support.models.small_recipes import small_fields
 
 MACHINE = Machine(
     cpu="a CPU",
@@ -221,6 +222,13 @@ def test_plan_packs_networks_with_silu_again(job: Job, whole: Checkpoint, tmp_pa
     assert packed
     assert packed <= changed(before, after)
     assert not {"teacher", "student", "export dense"} & changed(before, after)
+
+
+def test_small_recipes_train_different_students(job: Job) -> None:
+    """Runs of all recipes share a cache, and each of them is killed in its student."""
+    recipes = [load_recipe(name, overrides=small_fields(load_recipe(name))) for name in shipped_recipes()]
+    plans = [plan_job(replace(job, recipe=recipe), ENVIRONMENT) for recipe in recipes]
+    assert len({plan.student.key for plan in plans}) == len(recipes)
 
 
 def test_plan_lists_a_step_after_the_steps_that_it_needs(job: Job) -> None:
