@@ -4,10 +4,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sparserve.models.bundle.long_texts import WindowLimits
 from sparserve.models.bundle.store import Store
@@ -214,16 +214,16 @@ class ServingCore:
             if isinstance(outcome, BaseException):
                 logger.error("a part of the service did not stop cleanly", exc_info=outcome)
 
-    async def _run(
+    def _run(
         self,
         engine: Engine,
         inputs: Sequence[TextInput],
         options: RequestOptions,
         long_texts: LongTextOptions,
         arrived: float,
-    ) -> Classification:
+    ) -> Coroutine[Any, Any, Classification]:
         treatment = engine.long_texts(long_texts)
-        return await classify(self.batcher, engine, inputs, options, long_texts=treatment, arrived=arrived)
+        return classify(self.batcher, engine, inputs, options, long_texts=treatment, arrived=arrived)
 
     def _engines_to_compare(self, task: str, variants: Sequence[str] | None) -> list[Engine]:
         if variants is not None:
@@ -255,7 +255,7 @@ class ServingCore:
     def _count(self, result: Classification) -> None:
         self.metrics.requests.of(result.engine.ref).classified(
             inputs=len(result.tokens),
-            tokens=sum(map(len, result.tokens)),
-            truncated=sum(item.truncated for item in result.tokens),
+            tokens=sum([len(item) for item in result.tokens]),
+            truncated=sum([item.truncated for item in result.tokens]),
             timings=result.timings(),
         )

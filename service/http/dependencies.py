@@ -9,10 +9,11 @@ from sparserve.service.http.request_options import read_request_options
 from sparserve.service.types import RequestOptions
 
 
-async def _serving_core(request: Request) -> ServingCore:
+async def serving_core(request: Request) -> ServingCore:
+    """Return the core."""
     core: ServingCore = request.app.state.service
     return core
 
 
-ServiceDependency = Annotated[ServingCore, Depends(_serving_core)]
+ServiceDependency = Annotated[ServingCore, Depends(serving_core)]
 OptionsDependency = Annotated[RequestOptions, Depends(read_request_options)]

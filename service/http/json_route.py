@@ -11,9 +11,11 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import InvalidRequest, UnsupportedContent
+from sparserve.service.http.dependencies import serving_core
 from sparserve.service.http.headers import first_values, text_of
 from sparserve.service.http.json_body import parse_json
 from sparserve.service.http.middleware.disconnect import cancel_on_disconnect
@@ -80,22 +82,29 @@ class DirectRoute(JsonRoute):
         )
         body_name = dependant.body_params[0].name if dependant.body_params else ""
         answers = TypeAdapter(self.response_model)
-        infers = any(call is read_request_options for _, call in dependencies)
+        calls = [call for _, call in dependencies]
+        infers = read_request_options in calls
+        needs_service = body is not None or infers or serving_core in calls
 
         async def handle(request: Request, content: bytes) -> Response:
+            service: ServingCore = request.scope["app"].state.service if needs_service else cast(Any, None)
             self.check_media_type(request)
             if infers:
-                check_load(request, len(content))
+                check_load(service, request.scope, len(content))
             values: dict[str, Any] = dict(request.path_params)
             if body is None:
                 request.state.content = content
             else:
-                service: ServingCore = request.app.state.service
                 values[body_name] = read_body(content, body, service.settings.max_items)
             if dependant.request_param_name:
                 values[dependant.request_param_name] = request
-            for name, call in dependencies:
-                values[name] = await call(request)
+            for name, call in dependencies:  # the usual ones without a coroutine
+                if call is serving_core:
+                    values[name] = service
+                elif call is read_request_options:
+                    values[name] = request_options(request.scope, service.settings.request_timeout_seconds)
+                else:
+                    values[name] = await call(request)
             answer = await endpoint(**values)
             if isinstance(answer, Response):
                 return answer
@@ -154,17 +163,16 @@ def check_content_type(request: Request) -> None:
         raise UnsupportedContent("send the body as JSON, with the header Content-Type: application/json")
 
 
-def check_load(request: Request, content_bytes: int) -> None:
+def check_load(service: ServingCore, scope: Scope, content_bytes: int) -> None:
     """Refuse a request for inference, whose body has so many bytes, if too much waits already.
 
     Raises:
         Overloaded: as in `Batcher.check_load`.
     """
-    service: ServingCore = request.app.state.service
     if not service.batcher.waiting:
         return
     try:
-        options = request_options(request.scope, service.settings.request_timeout_seconds)
+        options = request_options(scope, service.settings.request_timeout_seconds)
     except InvalidRequest:  # the route raises it, after it has checked the body
         return
     service.batcher.check_load(content_bytes, deadline=options.deadline, client=options.client, weight=options.weight)

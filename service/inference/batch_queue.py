@@ -60,7 +60,7 @@ class Batch:
 
 
 class BatchQueue:
-    """Waiting inputs in fair order.
+    """Waiting inputs in fair order; `front` has those that are not in the background.
 
     Args:
         budget: maximum tokens of a batch, padding included.
@@ -74,18 +74,18 @@ class BatchQueue:
         self.budget = budget
         self.max_seconds = max_seconds
         self.max_padding = max_padding
-        self._front = FairOrder()
+        self.front = FairOrder()
         self._background = FairOrder()
 
     @property
     def items(self) -> int:
         """Waiting inputs, those in the background not counted."""
-        return self._front.items
+        return self.front.items
 
     @property
     def tokens(self) -> int:
         """Tokens of these inputs."""
-        return self._front.tokens
+        return self.front.tokens
 
     @property
     def background_items(self) -> int:
@@ -118,9 +118,9 @@ class BatchQueue:
         It is 0 if it is unknown, if only background inputs wait, or if the request would be too late: `take` then
         cancels it and returns another one.
         """
-        if not self._front:
+        if not self.front:
             return 0.0
-        ticket = self._front.first()
+        ticket = self.front.first()
         if self._is_late(ticket, now):
             return 0.0
         tokens = sum(map(_by_length, ticket.waiting)) if whole else ticket.waiting[-1].length
@@ -136,7 +136,7 @@ class BatchQueue:
         takes longer. The last waiting request runs in any case until its deadline: only another batch can correct a
         latency model that is wrong.
         """
-        while order := self._front or self._background:
+        while order := self.front or self._background:
             ticket = order.first()
             if self._is_late(ticket, now):
                 self._cancel_late(order, now)
@@ -148,7 +148,7 @@ class BatchQueue:
 
     def holding(self, client: str) -> Holding:
         """Return what waits of a client, its background inputs not counted, and the number of clients."""
-        return self._front.holding(client)
+        return self.front.holding(client)
 
     def tokens_before(self, ticket: Ticket) -> int:
         """Estimate the tokens that run before the last input of a request that would be added now, itself included."""
@@ -164,7 +164,7 @@ class BatchQueue:
                 self.cancel(ticket)
 
     def _order(self, ticket: Ticket) -> FairOrder:
-        return self._background if ticket.background else self._front
+        return self._background if ticket.background else self.front
 
     def _is_late(self, ticket: Ticket, now: float) -> bool:
         """Return True for a request that would be too late if it ran now, but for the last one only at its deadline."""

@@ -82,7 +82,8 @@ class Batcher:
         self._clock = clock
         self._queue = BatchQueue(budget=budget, max_seconds=max_seconds, max_padding=max_padding)
         self._requests: dict[Ticket, PendingRequest] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._closing = False
         self._running = 0
         self._loop_run_due = False
@@ -101,7 +102,7 @@ class Batcher:
     @property
     def waiting(self) -> bool:
         """True while inputs wait, those in the background not counted."""
-        return self._queue.items > 0
+        return self._queue.front.items > 0
 
     @property
     def closing(self) -> bool:
@@ -140,7 +141,7 @@ class Batcher:
         ticket = Ticket(model, lengths, now, deadline, background, engine.latency, client, weight, engine.padding_costs)
         answer = np.empty((2, len(tokens), len(engine.manifest.labels)), dtype=np.float32)
         request = PendingRequest(engine, tokens, loop.create_future(), answer, len(tokens))
-        with self._changed:
+        with self._lock:
             self._admit(ticket)
             self._queue.add(ticket)
             self._requests[ticket] = request
@@ -156,13 +157,13 @@ class Batcher:
         finally:
             if timer is not None:
                 timer.cancel()
-            with self._changed:
+            with self._lock:
                 self._queue.cancel(ticket)
                 self._requests.pop(ticket, None)
 
     def close(self) -> None:
         """Start no more batches, and wait for the running ones: exiting in the middle of a graph aborts the process."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._changed.notify_all()
         self.tokenizer_pool.close()
@@ -180,7 +181,7 @@ class Batcher:
         """
         if not self._queue.items:
             return
-        with self._changed:
+        with self._lock:
             more_inputs, more_tokens = inputs, tokens
             inputs, tokens = self._queue.items + inputs, self._queue.tokens + tokens
             if not self._queue.items or (inputs <= self.max_items and tokens <= self.max_tokens):
@@ -210,7 +211,7 @@ class Batcher:
         Raises:
             Overloaded: as in `run`.
         """
-        items, tokens = self._queue.items, self._queue.tokens
+        items, tokens = self._queue.front.items, self._queue.front.tokens
         if items:
             tokens = max(min(content_bytes // BYTES_PER_TOKEN, tokens // items), 1)
             self._check_early(1, tokens, deadline, client, weight)
@@ -221,18 +222,17 @@ class Batcher:
         Raises:
             Overloaded: as in `run`.
         """
-        if self._queue.items:
+        if self._queue.front.items:
             self._check_early(inputs, inputs, deadline, client, weight)
 
     def _check_early(self, inputs: int, tokens: int, deadline: float | None, client: str, weight: float) -> None:
-        self.check_room(inputs, tokens, client)
-        if deadline is None:
+        now = 0.0 if deadline is None else self._clock()
+        if self._is_easy(inputs, tokens, None if deadline is None else deadline - now):
             return
-        now = self._clock()
-        if not self._is_in_time(tokens, deadline - now):
-            ticket = Ticket(None, [tokens], now, deadline, latency=UNKNOWN, client=client, weight=weight)
-            with self._changed:
-                self._check_deadline(ticket)
+        ticket = Ticket(None, [tokens], now, deadline, latency=UNKNOWN, client=client, weight=weight)
+        self.check_room(inputs, tokens, client)
+        with self._lock:
+            self._check_deadline(ticket)
 
     def _admit(self, ticket: Ticket) -> None:
         longest, budget = max(ticket.lengths), self._queue.budget
@@ -242,20 +242,25 @@ class Batcher:
             if self._queue.background_items >= self.max_items:
                 raise Overloaded("too many background inputs are waiting", 1)
             return
-        tokens = sum(ticket.lengths)
-        self.check_room(len(ticket.lengths), tokens, ticket.client)
-        if ticket.deadline is not None and not self._is_in_time(tokens, ticket.deadline - ticket.arrived):
+        inputs, tokens, deadline = len(ticket.lengths), sum(ticket.lengths), ticket.deadline
+        if not self._is_easy(inputs, tokens, None if deadline is None else deadline - ticket.arrived):
+            self.check_room(inputs, tokens, ticket.client)
             self._check_deadline(ticket)
 
-    def _is_in_time(self, tokens: int, seconds_left: float) -> bool:
-        """Return True if so many more tokens would be in time even after all that wait."""
-        waiting, rate = self._queue.tokens, self._throughput.tokens_per_second
-        return not waiting or not rate or waiting + tokens <= seconds_left * DEADLINE_FRACTION * rate
+    def _is_easy(self, inputs: int, tokens: int, seconds_left: float | None) -> bool:
+        """Return True if there is room for so much more, and if it is in time even after all that waits."""
+        items, total = self._queue.front.items, self._queue.front.tokens + tokens
+        if not items:
+            return True
+        if items + inputs > self.max_items or total > self.max_tokens:
+            return False
+        rate = self._throughput.tokens_per_second
+        return seconds_left is None or not rate or total <= seconds_left * DEADLINE_FRACTION * rate
 
     def _check_deadline(self, ticket: Ticket) -> None:
         """Refuse a request at once if it cannot meet its deadline, so that the client can go elsewhere."""
         rate = self._throughput.tokens_per_second
-        if ticket.deadline is None or not rate:
+        if ticket.deadline is None or not rate or not self._queue.tokens:
             return
         seconds_left = ticket.deadline - ticket.arrived
         allowed = seconds_left * DEADLINE_FRACTION
@@ -286,7 +291,7 @@ class Batcher:
 
         All references to the batch end with this call, so that an unloaded model is freed before the next batch.
         """
-        with self._changed:
+        with self._lock:
             while (batch := self._take_for_thread()) is None:
                 if self._closing:
                     return False
@@ -301,7 +306,7 @@ class Batcher:
 
     def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
-            with self._changed:
+            with self._lock:
                 # What an earlier loop had still to do when it stopped will not be done.
                 self._loop, self._loop_run_due = loop, False
 
@@ -349,7 +354,7 @@ class Batcher:
         read, clients that the last batch has answered may have sent their next requests. Clients that each wait for an
         answer then share one batch, where they would form two groups in turn.
         """
-        with self._changed:
+        with self._lock:
             if items_before < self._queue.items:
                 assert self._loop is not None
                 self._loop.call_soon(self._run_on_loop)
@@ -365,7 +370,7 @@ class Batcher:
         if batch is None:
             return
         deliver(batch, self._run(batch))
-        with self._changed:
+        with self._lock:
             if self._queue.items or self._queue.background_items:
                 self._start_next()
 
@@ -387,7 +392,7 @@ class Batcher:
         results = running.run(metrics)
         failed = any(isinstance(result, InferenceFailed) for result in results.values())
         seconds = self._clock() - started
-        with self._changed:
+        with self._lock:
             self._running -= 1
             if not failed:  # it may have ended at once, and says nothing of those that run to their end
                 engine.latency.observe(batch.cost_tokens, seconds)

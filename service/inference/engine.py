@@ -51,17 +51,17 @@ class Engine:
     latency: LatencyModel = field(default_factory=LatencyModel, compare=False)
     loaded_at: float = field(default_factory=time.time, compare=False)
 
-    @property
+    @cached_property
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
         return self.loaded.bundle.manifest
 
-    @property
+    @cached_property
     def runtime(self) -> Runtime:
         """The runtime: "onnx" for stock ONNX Runtime, "sparse" for the sparse runtime inside it."""
         return self.loaded.runtime
 
-    @property
+    @cached_property
     def padding_costs(self) -> bool:
         """False for the sparse runtime, which skips padding from the embeddings on."""
         return self.runtime != "sparse"

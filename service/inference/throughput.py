@@ -13,14 +13,11 @@ class Throughput:
     """
 
     def __init__(self, tokens_per_second: float = 0.0) -> None:
+        # The estimate; 0 if nothing is known.
+        self.tokens_per_second = tokens_per_second
         self._tokens = tokens_per_second
         self._seconds = 1.0 if tokens_per_second else 0.0
         self._waiting_since: float | None = None
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The estimate; 0 if nothing is known."""
-        return self._tokens / self._seconds if self._seconds else 0.0
 
     def observe(self, tokens: int, seconds: float, *, arrived: float, now: float, waiting: bool) -> None:
         """Learn from a batch that ends now.
@@ -37,3 +34,4 @@ class Throughput:
         self._waiting_since = now if waiting else None
         self._tokens = self._tokens * DECAY + tokens
         self._seconds = self._seconds * DECAY + max(seconds, 1e-9)
+        self.tokens_per_second = self._tokens / self._seconds

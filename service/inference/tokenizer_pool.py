@@ -37,7 +37,7 @@ class TokenizerPool:
             Overloaded: too many long texts are waiting.
             DeadlineExceeded: it took too long; texts that were still waiting are not tokenised.
         """
-        characters = sum(item.characters for item in inputs)
+        characters = sum([item.characters for item in inputs])
         if characters <= TOKENIZE_INLINE_MAX_CHARACTERS:
             return engine.tokenize(inputs, long_texts=long_texts, limits=self._limits)
         self._waiting = {work: size for work, size in self._waiting.items() if not work.done()}
