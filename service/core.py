@@ -126,7 +126,8 @@ class ServingCore:
         self._check_kind(route.engine, inputs)
         try:
             result = await self._run(route.engine, inputs, options, long_texts, started)
-            self.experiments.compare(task, route, inputs, result, options.request_id)
+            if route.experiment is not None:
+                self.experiments.compare(task, route, inputs, result, options.request_id)
         except InferenceFailed:
             default = self.experiments.not_answered(task, route)
             if default is None:
@@ -257,5 +258,7 @@ class ServingCore:
             inputs=len(result.tokens),
             tokens=sum([len(item) for item in result.tokens]),
             truncated=sum([item.truncated for item in result.tokens]),
-            timings=result.timings(),
+            queue_seconds=result.queue_seconds,
+            tokenize_seconds=result.tokenize_seconds,
+            inference_seconds=result.inference_seconds,
         )

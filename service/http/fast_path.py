@@ -15,7 +15,7 @@ from sparserve.service.catalog.catalog import Catalog
 from sparserve.service.catalog.snapshot import Snapshot
 from sparserve.service.http.headers import first_values
 from sparserve.service.http.json_route import BodyHandler, DirectRoute, JsonAnswer
-from sparserve.service.http.middleware.authorization import RequestAuthorization
+from sparserve.service.http.middleware.authorization import RequestAuthorization, note_address
 from sparserve.service.http.middleware.body_limit import BodyReader
 from sparserve.service.http.middleware.disconnect import DisconnectScope
 from sparserve.service.http.middleware.request_log import RequestLogging
@@ -34,11 +34,15 @@ _UNUSUAL: Final = frozenset({b"content-encoding", b"transfer-encoding", b"expect
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A route, its handler, and the parameters of its path for one task or variant."""
+    """A route, its handler, and the parameters of its path for one task or variant.
+
+    `for_everyone` is True if neither keys nor rates limit who may send such requests.
+    """
 
     route: DirectRoute
     handle: BodyHandler
     parameters: Mapping[str, str]
+    for_everyone: bool
 
 
 def _counted(receive: Receive, request: LoggedRequest) -> Receive:
@@ -124,7 +128,10 @@ class FastPath:
         """Return the answer; None if the client disconnected before the end of its body."""
         http = Request(scope, receive)
         try:
-            self._authorization.check(scope)
+            if target.for_everyone:
+                note_address(scope)
+            else:
+                self._authorization.check(scope)
             with BodyShare(self._budget) as share:
                 content = self._bodies.received(scope, share)
                 if content is not None:
@@ -165,4 +172,5 @@ class FastPath:
         for route, handle in reversed(self._handlers):
             for parameters in ({}, *tasks, *variants):
                 if parameters.keys() == route.param_convertors.keys():
-                    yield route.path_format.format(**parameters), Target(route, handle, parameters)
+                    path = route.path_format.format(**parameters)
+                    yield path, Target(route, handle, parameters, self._authorization.admits_everyone("POST", path))

@@ -43,8 +43,9 @@ class LatencyModel:
             self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # the earlier batches were the outliers
         elif predicted:
             seconds = min(seconds, OUTLIER_RATIO * predicted)
-        new = (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
-        weight, x, y, xx, xy = (DECAY * old + term for old, term in zip(self._sums, new, strict=True))
+        weight, x, y, xx, xy = self._sums
+        weight, x, y = DECAY * weight + 1.0, DECAY * x + tokens, DECAY * y + seconds
+        xx, xy = DECAY * xx + tokens * tokens, DECAY * xy + tokens * seconds
         self._sums = (weight, x, y, xx, xy)
         mean, variance = x / weight, xx / weight - (x / weight) ** 2
         max_slope = y / x

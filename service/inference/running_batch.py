@@ -78,7 +78,11 @@ class RunningBatch:
             failure = self._failure(error)
         else:
             self.engine.health.succeeded()
-            return {ticket: self._finite(answer[:, rows]) for ticket, rows in self._rows().items()}
+            if not np.isfinite(answer).all():
+                return {ticket: self._finite(answer[:, rows]) for ticket, rows in self._rows().items()}
+            if len(self.requests) == 1:
+                return dict.fromkeys(self.requests, answer)
+            return {ticket: answer[:, rows] for ticket, rows in self._rows().items()}
         # Outside the handler, so that memory referenced by the exception is free.
         metrics.failed()
         return self._run_apart(failure, metrics)
@@ -125,8 +129,10 @@ class RunningBatch:
         logits: Logits = run_within_memory(self.engine.logits, tokens, metrics.halved)
         if logits.shape != (len(tokens), len(manifest.labels)):
             raise ValueError(f"{logits.shape} logits for {len(tokens)} inputs")
+        answer = np.empty((2, *logits.shape), dtype=np.float32)
         with np.errstate(all="ignore"):  # numbers that are not finite fail their request
-            return np.stack((logits, scores(logits, manifest.problem_type)))
+            answer[0], answer[1] = logits, scores(logits, manifest.problem_type)
+        return answer
 
     def _rows(self) -> dict[Ticket, list[int]]:
         """Return the rows of each request."""

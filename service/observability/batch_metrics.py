@@ -5,7 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from sparserve.service.observability.request_metrics import MODEL
+from sparserve.service.observability.request_metrics import MODEL, adding, observing
 from sparserve.service.observability.worker_metrics import LIVE
 from sparserve.service.types import ModelRef
 
@@ -88,16 +88,16 @@ class ModelBatchMetrics:
     """The metrics of the batches of one variant."""
 
     def __init__(self, metrics: BatchMetrics, labels: tuple[str, str]) -> None:
-        self._batches = metrics.batches.labels(*labels)
-        self._batch_inputs = metrics.batch_inputs.labels(*labels)
-        self._padding = metrics.padding.labels(*labels)
-        self._padding_saved = metrics.padding_saved.labels(*labels)
+        self._batches = adding(metrics.batches.labels(*labels))
+        self._batch_inputs = observing(metrics.batch_inputs.labels(*labels))
+        self._padding = adding(metrics.padding.labels(*labels))
+        self._padding_saved = adding(metrics.padding_saved.labels(*labels))
         self.failed = metrics.failed.labels(*labels).inc
         self.halved = metrics.halved.labels(*labels).inc
 
     def ran(self, *, inputs: int, tokens: int, padded_tokens: int, max_tokens: int) -> None:
         """Count a batch; `max_tokens` is its size if all inputs had the model's maximum length."""
-        self._batches.inc()
-        self._batch_inputs.observe(inputs)
-        self._padding.inc(padded_tokens - tokens)
-        self._padding_saved.inc(max(max_tokens - padded_tokens, 0))
+        self._batches(1)
+        self._batch_inputs(inputs)
+        self._padding(padded_tokens - tokens)
+        self._padding_saved(max(max_tokens - padded_tokens, 0))

@@ -7,7 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sparserve.service.observability.worker_metrics import LIVE
-from sparserve.service.types import ModelRef, Timings
+from sparserve.service.types import ModelRef
 
 MODEL: Final = ("task", "variant")
 STAGES: Final = ("queue", "tokenize", "inference")
@@ -145,12 +145,21 @@ class ModelRequestMetrics:
             observing(metrics.stage_seconds.labels(*labels, stage)) for stage in STAGES
         )
 
-    def classified(self, *, inputs: int, tokens: int, truncated: int, timings: Timings) -> None:
+    def classified(
+        self,
+        *,
+        inputs: int,
+        tokens: int,
+        truncated: int,
+        queue_seconds: float,
+        tokenize_seconds: float,
+        inference_seconds: float,
+    ) -> None:
         """Count an answered request."""
         self._inputs(inputs)
         self._tokens(tokens)
         if truncated:
             self._truncated(truncated)
-        self._queue(timings.queue_seconds)
-        self._tokenize(timings.tokenize_seconds)
-        self._inference(timings.inference_seconds)
+        self._queue(queue_seconds)
+        self._tokenize(tokenize_seconds)
+        self._inference(inference_seconds)

@@ -16,6 +16,10 @@ class RequestAuthorization:
         self._authorizer = authorizer
         self._metrics = metrics
 
+    def admits_everyone(self, method: str, path: str) -> bool:
+        """Return True if any client may send such requests, as often as it likes: they need no `check`."""
+        return self._authorizer.admits_everyone(self._authorizer.scopes(method, path))
+
     def check(self, scope: Scope) -> None:
         """Admit a request, and note the name of its key in its state.
 
@@ -36,11 +40,11 @@ class RequestAuthorization:
         scopes = self._authorizer.scopes(method, path)
         if not scopes:
             return
+        if self._authorizer.admits_everyone(scopes):
+            note_address(scope)
+            return
         address = (scope.get("client") or ("",))[0]
         state = scope.setdefault("state", {})
-        if self._authorizer.admits_everyone(scopes):
-            state["client"] = client_name(None, address)
-            return
         headers = first_values(scope)
         origin = headers.get(b"origin")
         credentials = Credentials(
@@ -55,6 +59,11 @@ class RequestAuthorization:
             state["key_name"] = key.name
             state["weight"] = key.weight or 1.0
         self._authorizer.authorize(key, method, path, credentials)
+
+
+def note_address(scope: Scope) -> None:
+    """Note, in the state of a request, the name of a client without a key."""
+    scope.setdefault("state", {})["client"] = client_name(None, (scope.get("client") or ("",))[0])
 
 
 class AuthorizationMiddleware:

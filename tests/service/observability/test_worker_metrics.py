@@ -10,10 +10,10 @@ from prometheus_client import values
 
 from sparserve.service.observability.metrics import Metrics
 from sparserve.service.observability.worker_metrics import FileValues, ProcessesCollector, reserve_metrics
-from sparserve.service.types import ModelRef, Timings
+from sparserve.service.types import ModelRef
 
 MODEL = ModelRef(task="t", variant="v", version="0" * 16)
-TIMINGS = Timings(queue_seconds=0.002, tokenize_seconds=0.002, inference_seconds=0.002, total_seconds=0.006)
+SECONDS = {"queue_seconds": 0.002, "tokenize_seconds": 0.002, "inference_seconds": 0.002}
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def lines(metrics: Metrics) -> set[str]:
 def test_counters_histograms_and_live_gauges_add_up(worker: Callable[[int], Metrics]) -> None:
     workers = [worker(number) for number in range(2)]
     for number, metrics in enumerate(workers):
-        metrics.requests.of(MODEL).classified(inputs=1, tokens=3, truncated=0, timings=TIMINGS)
+        metrics.requests.of(MODEL).classified(inputs=1, tokens=3, truncated=0, **SECONDS)
         metrics.http.connections.inc(1 + number)
         metrics.batches.waiting.set_function(partial(float, 10 + number))
         metrics.publish()
