@@ -59,7 +59,8 @@ class BodyShare:
 
     def __exit__(self, *_: object) -> None:
         """Give all bytes back."""
-        self.resize(0)
+        self._budget.held -= self._bytes
+        self._bytes = 0
 
     def resize(self, count: int) -> None:
         """Set the size of the body to `count` bytes.

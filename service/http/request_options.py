@@ -55,10 +55,11 @@ def request_options(scope: Scope, limit_seconds: float | None) -> RequestOptions
     Raises:
         InvalidRequest: the timeout is not a number of seconds above 0, or the routing key is too long.
     """
-    headers, state = first_values(scope), scope["state"]
+    state = scope["state"]
     known: RequestOptions | None = state.get(_OPTIONS)
     if known is not None:
         return known
+    headers = first_values(scope)
     routing_key, timeout = headers.get(_RAW_ROUTING_KEY), headers.get(_RAW_TIMEOUT)
     if routing_key is not None:
         check_routing_key(text_of(routing_key))

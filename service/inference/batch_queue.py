@@ -118,7 +118,7 @@ class BatchQueue:
         It is 0 if it is unknown, if only background inputs wait, or if the request would be too late: `take` then
         cancels it and returns another one.
         """
-        if not self.front:
+        if not self.front.items:
             return 0.0
         ticket = self.front.first()
         if self._is_late(ticket, now):
@@ -136,7 +136,7 @@ class BatchQueue:
         takes longer. The last waiting request runs in any case until its deadline: only another batch can correct a
         latency model that is wrong.
         """
-        while order := self.front or self._background:
+        while order := self.front if self.front.items else self._background:
             ticket = order.first()
             if self._is_late(ticket, now):
                 self._cancel_late(order, now)

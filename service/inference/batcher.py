@@ -137,7 +137,7 @@ class Batcher:
         now = self._clock()
         # A waiting request holds its engine, so the id cannot be reused for another one.
         model = (id(engine), object() if alone else None)
-        lengths = [len(item) for item in tokens]
+        lengths = [len(item.ids) for item in tokens]
         ticket = Ticket(model, lengths, now, deadline, background, engine.latency, client, weight, engine.padding_costs)
         answer = np.empty((2, len(tokens), len(engine.manifest.labels)), dtype=np.float32)
         request = PendingRequest(engine, tokens, loop.create_future(), answer, len(tokens))

@@ -169,7 +169,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Note the last byte of a head."""
-        if offers_upgrade(self):
+        if self.parser.should_upgrade() and offers_upgrade(self):
             return
         self._end_head()
         self._in_body, self._other_bytes = True, 0
@@ -184,7 +184,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note the last byte of a request."""
         self._in_body = False
-        if not offers_upgrade(self):
+        if not (self.parser.should_upgrade() and offers_upgrade(self)):
             self.scope["state"][BODY_RECEIVED] = self.cycle.body
             super().on_message_complete()
 

@@ -31,7 +31,7 @@ class RequestLogging:
         request = LoggedRequest(
             request_id=choose_request_id(text_of(headers.get(b"x-request-id", b""))),
             method=scope["method"],
-            record=self._record(scope, b"traceparent" in headers),
+            record=self._record(scope) if self._tracer or b"traceparent" in headers else RequestRecord(),
             client=scope["client"][0] if scope.get("client") else None,
         )
         state = scope.setdefault("state", {})
@@ -64,11 +64,11 @@ class RequestLogging:
             headers.append((b"connection", b"close"))
         return headers
 
-    def _record(self, scope: Scope, traced: bool) -> RequestRecord:
+    def _record(self, scope: Scope) -> RequestRecord:
         # A probe has no span, and so no trace.
         if self._tracer and scope["path"] not in PROBES:
             return RequestRecord(self._tracer.trace_id(), self._tracer)
-        return RequestRecord(trace_id_of(Headers(scope=scope).getlist("traceparent")) if traced else None)
+        return RequestRecord(trace_id_of(Headers(scope=scope).getlist("traceparent")))
 
 
 class RequestLogMiddleware:
