@@ -151,13 +151,13 @@ Encoder::Encoder(Blob&& blob, const KernelTable& kernels, bool first_token_only,
     PackedLayer packed{};
     if (blob.relative.table.rows != 0)
       packed.relative = relative_of(layer, blob.relative, first_token_only && &layer == &blob.layers.back());
-    packed.query = packer_.pack(std::move(layer.query), false);
-    packed.key = packer_.pack(std::move(layer.key), false);
-    packed.value = packer_.pack(std::move(layer.value), false);
-    packed.attention_output = packer_.pack(std::move(layer.attention_output), false);
-    packed.intermediate = packer_.pack(std::move(layer.intermediate), true);
-    packed.output = packer_.pack(std::move(layer.output), true);
-    if (layer.gate.rows != 0) packed.gate = packer_.pack(std::move(layer.gate), true);
+    packed.query = packer_.pack(std::move(layer.query));
+    packed.key = packer_.pack(std::move(layer.key));
+    packed.value = packer_.pack(std::move(layer.value));
+    packed.attention_output = packer_.pack(std::move(layer.attention_output));
+    packed.intermediate = packer_.pack(std::move(layer.intermediate));
+    packed.output = packer_.pack(std::move(layer.output));
+    if (layer.gate.rows != 0) packed.gate = packer_.pack(std::move(layer.gate));
     packed.attention_norm = keep(std::move(layer.attention_norm));
     packed.output_norm = keep(std::move(layer.output_norm));
     if (!layer.rotary.empty()) packed.rotary = rotary_of(layer.rotary);
@@ -204,7 +204,7 @@ Relative Encoder::relative_of(const Layer& layer, const RelativePositions& relat
 const float* Encoder::project_distances(const Matrix& projection, const RelativePositions& relative,
                                         bool first_token_only, float factor) {
   MatrixPacker packer(kernels_.traits);  // of what is needed here only
-  const PackedMatrix matrix = packer.pack(in_floats(projection), true);
+  const PackedMatrix matrix = packer.pack(in_floats(projection));
   const std::uint32_t rows = relative.table.rows;
   const std::size_t tile = std::size_t{kernels_.traits.lanes} * kernels_.traits.max_vectors;
   const Scratch layout = scratch_layout(kernels_.traits, matrix.columns, std::max(matrix.rows, matrix.columns),
@@ -356,7 +356,7 @@ void profile(bool on, std::uint64_t* nanoseconds) {
 Linear::Linear(Blob&& blob, const KernelTable& kernels)
     : kernels_(kernels),
       packer_(kernels.traits),
-      matrix_(packer_.pack(std::move(blob.linear), true)),
+      matrix_(packer_.pack(std::move(blob.linear))),
       scratch_(kKeptScratch, kKeptScratchBytes) {}
 
 void Linear::run(const float* input, float* output, std::size_t tokens, const Parallel& parallel) const {

@@ -17,10 +17,12 @@ struct RowSpan {
   std::uint16_t count;
 };
 
+inline constexpr std::uint32_t kSpansAhead = 8;  // so many rows ahead the memory of a row's outputs is prefetched
+
 // A range of columns small enough for its activations to stay in a near cache (cpu.h) while all rows pass over them.
 struct Panel {
   std::uint32_t first_column;
-  const RowSpan* spans;         // [rows], each once
+  const RowSpan* spans;         // [rows], each once, and kSpansAhead more without a meaning
   // In the order of the spans, relative to first_column: columns; for unstructured int8, offsets in bytes (a column's
   // activations always take a full tile's bytes there, so the product is known beforehand)
   const std::uint16_t* column;

@@ -23,7 +23,7 @@ VECTORS = {
 FUNCTION = re.compile(
     r"^(?!template|using|typedef|constexpr|struct)[\w:<>*&][\w:<>*& ]*[ *&]([a-z]\w*)\(", re.MULTILINE
 )
-MEMBER = re.compile(r"^ +SPARSERVE_MEMBER [\w:]+ (\w+)\(", re.MULTILINE)
+MEMBER = re.compile(r"^ +SPARSERVE_MEMBER [\w:]+ (?!operator)(\w+)\(", re.MULTILINE)
 
 
 def build(folder: Path, *variables: str) -> Path:

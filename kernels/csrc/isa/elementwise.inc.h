@@ -1,9 +1,10 @@
 // Elementwise functions on vectors of tokens: exponential, activations, LayerNorm. Included once per instruction set.
 #pragma once
 
-// exp(x) to about 2e-7 relative; x below -87.3 gives about 1e-38.
+// exp(x) to about 2e-7 relative; x below -87.3 gives about 1e-38. NaN stays NaN: `min` and `max` give their second
+// operand then.
 SPARSERVE_INLINE F32 exponential(F32 x) {
-  x = max(min(x, broadcast(88.0F)), broadcast(-87.3F));
+  x = max(broadcast(-87.3F), min(broadcast(88.0F), x));
   const F32 n = round(mul(x, broadcast(1.44269504F)));
   F32 r = fma(n, broadcast(-0.693145752F), x);  // ln 2 in two parts
   r = fma(n, broadcast(-1.42860677e-6F), r);

@@ -35,29 +35,47 @@ class Stopwatch {
 template <int V>
 void quantize_tile(Input<V>& in, std::uint32_t features) {
   constexpr int stride = V * kLanes;
-  F32 low[V], high[V], nan[V], inverse[V], zero_point[V];
+  // Few vectors have several chains of minima, maxima and sums: one would wait for its own latency.
+  constexpr int chains = kMaxVectors / V;
+  F32 low[chains][V], high[chains][V], nan[chains][V], inverse[V], zero_point[V];
   SPARSERVE_UNROLL
-  for (int v = 0; v < V; ++v) low[v] = high[v] = nan[v] = zero();
-  for (std::uint32_t f = 0; f < features; ++f) {
+  for (int k = 0; k < chains; ++k) {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) low[k][v] = high[k][v] = nan[k][v] = zero();
+  }
+  const auto include = [&](int k, const float* row) {
     SPARSERVE_UNROLL
     for (int v = 0; v < V; ++v) {
-      const F32 x = load(in.x + f * stride + v * kLanes);
-      low[v] = min(low[v], x);
-      high[v] = max(high[v], x);
-      nan[v] = fma(x, zero(), nan[v]);  // minimum and maximum may lose NaN and infinity
+      const F32 x = load(row + v * kLanes);
+      low[k][v] = min(low[k][v], x);
+      high[k][v] = max(high[k][v], x);
+      nan[k][v] = fma(x, zero(), nan[k][v]);  // minimum and maximum may lose NaN and infinity
     }
+  };
+  const std::uint32_t whole = features / chains * chains;
+  for (std::uint32_t f = 0; f < whole; f += chains) {
+    SPARSERVE_UNROLL
+    for (int k = 0; k < chains; ++k) include(k, in.x + (f + k) * stride);
   }
+  for (std::uint32_t f = whole; f < features; ++f) include(0, in.x + f * stride);
   SPARSERVE_UNROLL
   for (int v = 0; v < V; ++v) {
+    SPARSERVE_UNROLL
+    for (int k = 1; k < chains; ++k) {
+      low[0][v] = min(low[0][v], low[k][v]);
+      high[0][v] = max(high[0][v], high[k][v]);
+      nan[0][v] = add(nan[0][v], nan[k][v]);
+    }
     // The smallest range keeps 255 / range finite; activations below it are zero to every following LayerNorm.
-    const F32 range = max(sub(high[v], low[v]), broadcast(1e-30F));
+    const F32 range = max(sub(high[0][v], low[0][v]), broadcast(1e-30F));
     inverse[v] = div(broadcast(255.0F), range);
-    zero_point[v] = round(mul(sub(zero(), low[v]), inverse[v]));
-    const F32 scale = fma(range, broadcast(1.0F / 255), nan[v]);
+    zero_point[v] = round(mul(sub(zero(), low[0][v]), inverse[v]));
+    const F32 scale = fma(range, broadcast(1.0F / 255), nan[0][v]);
     store(in.token + v * kLanes, scale);
     store(in.token + stride + v * kLanes, mul(scale, zero_point[v]));
   }
-  for (std::uint32_t f = 0; f < features; ++f) quantize<V>(in.x + f * stride, inverse, zero_point, in.planar + f * kTile);
+  for (std::uint32_t f = 0; f < features; ++f)
+    quantize<V>(in.x + f * stride, inverse, zero_point, in.planar + f * kTile);
   in.has_planar = true;
 }
 
@@ -81,7 +99,19 @@ SPARSERVE_INLINE void dequantize(const PackedMatrix& m, const Input<V>& in, std:
   }
 }
 
-// Emit: `void operator()(row, F32 (&y)[V])` receives a finished row. Between panels rows are kept in `spill`.
+// A run of few tokens is through with its weights as fast as they are read. Processors prefetch streams themselves, but
+// stop at the end of each page of 4 KiB. For more tokens this gains nothing (docs/explanation/sparse-runtime.md).
+template <int V>
+SPARSERVE_INLINE void prefetch_weights(const std::uint16_t* column, const std::int8_t* weight) {
+  if constexpr (V * kLanes <= 16) {
+    __builtin_prefetch(column + 512);
+    __builtin_prefetch(column + 544);
+    __builtin_prefetch(weight + 1024);
+  }
+}
+
+// Emit: `void operator()(row, F32 (&y)[V])` receives a finished row, `void prefetch(row)` fetches the memory that it
+// will be added or written to, if that may be far away. Between panels rows are kept in `spill`.
 template <int V, bool First, bool Last, bool Block, class Emit>
 void sparse_float_panel(const PackedMatrix& m, const Panel& panel, const float* x, float* spill, Emit& emit) {
   constexpr int stride = V * kLanes;
@@ -90,6 +120,7 @@ void sparse_float_panel(const PackedMatrix& m, const Panel& panel, const float* 
   const float* weight = panel.floats;
   for (std::uint32_t r = 0; r < m.rows; ++r) {
     const RowSpan span = panel.spans[r];
+    if constexpr (Last) emit.prefetch(panel.spans[r + kSpansAhead].row);
     // Two chains of additions: one would wait for its own latency when a row has few vectors.
     F32 acc[V], odd[V];
     if constexpr (First) {
@@ -155,6 +186,8 @@ void sparse_int_panel(const PackedMatrix& m, const Panel& panel, const Input<V>&
   const std::int8_t* weight = panel.ints;
   for (std::uint32_t r = 0; r < m.rows; ++r) {
     const RowSpan span = panel.spans[r];
+    if constexpr (Last) emit.prefetch(panel.spans[r + kSpansAhead].row);
+    prefetch_weights<V>(column, weight);
     I32 acc[V];
     if constexpr (First) {
       SPARSERVE_UNROLL

@@ -33,6 +33,7 @@ struct StoreScaled {
     for (int v = 0; v < V; ++v)
       store(out + std::size_t{row} * V * kLanes + v * kLanes, mul(y[v], broadcast(factor)));
   }
+  SPARSERVE_MEMBER void prefetch(std::uint32_t) const {}
 };
 
 template <int V>
@@ -41,7 +42,18 @@ struct StoreActivated {
   std::uint32_t activation;
   bool coarse;  // the result is quantized next
   bool gated;   // `out` holds factors
-  void operator()(std::uint32_t row, const F32 (&y)[V]) const {
+  // The usual case is inlined: a call for each row would take as long as its GELU.
+  SPARSERVE_MEMBER void operator()(std::uint32_t row, const F32 (&y)[V]) const {
+    if (activation != 1 || !coarse || gated) return store_any(row, y);
+    F32 a[V];
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) a[v] = y[v];
+    coarse_gelu(a);
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) store(out + std::size_t{row} * V * kLanes + v * kLanes, a[v]);
+  }
+  SPARSERVE_MEMBER void prefetch(std::uint32_t) const {}
+  void store_any(std::uint32_t row, const F32 (&y)[V]) const {
     F32 a[V];
     SPARSERVE_UNROLL
     for (int v = 0; v < V; ++v) a[v] = y[v];
@@ -65,6 +77,10 @@ struct AddTo {
       store(to, add(load(to), y[v]));
     }
   }
+  SPARSERVE_MEMBER void prefetch(std::uint32_t row) const {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; v += 64 / (4 * kLanes)) __builtin_prefetch(stream + (std::size_t{row} * V + v) * kLanes, 1);
+  }
 };
 
 // Store keys or values: each vector goes to the buffer of its sequence.
@@ -75,6 +91,10 @@ struct StoreToSequences {
   void operator()(std::uint32_t row, const F32 (&y)[V]) const {
     SPARSERVE_UNROLL
     for (int v = 0; v < V; ++v) store(to[v] + row * stride[v], y[v]);
+  }
+  SPARSERVE_MEMBER void prefetch(std::uint32_t row) const {
+    SPARSERVE_UNROLL
+    for (int v = 0; v < V; ++v) __builtin_prefetch(to[v] + row * stride[v], 1);
   }
 };
 

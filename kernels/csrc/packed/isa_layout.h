@@ -15,14 +15,12 @@ namespace sparserve {
 class MatrixPacker {
  public:
   explicit MatrixPacker(const Traits& traits) : traits_(traits) {}
-  // `by_length` orders rows by their number of nonzeros, so that the end of the inner loop is predicted. It suits
-  // outputs in the cache; for rows written far apart the natural order is better, because it can be prefetched.
-  PackedMatrix pack(Matrix&& matrix, bool by_length);
+  PackedMatrix pack(Matrix&& matrix);
   const float* keep(std::vector<float>&& values);
 
  private:
   void pack_dense(const Matrix& matrix, PackedMatrix& packed);
-  void pack_sparse(const Matrix& matrix, PackedMatrix& packed, bool by_length);
+  void pack_sparse(const Matrix& matrix, PackedMatrix& packed);
   template <class T>
   T* allocate(std::size_t count);
 

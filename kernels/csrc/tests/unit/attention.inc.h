@@ -174,3 +174,28 @@ void first_token_attention() {
     }
   }
 }
+
+// A NaN among the scores of a query makes its answer NaN: an early key's, in a later block, the last one's.
+void spoiled_attention() {
+  const std::uint32_t keys[] = {2U, kKeyBlock + 1, kKeyBlock + 8};
+  for (const std::uint32_t key : keys) {
+    Head head = head_of(8, kKeyBlock + 9, kLanes, 0);
+    head.key[3 * head.stride + key] = __builtin_nanf("");
+    head.query[5 * kLanes + 1] = __builtin_inff();  // of the first query's neighbour: infinite scores of both signs
+    float* out = unit::floats(std::size_t{head.head_dim} * kLanes);
+    float* scores = unit::floats(kKeyBlock * kLanes + head.stride);
+    attend<1>(head.query, kLanes, head.key, head.value, head.sequence, head.head_dim, {0, kLanes, kNoBand}, {}, nullptr,
+              0, kLanes, out, scores);
+    for (std::size_t i = 0; i < std::size_t{head.head_dim} * kLanes; ++i) near("attend", out[i], __builtin_nan(""), 0);
+    attend_one(head.query, kLanes, head.key, head.value, head.sequence, head.head_dim, kNoBand, {}, nullptr, 0, out,
+               scores);
+    for (std::uint32_t d = 0; d < head.head_dim; ++d)
+      near("attend_one", out[std::size_t{d} * kLanes], __builtin_nan(""), 0);
+    head.key[3 * head.stride + key] = 0;
+    attend<1>(head.query, kLanes, head.key, head.value, head.sequence, head.head_dim, {0, kLanes, kNoBand}, {}, nullptr,
+              0, kLanes, out, scores);
+    for (std::uint32_t d = 0; d < head.head_dim; ++d)
+      for (std::uint32_t i = 0; i < kLanes; ++i)
+        same("attend, a spoiled query", out[d * kLanes + i] != out[d * kLanes + i], i == 1);
+  }
+}

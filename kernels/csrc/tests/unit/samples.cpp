@@ -206,7 +206,7 @@ Sample sample_matrix(Storage storage, const Traits& traits, std::uint32_t rows, 
   std::copy(random.matrix.bias.begin(), random.matrix.bias.end(), bias);
   packers().clear();
   packers().emplace_back(traits);
-  return {packers().back().pack(std::move(random.matrix), rows % 2 == 1), weights, bias};
+  return {packers().back().pack(std::move(random.matrix)), weights, bias};
 }
 
 void compare_encoders(const KernelTable& table, SampleEncoder kind, bool first_token_only, bool int8_attention) {
