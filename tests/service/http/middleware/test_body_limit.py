@@ -45,7 +45,11 @@ class Request:
     async def end(self, error: Exception | None = None) -> None:
         """The app answers, or fails."""
         if not self._end.done():
-            self._end.set_exception(error) if error else self._end.set_result(None)
+            if error is None:
+                self._end.set_result(None)
+            else:
+                self._end.set_exception(error)
+                self._end.exception()  # it is no leak if the request has ended already
         await settled()
 
     async def cancel(self) -> None:
