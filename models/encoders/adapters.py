@@ -49,6 +49,15 @@ def merge_adapter(folder: Path, cache: Path) -> Path:
     return target
 
 
+def merge_note(folder: Path) -> str:
+    """Return a sentence for the user about an adapter that is merged."""
+    base = read_json_fields(folder / ADAPTER_CONFIG)["base_model_name_or_path"]
+    note = f"{folder} holds an adapter: it is merged into its base model {base}"
+    if (folder / "config.json").is_file():
+        note += "; the folder's own config.json and the weights of that network are not used"
+    return note
+
+
 def _check_mergeable(folder: Path, fields: dict[str, Any]) -> None:
     by_hand = "merge it yourself with `model.merge_and_unload().save_pretrained(folder)` of peft, and give that folder"
     kind = fields.get("peft_type")

@@ -18,7 +18,7 @@ from sparserve.models.data.sources.source import HUB, is_hub_id
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.unlabeled import UnlabeledRows, load_unlabeled
 from sparserve.models.distributed import count, uses_gpu
-from sparserve.models.encoders.adapters import is_adapter, merge_adapter
+from sparserve.models.encoders.adapters import is_adapter, merge_adapter, merge_note
 from sparserve.models.encoders.any_classifier import AnyClassifier, resolve_classifier
 from sparserve.models.encoders.checkpoint import Checkpoint, resolve_checkpoint
 from sparserve.models.errors import CheckpointError, InputError
@@ -202,6 +202,9 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     check_long_texts(job)
     check_vocabulary(job)
     check_calibration(job)
+    for network in (options.model, options.teacher):
+        if network is not None and is_adapter(network):
+            reporter.say(f"  note: {merge_note(Path(network))}")
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")
     plan = plan_job(job)
     if (epochs := plan.job.recipe.student.epochs) != recipe.student.epochs:

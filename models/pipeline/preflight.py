@@ -154,15 +154,20 @@ def _check_size(network: Checkpoint, model: nn.Module) -> None:
 
 def _check_forward(network: Checkpoint, model: nn.Module) -> None:
     """Run the network without its weights: some wrong fields of a configuration show only then."""
-    try:
-        with torch.inference_mode():
-            ids = torch.zeros(2, 3, dtype=torch.long, device="meta")
-            # Without a mask DeBERTa's code searches the ids for padding; with one, others' code searches it for zeros.
-            # Neither is possible without values.
-            disentangled = network.architecture.positions == "disentangled"
-            model.eval()(input_ids=ids, attention_mask=ids if disentangled else None)
-    except Exception as error:  # a wrong field can raise any exception
-        raise CheckpointError(f"{network.folder}/config.json describes a network that does not run: {error}") from error
+    errors: list[Exception] = []
+    ids = torch.zeros(2, 3, dtype=torch.long, device="meta")
+    # Without a mask the code of DeBERTa, and of MPNet in older releases of transformers, searches the ids for padding;
+    # with one, others' code searches it for zeros. Neither is possible without values.
+    for mask in (None, ids):
+        try:
+            with torch.inference_mode():
+                model.eval()(input_ids=ids, attention_mask=mask)
+        except Exception as error:  # a wrong field can raise any exception
+            errors.append(error)
+        else:
+            return
+    reason = next((error for error in errors if "meta tensors" not in str(error)), errors[0])
+    raise CheckpointError(f"{network.folder}/config.json describes a network that does not run: {reason}") from reason
 
 
 def _check_head(teacher: Checkpoint, model: nn.Module, match: WeightMatch) -> None:

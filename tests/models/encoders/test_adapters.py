@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 
-from sparserve.models.encoders.adapters import is_adapter, merge_adapter
+from sparserve.models.encoders.adapters import is_adapter, merge_adapter, merge_note
 from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
 from sparserve.models.errors import CheckpointError
 
@@ -60,6 +60,13 @@ def test_merge_adapter_computes_the_same_as_the_adapted_network(trained: tuple[A
     ids = torch.arange(5, 25).reshape(2, 10)
     torch.testing.assert_close(network(ids).logits, model(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
     assert merge_adapter(folder, tmp_path) == merged
+
+
+def test_merge_note_names_the_base_and_what_is_not_used(copy: Any) -> None:
+    folder = copy(base_model_name_or_path="a-base")
+    assert merge_note(folder) == f"{folder} holds an adapter: it is merged into its base model a-base"
+    (folder / "config.json").write_text("{}")
+    assert "the folder's own config.json and the weights of that network are not used" in merge_note(folder)
 
 
 def test_merge_adapter_names_the_package_that_it_needs(

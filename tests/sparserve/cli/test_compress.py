@@ -57,6 +57,18 @@ def test_compress_refuses_a_checkpoint_that_is_no_encoder(
         refused("--model", copy, code=2, message=message)
 
 
+def test_compress_says_that_an_adapter_is_merged(
+    compress_tiny: CommandLine, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "a-base"}))
+    monkeypatch.setattr("sparserve.models.pipeline.job.merge_adapter", lambda folder, cache: tiny_checkpoint)
+    result = run(*compress_tiny(tmp_path / "store", "--model", str(folder), "--dry-run"))
+    assert result.exit_code == 0, result.output
+    assert f"  note: {folder} holds an adapter: it is merged into its base model a-base\n" in result.stdout
+
+
 def test_compress_refuses_unlabelled_rows_without_a_teacher_to_answer(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("another film\n")
     given = ["--unlabeled", tmp_path / "more.txt"]
