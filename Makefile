@@ -34,6 +34,8 @@ SPARSITY ?= 0.9
 RECIPE ?= models/recipes/demo.yaml
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Two processes, each a file at a time, in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 CYCLONEDX := cyclonedx-bom==7.5.0
 PEERS ?=
@@ -55,7 +57,7 @@ FLOORS ?= tests/kernels tests/models tests/sparserve tests/service/api tests/ser
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*.* kernels/csrc/*/*.*)
-	$(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[compress,dev]"
 	touch $@
 
@@ -64,17 +66,17 @@ demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo.serve_once --store $(STORE) --task movie-sentiment
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 test-framework: $(INSTALLED)
-	$(BIN)/python -m pytest tests/service/api --framework -n 2 --dist loadfile
+	$(PYTEST) tests/service/api --framework
 
 # In one run: to start it and to make what its tests share takes a minute.
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'not browser' -n 2 --dist loadfile
+	$(PYTEST) -m 'not browser'
 
 test-thorough: test-framework
-	$(BIN)/python -m pytest -m 'slow or thorough' -n 2 --dist loadfile
+	$(PYTEST) -m 'slow or thorough'
 
 test-architectures: $(INSTALLED)
 	$(BIN)/python -m pytest -m thorough --every-architecture tests/models/pipeline/test_compress_recipes.py
@@ -145,7 +147,7 @@ job-venv:
 # KServe's clients, which the tests call: what they ask for does not go with what the service is tested with.
 kserve-venv:
 	$(PYTHON) -m venv build/kserve-venv
-	build/kserve-venv/bin/pip install --disable-pip-version-check --quiet --no-compile \
+	build/kserve-venv/bin/pip install --disable-pip-version-check --quiet --no-compile --no-deps \
 	    -r tests/support/service/kserve-requirements.txt
 
 audit:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sparserve.kernels.library import Library, LibraryError, find_library
-from tests.support.shared_folders import made_once
+from tests.support.shared_folders import made_once, shared_root
 
 GOOD = ("good", "great", "fine", "love", "bright")
 BAD = ("bad", "awful", "dull", "hate", "long")
@@ -58,6 +58,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add options."""
     parser.addoption("--framework", action="store_true", help="test the service without its fast path")
     parser.addoption("--every-architecture", action="store_true", help="test every recipe with every architecture")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with the longest tests first: the processes, which take file by file, then end together."""
+    marks = ("thorough", "slow")
+    ranks: dict[Path, int] = {}
+    for item in items:
+        rank = next((rank for rank, mark in enumerate(marks) if item.get_closest_marker(mark)), len(marks))
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +141,19 @@ measurement: {seconds: 0.5, batches: [1], lengths: [8], threads: 1}
 
 
 @pytest.fixture(scope="session")
-def compress_tiny(tiny_checkpoint: Path, tiny_recipe: Path, sentiment_csv: Path) -> Callable[..., list[str]]:
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the graphs that were traced in this run; exports of this process use it."""
+    from tests.support.models.shared_templates import share_templates
+
+    folder = shared_root(tmp_path_factory) / "templates"
+    share_templates(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compress_tiny(
+    tiny_checkpoint: Path, tiny_recipe: Path, sentiment_csv: Path, templates: Path
+) -> Callable[..., list[str]]:
     """Return a maker of command lines that compress the tiny checkpoint into a store."""
 
     def command(store: Path, *extra: str) -> list[str]:
@@ -138,6 +161,12 @@ def compress_tiny(tiny_checkpoint: Path, tiny_recipe: Path, sentiment_csv: Path)
         return ["compress", str(tiny_recipe), *given, "--store", str(store), *extra]
 
     return command
+
+
+@pytest.fixture
+def no_memory_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the process for each graph that measures its memory; `tiny_store` and the code blocks have them."""
+    monkeypatch.setattr("sparserve.models.evaluation.latency.resident_bytes", lambda graph, **_: 10_000_000)
 
 
 @pytest.fixture(scope="session")

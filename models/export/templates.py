@@ -5,6 +5,7 @@ the dense one, its students, the trials of a search.
 """
 
 import json
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ NAMES: Final = ("_name_or_path", "id2label", "label2id", "problem_type", "dtype"
 
 
 @dataclass(frozen=True)
-class _Template:
+class Template:
     """A graph without the values of its parameters, and the names of those that it stores transposed."""
 
     graph: bytes
@@ -28,10 +29,14 @@ class _Template:
 
 
 class Templates:
-    """Templates by everything that the graph depends on except the values of the parameters."""
+    """Templates by everything that the graph depends on except the values of the parameters.
 
-    def __init__(self) -> None:
-        self._templates: dict[str, _Template] = {}
+    Args:
+        stored: holds them; by default this process alone.
+    """
+
+    def __init__(self, stored: MutableMapping[str, Template] | None = None) -> None:
+        self._templates: MutableMapping[str, Template] = {} if stored is None else stored
 
     def keep(self, model: nn.Module, options: Any, graph: onnx.ModelProto) -> None:
         """Keep the graph that was exported from a model with `options`. Its initializers have the parameters' names."""
@@ -44,7 +49,7 @@ class Templates:
                 if not np.array_equal(numpy_helper.to_array(tensor), values):
                     transposed.add(tensor.name)
                 tensor.ClearField("raw_data")
-        self._templates[_key(model, options)] = _Template(template.SerializeToString(), frozenset(transposed))
+        self._templates[_key(model, options)] = Template(template.SerializeToString(), frozenset(transposed))
 
     def fill(self, model: nn.Module, options: Any) -> onnx.ModelProto | None:
         """Return the graph of a model like one that was exported with the same options; None if there was none."""

@@ -20,6 +20,8 @@ from sparserve.service.server.response_writer import ResponseWriter
 # The limit of uvicorn's other parser; httptools has none.
 MAX_HEAD_BYTES: Final = 64 * 2**10
 MAX_DESCRIPTORS: Final = 65_536
+# A client that has connected before a shutdown may be this late with its first request.
+FIRST_REQUEST_SECONDS: Final = 1.0
 
 
 class HttpConnection(Protocol):
@@ -105,6 +107,7 @@ class Connection(HttpToolsProtocol):
         self._reading_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
         self._lost = False
+        self._stopping = False
         self._on_disconnect: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -122,6 +125,14 @@ class Connection(HttpToolsProtocol):
         self._lost = True
         if self._on_disconnect is not None:
             self._on_disconnect()
+
+    def shutdown(self) -> None:
+        """Close once no request is running. A client that has not sent any yet has a moment for one."""
+        if self.cycle is None and not self.transport.is_closing():
+            self._stopping = True
+            self.loop.call_later(FIRST_REQUEST_SECONDS, self._close_unused)
+        else:
+            super().shutdown()
 
     def watch_disconnect(self, callback: Callable[[], object] | None) -> None:
         """Call back once the client has disconnected, at once if it has already; None ends the watch.
@@ -175,6 +186,8 @@ class Connection(HttpToolsProtocol):
         self._in_body, self._other_bytes = True, 0
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, ResponseWriter(self.transport, self.loop))
+        if self._stopping:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Note bytes of a body."""
@@ -224,6 +237,10 @@ class Connection(HttpToolsProtocol):
         """Stop that timer: the client has read."""
         self._end_reading()
         super().resume_writing()
+
+    def _close_unused(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self._seconds, self._head_is_late)

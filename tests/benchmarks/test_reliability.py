@@ -35,8 +35,8 @@ def test_slope_uses_second_half_per_100000_requests() -> None:
 def test_soak_counts_every_request(tmp_path: Path) -> None:
     publish(Store(tmp_path), max_length=LONGEST_WORDS)
     with running(tmp_path, *reliability.SOAK_OPTIONS) as service:
-        found = soak(service, f"/v1/models/{TASK}/classify", 1000, connections=8, distinct=200)
-    assert found.requests + found.abandoned == 1000
+        found = soak(service, f"/v1/models/{TASK}/classify", 500, connections=8, distinct=100)
+    assert found.requests + found.abandoned == 500
     assert (found.wrong, found.lost) == (0, 0)
     assert {200, 400} <= found.statuses.keys() <= {200, 400, 404}
     record = {**figures(found), "connections": 8, "model": "a tiny graph", "exit_status": 0}
@@ -52,7 +52,7 @@ def test_soak_of_workers_samples_all_processes(tmp_path: Path) -> None:
     with running(tmp_path, *reliability.SOAK_OPTIONS, "--workers", "2") as service:
         processes = service.processes()
         descriptors = [process.num_fds() for process in processes]
-        found = soak(service, f"/v1/models/{TASK}/classify", 1000, connections=8, distinct=200)
+        found = soak(service, f"/v1/models/{TASK}/classify", 500, connections=8, distinct=100)
     assert len(processes) == 3
     assert (found.wrong, found.lost, found.restarts) == (0, 0, 0)
     assert all(sample.descriptors > max(descriptors) + 2 for sample in found.samples)

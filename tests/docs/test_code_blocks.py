@@ -14,15 +14,15 @@ DOCS = ROOT / "docs"
 
 
 @pytest.mark.thorough
-def test_tutorials_run(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_tutorials_run(tmp_path: Path, tiny_checkpoint: Path, templates: Path) -> None:
     for page in ("get-started/compress.md", "get-started/serve.md", "reference/bundle.md", "get-started/canary.md"):
-        run_page(DOCS / page, tmp_path, tiny_checkpoint)
+        run_page(DOCS / page, tmp_path, tiny_checkpoint, templates)
 
 
 @pytest.mark.thorough
-def test_readme_runs(tmp_path: Path, tiny_checkpoint: Path, sentiment_csv: Path) -> None:
+def test_readme_runs(tmp_path: Path, tiny_checkpoint: Path, sentiment_csv: Path, templates: Path) -> None:
     (tmp_path / "reviews.csv").write_bytes(sentiment_csv.read_bytes())
-    run_page(ROOT / "README.md", tmp_path, tiny_checkpoint)
+    run_page(ROOT / "README.md", tmp_path, tiny_checkpoint, templates)
 
 
 def test_every_tutorial_and_the_readme_have_tested_blocks() -> None:

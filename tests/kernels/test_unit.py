@@ -43,6 +43,7 @@ def unit(sparse_runtime: Library, tmp_path_factory: pytest.TempPathFactory) -> P
     return build(tmp_path_factory.mktemp("unit"), f"ISAS={isas}")
 
 
+@pytest.mark.slow
 def test_unit_tests_of_every_kernel_pass(unit: Path) -> None:
     done = subprocess.run([unit], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -50,6 +51,7 @@ def test_unit_tests_of_every_kernel_pass(unit: Path) -> None:
         assert re.search(rf"^{name}: \d+ rows$", done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.slow
 def test_unit_list_names_every_kernel(unit: Path) -> None:
     """A function without a row is a kernel without a test."""
     listed = subprocess.run([unit, "--list"], capture_output=True, text=True, check=True).stdout

@@ -14,6 +14,11 @@ from tests.support.models.exporting import LABELS, Exported, classifier, export
 from tests.support.shared_folders import made_once
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_templates(templates: Path) -> None:
+    """Trace each network once for all processes."""
+
+
 @pytest.fixture(scope="session")
 def exported_encoder(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory

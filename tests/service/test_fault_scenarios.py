@@ -84,4 +84,4 @@ def test_fault_deleted_store(service: RunningService, store: Store) -> None:
 
 def test_fault_service_stops_with_status_0(service: RunningService) -> None:
     figures = faults.stopped_under_load(service, 50)
-    assert (figures["exit_status"], figures["lost"], figures["statuses"].keys()) == (0, 0, {"200"})
+    assert (figures["exit_status"], figures["lost"], figures["statuses"].keys()) == (0, 0, {"200"}), figures

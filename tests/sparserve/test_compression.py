@@ -39,6 +39,7 @@ def test_job_options_need_only_data() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_memory_processes")
 def test_compress_and_search_publish_bundles(
     tiny_store: Path, tiny_recipe: Path, tiny_checkpoint: Path, sentiment_csv: Path, tmp_path: Path
 ) -> None:

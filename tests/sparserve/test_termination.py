@@ -59,22 +59,3 @@ def test_compress_is_stopped_while_it_starts(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == EXIT_CODE == 143, done.stderr
     assert done.stderr.split("\n") == ["", MESSAGE, ""]
-
-
-@pytest.mark.slow
-def test_compress_is_stopped_within_a_step_and_resumes(compress_tiny: Callable[..., list[str]], tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    command = [sys.executable, "-m", "sparserve", *compress_tiny(store, "--json")]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert running.stdout is not None
-    for line in running.stdout:
-        if '"progress"' in line:
-            break
-    running.send_signal(signal.SIGTERM)
-    _, errors = running.communicate(timeout=120)
-    assert running.returncode == EXIT_CODE, errors
-    assert errors == f"\n{MESSAGE}\n"
-    assert list((store / ".work" / "steps").glob(".*.unfinished"))
-    assert not list(store.glob("*/*/*/manifest.json"))
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr

@@ -49,8 +49,11 @@ def small_overrides(recipe: str) -> dict[str, Any]:
     }
 
 
-def run_page(page: Path, folder: Path, checkpoint: Path) -> None:
-    """Run the marked blocks of a page in a folder, one after the other; fail with their output if a command fails."""
+def run_page(page: Path, folder: Path, checkpoint: Path, templates: Path) -> None:
+    """Run the marked blocks of a page in a folder, one after the other; fail with their output if a command fails.
+
+    `templates` is the folder of `shared_templates`.
+    """
     commands = folder / ".commands"
     commands.mkdir(exist_ok=True)
     curl = shutil.which("curl")
@@ -64,6 +67,7 @@ def run_page(page: Path, folder: Path, checkpoint: Path) -> None:
         "PATH": f"{commands}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "SMALL_CHECKPOINT": str(checkpoint),
+        "SMALL_TEMPLATES": str(templates),
     }
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -88,7 +92,7 @@ def _lines(blocks: Sequence[Block]) -> Iterator[str]:
         elif block.mark == "service":
             yield from (f"{block.code.rstrip()} > service.log 2>&1 &", "service=$!", READY)
         elif block.mark == "plan":
-            yield f"export SMALL_PLAN=1\n{block.code}\nunset SMALL_PLAN"
+            yield f"python -m tests.support.small_sparserve --plan {shlex.quote(block.code)}"
         else:
             yield block.code
 

@@ -19,7 +19,7 @@ from sparserve.models.errors import InputError
 
 pytestmark = pytest.mark.thorough
 fuzzed = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -207,6 +207,7 @@ def test_squeezed_graph_is_packed_and_quantized(
     assert np.abs(answers(tmp_path / "int8.onnx", graph_inputs()) - expected).max() < 0.1 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_flops_count_the_remaining_heads(exported: tuple[Any, Path]) -> None:
     model, path = exported
     counted = flops(sparsity(path), model.config, length=10)

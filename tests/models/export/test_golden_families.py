@@ -19,6 +19,7 @@ TEXTS = ["a good movie", "THE AWFUL PLOT!!!", "a", "na\u00efve \u2014 \u00bd", "
 PAIRS = ["the plot", "?", "dull " * 50, "long", "very " * 30]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["deberta-v2", "modernbert", "nomic_bert"])
 def test_exported_families_answer_as_the_pipeline(
     model_type: str,

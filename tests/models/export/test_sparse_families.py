@@ -26,15 +26,16 @@ from sparserve.models.export.sparse_graph import write_sparse_graph
 
 MAX_LENGTH = 150
 SIZES: dict[str, Any] = {
-    "vocab_size": 100, "hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 4, "num_attention_heads": 3,
+    "vocab_size": 100, "hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3,
     "num_labels": 3, "pad_token_id": 0, "initializer_range": 0.3, "attn_implementation": "eager",
 }  # fmt: skip
 
 
 def modernbert(**changes: Any) -> Any:
-    """Return a classifier whose bands are shorter than its texts."""
+    """Return a classifier whose bands are shorter than its texts; its second and third layer have them."""
+    bands = {"num_hidden_layers": 4, "global_attn_every_n_layers": 3, "local_attention": 16}
     return ModernBertForSequenceClassification(
-        ModernBertConfig(**SIZES, max_position_embeddings=MAX_LENGTH, local_attention=16, **changes)
+        ModernBertConfig(**{**SIZES, **bands}, max_position_embeddings=MAX_LENGTH, **changes)
     )
 
 

@@ -16,7 +16,7 @@ from sparserve.models.export.sparse_graph import write_sparse_graph
 from sparserve.models.export.sparse_parity import check_packed
 from sparserve.models.pipeline.stages.pack import NOT_PACKED, PACKED, pack_checkpoint
 from sparserve.models.recipes.schema import Quantization
-from tests.support.models.exporting import ENCODERS, Exported
+from tests.support.models.exporting import TRACED, Exported
 
 
 def check(path: Path, model: Any, library: Library) -> None:
@@ -38,7 +38,7 @@ def check(path: Path, model: Any, library: Library) -> None:
     )
 
 
-@pytest.mark.parametrize("model_type", ENCODERS)
+@pytest.mark.parametrize("model_type", TRACED)
 def test_check_packed_passes_every_encoder_and_leaves_no_files(
     sparse_runtime: Library, exported_encoder: Callable[[str], Exported], model_type: str
 ) -> None:

@@ -16,7 +16,7 @@ from sparserve.models.export.onnx_export import random_inputs
 from sparserve.models.export.quantization import quantize
 from sparserve.models.export.temperature import divide_logits
 from sparserve.models.recipes.schema import Quantization
-from tests.support.models.exporting import ENCODERS, Exported
+from tests.support.models.exporting import TRACED, Exported
 
 
 def logits(path: Path) -> Any:
@@ -25,7 +25,7 @@ def logits(path: Path) -> Any:
     return OnnxClassifier(path, pad_token_id=0, threads=1).run({name: ids.numpy() for name, ids in inputs.items()})
 
 
-@pytest.mark.parametrize("model_type", ENCODERS)
+@pytest.mark.parametrize("model_type", TRACED)
 def test_divide_logits_divides_those_of_every_encoder(
     model_type: str, exported_encoder: Callable[[str], Exported], tmp_path: Path
 ) -> None:

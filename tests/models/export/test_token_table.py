@@ -43,7 +43,7 @@ FIRST = 2
 SPECIAL = frozenset({PAD, FIRST, 3})
 
 
-@pytest.fixture(scope="module", params=["bert", "mpnet"])
+@pytest.fixture(scope="module", params=["bert", pytest.param("mpnet", marks=pytest.mark.slow)])
 def encoder(request: pytest.FixtureRequest, exported_encoder: Callable[[str], Exported]) -> Exported:
     exported: Exported = exported_encoder(request.param)
     return exported
@@ -168,6 +168,7 @@ def test_sparse_graph_keeps_smaller_tables(bert: Exported, sparse_runtime: Libra
     assert np.abs(logits(target, inputs, sparse_runtime.path) - logits(path, inputs)).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_shrink_embeddings_of_a_multilingual_vocabulary(
     exported_encoder: Callable[[str], Exported], sparse_runtime: Library, tmp_path: Path
 ) -> None:

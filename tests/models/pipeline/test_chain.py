@@ -47,6 +47,7 @@ def rembert(sentiment_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.mark.slow
 def test_chain_learns_the_logits_of_another_architecture(
     rembert: Path, whole: Checkpoint, sentiment_csv: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
 from tests.support.models.small_recipes import small_fields
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("no_memory_processes")]
 SETTINGS = {
     "temperature_scaling": True,  # as most recipes have it: one baseline for all
     "evaluation.bootstrap_samples": 100,

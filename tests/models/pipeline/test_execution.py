@@ -24,13 +24,14 @@ from sparserve.models.bundle.store import Store
 from sparserve.models.errors import InputError
 from sparserve.models.pipeline.job import prepare
 from sparserve.models.progress import PlainReporter
+from sparserve.termination import EXIT_CODE
 from tests.support import tiny_bundles
 
 CommandLine = Callable[..., list[str]]
 VARIANTS = ["dense", "dense-int8", "sparse60", "sparse60-int8"]
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_memory_processes")]
 
 
 def versions(store: Path) -> dict[str, str]:
@@ -113,33 +114,45 @@ def test_compress_at_another_sparsity_reuses_the_teacher(tiny_store: Path, compr
 
 
 @pytest.mark.thorough
-def test_compress_resumes_after_kill_9_with_the_same_bundles(
+def test_compress_resumes_after_sigterm_and_kill_9_with_the_same_bundles(
     tiny_store: Path, compress_tiny: CommandLine, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "sparserve", *compress_tiny(store, "--json")]
     chance = random.Random(0)
-    # In a training, as soon as a checkpoint begins to be written: it may be whole by the kill, or cut short.
+    # In a training, as soon as a checkpoint begins to be written: it may be whole by the signal, or cut short.
     moments = {
-        "teacher": f"checkpoint-{chance.choice((20, 40))}",
-        "student": f"checkpoint-{chance.choice((10, 20, 30))}",
-        "predict sparse60": None,
+        "teacher": (f"checkpoint-{chance.choice((20, 40))}", signal.SIGTERM),
+        "student": (f"checkpoint-{chance.choice((10, 20, 30))}", signal.SIGKILL),
+        "predict sparse60": (None, signal.SIGKILL),
     }
-    for moment, checkpoint in moments.items():
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    for moment, (checkpoint, sent) in moments.items():
+        with (
+            (tmp_path / "errors").open("w+") as errors,
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        ):
             assert process.stdout is not None
             for line in process.stdout:
                 event = json.loads(line)
                 if event["event"] == "begin" and event["step"] == moment:
                     pattern = f".{moment}-*.unfinished/training/{checkpoint}"
                     while checkpoint and not list((store / ".work" / "steps").glob(pattern)):
-                        assert process.poll() is None, "it ended before it was killed"
-                    process.send_signal(signal.SIGKILL)
+                        assert process.poll() is None, "it ended before it was stopped"
+                    process.send_signal(sent)
                     break
-        assert process.returncode == -signal.SIGKILL
+            for _ in process.stdout:
+                pass
+        said = (tmp_path / "errors").read_text()
+        if sent == signal.SIGTERM:
+            assert process.returncode == EXIT_CODE, said
+            assert said == "\nStopped by SIGTERM. Run the same command again to resume.\n"
+            assert list((store / ".work" / "steps").glob(".*.unfinished"))
+        else:
+            assert process.returncode == -signal.SIGKILL, said
         assert Store(store).tasks() == []
-    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    result = CliRunner().invoke(app, compress_tiny(store), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
     assert versions(store) == versions(tiny_store)
     assert not list(store.rglob(".tmp-*"))
 

@@ -18,7 +18,7 @@ from sparserve.models.training.tuning.held_out import held_out_figures
 from sparserve.models.training.tuning.settings import read_settings
 from sparserve.models.training.tuning.teacher_trials import find_settings
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("no_memory_processes")]
 FIELDS = {"teacher": "auto", "student.epochs": 1, "measurement.seconds": 0.1, "quantization.enabled": False}
 
 

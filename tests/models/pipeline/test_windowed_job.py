@@ -13,7 +13,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.models.bundle.windows import LongTexts
 from sparserve.models.data.loading import load_dataset
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("no_memory_processes")]
 FIELDS = {
     "max_length": 8,
     "long_texts": {"overlong": "windows", "stride": 2, "aggregate": "max"},

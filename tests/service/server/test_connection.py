@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from sparserve.service.observability.metrics import Metrics
-from sparserve.service.server.connection import MAX_HEAD_BYTES, allow_descriptors
+from sparserve.service.server.connection import MAX_HEAD_BYTES, Connection, allow_descriptors
 from tests.support.service.raw_connections import DEADLINE_SECONDS, exchange, serving
 
 SECONDS = 0.3
@@ -222,6 +222,40 @@ def test_connection_serves_slow_reader() -> None:
             assert got > LONG
 
     assert given_up(run(test)) == {}
+
+
+def test_connection_answers_a_client_that_is_late_with_its_first_request_at_shutdown() -> None:
+    async def main() -> None:
+        stopping = asyncio.Event()
+
+        class Watched(Connection):
+            def shutdown(self) -> None:
+                super().shutdown()
+                stopping.set()
+
+        async def send_late(port: int, *parts: bytes) -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            connected.release()
+            await stopping.wait()
+            for part in parts:
+                writer.write(part)
+                await asyncio.sleep(0)
+            content = await reader.read()
+            writer.close()
+            return content
+
+        connected = asyncio.Semaphore(0)
+        async with asyncio.timeout(DEADLINE_SECONDS), serving(app, Metrics(), connection=Watched) as port:
+            clients = [asyncio.create_task(send_late(port, *parts)) for parts in ([WHOLE], [WHOLE[:9], WHOLE[9:]], [])]
+            for _ in clients:
+                await connected.acquire()
+            assert (await exchange(port, b"GET / HTTP/1.0\r\n\r\n")).endswith(b"\0\0")  # all are accepted by now
+        whole, half, silent = await asyncio.gather(*clients)
+        for answer in (whole, half):
+            assert answer.startswith(b"HTTP/1.1 200 ") and b"connection: close" in answer.lower()
+        assert silent == b""
+
+    asyncio.run(main())
 
 
 def test_allow_descriptors_raises_soft_limit() -> None:

@@ -1,22 +1,15 @@
 """kill -9, of the service and of what publishes: what is left in the store is whole, and serves."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.reliability import kill_scenarios as kills
 from benchmarks.reliability.fault_scenarios import QUICK
-from benchmarks.service_process import RunningService, running
+from benchmarks.service_process import running
 from sparserve.models.bundle.store import Store
 
 pytestmark = pytest.mark.thorough
-
-
-@pytest.fixture
-def two_workers(store: Store) -> Iterator[RunningService]:
-    with running(store.root, *QUICK, "--workers", "2") as service:
-        yield service
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -33,8 +26,9 @@ def test_killed_publisher_leaves_complete_store(store: Store) -> None:
     assert figures["store_whole"] and figures["old_version_stays"] and figures["new_start_whole"]
 
 
-def test_killed_worker_loses_its_connections_alone(two_workers: RunningService) -> None:
-    figures = kills.worker_killed(two_workers, 50)
+def test_killed_worker_loses_its_connections_alone(store: Store) -> None:
+    with running(store.root, *QUICK, "--workers", "2") as service:
+        figures = kills.worker_killed(service, 50)
     assert figures["ready"] and figures["refused"] == 0
     assert figures["lost"] <= 4  # each of the clients waits for one answer
     assert figures["statuses"].keys() == {"200"}
@@ -45,8 +39,3 @@ def test_killed_mirroring_worker_is_succeeded_by_another(tmp_path: Path) -> None
     assert figures["store_whole"] and figures["refused"] == 0
     assert figures["lost"] <= 2
     assert (figures["statuses"].keys(), figures["exit_status"]) == ({"200"}, 0)
-
-
-def test_killed_supervisor_costs_no_accepted_request(two_workers: RunningService) -> None:
-    figures = kills.supervisor_killed(two_workers, 50)
-    assert (figures["lost"], figures["statuses"].keys()) == (0, {"200"})

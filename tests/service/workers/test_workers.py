@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.loopback import DEADLINE_SECONDS, connected, free_port, json_request
+from benchmarks.reliability.kill_scenarios import supervisor_killed
 from benchmarks.service_process import RunningService, running, wait_until
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
@@ -157,13 +158,11 @@ def test_workers_answer_half_sent_requests_on_sigterm(store: Store) -> None:
         assert service.process.wait(DEADLINE_SECONDS) == 0
 
 
-def test_workers_stop_when_their_supervisor_is_killed(store: Store) -> None:
+def test_workers_answer_all_and_stop_when_their_supervisor_is_killed(store: Store) -> None:
     with running(store.root, *OPTIONS) as service:
-        pids = processes(service)
-        folder = shared_folder(pids[0])
-        service.process.kill()
-        service.process.wait()
-        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "the workers to stop")
+        folder = shared_folder(processes(service)[0])
+        figures = supervisor_killed(service, 50)
+        assert (figures["lost"], figures["statuses"].keys()) == (0, {"200"}), figures
         assert refuses(service.port)
         assert not folder.exists()
 

@@ -19,6 +19,7 @@ Event = dict[str, Any]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_memory_processes")
 def test_search_publishes_trials_sets_the_default_and_resumes(
     tiny_store: Path, compress_tiny: CommandLine, sparse_runtime: Library, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sparserve.models.encoders.checkpoint import load_classifier
 from sparserve.models.export.onnx_export import export_onnx
 
@@ -11,6 +13,8 @@ LABELS = ("negative", "neutral", "positive")
 # CamemBERT and XLM-RoBERTa are RoBERTa to the last parameter name. GTE and Jina v3 have the layers of Nomic BERT, with
 # biases and without gates.
 ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "nomic_bert", "roberta")
+# In the fast run, one: to trace a network takes ten seconds.
+TRACED = tuple(name if name == "bert" else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS)
 TYPED = ("bert", "electra", "nomic_bert")
 
 

@@ -62,6 +62,7 @@ def find(recipe: Recipe, teacher: Checkpoint, sentiment_csv: Path) -> Callable[.
     return make
 
 
+@pytest.mark.slow
 def test_find_learning_rate_resumes_and_ends_with_the_same(
     find: Callable[..., list[str]], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

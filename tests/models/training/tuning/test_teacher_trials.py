@@ -59,6 +59,7 @@ def find(whole: Checkpoint, rows: TokenizedDataset) -> Callable[..., list[str]]:
     return make
 
 
+@pytest.mark.slow
 def test_find_settings_resumes_and_ends_with_the_same(
     find: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
