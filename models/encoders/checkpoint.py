@@ -1,6 +1,7 @@
 """Checkpoints: folders with a network and its tokenizer, checked before any use."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ def find_folder(source: str) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    if Path(source).is_file():
+        raise CheckpointError(f"{source} is a file: give the folder with config.json and the weights, unpacked")
     return Path(source) if Path(source).is_dir() else _from_hub(source)
 
 
@@ -263,7 +266,8 @@ def _from_hub(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=[*NETWORK, *TOKENISATION]))
     except HFValidationError as error:
-        raise CheckpointError(f"{source} is neither a folder nor a Hub id of the form owner/name") from error
+        hint = f": give {path[1]}" if (path := re.search(r"huggingface\.co/([^?#]+?)(/tree/.*)?/?$", source)) else ""
+        raise CheckpointError(f"{source} is neither a folder nor a Hub id of the form owner/name{hint}") from error
     except Exception as error:  # no network, no such repository, no access: the same advice
         raise CheckpointError(
             f"{source} is not a folder here, and the Hub did not give a model of that id ({type(error).__name__}); "

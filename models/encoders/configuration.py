@@ -4,13 +4,16 @@ transformers ignores fields that its classes do not know. Some of them change wh
 load, but the answers would be wrong.
 """
 
+import codecs
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from sparserve.models.encoders.architectures.architecture import Architecture
 from sparserve.models.encoders.architectures.registry import ARCHITECTURES, unknown
@@ -18,6 +21,11 @@ from sparserve.models.encoders.tokenizer import read_tokenizer
 from sparserve.models.errors import CheckpointError
 
 CONFIG: Final = "config.json"
+SNAPSHOTS: Final = f"snapshots/*/{CONFIG}"  # in the local Hub cache
+PROBLEM_TYPES: Final = ("regression", "single_label_classification", "multi_label_classification")
+LFS_POINTER: Final = b"version https://git-lfs.github.com/"
+# Model types whose code computes the same network.
+SAME_NETWORKS: Final = frozenset({"roberta", "xlm-roberta", "camembert"})
 # More labels than any classifier has; transformers makes a name for each before anything is checked.
 MAX_NUM_LABELS: Final = 1_000_000
 SIZES: Final = (
@@ -69,7 +77,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
         config: Any = config_class.from_dict({name: fields[name] for name in fields if name not in RUN_FIELDS})
         config.name_or_path = str(folder)
     except Exception as error:  # a wrong field can raise any exception
-        raise CheckpointError(f"{path} is not a configuration that transformers knows: {error}") from error
+        fault = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is not a configuration that transformers knows: {fault}") from error
     _check_sizes(path, config, architecture)
     if reason := architecture.check(config):
         raise CheckpointError(f"{path}: {reason}")
@@ -96,7 +105,11 @@ def _read_fields(folder: Path) -> dict[str, Any]:
             "`model.merge_and_unload().save_pretrained(folder)` of peft, and give that folder"
         )
     if not path.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
+        inner = sorted(
+            str(one.parent.relative_to(folder)) for one in (*folder.glob("*/" + CONFIG), *folder.glob(SNAPSHOTS))
+        )
+        hint = f": give one of the folders in it, such as {folder / inner[-1]}" if inner else ""
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}{hint}")
     return read_json_fields(path)
 
 
@@ -107,12 +120,23 @@ def read_json_fields(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, not JSON, or holds no object.
     """
     try:
-        fields = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        if is_lfs_pointer(path):
+            raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull`")
+        if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise CheckpointError(f"{path} begins with a byte order mark: save it as UTF-8 without one")
+        fields = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} is not a configuration: it holds a JSON {type(fields).__name__}, not an object")
     return fields
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Return True if Git has put a pointer in the place of a large file."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _refuse_other_networks(path: Path, fields: Mapping[str, Any], config_class: type) -> None:
@@ -128,9 +152,41 @@ def _refuse_other_networks(path: Path, fields: Mapping[str, Any], config_class: 
     labels = fields.get("num_labels", 2)
     if not _is_whole(labels, least=1) or labels > MAX_NUM_LABELS:
         raise CheckpointError(f"{path}: num_labels is {labels!r}, but it must be a whole number of labels")
+    problem = fields.get("problem_type")
+    if problem not in (None, *PROBLEM_TYPES):
+        raise CheckpointError(
+            f"{path}: problem_type is {problem!r}, but transformers knows {', '.join(PROBLEM_TYPES)}: correct or "
+            "remove it"
+        )
+    names = fields.get("id2label")
+    if names is not None and not (isinstance(names, dict) and all(str(index).isdecimal() for index in names)):
+        raise CheckpointError(
+            f'{path}: id2label must give every index a name, as {{"0": "negative", "1": "positive"}} does: {names!r}'
+        )
+    if other := _other_family(fields):
+        raise CheckpointError(
+            f"{path}: architectures names {other}, but model_type is {fields['model_type']!r}, which computes another "
+            "network from the same weights: correct the one that is wrong"
+        )
     for name in fields:
         if name == "attribute_map" or callable(getattr(config_class, name, None)):
             raise CheckpointError(f"{path} has the field {name!r}, which no configuration has: remove it")
+
+
+def _other_family(fields: Mapping[str, Any]) -> str | None:
+    """Return the class in `architectures` that belongs to another model type of transformers, if any."""
+    architectures = fields.get("architectures")
+    for name in architectures if isinstance(architectures, list) else ():
+        types = {
+            model_type
+            for model_type, model in MODEL_MAPPING_NAMES.items()
+            if isinstance(model, str)
+            and re.match(re.escape(model.removesuffix("Model")) + r"(Model|For|LMHead)", str(name))
+        }
+        same = SAME_NETWORKS if fields["model_type"] in SAME_NETWORKS else {fields["model_type"]}
+        if types and types.isdisjoint(same):
+            return str(name)
+    return None
 
 
 def _check_sizes(path: Path, config: Any, architecture: Architecture) -> None:

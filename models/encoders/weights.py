@@ -17,6 +17,7 @@ from torch import nn
 
 from sparserve.models.encoders.architectures.architecture import StoredNames
 from sparserve.models.encoders.architectures.registry import architecture_of
+from sparserve.models.encoders.configuration import is_lfs_pointer
 from sparserve.models.encoders.structure import STRUCTURE
 from sparserve.models.errors import CheckpointError
 
@@ -125,7 +126,13 @@ def saved_tensors(folder: Path) -> list[SavedTensor]:
                     part = weights.get_slice(name)
                     tensors.append(SavedTensor(path, name, tuple(part.get_shape()), part.get_dtype()))
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} holds no weights that can be read: {error}") from error
+            if is_lfs_pointer(path):
+                raise CheckpointError(
+                    f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull`"
+                ) from error
+            raise CheckpointError(
+                f"{path} holds no weights that can be read: {error}. Copy or download it again"
+            ) from error
     return tensors
 
 

@@ -95,6 +95,7 @@ def check_bigger_teacher(teacher: Checkpoint, recipe: Recipe) -> None:
     """
     _check_positions(teacher, recipe)
     _check_tokenizer(teacher)
+    _check_label_maps(teacher)
     if not isinstance(teacher, AnyClassifier):  # of other architectures transformers checks the weights
         whole = outline(teacher, Student())
         _check_head(teacher, whole, check_weights(teacher.folder, whole))
@@ -173,11 +174,18 @@ def _check_forward(network: Checkpoint, model: nn.Module) -> None:
 def _check_head(teacher: Checkpoint, model: nn.Module, match: WeightMatch) -> None:
     # transformers draws missing weights at random and drops others: such a head would teach and be the baseline.
     for name, weight in model.state_dict().items():
+        saved = match.misshapen.get(name)
+        if saved is not None and saved.shape[1:] == weight.shape[1:]:
+            raise CheckpointError(
+                f"{teacher.folder}/config.json names {weight.shape[0]} labels, but the saved head {name} has "
+                f"{saved.shape[0]}: correct id2label"
+            )
         if name not in match.loaded:
             raise CheckpointError(
                 f"the teacher {teacher.name} has no saved weights {list(weight.shape)} of {name}, so it is not "
                 "fine-tuned on labels yet: give it as --model, and a teacher will be fine-tuned from it"
             )
+    _check_label_maps(teacher)
     architectures = teacher.config.architectures or []
     if architectures and not any(str(name).endswith("ForSequenceClassification") for name in architectures):
         raise CheckpointError(
@@ -189,6 +197,21 @@ def _check_head(teacher: Checkpoint, model: nn.Module, match: WeightMatch) -> No
             f"the teacher {teacher.name} has weights beside the encoder that the network has no place for, such as "
             f"{match.unplaced[0]}, so its answers would be others: give it as --model, and a teacher will be "
             "fine-tuned from it"
+        )
+
+
+def _check_label_maps(teacher: Checkpoint) -> None:
+    config: Any = teacher.config
+    names, indices = config.id2label, config.label2id
+    if not isinstance(indices, dict) or len(set(names.values())) < len(names):
+        return
+    unnamed = indices.keys().isdisjoint(names.values()) and all(
+        str(name).startswith("LABEL_") for name in names.values()
+    )
+    if unnamed or any(indices.get(name, index) != index for index, name in names.items()):
+        raise CheckpointError(
+            f"{teacher.folder}/config.json: id2label and label2id contradict each other, so its labels may be swapped: "
+            f"{names} and {indices}. Correct the one that is wrong, and remove the other"
         )
 
 

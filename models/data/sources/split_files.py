@@ -22,6 +22,7 @@ _SPARK = (
 _SHARD = re.compile(
     r"(?P<name>.*?)[-_. ]?(?P<number>\d+)(?:[-_. ]?of[-_. ]?(?P<total>\d+))?(?:[-_][0-9a-f]{8,})?" + _SPARK
 )
+_CACHE = re.compile(r"cache-[0-9a-f]{8,}.*\.arrow")  # results of the library `datasets`, beside the data
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 
 
@@ -113,7 +114,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         depth = len(Path(where).relative_to(folder).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < MAX_DEPTH)
         for name in names:
-            if not name.startswith(".") and name not in DESCRIPTIONS and data_suffix(name):
+            if not name.startswith(".") and name not in DESCRIPTIONS and data_suffix(name) and not _CACHE.match(name):
                 yield Path(where) / name
 
 

@@ -97,6 +97,16 @@ def test_resolve_checkpoint_refuses_pickled_weights(copy: Path) -> None:
         resolve_checkpoint(str(copy))
 
 
+def test_resolve_checkpoint_names_a_folder_inside_and_a_file(copy: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"give one of the folders in it, such as {copy}"):
+        resolve_checkpoint(str(copy.parent))
+    with pytest.raises(CheckpointError, match=r"is a file: give the folder with config.json"):
+        resolve_checkpoint(str(copy / "config.json"))
+    (copy / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match=r"model.safetensors is a Git LFS pointer"):
+        resolve_checkpoint(str(copy))
+
+
 def test_resolve_checkpoint_explains_missing_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         resolve_checkpoint(str(tmp_path))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sparserve.models.encoders.checkpoint import adopt, load_classifier, resolve_checkpoint
 from sparserve.models.encoders.configuration import read_config
 from sparserve.models.errors import CheckpointError, SparserveError
-from sparserve.models.pipeline.preflight import check_recipe
+from sparserve.models.pipeline.preflight import check_bigger_teacher, check_recipe
 from sparserve.models.recipes.loading import load_recipe
 
 PROBLEM = "single_label_classification"
@@ -124,6 +124,50 @@ def test_resolve_checkpoint_refuses_a_file_that_is_no_object(content: str, copy:
     (folder / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(CheckpointError, match=r"config\.json (cannot be read|is not a configuration)"):
         resolve_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"id2label": ["bad", "good"]}, r"id2label must give every index a name, as \{"),
+        ({"id2label": {"bad": 0, "good": 1}}, "id2label must give every index a name"),
+        ({"problem_type": "classification"}, "problem_type is 'classification', but transformers knows regression"),
+        ({"architectures": ["RobertaForMaskedLM"]}, "architectures names RobertaForMaskedLM, but model_type is 'bert'"),
+    ],
+)
+def test_read_config_refuses_fields_that_contradict_each_other(
+    fields: dict[str, Any], message: str, copy: Callable[..., Path]
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_config(copy(**fields))
+
+
+@pytest.mark.parametrize("names", [("bad", "good"), ("LABEL_0", "LABEL_1")])
+def test_check_bigger_teacher_refuses_labels_that_may_be_swapped(
+    names: tuple[str, str], copy: Callable[..., Path]
+) -> None:
+    fields = {"id2label": dict(enumerate(names)), "label2id": {"good": 0, "bad": 1}}
+    recipe = load_recipe("magnitude", overrides={"max_length": 16})
+    with pytest.raises(CheckpointError, match="id2label and label2id contradict each other"):
+        check_bigger_teacher(resolve_checkpoint(str(copy(**fields))), recipe)
+
+
+def test_read_config_takes_classes_of_the_same_network(copy: Callable[..., Path]) -> None:
+    assert read_config(copy("roberta", architectures=["XLMRobertaForMaskedLM", "MyModel"])).model_type == "roberta"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+    ],
+)
+def test_read_config_names_what_is_in_the_file(content: bytes, message: str, copy: Callable[..., Path]) -> None:
+    folder = copy()
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_config(folder)
 
 
 def test_resolve_checkpoint_names_an_adapter(copy: Callable[..., Path]) -> None:

@@ -1,6 +1,7 @@
 """`sparserve predict`: labels for a file of texts."""
 
 import csv
+import datetime
 import io
 import json
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -133,3 +136,11 @@ def test_predict_needs_no_extra(store: Path, tmp_path: Path) -> None:
     done = [subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True) for path in texts]
     assert done[0].returncode == 0, done[0].stderr
     assert done[1].returncode == 4 and 'needs pyarrow, which is not installed. Run: pip install "spa' in done[1].stderr
+
+
+def test_predict_writes_the_cells_of_parquet_as_text(store: Path, tmp_path: Path) -> None:
+    day = datetime.datetime(2024, 1, 2, 3, 4)
+    columns = {"text": [b"good film"], "day": [day], "tags": [["a"]], "share": [float("nan")], "count": [3]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    (row,) = read(predict(store, "--data", tmp_path / "a.parquet").stdout)
+    assert [row[name] for name in columns] == ["good film", "2024-01-02 03:04:00", '["a"]', "", "3"]

@@ -143,3 +143,8 @@ def test_find_splits_knows_words_that_end_in_set(tmp_path: Path) -> None:
     assert set(found(made(tmp_path, "trainset.csv", "test_set.csv", "devset.csv"), tmp_path)) == {
         "train", "validation", "test",
     }  # fmt: skip
+
+
+def test_find_splits_ignores_the_cache_of_datasets(tmp_path: Path) -> None:
+    names = ["data-00000-of-00001.arrow", "cache-1a2b3c4d5e6f7788.arrow", "state.json", "dataset_info.json"]
+    assert found(made(tmp_path, *names), tmp_path) == {"train": names[:1]}
