@@ -38,7 +38,7 @@ std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Lay out the scratch of one tile; widths are in features.
 Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t widest, std::size_t context,
-                       std::size_t states, std::size_t scores) {
+                       std::size_t states, std::size_t scores, std::size_t near) {
   const std::size_t tokens = std::size_t{traits.lanes} * traits.max_vectors;
   const std::size_t whole = (inputs + 3) / 4 * 4;
   Scratch s{};
@@ -55,6 +55,7 @@ Scratch scratch_layout(const Traits& traits, std::size_t inputs, std::size_t wid
   s.bytes_planar = part(whole * tokens);
   s.bytes_blocks = part(whole * tokens);
   s.scores = part(scores * 4);
+  s.near = part(near * 4);
   s.token = part((2 + states) * tokens * 4);
   s.total = at;
   return s;
@@ -193,11 +194,16 @@ Rotary Encoder::rotary_of(const std::vector<float>& frequencies) {
 }
 
 Relative Encoder::relative_of(const Layer& layer, const RelativePositions& relative, bool first_token_only) {
-  // Rows end with a vector of zeros, because the last vector of a sequence may go beyond it.
-  const std::size_t columns = first_token_only ? positions_ : relative.rows.size();
   const float* keys = project_distances(layer.key, relative, first_token_only, 1.0F);
   const float* queries = project_distances(layer.query, relative, first_token_only, query_factor_);
-  return {keys, queries, columns + kernels_.traits.lanes};
+  return {keys, queries, distance_columns(relative, first_token_only)};
+}
+
+// The columns of a table of relative positions: zeros follow, because the last vector of a sequence may go beyond it.
+std::size_t Encoder::distance_columns(const RelativePositions& relative, bool first_token_only) const {
+  const std::size_t lanes = kernels_.traits.lanes;
+  if (first_token_only) return positions_ + lanes;
+  return (relative.rows.size() + 2 * lanes + kDistanceBlock - 1) / kDistanceBlock * kDistanceBlock;
 }
 
 // A projection of the embedding of each distance (kernels.h, Relative), computed with the packed weights in float.
@@ -208,7 +214,7 @@ const float* Encoder::project_distances(const Matrix& projection, const Relative
   const std::uint32_t rows = relative.table.rows;
   const std::size_t tile = std::size_t{kernels_.traits.lanes} * kernels_.traits.max_vectors;
   const Scratch layout = scratch_layout(kernels_.traits, matrix.columns, std::max(matrix.rows, matrix.columns),
-                                        matrix.columns, 0, 0);
+                                        matrix.columns, 0, 0, 0);
   const BufferPool::Lease scratch(scratch_, layout.total);
   std::vector<float> projected(std::size_t{rows} * matrix.rows);
   for (std::size_t first = 0; first < rows; first += tile)
@@ -217,13 +223,17 @@ const float* Encoder::project_distances(const Matrix& projection, const Relative
                     static_cast<std::uint32_t>(std::min<std::size_t>(tile, rows - first)), layout, scratch.data());
 
   const std::size_t columns = first_token_only ? positions_ : relative.rows.size();
-  const std::size_t stride = columns + kernels_.traits.lanes;
+  const std::size_t stride = distance_columns(relative, first_token_only);
   std::vector<float> table(matrix.rows * stride);
   for (std::size_t column = 0; column < columns; ++column) {
     // Of the first token's distances from the keys, which are at most zero, or of all distances.
     const std::uint32_t row = relative.rows[first_token_only ? positions_ - 1 - column : column];
-    for (std::size_t feature = 0; feature < matrix.rows; ++feature)
-      table[feature * stride + column] = factor * projected[std::size_t{row} * matrix.rows + feature];
+    for (std::size_t feature = 0; feature < matrix.rows; ++feature) {
+      const std::size_t d = feature % head_dim_;
+      const std::size_t at = first_token_only ? feature * stride + column
+                                              : (feature - d) * stride + distance_at(head_dim_, d, column);
+      table[at] = factor * projected[std::size_t{row} * matrix.rows + feature];
+    }
   }
   return packer_.keep(std::move(table));
 }
@@ -325,7 +335,10 @@ void Encoder::run_chunk(Run& run, const std::vector<Sequence>& sequences, std::u
   const std::size_t context = pre_norm_ ? std::max(max_width_, hidden_) : max_width_;  // norms are written there too
   const Scratch layout =
       scratch_layout(traits, widest, widest, context, run.first_token_only ? hidden_ : 0,
-                     std::max<std::size_t>(kKeyBlock * traits.lanes * traits.max_vectors, longest));
+                     std::max<std::size_t>(kKeyBlock * traits.lanes * traits.max_vectors, longest),
+                     layers_.front().relative.keys != nullptr
+                         ? near_floats(head_dim_, traits.lanes, std::size_t{traits.lanes} * traits.max_vectors)
+                         : 0);
   for (std::uint32_t phase = 0; phase <= run.layer_count; ++phase) {
     if (phase == run.layer_count && run.first_token_only) {
       const std::size_t group_vectors = (run.sequence_count + traits.lanes - 1) / traits.lanes;
@@ -362,7 +375,7 @@ Linear::Linear(Blob&& blob, const KernelTable& kernels)
 void Linear::run(const float* input, float* output, std::size_t tokens, const Parallel& parallel) const {
   const Traits& traits = kernels_.traits;
   const std::size_t tile = std::size_t{traits.lanes} * traits.max_vectors;
-  const Scratch layout = scratch_layout(traits, columns(), std::max(rows(), columns()), columns(), 0, 0);
+  const Scratch layout = scratch_layout(traits, columns(), std::max(rows(), columns()), columns(), 0, 0, 0);
   if (tokens == 0) return;
   parallel_for(parallel, (tokens + tile - 1) / tile, [&](std::size_t index) {
     const BufferPool::Lease scratch(scratch_, layout.total);

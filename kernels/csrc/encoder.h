@@ -82,6 +82,7 @@ class Encoder {
   PackedNorm keep(Norm&& norm);
   Rotary rotary_of(const std::vector<float>& frequencies);
   Relative relative_of(const Layer& layer, const RelativePositions& relative, bool first_token_only);
+  std::size_t distance_columns(const RelativePositions& relative, bool first_token_only) const;
   const float* project_distances(const Matrix& projection, const RelativePositions& relative, bool first_token_only,
                                  float factor);
 

@@ -92,13 +92,26 @@ struct Rotary {
 };
 
 // Relative positions (DeBERTa): what the key and query projections make of the embedding of each distance, [width]
-// [stride]; queries are scaled. Columns are the distances of a query from a key, from -(Run::positions - 1) on; in a
-// layer of which the first token alone is wanted, they are the key's positions. Null where there are none.
+// [stride]; queries are scaled. Columns are the distances of a query from a key, from -(Run::positions - 1) on, and each
+// head's features are in blocks of columns (distance_at), so that a range of them is read in few pieces; in a layer of
+// which the first token alone is wanted, columns are the key's positions, without blocks. Null where there are none.
 struct Relative {
   const float* keys;
   const float* queries;
-  std::size_t stride;
+  std::size_t stride;  // in a layer with blocks a multiple of kDistanceBlock
 };
+
+inline constexpr std::uint32_t kDistanceBlock = 64;  // columns; a multiple of the lanes of every instruction set
+
+// Place of a head's feature `d` and a column in blocks.
+constexpr std::size_t distance_at(std::size_t head_dim, std::size_t d, std::size_t column) {
+  return (column / kDistanceBlock * head_dim + d) * kDistanceBlock + column % kDistanceBlock;
+}
+
+// Floats of scratch for a block of keys and its distances from the queries, of one head (isa/attention.inc.h).
+constexpr std::size_t near_floats(std::size_t head_dim, std::size_t lanes, std::size_t queries) {
+  return head_dim * (2 * (kKeyBlock + queries + lanes) + kKeyBlock + lanes);
+}
 
 struct PackedLayer {
   PackedMatrix query, key, value, attention_output, intermediate, output;
@@ -154,7 +167,7 @@ struct Run {
 
 // Scratch of one tile: offsets of its parts and its total size, in bytes.
 struct Scratch {
-  std::size_t context, wide, sum, bytes_planar, bytes_blocks, scores, token, total;
+  std::size_t context, wide, sum, bytes_planar, bytes_blocks, scores, near, token, total;
 };
 
 struct KernelTable {

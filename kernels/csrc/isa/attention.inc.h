@@ -90,7 +90,43 @@ SPARSERVE_INLINE void relative_scores(const float* keys, std::size_t key_stride,
   }
 }
 
-// The same for any number of keys.
+// A block of keys of one head, [head_dim][stride], and the positions' features of its distances from some queries.
+struct NearKeys {
+  const float* keys;
+  std::size_t key_stride;
+  Relative relative;  // begins at the distance of the first query from the first key
+};
+
+// Copy both to `to` (near_floats), because the scores need a few columns of every feature at a time: those of a long
+// sequence, and of the tables, share their places in a near cache. `column` is that of the first query's distance from
+// the first of the `count` keys.
+template <int N>
+SPARSERVE_INLINE NearKeys near_keys(const float* keys, std::size_t key_stride, const Relative& relative,
+                                    std::size_t column, std::uint32_t head_dim, std::uint32_t count, float* to) {
+  // The strides are odd numbers of vectors, or nearly so, which spreads the features over a cache.
+  constexpr std::size_t stride = kKeyBlock + N * kLanes + kLanes, near_key_stride = kKeyBlock + kLanes;
+  const std::size_t first = column - (count - 1), begin = first / kLanes * kLanes, end = column + N * kLanes;
+  float* const tables[] = {to, to + head_dim * stride};
+  const float* const sources[] = {relative.keys, relative.queries};
+  for (int table = 0; table < 2; ++table) {
+    for (std::size_t at = begin; at < end;) {
+      const std::size_t limit = (at / kDistanceBlock + 1) * kDistanceBlock, until = end < limit ? end : limit;
+      const float* from = sources[table] + distance_at(head_dim, 0, at);
+      float* out = tables[table] + (at - begin);
+      for (std::uint32_t d = 0; d < head_dim; ++d, from += kDistanceBlock, out += stride)
+        for (std::size_t c = 0; c < until - at; c += kLanes) store(out + c, load(from + c));
+      at = limit;
+    }
+  }
+  float* copies = to + 2 * head_dim * stride;
+  for (std::uint32_t d = 0; d < head_dim; ++d)
+    for (std::uint32_t c = 0; c < count; c += kLanes)
+      store(copies + d * near_key_stride + c, load(keys + d * key_stride + c));
+  const std::size_t zero_at = column - begin;
+  return {copies, near_key_stride, {tables[0] + zero_at, tables[1] + zero_at, stride}};
+}
+
+// `relative_scores` for any number of keys.
 template <int N>
 void relative_score_rows(const float* keys, std::size_t key_stride, const float* queries, std::size_t stride,
                          std::uint32_t head_dim, Relative relative, float* out, std::uint32_t count) {
@@ -131,14 +167,14 @@ struct Reach {
 
 // One head. queries [head_dim][stride] (scaled already), keys and values [head_dim][sequence.stride], out like queries;
 // scores is scratch of kKeyBlock * N vectors; bias [key][bias_row] for this head and these queries, or null; relative of
-// this head, beginning at distance 0, or null.
+// this head, with the column of distance 0, or null; scratch for it (near_keys).
 //
 // A query's result must not depend on the queries that are computed with it. So blocks of keys begin at multiples of
 // kKeyBlock, and a key out of a query's band counts exactly nothing, as if it had been left out.
 template <int N>
 void attend(const float* queries, std::size_t stride, const float* keys, const float* values,
-            const Sequence& sequence, std::uint32_t head_dim, const Reach& reach, Relative relative, const float* bias,
-            std::size_t bias_row, std::uint32_t bias_queries, float* out, float* scores) {
+            const Sequence& sequence, std::uint32_t head_dim, const Reach& reach, const Relative& relative,
+            std::size_t distance_zero, const float* bias, std::size_t bias_row, std::uint32_t bias_queries, float* out, float* scores, float* scratch) {
   constexpr std::size_t width = N * kLanes;
   const std::uint32_t first = reach.first_key(), end = reach.end_key(sequence.tokens);
   F32 positions[N];
@@ -156,9 +192,9 @@ void attend(const float* queries, std::size_t stride, const float* keys, const f
     next = (begin / kKeyBlock + 1) * kKeyBlock;
     const std::uint32_t count = (next < end ? next : end) - begin;
     if (relative.keys != nullptr) {
-      const std::ptrdiff_t distance = std::ptrdiff_t{reach.position} - std::ptrdiff_t{begin};
-      const Relative from{relative.keys + distance, relative.queries + distance, relative.stride};
-      relative_score_rows<N>(keys + begin, sequence.stride, queries, stride, head_dim, from, scores, count);
+      const NearKeys block = near_keys<N>(keys + begin, sequence.stride, relative,
+                                          distance_zero + reach.position - begin, head_dim, count, scratch);
+      relative_score_rows<N>(block.keys, block.key_stride, queries, stride, head_dim, block.relative, scores, count);
     } else {
       multiply_rows<N, false>(keys + begin, 1, sequence.stride, queries, stride, head_dim, scores, width, count,
                               nullptr);

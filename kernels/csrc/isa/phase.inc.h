@@ -8,6 +8,7 @@ struct Buffers {
   std::uint8_t* planar;
   std::uint8_t* blocks;
   float* scores;
+  float* near;
   float* token;
   const Profile* profile;
 };
@@ -15,7 +16,8 @@ struct Buffers {
 SPARSERVE_INLINE Buffers buffers(const Scratch& layout, std::uint8_t* scratch, const Profile* profile) {
   const auto floats = [&](std::size_t offset) { return reinterpret_cast<float*>(scratch + offset); };
   return {floats(layout.context),         floats(layout.wide),   floats(layout.sum), scratch + layout.bytes_planar,
-          scratch + layout.bytes_blocks, floats(layout.scores), floats(layout.token), profile};
+          scratch + layout.bytes_blocks, floats(layout.scores), floats(layout.near),
+          floats(layout.token), profile};
 }
 
 template <int V>
@@ -143,10 +145,10 @@ void write_output(const Run& run, const Tile& tile, const float* x) {
   });
 }
 
-// The tables of relative positions from feature `row` and column `column` on; null stays null.
-SPARSERVE_INLINE Relative of_rows(const Relative& relative, std::size_t row, std::size_t column) {
+// The tables of relative positions of the head that begins at feature `row`; null stays null.
+SPARSERVE_INLINE Relative of_head(const Relative& relative, std::size_t row) {
   if (relative.keys == nullptr) return relative;
-  const std::size_t at = row * relative.stride + column;
+  const std::size_t at = row * relative.stride;
   return {relative.keys + at, relative.queries + at, relative.stride};
 }
 
@@ -164,22 +166,23 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
   const std::uint32_t band = run.layers[layer].band;
   const int parity = layer & 1;
   constexpr std::size_t stride = V * kLanes;
-  std::uint32_t s = tile.first_sequence;
-  std::uint32_t n = 0;
-  for (std::uint32_t v = 0; v < V; v += n) {
-    s = sequence_of(run, tile.first_vector + v, s);
-    const Sequence& sequence = run.sequences[s];
-    const std::uint32_t here = tile.first_vector + v - sequence.first_vector;
-    const std::uint32_t left = sequence.stride / kLanes - here;
-    n = V - v < left ? V - v : left;
-    if (n > static_cast<std::uint32_t>(kAttentionVectors)) n = kAttentionVectors;
-    const std::uint32_t position = here * kLanes;
-    for (std::uint32_t h = 0; h < heads; ++h) {
-      const std::size_t row = std::size_t{h} * run.head_dim;
+  // Head by head: the queries of a tile find a head's keys and values in a near cache.
+  for (std::uint32_t h = 0; h < heads; ++h) {
+    const std::size_t row = std::size_t{h} * run.head_dim;
+    const Relative relative = of_head(run.layers[layer].relative, row);
+    std::uint32_t s = tile.first_sequence;
+    std::uint32_t n = 0;
+    for (std::uint32_t v = 0; v < V; v += n) {
+      s = sequence_of(run, tile.first_vector + v, s);
+      const Sequence& sequence = run.sequences[s];
+      const std::uint32_t here = tile.first_vector + v - sequence.first_vector;
+      const std::uint32_t left = sequence.stride / kLanes - here;
+      n = V - v < left ? V - v : left;
+      if (n > static_cast<std::uint32_t>(kAttentionVectors)) n = kAttentionVectors;
+      const std::uint32_t position = here * kLanes;
       const float* q = queries + row * stride + v * kLanes;
       const float* k = run.keys[parity] + sequence.buffer * run.max_width + row * sequence.stride;
       const float* w = run.values[parity] + sequence.buffer * run.max_width + row * sequence.stride;
-      const Relative relative = of_rows(run.layers[layer].relative, row, run.positions - 1);
       const float* bias = nullptr;
       if (run.position_bias != nullptr)
         bias = run.position_bias + sequence.batch_index * run.position_bias_batch_stride +
@@ -193,8 +196,8 @@ void attention_tile(const Run& run, std::uint32_t layer, const Tile& tile, const
                           b.blocks);
         } else {
           const Reach reach{position, N * kLanes, band};
-          attend<N>(q, stride, k, w, sequence, run.head_dim, reach, relative, bias, run.length, bias_queries, out,
-                    b.scores);
+          attend<N>(q, stride, k, w, sequence, run.head_dim, reach, relative, run.positions - 1, bias, run.length,
+                    bias_queries, out, b.scores, b.near);
         }
       };
       switch (n) {
@@ -354,7 +357,7 @@ void first_tokens_tile(const Run& run, std::uint32_t first, std::uint32_t count,
         bias = run.position_bias + sequence.batch_index * run.position_bias_batch_stride +
                std::size_t{h} * run.length * run.length;
       attend_one(queries + row * stride + lane, stride, run.keys[index & 1] + at, run.values[index & 1] + at, sequence,
-                 run.head_dim, layer.band, of_rows(layer.relative, row, 0), bias, run.length,
+                 run.head_dim, layer.band, of_head(layer.relative, row), bias, run.length,
                  b.context + row * stride + lane, b.scores);
     }
   }

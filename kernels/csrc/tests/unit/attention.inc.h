@@ -75,7 +75,7 @@ void masked_attention() {
         float* out = unit::floats(std::size_t{head.head_dim} * queries);
         float* scores = unit::floats(kKeyBlock * queries);
         attend<N>(head.query, queries, head.key, head.value, head.sequence, head.head_dim, {0, queries, kNoBand}, {},
-                  bias, queries, bias_queries, out, scores);
+                  0, bias, queries, bias_queries, out, scores, nullptr);
         compare_heads("attend", head, shift, out, 1e-5);
       }
     }
@@ -99,17 +99,26 @@ void banded_attention() {
         float* out = unit::floats(std::size_t{head.head_dim} * queries);
         float* scores = unit::floats(kKeyBlock * queries);
         attend<N>(head.query, queries, head.key, head.value, head.sequence, head.head_dim, {position, queries, band},
-                  {}, nullptr, 0, queries, out, scores);
+                  {}, 0, nullptr, 0, queries, out, scores, nullptr);
         compare_heads("attend", head, shift, out, 1e-5);
       }
     }
   });
 }
 
-// Tables of `positions` distances to each side; columns begin at distance -(positions - 1).
-Relative random_distances(std::uint32_t head_dim, std::uint32_t positions) {
-  const std::size_t stride = 2 * positions - 1 + kLanes;
-  return {unit::random_floats(head_dim * stride, -1, 1), unit::random_floats(head_dim * stride, -1, 1), stride};
+// Tables of `columns` columns, one feature after the other.
+Relative random_distances(std::uint32_t head_dim, std::size_t columns) {
+  return {unit::random_floats(head_dim * columns, -1, 1), unit::random_floats(head_dim * columns, -1, 1), columns};
+}
+
+// The same table in blocks of columns; what is beyond the columns is not a number.
+const float* in_blocks(const float* table, std::uint32_t head_dim, std::size_t columns, std::size_t padded) {
+  float* blocks = unit::floats(head_dim * padded);
+  for (std::uint32_t d = 0; d < head_dim; ++d)
+    for (std::size_t column = 0; column < padded; ++column)
+      blocks[distance_at(head_dim, d, column)] =
+          column < columns ? table[d * columns + column] : __builtin_nanf("");
+  return blocks;
 }
 
 // The score that relative positions add, of the column that belongs to the query's distance from the key.
@@ -129,16 +138,20 @@ void relative_attention() {
     const std::uint32_t places[] = {0U, queries};
     for (const std::uint32_t position : places) {
       const Head head = head_of(8, tokens, queries, __builtin_nanf(""));
-      const Relative relative = random_distances(head.head_dim, positions);
+      const std::size_t columns = 2 * positions - 1 + kLanes;
+      const Relative relative = random_distances(head.head_dim, columns);
       auto* shift = shifts(std::size_t{tokens} * queries);
       for (std::uint32_t j = 0; j < tokens; ++j)
         for (std::uint32_t i = 0; i < queries; ++i)
           shift[j * queries + i] = relative_shift(head, relative, i, j, positions - 1 + position + i - j);
       float* out = unit::floats(std::size_t{head.head_dim} * queries);
       float* scores = unit::floats(kKeyBlock * queries);
-      const Relative from_zero{relative.keys + positions - 1, relative.queries + positions - 1, relative.stride};
+      const std::size_t padded = (columns + 2 * kLanes + kDistanceBlock - 1) / kDistanceBlock * kDistanceBlock;
+      const Relative blocks{in_blocks(relative.keys, head.head_dim, columns, padded),
+                            in_blocks(relative.queries, head.head_dim, columns, padded), padded};
       attend<N>(head.query, queries, head.key, head.value, head.sequence, head.head_dim, {position, queries, kNoBand},
-                from_zero, nullptr, 0, queries, out, scores);
+                blocks, positions - 1, nullptr, 0, queries, out, scores,
+                unit::floats(near_floats(head.head_dim, kLanes, queries)));
       compare_heads("attend", head, shift, out, 2e-5);
     }
   });
@@ -156,7 +169,7 @@ void first_token_attention() {
         Relative relative{};
         if (special) {
           head.sequence.key_bias = holes(tokens);
-          relative = random_distances(head.head_dim, head.stride);
+          relative = random_distances(head.head_dim, head.stride + kLanes);
         }
         auto* shift = shifts(tokens);
         for (std::uint32_t j = 0; j < tokens; ++j) {
@@ -184,16 +197,16 @@ void spoiled_attention() {
     head.query[5 * kLanes + 1] = __builtin_inff();  // of the first query's neighbour: infinite scores of both signs
     float* out = unit::floats(std::size_t{head.head_dim} * kLanes);
     float* scores = unit::floats(kKeyBlock * kLanes + head.stride);
-    attend<1>(head.query, kLanes, head.key, head.value, head.sequence, head.head_dim, {0, kLanes, kNoBand}, {}, nullptr,
-              0, kLanes, out, scores);
+    attend<1>(head.query, kLanes, head.key, head.value, head.sequence, head.head_dim, {0, kLanes, kNoBand}, {}, 0,
+              nullptr, 0, kLanes, out, scores, nullptr);
     for (std::size_t i = 0; i < std::size_t{head.head_dim} * kLanes; ++i) near("attend", out[i], __builtin_nan(""), 0);
     attend_one(head.query, kLanes, head.key, head.value, head.sequence, head.head_dim, kNoBand, {}, nullptr, 0, out,
                scores);
     for (std::uint32_t d = 0; d < head.head_dim; ++d)
       near("attend_one", out[std::size_t{d} * kLanes], __builtin_nan(""), 0);
     head.key[3 * head.stride + key] = 0;
-    attend<1>(head.query, kLanes, head.key, head.value, head.sequence, head.head_dim, {0, kLanes, kNoBand}, {}, nullptr,
-              0, kLanes, out, scores);
+    attend<1>(head.query, kLanes, head.key, head.value, head.sequence, head.head_dim, {0, kLanes, kNoBand}, {}, 0,
+              nullptr, 0, kLanes, out, scores, nullptr);
     for (std::uint32_t d = 0; d < head.head_dim; ++d)
       for (std::uint32_t i = 0; i < kLanes; ++i)
         same("attend, a spoiled query", out[d * kLanes + i] != out[d * kLanes + i], i == 1);

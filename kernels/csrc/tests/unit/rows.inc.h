@@ -37,7 +37,7 @@ constexpr unit::Row kUnitRows[] = {
     {"linear, 1x4 int8", "linear is_int panels sparse_int_panel prefetch_weights", linears<Storage::kBlockI8>},
     {"attend", "attend multiply multiply_rows", masked_attention},
     {"attend, bands", "attend first_key end_key is_edge attends", banded_attention},
-    {"attend, relative positions", "attend relative_scores relative_score_rows", relative_attention},
+    {"attend, relative positions", "attend near_keys relative_scores relative_score_rows", relative_attention},
     {"attend_one", "attend_one", first_token_attention},
     {"attend, NaN", "attend attend_one", spoiled_attention},
     {"rotate", "rotate", rotations},
@@ -53,7 +53,7 @@ constexpr unit::Row kUnitRows[] = {
      [] { unit::compare_encoders(kTable, unit::SampleEncoder::kPlain, false, true); }},
     {"phase, norms first, gates, rotary positions and bands", "phase_any read_stream",
      [] { unit::compare_encoders(kTable, unit::SampleEncoder::kModern, false, true); }},
-    {"phase, relative positions", "phase_any of_rows",
+    {"phase, relative positions", "phase_any of_head",
      [] { unit::compare_encoders(kTable, unit::SampleEncoder::kRelative, false, false); }},
     {"first_tokens", "first_tokens_any first_tokens_tile",
      [] {
