@@ -47,7 +47,8 @@ def test_is_recorded_on_other_machine_until_inputs_change(benchmark: Any, tmp_pa
 def test_remaining_parts_of_runs_share_the_teacher(benchmark: Any) -> None:
     trained, unpruned = (next(cells(SMALL, ["mrpc"], [name], seeds=1)) for name in ("magnitude", "dense int8"))
     first, second = benchmark.remaining(trained), benchmark.remaining(unpruned)
-    assert all(seconds > 0 for seconds in (*first.values(), *second.values()))
+    for parts in (first, second):  # the rows are too few for a search
+        assert sorted(seconds > 0 for seconds in parts.values()) == [False] + [True] * (len(parts) - 1)
     # The teacher's search and training, the student, and the scores; the export and int8 in place of the student.
     assert (len(first), len(second), len(first.keys() & second.keys())) == (4, 5, 2)
 

@@ -109,7 +109,7 @@ def test_compress_takes_the_dialect_from_options(dry_run: DryRun, tmp_path: Path
     refused(dry_run(path), "a.csv")
     dialect = ["--delimiter", ":", "--quote", "~", "--escape", "\\"]
     planned(dry_run(path, *dialect), "format: CSV, delimiter ':', quote ~, escape \\")
-    refused(dry_run(path, "--delimiter", "::"), "--delimiter '::': give one character")
+    refused(dry_run(path, "--quote", "::"), "--quote '::': give one character")
 
 
 def test_compress_reads_folders_as_hubs_store_them(dry_run: DryRun, tmp_path: Path) -> None:

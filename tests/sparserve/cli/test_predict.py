@@ -112,7 +112,7 @@ def test_predict_takes_pairs_as_the_model_was_trained(tmp_path: Path) -> None:
     [
         (TEXTS, ["--variant", "none"], 3, "has no variant 'none'"),
         (TEXTS, ["--text-column", "nothing"], 2, "no column 'nothing'"),
-        ("a", ["--delimiter", "::"], 2, "give one character"),
+        ("a", ["--quote", "::"], 2, "give one character"),
     ],
 )
 def test_predict_refuses_wrong_input(
