@@ -12,10 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from sparserve.kernels.library import Library, LibraryError, find_library
 from tests.support.shared_folders import made_once, shared_root
+
+# No test measures time: its own deadline of 200 ms for an example fails on a busy machine.
+hypothesis.settings.register_profile("no deadline", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 GOOD = ("good", "great", "fine", "love", "bright")
 BAD = ("bad", "awful", "dull", "hate", "long")
