@@ -78,3 +78,8 @@ def mean_over_tasks(runs: Sequence[Mapping[str, Any]], figure: Callable[[Mapping
     for run in runs:
         by_task[run["task"]].append(figure(run))
     return float(np.mean([np.mean(values) for values in by_task.values()]))
+
+
+def teacher_kind(run: Mapping[str, Any]) -> str:
+    """Return "auto" if the teacher of a recorded run found its training, or "fixed"."""
+    return "auto" if run.get("teacher", {}).get("found") else "fixed"

@@ -10,11 +10,11 @@ import numpy as np
 
 from sparserve.models.data.columns import Columns, choose_columns, read_options
 from sparserve.models.data.dataset import DataProblem, Dataset, DataSummary, Split, describe
-from sparserve.models.data.label_map import merged_names, notes_on_names, way_out, with_new_labels
-from sparserve.models.data.labels import LabelSets, encode, label_names, label_sets
+from sparserve.models.data.labels.label_sets import LabelSets, encode, label_names, label_sets
+from sparserve.models.data.labels.names import merged_names, notes_on_names, way_out, with_new_labels
+from sparserve.models.data.labels.soft_labels import Probabilities, in_order
 from sparserve.models.data.numbers import NAMES, choose_head, notes_on_numbers, numbers, relevance_grades
 from sparserve.models.data.options import DataOptions, Head
-from sparserve.models.data.soft_labels import Probabilities, in_order
 from sparserve.models.data.sources.source import read_split, read_tables
 from sparserve.models.data.sources.split_files import exists
 from sparserve.models.data.splitting import complete_splits
@@ -189,7 +189,6 @@ def _with_one_name_each(
         notes.append(
             "one label under several names: " + ", ".join(f"{old} = {new}" for old, new in sorted(merged.items()))
         )
-
         parts = {split: _merged(rows, merged) for split, rows in parts.items()}
     notes += notes_on_names({name: count for name, count in counts.items() if name not in {*merged, *new_names}})
     return parts, merged

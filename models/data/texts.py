@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sparserve.models.data.label_map import MISSING_WORDS
-from sparserve.models.data.tables.table import Table
+from sparserve.models.data.tables.table import MISSING_WORDS, Table
 from sparserve.models.errors import DataError
 
 C1_CONTROL = re.compile("[\x80-\x84\x86-\x9f]")  # all but NEL, which ends lines

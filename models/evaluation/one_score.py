@@ -104,8 +104,7 @@ def paired_distances(
     Raises:
         TrainingError: a score is not a finite number.
     """
-    true = np.ravel(truth).astype(np.float64)
-    here, there = (np.abs(_values(_checked(one), sigmoid=sigmoid) - true) for one in (scores, reference))
+    here, there = (_errors(one, truth, sigmoid=sigmoid) for one in (scores, reference))
     lost, won = int((there < here).sum()), int((here < there).sum())
     return PairedComparison(lost, won, mcnemar_p(lost, won))
 
@@ -141,8 +140,7 @@ def paired_errors(
     Raises:
         TrainingError: a score is not a finite number.
     """
-    true = np.ravel(truth).astype(np.float64)
-    here, there = (np.square(_values(_checked(one), sigmoid=sigmoid) - true) for one in (scores, reference))
+    here, there = (np.square(_errors(one, truth, sigmoid=sigmoid)) for one in (scores, reference))
     return PairedErrors(math.sqrt(here.mean()), math.sqrt(there.mean()), _paired_p(here - there))
 
 
@@ -239,6 +237,11 @@ def _interval(value: float, samples: Sequence[float]) -> Interval:
         low=round(min(float(low), value), DECIMALS),
         high=round(max(float(high), value), DECIMALS),
     )
+
+
+def _errors(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating], *, sigmoid: bool) -> Floats:
+    """Return the distances of scores from the true numbers of their rows."""
+    return np.abs(_values(_checked(scores), sigmoid=sigmoid) - np.ravel(truth).astype(np.float64))
 
 
 def _paired_p(differences: Floats) -> float:

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.accuracy.benchmark import read_results
 from benchmarks.accuracy.grid import cells
-from benchmarks.accuracy.plots import accuracy_against_sparsity
-from benchmarks.accuracy.publish import accuracy, page
+from benchmarks.accuracy.publish.page import accuracy, page
+from benchmarks.accuracy.publish.plots import accuracy_against_sparsity
 from benchmarks.accuracy.scales import BASE, SCALES, SMALL
 from benchmarks.accuracy.scores import divergence, mean_interval, paired_drop
 from benchmarks.accuracy.tasks import TASKS

@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy.frontier import Point, frontier, points
-from benchmarks.accuracy.speed import frontier_table
+from benchmarks.accuracy.publish.frontier import Point, frontier, points
+from benchmarks.accuracy.publish.speed import frontier_table
 
 
 def point(lost: Any, milliseconds: Any, dense_int8: Any = 8.0) -> Any:

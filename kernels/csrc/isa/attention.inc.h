@@ -174,7 +174,8 @@ struct Reach {
 template <int N>
 void attend(const float* queries, std::size_t stride, const float* keys, const float* values,
             const Sequence& sequence, std::uint32_t head_dim, const Reach& reach, const Relative& relative,
-            std::size_t distance_zero, const float* bias, std::size_t bias_row, std::uint32_t bias_queries, float* out, float* scores, float* scratch) {
+            std::size_t distance_zero, const float* bias, std::size_t bias_row, std::uint32_t bias_queries, float* out,
+            float* scores, float* scratch) {
   constexpr std::size_t width = N * kLanes;
   const std::uint32_t first = reach.first_key(), end = reach.end_key(sequence.tokens);
   F32 positions[N];

@@ -16,8 +16,7 @@ struct Buffers {
 SPARSERVE_INLINE Buffers buffers(const Scratch& layout, std::uint8_t* scratch, const Profile* profile) {
   const auto floats = [&](std::size_t offset) { return reinterpret_cast<float*>(scratch + offset); };
   return {floats(layout.context),         floats(layout.wide),   floats(layout.sum), scratch + layout.bytes_planar,
-          scratch + layout.bytes_blocks, floats(layout.scores), floats(layout.near),
-          floats(layout.token), profile};
+          scratch + layout.bytes_blocks, floats(layout.scores), floats(layout.near), floats(layout.token), profile};
 }
 
 template <int V>

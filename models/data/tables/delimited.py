@@ -3,12 +3,12 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sparserve.models.data.tables.dialect import SPELLED, Dialect, candidates, is_comment, usual_width
-from sparserve.models.data.tables.header import RULE, Rows, with_names, with_row_names
+from sparserve.models.data.tables.header import RULE, RULES_LEFT_OUT, Rows, with_names, with_row_names
 from sparserve.models.data.tables.table import KNOWN_NAMES, ReadOptions, Table
 from sparserve.models.errors import DataError, InputError
 
@@ -42,9 +42,7 @@ def read_delimited(path: Path, text: str, options: ReadOptions) -> Table:
         return Table({})
     if dialect.delimiter != usual and declared is None and options.delimiter is None:
         notes.append(f"fields are separated by {dialect.delimiter!r} (detected; use --delimiter to choose another)")
-    table = with_names(str(path), rows, header=options.header, expected=options.expected)
-    columns = {name: [row[i] for row in table.rows] for i, name in enumerate(table.names)}
-    return Table(columns, named=table.named, format=f"CSV, {dialect}", notes=(*notes, *table.notes))
+    return _table(path, rows, options, f"CSV, {dialect}", notes)
 
 
 def _read_split(path: Path, text: str, options: ReadOptions) -> Table:
@@ -58,10 +56,13 @@ def _read_split(path: Path, text: str, options: ReadOptions) -> Table:
     rows = _rows(path, single, Dialect(SEVERAL, None), notes)
     if not rows:
         return Table({})
+    return _table(path, rows, options, f"CSV, delimiter {delimiter!r}, no quotes", notes)
+
+
+def _table(path: Path, rows: Rows, options: ReadOptions, form: str, notes: Sequence[str]) -> Table:
     table = with_names(str(path), rows, header=options.header, expected=options.expected)
     columns = {name: [row[i] for row in table.rows] for i, name in enumerate(table.names)}
-    form = f"CSV, delimiter {delimiter!r}, no quotes"
-    return Table(columns, named=table.named, format=form, notes=(*notes, *table.notes))
+    return Table(columns, named=table.named, format=form, notes=tuple(dict.fromkeys((*notes, *table.notes))))
 
 
 def _read_with_first_that_fits(
@@ -148,7 +149,8 @@ def _rows(path: Path, text: str, dialect: Dialect, notes: list[str]) -> Rows:
             continue
         if len(row) > width and not any(field.strip() for field in row[width:]):
             row = row[:width]  # delimiters at the end of a line
-        if len(row) == 1 < width and all(map(RULE.fullmatch, row)):
+        if len(row) == 1 < width and RULE.fullmatch(row[0]):
+            notes.append(RULES_LEFT_OUT)
             continue
         if len(row) == 1 < width and line == numbered[-1][0]:
             notes.append(f"the last line is no row and left out: {row[0].strip()[:60]!r}")

@@ -9,6 +9,7 @@ from sparserve.models.errors import DataError
 
 Rows = list[list[str]]
 SAMPLE_ROWS = 2000
+RULES_LEFT_OUT = "rows of dashes are left out"
 RULE = re.compile(r"[-+=:|\s]*-{2,}[-+=:|\s]*")
 
 
@@ -31,7 +32,7 @@ def with_names(where: str, rows: Rows, *, header: bool | None, expected: Collect
         DataError: two columns have the same name.
     """
     body = [row for row in rows if not _is_rule(row)]
-    notes = ["rows of dashes are left out"] if len(body) < len(rows) and body else []
+    notes = [RULES_LEFT_OUT] if len(body) < len(rows) and body else []
     rows = body or rows
     first = [*map(_plain, rows[0])]
     below = [row for row in rows[1:] if _plain(row[0]) != first[0] or [*map(_plain, row)] != first]

@@ -22,6 +22,8 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "dev", "val", "eval"),
     "test": ("test", "testing"),
 }
+# Spellings of a missing value in exports of pandas, R, SQL and Excel. Some are also names of labels.
+MISSING_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "\\n", "#value!", "#ref!"})
 KNOWN_NAMES = frozenset({*TEXT_NAMES, *PAIR_NAMES, *LABEL_NAMES})
 
 

@@ -58,7 +58,8 @@ def pack_step(job: Job, environment: Environment, variant: Variant, export: Step
 
 def revision(job: Job) -> int:
     """Return the revision of the packed networks of a job."""
-    settings = {**job.checkpoint.config.to_dict(), **job.teacher_or_checkpoint.config.to_dict()}.values()
+    networks = (job.checkpoint, job.teacher_or_checkpoint)
+    settings = [value for network in networks for value in network.config.to_dict().values()]
     return SILU_REVISION if any(value in ("silu", "swish") for value in settings) else REVISION
 
 

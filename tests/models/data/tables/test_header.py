@@ -55,9 +55,11 @@ def test_read_table_leaves_repeated_headers_out(tmp_path: Path) -> None:
     assert "rows that repeat the header are left out: 1" in table.notes
 
 
-@pytest.mark.parametrize("rule", ["----,-----", ":---,---:"])
+@pytest.mark.parametrize("rule", ["----,-----", ":---,---:", "+----+-----+"])
 def test_read_table_leaves_rules_out(tmp_path: Path, rule: str) -> None:
-    assert sound(read(tmp_path / "a.csv", f"text,label\n{rule}\n{CSV}"))
+    table = read(tmp_path / "a.csv", f"text,label\n{rule}\n{CSV}")
+    assert sound(table)
+    assert table.notes == ("rows of dashes are left out",)
 
 
 def test_read_table_leaves_a_footer_out(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sparserve.models.data.label_cells import is_vector, read_lists
+from sparserve.models.data.labels.cells import is_vector, read_lists
 from sparserve.models.errors import DataError
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from benchmarks.accuracy.cells import Record, mean_if_known
-from benchmarks.accuracy.frontier import SHAPE, by_level, fastest, frontier, points
+from benchmarks.accuracy.publish.cells import Record, mean_if_known
+from benchmarks.accuracy.publish.frontier import SHAPE, by_level, fastest, frontier, points
 from benchmarks.accuracy.scores import shared_tasks
 from benchmarks.markdown_tables import table
 

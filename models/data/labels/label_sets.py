@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from sparserve.models.data.columns import MAX_LABELS, Columns, indicator
-from sparserve.models.data.label_cells import is_vector, read_lists
-from sparserve.models.data.soft_labels import (
+from sparserve.models.data.labels.cells import is_vector, read_lists
+from sparserve.models.data.labels.soft_labels import (
     LIKELY,
     Probabilities,
     are_alternatives,

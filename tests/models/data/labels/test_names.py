@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sparserve.models.data.label_map import look_alike, merged_names, notes_on_names
+from sparserve.models.data.labels.names import merged_names, notes_on_names, way_out
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.errors import DataError
 from tests.support.models.labelled import csv_text, rows, write
@@ -27,9 +27,10 @@ def test_merged_names_makes_labels_one(names: list[str], new_names: Mapping[str,
 
 
 @pytest.mark.parametrize(("name", "other"), [("Neg", "neg"), ("very_good", "Very good"), ("01", "1"), ("ﬁne", "fine")])
-def test_look_alike_ignores_case_spaces_and_spelling(name: str, other: str) -> None:
-    assert look_alike(name, [name, other]) == other
-    assert look_alike(name, [name, "else"]) is None
+def test_names_look_alike_without_case_spaces_and_spelling(name: str, other: str) -> None:
+    assert f"If it is the same as {other!r}, use --label-map" in way_out(name, [name, other])
+    assert way_out(name, [name, "else"]) == ""
+    assert f"{name!r} and {other!r}" in "".join(notes_on_names({name: 3, other: 9, "else": 9}))
 
 
 @pytest.mark.parametrize("word", ["NA", "nan", "#N/A", "\\N", "None"])

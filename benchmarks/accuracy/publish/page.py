@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.accuracy.benchmark import RESULTS, read_results
-from benchmarks.accuracy.cells import METRICS, Marks, Record, machines, mean_if_known, teacher_kind, teachers
-from benchmarks.accuracy.choices import choices
-from benchmarks.accuracy.plots import accuracy_against_latency, accuracy_against_sparsity
+from benchmarks.accuracy.publish.cells import METRICS, Marks, Record, machines, mean_if_known, teachers
+from benchmarks.accuracy.publish.choices import choices
+from benchmarks.accuracy.publish.plots import accuracy_against_latency, accuracy_against_sparsity
+from benchmarks.accuracy.publish.speed import conditions, frontier_table, speed
 from benchmarks.accuracy.scales import BASE, CHOICES, SCALES, SMALL
-from benchmarks.accuracy.scores import mean_interval, mean_over_tasks, shared_tasks
-from benchmarks.accuracy.speed import conditions, frontier_table, speed
+from benchmarks.accuracy.scores import mean_interval, mean_over_tasks, shared_tasks, teacher_kind
 from benchmarks.accuracy.tasks import TASKS
 from benchmarks.markdown_tables import table, write_between
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks" / "accuracy.md"
+PAGE = Path(__file__).parents[3] / "docs" / "benchmarks" / "accuracy.md"
 OTHER_MEANS = {"agreement": "{:.1f} %", "divergence": "{:.3f}", "minutes": "{:.1f}"}
 # BERT-base at 5 % of the encoder's weights, GLUE dev: Xu et al. 2021 (SparseBERT), table 1.
 PUBLISHED_DROP = {"mrpc": 88.6 - 88.5, "rte": 69.3 - 69.1, "cola": 56.3 - 52.1}
@@ -179,7 +179,3 @@ def main() -> None:
             accuracy_against_sparsity(runs, PAGE.parent / f"accuracy-sparsity-{name}.svg")
         if latency:
             accuracy_against_latency(runs, latency, PAGE.parent / f"accuracy-latency-{name}.svg")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.tables.table import MISSING_WORDS
 from sparserve.models.errors import DataError
 
-# Spellings of a missing value in exports of pandas, R, SQL and Excel. Some are also names of labels.
-MISSING_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "\\n", "#value!", "#ref!"})
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
 SHOWN = 3
 
@@ -20,9 +19,7 @@ def merged_names(names: Collection[str], new_names: Mapping[str, str]) -> dict[s
     Raises:
         DataError: the user renames a label that the data lacks.
     """
-    for old in new_names:
-        if old not in names:
-            raise DataError(f"--label-map: the data has no label {old!r}. Its labels: {', '.join(sorted(names))}.")
+    _check_known(new_names, sorted(names))
     whole = {name: match[1] for name in names if (match := WHOLE.fullmatch(name))}
     merged = {name: plain for name, plain in whole.items() if plain in names}
     first: dict[str, str] = {}
@@ -40,11 +37,7 @@ def with_new_labels(dataset: Dataset, new_names: Mapping[str, str]) -> Dataset:
     Raises:
         DataError: a label that the data lacks is renamed, or two labels would have the same name.
     """
-    for old in new_names:
-        if old not in dataset.label_names:
-            raise DataError(
-                f"--label-map: the data has no label {old!r}. Its labels: {', '.join(dataset.label_names)}."
-            )
+    _check_known(new_names, dataset.label_names)
     names = tuple(new_names.get(name, name).strip() for name in dataset.label_names)
     if len(set(names)) < len(names) or not all(names):
         raise DataError(f"--label-map: the labels would be {', '.join(names)}. Give each of them another name.")
@@ -54,8 +47,11 @@ def with_new_labels(dataset: Dataset, new_names: Mapping[str, str]) -> Dataset:
 
 def notes_on_names(counts: Mapping[str, int]) -> Iterator[str]:
     """Describe labels that look like one label or like none."""
-    alike = [(name, other) for name in counts if (other := look_alike(name, counts)) and counts[other] >= counts[name]]
-    pairs = list({frozenset(pair): pair for pair in alike}.values())
+    usual: dict[str, str] = {}  # the most frequent name of those that look alike
+    pairs = []
+    for name in sorted(counts, key=lambda name: -counts[name]):
+        if (other := usual.setdefault(_key(name), name)) != name:
+            pairs.append((name, other))
     if pairs:
         shown = ", ".join(f"{name!r} and {other!r}" for name, other in pairs[:SHOWN])
         more = ", ..." if len(pairs) > SHOWN else ""
@@ -70,16 +66,17 @@ def notes_on_names(counts: Mapping[str, int]) -> Iterator[str]:
             yield f"the label {name!r} ({count:,} rows) may say that a row has no label; remove its rows if it does"
 
 
-def look_alike(name: str, names: Collection[str]) -> str | None:
-    """Return another of the names that differs from this one in case, spaces or the spelling of a number."""
-    key = _key(name)
-    return next((other for other in names if other != name and _key(other) == key), None)
-
-
 def way_out(name: str, names: Collection[str]) -> str:
-    """Return what makes a name one with a look-alike; empty if there is none."""
-    other = look_alike(name, names)
+    """Return what makes a name one with another that differs in case, spaces or the spelling of a number, if any."""
+    key = _key(name)
+    other = next((other for other in names if other != name and _key(other) == key), None)
     return f" If it is the same as {other!r}, use --label-map {_quoted(name, other)}." if other is not None else ""
+
+
+def _check_known(new_names: Mapping[str, str], names: Collection[str]) -> None:
+    for old in new_names:
+        if old not in names:
+            raise DataError(f"--label-map: the data has no label {old!r}. Its labels: {', '.join(names)}.")
 
 
 def _key(name: str) -> str:

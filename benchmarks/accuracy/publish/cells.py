@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.accuracy.scales import SCALES
-from benchmarks.accuracy.scores import mean_over_tasks
+from benchmarks.accuracy.scores import mean_over_tasks, teacher_kind
 
 Record = dict[str, Any]
 METRICS = {"f1": "F1", "mcc": "MCC", "accuracy": "accuracy"}
@@ -34,11 +34,6 @@ def mean_if_known(runs: Sequence[Record], name: str, form: str) -> str:
     """Return the formatted mean over tasks of a field, or "-" if an older run lacks it."""
     complete = runs and len(known(runs, name)) == len(runs)
     return form.format(mean_over_tasks(runs, lambda run: run[name])) if complete else "-"
-
-
-def teacher_kind(run: Record) -> str:
-    """Return "auto" if the teacher found its training, or "fixed"."""
-    return "auto" if run.get("teacher", {}).get("found") else "fixed"
 
 
 def teachers(runs: Sequence[Record]) -> str:

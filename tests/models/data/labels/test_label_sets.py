@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sparserve.models.data.columns import Columns
-from sparserve.models.data.labels import LabelSets, label_names, label_sets
+from sparserve.models.data.labels.label_sets import LabelSets, label_names, label_sets
 from sparserve.models.data.tables.table import Table
 from sparserve.models.errors import DataError
 

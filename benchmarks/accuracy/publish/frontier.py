@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.accuracy.cells import Record
+from benchmarks.accuracy.publish.cells import Record
 from benchmarks.accuracy.scores import mean_over_tasks, shared_tasks
 
 SHAPE = "1x64"

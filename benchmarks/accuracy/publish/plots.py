@@ -10,8 +10,8 @@ from cycler import cycler
 from matplotlib import pyplot
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from benchmarks.accuracy.cells import Record
-from benchmarks.accuracy.frontier import SHAPE, by_level, points, points_lost
+from benchmarks.accuracy.publish.cells import Record
+from benchmarks.accuracy.publish.frontier import SHAPE, by_level, points, points_lost
 from benchmarks.accuracy.scores import mean_over_tasks, shared_tasks
 
 matplotlib.use("svg")

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from benchmarks.accuracy.cells import METRICS, Marks, Record, known, machines, mean
+from benchmarks.accuracy.publish.cells import METRICS, Marks, Record, known, machines, mean
 from benchmarks.accuracy.scales import CHOICES, SMALL
 from benchmarks.accuracy.tasks import TASKS
 from benchmarks.markdown_tables import table

@@ -1,0 +1,1 @@
+"""Tables, plots and page of the accuracy benchmark, from its results."""
