@@ -149,10 +149,13 @@ class FastPath:
     async def _send(self, response: Response, request: LoggedRequest, scope: Scope, send: Send) -> None:
         request.status, request.bytes_out = response.status_code, len(response.body)
         headers = [*response.raw_headers, *self._logging.headers(request)]
+        draining = self._logging.draining
+        if draining:  # both may close the connection
+            headers = list(dict.fromkeys(headers))
         if isinstance(response, JsonAnswer | ProblemAnswer):
             headers += RAW_DEFAULT_HEADERS
             respond: Respond | None = scope["state"].get(RESPOND)
-            closes = self._logging.draining or (isinstance(response, ProblemAnswer) and response.closes)
+            closes = draining or (isinstance(response, ProblemAnswer) and response.closes)
             if (
                 respond is not None
                 and not closes

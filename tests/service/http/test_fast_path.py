@@ -344,8 +344,9 @@ def test_fast_path_leaves_nothing_to_the_garbage_collector(module_store: Store) 
 def test_fast_path_closes_connections_while_draining(module_store: Store) -> None:
     async def test(port: int, core: ServingCore) -> None:
         core.drain.begin()
-        content = await exchange(port, raw_request())
-        assert content.startswith(b"HTTP/1.1 200 OK") and b"connection: close" in content
+        for body, status in ((CONTENTS[0], b"200"), (b"1" * 10_000, b"413")):
+            content = await exchange(port, raw_request(body))
+            assert content.startswith(b"HTTP/1.1 %s " % status) and content.count(b"connection: close") == 1
 
     over_connections(module_store, test)
 
