@@ -220,7 +220,7 @@ class RankingFigures(Record):
     """Figures of a reranker, over the queries of the test split that have a relevant and an irrelevant document."""
 
     queries: Count
-    ndcg10: Interval = Field(description="normalised discounted cumulative gain of the first 10, gain 2^relevance - 1")
+    ndcg10: Interval = Field(description="normalised discounted cumulative gain of the first 10, gain = relevance")
     mrr: Interval = Field(description="mean reciprocal rank of the first relevant document")
     accuracy: Interval = Field(description="of relevant or not over all rows, at `threshold`")
     threshold: float = Field(description="score from which a document counts as relevant")

@@ -198,8 +198,12 @@ def _ranking(
 
 
 def _discounted_gain(relevance: Floats) -> float:
+    """Return the discounted gain of the first documents (Jarvelin & Kekalainen 2002), as trec_eval computes it.
+
+    The gain is the relevance, so the quotient of two does not depend on the scale of the grades.
+    """
     first = relevance[:FIRST]
-    return float(((np.exp2(first) - 1) / np.log2(np.arange(2, len(first) + 2))).sum())
+    return float((first / np.log2(np.arange(2, len(first) + 2))).sum())
 
 
 def _same_order_interval(scores: Floats, reference: Floats, samples: int, seed: int) -> Interval:

@@ -1,9 +1,14 @@
 """Figures of models with one score."""
 
+import random
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr, ttest_rel
+from sklearn.metrics import ndcg_score
 
 from sparserve.models.errors import TrainingError
 from sparserve.models.evaluation.one_score import (
@@ -41,13 +46,31 @@ def test_evaluate_scores_ranks_the_documents_of_each_query() -> None:
     logits = np.array([1.0, 2.0, -1.0, -2.0, 3.0, 0.5])
     ranking = evaluate_scores(logits, RELEVANCE, queries=QUERIES, bootstrap_samples=100).ranking
     assert ranking is not None
-    gains = np.exp2([1, 0.5]) - 1
-    best = gains[0] + gains[1] / np.log2(3)
-    found = gains[0] / np.log2(3) + gains[1] / np.log2(4)
+    best = 1 + 0.5 / np.log2(3)
+    found = 1 / np.log2(3) + 0.5 / np.log2(4)
     assert ranking.queries == 2
     assert ranking.ndcg10.value == pytest.approx((found / best + 1) / 2, abs=1e-6)
     assert ranking.mrr.value == pytest.approx((1 / 2 + 1) / 2)
     assert ranking.accuracy.value == pytest.approx(4 / 6, abs=1e-6)
+
+
+@given(
+    grades=st.lists(st.lists(st.integers(0, 4), min_size=2, max_size=25), min_size=1, max_size=4),
+    chance=st.randoms(use_true_random=False),
+)
+@settings(max_examples=40)
+def test_ndcg_is_that_of_scikit_learn_at_any_scale_of_grades(grades: list[list[int]], chance: random.Random) -> None:
+    truth = np.concatenate(grades).astype(np.float64)
+    scores = np.array(chance.sample(range(1000), len(truth)), dtype=np.float64)
+    queries = [f"query {query}" for query, rows in enumerate(grades) for _ in rows]
+    parts = np.split(scores, np.cumsum([len(rows) for rows in grades])[:-1])
+    pairs = [(rows, part) for rows, part in zip(grades, parts, strict=True) if len(set(rows)) > 1]
+    assume(pairs)
+    expected = np.mean([ndcg_score([rows], [part], k=10) for rows, part in pairs])
+    for scale in (1, truth.max()):
+        ranking = evaluate_scores(scores, truth / scale, queries=queries, bootstrap_samples=2).ranking
+        assert ranking is not None
+        assert ranking.ndcg10.value == pytest.approx(expected, abs=1e-6)
 
 
 def test_evaluate_scores_without_a_query_of_several_grades_has_no_ranking() -> None:

@@ -83,8 +83,9 @@ export function ranking(scores, relevance, queries) {
   return gains.length ? { queries: gains.length, ndcg10: mean(gains), mrr: mean(reciprocals) } : null;
 }
 
+// The gain is the relevance, so the quotient of two does not depend on the scale of the grades.
 const discountedGain = (relevance) =>
-  relevance.slice(0, FIRST).reduce((sum, value, place) => sum + (2 ** value - 1) / Math.log2(place + 2), 0);
+  relevance.slice(0, FIRST).reduce((sum, value, place) => sum + value / Math.log2(place + 2), 0);
 
 // Places in the sorted order from 1; equal values share the mean of theirs.
 function ranks(values) {
