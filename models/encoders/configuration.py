@@ -15,7 +15,7 @@ import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from sparserve.models.encoders.architectures.architecture import Architecture
+from sparserve.models.encoders.architectures.architecture import Architecture, Positions
 from sparserve.models.encoders.architectures.registry import ARCHITECTURES, unknown
 from sparserve.models.encoders.tokenizer import read_tokenizer
 from sparserve.models.errors import CheckpointError
@@ -38,6 +38,12 @@ RUN_FIELDS: Final = (
     "experts_implementation", "output_attentions", "output_hidden_states", "return_dict", "torch_dtype", "torchscript",
     "use_return_dict",
 )  # fmt: skip
+POSITION_KINDS: Final[Mapping[Positions, str]] = {
+    "table": "absolute",
+    "table after padding": "absolute",
+    "rotary": "rotary",
+    "disentangled": "relative",
+}
 # Fields that make another network out of the same class, and the way out. Null, false, 0 and {} are harmless.
 OTHER_NETWORKS: Final[Mapping[str, str]] = {
     "auto_map": "has code in its folder, which is never run, so the network that transformers would load in its place "
@@ -72,7 +78,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         )
     architecture = ARCHITECTURES[model_type]
     config_class: Any = CONFIG_MAPPING[model_type]
-    _refuse_other_networks(path, fields, config_class)
+    _refuse_other_networks(path, fields, config_class, architecture)
     try:
         config: Any = config_class.from_dict({name: fields[name] for name in fields if name not in RUN_FIELDS})
         config.name_or_path = str(folder)
@@ -139,15 +145,18 @@ def is_lfs_pointer(path: Path) -> bool:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
-def _refuse_other_networks(path: Path, fields: Mapping[str, Any], config_class: type) -> None:
+def _refuse_other_networks(
+    path: Path, fields: Mapping[str, Any], config_class: type, architecture: Architecture
+) -> None:
     for name, reason in OTHER_NETWORKS.items():
         if fields.get(name):
             raise CheckpointError(f"{path}: {name} is set. This checkpoint {reason}.")
     positions = fields.get("position_embedding_type")
-    if positions not in (None, "absolute"):
+    if positions is not None and not (isinstance(positions, str) and positions in architecture.position_types):
+        kind = POSITION_KINDS[architecture.positions]
         raise CheckpointError(
-            f"{path}: position_embedding_type is {positions!r}, but transformers 5 computes absolute positions only: "
-            "take a checkpoint that was trained with absolute positions"
+            f"{path}: position_embedding_type is {positions!r}, but transformers 5 computes {kind} positions only in a "
+            f"{architecture.model_type!r} model: take a checkpoint that was trained with {kind} positions"
         )
     labels = fields.get("num_labels", 2)
     if not _is_whole(labels, least=1) or labels > MAX_NUM_LABELS:

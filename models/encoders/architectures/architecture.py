@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-Positions = Literal["table", "table after padding", "relative bias", "rotary", "disentangled"]
+Positions = Literal["table", "table after padding", "rotary", "disentangled"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class Architecture:
         stack: the list of layers.
         layer: names within a layer.
         positions: kind of positions. "table after padding" counts them from the padding id, as RoBERTa does.
+        position_types: names that the family's files give that kind in `position_embedding_type`, if they have it.
         token_table: the token embeddings.
         embedding_projection: linear from the embeddings' width to the hidden width; absent if they are equal.
         hidden_modules: norms and tables, besides those of embeddings and layers, that have the hidden width.
@@ -116,6 +117,7 @@ class Architecture:
     layer: LayerNames
     positions: Positions
     masked_lm_parameter: str
+    position_types: frozenset[str] = frozenset({"absolute"})
     token_table: str = "embeddings.word_embeddings"
     embedding_projection: str | None = None
     hidden_modules: tuple[str, ...] = ()

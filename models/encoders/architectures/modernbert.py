@@ -79,6 +79,8 @@ MODERNBERT: Final = ModernBert(
         norms=("attn_norm", "mlp_norm"),
     ),
     positions="rotary",
+    # ModernBERT's files have the default of BERT's configuration; Ettin's and mmBERT's say that no position is added.
+    position_types=frozenset({"absolute", "sans_pos"}),
     # `head` is also a part of classifiers; the decoder's matrix is tied to the embeddings and not stored.
     masked_lm_parameter="decoder.bias",
     token_table="embeddings.tok_embeddings",

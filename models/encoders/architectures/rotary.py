@@ -10,15 +10,24 @@ import torch
 from torch import Tensor
 
 MAX_POSITIONS: Final = 1 << 20  # that the sparse runtime computes; transformers allocates as many
+MAX_THETA: Final = 1e30  # whose angles are still float32 numbers above 0
 
 
 def rope_fault(rope: Mapping[str, Any], of: str = "") -> str | None:
     """Return the reason why these parameters, those `of` some layers, are not supported; None if they are."""
-    kind, theta = rope.get("rope_type", "default"), rope.get("rope_theta")
-    if kind != "default":
-        return f"rope_type{of} is {kind!r}, but only 'default' is supported: take a checkpoint without RoPE scaling"
-    if not isinstance(theta, int | float) or not theta > 0:
-        return f"rope_theta{of} is {theta!r}, but it must be a number above 0"
+    # `type` is the older name of `rope_type`; transformers reads one of the two.
+    for kind in (rope.get("rope_type", "default"), rope.get("type", "default")):
+        if kind != "default":
+            return f"rope_type{of} is {kind!r}, but only 'default' is supported: take a checkpoint without RoPE scaling"
+    if (part := rope.get("partial_rotary_factor")) not in (None, 1):
+        return (
+            f"partial_rotary_factor{of} is {part!r}, but all features of a head are rotated: take a checkpoint that "
+            "was trained so"
+        )
+    theta = rope.get("rope_theta")
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta < MAX_THETA:
+        shown = repr(theta) if len(repr(theta)) < 40 else f"a number of {len(repr(theta))} characters"
+        return f"rope_theta{of} is {shown}, but it must be a number above 0 and below {MAX_THETA:g}"
     return None
 
 

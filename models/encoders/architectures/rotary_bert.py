@@ -60,6 +60,7 @@ GTE: Final = RotaryBert(
         norms=_NORMS,
     ),
     positions="rotary",
+    position_types=frozenset({"rope", "rotary"}),
     masked_lm_parameter="lm_head.dense.weight",
     stored=StoredNames(
         renamed=(

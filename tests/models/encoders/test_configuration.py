@@ -1,7 +1,6 @@
 """Configurations that describe another network, or none, are refused in one line."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,6 @@ from sparserve.models.pipeline.preflight import check_bigger_teacher, check_reci
 from sparserve.models.recipes.loading import load_recipe
 
 PROBLEM = "single_label_classification"
-
-
-@pytest.fixture
-def copy(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """Return a maker of a copy of a tiny checkpoint with changed fields of its configuration."""
-
-    def make(model_type: str = "bert", /, **fields: Any) -> Path:
-        folder = tmp_path / "copy"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(make_checkpoint(model_type), folder)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, **fields}))
-        return folder
-
-    return make
 
 
 @pytest.mark.parametrize(
@@ -93,8 +77,29 @@ ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
         (
             "modernbert",
             {"rope_parameters": {"full_attention": ROPE, "sliding_attention": {**ROPE, "rope_theta": -1.0}}},
-            "rope_theta of sliding_attention is -1.0, but it must be a number above 0",
+            "rope_theta of sliding_attention is -1.0, but it must be a number above 0 and below 1e[+]30",
         ),
+        (
+            "modernbert",
+            {"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+            "rope_type of full_attention is 'yarn', but only 'default' is supported",
+        ),
+        (
+            "gte",
+            {"rope_parameters": {**ROPE, "type": "linear", "factor": 4.0}},
+            "rope_type is 'linear', but only 'default' is supported",
+        ),
+        (
+            "gte",
+            {"rope_parameters": {**ROPE, "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor is 0.5, but all features of a head are rotated",
+        ),
+        ("gte", {"rope_parameters": {**ROPE, "rope_theta": 10**400}}, "rope_theta is a number of 401 characters"),
+        ("gte", {"rope_parameters": {**ROPE, "rope_theta": float("inf")}}, "rope_theta is inf, but it must be a"),
+        ("gte", {"rope_parameters": {**ROPE, "rope_theta": True}}, "rope_theta is True, but it must be a"),
+        ("gte", {"position_embedding_type": "absolute"}, "'absolute', but .* rotary positions only in a 'gte' model"),
+        ("modernbert", {"position_embedding_type": "rope"}, "'rope', but .* only in a 'modernbert' model"),
+        ("deberta-v2", {"position_embedding_type": ["absolute"]}, "relative positions only in a 'deberta-v2' model"),
         (
             "gte",
             {"rope_scaling": {"type": "ntk", "factor": 8.0}},
