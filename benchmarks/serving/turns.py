@@ -49,15 +49,17 @@ def plan(own: Mapping[str, Arm], bare: Sequence[Arm], workers: Sequence[Arm], pe
     first = [name for name in (SPARSE_INT8, DENSE) if name in own]
     order = [own[name] for name in [*first, *(name for name in own if name not in first)]]
     compared = [arm for arm in order if arm.graph.variant in COMPARED]
-    slow, fast = ([peer for peer in peers if peer.graph.variant == name] for name in COMPARED)
-    others = [peer for peer in peers if peer.graph.variant not in COMPARED]
+    # Servers that cannot load the sparse file have the int8 file, and were the best ones on the dense file.
+    int8 = {peer.server for peer in peers if peer.graph.variant not in COMPARED}
+    others = [peer for peer in peers if peer.server in int8]
+    slow, fast = ([peer for peer in peers if peer.graph.variant == name and peer not in others] for name in COMPARED)
     return [
         *(Turn(arm, (CEILING, "closed", "idle", *(("many",) if arm in compared else ()))) for arm in order),
         *(Turn(arm, (*((SECOND_CEILING,) if arm in compared else ()), "rates")) for arm in order),
         *(Turn(arm, ("closed",)) for arm in (*bare, *workers)),
         *(Turn(arm, ("around",)) for arm in compared),
-        *(Turn(arm, ("closed", "rates")) for arm in (*slow, *fast, *others)),
-        *(Turn(arm, ("around",)) for arm in (*slow, *fast)),
+        *(Turn(arm, ("closed", "rates")) for arm in (*others, *fast, *slow)),
+        *(Turn(arm, ("around",)) for arm in (*others, *fast, *slow) if arm.graph.variant in COMPARED),
     ]
 
 

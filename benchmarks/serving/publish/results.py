@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -112,3 +113,10 @@ def servers(results: Results, variant: str) -> dict[str, Record]:
         if record["variant"] == variant and not record.get("reference") and record.get("workers", 1) == 1
         and not record.get("all_cpus")
     }  # fmt: skip
+
+
+def bounds(record: Record) -> tuple[float, float]:
+    """Return the highest rate that passed and the lowest higher rate that failed; equal after a finished search."""
+    passed = record["best_rate"]
+    failed = [point["rate"] for point in record["points"] if not point["within"] and point["rate"] > passed]
+    return passed, passed if record["searched"] else min(failed, default=math.inf)

@@ -14,6 +14,7 @@ from benchmarks.serving.publish.results import (
     Results,
     best_alone,
     beyond_model,
+    bounds,
     busy_cpu,
     closed,
     own,
@@ -178,10 +179,15 @@ def workers(results: Results) -> str:
 
 
 def highest_rate(record: Record) -> str:
-    """Return the highest rate, or a lower bound if the time of the run ended the search."""
-    if not record.get("best_rate"):
-        return "none" if record.get("points") else "-"
-    return f"{record['best_rate']:.0f}" if record["searched"] else f"over {record['best_rate']:.0f}"
+    """Return the highest rate, or its bounds if the search did not end."""
+    if not record.get("points") and not record.get("best_rate"):
+        return "-"
+    passed, failed = bounds(record)
+    if record["searched"]:
+        return f"{passed:.0f}"
+    if failed == math.inf:
+        return f"over {passed:.0f}" if passed else "none"
+    return f"{passed:.0f} to {failed:.0f}" if passed else f"under {failed:.0f}"
 
 
 def times_as_many(record: Record, first: Record) -> str:
@@ -194,13 +200,6 @@ def times_as_many(record: Record, first: Record) -> str:
     if math.inf in (high, first_high):
         return f"over {low / first_high:.1f}" if first_high < math.inf else "-"
     return f"{low / first_high:.1f} to {high / first_low:.1f}"
-
-
-def bounds(record: Record) -> tuple[float, float]:
-    """Return the highest rate that passed and the lowest higher rate that failed; equal after a finished search."""
-    passed = record["best_rate"]
-    failed = [point["rate"] for point in record["points"] if not point["within"] and point["rate"] > passed]
-    return passed, passed if record["searched"] else min(failed, default=math.inf)
 
 
 def rates(arms: dict[str, Record], results: Results) -> str:

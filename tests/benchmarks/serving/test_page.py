@@ -178,6 +178,34 @@ def test_targets_of_workers_and_other_servers() -> None:
     )  # fmt: skip
 
 
+def test_targets_and_page_mark_highest_rates_that_were_not_found() -> None:
+    def point(rate: float) -> Any:
+        return {"rate": rate, "within": False, **figures()}
+
+    peers = {
+        "infinity dense": arm("infinity", "dense", 50.0, 0.02),
+        "ray dense": arm("ray", "dense", 0.0, 0.02, searched=False, points=[point(70.0), point(75.0)]),
+        "bentoml dense": arm("bentoml", "dense", 0.0, 0.02, searched=False, points=[point(45.0)]),
+    }
+    found = results(**peers)
+    found["arms"]["sparserve dense"] |= {"searched": False, "points": [point(100.0)]}
+    found["skipped"] = [{"arm": "litserve dense", "parts": ["closed", "rates"]}]
+    rows = found_targets(found)
+    mine = "; highest rate of sparserve not found, the search could not end: 90 to 100 texts/s"
+    ray = "; highest rate of ray not found, the search could not end: under 70 texts/s"
+    assert rows["dense, one CPU: highest rate at p99 <= 100 ms at least 85 % of raw onnxruntime"] == (
+        f"90 % (90 of 100 texts/s; a server without overhead: 65, 65 %){mine}", True,
+    )  # fmt: skip
+    other = "dense: at least 1.5 times the highest rate of the best other server"
+    assert rows[other] == (  # 90 against perhaps 70
+        "1.80 times infinity (90 and 50 texts/s; this service has 200 on dense-int8)"
+        f"{mine}{ray}; without litserve dense", False,
+    )  # fmt: skip
+    assert rows["dense, overload: goodput at least 90 % of the highest rate"] == (f"95 %{mine}", True)
+    text = page.section(found)
+    assert rows_of(text, "sparserve 1.2 | 90 to 100") and rows_of(text, "ray 1.2 | under 70")
+
+
 def test_targets_that_a_faster_service_keeps() -> None:
     found = found_targets(results())
     assert found["dense, overload: goodput at least 90 % of the highest rate"] == ("95 %", True)

@@ -19,6 +19,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.service.app import ServiceApp, create_app
 from sparserve.service.core import ServingCore
 from sparserve.service.errors import Overloaded
+from sparserve.service.http.middleware.disconnect import DisconnectScope
 from sparserve.service.inference.batcher import Batcher
 from sparserve.service.security.key_file import create
 from sparserve.service.server.connection import Connection
@@ -351,7 +352,18 @@ def test_fast_path_closes_connections_while_draining(module_store: Store) -> Non
     over_connections(module_store, test)
 
 
-def test_fast_path_cancels_a_request_whose_client_disconnects(module_store: Store) -> None:
+def test_fast_path_cancels_a_request_whose_client_disconnects(
+    module_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[DisconnectScope] = []
+    wait = DisconnectScope._cancel_on_disconnect
+
+    async def recorded(scope: DisconnectScope) -> None:
+        tasks.append(scope)
+        await wait(scope)
+
+    monkeypatch.setattr(DisconnectScope, "_cancel_on_disconnect", recorded)
+
     async def test(port: int, core: ServingCore) -> None:
         classifier = core.catalog.engine(TASK).loaded.classifier
         run, may_run, batches = classifier.run, threading.Event(), []
@@ -375,5 +387,6 @@ def test_fast_path_cancels_a_request_whose_client_disconnects(module_store: Stor
         assert (await connections[0][0].readline()).startswith(b"HTTP/1.1 200")
         connections[0][1].close()
         assert batches == [1]
+        assert not tasks, "the connection watches for a disconnect; a task for each request costs more"
 
     over_connections(module_store, test)
