@@ -6,7 +6,8 @@ The soak sends requests of mixed lengths, a few of them bad or abandoned, over l
 in each worker, and samples the memory, descriptors and threads of all its processes. The default model is a tiny graph,
 so that the service does most of the work. `--store` and `--task` soak another store. Each fault of `fault_scenarios`
 and `kill_scenarios` gets a new service. All results go to benchmarks/results/reliability.json: for each number of
-workers the faults of the last run, and the last soak of each model.
+workers the faults of the last run, and the last soak of each model. A run that does not meet `criteria` ends with
+status 1.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 
 from benchmarks.reliability import fault_scenarios as faults
 from benchmarks.reliability import kill_scenarios as kills
+from benchmarks.reliability.criteria import failures
 from benchmarks.reliability.soak import LONGEST_WORDS, Soak, figures, soak
 from benchmarks.service_process import running
 from sparserve.models.bundle.store import Store
@@ -139,6 +141,8 @@ def main() -> None:
     )
     write_atomically(arguments.output, json.dumps(results, indent=1) + "\n")
     print(f"\nwritten to {arguments.output}")
+    if failed := failures(faulty, soaked):
+        raise SystemExit("\n".join(["The service did not meet the criteria of this benchmark:", *failed]))
 
 
 def record(results: dict[str, Any], workers: int, faults: dict[str, Any], soak: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.reliability import publish as publish_reliability
 from benchmarks.reliability import run as reliability
+from benchmarks.reliability.criteria import KILLED, WITHOUT_EXIT, failures
 from benchmarks.reliability.flood import flooded
 from benchmarks.reliability.soak import LONGEST_WORDS, Sample, figures, slope, soak
 from benchmarks.service_process import running
@@ -66,6 +67,45 @@ def test_record_keeps_soaks_of_other_models_and_workers() -> None:
     runs = {key: {model: soak["run"] for model, soak in one["soaks"].items()} for key, one in results.items()}
     assert runs == {"1": {"a": 1, "b": 4}, "2": {"a": 3}}
     assert {key: one["faults"]["run"] for key, one in results.items()} == {"1": 4, "2": 3}
+
+
+GOOD = {"statuses": {"200": 9}, "lost": 0, "exit_status": 0, "ready": True, "probes_failed": 0}
+SOAKED = {"statuses": {"200": 9, "404": 1}, "wrong": 0, "lost": 0, "restarts": 0, "exit_status": 0, "model": "a"}
+
+
+def test_failures_names_what_is_not_met() -> None:
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"lost": 1}, "1 requests lost, at most 0 may be"),
+        ({"statuses": {"200": 9, "500": 2}}, "answers other than 200: 2 x 500"),
+        ({"exit_status": 1}, "the service ended with status 1"),
+        ({"exit_status": None}, "the service ended during the fault"),
+        ({"ready": False, "status": 503}, "status 503 in place of 200; ready is false"),
+        ({"probes_failed": 2}, "probes_failed is 2, not 0"),
+    ]
+    for figures_of_it, fault in bad:
+        assert failures({"good": GOOD, "bad": {**GOOD, **figures_of_it}}, SOAKED) == [f"bad: {fault}."]
+    killed = {**GOOD, "lost": 4, "exit_status": None}
+    assert failures({"kill -9 of the supervisor": killed}, SOAKED) == []
+    assert failures({"kill -9 of the supervisor": {**killed, "lost": 5}}, {**SOAKED, "wrong": 3}) == [
+        "kill -9 of the supervisor: 5 requests lost, at most 4 may be.", "soak: wrong is 3, not 0.",
+    ]  # fmt: skip
+    assert reliability.all_faults(1, 2).keys() >= KILLED.keys() >= WITHOUT_EXIT
+
+
+@pytest.mark.parametrize(("lost", "message"), [(0, None), (7, "the store deleted: 7 requests lost")])
+def test_run_ends_with_status_1_if_requests_were_lost(
+    lost: int, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "reliability.json"
+    monkeypatch.setattr(reliability, "all_faults", lambda *_: {"the store deleted": lambda: {**GOOD, "lost": lost}})
+    monkeypatch.setattr(reliability, "measure_soak", lambda *_: SOAKED)
+    monkeypatch.setattr("sys.argv", ["reliability", "--output", str(output)])
+    if message is None:
+        reliability.main()
+    else:
+        with pytest.raises(SystemExit, match=message):
+            reliability.main()
+    assert json.loads(output.read_bytes())["1"]["faults"]["scenarios"]["the store deleted"]["lost"] == lost
 
 
 def test_reliability_page_has_sections_per_number_of_workers() -> None:
