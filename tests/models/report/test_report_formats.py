@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from sparserve.models.bundle.manifest import (
+    BiggerTeacher,
     Interval,
     LearningRateTrial,
     ScoreAgreement,
@@ -167,6 +168,42 @@ def test_terminal_table_has_summary(report: Report) -> None:
     assert "90.0 [" in text
     assert "2.00" in text
     assert "1 x 64" in text
+
+
+def test_report_of_a_chain_begins_with_its_bigger_teacher(report: Report) -> None:
+    dense, *others = report.variants
+    evaluation = dense.evaluation
+    assert evaluation is not None
+    teacher = BiggerTeacher(
+        name="big|bert",
+        architecture="bert",
+        digest="0" * 64,
+        parameters=110_000_000,
+        evaluation=evaluation.model_copy(update={"accuracy": Interval(value=0.9876, low=0.95, high=1.0)}),
+    )
+    lineage = dense.lineage.model_copy(update={"bigger_teacher": teacher})
+    chain = report.model_copy(update={"variants": (dense.model_copy(update={"lineage": lineage}), *others)})
+    table = to_html(chain).partition('aria-label="Summary"')[2].partition("</table>")[0]
+    shown = {
+        to_markdown(chain): (
+            r"| bigger teacher, big\|bert | 98.8 [95.0, 100.0] | | | | 440.0 | | | | |",
+            "| dense | 100.0 [",
+            "| sparse90 | 90.0 [",
+        ),
+        " ".join(re.sub("<[^>]+>", " ", table).split()): (
+            "bigger teacher big|bert 98.8 95.0 to 100.0 440.0 ",
+            " dense 100.0 100.0 to 100.0 ",
+            " sparse90 90.0 ",
+        ),
+        " ".join(re.sub("│", " ", printed(chain)).split()): (
+            "bigger teacher 98.8 [95.0, 100.0] 440.0 ",
+            " dense 100.0 [",
+            " sparse90 90.0 [",
+        ),
+    }
+    for text, rows in shown.items():
+        places = [text.find(row) for row in rows]
+        assert -1 < places[0] < places[1] < places[2], text
 
 
 def test_quantities_are_short() -> None:

@@ -29,6 +29,18 @@ def busy(client: TestClient, batcher: Batcher) -> Iterator[FakeEngine]:
     running.result(timeout=10)
 
 
+@contextlib.contextmanager
+def one_waits(client: TestClient, service: ServingCore) -> Iterator[None]:
+    """While the block runs, an input waits for the service's only thread."""
+    with busy(client, service.batcher) as engine:
+        assert client.portal
+        waiting = client.portal.start_task_soon(service.batcher.run, engine, inputs(3))  # type: ignore[call-arg]
+        while waiting_inputs(service) == 0:
+            pass
+        yield
+    waiting.result(timeout=10)
+
+
 def waiting_inputs(service: ServingCore) -> float | None:
     return service.metrics.registry.get_sample_value("sparserve_inputs_waiting")
 
@@ -36,12 +48,7 @@ def waiting_inputs(service: ServingCore) -> float | None:
 def test_full_queue_is_429(serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]) -> None:
     client: TestClient = serve(max_waiting_inputs=0)
     service = service_of(client)
-    batcher = service.batcher
-    with busy(client, batcher) as engine:
-        assert client.portal
-        waiting = client.portal.start_task_soon(batcher.run, engine, inputs(3))  # type: ignore[call-arg]
-        while waiting_inputs(service) == 0:
-            pass
+    with one_waits(client, service):
         answer = client.post(URL, json={"inputs": "good"})
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
@@ -50,8 +57,21 @@ def test_full_queue_is_429(serve: Callable[..., TestClient], service_of: Callabl
         assert late.status_code == 429
         assert client.get("/readyz").status_code == 200
         assert 'sparserve_requests_shed_total{reason="inputs"} 2.0' in client.get("/metrics").text
-    waiting.result(timeout=10)
     assert client.post(URL, json={"inputs": "good"}).status_code == 200
+
+
+def test_windows_beyond_the_waiting_inputs_are_429(
+    serve: Callable[..., TestClient], service_of: Callable[[TestClient], ServingCore]
+) -> None:
+    client: TestClient = serve(max_waiting_inputs=5)
+    body = {"inputs": "good film the bad a dull was fun " * 7, "overlong": "windows", "stride": 4}  # 6 windows
+    # An empty queue accepts any request.
+    with one_waits(client, service_of(client)):
+        answer = client.post(URL, json=body)
+        assert (answer.status_code, "1 inputs with 3 tokens" in answer.json()["detail"]) == (429, True)
+        assert 'sparserve_requests_shed_total{reason="inputs"} 1.0' in client.get("/metrics").text
+    answer = client.post(URL, json=body)
+    assert (answer.status_code, answer.json()["usage"][0]["windows"]) == (200, 6)
 
 
 def test_request_timeout_header(
