@@ -5,18 +5,23 @@ runs every recipe with every architecture, and compares the bundles with those o
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from sparserve.cli import app
 from sparserve.compression import job_options
-from sparserve.models.bundle.bundle import SPARSE_MODEL
+from sparserve.models.bundle.bundle import SPARSE_MODEL, Bundle
+from sparserve.models.bundle.inference import load_bundle
 from sparserve.models.bundle.store import Store
+from sparserve.models.data.loading import load_dataset
 from sparserve.models.encoders.architectures.registry import ARCHITECTURES
+from sparserve.models.encoders.checkpoint import load_classifier
 from sparserve.models.pipeline.job import prepare
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes
@@ -91,6 +96,20 @@ def compress(name: str, fields: dict[str, Any], model: Path, data: Path, store: 
     return result.stdout
 
 
+def assert_calibrated(bundle: Bundle, texts: Sequence[str]) -> None:
+    """Check that the graph has the logits of the bundle's checkpoint, divided by the temperature of its manifest."""
+    manifest, checkpoint = bundle.manifest, bundle.folder / "checkpoint"
+    assert manifest.calibration is not None and manifest.calibration.temperature != 1
+    served = load_bundle(bundle, threads=1)
+    tokens = served.tokenizer.encode(texts)
+    logits = served.classifier.logits(tokens) * manifest.calibration.temperature
+    model = load_classifier(checkpoint, manifest.labels, manifest.problem_type, attention="eager")
+    with torch.no_grad():
+        rows = [model(input_ids=torch.tensor([row.ids])).logits[0].numpy() for row in tokens]
+    np.testing.assert_allclose(logits, rows, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(logits.argmax(axis=1), np.argmax(rows, axis=1))
+
+
 def test_compress_runs_every_shipped_recipe(
     name: str,
     model_type: str,
@@ -121,6 +140,7 @@ def test_compress_runs_every_shipped_recipe(
         assert (SPARSE_MODEL in manifest.files) == (not (model_type == "mpnet" and recipe.squeeze))
         assert manifest.calibration is not None and manifest.calibration.rows == 12
         assert variant in output
+    assert_calibrated(store.open("tiny", recipe.variant_name), load_dataset(sentiment_csv).train.texts[:8])
     # The baseline is the same whatever recipe is compared with it.
     assert [len(store.versions("tiny", variant)) for variant in ("dense", "dense-int8")] == [1, 1]
     if request.config.getoption("--every-architecture"):
