@@ -38,6 +38,7 @@ RUN_FIELDS: Final = (
     "experts_implementation", "output_attentions", "output_hidden_states", "return_dict", "torch_dtype", "torchscript",
     "use_return_dict",
 )  # fmt: skip
+CODE: Final = "auto_map"  # classes of code in the folder, or in another repository
 POSITION_KINDS: Final[Mapping[Positions, str]] = {
     "table": "absolute",
     "table after padding": "absolute",
@@ -46,7 +47,7 @@ POSITION_KINDS: Final[Mapping[Positions, str]] = {
 }
 # Fields that make another network out of the same class, and the way out. Null, false, 0 and {} are harmless.
 OTHER_NETWORKS: Final[Mapping[str, str]] = {
-    "auto_map": "has code in its folder, which is never run, so the network that transformers would load in its place "
+    CODE: "has code in its folder, which is never run, so the network that transformers would load in its place "
     "may be another one: take a checkpoint without auto_map, saved with the architecture of transformers",
     "quantization_config": "has quantised weights: save the network that they were made from, or "
     "`model.dequantize().save_pretrained(folder)`, with weights in float32 or float16",
@@ -79,6 +80,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     architecture = ARCHITECTURES[model_type]
     config_class: Any = CONFIG_MAPPING[model_type]
     _refuse_other_networks(path, fields, config_class, architecture)
+    fields = _with_current_names(path, fields, architecture)
     try:
         config: Any = config_class.from_dict({name: fields[name] for name in fields if name not in RUN_FIELDS})
         config.name_or_path = str(folder)
@@ -149,7 +151,7 @@ def _refuse_other_networks(
     path: Path, fields: Mapping[str, Any], config_class: type, architecture: Architecture
 ) -> None:
     for name, reason in OTHER_NETWORKS.items():
-        if fields.get(name):
+        if fields.get(name) and not (name == CODE and architecture.replaces_code):
             raise CheckpointError(f"{path}: {name} is set. This checkpoint {reason}.")
     positions = fields.get("position_embedding_type")
     if positions is not None and not (isinstance(positions, str) and positions in architecture.position_types):
@@ -158,6 +160,12 @@ def _refuse_other_networks(
             f"{path}: position_embedding_type is {positions!r}, but transformers 5 computes {kind} positions only in a "
             f"{architecture.model_type!r} model: take a checkpoint that was trained with {kind} positions"
         )
+    for name, plain in architecture.ignored_fields.items():
+        if fields.get(name) not in (None, plain):
+            raise CheckpointError(
+                f"{path}: {name} is {fields[name]!r}, which transformers ignores: it computes the network that has "
+                f"{plain!r}. Take a checkpoint that was trained so"
+            )
     labels = fields.get("num_labels", 2)
     if not _is_whole(labels, least=1) or labels > MAX_NUM_LABELS:
         raise CheckpointError(f"{path}: num_labels is {labels!r}, but it must be a whole number of labels")
@@ -180,6 +188,19 @@ def _refuse_other_networks(
     for name in fields:
         if name == "attribute_map" or callable(getattr(config_class, name, None)):
             raise CheckpointError(f"{path} has the field {name!r}, which no configuration has: remove it")
+
+
+def _with_current_names(path: Path, fields: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """Return the fields under the names that transformers reads, without the names of code."""
+    current = {name: value for name, value in fields.items() if name not in (CODE, *architecture.older_fields)}
+    for older, name in architecture.older_fields.items():
+        value = fields.get(older)
+        if value is not None and current.setdefault(name, value) != value:
+            raise CheckpointError(
+                f"{path}: {older} is {value!r}, but {name} is {current[name]!r}, and both are names of one setting: "
+                "correct the one that is wrong"
+            )
+    return current
 
 
 def _other_family(fields: Mapping[str, Any]) -> str | None:

@@ -159,7 +159,7 @@ class GraphEncoder:
             self._linear(prefix, Rows(names.output)),
             self._layer_norm(prefix + names.norms[1]),
             gate=None if names.gate is None else self._linear(prefix, names.gate),
-            rotary=None if attention.theta is None else _frequencies(attention.theta, self.head_size),
+            rotary=None if attention.theta is None else _frequencies(attention.theta, attention.factor, self.head_size),
             band=attention.band,
         )
 
@@ -236,10 +236,10 @@ class GraphEncoder:
         return [output in node.input for node in readers] == [True]
 
 
-def _frequencies(theta: float, head_size: int) -> Floats:
+def _frequencies(theta: float, factor: float, head_size: int) -> Floats:
     """Return the angles by which the features of a head turn from one position to the next, as transformers does."""
     exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
-    frequencies: Floats = (1.0 / (theta**exponents)).numpy()
+    frequencies: Floats = (1.0 / (theta**exponents) / factor).numpy()
     return frequencies
 
 

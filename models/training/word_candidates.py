@@ -194,7 +194,11 @@ def _predict(
 def _masked_lm(checkpoint: Checkpoint) -> nn.Module:
     try:
         model, report = AutoModelForMaskedLM.from_pretrained(
-            checkpoint.folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            checkpoint.folder,
+            config=checkpoint.config,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     except Exception as error:  # transformers and safetensors raise many kinds
         raise CheckpointError(

@@ -79,10 +79,14 @@ class StoredNames:
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """Attention of one layer: a token sees those at most `band` positions away (None: all); theta of its RoPE."""
+    """Attention of one layer: a token sees those at most `band` positions away (None: all).
+
+    `theta` is that of its RoPE, whose angles are divided by `factor`.
+    """
 
     band: int | None = None
     theta: float | None = None
+    factor: float = 1.0
 
     def pairs(self, length: int) -> int:
         """Return the number of pairs of a query and a key in a text of `length` tokens."""
@@ -110,6 +114,9 @@ class Architecture:
         masked_lm_parameter: a stored parameter that only the head of the masked LM has, in the whole model.
         config_names: fields of the configuration whose name differs from BERT's.
         stored: names of weights in files, where they differ from the network's.
+        ignored_fields: fields of the configuration that transformers ignores, with the value that its network has.
+        older_fields: older names of such fields, which transformers does not read, and its own.
+        replaces_code: folders may have code of this network (`auto_map`). It is never run: transformers has it too.
     """
 
     model_type: str
@@ -125,6 +132,9 @@ class Architecture:
     norm_first: bool = False
     config_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     stored: StoredNames = StoredNames()
+    ignored_fields: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    older_fields: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    replaces_code: bool = False
 
     def has_position_table(self, config: Any) -> bool:
         """Return True if every position has an embedding, so that texts cannot be longer than the table."""

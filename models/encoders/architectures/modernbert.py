@@ -6,13 +6,14 @@ rotations of queries and keys (RoPE), and most layers attend to a band of neighb
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from sparserve.models.encoders.architectures.architecture import Architecture, LayerAttention, LayerNames, Rows
-from sparserve.models.encoders.architectures.rotary import head_fault, rope_fault, rotated
+from sparserve.models.encoders.architectures.rotary import head_fault, rope_fault, rotary_attention, rotated
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
@@ -33,6 +34,12 @@ class ModernBert(Architecture):
         for layer_type in sorted(set(config.layer_types)):
             if reason := rope_fault(config.rope_parameters[layer_type], f" of {layer_type}"):
                 return reason
+        theta = config.rope_parameters[FULL]["rope_theta"]
+        if getattr(config, "rope_theta", None) not in (None, theta):
+            return (
+                f"rope_theta is {config.rope_theta!r}, but transformers computes {theta!r}: set global_rope_theta and "
+                "local_rope_theta, the names of this architecture"
+            )
         if type(config.local_attention) is not int or config.local_attention < 2:
             return f"local_attention is {config.local_attention!r}, but it must be a whole number of at least 2"
         return head_fault(config)
@@ -40,10 +47,7 @@ class ModernBert(Architecture):
     def attention(self, config: Any) -> tuple[LayerAttention, ...]:
         """Return the band and theta of every layer, the lowest first."""
         bands = {FULL: None, SLIDING: config.local_attention // 2}
-        return tuple(
-            LayerAttention(bands[kind], float(config.rope_parameters[kind]["rope_theta"]))
-            for kind in config.layer_types
-        )
+        return tuple(rotary_attention(config.rope_parameters[kind], bands[kind]) for kind in config.layer_types)
 
     def pools_mean(self, config: Any) -> bool:
         """Return True if the classification head reads the mean of all tokens."""
@@ -87,4 +91,5 @@ MODERNBERT: Final = ModernBert(
     hidden_modules=("final_norm",),
     head_readers=("head.dense",),
     norm_first=True,
+    ignored_fields=MappingProxyType({"partial_rotary_factor": 1}),
 )

@@ -9,26 +9,37 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from sparserve.models.encoders.architectures.architecture import LayerAttention
+
 MAX_POSITIONS: Final = 1 << 20  # that the sparse runtime computes; transformers allocates as many
 MAX_THETA: Final = 1e30  # whose angles are still float32 numbers above 0
 
 
 def rope_fault(rope: Mapping[str, Any], of: str = "") -> str | None:
     """Return the reason why these parameters, those `of` some layers, are not supported; None if they are."""
-    # `type` is the older name of `rope_type`; transformers reads one of the two.
-    for kind in (rope.get("rope_type", "default"), rope.get("type", "default")):
-        if kind != "default":
-            return f"rope_type{of} is {kind!r}, but only 'default' is supported: take a checkpoint without RoPE scaling"
+    kind = rope.get("rope_type", "default")
+    for one in (kind, rope.get("type", kind)):  # the older name, which transformers reads if the newer one is absent
+        if one not in ("default", "linear") or one != kind:
+            return (
+                f"rope_type{of} is {one!r}, but only 'default' and 'linear' are supported, under the name rope_type: "
+                "take a checkpoint without RoPE scaling"
+            )
     if (part := rope.get("partial_rotary_factor")) not in (None, 1):
         return (
             f"partial_rotary_factor{of} is {part!r}, but all features of a head are rotated: take a checkpoint that "
             "was trained so"
         )
-    theta = rope.get("rope_theta")
-    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta < MAX_THETA:
-        shown = repr(theta) if len(repr(theta)) < 40 else f"a number of {len(repr(theta))} characters"
-        return f"rope_theta{of} is {shown}, but it must be a number above 0 and below {MAX_THETA:g}"
+    for name, value in (("rope_theta", rope.get("rope_theta")), ("factor", rope.get("factor", 1.0))):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_THETA:
+            shown = repr(value) if len(repr(value)) < 40 else f"a number of {len(repr(value))} characters"
+            return f"{name}{of} is {shown}, but it must be a number above 0 and below {MAX_THETA:g}"
     return None
+
+
+def rotary_attention(rope: Mapping[str, Any], band: int | None = None) -> LayerAttention:
+    """Return the attention of a layer with these parameters, which have no fault."""
+    factor = rope["factor"] if rope["rope_type"] == "linear" else 1.0
+    return LayerAttention(band, float(rope["rope_theta"]), float(factor))
 
 
 def head_fault(config: Any) -> str | None:

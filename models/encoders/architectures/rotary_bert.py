@@ -18,7 +18,7 @@ from sparserve.models.encoders.architectures.architecture import (
     Rows,
     StoredNames,
 )
-from sparserve.models.encoders.architectures.rotary import head_fault, rope_fault, rotated
+from sparserve.models.encoders.architectures.rotary import head_fault, rope_fault, rotary_attention, rotated
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,20 @@ class RotaryBert(Architecture):
     """The one theta of all layers, as the configuration gives it."""
 
     def check(self, config: Any) -> str | None:
-        """Refuse other kinds of RoPE."""
-        return rope_fault(config.rope_parameters) or head_fault(config)
+        """Refuse other kinds of RoPE, and a theta that transformers does not read."""
+        if reason := rope_fault(config.rope_parameters) or head_fault(config):
+            return reason
+        theta, older = config.rope_parameters["rope_theta"], getattr(config, "rotary_emb_base", None)
+        if older not in (None, theta):
+            return (
+                f"rotary_emb_base is {older!r}, but transformers computes a rope_theta of {theta!r}: set rope_theta to "
+                "the one that the network was trained with"
+            )
+        return None
 
     def attention(self, config: Any) -> tuple[LayerAttention, ...]:
-        """Return the theta of every layer."""
-        theta = float(config.rope_parameters["rope_theta"])
-        return (LayerAttention(theta=theta),) * int(config.num_hidden_layers)
+        """Return the attention of every layer, which is the same."""
+        return (rotary_attention(config.rope_parameters),) * int(config.num_hidden_layers)
 
     def scores(self, attention: nn.Module, query: Tensor, key: Tensor, keywords: Mapping[str, Any]) -> Tensor:
         """Return the scores of rotated queries and keys."""
@@ -75,6 +82,10 @@ GTE: Final = RotaryBert(
             {"attention.qkv_proj": _PROJECTIONS, "mlp.up_gate_proj": ("mlp.up_proj", "mlp.gate_proj")}
         ),
     ),
+    ignored_fields=MappingProxyType(
+        {"layer_norm_type": "layer_norm", "logn_attention_scale": False, "logn_attention_clip1": False}
+    ),
+    replaces_code=True,
 )
 NOMIC_BERT: Final = replace(
     GTE,
@@ -93,6 +104,32 @@ NOMIC_BERT: Final = replace(
         ),
         fused=MappingProxyType({"attn.Wqkv": _PROJECTIONS}),
     ),
+    ignored_fields=MappingProxyType(
+        {
+            "num_experts": 0,
+            "activation_function": "swiglu",
+            "rotary_emb_fraction": 1,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+            "rotary_scaling_factor": None,
+            "prenorm": False,
+            "parallel_block": False,
+            "use_rms_norm": False,
+            "causal": False,
+            "qkv_proj_bias": False,
+            "mlp_fc1_bias": False,
+            "mlp_fc2_bias": False,
+        }
+    ),
+    older_fields=MappingProxyType(
+        {
+            "n_embd": "hidden_size",
+            "n_layer": "num_hidden_layers",
+            "n_head": "num_attention_heads",
+            "n_inner": "intermediate_size",
+            "layer_norm_epsilon": "layer_norm_eps",
+        }
+    ),
 )
 JINA_V3: Final = replace(
     GTE,
@@ -108,4 +145,6 @@ JINA_V3: Final = replace(
         ),
         fused=MappingProxyType({"mixer.Wqkv": _PROJECTIONS}),
     ),
+    ignored_fields=MappingProxyType({}),
+    replaces_code=False,  # that of the same weights with adapters, under another model type
 )

@@ -71,8 +71,8 @@ ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
         ("deberta-v2", {"position_buckets": 1 << 20}, "position_buckets is 1048576, but it must be .* at most 65536"),
         (
             "modernbert",
-            {"rope_parameters": {"full_attention": {**ROPE, "rope_type": "linear", "factor": 2.0}}},
-            "rope_type of full_attention is 'linear', but only 'default' is supported",
+            {"rope_parameters": {"full_attention": {**ROPE, "rope_type": "dynamic", "factor": 2.0}}},
+            "rope_type of full_attention is 'dynamic', but only 'default' and 'linear' are supported",
         ),
         (
             "modernbert",
@@ -82,13 +82,28 @@ ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
         (
             "modernbert",
             {"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": 4.0}},
-            "rope_type of full_attention is 'yarn', but only 'default' is supported",
+            "rope_type of full_attention is 'yarn', but only 'default' and 'linear' are supported",
         ),
         (
             "gte",
             {"rope_parameters": {**ROPE, "type": "linear", "factor": 4.0}},
-            "rope_type is 'linear', but only 'default' is supported",
+            "rope_type is 'linear', but only 'default' and 'linear' are supported, under the name rope_type",
         ),
+        (
+            "gte",
+            {"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 0}},
+            "factor is 0, but it must be a number above 0",
+        ),
+        ("gte", {"layer_norm_type": "rms_norm"}, "layer_norm_type is 'rms_norm', which transformers ignores"),
+        ("gte", {"logn_attention_scale": True}, "logn_attention_scale is True, .* the network that has False"),
+        ("modernbert", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, which transformers ignores"),
+        ("modernbert", {"rope_theta": 5.0}, "rope_theta is 5.0, but transformers computes 160000.0: set global_rope"),
+        ("nomic_bert", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, but all features of a head"),
+        ("nomic_bert", {"rotary_emb_fraction": 0.5}, "rotary_emb_fraction is 0.5, .* the network that has 1"),
+        ("nomic_bert", {"prenorm": True}, "prenorm is True, which transformers ignores"),
+        ("nomic_bert", {"rotary_emb_base": 10_000}, "rotary_emb_base is 10000, but transformers computes a rope_theta"),
+        ("nomic_bert", {"n_head": 2}, "n_head is 2, but num_attention_heads is 4, and both are names of one setting"),
+        ("jina_embeddings_v3", {"auto_map": {"AutoModel": "modeling.Other"}}, "auto_map is set.*code in its folder"),
         (
             "gte",
             {"rope_parameters": {**ROPE, "partial_rotary_factor": 0.5}},
@@ -103,10 +118,9 @@ ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
         (
             "gte",
             {"rope_scaling": {"type": "ntk", "factor": 8.0}},
-            "rope_type is 'ntk', but only 'default' is supported: take a checkpoint without RoPE scaling",
+            "rope_type is 'ntk', but only .* are supported, .*: take a checkpoint without RoPE scaling",
         ),
         ("nomic_bert", {"head_dim": 16}, "head_dim is 16, but hidden_size and num_attention_heads give 8"),
-        ("nomic_bert", {"auto_map": {"AutoModel": "modeling.Other"}}, "auto_map is set.*code in its folder"),
         (
             "jina_embeddings_v3",
             {"max_position_embeddings": 1 << 21},
@@ -121,6 +135,25 @@ def test_resolve_checkpoint_refuses_other_networks_of_a_family(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         resolve_checkpoint(str(copy(model_type, **fields)))
+
+
+def test_load_classifier_takes_nomic_bert_beside_its_code(copy: Callable[..., Path]) -> None:
+    folder = copy(
+        "nomic_bert", auto_map={"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
+    )
+    (folder / "code.py").write_text("raise AssertionError('code of the folder was run')")
+    fields = json.loads((folder / "config.json").read_text())
+    older = {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "layer_norm_epsilon": "layer_norm_eps"}
+    fields = fields | {name: fields[current] for name, current in older.items()}
+    (folder / "config.json").write_text(
+        json.dumps({name: value for name, value in fields.items() if name not in older.values()})
+    )
+    inputs = {"input_ids": torch.tensor([[2, 3, 4]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    model = load_classifier(folder, ("a", "b"), PROBLEM)
+    expected = load_classifier(copy("nomic_bert"), ("a", "b"), PROBLEM)
+    assert torch.equal(model(**inputs).logits, expected(**inputs).logits)
+    saved: Any = model.config
+    assert not {"auto_map", *older} & set(saved.to_dict())
 
 
 @pytest.mark.parametrize("content", ["[]", '"bert"', "null", "\\xff", "[" * 100_000, ""])

@@ -57,19 +57,54 @@ DEBERTA_V3: dict[str, Any] = {
     "type_vocab_size": 0,
     "vocab_size": 128100,
 }
-GTE: dict[str, Any] = {
+ARCTIC: dict[str, Any] = {
     "model_type": "gte",
+    "architectures": ["GteModel"],
+    "auto_map": {"AutoModel": "modeling_hf_alibaba_nlp_gte.GteModel"},
     "position_embedding_type": "rope",
     "layer_norm_type": "layer_norm",
     "logn_attention_scale": False,
     "logn_attention_clip1": False,
     "pack_qkv": True,
-    "rope_theta": 500000,
+    "rope_theta": 160000,
     "rope_scaling": None,
     "max_position_embeddings": 8192,
-    "type_vocab_size": 0,
-    "vocab_size": 30528,
+    "type_vocab_size": 1,
+    "vocab_size": 250048,
     **shape(768, 3072, 12, 12),
+}
+# The scaling of the code in GTE's folders as transformers has it: a larger theta, and angles divided by a factor.
+GTE = ARCTIC | {
+    "auto_map": None,
+    "rope_theta": None,
+    "rope_parameters": {"rope_type": "linear", "rope_theta": 160000.0},
+}
+NOMIC: dict[str, Any] = {
+    "model_type": "nomic_bert",
+    "architectures": ["NomicBertModel"],
+    "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
+    "activation_function": "swiglu",
+    "causal": False,
+    "layer_norm_epsilon": 1e-12,
+    "max_trained_positions": 2048,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "n_embd": 768,
+    "n_head": 12,
+    "n_inner": 3072,
+    "n_layer": 12,
+    "n_positions": 8192,
+    "parallel_block": False,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "rotary_scaling_factor": None,
+    "type_vocab_size": 2,
+    "use_rms_norm": False,
+    "vocab_size": 30528,
 }
 JINA_V3: dict[str, Any] = {
     "model_type": "jina_embeddings_v3",
@@ -94,7 +129,11 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "deberta-v3-small": DEBERTA_V3 | shape(768, 3072, 6, 12),
     "deberta-v3-base": DEBERTA_V3 | shape(768, 3072, 12, 12),
     "mdeberta-v3-base": DEBERTA_V3 | shape(768, 3072, 12, 12) | {"vocab_size": 251000},
-    "gte without scaling": GTE,
+    "snowflake-arctic-embed-m-v2.0": ARCTIC,
+    "gte-multilingual-base": GTE | {"rope_parameters": {**GTE["rope_parameters"], "factor": 8 ** (1 / 32)}},
+    "nomic-embed-text-v1": NOMIC,
+    "nomic-embed-text-v1.5": NOMIC
+    | {"max_position_embeddings": 2048, "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"}},
     "jina-embeddings-v3-hf": JINA_V3,
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -103,12 +142,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "conv_kernel_size is 3: this network has a convolution",
     ),
     "gte-base-en-v1.5": (
-        GTE | {"model_type": "new", "auto_map": {"AutoModel": "modeling.NewModel"}},
+        ARCTIC | {"model_type": "new", "architectures": ["NewModel"]},
         "is a 'new' model, which needs the code of its repository",
     ),
-    "gte-multilingual-base as gte": (
-        GTE | {"rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": 8.0}},
-        "rope_type is 'ntk', but only 'default' is supported",
+    "gte-multilingual-base, renamed alone": (
+        ARCTIC | {"rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": 8.0}},
+        "rope_type is 'ntk', but only 'default' and 'linear' are supported",
+    ),
+    "nomic-embed-text-v2-moe": (
+        NOMIC | {"num_experts": 8, "activation_function": "gelu", "qkv_proj_bias": True, "rotary_emb_base": 10000},
+        "num_experts is 8, which transformers ignores: it computes the network that has 0",
     ),
     "jina-embeddings-v3": (
         JINA_V3 | {"model_type": "xlm-roberta", "auto_map": {"AutoModel": "modeling_lora.XLMRobertaLoRA"}},
@@ -127,14 +170,16 @@ def test_read_config_takes_published_models(model: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(fields))
     config = read_config(tmp_path)
     architecture = architecture_of(config)
-    assert architecture.longest_text(config) == fields["max_position_embeddings"]
+    assert architecture.longest_text(config) == fields.get("max_position_embeddings", 2048)
     attention = architecture.attention(config)
-    assert len(attention) == fields["num_hidden_layers"]
+    assert len(attention) == fields.get("num_hidden_layers", 12)
+    assert not hasattr(config, "auto_map")
     if fields["model_type"] == "modernbert":
         assert [layer.theta for layer in attention[:2]] == [160000, fields["local_rope_theta"]]
         assert [layer.band for layer in attention[:4]] == [None, 64, 64, None]
     if fields["model_type"] == "gte":
-        assert {layer.theta for layer in attention} == {500000}
+        assert {layer.theta for layer in attention} == {160000}
+        assert (attention[0].factor == 1) == ("rope_parameters" not in fields)
 
 
 @pytest.mark.parametrize("model", REFUSED)

@@ -29,6 +29,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": 100, "hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3,
     "num_labels": 3, "pad_token_id": 0, "initializer_range": 0.3, "attn_implementation": "eager",
 }  # fmt: skip
+LINEAR: dict[str, Any] = {"rope_type": "linear", "factor": 2.5}
 
 
 def modernbert(**changes: Any) -> Any:
@@ -49,22 +50,32 @@ def deberta(**changes: Any) -> Any:
     return DebertaV2ForSequenceClassification(DebertaV2Config(**SIZES, **{**settings, **changes}))
 
 
-def rotary_bert(model_type: str) -> Any:
+def rotary_bert(model_type: str, **changes: Any) -> Any:
     """Return a classifier of a family that some releases of transformers lack."""
     if model_type not in CONFIG_MAPPING:
         pytest.skip(f"this release of transformers has no {model_type}")
     return AutoModelForSequenceClassification.from_config(
-        AutoConfig.for_model(model_type, **SIZES, max_position_embeddings=MAX_LENGTH)
+        AutoConfig.for_model(model_type, **SIZES, max_position_embeddings=MAX_LENGTH, **changes)
     )
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {
     "modernbert": modernbert,
-    "modernbert, mean, with biases": lambda: modernbert(
-        classifier_pooling="mean", attention_bias=True, mlp_bias=True, norm_bias=True
+    "modernbert, mean, scaled, with biases": lambda: modernbert(
+        classifier_pooling="mean",
+        attention_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+        rope_parameters={
+            "full_attention": {**LINEAR, "rope_theta": 160_000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+        },
     ),
-    "deberta-v2": deberta,
-    "gte": lambda: rotary_bert("gte"),
+    # Those of v3 are packed by the tests of `ENCODERS`.
+    "deberta-v2, with the parts of v2": lambda: deberta(
+        position_biased_input=True, type_vocab_size=2, embedding_size=20
+    ),
+    "gte, scaled": lambda: rotary_bert("gte", rope_parameters={**LINEAR, "rope_theta": 160_000.0}),
     "jina_embeddings_v3": lambda: rotary_bert("jina_embeddings_v3"),
 }
 
