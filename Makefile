@@ -69,7 +69,7 @@ test: $(INSTALLED)
 	$(PYTEST)
 
 test-framework: $(INSTALLED)
-	$(PYTEST) tests/service/api --framework
+	$(PYTEST) $(addprefix tests/service/,api http observability) --framework
 
 # In one run: to start it and to make what its tests share takes a minute.
 test-all: $(INSTALLED)

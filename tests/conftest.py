@@ -61,13 +61,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add options."""
-    parser.addoption("--framework", action="store_true", help="test the service without its fast path")
+    parser.addoption(
+        "--framework",
+        action="store_true",
+        help="test the service without its fast path: the tests that depend on it",
+    )
     parser.addoption("--every-architecture", action="store_true", help="test every recipe with every architecture")
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with the longest tests first: the processes, which take file by file, then end together."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the files with the longest tests first: the processes, which take file by file, then end together.
+
+    With --framework leave out the tests without the fixture `fast_path`: the option changes nothing for them.
+    """
+    if config.getoption("framework"):
+        others = [item for item in items if "fast_path" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if "fast_path" in getattr(item, "fixturenames", ())]
     marks = ("thorough", "slow")
     ranks: dict[Path, int] = {}
     for item in items:

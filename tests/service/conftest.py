@@ -14,7 +14,7 @@ from sparserve.models.bundle.store import Store
 from sparserve.service.app import create_app
 from sparserve.service.core import ServingCore
 from sparserve.service.settings import Settings
-from tests.support.service.fixtures import Serve, ServiceOf
+from tests.support.service.fixtures import NewApp, Serve, ServiceOf
 from tests.support.tiny_bundles import TASK, graph, publish
 
 
@@ -22,6 +22,16 @@ from tests.support.tiny_bundles import TASK, graph, publish
 def fast_path(pytestconfig: pytest.Config) -> bool:
     """False with the option --framework: FastAPI then handles every request of the tests."""
     return not pytestconfig.getoption("framework")
+
+
+@pytest.fixture(scope="session")
+def new_app(fast_path: bool) -> NewApp:
+    """Make the app of some settings, with one thread; it has a fast path as the tests of this run have."""
+
+    def make(**settings: Any) -> FastAPI:
+        return create_app(Settings(**{"threads": 1, **settings}), fast_path=fast_path)
+
+    return make
 
 
 @pytest.fixture
@@ -64,12 +74,12 @@ def newer(store: Store) -> Bundle:
 
 
 @pytest.fixture
-def serve(store: Store, fast_path: bool) -> Iterator[Serve]:
+def serve(store: Store, new_app: NewApp) -> Iterator[Serve]:
     """Start the service in this process with some settings; its models are loaded when the client is returned."""
     clients: list[TestClient] = []
 
     def start(**settings: Any) -> TestClient:
-        app = create_app(Settings(**{"store": store.root, "threads": 1, **settings}), fast_path=fast_path)
+        app = new_app(**{"store": store.root, **settings})
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
         clients.append(client)
@@ -89,9 +99,9 @@ def client(serve: Serve) -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def module_client(module_store: Store, fast_path: bool) -> Iterator[TestClient]:
+def module_client(module_store: Store, new_app: NewApp) -> Iterator[TestClient]:
     """One service for all the tests of a module that leave no trace in it."""
-    app = create_app(Settings(store=module_store.root, threads=1), fast_path=fast_path)
+    app = new_app(store=module_store.root)
     with TestClient(app, raise_server_exceptions=False) as client:
         assert client.portal
         client.portal.call(_service_of(client).loaded)

@@ -13,12 +13,10 @@ from fastapi.testclient import TestClient
 from sparserve.models.bundle.bundle import Bundle
 from sparserve.models.bundle.store import Store
 from sparserve.service.api import admin
-from sparserve.service.app import create_app
 from sparserve.service.catalog import catalog as catalog_module
 from sparserve.service.catalog.desired_state import DesiredState, read_desired_state
 from sparserve.service.core import ServingCore
-from sparserve.service.settings import Settings
-from tests.support.service.fixtures import Serve, ServiceOf
+from tests.support.service.fixtures import NewApp, Serve, ServiceOf
 from tests.support.tiny_bundles import TASK, publish
 
 URL = f"/v1/models/{TASK}/classify"
@@ -37,9 +35,9 @@ def client(serve: Serve, newer: Bundle) -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def lasting_client(module_store: Store) -> Iterator[TestClient]:
+def lasting_client(module_store: Store, new_app: NewApp) -> Iterator[TestClient]:
     """One service for the requests that change nothing."""
-    app = create_app(Settings(store=module_store.root, threads=1, watch_seconds=0, admin_without_key=True))
+    app = new_app(store=module_store.root, watch_seconds=0, admin_without_key=True)
     with TestClient(app, raise_server_exceptions=False) as client:
         assert client.portal
         client.portal.call(app.state.service.loaded)

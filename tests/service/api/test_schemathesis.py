@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.app import create_app
 from sparserve.service.security.key_file import create
-from sparserve.service.settings import Settings
+from tests.support.service.fixtures import NewApp
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import publish
 
@@ -25,7 +24,7 @@ Start = Callable[..., str]
 
 
 @pytest.fixture
-def start(store: Store, tmp_path: Path) -> Iterator[Start]:
+def start(store: Store, tmp_path: Path, new_app: NewApp) -> Iterator[Start]:
     """Start a service of two tasks; returns where it listens."""
     publish(store, task="other")
     with contextlib.ExitStack() as stack:
@@ -34,11 +33,10 @@ def start(store: Store, tmp_path: Path) -> Iterator[Start]:
             disagreements = f"sqlite:///{tmp_path / 'disagreements.db'}"
             kept: dict[str, Any] = {
                 "store": store.root,
-                "threads": 1,
                 "watch_seconds": 0,
                 "disagreements_url": disagreements,
             }
-            return "http://" + stack.enter_context(listening(create_app(Settings(**kept, **settings)), "critical"))
+            return "http://" + stack.enter_context(listening(new_app(**kept, **settings), "critical"))
 
         yield make
 

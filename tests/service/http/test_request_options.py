@@ -14,6 +14,7 @@ from sparserve.service.drain import Drain
 from sparserve.service.http.request_options import read_request_options
 from sparserve.service.settings import Settings
 from sparserve.service.types import RequestOptions
+from tests.support.service.fixtures import NewApp
 from tests.support.tiny_bundles import TASK
 
 
@@ -38,8 +39,8 @@ def test_request_options_arrive_now_by_default() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "status"), [("0.02", 504), ("20", 200)])
-def test_request_options_deadline_includes_the_body(store: Store, seconds: str, status: int) -> None:
-    app = create_app(Settings(store=store.root, threads=1, watch_seconds=0))
+def test_request_options_deadline_includes_the_body(store: Store, seconds: str, status: int, new_app: NewApp) -> None:
+    app = new_app(store=store.root, watch_seconds=0)
     path = f"/v1/models/{TASK}/classify"
     sent: list[Message] = []
 

@@ -7,16 +7,15 @@ from fastapi.testclient import TestClient
 from huggingface_hub import InferenceClient
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.app import create_app
-from sparserve.service.settings import Settings
+from tests.support.service.fixtures import NewApp
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import TASK
 
 
 @pytest.fixture(scope="module")
-def address(module_store: Store) -> Iterator[str]:
+def address(module_store: Store, new_app: NewApp) -> Iterator[str]:
     """Return the address of a running service."""
-    with listening(create_app(Settings(store=module_store.root, threads=1))) as found:
+    with listening(new_app(store=module_store.root)) as found:
         yield f"http://{found}"
 
 

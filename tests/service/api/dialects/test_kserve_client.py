@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.app import create_app
-from sparserve.service.settings import Settings
+from tests.support.service.fixtures import NewApp
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import TASK, publish
 
@@ -27,11 +26,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def told(tmp_path_factory: pytest.TempPathFactory, new_app: NewApp) -> dict[str, dict[str, Any]]:
     """Return the answers that the clients got from a service of one task."""
     root = tmp_path_factory.mktemp("kserve") / "store"
     publish(Store(root), variant="dense")
-    app = create_app(Settings(store=root, threads=1, grpc_port=0))
+    app = new_app(store=root, grpc_port=0)
     with listening(app) as address:
         grpc = f"127.0.0.1:{app.state.grpc_server.port}"
         script = Path(__file__).parents[3] / "support" / "service" / "kserve_calls.py"

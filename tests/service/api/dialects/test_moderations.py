@@ -6,8 +6,7 @@ import openai
 import pytest
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.app import create_app
-from sparserve.service.settings import Settings
+from tests.support.service.fixtures import NewApp
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import TASK, graph, publish
 
@@ -15,7 +14,7 @@ TOPICS = ("spam", "insult", "threat")
 
 
 @pytest.fixture(scope="module")
-def client(module_store: Store) -> Iterator[openai.OpenAI]:
+def client(module_store: Store, new_app: NewApp) -> Iterator[openai.OpenAI]:
     """A service whose tasks have one label per text, with safe ones, without, and several labels per text."""
     publish(module_store, task="other")
     publish(module_store, task="wrong")
@@ -26,7 +25,7 @@ def client(module_store: Store) -> Iterator[openai.OpenAI]:
         problem_type="multi_label_classification",
     )  # fmt: skip
     safe = {TASK: ["negative"], "wrong": ["fine"]}
-    app = create_app(Settings(store=module_store.root, threads=1, moderation_safe_labels=safe))
+    app = new_app(store=module_store.root, moderation_safe_labels=safe)
     with listening(app) as address, openai.OpenAI(base_url=f"http://{address}/v1", api_key="none") as client:
         yield client
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from sparserve.models.bundle.store import Store
 from sparserve.service.api.dialects.open_inference_codec import read_request
-from sparserve.service.app import create_app
 from sparserve.service.errors import ServiceError
-from sparserve.service.settings import Settings
+from tests.support.service.fixtures import NewApp
 from tests.support.service.listening import listening
 from tests.support.tiny_bundles import TASK
 
@@ -31,9 +30,9 @@ TEXTS = ["a good movie", "bad", "ünïcödé 🎬"]
 
 
 @pytest.fixture(scope="module")
-def triton(module_store: Store) -> Iterator[Any]:
+def triton(module_store: Store, new_app: NewApp) -> Iterator[Any]:
     """Triton's client, connected to the service."""
-    with listening(create_app(Settings(store=module_store.root, threads=1))) as address:
+    with listening(new_app(store=module_store.root)) as address:
         client = httpclient.InferenceServerClient(address)
         yield client
         client.close()

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from sparserve.models.bundle.store import Store
 from sparserve.service.api import admin
 from sparserve.service.api.dialects.open_inference import PROBLEM_MEDIA_TYPES
-from sparserve.service.app import create_app
 from sparserve.service.http.middleware.authorization import AuthorizationMiddleware, RequestAuthorization
 from sparserve.service.http.problems import problem_media_type
 from sparserve.service.observability.metrics import Metrics
@@ -24,8 +23,7 @@ from sparserve.service.security.api_keys import Keyring, Scope
 from sparserve.service.security.authorizer import Authorizer
 from sparserve.service.security.key_file import create
 from sparserve.service.security.scopes import ADMIN, ANY, CLASSIFY, required_scopes
-from sparserve.service.settings import Settings
-from tests.support.service.fixtures import Serve
+from tests.support.service.fixtures import NewApp, Serve
 from tests.support.tiny_bundles import TASK
 
 CLASSIFY_URL = f"/v1/models/{TASK}/classify"
@@ -65,24 +63,26 @@ Keys = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def keyed(module_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Keys]]:
+def keyed(
+    module_store: Store, tmp_path_factory: pytest.TempPathFactory, new_app: NewApp
+) -> Iterator[tuple[TestClient, Keys]]:
     """A service that asks for keys, and a key of each scope."""
     folder = tmp_path_factory.mktemp("keyed")
     scopes: dict[str, set[Scope]] = {"classify": {"classify"}, "admin": {"admin"}, "both": {"classify", "admin"}}
     keys = {name: create(folder / "keys", name, frozenset(found)) for name, found in scopes.items()}
-    app = create_app(Settings(store=module_store.root, threads=1, keys_file=folder / "keys"))
+    app = new_app(store=module_store.root, keys_file=folder / "keys")
     with TestClient(app, raise_server_exceptions=False) as client:
         assert client.portal
         client.portal.call(app.state.service.loaded)
         yield client, keys
 
 
-def test_authorization_names_client_and_weight(module_store: Store, tmp_path: Path) -> None:
+def test_authorization_names_client_and_weight(module_store: Store, tmp_path: Path, new_app: NewApp) -> None:
     """A request's share of the machine is its key's, or without keys its address's."""
     seen: list[tuple[str, float]] = []
 
     def ask(headers: dict[str, str], **settings: Any) -> None:
-        app = create_app(Settings(store=module_store.root, threads=1, **settings))
+        app = new_app(store=module_store.root, **settings)
         with TestClient(app) as client:
             assert client.portal
             client.portal.call(app.state.service.loaded)

@@ -10,8 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from sparserve.models.bundle.store import Store
-from sparserve.service.app import create_app
-from sparserve.service.settings import Settings
+from tests.support.service.fixtures import NewApp
 from tests.support.tiny_bundles import TASK
 
 PATH = f"/v1/models/{TASK}/classify"
@@ -72,9 +71,11 @@ async def until(true: Any) -> None:
             await asyncio.sleep(0.001)
 
 
-def test_disconnect_removes_the_request_from_the_queue(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_disconnect_removes_the_request_from_the_queue(
+    store: Store, caplog: pytest.LogCaptureFixture, new_app: NewApp
+) -> None:
     # Held up as they are, batches seem slow: no limit of time shall part them.
-    app = create_app(Settings(store=store.root, threads=1, watch_seconds=0, max_batch_seconds=100))
+    app = new_app(store=store.root, watch_seconds=0, max_batch_seconds=100)
     service = app.state.service
     caplog.set_level("INFO", "sparserve.requests")
 
@@ -108,8 +109,8 @@ def test_disconnect_removes_the_request_from_the_queue(store: Store, caplog: pyt
     assert "exception" not in caplog.text and "failed" not in caplog.text
 
 
-def test_disconnect_while_the_batch_runs(store: Store) -> None:
-    app = create_app(Settings(store=store.root, threads=1, watch_seconds=0))
+def test_disconnect_while_the_batch_runs(store: Store, new_app: NewApp) -> None:
+    app = new_app(store=store.root, watch_seconds=0)
     service = app.state.service
 
     async def test() -> None:
@@ -129,8 +130,8 @@ def test_disconnect_while_the_batch_runs(store: Store) -> None:
     asyncio.run(test())
 
 
-def test_disconnect_does_not_cancel_admin_requests(store: Store) -> None:
-    app = create_app(Settings(store=store.root, threads=1, watch_seconds=0, admin_without_key=True))
+def test_disconnect_does_not_cancel_admin_requests(store: Store, new_app: NewApp) -> None:
+    app = new_app(store=store.root, watch_seconds=0, admin_without_key=True)
     service = app.state.service
 
     async def test() -> None:
@@ -146,8 +147,8 @@ def test_disconnect_does_not_cancel_admin_requests(store: Store) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.05])
-def test_body_limit_late_body_is_408(store: Store, seconds: float) -> None:
-    app = create_app(Settings(store=store.root, threads=1, watch_seconds=0, receive_timeout_seconds=seconds))
+def test_body_limit_late_body_is_408(store: Store, seconds: float, new_app: NewApp) -> None:
+    app = new_app(store=store.root, watch_seconds=0, receive_timeout_seconds=seconds)
 
     async def test() -> None:
         client = Client(app, [], sends_body=False)
