@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparserve.models.encoders.checkpoint import adopt, load_classifier, resolve_checkpoint
@@ -274,7 +274,21 @@ VALUES = st.recursive(
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "electra", "mpnet", "roberta"])
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "bert",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "gte",
+        "jina_embeddings_v3",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "roberta",
+    ],
+)
 def test_any_configuration_is_accepted_or_refused_in_words(
     model_type: str, copy: Callable[..., Path], tiny_recipe: Path
 ) -> None:
@@ -282,7 +296,9 @@ def test_any_configuration_is_accepted_or_refused_in_words(
     original = json.loads((folder / "config.json").read_text())
     known = st.sampled_from(sorted({*original, *vars(read_config(folder)), *dir(type(read_config(folder)))}))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
+    @example({"rope_parameters": {"rope_theta": 10**400}}, set())
+    @example({"rope_theta": float("inf")}, set())
     @given(
         st.dictionaries(known, VALUES, min_size=1, max_size=2), st.sets(st.sampled_from(sorted(original)), max_size=2)
     )

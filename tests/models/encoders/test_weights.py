@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file, save_model
 
 from sparserve.models.encoders.checkpoint import load_classifier, resolve_checkpoint
 from sparserve.models.encoders.weights import INDEX, WEIGHTS, check_weights, read_tensors, saved_tensors
-from sparserve.models.errors import CheckpointError
+from sparserve.models.errors import CheckpointError, RecipeError
 from sparserve.models.pipeline.preflight import check_recipe
 from sparserve.models.recipes.loading import load_recipe
 from tests.support.models.exporting import ENCODERS
@@ -194,6 +194,26 @@ def test_check_recipe_refuses_a_teacher_with_another_head(
     with pytest.raises(CheckpointError, match=message):
         check_recipe(given, given, recipe)
     check_recipe(given, None, recipe)  # its encoder can be fine-tuned
+
+
+@pytest.mark.parametrize(("model_type", "head"), [("deberta-v2", "pooler."), ("modernbert", "head.dense")])
+def test_check_recipe_refuses_later_families_without_head_or_positions(
+    model_type: str, head: str, make_checkpoint: Callable[..., Path], tmp_path: Path, tiny_recipe: Path
+) -> None:
+    folder, recipe = shutil.copytree(make_checkpoint(model_type), tmp_path / model_type), load_recipe(tiny_recipe)
+    load_classifier(folder, LABELS, PROBLEM).save_pretrained(folder)  # type: ignore[operator]
+    given = resolve_checkpoint(str(folder))
+    check_recipe(given, given, recipe)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(json.dumps({**json.loads(config), "max_position_embeddings": 9}))
+    shorter = resolve_checkpoint(str(folder))
+    with pytest.raises(RecipeError, match="has positions for 9: add --set max_length=9"):
+        check_recipe(shorter, shorter, recipe)
+    (folder / "config.json").write_text(config)
+    change(folder, lambda weights: {name: weight for name, weight in weights.items() if head not in name})
+    with pytest.raises(CheckpointError, match=f"no saved weights .*{re.escape(head)}"):
+        check_recipe(given, given, recipe)
+    check_recipe(given, None, recipe)
 
 
 def test_check_recipe_refuses_a_teacher_for_another_kind_of_task(teacher: Path, tiny_recipe: Path) -> None:
