@@ -1,26 +1,25 @@
-"""Exported families later than BERT answer texts as `transformers.pipeline` does with the same network."""
+"""Exported families answer texts as `transformers.pipeline` does with the same network.
+
+`test_sparse_families` has GTE, Jina v3 and ModernBERT with the mean of all tokens, `test_golden` BERT with the service.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sparserve.kernels.library import Library
-from sparserve.models.bundle.bundle import TOKENIZER
-from sparserve.models.bundle.inference import OnnxClassifier
-from sparserve.models.bundle.text_tokenizer import TextTokenizer
 from sparserve.models.export.sparse_graph import write_sparse_graph
 from tests.support.models.exporting import Exported
-
-MAX_LENGTH = 64
-TEXTS = ["a good movie", "THE AWFUL PLOT!!!", "a", "na\u00efve \u2014 \u00bd", "word " * 100]
-PAIRS = ["the plot", "?", "dull " * 50, "long", "very " * 30]
+from tests.support.models.golden import assert_answers_as_pipeline
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["deberta-v2", "modernbert", "nomic_bert"])
+@pytest.mark.parametrize(
+    "model_type", ["deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "nomic_bert", "roberta"]
+)
 def test_exported_families_answer_as_the_pipeline(
     model_type: str,
     exported_encoder: Callable[[str], Exported],
@@ -28,20 +27,28 @@ def test_exported_families_answer_as_the_pipeline(
     sparse_runtime: Library,
     tmp_path: Path,
 ) -> None:
-    folder, exported = make_checkpoint(model_type), exported_encoder(model_type)
-    pad_token_id = exported.model.config.pad_token_id
+    exported = exported_encoder(model_type)
+    _assert_golden(exported.model, exported.path, make_checkpoint(model_type), sparse_runtime, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["camembert", "xlm-roberta"])
+def test_families_with_the_parameters_of_roberta_have_its_graph(
+    model_type: str,
+    exported_encoder: Callable[[str], Exported],
+    make_checkpoint: Callable[..., Path],
+    sparse_runtime: Library,
+    tmp_path: Path,
+) -> None:
+    exported = exported_encoder("roberta")
+    fields = exported.model.config.to_dict()
+    del fields["model_type"]
+    model: Any = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **fields)).eval()
+    model.load_state_dict(exported.model.state_dict())
+    _assert_golden(model, exported.path, make_checkpoint("roberta"), sparse_runtime, tmp_path)
+
+
+def _assert_golden(model: Any, graph: Path, folder: Path, runtime: Library, tmp_path: Path) -> None:
     sparse = tmp_path / "model.sparse.onnx"
-    write_sparse_graph(exported.path, sparse, config=exported.model.config, values="fp32", embeddings_int8=False)
-    reference = pipeline(
-        "text-classification", model=exported.model, tokenizer=AutoTokenizer.from_pretrained(folder), device="cpu"
-    )
-    inputs = [*TEXTS, *({"text": text, "text_pair": pair} for text, pair in zip(TEXTS, PAIRS, strict=True))]
-    options = {"top_k": None, "function_to_apply": "none", "truncation": True, "max_length": MAX_LENGTH}
-    expected = [{answer["label"]: answer["score"] for answer in reference(text, **options)} for text in inputs]
-    labels = exported.model.config.id2label
-    logits = np.array([[answer[labels[index]] for index in range(len(labels))] for answer in expected])
-    tokenizer = TextTokenizer(folder / TOKENIZER, MAX_LENGTH)
-    tokens = [*tokenizer.encode(TEXTS, None), *tokenizer.encode(TEXTS, PAIRS)]
-    for path, library in ((exported.path, None), (sparse, sparse_runtime.path)):
-        classifier = OnnxClassifier(path, pad_token_id=pad_token_id, threads=1, library=library)
-        assert np.abs(classifier.logits(tokens) - logits).max() < 1e-4 * np.abs(logits).max()
+    write_sparse_graph(graph, sparse, config=model.config, values="fp32", embeddings_int8=False)
+    assert_answers_as_pipeline(model, {graph: None, sparse: runtime.path}, folder)

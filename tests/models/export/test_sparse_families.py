@@ -23,10 +23,11 @@ from sparserve.models.errors import CheckpointError
 from sparserve.models.export.onnx_export import export_onnx
 from sparserve.models.export.relative_positions import relative_positions
 from sparserve.models.export.sparse_graph import write_sparse_graph
+from tests.support.models.golden import assert_answers_as_pipeline
 
 MAX_LENGTH = 150
 SIZES: dict[str, Any] = {
-    "vocab_size": 100, "hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "vocab_size": 120, "hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3,
     "num_labels": 3, "pad_token_id": 0, "initializer_range": 0.3, "attn_implementation": "eager",
 }  # fmt: skip
 LINEAR: dict[str, Any] = {"rope_type": "linear", "factor": 2.5}
@@ -94,7 +95,9 @@ def sparse(model: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_sparse_graph_packs_family(name: str, sparse_runtime: Library, tmp_path: Path) -> None:
+def test_sparse_graph_packs_family(
+    name: str, sparse_runtime: Library, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model = sparse(FAMILIES[name]())
     source = tmp_path / "model.onnx"
@@ -129,6 +132,8 @@ def test_sparse_graph_packs_family(name: str, sparse_runtime: Library, tmp_path:
     for exact, ours, rounded in zip(answers["torch"], answers["fp32"], answers["int8"], strict=True):
         assert np.abs(ours - exact).max() < 1e-5
         assert np.abs(rounded - exact).max() < 0.25 * max(np.abs(exact).max(), 1)
+    graphs: dict[Path, Path | None] = {source: None, tmp_path / "fp32.onnx": sparse_runtime.path}
+    assert_answers_as_pipeline(model, graphs, make_checkpoint("roberta"))  # its tokenizer, which has no types either
 
 
 @pytest.mark.parametrize(

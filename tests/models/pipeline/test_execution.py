@@ -7,14 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from fastapi.testclient import TestClient
 from onnx import numpy_helper
 from safetensors.torch import load_file
+from transformers import pipeline
 from typer.testing import CliRunner
 
 from sparserve.cli import app
@@ -24,6 +26,8 @@ from sparserve.models.bundle.store import Store
 from sparserve.models.errors import InputError
 from sparserve.models.pipeline.job import prepare
 from sparserve.models.progress import PlainReporter
+from sparserve.service.app import create_app
+from sparserve.service.settings import Settings
 from sparserve.termination import EXIT_CODE
 from tests.support import tiny_bundles
 
@@ -241,6 +245,56 @@ def test_compress_of_a_reranker_ranks_the_test_queries(
     assert manifest.score_evaluation.ranking is not None and manifest.score_evaluation.agreement is not None
     report = (tmp_path / "store" / "search" / "report.md").read_text()
     assert "nDCG@10" in report and "## Accuracy" not in report
+    pairs = [("good film", "the bad plot"), ("bad film 3", "the good plot"), ("fine", "a")]
+    # As most rerankers are saved, without a problem type, the score is a sigmoid too.
+    assert_scores_are_the_pipelines(Store(tmp_path / "store"), "search", pairs, (manifest.problem_type, None))
+
+
+def test_compress_of_a_regression_has_correlations_and_the_scores_of_the_pipeline(
+    tiny_checkpoint: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    path, words = tmp_path / "ratings.csv", ("bad", "fine", "good")
+    lines = [f"the {words[row % 3]} film {row},{row % 3 - 1.25}" for row in range(90)]
+    path.write_text("\n".join(["text,rating", *lines]) + "\n", encoding="utf-8")
+    fields = {"teacher.epochs": 1, "student.epochs": 1, "distillation": "null", "measurement.seconds": 0.1}
+    command = ["compress", str(tiny_recipe), "--model", str(tiny_checkpoint), "--data", str(path), "--threads", "1"]
+    command += ["--head", "number", "--store", str(tmp_path / "store")]
+    command += [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    store = Store(tmp_path / "store")
+    manifest = store.open("ratings", "sparse60").manifest
+    assert (manifest.labels, manifest.problem_type) == (("score",), "regression")
+    figures = manifest.score_evaluation
+    assert figures is not None and figures.ranking is None and figures.pearson.value != 0
+    agreement = figures.agreement
+    assert agreement is not None and agreement.reference == store.current("ratings", "dense")
+    assert 0 < agreement.same_order.value <= 1
+    texts: list[tuple[str, str | None]] = [
+        ("the bad film", None),
+        ("good nul \x00 \U0001f600", None),
+        ("word " * 50, None),
+    ]
+    assert_scores_are_the_pipelines(store, "ratings", texts, ("regression",))
+
+
+def assert_scores_are_the_pipelines(
+    store: Store, task: str, rows: Sequence[tuple[str, str | None]], problem_types: tuple[str | None, ...]
+) -> None:
+    """Check the scores that the service has of `dense` against the pipeline's with its checkpoint."""
+    inputs = [text if pair is None else {"text": text, "text_pair": pair} for text, pair in rows]
+    service = create_app(Settings(store=store.root, threads=1, runtime="onnx"))
+    with TestClient(service) as client:
+        assert client.portal
+        client.portal.call(service.state.service.loaded)
+        answer = client.post(f"/v1/models/{task}/dense/classify", json={"inputs": inputs})
+    served = [one["score"] for (one,) in answer.json()["predictions"]]
+    folder = store.open(task, "dense").folder / "checkpoint"
+    reference = pipeline("text-classification", model=str(folder), device="cpu")
+    for problem_type in problem_types:
+        reference.model.config.problem_type = problem_type
+        answers = [reference(text, top_k=1, truncation=True, max_length=32) for text in inputs]
+        assert served == pytest.approx([one["score"] for (one,) in answers], abs=1e-5)
 
 
 def test_job_compares_labels_again_before_it_publishes(
