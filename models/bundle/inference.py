@@ -30,7 +30,8 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Return session options for CPUs in containers.
 
     Spinning is off, because it uses up the CPU quota. The CPU arena and memory patterns are off, because they never
-    release the memory of varying shapes. The thread pool has `threads` threads, not one per CPU of the host.
+    release the memory of varying shapes. The thread pool has `threads` threads, not one per CPU of the host. Errors are
+    not printed, since each is an exception as well.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -39,7 +40,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options

@@ -28,6 +28,12 @@ def test_pad_fills_rows_to_the_longest(classifier: OnnxClassifier) -> None:
     assert classifier.pad(batch[:1])["token_type_ids"].tolist() == [[0, 0]]
 
 
+def test_a_failed_run_prints_nothing(classifier: OnnxClassifier, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Exception, match="out of data bounds"):
+        classifier.logits([Tokens([10**6], None, False)])
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     "lengths, rows, sizes",
     [
