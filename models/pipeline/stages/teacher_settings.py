@@ -21,8 +21,8 @@ from sparserve.models.training.tuning.teacher_trials import (
 )
 
 # Raised when a change of the code makes another result of the same inputs.
-REVISION = 2
 WITHOUT_TRIALS = 3  # the revision for data of so few rows that no trial is made
+REVISION = 4
 # All trials together, in steps of the first round: four candidates, then two that continue.
 ROUNDS, TRIALS = 6, 6
 
@@ -35,7 +35,9 @@ def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
         everywhere(
             partial(find_settings, folder, checkpoint=job.checkpoint, rows=rows, seed=job.seed), context.progress
         )
-        for line in settings_lines(found_settings(job, folder)):
+        settings = found_settings(job, folder)
+        usual_epochs = rules.epochs(len(rows.train), len(job.dataset.label_names), settings.batch_size)
+        for line in settings_lines(settings, usual_epochs):
             context.reporter.say(line)
 
     def estimate(costs: Costs) -> float:
@@ -75,13 +77,16 @@ def planned_training(job: Job, costs: Costs) -> tuple[int, int]:
 def teacher_search_line(job: Job, costs: Costs) -> str:
     """Return a sentence on what the search and the training that follows may take."""
     batch, epochs = planned_training(job, costs)
-    most = epochs + MAX_EXTENSIONS * extension_epochs(epochs)
     rates = rules.learning_rates(job.checkpoint.hidden_size)
-    found = f"short trials of the learning rates {', '.join(f'{rate:g}' for rate in sorted(rates))}"
-    if not rules.trial_steps(epochs * math.ceil(job.row_count("train") / batch)):
+    if rules.trial_steps(epochs * math.ceil(job.row_count("train") / batch)):
+        found = f"short trials of the learning rates {', '.join(f'{rate:g}' for rate in sorted(rates))}"
+        longest = rules.slow_epochs(epochs)
+        more = f" ({longest} if the trials learn nothing)" if longest > epochs else ""
+    else:
         found = f"learning rate {rates[0]:g}, without trials, as it has few steps"
+        longest, more = epochs, ""
+    most = longest + MAX_EXTENSIONS * extension_epochs(longest)
     return (
-        f"The teacher finds its own training: {found}, then {epochs} epochs in "
-        f"batches of {batch}, and up to {most} (about {duration(costs.training(most, passes=3))}) while the score on "
-        "validation still rises"
+        f"The teacher finds its own training: {found}, then {epochs} epochs in batches of {batch}{more}, and up to "
+        f"{most} (about {duration(costs.training(most, passes=3))}) while the score on validation still rises"
     )

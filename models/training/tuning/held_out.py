@@ -64,6 +64,17 @@ def held_out_figures(logits: torch.Tensor, labels: torch.Tensor, *, multi_label:
     return HeldOut(loss, value, float(macro_f1))
 
 
+def constant_loss(labels: torch.Tensor, columns: int, *, multi_label: bool) -> float:
+    """Return the least loss on labels of a network whose logits [columns] are the same for every row."""
+    if multi_label:
+        logits = torch.logit(labels.float().mean(0), eps=1e-6)
+    elif columns == 1:
+        logits = labels.mean()
+    else:
+        logits = torch.log(torch.bincount(labels, minlength=columns).clamp(min=1e-6) / len(labels))
+    return float(labels_loss(logits.expand(len(labels), columns), labels, multi_label=multi_label))
+
+
 def divergence(teacher: torch.Tensor, student: torch.Tensor, *, multi_label: bool) -> float:
     """Return KL(teacher || student) of logits [rows, labels] in nats, the mean over rows.
 

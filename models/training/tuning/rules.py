@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 STEPS, STEPS_PER_CLASS = 800, 15
 MAX_EPOCHS = 12
+# A network that has learned nothing in its trials needs so many times as many epochs.
+SLOW_FACTOR = 2.5
 MAX_STUDENT_EPOCHS = 40
 # More rows need fewer passes: the least number of epochs by the number of rows below which it holds.
 MIN_EPOCHS = ((20_000, 4), (100_000, 3), (math.inf, 2))
@@ -38,6 +40,11 @@ def epochs(rows: int, labels: int, batch: int) -> int:
     wanted = math.ceil((STEPS + STEPS_PER_CLASS * labels) / math.ceil(rows / batch))
     least = next(epochs for below, epochs in MIN_EPOCHS if rows < below)
     return min(max(wanted, least), MAX_EPOCHS)
+
+
+def slow_epochs(epochs: float) -> int:
+    """Return the passes of a teacher that would have so many, if none of its trials has learned anything."""
+    return max(min(math.ceil(SLOW_FACTOR * epochs), MAX_EPOCHS), math.ceil(epochs))
 
 
 def student_epochs(epochs: float, least_steps: int, rows: int, batch: int) -> float:

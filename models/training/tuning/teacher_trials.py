@@ -6,6 +6,7 @@ learning rate falls with the number of steps, so a trial runs at a multiple of t
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,8 +26,14 @@ from sparserve.models.recipes.schema import Training
 from sparserve.models.training.checkpoints import on_device
 from sparserve.models.training.trainer import TrainingRows, train
 from sparserve.models.training.tuning import rules
-from sparserve.models.training.tuning.halving import halve, total_steps
-from sparserve.models.training.tuning.held_out import DIVERGED, HeldOut, held_out_figures, held_out_logits
+from sparserve.models.training.tuning.halving import EQUAL, Trial, halve, total_steps
+from sparserve.models.training.tuning.held_out import (
+    DIVERGED,
+    HeldOut,
+    constant_loss,
+    held_out_figures,
+    held_out_logits,
+)
 from sparserve.models.training.tuning.settings import TRIALS, recorded, trial_lines, write_settings
 from sparserve.models.training.tuning.trial_progress import TrialProgress
 from sparserve.models.types import Loss, Progress
@@ -43,7 +50,8 @@ def find_settings(
 ) -> None:
     """Find the training of a teacher and write it to `folder`; trials that a killed run has finished are kept.
 
-    A training that is too short for trials gets the most usual learning rate.
+    A training that is too short for trials gets the most usual learning rate. If no trial has learned anything, the
+    training needs more steps, and gets more epochs.
 
     Raises:
         TrainingError: the training diverges at every learning rate.
@@ -61,7 +69,7 @@ def find_settings(
         weighted = weights_help(trials.figures(rate, steps), trials.figures(rate, steps, weighted=True))
     settings = TrainingSettings(
         learning_rate=rate,
-        epochs=trials.epochs,
+        epochs=rules.slow_epochs(trials.epochs) if trials.learned_nothing(made) else trials.epochs,
         batch_size=trials.batch_size,
         class_weights=weighted,
         trials=recorded(made),
@@ -69,12 +77,14 @@ def find_settings(
     write_settings(folder, settings)
 
 
-def settings_lines(settings: TrainingSettings) -> list[str]:
-    """Return the trials and the settings as lines for the user."""
+def settings_lines(settings: TrainingSettings, usual_epochs: int) -> list[str]:
+    """Return the trials and the settings as lines for the user, for data of this size with so many epochs usually."""
     weights = ", class weights" if settings.class_weights else ""
+    slow = ["  nothing was learned in so few steps: more epochs than usual"] if settings.epochs > usual_epochs else []
     rule = "" if settings.trials else " by the rule for its width (the training is too short for trials)"
     return [
         *trial_lines(settings.trials, "validation loss"),
+        *slow,
         f"  teacher: learning rate {settings.learning_rate:g}{rule}, {settings.epochs:g} epochs (more while validation "
         f"rises), batches of {settings.batch_size}{weights}",
     ]
@@ -129,6 +139,13 @@ class _Trials:
         self.progress = TrialProgress(progress, total + last if weighted else total)
         order = np.random.default_rng(seed).permutation(len(rows.validation))
         self.validation_rows = order[:VALIDATION_ROWS].tolist()
+
+    def learned_nothing(self, made: Sequence[Trial]) -> bool:
+        """Return True if trials were made, and none has a markedly lower loss than the same answer to every row."""
+        labels, dataset = self.rows.validation.labels[self.validation_rows], self.rows.dataset
+        columns = len(dataset.label_names)
+        limit = (1 - EQUAL) * constant_loss(labels, columns, multi_label=dataset.multi_label)
+        return bool(made) and min(trial.loss for trial in made) > limit
 
     def loss(self, rate: float, steps: int) -> float:
         return self.figures(rate, steps).loss

@@ -11,7 +11,8 @@ from torch import nn
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.encoders.checkpoint import Checkpoint
-from sparserve.models.training.tuning.held_out import divergence, held_out_figures, held_out_logits
+from sparserve.models.training.distillation import labels_loss
+from sparserve.models.training.tuning.held_out import constant_loss, divergence, held_out_figures, held_out_logits
 
 
 class Fixed(nn.Module):
@@ -40,6 +41,26 @@ def test_held_out_loss_does_not_depend_on_the_scale_of_logits() -> None:
     figures = [held_out_figures(logits * scale, labels, multi_label=False) for scale in (1.0, 4.0)]
     assert figures[0].loss == pytest.approx(figures[1].loss, rel=1e-3)
     assert figures[0].score == figures[1].score
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns", "multi_label"),
+    [
+        (torch.tensor([0, 0, 0, 2]), 3, False),
+        (torch.tensor([1.0, 2.0, 4.5]), 1, False),
+        (torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]), 2, True),
+        (torch.tensor([[1.0], [0.5], [0.0]]), 1, True),
+    ],
+)
+def test_constant_loss_is_the_least_of_the_same_answer_to_every_row(
+    labels: torch.Tensor, columns: int, *, multi_label: bool
+) -> None:
+    least = constant_loss(labels, columns, multi_label=multi_label)
+    losses = [
+        float(labels_loss(logits.expand(len(labels), columns), labels, multi_label=multi_label))
+        for logits in torch.randn(500, columns, generator=torch.Generator().manual_seed(0)) * 3
+    ]
+    assert least <= min(losses) < 1.5 * least + 0.1
 
 
 def test_divergence_is_zero_for_the_teacher_and_positive_for_others() -> None:

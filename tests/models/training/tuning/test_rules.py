@@ -27,6 +27,11 @@ def test_student_of_few_rows_passes_over_them_more_often(rows: int, epochs: int)
     assert rules.student_epochs(4, 800, rows, 32) == epochs
 
 
+@pytest.mark.parametrize(("epochs", "slow"), [(2, 5), (4, 10), (6, 12), (12, 12)])
+def test_slow_epochs_are_more_within_the_limit(epochs: int, slow: int) -> None:
+    assert rules.slow_epochs(epochs) == slow
+
+
 def test_batch_size_is_shared_evenly() -> None:
     assert rules.batch_size(10_000, 20, processes=3) == 33
 

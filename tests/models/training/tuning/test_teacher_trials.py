@@ -1,6 +1,7 @@
 """The search for a teacher's settings on a tiny network, and the training with them."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from sparserve.models.pipeline.step_cache import Context, Workspace
 from sparserve.models.progress import PlainReporter
 from sparserve.models.recipes.loading import load_recipe
 from sparserve.models.training.teacher import train_found_teacher, training_record
-from sparserve.models.training.tuning import rules
+from sparserve.models.training.tuning import rules, teacher_trials
 from sparserve.models.training.tuning.held_out import HeldOut
 from sparserve.models.training.tuning.settings import TRIALS, read_settings
 from sparserve.models.training.tuning.teacher_trials import (
@@ -77,14 +78,30 @@ def test_find_settings_resumes_and_ends_with_the_same(
     # The second round continues: 4 more steps of each of the two.
     assert [step.split()[-1] for step in steps] == [f"{done}/24" for done in range(1, 25)]
     assert not (tmp_path / "whole" / TRIALS).exists()
-    assert any("after 8 steps by learning rate" in line for line in settings_lines(settings))
+    assert any("after 8 steps by learning rate" in line for line in settings_lines(settings, 12))
 
 
 def test_find_settings_of_few_rows_makes_no_trials(find: Callable[..., list[str]], tmp_path: Path) -> None:
     assert find(tmp_path) == []
     settings = read_settings(tmp_path)
     assert (settings.learning_rate, settings.trials) == (1.2e-3, ())
-    assert "by the rule for its width (the training is too short for trials)" in settings_lines(settings)[0]
+    assert "by the rule for its width (the training is too short for trials)" in settings_lines(settings, 12)[0]
+
+
+@pytest.mark.parametrize(("learned", "epochs"), [(False, 10), (True, 4)])
+def test_find_settings_trains_longer_where_no_trial_learned(
+    find: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, learned: bool, epochs: int
+) -> None:
+    monkeypatch.setattr(rules, "TRIAL_STEPS", (1, 1))
+    monkeypatch.setattr(rules, "epochs", lambda *_: 4)
+    if not learned:  # as good as the frequencies of the labels, 1 to 1
+        monkeypatch.setattr(teacher_trials, "held_out_figures", lambda *_, **__: HeldOut(math.log(2), 0.5, 0.3))
+    else:
+        monkeypatch.setattr(teacher_trials, "held_out_figures", lambda *_, **__: HeldOut(0.6, 0.5, 0.3))
+    find(tmp_path)
+    settings = read_settings(tmp_path)
+    assert settings.epochs == epochs
+    assert any("more epochs than usual" in line for line in settings_lines(settings, 4)) is not learned
 
 
 def test_weights_must_gain_more_macro_f1_than_they_cost() -> None:
