@@ -12,13 +12,14 @@ from sparserve.models.pipeline.estimate import Costs
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.stages.augmentation import student_rows
 from sparserve.models.pipeline.stages.bigger_teacher import target_logits
-from sparserve.models.pipeline.stages.teacher_settings import found_settings, planned_training
+from sparserve.models.pipeline.stages.teacher_settings import found_settings, learns_unlabeled, planned_training
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.training.target_logits import TargetLogits, logits_only
 from sparserve.models.training.teacher import train_found_teacher, train_teacher
 
 # Raised when a change of the code makes another result of the same inputs.
 REVISION = 1
+FOUND_WITH_UNLABELED = 2  # the revision of a found training that passes over unlabelled rows as well
 COPY_SECONDS = 1.0
 
 
@@ -114,7 +115,7 @@ def _found_teacher_step(job: Job, common: Mapping[str, Any], settings: Step, tar
         **common,
         "checkpoint": job.checkpoint.digest,
         "settings": settings.key,
-        "revision": [REVISION, 0],
+        "revision": [FOUND_WITH_UNLABELED if learns_unlabeled(job) else REVISION, 0],
         **_lesson_inputs(job, targets),
     }
     return Step("teacher", inputs, build, estimate, (settings, targets) if targets else (settings,))

@@ -41,9 +41,9 @@ def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
             context.reporter.say(line)
 
     def estimate(costs: Costs) -> float:
-        batch, epochs = planned_training(job, costs)
+        batch, _ = planned_training(job, costs)
         rows = max(job.row_count("train"), 1)
-        steps = rules.trial_steps(epochs * math.ceil(rows / batch))
+        steps = _trial_steps(job, batch)
         if not steps:
             return 0.0
         tokens = ROUNDS * steps * batch * costs.train / rows
@@ -55,32 +55,55 @@ def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
 
 
 def _revision(job: Job) -> int:
-    rows = len(job.dataset.train)
-    batch = rules.batch_size(rows, 0.0, count())
-    steps = rules.epochs(rows, len(job.dataset.label_names), batch) * math.ceil(rows / batch)
-    return REVISION if rules.trial_steps(steps) else WITHOUT_TRIALS
+    batch = rules.batch_size(len(job.dataset.train), 0.0, count())
+    return REVISION if _trial_steps(job, batch) else WITHOUT_TRIALS
+
+
+def _trial_steps(job: Job, batch: int) -> int:
+    """Return the steps of a trial's first round."""
+    rows = max(job.row_count("train"), 1)
+    return rules.trial_steps(rules.epochs(rows, len(job.dataset.label_names), batch) * math.ceil(rows / batch))
 
 
 def found_settings(job: Job, folder: Path) -> TrainingSettings:
-    """Return the settings that a step has found. A teacher that learns logits has no weights of labels."""
+    """Return the settings that a step has found.
+
+    A teacher that learns logits has no weights of labels. If it learns unlabelled rows as well, it passes over all of
+    them as often as their number needs, which is less often.
+    """
     settings = read_settings(folder)
-    return settings.model_copy(update={"class_weights": False}) if job.teacher_learns_logits else settings
+    if job.teacher_learns_logits:
+        settings = settings.model_copy(update={"class_weights": False})
+    if learns_unlabeled(job):
+        needed = rules.epochs(_learned_rows(job), len(job.dataset.label_names), settings.batch_size)
+        settings = settings.model_copy(update={"epochs": min(settings.epochs, needed)})
+    return settings
+
+
+def learns_unlabeled(job: Job) -> bool:
+    """Return True if the dense teacher learns unlabelled rows, to which a bigger teacher has answered."""
+    return job.bigger_teacher is not None and job.unlabeled_split is not None
 
 
 def planned_training(job: Job, costs: Costs) -> tuple[int, int]:
     """Return the batch size and the epochs that the rules give for the job's data, before any trial."""
     rows = job.row_count("train")
     batch = rules.batch_size(rows, costs.train / max(rows, 1), count())
-    return batch, rules.epochs(rows, len(job.dataset.label_names), batch)
+    return batch, rules.epochs(_learned_rows(job), len(job.dataset.label_names), batch)
+
+
+def _learned_rows(job: Job) -> int:
+    unlabeled = job.unlabeled_rows(job.checkpoint) if learns_unlabeled(job) else None
+    return job.row_count("train") + (0 if unlabeled is None else len(unlabeled))
 
 
 def teacher_search_line(job: Job, costs: Costs) -> str:
     """Return a sentence on what the search and the training that follows may take."""
     batch, epochs = planned_training(job, costs)
     rates = rules.learning_rates(job.checkpoint.hidden_size)
-    if rules.trial_steps(epochs * math.ceil(job.row_count("train") / batch)):
+    if _trial_steps(job, batch):
         found = f"short trials of the learning rates {', '.join(f'{rate:g}' for rate in sorted(rates))}"
-        longest = rules.slow_epochs(epochs)
+        longest = epochs if learns_unlabeled(job) else rules.slow_epochs(epochs)
         more = f" ({longest} if the trials learn nothing)" if longest > epochs else ""
     else:
         found = f"learning rate {rates[0]:g}, without trials, as it has few steps"

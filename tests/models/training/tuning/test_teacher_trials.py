@@ -12,6 +12,7 @@ import pytest
 from sparserve.models.bundle.manifest import TrainingSettings
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.data.tokenization import TokenizedDataset
+from sparserve.models.data.unlabeled import load_unlabeled
 from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.pipeline.inputs import Environment, Job
 from sparserve.models.pipeline.plan import make_plan
@@ -155,3 +156,16 @@ def test_found_settings_of_a_teacher_that_learns_soft_labels_have_no_class_weigh
     soft = replace(hard, dataset=load_dataset(tmp_path / "soft.csv"))
     assert found_settings(hard, tmp_path).class_weights
     assert not found_settings(soft, tmp_path).class_weights
+
+
+def test_found_settings_pass_less_often_over_many_unlabeled_rows(
+    whole: Checkpoint, tiny_recipe: Path, sentiment_csv: Path, tmp_path: Path
+) -> None:
+    few = SETTINGS.model_copy(update={"epochs": 12.0})
+    (tmp_path / "settings.json").write_text(few.model_dump_json())
+    dataset = load_dataset(sentiment_csv)
+    (tmp_path / "more.txt").write_text("\n".join(f"film {row}" for row in range(6_000)))
+    job = Job("tiny", load_recipe(tiny_recipe), whole, None, dataset, "reviews", 0, 1)
+    more = replace(job, unlabeled=load_unlabeled(tmp_path / "more.txt", dataset))
+    assert found_settings(more, tmp_path).epochs == 12, "only the student learns them"
+    assert found_settings(replace(more, bigger_teacher=whole), tmp_path).epochs == 4
