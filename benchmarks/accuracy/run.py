@@ -24,7 +24,8 @@ from benchmarks.accuracy.base_checkpoint import mpnet_base
 from benchmarks.accuracy.benchmark import RESULTS, Benchmark, merge_results, read_results
 from benchmarks.accuracy.grid import Cell, cells
 from benchmarks.accuracy.minutes import Planned, by_gap, fitting
-from benchmarks.accuracy.scales import BASE, SCALES, SMALL
+from benchmarks.accuracy.scales import BASE, SCALES, SMALL, SMALLER
+from benchmarks.accuracy.smaller_checkpoint import minilm_l3
 from benchmarks.accuracy.tasks import TASKS
 from sparserve.models.cpus import available_cpus
 from sparserve.models.data.defaults import default_checkpoint
@@ -33,6 +34,7 @@ from sparserve.models.errors import SparserveError
 from sparserve.models.progress import PlainReporter
 
 LATENCY_TASK = "mrpc"
+CHECKPOINTS = {SMALL.checkpoint: default_checkpoint, SMALLER.checkpoint: minilm_l3, BASE.checkpoint: mpnet_base}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if missing:
         parser.error(f"{missing[0]} is missing. docs/benchmarks/accuracy.md describes the content of --data.")
     torch.set_num_threads(options.threads)
-    fetch = mpnet_base if scale is BASE else default_checkpoint
+    fetch = CHECKPOINTS[scale.checkpoint]
     checkpoint = resolve_checkpoint(str(fetch(options.work / "downloads")), name=scale.checkpoint)
     benchmark = Benchmark(scale, checkpoint, options.data, options.work, options.results, options.threads)
     methods = options.method

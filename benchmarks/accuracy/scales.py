@@ -34,6 +34,8 @@ BY_MAGNITUDE: Mapping[str, Any] = {
 }
 # Small dense students are rivals: each has its own best learning rate.
 OWN_RATE: Mapping[str, Any] = {"student.learning_rate": AUTO}
+# The rival without pruning: the teacher in int8. Its recipe is any that trains no student.
+DENSE_INT8 = Method("dense int8", "post-training", "dense", {"nothing pruned": {"temperature_scaling": False}})
 SMALL = Scale(
     "minilm-l6",
     "sentence-transformers/all-MiniLM-L6-v2",
@@ -68,8 +70,7 @@ SMALL = Scale(
                 "operations 1/12": {"squeeze.heads": 1 / 12, "squeeze.units": 1 / 12, **OWN_RATE},
             },
         ),
-        # The rival without pruning: the teacher in int8. Its recipe is any that trains no student.
-        Method("dense int8", "post-training", "dense", {"nothing pruned": {"temperature_scaling": False}}),
+        DENSE_INT8,
         Method(
             "post-training",
             "post-training",
@@ -114,6 +115,15 @@ SMALL = Scale(
         "squeeze-sparsify",
         "mutual-information",
     ),
+    finds_teacher=True,
+)
+# A rival of pruning: a smaller network from pre-training on. Its dense scores count, in fp32 and in int8.
+SMALLER = Scale(
+    "minilm-l3",
+    "sentence-transformers/paraphrase-MiniLM-L3-v2",
+    SMALL.teacher_rate,
+    SMALL.epochs,
+    (DENSE_INT8,),
     finds_teacher=True,
 )
 OF_BASE: Mapping[str, Any] = {
@@ -279,4 +289,4 @@ CHOICES = Scale(
         ),
     ),
 )
-SCALES = {scale.name: scale for scale in (SMALL, BASE, CHOICES)}
+SCALES = {scale.name: scale for scale in (SMALL, SMALLER, BASE, CHOICES)}

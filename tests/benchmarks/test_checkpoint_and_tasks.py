@@ -7,10 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from benchmarks.accuracy import base_checkpoint
 from benchmarks.accuracy.base_checkpoint import FILES, FOLDER, mpnet_base
+from benchmarks.accuracy.smaller_checkpoint import PREFIX, encoder_weights
 from benchmarks.accuracy.tasks import TASKS, Task
 from sparserve.models.errors import EnvironmentFault
 
@@ -43,6 +46,25 @@ def test_mpnet_base_rejects_other_weights(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="unexpected SHA-256"):
         mpnet_base(tmp_path, fetch=fetch)
     assert not (tmp_path / FOLDER).exists()
+
+
+def test_smaller_checkpoint_names_the_matrices_by_their_biases() -> None:
+    matrix, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, dtype=np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "onnx::MatMul_1"], ["product"]),
+        helper.make_node("Add", [f"{PREFIX}layer.0.dense.bias", "product"], ["sum"]),
+        helper.make_node("MatMul", ["sum", "x"], ["y"]),  # of two activations
+    ]
+    tensors = [
+        numpy_helper.from_array(matrix, "onnx::MatMul_1"),
+        numpy_helper.from_array(bias, f"{PREFIX}layer.0.dense.bias"),
+        numpy_helper.from_array(bias, "a constant of the pooling"),
+    ]
+    weights = encoder_weights(helper.make_model(helper.make_graph(nodes, "encoder", [], [], tensors)))
+    assert {name: value.tolist() for name, value in weights.items()} == {
+        "layer.0.dense.bias": bias.tolist(),
+        "layer.0.dense.weight": matrix.T.tolist(),
+    }
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from benchmarks.accuracy.tasks import TASKS
 from benchmarks.markdown_tables import table, write_between
 
 PAGE = Path(__file__).parents[3] / "docs" / "benchmarks" / "accuracy.md"
+PLOTTED = (SMALL, BASE)
 OTHER_MEANS = {"agreement": "{:.1f} %", "divergence": "{:.3f}", "minutes": "{:.1f}"}
 # BERT-base at 5 % of the encoder's weights, GLUE dev: Xu et al. 2021 (SparseBERT), table 1.
 PUBLISHED_DROP = {"mrpc": 88.6 - 88.5, "rte": 69.3 - 69.1, "cola": 56.3 - 52.1}
@@ -34,8 +35,9 @@ def page(results: dict[str, list[Record]]) -> str:
             parts.append(f"## {scale.checkpoint}\n\nThere are no measurements at this scale yet.")
             continue
         parts += [f"## {scale.checkpoint}", described(runs), "### Accuracy", accuracy(runs)]
-        parts.append(f"![Points lost against sparsity](accuracy-sparsity-{name}.svg)")
-        if name == "mpnet-base":
+        if scale in PLOTTED:
+            parts.append(f"![Points lost against sparsity](accuracy-sparsity-{name}.svg)")
+        if scale is BASE:
             parts.append(published(runs))
         if latency:
             parts += ["### Speed", conditions(latency), speed(latency)]
@@ -172,7 +174,7 @@ def _rank(
 def main() -> None:
     results = read_results(RESULTS)
     write_between(PAGE, page(results))
-    for name in (SMALL.name, BASE.name):
+    for name in (scale.name for scale in PLOTTED):
         runs = [run for run in results["runs"] if run["scale"] == name]
         latency = [one for one in results["latency"] if one["scale"] == name]
         if runs:
