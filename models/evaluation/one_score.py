@@ -171,7 +171,11 @@ def _ranking(
     draws: npt.NDArray[np.int64],
     generator: np.random.Generator,
 ) -> RankingFigures | None:
-    """Return the figures of the queries that have relevant and irrelevant documents; None if there are none."""
+    """Return the figures of the queries that have relevant and irrelevant documents; None if there are none.
+
+    Those of equal scores are means over their orders (McSherry & Najork 2008), so that the order of the rows does not
+    count.
+    """
     numbers: dict[str, int] = {}
     groups = np.asarray([numbers.setdefault(query.strip().casefold(), len(numbers)) for query in queries])
     gains, reciprocals = [], []
@@ -179,11 +183,12 @@ def _ranking(
         rows = np.flatnonzero(groups == group)
         if np.ptp(relevance[rows]) == 0:
             continue
-        order = rows[np.argsort(-scores[rows], kind="stable")]
         best = np.sort(relevance[rows])[::-1]
-        gains.append(_discounted_gain(relevance[order]) / _discounted_gain(best))
-        found = np.flatnonzero(relevance[order] >= min(RELEVANT, best[0]))
-        reciprocals.append(1 / (1 + found[0]))
+        _, ties, sizes = np.unique(-scores[rows], return_inverse=True, return_counts=True)
+        gain = np.repeat(np.bincount(ties, relevance[rows]) / sizes, sizes)
+        gains.append(_discounted_gain(gain) / _discounted_gain(best))
+        relevant = np.bincount(ties, relevance[rows] >= min(RELEVANT, best[0]))
+        reciprocals.append(_expected_reciprocal(sizes.tolist(), relevant.tolist()))
     if not gains:
         return None
     right = ((scores > THRESHOLD) == (relevance >= RELEVANT)).astype(np.float64)
@@ -204,6 +209,23 @@ def _discounted_gain(relevance: Floats) -> float:
     """
     first = relevance[:FIRST]
     return float((first / np.log2(np.arange(2, len(first) + 2))).sum())
+
+
+def _expected_reciprocal(sizes: Sequence[int], relevant: Sequence[float]) -> float:
+    """Return the mean of 1 / (place of the first relevant document) over the orders of documents with equal scores.
+
+    The groups of equal scores, the best first, have these sizes and so many relevant documents.
+    """
+    before, size, count = next(
+        (sum(sizes[:group]), size, count)
+        for group, (size, count) in enumerate(zip(sizes, relevant, strict=True))
+        if count
+    )
+    mean, none_yet = 0.0, 1.0
+    for place in range(size - int(count) + 1):
+        mean += none_yet * count / (size - place) / (before + place + 1)
+        none_yet *= (size - place - count) / (size - place)
+    return mean
 
 
 def _same_order_interval(scores: Floats, reference: Floats, samples: int, seed: int) -> Interval:

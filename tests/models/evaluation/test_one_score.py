@@ -1,6 +1,7 @@
 """Figures of models with one score."""
 
 import random
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,7 @@ def test_evaluate_scores_ranks_the_documents_of_each_query() -> None:
 @settings(max_examples=40)
 def test_ndcg_is_that_of_scikit_learn_at_any_scale_of_grades(grades: list[list[int]], chance: random.Random) -> None:
     truth = np.concatenate(grades).astype(np.float64)
-    scores = np.array(chance.sample(range(1000), len(truth)), dtype=np.float64)
+    scores = np.array(chance.choices(range(chance.choice((3, 1000))), k=len(truth)), dtype=np.float64)  # with ties
     queries = [f"query {query}" for query, rows in enumerate(grades) for _ in rows]
     parts = np.split(scores, np.cumsum([len(rows) for rows in grades])[:-1])
     pairs = [(rows, part) for rows, part in zip(grades, parts, strict=True) if len(set(rows)) > 1]
@@ -71,6 +72,21 @@ def test_ndcg_is_that_of_scikit_learn_at_any_scale_of_grades(grades: list[list[i
         ranking = evaluate_scores(scores, truth / scale, queries=queries, bootstrap_samples=2).ranking
         assert ranking is not None
         assert ranking.ndcg10.value == pytest.approx(expected, abs=1e-6)
+
+
+@given(scores=st.lists(st.integers(0, 2), min_size=5, max_size=5), relevant=st.integers(1, 4))
+@settings(max_examples=20)
+def test_mrr_is_the_mean_over_the_orders_of_equal_scores(scores: list[int], relevant: int) -> None:
+    relevance = np.array([1.0] * relevant + [0.0] * (5 - relevant))
+    ranking = evaluate_scores(
+        np.array(scores, dtype=np.float64), relevance, queries=["q"] * 5, bootstrap_samples=2
+    ).ranking
+    assert ranking is not None
+    places = [
+        1 + next(place for place, row in enumerate(sorted(order, key=lambda row: -scores[row])) if relevance[row])
+        for order in permutations(range(5))
+    ]
+    assert ranking.mrr.value == pytest.approx(np.mean([1 / place for place in places]), abs=1e-6)
 
 
 def test_evaluate_scores_without_a_query_of_several_grades_has_no_ranking() -> None:

@@ -64,7 +64,7 @@ export function nearer(reference, candidate, truth) {
 export const squaredError = (scores, truth) => mean(scores.map((score, row) => (score - truth[row]) ** 2));
 
 // Figures of a reranker over the queries that have documents of different relevance: { queries, ndcg10, mrr }, or null
-// without any. `relevance` is between 0 and 1.
+// without any. `relevance` is between 0 and 1. Figures of equal scores are means over their orders.
 export function ranking(scores, relevance, queries) {
   const groups = new Map();
   queries.forEach((query, row) => {
@@ -76,11 +76,34 @@ export function ranking(scores, relevance, queries) {
   for (const rows of groups.values()) {
     const best = rows.map((row) => relevance[row]).sort((one, other) => other - one);
     if (best[0] === best.at(-1)) continue;
-    const order = [...rows].sort((one, other) => scores[other] - scores[one]).map((row) => relevance[row]);
-    gains.push(discountedGain(order) / discountedGain(best));
-    reciprocals.push(1 / (1 + order.findIndex((value) => value >= Math.min(RELEVANT, best[0]))));
+    const ties = tied(rows, scores).map((group) => group.map((row) => relevance[row]));
+    gains.push(discountedGain(ties.flatMap((group) => group.map(() => mean(group)))) / discountedGain(best));
+    reciprocals.push(expectedReciprocal(ties, Math.min(RELEVANT, best[0])));
   }
   return gains.length ? { queries: gains.length, ndcg10: mean(gains), mrr: mean(reciprocals) } : null;
+}
+
+// Rows in groups of equal scores, the best first.
+function tied(rows, scores) {
+  const groups = new Map();
+  for (const row of [...rows].sort((one, other) => scores[other] - scores[one])) {
+    groups.set(scores[row], [...(groups.get(scores[row]) ?? []), row]);
+  }
+  return [...groups.values()];
+}
+
+// Mean of 1 / (place of the first document of at least this relevance) over the orders of equal scores.
+function expectedReciprocal(ties, least) {
+  const group = ties.findIndex((values) => values.some((value) => value >= least));
+  const before = ties.slice(0, group).flat().length;
+  const size = ties[group].length;
+  const count = ties[group].filter((value) => value >= least).length;
+  let [expected, noneYet] = [0, 1];
+  for (let place = 0; place <= size - count; place += 1) {
+    expected += (noneYet * count) / (size - place) / (before + place + 1);
+    noneYet *= (size - place - count) / (size - place);
+  }
+  return expected;
 }
 
 // The gain is the relevance, so the quotient of two does not depend on the scale of the grades.
