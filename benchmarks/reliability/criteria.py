@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-# Faults that kill a process with the requests that it is answering: at most one for each client is lost.
+# Faults that kill a process: at most two requests of each client are lost, one that it is answering, and the next one if
+# the kernel had already taken the connection for it.
 KILLED: Final = {
-    "kill -9 mid-swap, restarted": 2,
-    "kill -9 of a worker": 4,
-    "kill -9 of the worker that swaps": 2,
-    "kill -9 of the supervisor": 4,
+    "kill -9 mid-swap, restarted": 4,
+    "kill -9 of a worker": 8,
+    "kill -9 of the worker that swaps": 4,
+    "kill -9 of the supervisor": 8,
 }
 # Faults after which no process is left that could end by itself.
 WITHOUT_EXIT: Final = frozenset({"kill -9 mid-swap, restarted", "kill -9 of the supervisor"})
