@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-# Faults that kill a process: at most two requests of each client are lost, one that it is answering, and the next one if
-# the kernel had already taken the connection for it.
+# Faults that kill a process: at most two requests of each client are lost, one that it is answering, and the next one
+# if the kernel had already taken the connection for it.
 KILLED: Final = {
     "kill -9 mid-swap, restarted": 4,
     "kill -9 of a worker": 8,
