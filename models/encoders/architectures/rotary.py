@@ -18,12 +18,15 @@ MAX_THETA: Final = 1e30  # whose angles are still float32 numbers above 0
 def rope_fault(rope: Mapping[str, Any], of: str = "") -> str | None:
     """Return the reason why these parameters, those `of` some layers, are not supported; None if they are."""
     kind = rope.get("rope_type", "default")
-    for one in (kind, rope.get("type", kind)):  # the older name, which transformers reads if the newer one is absent
-        if one not in ("default", "linear") or one != kind:
+    older = rope.get("type", kind)  # transformers reads this name if the newer one is absent
+    for one in (kind, older):
+        if one not in ("default", "linear"):
             return (
-                f"rope_type{of} is {one!r}, but only 'default' and 'linear' are supported, under the name rope_type: "
-                "take a checkpoint without RoPE scaling"
+                f"rope_type{of} is {one!r}, but only 'default' and 'linear' are supported: take a checkpoint without "
+                "RoPE scaling"
             )
+    if older != kind:
+        return f"type{of} is {older!r}, but transformers computes {kind!r}: give the kind as rope_type"
     if (part := rope.get("partial_rotary_factor")) not in (None, 1):
         return (
             f"partial_rotary_factor{of} is {part!r}, but all features of a head are rotated: take a checkpoint that "

@@ -87,7 +87,7 @@ ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
         (
             "gte",
             {"rope_parameters": {**ROPE, "type": "linear", "factor": 4.0}},
-            "rope_type is 'linear', but only 'default' and 'linear' are supported, under the name rope_type",
+            "type is 'linear', but transformers computes 'default': give the kind as rope_type",
         ),
         (
             "gte",
@@ -118,7 +118,7 @@ ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
         (
             "gte",
             {"rope_scaling": {"type": "ntk", "factor": 8.0}},
-            "rope_type is 'ntk', but only .* are supported, .*: take a checkpoint without RoPE scaling",
+            "rope_type is 'ntk', but only .* are supported: take a checkpoint without RoPE scaling",
         ),
         ("nomic_bert", {"head_dim": 16}, "head_dim is 16, but hidden_size and num_attention_heads give 8"),
         (
