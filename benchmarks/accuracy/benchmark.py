@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from benchmarks.accuracy.stopwatch import Stopwatch
 from benchmarks.accuracy.tasks import TASKS
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.data.dataset import Dataset
+from sparserve.models.data.unlabeled import UnlabeledRows
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
 from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import EnvironmentFault
@@ -57,7 +58,10 @@ class Benchmark:
     work: Path
     results: Path
     threads: int
+    bigger: Mapping[str, "Benchmark"] = field(default_factory=dict)
+    """The scales of bigger teachers by name."""
     datasets: dict[str, Dataset] = field(default_factory=dict)
+    unlabeled: dict[str, UnlabeledRows] = field(default_factory=dict)
     estimates: dict[str, float] = field(default_factory=dict)
     costs: dict[str, Costs] = field(default_factory=dict)
     """Measured costs by task."""
@@ -66,19 +70,41 @@ class Benchmark:
     def workspace(self) -> Workspace:
         return Workspace(self.work / "steps")
 
-    def job(self, cell: Cell, teacher: Checkpoint | None = None) -> Job:
+    def job(self, cell: Cell, teacher: Checkpoint | None = None, bigger: Checkpoint | None = None) -> Job:
         """Return the job of a run. All seeds of a task share the teacher of seed 0."""
+        task = TASKS[cell.task]
         if cell.task not in self.datasets:
-            self.datasets[cell.task] = TASKS[cell.task].load(self.data, self.work)
-        recipe = load_recipe(cell.method.recipe, overrides=cell.overrides)
-        seed = cell.seed if teacher else SEEDS[0]
+            self.datasets[cell.task] = task.load(self.data, self.work)
         dataset = self.datasets[cell.task]
-        return Job(cell.task, recipe, self.checkpoint, teacher, dataset, cell.task, seed, self.threads)
+        if cell.method.unlabeled and cell.task not in self.unlabeled:
+            self.unlabeled[cell.task] = task.load_unlabeled(self.data, dataset)
+        recipe = load_recipe(cell.method.recipe, overrides=cell.overrides)
+        return Job(
+            cell.task,
+            recipe,
+            self.checkpoint,
+            teacher,
+            dataset,
+            cell.task,
+            cell.seed if teacher else SEEDS[0],
+            self.threads,
+            unlabeled=self.unlabeled[cell.task] if cell.method.unlabeled else None,
+            bigger_teacher=bigger,
+        )
 
     def key(self, cell: Cell) -> str:
-        """Return the digest of all inputs of a run except the machine; it does not need the fine-tuned teacher."""
+        """Return the digest of all inputs of a run except the machine; it does not need the fine-tuned teachers."""
         plan = plan_job(self.job(cell))
-        return f"{plan.teacher.key}-{_made(plan, cell).key}-{cell.seed}"
+        key = f"{plan.teacher.key}-{_made(plan, cell).key}-{cell.seed}"
+        if cell.method.taught_by is None:
+            return key
+        scale = self.bigger[cell.method.taught_by]
+        return f"{plan_job(scale.job(scale.labels_cell(cell.task))).teacher.key}-{key}"
+
+    def labels_cell(self, task: str) -> Cell:
+        """Return a run whose dense teacher is the scale's own for a task: it learned the labels."""
+        method = next(method for method in self.scale.methods if method.taught_by is None and not method.unlabeled)
+        return Cell(self.scale, method, next(iter(method.levels)), task, SEEDS[0])
 
     def is_recorded(self, cell: Cell) -> bool:
         """Return True if the results contain exactly this run."""
@@ -86,18 +112,33 @@ class Benchmark:
         return any(identity.items() <= record.items() for record in read_results(self.results)["runs"])
 
     def plan(self, cell: Cell, reporter: Reporter) -> Plan:
-        """Return the plan of a run. Fine-tune its teacher first if there is none."""
-        fine_tuning = plan_job(self.job(cell))
-        name = fine_tuning.job.teacher_or_checkpoint.name
-        teacher = Context(self.workspace, reporter).checkpoint(fine_tuning.teacher, name)
-        return plan_job(self.job(cell, teacher))
+        """Return the plan of a run. Fine-tune its teachers first if there are none."""
+        bigger = None
+        if cell.method.taught_by is not None:
+            bigger = self.bigger[cell.method.taught_by].teacher(cell.task, reporter)
+        return plan_job(self.job(cell, self._dense(self.job(cell, bigger=bigger), reporter), bigger))
+
+    def teacher(self, task: str, reporter: Reporter) -> Checkpoint:
+        """Return the dense teacher of a task that learned the labels. Fine-tune it first if there is none."""
+        return self._dense(self.job(self.labels_cell(task)), reporter)
+
+    def _dense(self, job: Job, reporter: Reporter) -> Checkpoint:
+        step = plan_job(job).teacher
+        return Context(self.workspace, reporter).checkpoint(step, job.teacher_or_checkpoint.name)
 
     def has(self, cell: Cell) -> bool:
         """Return True if the network of a run is cached."""
-        teacher = plan_job(self.job(cell)).teacher
-        if teacher is None or not self.workspace.has(teacher):
-            return False
-        return self.workspace.has(_made(self.plan(cell, PlainReporter()), cell))
+        return self.has_teacher(cell) and self.workspace.has(_made(self.plan(cell, PlainReporter()), cell))
+
+    def has_teacher(self, cell: Cell) -> bool:
+        """Return True if the dense teacher of a run is cached and, in a chain, the bigger one."""
+        bigger = None
+        if cell.method.taught_by is not None:
+            scale = self.bigger[cell.method.taught_by]
+            if not scale.has_teacher(scale.labels_cell(cell.task)):
+                return False
+            bigger = scale.teacher(cell.task, PlainReporter())
+        return self.workspace.has(plan_job(self.job(cell, bigger=bigger)).teacher)
 
     def seconds(self, cell: Cell) -> float:
         """Estimate the remaining training time of a run, from the first estimate for its task."""
@@ -114,14 +155,24 @@ class Benchmark:
         They follow from the speed of a few training steps on this machine.
         """
         fine_tuning = plan_job(self.job(cell))
-        if cell.task not in self.costs:
-            costs = measure_costs(fine_tuning.job)
-            self.costs[cell.task] = replace(costs, token_seconds=token_seconds(fine_tuning.job))
-        costs = self.costs[cell.task]
-        plan = self.plan(cell, PlainReporter()) if self.workspace.has(fine_tuning.teacher) else fine_tuning
-        absent = [step for step in _with_needs(_made(plan, cell)) if not self.workspace.has(step)]
+        costs = self._costs(fine_tuning.job)
+        plan = self.plan(cell, PlainReporter()) if self.has_teacher(cell) else fine_tuning
         scored = OVERHEAD_SECONDS + 2 * costs.forward(costs.test + costs.validation)
-        return {cell.title: scored, **{step.key: step.estimate(costs) for step in absent}}
+        result = {cell.title: scored, **self._absent(_made(plan, cell), costs)}
+        if cell.method.taught_by is not None:
+            scale = self.bigger[cell.method.taught_by]
+            taught = plan_job(scale.job(scale.labels_cell(cell.task)))
+            result |= scale._absent(taught.teacher, scale._costs(taught.job))
+        return result
+
+    def _absent(self, step: Step, costs: Costs) -> dict[str, float]:
+        """Return the expected seconds of a step and all that it needs, as far as they are not cached, by key."""
+        return {one.key: one.estimate(costs) for one in _with_needs(step) if not self.workspace.has(one)}
+
+    def _costs(self, job: Job) -> Costs:
+        if job.task not in self.costs:
+            self.costs[job.task] = replace(measure_costs(job), token_seconds=token_seconds(job))
+        return self.costs[job.task]
 
     def run(self, cell: Cell, reporter: Reporter) -> None:
         """Train and score a run, reusing cached steps, and add its record to the results."""
@@ -143,7 +194,8 @@ class Benchmark:
                 f"{cell.method.name} is scored in the sparse runtime, which was not built here: install a C++20 "
                 "compiler and then sparserve again. The same command then continues from the trained network."
             )
-        record = self._scored(cell, plan, teacher, student, answers) | {
+        reference = teacher if cell.method.taught_by is None else self.teacher(cell.task, reporter)
+        record = self._scored(cell, plan, reference, student, answers) | {
             "teacher": self._course(cell, context),
             "learning_rate": _student_rate(plan, context),
             "minutes": clock.minutes,
@@ -210,7 +262,7 @@ class Benchmark:
 
     def _course(self, cell: Cell, context: Context) -> dict[str, Any]:
         """Return the training that the dense teacher of a run had."""
-        plan = plan_job(self.job(cell))
+        plan = plan_job(self.job(self.labels_cell(cell.task) if cell.method.taught_by else cell))
         settings = training_of(plan.teacher_settings, plan.job, context)
         assert settings is not None
         rows = plan.job.dataset

@@ -25,7 +25,9 @@ class Method:
     One of the kind "dense" prunes nothing: it is the int8 twin of the teacher, which every recipe makes.
 
     With `only_if_named` it runs only if --method names it. With `as_served` its figures are those of its int8 file in
-    the sparse runtime; other figures are those of the network.
+    the sparse runtime; other figures are those of the network. With `unlabeled` the student learns from the unlabelled
+    rows of its task, too. `taught_by` is the scale of a bigger teacher, whose logits for the rows take the place of
+    the labels; what it makes is still compared with the dense teacher that learned the labels.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Method:
     levels: Mapping[str, Mapping[str, Any]]
     only_if_named: bool = False
     as_served: bool = False
+    unlabeled: bool = False
+    taught_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def cells(
                 for method in selected:
                     names = list(method.levels)
                     if depth >= len(names) or (levels and names[depth] not in levels):
+                        continue
+                    if method.unlabeled and TASKS[task].unlabeled is None:
                         continue
                     if seed == SEEDS[0] or (method.name in scale.seeded and depth == 0):
                         yield Cell(scale, method, names[depth], task, seed)

@@ -16,13 +16,14 @@ any machine, unless its recipe, data or code has changed, or with --again.
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.accuracy.base_checkpoint import mpnet_base
 from benchmarks.accuracy.benchmark import RESULTS, Benchmark, merge_results, read_results
-from benchmarks.accuracy.grid import Cell, cells
+from benchmarks.accuracy.grid import Cell, Scale, cells
 from benchmarks.accuracy.minutes import Planned, by_gap, fitting
 from benchmarks.accuracy.scales import BASE, SCALES, SMALL, SMALLER
 from benchmarks.accuracy.smaller_checkpoint import minilm_l3
@@ -74,13 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if missing:
         parser.error(f"{missing[0]} is missing. docs/benchmarks/accuracy.md describes the content of --data.")
     torch.set_num_threads(options.threads)
-    fetch = CHECKPOINTS[scale.checkpoint]
-    checkpoint = resolve_checkpoint(str(fetch(options.work / "downloads")), name=scale.checkpoint)
-    benchmark = Benchmark(scale, checkpoint, options.data, options.work, options.results, options.threads)
     methods = options.method
     if methods is None and options.plan_minutes is not None:
         methods = [method.name for method in scale.methods]  # those that run only if named, too
     grid = list(cells(scale, tasks, methods, options.level, seeds=options.seeds))
+    bigger = {cell.method.taught_by for cell in grid} - {None}
+    benchmarks = {name: _benchmark(SCALES[name], options) for name in sorted({scale.name} | bigger)}
+    benchmark = replace(benchmarks[scale.name], bigger=benchmarks)
     if not grid:
         levels = sorted({level for method in scale.methods for level in method.levels})
         parser.error(f"no run has this level. Levels (not every method has all): {', '.join(levels)}.")
@@ -101,6 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _run(benchmark, cell)
         elif benchmark.has(cell) and cell.seed == 0 and cell.task in (options.task or [LATENCY_TASK]):
             _run(benchmark, cell, latency=True)
+
+
+def _benchmark(scale: Scale, options: argparse.Namespace) -> Benchmark:
+    folder = CHECKPOINTS[scale.checkpoint](options.work / "downloads")
+    checkpoint = resolve_checkpoint(str(folder), name=scale.checkpoint)
+    return Benchmark(scale, checkpoint, options.data, options.work, options.results, options.threads)
 
 
 def _run_within(benchmark: Benchmark, grid: Sequence[Cell], limit: float, *, only_list: bool) -> None:

@@ -32,6 +32,13 @@ BY_MAGNITUDE: Mapping[str, Any] = {
     "pruning.begin": 0.0,
     "pruning.updates": 30,
 }
+# More steps, with the same rows or new ones: as many for all, so that their difference is that of the rows.
+STEPS = 2000
+MORE_STEPS: Mapping[str, Any] = {"student.epochs": 1, "student.least_steps": STEPS}
+# New texts of each row, so that one pass over cola has these steps.
+VARIANTS = 8
+REORDERED: Mapping[str, Any] = {"variants": VARIANTS, "probability": 0.15, "source": "word-order"}
+SIMILAR_WORDS: Mapping[str, Any] = {"variants": VARIANTS, "probability": 0.15, "source": "embeddings"}
 # Small dense students are rivals: each has its own best learning rate.
 OWN_RATE: Mapping[str, Any] = {"student.learning_rate": AUTO}
 # The rival without pruning: the teacher in int8. Its recipe is any that trains no student.
@@ -49,6 +56,32 @@ SMALL = Scale(
             "weights",
             {level: {**own, "student.epochs": AS_IN_RECIPE} for level, own in _sparsities(*LEVELS).items()},
             as_served=True,
+        ),
+        *(
+            Method(
+                f"sparsebert-best, {STEPS:,} steps{name}",
+                "sparsebert-best",
+                "weights",
+                {level: {**own, **MORE_STEPS, **changes} for level, own in _sparsities(0.95).items()},
+                only_if_named=True,
+                as_served=True,
+                unlabeled=name == ", unlabelled rows",
+            )
+            for name, changes in {
+                "": {},
+                ", reordered words": {"augmentation": REORDERED},
+                ", similar words": {"augmentation": SIMILAR_WORDS},
+                ", unlabelled rows": {},
+            }.items()
+        ),
+        Method(
+            "sparsebert-best, taught by MPNet-base",
+            "sparsebert-best",
+            "weights",
+            {level: {**own, "student.epochs": AS_IN_RECIPE} for level, own in _sparsities(0.95).items()},
+            only_if_named=True,
+            as_served=True,
+            taught_by="mpnet-base",
         ),
         _weights("magnitude", *LEVELS),
         _weights("sparsebert", *LEVELS),
@@ -123,7 +156,16 @@ SMALLER = Scale(
     "sentence-transformers/paraphrase-MiniLM-L3-v2",
     SMALL.teacher_rate,
     SMALL.epochs,
-    (DENSE_INT8,),
+    (
+        DENSE_INT8,
+        Method(
+            "dense int8, taught by MiniLM-L6",
+            DENSE_INT8.recipe,
+            "dense",
+            DENSE_INT8.levels,
+            taught_by=SMALL.name,
+        ),
+    ),
     finds_teacher=True,
 )
 OF_BASE: Mapping[str, Any] = {

@@ -64,12 +64,18 @@ def mean_interval(values: list[float]) -> tuple[float, float | None]:
 
 
 def shared_tasks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the tasks that most methods were run on, so that means are comparable."""
+    """Return the tasks over which means are taken: those that give the most figures of methods that have all of them.
+
+    So a task that few methods were run on does not count, and neither does a method that was run on few tasks.
+    """
     methods: dict[str, set[str]] = defaultdict(set)
     for run in runs:
-        methods[run["task"]].add(run["method"])
-    widest = max(sorted(methods), key=lambda task: len(methods[task]))
-    return sorted(task for task, names in methods.items() if names >= methods[widest])
+        methods[run["method"]].add(run["task"])
+
+    def figures(tasks: tuple[str, ...]) -> int:
+        return len(tasks) * sum(set(tasks) <= own for own in methods.values())
+
+    return list(max(sorted({tuple(sorted(own)) for own in methods.values()}), key=figures))
 
 
 def mean_over_tasks(runs: Sequence[Mapping[str, Any]], figure: Callable[[Mapping[str, Any]], float]) -> float:

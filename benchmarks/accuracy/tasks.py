@@ -9,13 +9,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from sparserve.models.data.dataset import Dataset
 from sparserve.models.data.loading import load_dataset
+from sparserve.models.data.unlabeled import UnlabeledRows, load_unlabeled
+from sparserve.models.errors import DataError
 from sparserve.models.files import sha256, write_atomically
 
 Metric = Literal["accuracy", "f1", "mcc"]
@@ -28,7 +30,8 @@ class Task:
     """One task, with its files relative to the folder of the data.
 
     F1 is that of the label `positive`. Rows with the label `out_of_scope` do not count in the score, but they have a
-    recall. `max_length` replaces that of every recipe.
+    recall. `max_length` replaces that of every recipe. Rows of `unlabeled` that no split has are more texts of the
+    task; their labels, if any, are not read.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Task:
     out_of_scope: str | None = None
     rows: int | None = None
     max_length: int | None = None
+    unlabeled: str | None = None
 
     def files(self, data: Path) -> dict[str, Path]:
         """Return the paths of the files by split."""
@@ -57,6 +61,16 @@ class Task:
         if self.rows is not None:
             train = _subset(train, self.rows, work, self.name)
         return load_dataset(train, splits=files)
+
+    def load_unlabeled(self, data: Path, dataset: Dataset) -> UnlabeledRows:
+        """Load the unlabelled rows of the task. `dataset` are its labelled ones.
+
+        Raises:
+            DataError: the file is missing or invalid.
+        """
+        if self.unlabeled is None:
+            raise DataError(f"{self.name} has no unlabelled rows")
+        return load_unlabeled(data / self.unlabeled, dataset)
 
     def score(self, predicted: Sequence[int], labels: Sequence[int], label_names: Sequence[str]) -> float:
         """Return the metric of the task in points (0 to 100; MCC: -100 to 100)."""
@@ -81,17 +95,17 @@ class Task:
         return 100 * float((np.asarray(predicted)[np.asarray(labels) == label] == label).mean())
 
 
-def _glue(name: str, metric: Metric, positive: str = "", rows: int | None = None) -> Task:
-    return Task(name, metric, f"{name}/train.jsonl", f"{name}/validation.jsonl", positive=positive, rows=rows)
+def _glue(name: str, metric: Metric, **fields: Any) -> Task:
+    return Task(name, metric, f"{name}/train.jsonl", f"{name}/validation.jsonl", **fields)
 
 
 TASKS = {
     task.name: task
     for task in (
         _glue("cola", "mcc"),
-        _glue("mrpc", "f1", "equivalent"),
+        _glue("mrpc", "f1", positive="equivalent", unlabeled="mrpc/test.jsonl"),
         _glue("rte", "accuracy"),
-        _glue("sst2", "accuracy", rows=SST2_ROWS),
+        _glue("sst2", "accuracy", rows=SST2_ROWS, unlabeled="sst2/train.jsonl"),
         Task(
             "clinc150",
             "accuracy",

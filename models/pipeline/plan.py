@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.pipeline.inputs import Environment, Job, common_inputs
-from sparserve.models.pipeline.stages.augmentation import augmentation_step, student_inputs
+from sparserve.models.pipeline.stages.augmentation import augmentation_step, copies_of_training_rows, student_inputs
 from sparserve.models.pipeline.stages.bigger_teacher import bigger_teacher_step, bigger_teacher_test_step
 from sparserve.models.pipeline.stages.export import export_step
 from sparserve.models.pipeline.stages.measurement import measurement_step
@@ -149,6 +149,7 @@ def _with_enough_steps(job: Job) -> Recipe:
     recipe, student = job.recipe, job.recipe.student
     if not student.least_steps:
         return recipe
-    rows = job.row_count("train") + (len(job.unlabeled_split) if job.unlabeled_split is not None else 0)
+    rows = copies_of_training_rows(job) * job.row_count("train")
+    rows += len(job.unlabeled_split) if job.unlabeled_split is not None else 0
     epochs = rules.student_epochs(student.epochs, student.least_steps, rows, student.batch_size)
     return recipe.model_copy(update={"student": student.model_copy(update={"epochs": epochs, "least_steps": 0})})

@@ -23,7 +23,7 @@ from sparserve.models.pipeline.inputs import Job, starting_from
 from sparserve.models.pruning.registry import check_pruning, make_unit_method
 from sparserve.models.pruning.units.method import kept_count
 from sparserve.models.recipes.schema import Recipe, Student
-from sparserve.models.training.augmentation import check_augmentation
+from sparserve.models.training.augmentation.rows import check_augmentation
 from sparserve.models.training.student import calibration_rows, required_outputs
 
 # An ONNX file is one protobuf message of less than 2 GiB. All but the weights takes far less than the margin here.

@@ -118,13 +118,15 @@ class Squeeze(Section):
 
 
 class Augmentation(Section):
-    """More training texts by replacing words (Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1)."""
+    """More training texts by changing words (Jiao et al. 2020, TinyBERT, arXiv 1909.10351, algorithm 1)."""
 
     variants: int = Field(30, ge=1, description="new texts per training row")
-    probability: Fraction = Field(0.4, gt=0, description="probability that a word is replaced")
+    probability: Fraction = Field(0.4, gt=0, description="probability that a word is changed")
     candidates: int = Field(15, ge=1, description="words among which a replacement is drawn")
-    source: Literal["auto", "masked-lm", "embeddings"] = Field(
-        "auto", description="masked-LM predictions, or neighbours in the input embeddings; auto: what is available"
+    source: Literal["auto", "masked-lm", "embeddings", "word-order"] = Field(
+        "auto",
+        description="replacements: masked-LM predictions, or neighbours in the input embeddings; auto: what is "
+        "available; word-order: no replacements, words are swapped with the next or dropped",
     )
 
 

@@ -9,15 +9,19 @@ import pytest
 
 from benchmarks.accuracy.benchmark import Benchmark, merge_results, read_results
 from benchmarks.accuracy.grid import cells
-from benchmarks.accuracy.scales import SMALL
+from benchmarks.accuracy.scales import SMALL, SMALLER
+from benchmarks.accuracy.scores import logits
+from benchmarks.accuracy.tasks import TASKS
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
+from sparserve.models.pipeline.plan import plan_job
+from sparserve.models.progress import PlainReporter
 
 
 @pytest.fixture
 def benchmark(tmp_path: Path, tiny_checkpoint: Path) -> Any:
     folder = tmp_path / "data" / "mrpc"
     folder.mkdir(parents=True)
-    for name, count in (("train", 60), ("validation", 12)):
+    for name, count in (("train", 60), ("validation", 12), ("test", 9)):
         rows = [
             {"text": f"{row} of {name}", "text_pair": "another", "label": ("different", "equivalent")[row % 2]}
             for row in range(count)
@@ -51,6 +55,48 @@ def test_remaining_parts_of_runs_share_the_teacher(benchmark: Any) -> None:
         assert sorted(seconds > 0 for seconds in parts.values()) == [False] + [True] * (len(parts) - 1)
     # The teacher's search and training, the student, and the scores; the export and int8 in place of the student.
     assert (len(first), len(second), len(first.keys() & second.keys())) == (4, 5, 2)
+
+
+def test_unlabelled_rows_are_those_of_the_task(benchmark: Any) -> None:
+    names = ["sparsebert-best, 2,000 steps", "sparsebert-best, 2,000 steps, unlabelled rows"]
+    plain, more = cells(SMALL, ["mrpc"], names, seeds=1)
+    assert benchmark.job(plain).unlabeled is None
+    assert benchmark.job(more).unlabeled.split.texts == [f"{row} of test" for row in range(9)]
+    assert len(set(map(benchmark.key, (plain, more)))) == 2
+    steps = {}
+    for cell in (plain, more):
+        plan = plan_job(benchmark.job(cell))
+        steps[cell.method.name] = plan.job.recipe.student.epochs
+        assert plan.teacher.key == plan_job(benchmark.job(plain)).teacher.key
+    assert list(steps.values()) == [40, 40]  # the most passes, for so few rows
+    assert not list(cells(SMALL, ["rte"], [names[1]], seeds=1))
+
+
+def test_student_of_a_bigger_teacher_is_compared_with_the_one_of_the_labels(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(TASKS, "mrpc", replace(TASKS["mrpc"], max_length=32))
+    short = {"finds_teacher": False, "epochs": {"mrpc": (0.5, 1)}}
+    larger = replace(benchmark, scale=replace(SMALL, **short), datasets={})
+    unexported = {"recipe": "post-training", "kind": "units", "levels": {"half": {"squeeze.flops": 0.5}}}
+    methods = tuple(replace(method, **unexported) for method in SMALLER.methods)
+    small = replace(benchmark, scale=replace(SMALLER, methods=methods, **short), bigger={SMALL.name: larger})
+    plain, taught = cells(small.scale, ["mrpc"], seeds=1)
+    assert (plain.method.taught_by, taught.method.taught_by) == (None, SMALL.name)
+    # This tiny network is that of both scales, so the bigger teacher is the dense one of the labels.
+    assert small.key(taught) != small.key(plain)
+    assert small.remaining(taught).keys() - {taught.title} == small.remaining(plain).keys() - {plain.title}
+    assert not small.has_teacher(taught)
+    small.run(taught, PlainReporter())
+    assert small.has_teacher(taught) and small.is_recorded(taught) and not small.is_recorded(plain)
+    chain, labels = small.plan(taught, PlainReporter()), small.teacher("mrpc", PlainReporter())
+    assert chain.job.bigger_teacher.digest == larger.teacher("mrpc", PlainReporter()).digest == labels.digest
+    assert chain.job.teacher.digest != labels.digest
+    (record,) = read_results(small.results)["runs"]
+    dataset = chain.job.dataset
+    answers = logits(labels, dataset, 32, "test").argmax(-1)
+    assert record["dense"] == TASKS["mrpc"].score(answers, dataset.test.labels, dataset.label_names)
+    assert "taught by MiniLM-L6" in capsys.readouterr().out
 
 
 def test_merge_results_keeps_the_newer_record(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Augmentation: more training rows, made of the job's rows by replacing words."""
+"""Augmentation: more training rows, made of the job's rows by changing words."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,8 +11,13 @@ from sparserve.models.pipeline.estimate import Costs
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.recipes.schema import Augmentation, Recipe
-from sparserve.models.training.augmentation import augment, read_split, without_labels, write_split
-from sparserve.models.training.word_candidates import has_masked_lm_head
+from sparserve.models.training.augmentation.rows import (
+    augment,
+    predicts_words,
+    read_split,
+    without_labels,
+    write_split,
+)
 
 # Raised when a change of the code makes another result of the same inputs.
 REVISION = 1
@@ -29,7 +34,7 @@ def augmentation_step(job: Job, augmentation: Augmentation, common: Mapping[str,
         write_split(rows, folder / AUGMENTED)
 
     def estimate(costs: Costs) -> float:
-        predicted = augmentation.source != "embeddings" and has_masked_lm_head(job.checkpoint)
+        predicted = predicts_words(job.checkpoint, augmentation)
         rows = copies_of_training_rows(job) * len(job.dataset.train)
         return rows * ROW_SECONDS + (costs.forward(MASKED_PASSES * costs.train) if predicted else 0.0)
 
@@ -52,7 +57,7 @@ def copies_of_training_rows(job: Job) -> int:
 def answers_new_texts(recipe: Recipe) -> bool:
     """Return True if the augmented texts lose the copied labels that the student would learn.
 
-    A replaced word may change the label of a text. The teacher's answer to the new text is the better target.
+    A changed word may change the label of a text. The teacher's answer to the new text is the better target.
     """
     learns_labels = recipe.distillation is not None and recipe.distillation.labels > 0
     return recipe.augmentation is not None and recipe.imitates_teacher and learns_labels

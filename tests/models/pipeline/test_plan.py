@@ -139,6 +139,11 @@ def test_plan_passes_over_few_rows_more_often(job: Job, tiny_recipe: Path) -> No
     assert student.epochs == math.ceil(100 / math.ceil(len(job.dataset.train) / 8)) > 4
     assert student.least_steps == 0
     assert plan_job(replace(job, recipe=load_recipe(tiny_recipe, overrides=fixed))).job.recipe.student.epochs == 4
+    more = load_recipe(
+        tiny_recipe, overrides={**fixed, "student.least_steps": 100, "augmentation": {"variants": 2, "candidates": 2}}
+    )
+    augmented = plan_job(replace(job, recipe=more)).job.recipe.student
+    assert augmented.epochs == max(math.ceil(100 / math.ceil(3 * len(job.dataset.train) / 8)), 4) < student.epochs
 
 
 def test_job_counts_the_windows_of_long_texts_as_rows(job: Job, tiny_recipe: Path) -> None:

@@ -1,10 +1,11 @@
-"""Data augmentation: additional training texts with words replaced by similar words, and the labels copied.
+"""The rows of an augmented split: additional texts made of each row's own, and the labels copied.
 
-TinyBERT, Jiao et al. 2020, arXiv 1909.10351, algorithm 1; SparseBERT trains on it, Xu et al. 2021, arXiv 2104.08682.
+Words are replaced by similar ones (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, algorithm 1; SparseBERT trains on it,
+Xu et al. 2021, arXiv 2104.08682), or change their order.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError, DataError
 from sparserve.models.files import write_atomically
 from sparserve.models.recipes.schema import Augmentation
-from sparserve.models.training.word_candidates import (
+from sparserve.models.training.augmentation.word_candidates import (
     Span,
     Vocabulary,
     Words,
@@ -24,6 +25,7 @@ from sparserve.models.training.word_candidates import (
     masked_lm_predictions,
     neighbours,
 )
+from sparserve.models.training.augmentation.word_order import reordered
 from sparserve.models.types import Progress
 
 Candidates = Mapping[Span, Words]
@@ -34,24 +36,24 @@ def augment(
 ) -> Split:
     """Return the rows of a split, followed by up to `variants` new rows for each of them.
 
-    In a new row each word of the text, and of the text pair, is replaced with probability p by one of its candidates.
-    Candidates are masked-LM predictions for a word that is a single token, if the checkpoint has the head, and
-    otherwise neighbours in the checkpoint's input embeddings. New rows that equal the original or an earlier new row of
-    it are dropped. The random numbers of a row depend only on the seed and the position of the row.
+    In a new row each word of the text, and of the text pair, is changed with probability p: replaced by one of its
+    candidates or, if the source is `word-order`, swapped with the next word or dropped. Candidates are masked-LM
+    predictions for a word that is a single token, if the checkpoint has the head, and otherwise neighbours in the
+    checkpoint's input embeddings. New rows that equal the original or an earlier new row of it are dropped. The random
+    numbers of a row depend only on the seed and the position of the row.
 
     Raises:
         CheckpointError: the recipe asks for masked-LM predictions, but the checkpoint has no masked-LM head.
         RecipeError: the recipe asks for more candidates than the vocabulary has words.
     """
-    vocabulary, head = check_augmentation(checkpoint, augmentation)
     columns = [split.texts] if split.text_pairs is None else [split.texts, split.text_pairs]
     texts = list(dict.fromkeys(text for column in columns for text in column))
-    candidates = _candidates(texts, checkpoint, vocabulary, head, progress)
+    make = _maker(texts, checkpoint, augmentation, progress)
     new_rows: list[tuple[str, ...]] = []
     sources: list[int] = []
     for row, parts in enumerate(zip(*columns, strict=True)):
         generator = np.random.default_rng([seed, row])
-        variants = [_variants(part, candidates[part], augmentation, generator) for part in parts]
+        variants = [make(part, generator) for part in parts]
         distinct = dict.fromkeys(zip(*variants, strict=True))
         distinct.pop(parts, None)
         new_rows += distinct
@@ -65,20 +67,30 @@ def augment(
     )
 
 
-def check_augmentation(checkpoint: Checkpoint, augmentation: Augmentation) -> tuple[Vocabulary, bool]:
-    """Return the vocabulary of replacement words, and True if the masked LM is used before the embeddings.
+def check_augmentation(checkpoint: Checkpoint, augmentation: Augmentation) -> None:
+    """Check that the checkpoint has what an augmentation needs.
 
     Raises:
         CheckpointError: the recipe asks for masked-LM predictions, but the checkpoint has no masked-LM head.
         RecipeError: the recipe asks for more candidates than the vocabulary has words.
     """
-    head = augmentation.source != "embeddings" and has_masked_lm_head(checkpoint)
+    if augmentation.source != "word-order":
+        _vocabulary(checkpoint, augmentation)
+
+
+def predicts_words(checkpoint: Checkpoint, augmentation: Augmentation) -> bool:
+    """Return True if the checkpoint's masked LM proposes words before its embeddings do.
+
+    Raises:
+        CheckpointError: the recipe asks for masked-LM predictions, but the checkpoint has no masked-LM head.
+    """
+    head = augmentation.source in ("auto", "masked-lm") and has_masked_lm_head(checkpoint)
     if augmentation.source == "masked-lm" and not head:
         raise CheckpointError(
             f"{checkpoint.name} has no masked-LM head. Set augmentation.source to embeddings, or use a checkpoint that "
             "was saved with its head."
         )
-    return Vocabulary(checkpoint.tokenizer, augmentation.candidates), head
+    return head
 
 
 def without_labels(split: Split, *, after: int, multi_label: bool) -> Split:
@@ -117,6 +129,24 @@ def read_split(path: Path) -> Split:
     return split
 
 
+def _maker(
+    texts: Sequence[str], checkpoint: Checkpoint, augmentation: Augmentation, progress: Progress
+) -> Callable[[str, np.random.Generator], list[str]]:
+    """Return what makes the new texts of one of these texts."""
+    variants, probability = augmentation.variants, augmentation.probability
+    if augmentation.source == "word-order":
+        return lambda text, generator: reordered(text, variants, probability, generator)
+    vocabulary, masked_lm = _vocabulary(checkpoint, augmentation)
+    candidates = _candidates(texts, checkpoint, vocabulary, masked_lm, progress)
+    return lambda text, generator: _replaced(text, candidates[text], augmentation, generator)
+
+
+def _vocabulary(checkpoint: Checkpoint, augmentation: Augmentation) -> tuple[Vocabulary, bool]:
+    """Return the vocabulary of replacement words, and True if the masked LM is used before the embeddings."""
+    masked_lm = predicts_words(checkpoint, augmentation)
+    return Vocabulary(checkpoint.tokenizer, augmentation.candidates), masked_lm
+
+
 def _candidates(
     texts: Sequence[str], checkpoint: Checkpoint, vocabulary: Vocabulary, masked_lm: bool, progress: Progress
 ) -> dict[str, Candidates]:
@@ -137,7 +167,7 @@ def _candidates(
     return dict(zip(texts, candidates, strict=True))
 
 
-def _variants(
+def _replaced(
     text: str, candidates: Candidates, augmentation: Augmentation, generator: np.random.Generator
 ) -> list[str]:
     """Return `variants` texts in which each word with candidates is replaced with the recipe's probability."""

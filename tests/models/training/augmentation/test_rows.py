@@ -16,8 +16,14 @@ from sparserve.models.data.dataset import UNLABELED, Split
 from sparserve.models.encoders.checkpoint import resolve_checkpoint
 from sparserve.models.errors import CheckpointError, DataError, RecipeError
 from sparserve.models.recipes.schema import Augmentation
-from sparserve.models.training.augmentation import augment, read_split, without_labels, write_split
-from sparserve.models.training.word_candidates import (
+from sparserve.models.training.augmentation.rows import (
+    augment,
+    check_augmentation,
+    read_split,
+    without_labels,
+    write_split,
+)
+from sparserve.models.training.augmentation.word_candidates import (
     Vocabulary,
     find_words,
     has_masked_lm_head,
@@ -236,6 +242,18 @@ def test_augment_uses_requested_source(make_masked_lm: Any) -> None:
         for source in ("auto", "masked-lm", "embeddings")
     ]
     assert rows[0] == rows[1] != rows[2]
+
+
+def test_word_order_keeps_the_words_and_needs_no_vocabulary(checkpoint: Any) -> None:
+    augmentation = asked(source="word-order", candidates=10**6, probability=0.3)
+    check_augmentation(checkpoint, augmentation)
+    made = list(augment(ROWS, checkpoint, augmentation, seed=0, progress=silent).rows())
+    assert made[:4] == list(ROWS.rows()) and len(made) > 4
+    known = {word for text in [*ROWS.texts, *(ROWS.text_pairs or [])] for word in text.split()}
+    letters = {"".join(filter(str.isalpha, word)) for word in known}
+    for row in made[4:]:
+        assert {"".join(filter(str.isalpha, word)) for word in row["text"].split()} <= letters
+    assert made[4:] == list(augment(ROWS, checkpoint, augmentation, seed=0, progress=silent).rows())[4:]
 
 
 def test_augment_rejects_more_candidates_than_words(checkpoint: Any) -> None:

@@ -1,0 +1,1 @@
+"""Augmentation: additional training texts, with words replaced, swapped or dropped."""

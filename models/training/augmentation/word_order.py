@@ -1,0 +1,51 @@
+"""Texts with words swapped or dropped, which needs no vocabulary.
+
+Two of the four operations of EDA (Wei & Zou 2019, arXiv 1901.11196): random swap, here of neighbours, and random
+deletion. They break the grammar of a text, so its label may no longer hold; a teacher's answer does.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sparserve.models.training.augmentation.word_candidates import Span, find_words
+
+DROPPED = 0.5  # fraction of the changed words that are dropped; the others change places with the next word
+
+
+def reordered(text: str, variants: int, probability: float, generator: np.random.Generator) -> list[str]:
+    """Return `variants` texts in which each word is changed with this probability: swapped with the next, or dropped.
+
+    Punctuation and all other characters stay where they are. The first word is kept if no other is left. The last word
+    has no next one, so it is only dropped.
+    """
+    spans = find_words(text)
+    changed = generator.random((variants, len(spans))) < probability
+    dropped = generator.random((variants, len(spans))) < DROPPED
+    return [_changed(text, spans, change & ~drop, change & drop) for change, drop in zip(changed, dropped, strict=True)]
+
+
+def _changed(text: str, spans: Sequence[Span], swapped: npt.NDArray[np.bool_], dropped: npt.NDArray[np.bool_]) -> str:
+    order = list(range(len(spans)))
+    place = 0
+    while place + 1 < len(order):
+        if swapped[place]:
+            order[place : place + 2] = order[place + 1], order[place]
+            place += 1  # the word that came here is not moved again
+        place += 1
+    kept = [not dropped[word] for word in order]
+    if kept and not any(kept):
+        kept[0] = True
+    result, end = "", 0
+    for (begin, next_end), word, keep in zip(spans, order, kept, strict=True):
+        result += _joined(result, text[end:begin])
+        if keep:
+            result += text[slice(*spans[word])]
+        end = next_end
+    return (result + _joined(result, text[end:])).rstrip()
+
+
+def _joined(before: str, gap: str) -> str:
+    """Return the characters between two words, without the space that a dropped word before them has left."""
+    return gap[1:] if gap[:1].isspace() and (not before or before[-1].isspace()) else gap
