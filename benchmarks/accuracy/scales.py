@@ -57,6 +57,14 @@ SMALL = Scale(
             {level: {**own, "student.epochs": AS_IN_RECIPE} for level, own in _sparsities(*LEVELS).items()},
             as_served=True,
         ),
+        Method(
+            "sparsebert-best, rate by trials",
+            "sparsebert-best",
+            "weights",
+            {level: {**own, "student.epochs": AS_IN_RECIPE, **OWN_RATE} for level, own in _sparsities(0.95).items()},
+            only_if_named=True,
+            as_served=True,
+        ),
         *(
             Method(
                 f"sparsebert-best, {STEPS:,} steps{name}",
