@@ -1,7 +1,6 @@
 """The runs of one scale: cached in a workspace, recorded as JSON."""
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +11,10 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 
-from benchmarks.accuracy.grid import SEEDS, WITHOUT_TRAINING, Cell, Scale
 from benchmarks.accuracy.latency import measured
 from benchmarks.accuracy.minutes import OVERHEAD_SECONDS, token_seconds
+from benchmarks.accuracy.results import read_results, save_record
+from benchmarks.accuracy.scales.grid import SEEDS, WITHOUT_TRAINING, Cell, Scale
 from benchmarks.accuracy.scores import divergence, logits, paired_drop
 from benchmarks.accuracy.stopwatch import Stopwatch
 from benchmarks.accuracy.tasks import TASKS
@@ -25,7 +25,6 @@ from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
 from sparserve.models.encoders.layers import encoder_linears
 from sparserve.models.errors import EnvironmentFault
 from sparserve.models.evaluation.machine import describe_machine
-from sparserve.models.files import write_atomically
 from sparserve.models.pipeline.estimate import Costs, estimate_seconds, measure_costs
 from sparserve.models.pipeline.execution import train_networks
 from sparserve.models.pipeline.inputs import Job
@@ -40,10 +39,6 @@ from sparserve.models.training.precision import trains_in_bf16
 from sparserve.models.training.teacher import training_record
 from sparserve.models.training.tuning.settings import read_settings
 
-RESULTS = Path(__file__).parent.parent / "results" / "accuracy.json"
-RUN_FIELDS = ("scale", "task", "method", "level", "seed")
-LATENCY_FIELDS = ("scale", "task", "method", "level")
-IDENTITIES = {"runs": RUN_FIELDS, "latency": LATENCY_FIELDS}
 DENSE_INT8 = Variant(DENSE, "int8")
 Logits = npt.NDArray[np.float32]
 
@@ -281,39 +276,7 @@ class Benchmark:
     def _save(self, kind: str, record: dict[str, Any]) -> None:
         """Add a record in place of the one of the same run."""
         with FileLock(self.work / "results.lock"):
-            content = read_results(self.results)
-            _add(content, kind, record)
-            write_atomically(self.results, json.dumps(content, indent=1) + "\n")
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """Read the recorded results."""
-    content: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {"runs": [], "latency": []}
-    return content
-
-
-def merge_results(source: Path, target: Path) -> int:
-    """Add the records of another machine's results that are newer or missing here; return their number."""
-    content, count = read_results(target), 0
-    for kind, records in read_results(source).items():
-        for record in records:
-            if record not in content[kind] and not _is_newer(content, kind, record):
-                _add(content, kind, record)
-                count += 1
-    write_atomically(target, json.dumps(content, indent=1) + "\n")
-    return count
-
-
-def _is_newer(content: dict[str, Any], kind: str, record: dict[str, Any]) -> bool:
-    """Return True if the results have a newer record of the same run."""
-    same = [old for old in content[kind] if all(old[name] == record[name] for name in IDENTITIES[kind])]
-    return any(old.get("finished_at", "") > record.get("finished_at", "") for old in same)
-
-
-def _add(content: dict[str, Any], kind: str, record: dict[str, Any]) -> None:
-    identity = IDENTITIES[kind]
-    others = [old for old in content[kind] if any(old[name] != record[name] for name in identity)]
-    content[kind] = sorted([*others, record], key=lambda item: [str(item[name]) for name in identity])
+            save_record(self.results, kind, record)
 
 
 def _answers(network: Checkpoint, job: Job) -> list[Logits]:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.accuracy.grid import Cell
 from benchmarks.accuracy.scales import SCALES
+from benchmarks.accuracy.scales.grid import Cell
 from benchmarks.accuracy.scores import teacher_kind
 from sparserve.models.data.tokenization import Collator, LengthBucketSampler
 from sparserve.models.encoders.checkpoint import load_classifier

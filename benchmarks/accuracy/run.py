@@ -21,12 +21,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy.base_checkpoint import mpnet_base
-from benchmarks.accuracy.benchmark import RESULTS, Benchmark, merge_results, read_results
-from benchmarks.accuracy.grid import Cell, Scale, cells
+from benchmarks.accuracy.benchmark import Benchmark
+from benchmarks.accuracy.checkpoints.minilm_l3 import minilm_l3
+from benchmarks.accuracy.checkpoints.mpnet_base import mpnet_base
 from benchmarks.accuracy.minutes import Planned, by_gap, fitting
-from benchmarks.accuracy.scales import BASE, SCALES, SMALL, SMALLER
-from benchmarks.accuracy.smaller_checkpoint import minilm_l3
+from benchmarks.accuracy.results import RESULTS, merge_results, read_results
+from benchmarks.accuracy.scales import SCALES
+from benchmarks.accuracy.scales.base import BASE
+from benchmarks.accuracy.scales.grid import Cell, Scale, cells
+from benchmarks.accuracy.scales.small import SMALL, SMALLER
 from benchmarks.accuracy.tasks import TASKS
 from sparserve.models.cpus import available_cpus
 from sparserve.models.data.defaults import default_checkpoint

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.accuracy.benchmark import read_results
-from benchmarks.accuracy.grid import cells
 from benchmarks.accuracy.publish.page import accuracy, page
 from benchmarks.accuracy.publish.plots import accuracy_against_sparsity
-from benchmarks.accuracy.scales import BASE, SCALES, SMALL
+from benchmarks.accuracy.results import read_results
+from benchmarks.accuracy.scales import SCALES
+from benchmarks.accuracy.scales.base import BASE
+from benchmarks.accuracy.scales.grid import cells
+from benchmarks.accuracy.scales.small import SMALL
 from benchmarks.accuracy.scores import divergence, mean_interval, paired_drop, shared_tasks
 from benchmarks.accuracy.tasks import TASKS
 from sparserve.models.recipes.loading import load_recipe, shipped_recipes

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from benchmarks.accuracy.grid import Cell, cells
 from benchmarks.accuracy.minutes import by_gap, fitting, gaps
-from benchmarks.accuracy.scales import BASE
+from benchmarks.accuracy.scales.base import BASE
+from benchmarks.accuracy.scales.grid import Cell, cells
 
 METHODS = ["obert", "sparsebert-best", "sparsebert-best, 16 batches"]
 

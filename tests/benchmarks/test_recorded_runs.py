@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy.benchmark import Benchmark, merge_results, read_results
-from benchmarks.accuracy.grid import cells
-from benchmarks.accuracy.scales import SMALL, SMALLER
+from benchmarks.accuracy.benchmark import Benchmark
+from benchmarks.accuracy.results import merge_results, read_results
+from benchmarks.accuracy.scales.grid import cells
+from benchmarks.accuracy.scales.small import SMALL, SMALLER
 from benchmarks.accuracy.scores import logits
 from benchmarks.accuracy.tasks import TASKS
 from sparserve.models.encoders.checkpoint import resolve_checkpoint

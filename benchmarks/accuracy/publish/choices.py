@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from benchmarks.accuracy.publish.cells import METRICS, Marks, Record, known, machines, mean
-from benchmarks.accuracy.scales import CHOICES, SMALL
+from benchmarks.accuracy.scales.choices import CHOICES
+from benchmarks.accuracy.scales.small import SMALL
 from benchmarks.accuracy.tasks import TASKS
 from benchmarks.markdown_tables import table
 

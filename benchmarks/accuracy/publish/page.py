@@ -4,12 +4,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.accuracy.benchmark import RESULTS, read_results
 from benchmarks.accuracy.publish.cells import METRICS, Marks, Record, machines, mean_if_known, teachers
 from benchmarks.accuracy.publish.choices import choices
 from benchmarks.accuracy.publish.plots import accuracy_against_latency, accuracy_against_sparsity
 from benchmarks.accuracy.publish.speed import conditions, frontier_table, speed
-from benchmarks.accuracy.scales import BASE, CHOICES, SCALES, SMALL
+from benchmarks.accuracy.results import RESULTS, read_results
+from benchmarks.accuracy.scales import SCALES
+from benchmarks.accuracy.scales.base import BASE
+from benchmarks.accuracy.scales.choices import CHOICES
+from benchmarks.accuracy.scales.small import SMALL
 from benchmarks.accuracy.scores import mean_interval, mean_over_tasks, shared_tasks, teacher_kind
 from benchmarks.accuracy.tasks import TASKS
 from benchmarks.markdown_tables import table, write_between
