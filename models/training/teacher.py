@@ -21,11 +21,10 @@ from sparserve.models.training.target_logits import TargetLogits
 from sparserve.models.training.teacher_outputs import RequiredOutputs, write_cache
 from sparserve.models.training.trainer import TrainingResult, TrainingRows, best_weights, train
 from sparserve.models.training.tuning import rules
-from sparserve.models.training.tuning.teacher_trials import weighted_loss
+from sparserve.models.training.tuning.teacher_trials import WARMUP, weighted_loss
 from sparserve.models.types import Loss, Progress
 
 MAX_EXTENSIONS = 3
-WARMUP = 0.1
 LEAST_EVALUATIONS = 4
 
 

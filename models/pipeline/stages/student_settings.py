@@ -10,7 +10,6 @@ from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.training.tuning import rules
 from sparserve.models.training.tuning.settings import read_settings
 from sparserve.models.training.tuning.student_trials import (
-    MOST_TRIALS,
     VALIDATION_ROWS,
     find_learning_rate,
     first_rate,
@@ -20,7 +19,6 @@ from sparserve.models.training.tuning.student_trials import (
 
 # Raised when a change of the code makes another result of the same inputs.
 REVISION = 1
-USUAL_TRIALS = 3
 
 
 def student_settings_step(lesson: StudentLesson) -> Step:
@@ -33,7 +31,7 @@ def student_settings_step(lesson: StudentLesson) -> Step:
             context.reporter.say(line)
 
     def estimate(costs: Costs) -> float:
-        return trial_seconds(lesson, costs, USUAL_TRIALS)
+        return trial_seconds(lesson, costs, rules.USUAL_TRIALS)
 
     inputs = {**lesson.inputs, "revision": lesson.revision(REVISION)}
     return Step("student settings", inputs, build, estimate, lesson.needs)
@@ -41,7 +39,7 @@ def student_settings_step(lesson: StudentLesson) -> Step:
 
 def trial_seconds(lesson: StudentLesson, costs: Costs, trials: int) -> float:
     """Return the expected seconds of so many trials."""
-    epochs = lesson.job.recipe.student.epochs * rules.STUDENT_TRIAL_FRACTION
+    epochs = lesson.job.recipe.student.epochs * rules.TRIAL_FRACTION
     judged = min(VALIDATION_ROWS / max(lesson.job.row_count("validation"), 1), 1.0) * costs.validation
     trained = lesson.seconds(costs, epochs) - costs.forward(costs.validation)  # it has no scores
     return trials * (trained + costs.forward(round(judged)))
@@ -51,7 +49,7 @@ def student_search_line(lesson: StudentLesson, costs: Costs) -> str:
     """Return a sentence on the search and the time that it may take."""
     recipe, job = lesson.job.recipe, lesson.job
     return (
-        f"The student finds its learning rate: up to {MOST_TRIALS} trials of a tenth of its steps around "
+        f"The student finds its learning rate: up to {rules.MOST_TRIALS} trials of a tenth of its steps around "
         f"{first_rate(recipe, job.start.hidden_size):g}, compared by {judged_by(recipe)} (at most "
-        f"{duration(trial_seconds(lesson, costs, MOST_TRIALS))}); none if it has few steps"
+        f"{duration(trial_seconds(lesson, costs, rules.MOST_TRIALS))}); none if it has few steps"
     )

@@ -22,9 +22,7 @@ from sparserve.models.training.tuning.teacher_trials import (
 
 # Raised when a change of the code makes another result of the same inputs.
 WITHOUT_TRIALS = 3  # the revision for data of so few rows that no trial is made
-REVISION = 4
-# All trials together, in steps of the first round: four candidates, then two that continue.
-ROUNDS, TRIALS = 6, 6
+REVISION = 5
 
 
 def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
@@ -46,9 +44,9 @@ def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
         steps = _trial_steps(job, batch)
         if not steps:
             return 0.0
-        tokens = ROUNDS * steps * batch * costs.train / rows
-        checked = TRIALS * min(VALIDATION_ROWS / max(job.row_count("validation"), 1), 1.0) * costs.validation
-        return costs.forward(round(3 * tokens + checked))
+        tokens = steps * batch * costs.train / rows
+        checked = min(VALIDATION_ROWS / max(job.row_count("validation"), 1), 1.0) * costs.validation
+        return costs.forward(round(rules.USUAL_TRIALS * (3 * tokens + checked)))
 
     inputs = {**common, "checkpoint": job.checkpoint.digest, "revision": [_revision(job), 0]}
     return Step("teacher settings", inputs, build, estimate)
@@ -60,7 +58,7 @@ def _revision(job: Job) -> int:
 
 
 def _trial_steps(job: Job, batch: int) -> int:
-    """Return the steps of a trial's first round."""
+    """Return the steps of a trial."""
     rows = max(job.row_count("train"), 1)
     return rules.trial_steps(rules.epochs(rows, len(job.dataset.label_names), batch) * math.ceil(rows / batch))
 
@@ -100,13 +98,13 @@ def _learned_rows(job: Job) -> int:
 def teacher_search_line(job: Job, costs: Costs) -> str:
     """Return a sentence on what the search and the training that follows may take."""
     batch, epochs = planned_training(job, costs)
-    rates = rules.learning_rates(job.checkpoint.hidden_size)
+    rate = rules.teacher_rate(job.checkpoint.hidden_size)
     if _trial_steps(job, batch):
-        found = f"short trials of the learning rates {', '.join(f'{rate:g}' for rate in sorted(rates))}"
+        found = f"up to {rules.MOST_TRIALS} trials of a tenth of its steps around the learning rate {rate:g}"
         longest = epochs if learns_unlabeled(job) else rules.slow_epochs(epochs)
         more = f" ({longest} if the trials learn nothing)" if longest > epochs else ""
     else:
-        found = f"learning rate {rates[0]:g}, without trials, as it has few steps"
+        found = f"learning rate {rate:g}, without trials, as it has few steps"
         longest, more = epochs, ""
     most = longest + MAX_EXTENSIONS * extension_epochs(longest)
     return (

@@ -2,10 +2,20 @@
 
 import math
 from collections.abc import Callable
-
-from sparserve.models.training.tuning.halving import EQUAL, Trial
+from dataclasses import dataclass
 
 FACTOR = 2.0
+# A loss must fall by this fraction to be lower: less is equal.
+EQUAL = 0.01
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Loss of a candidate on held-out rows after some steps; infinite if its training diverged."""
+
+    candidate: float
+    steps: int
+    loss: float
 
 
 def climb(

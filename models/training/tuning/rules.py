@@ -17,12 +17,12 @@ MAX_STUDENT_EPOCHS = 40
 MIN_EPOCHS = ((20_000, 4), (100_000, 3), (math.inf, 2))
 SMALL_BATCH, LARGE_BATCH = 16, 32
 FEW_ROWS, LONG_TEXT_TOKENS = 4_000, 200
-# Learning rates of a network of this width, the most usual first. The best rate falls with the width.
-WIDTH, RATES = 384, (1e-4, 2e-4, 5e-5, 4e-4)
-TRIAL_FRACTION, TRIAL_STEPS = 1 / 20, (10, 500)
-# Learning rates of a student of the same width: pruned while distilled, dense and distilled, trained on labels alone.
+# Usual learning rate of a teacher of this width. The best rate falls with the width.
+WIDTH, TEACHER_RATE = 384, 1e-4
+# Of a student: pruned while distilled, dense and distilled, trained on labels alone.
 PRUNED_RATE, DENSE_RATE, LABELS_RATE = 2e-3, 3e-4, 2e-4
-STUDENT_TRIAL_FRACTION, STUDENT_TRIAL_STEPS = 1 / 10, (20, 500)
+# The steps of a trial, as a fraction of those of the training, and their limits.
+TRIAL_FRACTION, TRIAL_STEPS, MOST_TRIALS, USUAL_TRIALS = 1 / 10, (20, 500), 4, 3
 UNEVEN = 10
 LEAST_GAIN = 0.005
 
@@ -54,28 +54,25 @@ def student_epochs(epochs: float, least_steps: int, rows: int, batch: int) -> fl
     return max(epochs, min(wanted, MAX_STUDENT_EPOCHS))
 
 
-def learning_rates(width: int) -> tuple[float, ...]:
-    """Return the candidates for the peak learning rate of a network of this hidden size, the most usual first."""
-    return tuple(float(f"{rate * WIDTH / width:.2g}") for rate in RATES)
+def teacher_rate(width: int) -> float:
+    """Return the peak learning rate that a teacher of this hidden size usually needs."""
+    return float(f"{TEACHER_RATE * WIDTH / width:.2g}")
 
 
 def trial_steps(steps: int) -> int:
-    """Return the steps of a trial's first round before a training of so many steps; 0 if it is too short for trials.
+    """Return the steps of a trial before a training of so many steps; 0 if it is too short for trials.
 
     The trials of few rows would take longer than the training, and be compared on a handful of rows.
     """
-    return _part(steps, TRIAL_FRACTION, TRIAL_STEPS)
+    least, most = TRIAL_STEPS
+    part = min(round(steps * TRIAL_FRACTION), most)
+    return part if part >= least else 0
 
 
 def student_rate(width: int, *, pruned: bool, distilled: bool) -> float:
     """Return the peak learning rate that a student of this hidden size usually needs."""
     rate = LABELS_RATE if not distilled else PRUNED_RATE if pruned else DENSE_RATE
     return float(f"{rate * WIDTH / width:.2g}")
-
-
-def student_trial_steps(steps: int) -> int:
-    """Return the steps of a trial before a student's training of so many steps; 0 if it is too short for trials."""
-    return _part(steps, STUDENT_TRIAL_FRACTION, STUDENT_TRIAL_STEPS)
 
 
 def are_uneven(counts: Sequence[int]) -> bool:
@@ -95,9 +92,3 @@ def still_rising(scores: Sequence[float], rows: int) -> bool:
         return False
     best = max(scores)
     return best - max(earlier) > max(math.sqrt(max(best * (1 - best), 0.0) / rows), LEAST_GAIN)
-
-
-def _part(steps: int, fraction: float, limits: tuple[int, int]) -> int:
-    least, most = limits
-    part = min(round(steps * fraction), most)
-    return part if part >= least else 0

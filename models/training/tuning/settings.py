@@ -8,7 +8,7 @@ from pathlib import Path
 from sparserve.models.bundle.manifest import LearningRateTrial, TrainingSettings
 from sparserve.models.distributed import is_main
 from sparserve.models.files import write_atomically
-from sparserve.models.training.tuning.halving import Trial
+from sparserve.models.training.tuning.climbing import Trial
 
 SETTINGS = "settings.json"
 TRIALS = "trials"  # folder with the states and the records of unfinished trials

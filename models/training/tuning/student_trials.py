@@ -24,14 +24,12 @@ from sparserve.models.recipes.schema import Recipe
 from sparserve.models.training.checkpoints import on_device
 from sparserve.models.training.student import StudentInputs, train_student
 from sparserve.models.training.tuning import rules
-from sparserve.models.training.tuning.climbing import climb
-from sparserve.models.training.tuning.halving import Trial
+from sparserve.models.training.tuning.climbing import Trial, climb
 from sparserve.models.training.tuning.held_out import divergence, held_out_figures, held_out_logits
 from sparserve.models.training.tuning.settings import TRIALS, recorded, trial_lines, write_settings
 from sparserve.models.training.tuning.trial_progress import TrialProgress
 from sparserve.models.types import Progress
 
-MOST_TRIALS = 4
 RATE_FACTOR = 2.0
 VALIDATION_ROWS = 1000
 # Mask updates of a trial: few, because each may take as long as several steps.
@@ -48,13 +46,13 @@ def find_learning_rate(folder: Path, recipe: Recipe, inputs: StudentInputs, *, p
     """
     student = recipe.student
     steps = max(round(student.epochs * math.ceil(len(inputs.rows.train) / student.batch_size)), 1)
-    trial_steps = rules.student_trial_steps(steps)
+    trial_steps = rules.trial_steps(steps)
     rate = first_rate(recipe, inputs.start.hidden_size)
     made: tuple[Trial, ...] = ()
     if trial_steps:
-        whole = TrialProgress(progress, MOST_TRIALS * trial_steps)
+        whole = TrialProgress(progress, rules.MOST_TRIALS * trial_steps)
         trials = _Trials(folder / TRIALS, recipe, inputs, whole)
-        rate, made = climb(rate, trial_steps, MOST_TRIALS, trials.loss)
+        rate, made = climb(rate, trial_steps, rules.MOST_TRIALS, trials.loss)
         if all(math.isinf(trial.loss) for trial in made):
             raise TrainingError("the training of the student diverges at every learning rate; is the teacher damaged?")
     write_settings(

@@ -1,7 +1,7 @@
 """The search for a teacher's training: rules give batch and epochs, trials on validation rows the rest.
 
-A trial has a tenth of the steps of the training that it decides about, and a few more where that has few. The best
-learning rate falls with the number of steps, so a trial runs at a multiple of the rate that it stands for.
+A trial is the training that it decides about in a tenth of the steps, with the same warm-up and the same fall of the
+learning rate: rates that are good with that fall look worse without it.
 """
 
 import json
@@ -26,7 +26,7 @@ from sparserve.models.recipes.schema import Training
 from sparserve.models.training.checkpoints import on_device
 from sparserve.models.training.trainer import TrainingRows, train
 from sparserve.models.training.tuning import rules
-from sparserve.models.training.tuning.halving import EQUAL, Trial, halve, total_steps
+from sparserve.models.training.tuning.climbing import EQUAL, Trial, climb
 from sparserve.models.training.tuning.held_out import (
     DIVERGED,
     HeldOut,
@@ -38,8 +38,7 @@ from sparserve.models.training.tuning.settings import TRIALS, recorded, trial_li
 from sparserve.models.training.tuning.trial_progress import TrialProgress
 from sparserve.models.types import Loss, Progress
 
-RATE_FACTOR = 2.0  # rate of a trial as a multiple of its candidate
-WARMUP_FRACTION = 0.2  # of the first round's steps
+WARMUP = 0.1
 VALIDATION_ROWS = 1000
 # Class weights must raise macro F1 by this much, and by this many times what they cost in accuracy.
 WEIGHTS_GAIN, WEIGHTS_EXCHANGE = 0.01, 2.0
@@ -59,14 +58,15 @@ def find_settings(
     one_label = rows.dataset.problem_type == "single_label_classification" and rows.dataset.train.soft is None
     uneven = one_label and rules.are_uneven(label_counts(rows).tolist())
     trials = _Trials(folder, checkpoint, rows, seed, progress, weighted=uneven)
-    rates = rules.learning_rates(checkpoint.hidden_size)
-    rate, made = halve(rates if trials.first_steps else rates[:1], trials.first_steps, trials.loss)
+    rate = rules.teacher_rate(checkpoint.hidden_size)
+    made: tuple[Trial, ...] = ()
+    if trials.steps:
+        rate, made = climb(rate, trials.steps, rules.MOST_TRIALS, trials.loss)
     if made and all(math.isinf(trial.loss) for trial in made):
         raise TrainingError("the training of the teacher diverges at every learning rate; is the checkpoint damaged?")
     weighted = False
     if made and uneven:
-        steps = max(trial.steps for trial in made)
-        weighted = weights_help(trials.figures(rate, steps), trials.figures(rate, steps, weighted=True))
+        weighted = weights_help(trials.figures(rate), trials.figures(rate, weighted=True))
     settings = TrainingSettings(
         learning_rate=rate,
         epochs=rules.slow_epochs(trials.epochs) if trials.learned_nothing(made) else trials.epochs,
@@ -113,10 +113,7 @@ def weighted_loss(rows: TokenizedDataset) -> Loss:
 
 
 class _Trials:
-    """Short trainings in a folder. A round continues where the round before left the same candidate.
-
-    With `weighted` one more trial has class weights.
-    """
+    """Short trainings in a folder, one for each learning rate. With `weighted` one more has class weights."""
 
     def __init__(
         self,
@@ -133,10 +130,8 @@ class _Trials:
         self.batch_size = rules.batch_size(train_rows, float(np.mean(rows.train.lengths)), count())
         self.epochs = rules.epochs(train_rows, len(rows.dataset.label_names), self.batch_size)
         self.steps_per_epoch = math.ceil(train_rows / self.batch_size)
-        self.first_steps = rules.trial_steps(self.epochs * self.steps_per_epoch)
-        total = total_steps(len(rules.RATES), self.first_steps)
-        last = self.first_steps * len(rules.RATES) // 2  # of the trial with class weights, which begins from 0
-        self.progress = TrialProgress(progress, total + last if weighted else total)
+        self.steps = rules.trial_steps(self.epochs * self.steps_per_epoch)
+        self.progress = TrialProgress(progress, (rules.MOST_TRIALS + weighted) * self.steps)
         order = np.random.default_rng(seed).permutation(len(rows.validation))
         self.validation_rows = order[:VALIDATION_ROWS].tolist()
 
@@ -148,31 +143,27 @@ class _Trials:
         return bool(made) and min(trial.loss for trial in made) > limit
 
     def loss(self, rate: float, steps: int) -> float:
-        return self.figures(rate, steps).loss
+        """Return the loss after a trial of this rate; all trials have the same steps."""
+        assert steps == self.steps
+        return self.figures(rate).loss
 
-    def figures(self, rate: float, steps: int, *, weighted: bool = False) -> HeldOut:
+    def figures(self, rate: float, *, weighted: bool = False) -> HeldOut:
         """Return the figures after a trial, or those that an earlier run has recorded."""
         name = f"{rate:g}{'-weighted' if weighted else ''}"
-        record = self.folder / f"{name}-{steps}.json"
-        more = steps if weighted or steps == self.first_steps else steps // 2
-        title = f"learning rate {rate:g}{', class weights' if weighted else ''}"
-        progress = self.progress.of(record.stem, more, title)
+        record = self.folder / f"{name}.json"
+        progress = self.progress.of(name, self.steps, f"learning rate {rate:g}{', class weights' if weighted else ''}")
         if not record.is_file():
-            figures = self._trained(self.folder / name, rate, steps, progress, weighted=weighted)
+            figures = self._trained(self.folder / name, rate, progress, weighted=weighted)
             if is_main():
                 write_atomically(record, json.dumps(asdict(figures)))
             return figures
         return HeldOut(**json.loads(record.read_bytes()))
 
-    def _trained(self, folder: Path, rate: float, steps: int, progress: Progress, *, weighted: bool) -> HeldOut:
+    def _trained(self, folder: Path, rate: float, progress: Progress, *, weighted: bool) -> HeldOut:
         dataset = self.rows.dataset
         model = load_classifier(self.checkpoint.folder, dataset.label_names, dataset.problem_type, seed=self.seed)
         training = Training(
-            epochs=steps / self.steps_per_epoch,
-            batch_size=self.batch_size,
-            learning_rate=RATE_FACTOR * rate,
-            schedule="constant",
-            warmup=WARMUP_FRACTION * self.first_steps / steps,
+            epochs=self.steps / self.steps_per_epoch, batch_size=self.batch_size, learning_rate=rate, warmup=WARMUP
         )
         try:
             train(

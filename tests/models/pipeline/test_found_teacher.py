@@ -53,11 +53,17 @@ def test_compress_finds_the_training_of_the_teacher_and_resumes_its_trials(
         CliRunner().invoke(app, command, catch_exceptions=False)
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert len(measured) == 3 + 4  # two trials were finished before the kill
-    assert result.output.count("validation loss after") == 2 and "teacher: learning rate" in result.output
+    trials = read_settings(tmp_path).trials
+    assert len(measured) == 3 + len(trials) - 2  # two trials were finished before the kill
+    assert result.output.count("validation loss after") == 1 and "teacher: learning rate" in result.output
     store = Store(tmp_path / "store")
     course = store.open("tiny", "dense").manifest.teacher_training
-    assert course is not None and course.settings == read_settings(tmp_path)
-    assert [trial.steps for trial in course.settings.trials] == [3] * 4 + [6] * 2
-    assert "the best of 6 trials" in store.report_path("tiny", "html").read_text(encoding="utf-8")
+    assert course is not None
+    found = course.settings
+    assert found.model_copy(update={"trials": ()}) == read_settings(tmp_path).model_copy(update={"trials": ()})
+    for one, other in zip(found.trials, trials, strict=True):  # the command may have another number of threads
+        assert one.model_copy(update={"loss": None}) == other.model_copy(update={"loss": None})
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    assert {trial.steps for trial in trials} == {3}
+    assert f"the best of {len(trials)} trials" in store.report_path("tiny", "html").read_text(encoding="utf-8")
     assert {"sparse60"} < set(store.variants("tiny"))

@@ -108,7 +108,7 @@ def test_plan_of_a_found_teacher_has_a_search(job: Job, tiny_recipe: Path, monke
     assert plan.teacher.needs == (plan.teacher_settings,)
     assert {"teacher settings", "teacher"} <= plan.baseline_steps
     assert 0 < plan.teacher_settings.estimate(costs) < plan.teacher.estimate(costs)
-    assert "trials of the learning rates 0.0006, 0.0012, 0.0024, 0.0048, then 12 epochs" in teacher_search_line(
+    assert "up to 4 trials of a tenth of its steps around the learning rate 0.0012, then 12" in teacher_search_line(
         plan.job, costs
     )
     assert made(job.checkpoint).teacher_settings is None

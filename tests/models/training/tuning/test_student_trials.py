@@ -66,7 +66,7 @@ def find(recipe: Recipe, teacher: Checkpoint, sentiment_csv: Path) -> Callable[.
 def test_find_learning_rate_resumes_and_ends_with_the_same(
     find: Callable[..., list[str]], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "STUDENT_TRIAL_STEPS", (2, 5))
+    monkeypatch.setattr(rules, "TRIAL_STEPS", (2, 5))
     steps = find(tmp_path / "whole")
     settings = read_settings(tmp_path / "whole")
     rates = [trial.learning_rate for trial in settings.trials]
@@ -96,7 +96,7 @@ def test_find_learning_rate_of_a_short_training_trains_nothing(
 def test_find_learning_rate_of_labels_alone_is_judged_by_them(
     find: Callable[..., list[str]], tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "STUDENT_TRIAL_STEPS", (2, 2))
+    monkeypatch.setattr(rules, "TRIAL_STEPS", (2, 2))
     alone = load_recipe(tiny_recipe, overrides={**AUTO, "distillation": None, "pruning": None})
     find(tmp_path, recipe=alone)
     settings = read_settings(tmp_path)

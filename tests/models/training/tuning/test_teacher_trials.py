@@ -70,16 +70,17 @@ def test_find_settings_resumes_and_ends_with_the_same(
     (tmp_path / "killed").mkdir()
     steps = find(tmp_path / "whole")
     with pytest.raises(Killed):
-        find(tmp_path / "killed", stop_after=10)  # in the third trial of the first round
+        find(tmp_path / "killed", stop_after=6)  # in the second trial
     resumed = find(tmp_path / "killed")
-    assert resumed == steps[8:], "trained a finished trial again, or resumed one from another step"
+    assert resumed == steps[4:], "trained a finished trial again, or resumed one from another step"
     settings = read_settings(tmp_path / "killed")
     assert settings == read_settings(tmp_path / "whole")
-    assert [trial.steps for trial in settings.trials] == [4] * 4 + [8] * 2
-    # The second round continues: 4 more steps of each of the two.
-    assert [step.split()[-1] for step in steps] == [f"{done}/24" for done in range(1, 25)]
+    made = settings.trials
+    assert [trial.learning_rate for trial in made[:2]] == [1.2e-3, 2.4e-3] and {trial.steps for trial in made} == {4}
+    assert settings.learning_rate in {trial.learning_rate for trial in made}
+    assert [step.split()[-1] for step in steps] == [f"{done}/16" for done in range(1, 4 * len(made) + 1)]
     assert not (tmp_path / "whole" / TRIALS).exists()
-    assert any("after 8 steps by learning rate" in line for line in settings_lines(settings, 12))
+    assert any("after 4 steps by learning rate" in line for line in settings_lines(settings, 12))
 
 
 def test_find_settings_of_few_rows_makes_no_trials(find: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -133,14 +134,14 @@ def test_train_found_teacher_extends_while_validation_rises(
 def test_found_teacher_is_a_result_of_its_plan(
     whole: Checkpoint, tiny_recipe: Path, sentiment_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "RATES", (2e-4,))  # the only candidate needs no trial
+    monkeypatch.setattr(rules, "TRIAL_STEPS", (10**6, 10**6))  # no trial
     monkeypatch.setattr(rules, "MAX_EPOCHS", 1)
     recipe = load_recipe(tiny_recipe, overrides={"teacher": "auto"})
     job = Job("tiny", recipe, whole, None, load_dataset(sentiment_csv), "reviews", 0, 1)
     plan = make_plan(job, Environment.detect(), store_teacher_outputs=False)
     context = Context(Workspace(tmp_path), PlainReporter())
     settings = training_of(plan.teacher_settings, job, context)
-    assert settings == TrainingSettings(learning_rate=2.4e-3, epochs=1, batch_size=16)
+    assert settings == TrainingSettings(learning_rate=1.2e-3, epochs=1, batch_size=16)
     folder = context.checkpoint(plan.teacher, whole.name).folder
     course = training_record(folder, settings, train_rows=len(job.dataset.train), validation_rows=12)
     assert course is not None and course.epochs == 1
