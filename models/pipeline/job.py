@@ -207,10 +207,17 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
             reporter.say(f"  note: {merge_note(Path(network))}")
     reporter.say(f"Checkpoint {checkpoint.name}: {checkpoint.model_type}, SHA-256 {checkpoint.digest[:16]}")
     plan = plan_job(job)
-    if (epochs := plan.job.recipe.student.epochs) != recipe.student.epochs:
+    student = plan.job.recipe.student
+    if student.epochs != recipe.student.epochs:
         reporter.say(
-            f"The rows are few: the student passes over them {epochs:g} times, not {recipe.student.epochs:g} (--set "
-            "student.epochs=N fixes the number)."
+            f"The rows are few: the student passes over them {student.epochs:g} times, not {recipe.student.epochs:g} "
+            "(--set student.epochs=N fixes the number)."
+        )
+    if student.learning_rate != recipe.student.learning_rate:
+        reporter.say(
+            f"The recipe's learning rate is for a hidden size of {recipe.student.reference_width}: the student has "
+            f"{student.learning_rate:g}, not {recipe.student.learning_rate:g} (--set student.learning_rate=X fixes it, "
+            "auto finds it by trials)."
         )
     return Run(
         plan,

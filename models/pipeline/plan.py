@@ -4,6 +4,7 @@ Making a plan is pure: it runs, loads, probes and writes nothing.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.pipeline.inputs import Environment, Job, common_inputs
@@ -78,7 +79,7 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
     With `store_teacher_outputs` the teacher's outputs are stored before the student learns from them; without, the
     teacher runs beside the student.
     """
-    job = replace(job, recipe=_with_enough_steps(job))
+    job = replace(job, recipe=_adapted(job))
     recipe, common = job.recipe, common_inputs(job, environment)
 
     settings = teacher_settings_step(job, common) if job.teacher is None and recipe.teacher is None else None
@@ -144,12 +145,17 @@ def make_plan(job: Job, environment: Environment, *, store_teacher_outputs: bool
     )
 
 
-def _with_enough_steps(job: Job) -> Recipe:
-    """Return the recipe with the student's passes over the job's rows, which are more if the rows are few."""
+def _adapted(job: Job) -> Recipe:
+    """Return the recipe with the student's passes over the job's rows and its learning rate for the job's network."""
     recipe, student = job.recipe, job.recipe.student
-    if not student.least_steps:
-        return recipe
-    rows = copies_of_training_rows(job) * job.row_count("train")
-    rows += len(job.unlabeled_split) if job.unlabeled_split is not None else 0
-    epochs = rules.student_epochs(student.epochs, student.least_steps, rows, student.batch_size)
-    return recipe.model_copy(update={"student": student.model_copy(update={"epochs": epochs, "least_steps": 0})})
+    changes: dict[str, Any] = {}
+    if student.least_steps:
+        rows = copies_of_training_rows(job) * job.row_count("train")
+        rows += len(job.unlabeled_split) if job.unlabeled_split is not None else 0
+        epochs = rules.student_epochs(student.epochs, student.least_steps, rows, student.batch_size)
+        changes |= {"epochs": epochs, "least_steps": 0}
+    if student.reference_width is not None and student.learning_rate is not None:
+        width = student.hidden_size or job.start.hidden_size
+        rate = rules.scaled_rate(student.learning_rate, student.reference_width, width)
+        changes |= {"learning_rate": rate, "reference_width": None}
+    return recipe.model_copy(update={"student": student.model_copy(update=changes)})

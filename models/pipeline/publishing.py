@@ -42,6 +42,7 @@ from sparserve.models.pipeline.stages.pack import PACKED
 from sparserve.models.pipeline.stages.teacher import training_of
 from sparserve.models.pipeline.step_cache import Context
 from sparserve.models.pipeline.task import check_labels
+from sparserve.models.recipes.schema import ADAPTED
 from sparserve.models.report.model_card import model_card
 from sparserve.models.training.teacher import training_record
 from sparserve.models.training.tuning.settings import read_settings
@@ -264,7 +265,8 @@ def _unlabeled(job: Job) -> UnlabeledData | None:
 def _recipe(job: Job, variant: Variant) -> dict[str, Any]:
     """Return the part of the recipe that a variant depends on."""
     recipe = job.recipe.model_dump(mode="json", exclude={"measurement"})
-    del recipe["student"]["least_steps"]  # the plan has the epochs that follow from it
+    for name in ADAPTED:  # the plan has the epochs and the rate that follow from them
+        del recipe["student"][name]
     if not variant.is_int8:
         del recipe["packing"]  # of int8 variants alone
     if not job.recipe.temperature_scaling:

@@ -47,8 +47,9 @@ def load_recipe(source: str | Path, *, overrides: Mapping[str, Any] | None = Non
         )
     for field, value in (overrides or {}).items():
         _set_field(content, field.split("."), value)
-    if "student.epochs" in (overrides or {}) and "student.least_steps" not in (overrides or {}):
-        content["student"].pop("least_steps", None)
+    for given, adapted in (("epochs", "least_steps"), ("learning_rate", "reference_width")):
+        if f"student.{given}" in (overrides or {}) and f"student.{adapted}" not in (overrides or {}):
+            content["student"].pop(adapted, None)
     if overrides and "pruning.sparsity" in overrides and not prunes and "pruning.method" not in overrides:
         raise RecipeError(
             f"Recipe {path.stem} prunes no single weights, so it has no sparsity to change. To add pruning, use "

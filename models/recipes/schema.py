@@ -24,6 +24,8 @@ Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 NAME_LENGTH = 64
 AUTO: Final = "auto"
+# Fields of a student that the plan of a job replaces by the epochs and the learning rate that follow from them.
+ADAPTED: Final = ("least_steps", "reference_width")
 
 
 class Section(BaseModel):
@@ -175,6 +177,12 @@ class Student(Training):
         gt=0,
         description='peak learning rate of the schedule, or "auto": found by short trials, which are compared by their '
         "divergence from the teacher",
+    )
+    reference_width: int | None = Field(
+        None,
+        ge=1,
+        description="hidden size that `learning_rate` is for: the rate of another network is in inverse proportion to "
+        "its own; None: not changed; --set student.learning_rate leaves it out",
     )
     schedule: Literal["constant", "linear", "decay_last", "cosine_restarts"] = Field(  # type: ignore[assignment]
         "linear", description="as for the teacher, or `cycles` cosines from the peak to 0 (learning-rate rewinding)"

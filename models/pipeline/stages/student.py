@@ -15,7 +15,7 @@ from sparserve.models.pipeline.stages.bigger_teacher import target_logits
 from sparserve.models.pipeline.stages.squeeze import SHAPE
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.pruning.registry import make_method
-from sparserve.models.recipes.schema import Recipe
+from sparserve.models.recipes.schema import ADAPTED, Recipe
 from sparserve.models.training.student import StudentInputs, train_student
 from sparserve.models.training.tuning.settings import read_settings
 
@@ -127,7 +127,7 @@ def _training_inputs(recipe: Recipe) -> dict[str, Any]:
     trained = recipe.student.epochs > 0
     unused = {"calibration"} if trained else None
     return {
-        "training": recipe.student.model_dump(mode="json", exclude={"save_steps", "least_steps"}),
+        "training": recipe.student.model_dump(mode="json", exclude={"save_steps", *ADAPTED}),
         "pruning": recipe.pruning.model_dump(mode="json", exclude=unused) if recipe.pruning else None,
         "distillation": recipe.distillation.model_dump(mode="json", exclude={"cache_bytes"})
         if recipe.distillation and trained

@@ -56,7 +56,12 @@ def student_epochs(epochs: float, least_steps: int, rows: int, batch: int) -> fl
 
 def teacher_rate(width: int) -> float:
     """Return the peak learning rate that a teacher of this hidden size usually needs."""
-    return float(f"{TEACHER_RATE * WIDTH / width:.2g}")
+    return scaled_rate(TEACHER_RATE, WIDTH, width)
+
+
+def scaled_rate(rate: float, reference: int, width: int) -> float:
+    """Return the learning rate of a network of a hidden size for which `rate` is that of the size `reference`."""
+    return rate if width == reference else float(f"{rate * reference / width:.2g}")
 
 
 def trial_steps(steps: int) -> int:
@@ -72,7 +77,7 @@ def trial_steps(steps: int) -> int:
 def student_rate(width: int, *, pruned: bool, distilled: bool) -> float:
     """Return the peak learning rate that a student of this hidden size usually needs."""
     rate = LABELS_RATE if not distilled else PRUNED_RATE if pruned else DENSE_RATE
-    return float(f"{rate * WIDTH / width:.2g}")
+    return scaled_rate(rate, WIDTH, width)
 
 
 def are_uneven(counts: Sequence[int]) -> bool:

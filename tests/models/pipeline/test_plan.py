@@ -78,12 +78,13 @@ def test_plan_has_the_recorded_keys(case: str, whole: Checkpoint, tmp_path: Path
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"good film {row},{row % 2}\n" for row in range(120)))
     # Temperature scaling is newer than the record; it changes the exports and what is made of them. Teachers that find
     # their training are newer, too: the record has the settings that the recipes fixed before. So are more passes over
-    # few rows, for which the keys of given epochs stay.
+    # few rows, for which the keys of given epochs stay, and rates by width, for which those of given rates stay.
     name = case.partition(",")[0]
     fixed: dict[str, Any] = (
         {} if name.startswith("demo") else {"teacher": {"epochs": 4, "batch_size": 32, "learning_rate": 5e-5}}
     )
-    fixed["student.epochs"] = load_recipe(name).student.epochs
+    for field in ("epochs", "learning_rate"):
+        fixed[f"student.{field}"] = getattr(load_recipe(name).student, field)
     overrides = {"temperature_scaling": False, **fixed, **CHANGED.get(case, {})}
     recipe = load_recipe(name, overrides=overrides)
     checkpoint = replace(whole, digest="a" * 64, name="tiny-bert")
@@ -144,6 +145,19 @@ def test_plan_passes_over_few_rows_more_often(job: Job, tiny_recipe: Path) -> No
     )
     augmented = plan_job(replace(job, recipe=more)).job.recipe.student
     assert augmented.epochs == max(math.ceil(100 / math.ceil(3 * len(job.dataset.train) / 8)), 4) < student.epochs
+
+
+def test_plan_scales_the_learning_rate_with_the_width(job: Job, tiny_recipe: Path) -> None:
+    def rate(**overrides: Any) -> float | None:
+        fields = {"student.reference_width": 64, **overrides}
+        student = plan_job(replace(job, recipe=load_recipe(tiny_recipe, overrides=fields))).job.recipe.student
+        assert student.reference_width is None or student.learning_rate is None
+        return student.learning_rate
+
+    own = load_recipe(tiny_recipe).student.learning_rate
+    assert job.checkpoint.hidden_size == 32 and rate() == pytest.approx(2 * (own or 0))
+    assert rate(**{"student.reference_width": 32}) == own
+    assert rate(**{"student.learning_rate": "auto"}) is None
 
 
 def test_job_counts_the_windows_of_long_texts_as_rows(job: Job, tiny_recipe: Path) -> None:

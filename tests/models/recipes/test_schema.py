@@ -130,6 +130,12 @@ def test_load_recipe_refuses_sparsity_without_pruning() -> None:
     assert pruning is not None and pruning.sparsity == 0.9
 
 
+def test_load_recipe_leaves_the_width_out_if_the_rate_is_given() -> None:
+    assert load_recipe("sparsebert-best").student.reference_width == 384
+    given = load_recipe("sparsebert-best", overrides={"student.learning_rate": 1e-3}).student
+    assert (given.learning_rate, given.reference_width) == (1e-3, None)
+
+
 def test_load_recipe_leaves_the_least_steps_out_if_the_epochs_are_given() -> None:
     assert load_recipe("sparsebert-best").student.least_steps == 800
     assert load_recipe("sparsebert-best", overrides={"student.epochs": 2}).student.least_steps == 0

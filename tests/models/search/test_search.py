@@ -84,10 +84,10 @@ def monotone(seed: int, count: int, kinds: Sequence[Kind]) -> Figures:
     def rising(most: float) -> npt.NDArray[np.float64]:
         return np.cumsum(generator.uniform(0.01, 2 * generator.uniform(0.5, 1.5) * most / count, count))
 
-    return {
-        kind: list(zip(map(int, rising(700)[::-1]), rising(0.7)[::-1].tolist(), rising(10).tolist(), strict=True))
-        for kind in kinds
-    }
+    def sizes() -> list[int]:  # no two alike: of levels of the same cost the search may find any
+        return [int(size) + count - rung for rung, size in enumerate(rising(700)[::-1])]
+
+    return {kind: list(zip(sizes(), rising(0.7)[::-1].tolist(), rising(10).tolist(), strict=True)) for kind in kinds}
 
 
 @settings(max_examples=100, deadline=None)
