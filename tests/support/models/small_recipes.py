@@ -15,7 +15,7 @@ def small_fields(recipe: Recipe) -> dict[str, Any]:
         "student.precision": "fp32",
     }
     if recipe.student.epochs:
-        fields["student.epochs"] = 1
+        fields |= {"student.epochs": 1, "student.learning_rate": recipe.student.learning_rate}
     if recipe.student.layers:
         fields["student.layers"] = 1
     if recipe.student.hidden_size:
