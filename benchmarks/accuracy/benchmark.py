@@ -1,6 +1,7 @@
 """The runs of one scale: cached in a workspace, recorded as JSON."""
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from sparserve.models.pipeline.estimate import Costs, estimate_seconds, measure_
 from sparserve.models.pipeline.execution import train_networks
 from sparserve.models.pipeline.inputs import Job
 from sparserve.models.pipeline.plan import Plan, plan_job
+from sparserve.models.pipeline.stages.augmentation import student_rows
 from sparserve.models.pipeline.stages.prediction import read_logits
 from sparserve.models.pipeline.stages.teacher import training_of
 from sparserve.models.pipeline.step_cache import Context, Step, Workspace
@@ -53,7 +55,7 @@ class Benchmark:
     work: Path
     results: Path
     threads: int
-    bigger: Mapping[str, "Benchmark"] = field(default_factory=dict)
+    bigger_scales: Mapping[str, "Benchmark"] = field(default_factory=dict)
     """The scales of bigger teachers by name."""
     datasets: dict[str, Dataset] = field(default_factory=dict)
     unlabeled: dict[str, UnlabeledRows] = field(default_factory=dict)
@@ -88,12 +90,15 @@ class Benchmark:
         )
 
     def key(self, cell: Cell) -> str:
-        """Return the digest of all inputs of a run except the machine; it does not need the fine-tuned teachers."""
+        """Return the digest of the inputs of a run except the machine; it does not need the fine-tuned teachers.
+
+        That of a chain has the bigger teacher's inputs, and those of the run without the bigger teacher.
+        """
         plan = plan_job(self.job(cell))
         key = f"{plan.teacher.key}-{_made(plan, cell).key}-{cell.seed}"
         if cell.method.taught_by is None:
             return key
-        scale = self.bigger[cell.method.taught_by]
+        scale = self.bigger_scales[cell.method.taught_by.name]
         return f"{plan_job(scale.job(scale.labels_cell(cell.task))).teacher.key}-{key}"
 
     def labels_cell(self, task: str) -> Cell:
@@ -110,7 +115,7 @@ class Benchmark:
         """Return the plan of a run. Fine-tune its teachers first if there are none."""
         bigger = None
         if cell.method.taught_by is not None:
-            bigger = self.bigger[cell.method.taught_by].teacher(cell.task, reporter)
+            bigger = self.bigger_scales[cell.method.taught_by.name].teacher(cell.task, reporter)
         return plan_job(self.job(cell, self._dense(self.job(cell, bigger=bigger), reporter), bigger))
 
     def teacher(self, task: str, reporter: Reporter) -> Checkpoint:
@@ -129,7 +134,7 @@ class Benchmark:
         """Return True if the dense teacher of a run is cached and, in a chain, the bigger one."""
         bigger = None
         if cell.method.taught_by is not None:
-            scale = self.bigger[cell.method.taught_by]
+            scale = self.bigger_scales[cell.method.taught_by.name]
             if not scale.has_teacher(scale.labels_cell(cell.task)):
                 return False
             bigger = scale.teacher(cell.task, PlainReporter())
@@ -155,9 +160,12 @@ class Benchmark:
         scored = OVERHEAD_SECONDS + 2 * costs.forward(costs.test + costs.validation)
         result = {cell.title: scored, **self._absent(_made(plan, cell), costs)}
         if cell.method.taught_by is not None:
-            scale = self.bigger[cell.method.taught_by]
-            taught = plan_job(scale.job(scale.labels_cell(cell.task)))
-            result |= scale._absent(taught.teacher, scale._costs(taught.job))
+            larger = self.bigger_scales[cell.method.taught_by.name]
+            bigger_plan = plan_job(larger.job(larger.labels_cell(cell.task)))
+            result |= larger._absent(bigger_plan.teacher, larger._costs(bigger_plan.job))
+            result |= self._absent(plan_job(self.job(self.labels_cell(cell.task))).teacher, costs)
+            if not self.has_teacher(cell):  # the one that learns from the bigger teacher
+                result[f"{cell.title}: dense teacher"] = fine_tuning.teacher.estimate(costs)
         return result
 
     def _absent(self, step: Step, costs: Costs) -> dict[str, float]:
@@ -193,6 +201,7 @@ class Benchmark:
         record = self._scored(cell, plan, reference, student, answers) | {
             "teacher": self._course(cell, context),
             "learning_rate": _student_rate(plan, context),
+            "steps": None if cell.method.kind == "dense" else _steps(plan, context),
             "minutes": clock.minutes,
         }
         self._save("runs", record)
@@ -257,7 +266,7 @@ class Benchmark:
 
     def _course(self, cell: Cell, context: Context) -> dict[str, Any]:
         """Return the training that the dense teacher of a run had."""
-        plan = plan_job(self.job(self.labels_cell(cell.task) if cell.method.taught_by else cell))
+        plan = plan_job(self.job(self.labels_cell(cell.task) if cell.method.taught_by is not None else cell))
         settings = training_of(plan.teacher_settings, plan.job, context)
         assert settings is not None
         rows = plan.job.dataset
@@ -311,6 +320,13 @@ def _student_rate(plan: Plan, context: Context) -> float | None:
         return read_settings(context.result(plan.student_settings)).learning_rate
     student = plan.job.recipe.student
     return student.learning_rate if student.epochs else None
+
+
+def _steps(plan: Plan, context: Context) -> int:
+    """Return the training steps of the student: of augmented rows, some are fewer than planned."""
+    job, student = plan.job, plan.job.recipe.student
+    rows = student_rows(job, job.checkpoint, plan.lesson.augmentation, context).train
+    return round(student.epochs * math.ceil(len(rows) / student.batch_size))
 
 
 def _precision(training: Training) -> str:

@@ -74,20 +74,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.data is None:
         parser.error("--data is missing: the folder with the JSON lines of every task")
     tasks = options.task or list(scale.epochs)
-    missing = [str(path) for task in tasks for path in TASKS[task].files(options.data).values() if not path.is_file()]
-    if missing:
-        parser.error(f"{missing[0]} is missing. docs/benchmarks/accuracy.md describes the content of --data.")
+    files = [path for task in tasks for path in TASKS[task].files(options.data).values()]
     torch.set_num_threads(options.threads)
     methods = options.method
     if methods is None and options.plan_minutes is not None:
         methods = [method.name for method in scale.methods]  # those that run only if named, too
     grid = list(cells(scale, tasks, methods, options.level, seeds=options.seeds))
-    bigger = {cell.method.taught_by for cell in grid} - {None}
-    benchmarks = {name: _benchmark(SCALES[name], options) for name in sorted({scale.name} | bigger)}
-    benchmark = replace(benchmarks[scale.name], bigger=benchmarks)
     if not grid:
         levels = sorted({level for method in scale.methods for level in method.levels})
-        parser.error(f"no run has this level. Levels (not every method has all): {', '.join(levels)}.")
+        parser.error(
+            f"no run has these tasks, methods and levels together. Levels (not every method has all): "
+            f"{', '.join(levels)}. Tasks with unlabelled rows: "
+            f"{', '.join(task.name for task in TASKS.values() if task.unlabeled)}."
+        )
+    files += [options.data / (TASKS[cell.task].unlabeled or "") for cell in grid if cell.method.unlabeled]
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        parser.error(f"{missing[0]} is missing. docs/benchmarks/accuracy.md describes the content of --data.")
+    bigger = {cell.method.taught_by.name for cell in grid if cell.method.taught_by is not None}
+    benchmarks = {name: _benchmark(SCALES[name], options) for name in sorted({scale.name} | bigger)}
+    benchmark = replace(benchmarks[scale.name], bigger_scales=benchmarks)
     if options.plan_minutes is not None:
         _run_within(benchmark, grid, 60 * options.plan_minutes, only_list=options.plan)
         return

@@ -64,9 +64,10 @@ def mean_interval(values: list[float]) -> tuple[float, float | None]:
 
 
 def shared_tasks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the tasks over which means are taken: those that give the most figures of methods that have all of them.
+    """Return the tasks over which means are taken.
 
-    So a task that few methods were run on does not count, and neither does a method that was run on few tasks.
+    Of the sets of tasks that single methods were run on, it is the one with the largest product of its tasks and of the
+    methods that have them all.
     """
     methods: dict[str, set[str]] = defaultdict(set)
     for run in runs:

@@ -69,7 +69,7 @@ class Task:
             DataError: the file is missing or invalid.
         """
         if self.unlabeled is None:
-            raise DataError(f"{self.name} has no unlabelled rows")
+            raise DataError(f"{self.name} has no unlabelled rows: set Task.unlabeled to a file of texts.")
         return load_unlabeled(data / self.unlabeled, dataset)
 
     def score(self, predicted: Sequence[int], labels: Sequence[int], label_names: Sequence[str]) -> float:

@@ -87,7 +87,7 @@ class Lineage(Record):
 class LearningRateTrial(Record):
     """One short training of the search for a learning rate."""
 
-    learning_rate: float = Field(gt=0, description="the candidate; the trial itself runs at a multiple of it")
+    learning_rate: float = Field(gt=0, description="the candidate; the trial of a student runs at twice this rate")
     steps: Count
     loss: float | None = Field(
         description="on validation rows: cross-entropy, or divergence from a distilled student's teacher; null if the "

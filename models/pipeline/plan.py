@@ -150,6 +150,7 @@ def _adapted(job: Job) -> Recipe:
     recipe, student = job.recipe, job.recipe.student
     changes: dict[str, Any] = {}
     if student.least_steps:
+        # At most so many: augmentation drops texts that come out alike.
         rows = copies_of_training_rows(job) * job.row_count("train")
         rows += len(job.unlabeled_split) if job.unlabeled_split is not None else 0
         epochs = rules.student_epochs(student.epochs, student.least_steps, rows, student.batch_size)

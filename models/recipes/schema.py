@@ -125,10 +125,10 @@ class Augmentation(Section):
     variants: int = Field(30, ge=1, description="new texts per training row")
     probability: Fraction = Field(0.4, gt=0, description="probability that a word is changed")
     candidates: int = Field(15, ge=1, description="words among which a replacement is drawn")
-    source: Literal["auto", "masked-lm", "embeddings", "word-order"] = Field(
+    source: Literal["auto", "masked-lm", "embeddings", "swap-delete"] = Field(
         "auto",
         description="replacements: masked-LM predictions, or neighbours in the input embeddings; auto: what is "
-        "available; word-order: no replacements, words are swapped with the next or dropped",
+        "available; swap-delete: none, words are swapped with the next or deleted (EDA)",
     )
 
 
@@ -181,8 +181,8 @@ class Student(Training):
     reference_width: int | None = Field(
         None,
         ge=1,
-        description="hidden size that `learning_rate` is for: the rate of another network is in inverse proportion to "
-        "its own; None: not changed; --set student.learning_rate leaves it out",
+        description="hidden size that `learning_rate` was chosen for: a network of another one gets `learning_rate` * "
+        "`reference_width` / its hidden size; None: `learning_rate` as it is; --set student.learning_rate removes it",
     )
     schedule: Literal["constant", "linear", "decay_last", "cosine_restarts"] = Field(  # type: ignore[assignment]
         "linear", description="as for the teacher, or `cycles` cosines from the peak to 0 (learning-rate rewinding)"

@@ -21,7 +21,7 @@ from sparserve.models.training.target_logits import TargetLogits
 from sparserve.models.training.teacher_outputs import RequiredOutputs, write_cache
 from sparserve.models.training.trainer import TrainingResult, TrainingRows, best_weights, train
 from sparserve.models.training.tuning import rules
-from sparserve.models.training.tuning.teacher_trials import WARMUP, weighted_loss
+from sparserve.models.training.tuning.teacher_trials import weighted_loss
 from sparserve.models.types import Loss, Progress
 
 MAX_EXTENSIONS = 3
@@ -92,7 +92,7 @@ def train_found_teacher(
                 epochs=epochs,
                 batch_size=settings.batch_size,
                 learning_rate=settings.learning_rate,
-                warmup=WARMUP,
+                warmup=rules.TEACHER_WARMUP,
             ),
             training_rows,
             seed=seed + turn,

@@ -57,6 +57,12 @@ def test_cells_are_unique_and_seeds_come_last() -> None:
     assert {cell.method.name for cell in grid if cell.seed} == set(SMALL.seeded)
 
 
+def test_chains_run_on_the_tasks_of_their_teachers() -> None:
+    name = "sparsebert-best, taught by MPNet-base"
+    grid = list(cells(SMALL, list(SMALL.epochs), [name], seeds=1))
+    assert {cell.task for cell in grid} == set(BASE.epochs) < set(SMALL.epochs)
+
+
 def test_cells_can_be_selected() -> None:
     (one,) = cells(BASE, ["cola"], ["obert"], ["90 %"], seeds=1)
     assert (one.task, one.method.name, one.level, one.seed) == ("cola", "obert", "90 %", 0)

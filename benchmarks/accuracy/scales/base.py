@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.accuracy.scales.grid import AS_IN_RECIPE, Method, Scale
-from benchmarks.accuracy.scales.levels import BY_MAGNITUDE, LAYER_BY_LAYER, sparsities, weights
+from benchmarks.accuracy.scales.levels import BY_MAGNITUDE, LAYER_BY_LAYER, sparsity_levels, weight_pruning
 
 OF_BASE: Mapping[str, Any] = {
     "student.learning_rate": 5e-4,
@@ -32,12 +32,12 @@ BASE = Scale(
     3e-5,
     {"cola": (3, 4), "mrpc": (3, 5), "rte": (5, 8), "sst2": (2, 3)},
     (
-        # The learning rate of the recipes is meant for a network of half the width.
-        weights("sparsebert-best", 0.95, 0.9, changes=OF_BASE),
-        weights("sparsebert", 0.95, 0.9),
-        weights("magnitude", 0.95, 0.9),
+        # Fixed rates: the rows are older than `student.reference_width`, which would give 1e-3.
+        weight_pruning("sparsebert-best", 0.95, 0.9, changes=OF_BASE),
+        weight_pruning("sparsebert", 0.95, 0.9),
+        weight_pruning("magnitude", 0.95, 0.9),
         *(
-            weights(name, 0.95, 0.9, changes={"student.learning_rate": 1e-3})
+            weight_pruning(name, 0.95, 0.9, changes={"student.learning_rate": 1e-3})
             for name in ("movement", "obert", "platon", "soft-movement")
         ),
         *(
@@ -57,7 +57,7 @@ BASE = Scale(
             "weights",
             {
                 name: {**OF_BASE, **level, "augmentation": {"variants": 9}}
-                for name, level in sparsities(0.95, 0.9).items()
+                for name, level in sparsity_levels(0.95, 0.9).items()
             },
             only_if_named=True,
         ),
@@ -66,7 +66,7 @@ BASE = Scale(
             "sparsebert-augmented",
             "sparsebert",
             "weights",
-            {name: {**level, "augmentation": AS_IN_RECIPE} for name, level in sparsities(0.95, 0.9).items()},
+            {name: {**level, "augmentation": AS_IN_RECIPE} for name, level in sparsity_levels(0.95, 0.9).items()},
             only_if_named=True,
         ),
     ),

@@ -1,8 +1,8 @@
 """Runs of the accuracy benchmark (a method at a level, on a task with a seed) and their order.
 
-All methods of a scale share the teacher and the training rows. They also share the number of epochs, except one whose
-levels keep its recipe's (`AS_IN_RECIPE`). A level is a fraction of zeros in
-the linear layers of the encoder, or a fraction of its operations for methods that produce smaller dense matrices.
+All methods of a scale share the teacher and the training rows. They also share the number of epochs, except methods
+whose levels set it or keep their recipe's (`AS_IN_RECIPE`). A level is a fraction of zeros in the linear layers of the
+encoder, or a fraction of its operations for methods that produce smaller dense matrices.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ class Method:
     only_if_named: bool = False
     as_served: bool = False
     unlabeled: bool = False
-    taught_by: str | None = None
+    taught_by: "Scale | None" = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ def cells(
                     if depth >= len(names) or (levels and names[depth] not in levels):
                         continue
                     if method.unlabeled and TASKS[task].unlabeled is None:
+                        continue
+                    if method.taught_by is not None and task not in method.taught_by.epochs:
                         continue
                     if seed == SEEDS[0] or (method.name in scale.seeded and depth == 0):
                         yield Cell(scale, method, names[depth], task, seed)

@@ -23,11 +23,11 @@ BY_MAGNITUDE: Mapping[str, Any] = {
 }
 
 
-def sparsities(*levels: float) -> dict[str, dict[str, Any]]:
+def sparsity_levels(*levels: float) -> dict[str, dict[str, Any]]:
     """Return levels by name: fractions of zeros in the encoder's linears."""
     return {f"{100 * level:g} %": {"pruning.sparsity": level} for level in levels}
 
 
-def weights(name: str, *levels: float, changes: Mapping[str, Any] = MappingProxyType({})) -> Method:
+def weight_pruning(name: str, *levels: float, changes: Mapping[str, Any] = MappingProxyType({})) -> Method:
     """Return the method of a recipe that prunes single weights, with the same changes at every level."""
-    return Method(name, name, "weights", {level: {**own, **changes} for level, own in sparsities(*levels).items()})
+    return Method(name, name, "weights", {level: {**own, **changes} for level, own in sparsity_levels(*levels).items()})

@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.accuracy.scales.base import BASE
 from benchmarks.accuracy.scales.grid import AS_IN_RECIPE, Method, Scale
-from benchmarks.accuracy.scales.levels import BY_MAGNITUDE, LAYER_BY_LAYER, sparsities, weights
+from benchmarks.accuracy.scales.levels import BY_MAGNITUDE, LAYER_BY_LAYER, sparsity_levels, weight_pruning
 from sparserve.models.recipes.schema import AUTO
 
 LEVELS = (0.95, 0.9, 0.8)
-# More steps, with the same rows or new ones: as many for all, so that their difference is that of the rows.
+# More steps, with the same rows or new ones. The numbers differ somewhat, as passes are whole: records have them.
 STEPS = 2000
 MORE_STEPS: Mapping[str, Any] = {"student.epochs": 1, "student.least_steps": STEPS}
-# New texts of each row, so that one pass over cola has these steps.
+# New texts of each row: at most, since texts that come out unchanged or alike are dropped.
 VARIANTS = 8
-REORDERED: Mapping[str, Any] = {"variants": VARIANTS, "probability": 0.15, "source": "word-order"}
+SWAP_DELETE: Mapping[str, Any] = {"variants": VARIANTS, "probability": 0.15, "source": "swap-delete"}
 SIMILAR_WORDS: Mapping[str, Any] = {"variants": VARIANTS, "probability": 0.15, "source": "embeddings"}
 # Small dense students are rivals: each has its own best learning rate.
 OWN_RATE: Mapping[str, Any] = {"student.learning_rate": AUTO}
@@ -25,19 +26,22 @@ SMALL = Scale(
     1e-4,
     {"sst2": (2, 2), "mrpc": (4, 3), "cola": (4, 3), "rte": (5, 3), "clinc150": (8, 4), "imdb": (5, 8)},
     (
-        weights("sparsebert-best", *LEVELS),
+        weight_pruning("sparsebert-best", *LEVELS),
         Method(
             "sparsebert-best, as shipped",
             "sparsebert-best",
             "weights",
-            {level: {**own, "student.epochs": AS_IN_RECIPE} for level, own in sparsities(*LEVELS).items()},
+            {level: {**own, "student.epochs": AS_IN_RECIPE} for level, own in sparsity_levels(*LEVELS).items()},
             as_served=True,
         ),
         Method(
             "sparsebert-best, rate by trials",
             "sparsebert-best",
             "weights",
-            {level: {**own, "student.epochs": AS_IN_RECIPE, **OWN_RATE} for level, own in sparsities(0.95).items()},
+            {
+                level: {**own, "student.epochs": AS_IN_RECIPE, **OWN_RATE}
+                for level, own in sparsity_levels(0.95).items()
+            },
             only_if_named=True,
             as_served=True,
         ),
@@ -46,14 +50,14 @@ SMALL = Scale(
                 f"sparsebert-best, {STEPS:,} steps{name}",
                 "sparsebert-best",
                 "weights",
-                {level: {**own, **MORE_STEPS, **changes} for level, own in sparsities(0.95).items()},
+                {level: {**own, **MORE_STEPS, **changes} for level, own in sparsity_levels(0.95).items()},
                 only_if_named=True,
                 as_served=True,
                 unlabeled=name == ", unlabelled rows",
             )
             for name, changes in {
                 "": {},
-                ", reordered words": {"augmentation": REORDERED},
+                ", swapped and deleted words": {"augmentation": SWAP_DELETE},
                 ", similar words": {"augmentation": SIMILAR_WORDS},
                 ", unlabelled rows": {},
             }.items()
@@ -62,20 +66,20 @@ SMALL = Scale(
             "sparsebert-best, taught by MPNet-base",
             "sparsebert-best",
             "weights",
-            {level: {**own, "student.epochs": AS_IN_RECIPE} for level, own in sparsities(0.95).items()},
+            {level: {**own, "student.epochs": AS_IN_RECIPE} for level, own in sparsity_levels(0.95).items()},
             only_if_named=True,
             as_served=True,
-            taught_by="mpnet-base",
+            taught_by=BASE,
         ),
-        weights("magnitude", *LEVELS),
-        weights("sparsebert", *LEVELS),
-        weights("movement", *LEVELS),
-        weights("soft-movement", *LEVELS),
-        weights("platon", *LEVELS),
-        weights("obert", *LEVELS),
+        weight_pruning("magnitude", *LEVELS),
+        weight_pruning("sparsebert", *LEVELS),
+        weight_pruning("movement", *LEVELS),
+        weight_pruning("soft-movement", *LEVELS),
+        weight_pruning("platon", *LEVELS),
+        weight_pruning("obert", *LEVELS),
         Method("sparsebert-best, layer by layer", "sparsebert-best", "weights", {"95 %": LAYER_BY_LAYER}),
         Method("sparsebert-best, by magnitude", "sparsebert-best", "weights", {"95 %": BY_MAGNITUDE}),
-        weights("group-lasso", *LEVELS),
+        weight_pruning("group-lasso", *LEVELS),
         Method(
             "mutual-information",
             "mutual-information",
@@ -115,7 +119,7 @@ SMALL = Scale(
                 "quarter, 80 %, 3 layers": {"squeeze.heads": 0.25, "squeeze.units": 0.25, "student.layers": 3},
             },
         ),
-        Method("obert-one-shot", "obert-one-shot", "weights", sparsities(0.5)),
+        Method("obert-one-shot", "obert-one-shot", "weights", sparsity_levels(0.5)),
         Method(
             "layerwise-obs-one-shot",
             "obert-one-shot",
@@ -147,7 +151,7 @@ SMALLER = Scale(
             DENSE_INT8.recipe,
             "dense",
             DENSE_INT8.levels,
-            taught_by=SMALL.name,
+            taught_by=SMALL,
         ),
     ),
     finds_teacher=True,

@@ -1,7 +1,7 @@
 """The rows of an augmented split: additional texts made of each row's own, and the labels copied.
 
 Words are replaced by similar ones (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, algorithm 1; SparseBERT trains on it,
-Xu et al. 2021, arXiv 2104.08682), or change their order.
+Xu et al. 2021, arXiv 2104.08682), or swapped and deleted (EDA, Wei & Zou 2019).
 """
 
 import json
@@ -16,6 +16,7 @@ from sparserve.models.encoders.checkpoint import Checkpoint
 from sparserve.models.errors import CheckpointError, DataError
 from sparserve.models.files import write_atomically
 from sparserve.models.recipes.schema import Augmentation
+from sparserve.models.training.augmentation.swap_delete import swap_and_delete
 from sparserve.models.training.augmentation.word_candidates import (
     Span,
     Vocabulary,
@@ -25,7 +26,6 @@ from sparserve.models.training.augmentation.word_candidates import (
     masked_lm_predictions,
     neighbours,
 )
-from sparserve.models.training.augmentation.word_order import reordered
 from sparserve.models.types import Progress
 
 Candidates = Mapping[Span, Words]
@@ -37,7 +37,7 @@ def augment(
     """Return the rows of a split, followed by up to `variants` new rows for each of them.
 
     In a new row each word of the text, and of the text pair, is changed with probability p: replaced by one of its
-    candidates or, if the source is `word-order`, swapped with the next word or dropped. Candidates are masked-LM
+    candidates or, if the source is `swap-delete`, swapped with the next word or deleted. Candidates are masked-LM
     predictions for a word that is a single token, if the checkpoint has the head, and otherwise neighbours in the
     checkpoint's input embeddings. New rows that equal the original or an earlier new row of it are dropped. The random
     numbers of a row depend only on the seed and the position of the row.
@@ -48,12 +48,12 @@ def augment(
     """
     columns = [split.texts] if split.text_pairs is None else [split.texts, split.text_pairs]
     texts = list(dict.fromkeys(text for column in columns for text in column))
-    make = _maker(texts, checkpoint, augmentation, progress)
+    make_variants = _variant_maker(texts, checkpoint, augmentation, progress)
     new_rows: list[tuple[str, ...]] = []
     sources: list[int] = []
     for row, parts in enumerate(zip(*columns, strict=True)):
         generator = np.random.default_rng([seed, row])
-        variants = [make(part, generator) for part in parts]
+        variants = [make_variants(part, generator) for part in parts]
         distinct = dict.fromkeys(zip(*variants, strict=True))
         distinct.pop(parts, None)
         new_rows += distinct
@@ -74,7 +74,7 @@ def check_augmentation(checkpoint: Checkpoint, augmentation: Augmentation) -> No
         CheckpointError: the recipe asks for masked-LM predictions, but the checkpoint has no masked-LM head.
         RecipeError: the recipe asks for more candidates than the vocabulary has words.
     """
-    if augmentation.source != "word-order":
+    if augmentation.source != "swap-delete":
         _vocabulary(checkpoint, augmentation)
 
 
@@ -129,13 +129,13 @@ def read_split(path: Path) -> Split:
     return split
 
 
-def _maker(
+def _variant_maker(
     texts: Sequence[str], checkpoint: Checkpoint, augmentation: Augmentation, progress: Progress
 ) -> Callable[[str, np.random.Generator], list[str]]:
-    """Return what makes the new texts of one of these texts."""
+    """Return the function that makes the variants of one of these texts."""
     variants, probability = augmentation.variants, augmentation.probability
-    if augmentation.source == "word-order":
-        return lambda text, generator: reordered(text, variants, probability, generator)
+    if augmentation.source == "swap-delete":
+        return lambda text, generator: swap_and_delete(text, variants, probability, generator)
     vocabulary, masked_lm = _vocabulary(checkpoint, augmentation)
     candidates = _candidates(texts, checkpoint, vocabulary, masked_lm, progress)
     return lambda text, generator: _replaced(text, candidates[text], augmentation, generator)

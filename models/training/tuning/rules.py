@@ -19,10 +19,13 @@ SMALL_BATCH, LARGE_BATCH = 16, 32
 FEW_ROWS, LONG_TEXT_TOKENS = 4_000, 200
 # Usual learning rate of a teacher of this width. The best rate falls with the width.
 WIDTH, TEACHER_RATE = 384, 1e-4
+TEACHER_WARMUP = 0.1  # of the steps
 # Of a student: pruned while distilled, dense and distilled, trained on labels alone.
 PRUNED_RATE, DENSE_RATE, LABELS_RATE = 2e-3, 3e-4, 2e-4
 # The steps of a trial, as a fraction of those of the training, and their limits.
-TRIAL_FRACTION, TRIAL_STEPS, MOST_TRIALS, USUAL_TRIALS = 1 / 10, (20, 500), 4, 3
+TRIAL_FRACTION, TRIAL_STEPS = 1 / 10, (20, 500)
+# Trials of a search: the limit, and the number for estimates.
+MOST_TRIALS, USUAL_TRIALS = 4, 3
 UNEVEN = 10
 LEAST_GAIN = 0.005
 
@@ -67,7 +70,7 @@ def scaled_rate(rate: float, reference: int, width: int) -> float:
 def trial_steps(steps: int) -> int:
     """Return the steps of a trial before a training of so many steps; 0 if it is too short for trials.
 
-    The trials of few rows would take longer than the training, and be compared on a handful of rows.
+    Few validation rows cannot compare the trials of so short a training.
     """
     least, most = TRIAL_STEPS
     part = min(round(steps * TRIAL_FRACTION), most)

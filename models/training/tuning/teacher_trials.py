@@ -38,7 +38,6 @@ from sparserve.models.training.tuning.settings import TRIALS, recorded, trial_li
 from sparserve.models.training.tuning.trial_progress import TrialProgress
 from sparserve.models.types import Loss, Progress
 
-WARMUP = 0.1
 VALIDATION_ROWS = 1000
 # Class weights must raise macro F1 by this much, and by this many times what they cost in accuracy.
 WEIGHTS_GAIN, WEIGHTS_EXCHANGE = 0.01, 2.0
@@ -49,8 +48,8 @@ def find_settings(
 ) -> None:
     """Find the training of a teacher and write it to `folder`; trials that a killed run has finished are kept.
 
-    A training that is too short for trials gets the most usual learning rate. If no trial has learned anything, the
-    training needs more steps, and gets more epochs.
+    A training that is too short for trials gets the usual learning rate for its width. If no trial has learned
+    anything, the training needs more steps, and gets more epochs.
 
     Raises:
         TrainingError: the training diverges at every learning rate.
@@ -61,7 +60,7 @@ def find_settings(
     rate = rules.teacher_rate(checkpoint.hidden_size)
     made: tuple[Trial, ...] = ()
     if trials.steps:
-        rate, made = climb(rate, trials.steps, rules.MOST_TRIALS, trials.loss)
+        rate, made = climb(rate, trials.steps, rules.MOST_TRIALS, lambda rate, _: trials.figures(rate).loss)
     if made and all(math.isinf(trial.loss) for trial in made):
         raise TrainingError("the training of the teacher diverges at every learning rate; is the checkpoint damaged?")
     weighted = False
@@ -142,11 +141,6 @@ class _Trials:
         limit = (1 - EQUAL) * constant_loss(labels, columns, multi_label=dataset.multi_label)
         return bool(made) and min(trial.loss for trial in made) > limit
 
-    def loss(self, rate: float, steps: int) -> float:
-        """Return the loss after a trial of this rate; all trials have the same steps."""
-        assert steps == self.steps
-        return self.figures(rate).loss
-
     def figures(self, rate: float, *, weighted: bool = False) -> HeldOut:
         """Return the figures after a trial, or those that an earlier run has recorded."""
         name = f"{rate:g}{'-weighted' if weighted else ''}"
@@ -163,7 +157,10 @@ class _Trials:
         dataset = self.rows.dataset
         model = load_classifier(self.checkpoint.folder, dataset.label_names, dataset.problem_type, seed=self.seed)
         training = Training(
-            epochs=self.steps / self.steps_per_epoch, batch_size=self.batch_size, learning_rate=rate, warmup=WARMUP
+            epochs=self.steps / self.steps_per_epoch,
+            batch_size=self.batch_size,
+            learning_rate=rate,
+            warmup=rules.TEACHER_WARMUP,
         )
         try:
             train(

@@ -18,7 +18,7 @@ class TrialProgress:
         self._done = 0
 
     def of(self, trial: str, steps: int, title: str) -> Progress:
-        """Return the progress of a trial, which has so many steps more than an earlier one that it continues.
+        """Return the progress of a trial of so many steps.
 
         Trials are counted by name, once, also those that an earlier run has recorded.
         """
@@ -27,7 +27,7 @@ class TrialProgress:
             self._done += steps
         begin = self._begins[trial]
 
-        def advance(done: int, total: int, _: str) -> None:
-            self._progress(min(begin + max(done - total + steps, 0), self._total), self._total, title)
+        def advance(done: int, _total: int, _: str) -> None:
+            self._progress(min(begin + done, self._total), self._total, title)
 
         return advance

@@ -244,8 +244,8 @@ def test_augment_uses_requested_source(make_masked_lm: Any) -> None:
     assert rows[0] == rows[1] != rows[2]
 
 
-def test_word_order_keeps_the_words_and_needs_no_vocabulary(checkpoint: Any) -> None:
-    augmentation = asked(source="word-order", candidates=10**6, probability=0.3)
+def test_swap_delete_keeps_the_words_and_needs_no_vocabulary(checkpoint: Any) -> None:
+    augmentation = asked(source="swap-delete", candidates=10**6, probability=0.3)
     check_augmentation(checkpoint, augmentation)
     made = list(augment(ROWS, checkpoint, augmentation, seed=0, progress=silent).rows())
     assert made[:4] == list(ROWS.rows()) and len(made) > 4

@@ -1,4 +1,4 @@
-"""Texts with words swapped or dropped, which needs no vocabulary.
+"""Texts with words swapped or deleted, which needs no vocabulary.
 
 Two of the four operations of EDA (Wei & Zou 2019, arXiv 1901.11196): random swap, here of neighbours, and random
 deletion. They break the grammar of a text, so its label may no longer hold; a teacher's answer does.
@@ -11,18 +11,18 @@ import numpy.typing as npt
 
 from sparserve.models.training.augmentation.word_candidates import Span, find_words
 
-DROPPED = 0.5  # fraction of the changed words that are dropped; the others change places with the next word
+DELETED_FRACTION = 0.5  # of the changed words; the others change places with the next word
 
 
-def reordered(text: str, variants: int, probability: float, generator: np.random.Generator) -> list[str]:
-    """Return `variants` texts in which each word is changed with this probability: swapped with the next, or dropped.
+def swap_and_delete(text: str, variants: int, probability: float, generator: np.random.Generator) -> list[str]:
+    """Return `variants` texts in which words, each chosen with this probability, are swapped with the next or deleted.
 
-    Punctuation and all other characters stay where they are. The first word is kept if no other is left. The last word
-    has no next one, so it is only dropped.
+    Punctuation, single letters and all other characters stay where they are. The last word has no next one to be
+    swapped with, and a word that a swap has moved is not moved again. The first word is kept if no other is left.
     """
     spans = find_words(text)
     changed = generator.random((variants, len(spans))) < probability
-    dropped = generator.random((variants, len(spans))) < DROPPED
+    dropped = generator.random((variants, len(spans))) < DELETED_FRACTION
     return [_changed(text, spans, change & ~drop, change & drop) for change, drop in zip(changed, dropped, strict=True)]
 
 
