@@ -401,7 +401,7 @@ def test_batcher_runs_no_background_batch_on_the_loop(scenario: Callable[..., No
 def test_batcher_runs_on_a_thread_while_others_wait(scenario: Callable[..., None]) -> None:
     async def steps(batcher: Batcher, engine: FakeEngine) -> None:
         first = await held_up(batcher, engine)
-        engine.latency = LatencyModel(LOOP_SECONDS / 2)
+        engine.latency = UnknownLatency(LOOP_SECONDS / 2)
         others = [asyncio.create_task(batcher.run(engine, inputs(4))) for _ in range(3)]
         await asyncio.sleep(0)
         engine.gate.set()
