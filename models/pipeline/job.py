@@ -216,8 +216,8 @@ def prepare(options: CompressOptions, reporter: Reporter) -> Run:
     if student.learning_rate != recipe.student.learning_rate:
         reporter.say(
             f"The recipe's learning rate is for a hidden size of {recipe.student.reference_width}: the student has "
-            f"{student.learning_rate:g}, not {recipe.student.learning_rate:g} (--set student.learning_rate=X fixes it, "
-            "auto finds it by trials)."
+            f"{student.learning_rate:g}, not {recipe.student.learning_rate:g} (--set student.learning_rate=X fixes "
+            "it)."
         )
     return Run(
         plan,

@@ -22,11 +22,14 @@ def swap_and_delete(text: str, variants: int, probability: float, generator: np.
     """
     spans = find_words(text)
     changed = generator.random((variants, len(spans))) < probability
-    dropped = generator.random((variants, len(spans))) < DELETED_FRACTION
-    return [_changed(text, spans, change & ~drop, change & drop) for change, drop in zip(changed, dropped, strict=True)]
+    deleted = generator.random((variants, len(spans))) < DELETED_FRACTION
+    return [
+        _changed(text, spans, change & ~delete, change & delete)
+        for change, delete in zip(changed, deleted, strict=True)
+    ]
 
 
-def _changed(text: str, spans: Sequence[Span], swapped: npt.NDArray[np.bool_], dropped: npt.NDArray[np.bool_]) -> str:
+def _changed(text: str, spans: Sequence[Span], swapped: npt.NDArray[np.bool_], deleted: npt.NDArray[np.bool_]) -> str:
     order = list(range(len(spans)))
     place = 0
     while place + 1 < len(order):
@@ -34,7 +37,7 @@ def _changed(text: str, spans: Sequence[Span], swapped: npt.NDArray[np.bool_], d
             order[place : place + 2] = order[place + 1], order[place]
             place += 1  # the word that came here is not moved again
         place += 1
-    kept = [not dropped[word] for word in order]
+    kept = [not deleted[word] for word in order]
     if kept and not any(kept):
         kept[0] = True
     result, end = "", 0
@@ -47,5 +50,5 @@ def _changed(text: str, spans: Sequence[Span], swapped: npt.NDArray[np.bool_], d
 
 
 def _joined(before: str, gap: str) -> str:
-    """Return the characters between two words, without the space that a dropped word before them has left."""
+    """Return the characters between two words, without the space that a deleted word before them has left."""
     return gap[1:] if gap[:1].isspace() and (not before or before[-1].isspace()) else gap
