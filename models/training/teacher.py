@@ -21,7 +21,7 @@ from sparserve.models.training.target_logits import TargetLogits
 from sparserve.models.training.teacher_outputs import RequiredOutputs, write_cache
 from sparserve.models.training.trainer import TrainingResult, TrainingRows, best_weights, train
 from sparserve.models.training.tuning import rules
-from sparserve.models.training.tuning.teacher_trials import weighted_loss
+from sparserve.models.training.tuning.teacher_trials import teacher_training, weighted_loss
 from sparserve.models.types import Loss, Progress
 
 MAX_EXTENSIONS = 3
@@ -88,12 +88,7 @@ def train_found_teacher(
         states = folder / TRAINING / str(turn)
         made = train(
             model,
-            Training(
-                epochs=epochs,
-                batch_size=settings.batch_size,
-                learning_rate=settings.learning_rate,
-                warmup=rules.TEACHER_WARMUP,
-            ),
+            teacher_training(settings.learning_rate, epochs=epochs, batch_size=settings.batch_size),
             training_rows,
             seed=seed + turn,
             folder=states,

@@ -21,8 +21,8 @@ from sparserve.models.training.tuning.teacher_trials import (
 )
 
 # Raised when a change of the code makes another result of the same inputs.
-WITHOUT_TRIALS = 3  # the revision for data of so few rows that no trial is made
-REVISION = 5
+WITHOUT_TRIALS = 6  # the revision for data of so few rows that no trial is made
+REVISION = 7
 
 
 def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
