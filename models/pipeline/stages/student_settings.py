@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sparserve.models.distributed import everywhere
 from sparserve.models.pipeline.estimate import Costs, duration
+from sparserve.models.pipeline.stages.augmentation import copies_of_training_rows
 from sparserve.models.pipeline.stages.student import StudentLesson
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.training.tuning import rules
@@ -18,7 +19,7 @@ from sparserve.models.training.tuning.student_trials import (
 )
 
 # Raised when a change of the code makes another result of the same inputs.
-REVISION = 1
+REVISION = 2
 
 
 def student_settings_step(lesson: StudentLesson) -> Step:
@@ -39,7 +40,9 @@ def student_settings_step(lesson: StudentLesson) -> Step:
 
 def trial_seconds(lesson: StudentLesson, costs: Costs, trials: int) -> float:
     """Return the expected seconds of so many trials."""
-    epochs = lesson.job.recipe.student.epochs * rules.TRIAL_FRACTION
+    student, rows = lesson.job.recipe.student, lesson.job.row_count("train") * copies_of_training_rows(lesson.job)
+    steps_per_epoch = max(round(rows / student.batch_size), 1)
+    epochs = rules.trial_steps(round(student.epochs * steps_per_epoch)) / steps_per_epoch
     judged = min(VALIDATION_ROWS / max(lesson.job.row_count("validation"), 1), 1.0) * costs.validation
     trained = lesson.seconds(costs, epochs) - costs.forward(costs.validation)  # it has no scores
     return trials * (trained + costs.forward(round(judged)))
@@ -49,7 +52,7 @@ def student_search_line(lesson: StudentLesson, costs: Costs) -> str:
     """Return a sentence on the search and the time that it may take."""
     recipe, job = lesson.job.recipe, lesson.job
     return (
-        f"The student finds its learning rate: up to {rules.MOST_TRIALS} trials of a tenth of its steps around "
+        f"The student finds its learning rate: up to {rules.MOST_TRIALS} trials of a tenth to a fifth of its steps around "
         f"{first_rate(recipe, job.start.hidden_size):g}, compared by {judged_by(recipe)} (at most "
         f"{duration(trial_seconds(lesson, costs, rules.MOST_TRIALS))}); none if it has few steps"
     )

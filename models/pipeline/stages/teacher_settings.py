@@ -22,7 +22,7 @@ from sparserve.models.training.tuning.teacher_trials import (
 
 # Raised when a change of the code makes another result of the same inputs.
 WITHOUT_TRIALS = 6  # the revision for data of so few rows that no trial is made
-REVISION = 7
+REVISION = 8
 
 
 def teacher_settings_step(job: Job, common: Mapping[str, Any]) -> Step:
@@ -100,7 +100,7 @@ def teacher_search_line(job: Job, costs: Costs) -> str:
     batch, epochs = planned_training(job, costs)
     rate = rules.teacher_rate(job.checkpoint.hidden_size)
     if _trial_steps(job, batch):
-        found = f"up to {rules.MOST_TRIALS} trials of a tenth of its steps around the learning rate {rate:g}"
+        found = f"up to {rules.MOST_TRIALS} trials of a tenth to a fifth of its steps around the learning rate {rate:g}"
         longest = epochs if learns_unlabeled(job) else rules.slow_epochs(epochs)
         more = f" ({longest} if the trials learn nothing)" if longest > epochs else ""
     else:
