@@ -149,7 +149,10 @@ def _arms(load: Callable[[], nn.Module], rows: TokenizedSplit, pad: int, folder:
     arms = {PLAIN: plain()}
     if has_bf16():
         arms["the same, bf16"] = plain(bf16=True)
-    arms |= {"teacher, labels": ours(teacher), "the same, batches of random rows": ours(teacher, change=random_batches)}
+    arms |= {
+        "teacher with trained embeddings, labels": ours(teacher),
+        "the same, batches of random rows": ours(teacher, change=random_batches),
+    }
     if has_bf16():
         arms |= {
             "the same, fp32": ours(teacher.model_copy(update=in_fp32)),
@@ -157,7 +160,7 @@ def _arms(load: Callable[[], nn.Module], rows: TokenizedSplit, pad: int, folder:
         }
     return arms | {
         "the same, compiled (torch.compile)": ours(teacher, compiled=True),
-        "the same, embeddings fixed": ours(teacher.model_copy(update={"freeze_embeddings": True})),
+        "teacher as it ships: embeddings fixed": ours(teacher.model_copy(update={"freeze_embeddings": True})),
         "student, from stored outputs of the teacher": ours(student, stored),
         "the same, the teacher runs in every step": ours(student, live),
     }
@@ -193,8 +196,8 @@ def content(results: dict[str, Any]) -> str:
         ]
         rows = ", ".join(f"{task} ({one['rows']} rows, {one['tokens']:,} tokens)" for task, one in tasks.items())
         parts.append(
-            f"{'With' if precision == 'bf16' else 'Without'} bf16: {result['machine']['cpu']}, {result['measured_at'][:10]}, "
-            f"{rows}. Tokens per second; in brackets, times the plain Trainer.\n\n"
+            f"{'With' if precision == 'bf16' else 'Without'} bf16, on {result['machine']['cpu']}, "
+            f"{result['measured_at'][:10]}, {rows}: tokens per second; in brackets, times the plain Trainer.\n\n"
             + table(["training", *rates], lines)
             + "\n"
         )

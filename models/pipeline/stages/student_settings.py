@@ -52,7 +52,7 @@ def student_search_line(lesson: StudentLesson, costs: Costs) -> str:
     """Return a sentence on the search and the time that it may take."""
     recipe, job = lesson.job.recipe, lesson.job
     return (
-        f"The student finds its learning rate: up to {rules.MOST_TRIALS} trials of a tenth to a fifth of its steps around "
-        f"{first_rate(recipe, job.start.hidden_size):g}, compared by {judged_by(recipe)} (at most "
+        f"The student finds its learning rate: up to {rules.MOST_TRIALS} trials of a tenth to a fifth of its steps "
+        f"around {first_rate(recipe, job.start.hidden_size):g}, compared by {judged_by(recipe)} (at most "
         f"{duration(trial_seconds(lesson, costs, rules.MOST_TRIALS))}); none if it has few steps"
     )

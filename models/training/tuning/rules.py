@@ -22,9 +22,9 @@ WIDTH, TEACHER_RATE = 384, 1e-4
 TEACHER_WARMUP = 0.1  # of the steps
 # Of a student: pruned while distilled, dense and distilled, trained on labels alone.
 PRUNED_RATE, DENSE_RATE, LABELS_RATE = 2e-3, 3e-4, 2e-4
-# The steps of a trial: the limits, and the fraction of the training's, which is larger where that gives too few steps. Of
-# 150 labels with 9 rows each, trials of 102 steps had the lowest loss at 2e-4. Those of 146 to 204 steps had it at 4e-4,
-# which is best for the training of 1,020 steps.
+# The steps of a trial: the limits, and the fraction of the training's, which is larger where that gives too few steps.
+# With 150 labels of 9 rows each, trials of 102 steps had the lowest loss at 2e-4. Those of 146 to 204 steps had it at
+# 4e-4, which is best for the training of 1,020 steps.
 TRIAL_STEPS, ENOUGH_STEPS = (40, 500), 150
 TRIAL_FRACTION, LARGEST_FRACTION = 1 / 10, 1 / 5
 # Trials of a search: the limit, and the number for estimates.

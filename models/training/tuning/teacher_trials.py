@@ -1,7 +1,7 @@
 """The search for a teacher's training: rules give batch and epochs, trials on validation rows the rest.
 
-A trial is the training that it decides about in a tenth to a fifth of the steps, with the same warm-up and the same fall
-of the learning rate: rates that are good with that fall look worse without it.
+A trial is the training that it decides about in a tenth to a fifth of the steps, with the same warm-up and the same
+fall of the learning rate: rates that are good with that fall look worse without it.
 """
 
 import json

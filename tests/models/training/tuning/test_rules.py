@@ -40,7 +40,9 @@ def test_learning_rate_falls_with_width() -> None:
     assert (rules.teacher_rate(384), rules.teacher_rate(768)) == (1e-4, 5e-5)
 
 
-@pytest.mark.parametrize(("steps", "trial"), [(72, 0), (200, 40), (700, 140), (1_000, 150), (3_000, 300), (90_000, 500)])
+@pytest.mark.parametrize(
+    ("steps", "trial"), [(72, 0), (200, 40), (700, 140), (1_000, 150), (3_000, 300), (90_000, 500)]
+)
 def test_trial_steps_are_a_small_part(steps: int, trial: int) -> None:
     assert rules.trial_steps(steps) == trial
 
