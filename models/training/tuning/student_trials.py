@@ -2,8 +2,8 @@
 
 A trial has the recipe's schedules of learning rate and sparsity, compressed, so that pruning is complete and recovery
 has had its share when it is judged. The judge is the divergence from the teacher on validation rows: it separates rates
-that the accuracy of so few rows cannot separate. The best rate falls with the number of steps, so a trial runs at a
-multiple of the rate that it stands for.
+that the accuracy of so few rows cannot separate. The best rate falls with the number of steps: a trial runs at the rate
+that it stands for times the root of how many times fewer its steps are.
 """
 
 import json
@@ -30,7 +30,6 @@ from sparserve.models.training.tuning.settings import TRIALS, recorded, trial_li
 from sparserve.models.training.tuning.trial_progress import TrialProgress
 from sparserve.models.types import Progress
 
-RATE_FACTOR = 2.0
 VALIDATION_ROWS = 1000
 # Mask updates of a trial: few, because each may take as long as several steps.
 LEAST_UPDATES = 3
@@ -107,11 +106,13 @@ class _Trials:
 
     def _train(self, folder: Path, rate: float, steps: int, progress: Progress) -> bool:
         """Train a student for so many steps; return False if the training diverged."""
+        rows = len(self.rows.train)
+        whole = self.recipe.student.epochs * math.ceil(rows / self.recipe.student.batch_size)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             train_student(
                 folder,
-                shortened(self.recipe, steps, rows=len(self.rows.train), learning_rate=RATE_FACTOR * rate),
+                shortened(self.recipe, steps, rows=rows, learning_rate=rate * math.sqrt(whole / steps)),
                 self.inputs,
                 progress=progress,
                 validate=False,
