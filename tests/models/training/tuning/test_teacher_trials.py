@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sparserve.models.bundle.manifest import TrainingSettings
 from sparserve.models.data.loading import load_dataset
 from sparserve.models.data.tokenization import TokenizedDataset
 from sparserve.models.data.unlabeled import load_unlabeled
-from sparserve.models.encoders.checkpoint import Checkpoint
+from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier
 from sparserve.models.pipeline.inputs import Environment, Job
 from sparserve.models.pipeline.plan import make_plan
 from sparserve.models.pipeline.stages.teacher import training_of
@@ -129,6 +130,18 @@ def test_train_found_teacher_extends_while_validation_rises(
     course = training_record(tmp_path, SETTINGS, train_rows=len(rows.train), validation_rows=len(rows.validation))
     assert course is not None and course.epochs == 3 and len(course.scores) == 7
     assert max(course.scores) == round(record["scores"][str(record["best_step"])], 4)
+
+
+def test_train_found_teacher_keeps_the_embeddings(whole: Checkpoint, rows: TokenizedDataset, tmp_path: Path) -> None:
+    train_found_teacher(tmp_path, checkpoint=whole, rows=rows, settings=SETTINGS, seed=0, progress=lambda *_: None)
+    labels, kind = rows.dataset.label_names, rows.dataset.problem_type
+    before, after = (
+        dict(load_classifier(folder, labels, kind).named_parameters()) for folder in (whole.folder, tmp_path)
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(".encoder." in name for name in changed)
+    assert any(".embeddings." in name for name in before.keys() - changed)
+    assert not any(".embeddings." in name for name in changed)
 
 
 def test_found_teacher_is_a_result_of_its_plan(
