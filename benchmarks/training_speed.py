@@ -6,7 +6,7 @@ compiles. Of the others the median processor time counts. Padding does not count
 checkpoints, and the updates of pruning, each as long as a few steps.
 
 The result is added to benchmarks/results/training-speed.json in place of an earlier one of the same precision, and the
-tables of docs/how-to/choose-a-recipe.md are written anew. `--publish` only writes these.
+tables of docs/how-to/choose-a-recipe.md are written again. `--publish` only writes these.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def measure(task: str, data: Path, work: Path, checkpoint: Checkpoint) -> dict[s
 
 
 def _arms(load: Callable[[], nn.Module], rows: TokenizedSplit, pad: int, folder: Path) -> dict[str, Arm]:
-    """Return the trainings by name. Each has a network of its own, which it trains further in every round."""
+    """Return the trainings by name. Each trains the same network further in every round, and shares it with no other."""
     losses = RECIPE.distillation
     assert losses is not None
     needed = required_outputs(losses)
