@@ -101,7 +101,7 @@ def measure(task: str, data: Path, work: Path, checkpoint: Checkpoint) -> dict[s
 
 
 def _arms(load: Callable[[], nn.Module], rows: TokenizedSplit, pad: int, folder: Path) -> dict[str, Arm]:
-    """Return the trainings by name. Each trains the same network further in every round, and shares it with no other."""
+    """Return the trainings by name. Each trains one network, which no other has, further in every round."""
     losses = RECIPE.distillation
     assert losses is not None
     needed = required_outputs(losses)
