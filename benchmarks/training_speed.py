@@ -30,6 +30,7 @@ from benchmarks.accuracy.tasks import TASKS
 from benchmarks.markdown_tables import table, write_between
 from sparserve.models.data.defaults import default_checkpoint
 from sparserve.models.data.tokenization import Collator, LengthBucketSampler, RaggedRows, TokenizedSplit, tokenize
+from sparserve.models.distributed import uses_gpu
 from sparserve.models.encoders.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from sparserve.models.evaluation.machine import describe_machine
 from sparserve.models.files import write_atomically
@@ -52,13 +53,16 @@ Arm = Callable[[Path, TrainerCallback], None]
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
+    """Processor time from the beginning of a training to the end of its last step, before anything is saved."""
+
     seconds = 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.seconds -= time.process_time()
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.seconds += time.process_time()
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == state.max_steps:
+            self.seconds += time.process_time()
 
 
 def main() -> None:
@@ -70,6 +74,10 @@ def main() -> None:
     if not options.publish:
         if options.data is None:
             parser.error("the folder with the JSON lines of every task is missing")
+        if uses_gpu():
+            parser.error(
+                "this measures processors, and the training would use the GPU: hide it with CUDA_VISIBLE_DEVICES="
+            )
         torch.set_num_threads(1)
         checkpoint = resolve_checkpoint(str(default_checkpoint(options.work)))
         results = json.loads(RESULTS.read_bytes()) if RESULTS.is_file() else {}
@@ -86,7 +94,9 @@ def measure(task: str, data: Path, work: Path, checkpoint: Checkpoint) -> dict[s
     """Return the number of tokens of the rows of a task, and the seconds of each pass over them by training."""
     dataset = TASKS[task].load(data, work)
     split = tokenize(dataset.train, checkpoint.tokenizer, RECIPE.max_length, multi_label=False)
-    ragged = {name: RaggedRows(all_.values, all_.offsets[: ROWS[task] + 1]) for name, all_ in split.encodings.items()}
+    ragged = {
+        name: RaggedRows(encoded.values, encoded.offsets[: ROWS[task] + 1]) for name, encoded in split.encodings.items()
+    }
     rows = TokenizedSplit(ragged, split.labels[: ROWS[task]])
     load = partial(load_classifier, checkpoint.folder, dataset.label_names, dataset.problem_type)
     seconds: dict[str, list[float]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparserve.models.bundle.variants import DENSE, Arm, Variant
 from sparserve.models.pipeline.inputs import Environment, Job, common_inputs
-from sparserve.models.pipeline.stages.augmentation import augmentation_step, copies_of_training_rows, student_inputs
+from sparserve.models.pipeline.stages.augmentation import augmentation_step, student_inputs, student_row_count
 from sparserve.models.pipeline.stages.bigger_teacher import bigger_teacher_step, bigger_teacher_test_step
 from sparserve.models.pipeline.stages.export import export_step
 from sparserve.models.pipeline.stages.measurement import measurement_step
@@ -150,9 +150,7 @@ def _adapted(job: Job) -> Recipe:
     recipe, student = job.recipe, job.recipe.student
     changes: dict[str, Any] = {}
     if student.least_steps:
-        # At most so many: augmentation drops texts that come out alike.
-        rows = copies_of_training_rows(job) * job.row_count("train")
-        rows += len(job.unlabeled_split) if job.unlabeled_split is not None else 0
+        rows = student_row_count(job)
         epochs = rules.student_epochs(student.epochs, student.least_steps, rows, student.batch_size)
         changes |= {"epochs": epochs, "least_steps": 0}
     if student.reference_width is not None and student.learning_rate is not None:

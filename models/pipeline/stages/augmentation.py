@@ -54,6 +54,12 @@ def copies_of_training_rows(job: Job) -> int:
     return 1 + (job.recipe.augmentation.variants if job.recipe.augmentation else 0)
 
 
+def student_row_count(job: Job) -> int:
+    """Return the number of rows that the student learns from, at most: augmentation drops texts that come out alike."""
+    unlabeled = len(job.unlabeled_split) if job.unlabeled_split is not None else 0
+    return copies_of_training_rows(job) * job.row_count("train") + unlabeled
+
+
 def answers_new_texts(recipe: Recipe) -> bool:
     """Return True if the augmented texts lose the copied labels that the student would learn.
 

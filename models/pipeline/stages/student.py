@@ -1,5 +1,6 @@
 """The student: pruned while it learns from the teacher or from the labels."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -88,9 +89,13 @@ class StudentLesson:
         )
 
     def seconds(self, costs: Costs, epochs: float) -> float:
-        """Return the expected seconds of a training of so many passes over the rows."""
+        """Return the expected seconds of a training of so many passes over the rows, with its validations."""
+        return self.trial_seconds(costs, epochs) + math.ceil(epochs) * costs.forward(costs.validation)
+
+    def trial_seconds(self, costs: Costs, epochs: float) -> float:
+        """Return the expected seconds of a training of so many passes over the rows, without validation."""
         passes = 4 if self.job.recipe.distillation is not None and self.teacher_outputs is None else 3
-        return costs.training(epochs, passes=passes, tokens=costs.student(copies_of_training_rows(self.job)))
+        return epochs * passes * costs.forward(costs.student(copies_of_training_rows(self.job)))
 
     def _start(self, context: Context, teacher: Checkpoint) -> Checkpoint:
         if self.squeeze is not None:

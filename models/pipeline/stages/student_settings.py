@@ -1,11 +1,13 @@
 """Student settings: the learning rate of a student whose recipe leaves it open."""
 
+import math
 from functools import partial
 from pathlib import Path
 
 from sparserve.models.distributed import everywhere
 from sparserve.models.pipeline.estimate import Costs, duration
-from sparserve.models.pipeline.stages.augmentation import copies_of_training_rows
+from sparserve.models.pipeline.inputs import Job
+from sparserve.models.pipeline.stages.augmentation import student_row_count
 from sparserve.models.pipeline.stages.student import StudentLesson
 from sparserve.models.pipeline.step_cache import Context, Step
 from sparserve.models.training.tuning import rules
@@ -40,19 +42,28 @@ def student_settings_step(lesson: StudentLesson) -> Step:
 
 def trial_seconds(lesson: StudentLesson, costs: Costs, trials: int) -> float:
     """Return the expected seconds of so many trials."""
-    student, rows = lesson.job.recipe.student, lesson.job.row_count("train") * copies_of_training_rows(lesson.job)
-    steps_per_epoch = max(round(rows / student.batch_size), 1)
-    epochs = rules.trial_steps(round(student.epochs * steps_per_epoch)) / steps_per_epoch
+    steps, steps_per_epoch = _trial_steps(lesson.job)
+    if not steps:
+        return 0.0
     judged = min(VALIDATION_ROWS / max(lesson.job.row_count("validation"), 1), 1.0) * costs.validation
-    trained = lesson.seconds(costs, epochs) - costs.forward(costs.validation)  # it has no scores
-    return trials * (trained + costs.forward(round(judged)))
+    return trials * (lesson.trial_seconds(costs, steps / steps_per_epoch) + costs.forward(round(judged)))
+
+
+def _trial_steps(job: Job) -> tuple[int, int]:
+    """Return the steps of a trial, 0 if there are none, and those of an epoch."""
+    student = job.recipe.student
+    steps_per_epoch = math.ceil(student_row_count(job) / student.batch_size)
+    return rules.trial_steps(round(student.epochs * steps_per_epoch)), steps_per_epoch
 
 
 def student_search_line(lesson: StudentLesson, costs: Costs) -> str:
     """Return a sentence on the search and the time that it may take."""
     recipe, job = lesson.job.recipe, lesson.job
+    rate = f"{first_rate(recipe, job.start.hidden_size):g}"
+    steps, _ = _trial_steps(job)
+    if not steps:
+        return f"The student has the learning rate {rate}, without trials, as it has few steps"
     return (
-        f"The student finds its learning rate: up to {rules.MOST_TRIALS} trials of a tenth to a fifth of its steps "
-        f"around {first_rate(recipe, job.start.hidden_size):g}, compared by {judged_by(recipe)} (at most "
-        f"{duration(trial_seconds(lesson, costs, rules.MOST_TRIALS))}); none if it has few steps"
+        f"The student finds its learning rate: up to {rules.MOST_TRIALS} trials of {steps} steps around {rate}, "
+        f"compared by {judged_by(recipe)} (at most {duration(trial_seconds(lesson, costs, rules.MOST_TRIALS))})"
     )

@@ -20,7 +20,8 @@ from sparserve.models.training.tuning.teacher_trials import (
     settings_lines,
 )
 
-# Raised when a change of the code makes another result of the same inputs.
+# Raised when a change of the code makes another result of the same inputs, or another training of the teacher: its key
+# contains this step's.
 WITHOUT_TRIALS = 6  # the revision for data of so few rows that no trial is made
 REVISION = 8
 
@@ -99,8 +100,8 @@ def teacher_search_line(job: Job, costs: Costs) -> str:
     """Return a sentence on what the search and the training that follows may take."""
     batch, epochs = planned_training(job, costs)
     rate = rules.teacher_rate(job.checkpoint.hidden_size)
-    if _trial_steps(job, batch):
-        found = f"up to {rules.MOST_TRIALS} trials of a tenth to a fifth of its steps around the learning rate {rate:g}"
+    if steps := _trial_steps(job, batch):
+        found = f"up to {rules.MOST_TRIALS} trials of {steps} steps around the learning rate {rate:g}"
         longest = epochs if learns_unlabeled(job) else rules.slow_epochs(epochs)
         more = f" ({longest} if the trials learn nothing)" if longest > epochs else ""
     else:

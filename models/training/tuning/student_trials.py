@@ -2,8 +2,8 @@
 
 A trial has the recipe's schedules of learning rate and sparsity, compressed, so that pruning is complete and recovery
 has had its share when it is judged. The judge is the divergence from the teacher on validation rows: it separates rates
-that the accuracy of so few rows cannot separate. The best rate falls with the number of steps: a trial runs at the rate
-that it stands for times the root of how many times fewer its steps are.
+that the accuracy of so few rows cannot separate. The best rate falls with the number of steps, so a trial runs at a
+higher rate than the one that it stands for.
 """
 
 import json
@@ -50,7 +50,7 @@ def find_learning_rate(folder: Path, recipe: Recipe, inputs: StudentInputs, *, p
     made: tuple[Trial, ...] = ()
     if trial_steps:
         whole = TrialProgress(progress, rules.MOST_TRIALS * trial_steps)
-        trials = _Trials(folder / TRIALS, recipe, inputs, whole)
+        trials = _Trials(folder / TRIALS, recipe, inputs, steps, whole)
         rate, made = climb(rate, trial_steps, rules.MOST_TRIALS, trials.loss)
         if all(math.isinf(trial.loss) for trial in made):
             raise TrainingError("the training of the student diverges at every learning rate; is the teacher damaged?")
@@ -85,8 +85,11 @@ def judged_by(recipe: Recipe) -> str:
 class _Trials:
     """Short trainings in a folder, one for each learning rate."""
 
-    def __init__(self, folder: Path, recipe: Recipe, inputs: StudentInputs, progress: TrialProgress) -> None:
-        self.folder, self.recipe, self.inputs, self.progress = folder, recipe, inputs, progress
+    def __init__(
+        self, folder: Path, recipe: Recipe, inputs: StudentInputs, steps: int, progress: TrialProgress
+    ) -> None:
+        """Prepare trials of a training of so many steps."""
+        self.folder, self.recipe, self.inputs, self.steps, self.progress = folder, recipe, inputs, steps, progress
         self.rows = inputs.rows
         order = np.random.default_rng(inputs.seed).permutation(len(self.rows.validation))
         self.validation_rows: list[int] = order[:VALIDATION_ROWS].tolist()
@@ -106,13 +109,16 @@ class _Trials:
 
     def _train(self, folder: Path, rate: float, steps: int, progress: Progress) -> bool:
         """Train a student for so many steps; return False if the training diverged."""
-        rows = len(self.rows.train)
-        whole = self.recipe.student.epochs * math.ceil(rows / self.recipe.student.batch_size)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             train_student(
                 folder,
-                shortened(self.recipe, steps, rows=rows, learning_rate=rate * math.sqrt(whole / steps)),
+                shortened(
+                    self.recipe,
+                    steps,
+                    rows=len(self.rows.train),
+                    learning_rate=rules.trial_rate(rate, self.steps, steps),
+                ),
                 self.inputs,
                 progress=progress,
                 validate=False,

@@ -34,7 +34,7 @@ def test_compress_finds_the_training_of_the_teacher_and_resumes_its_trials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rules, "TRIAL_STEPS", (3, 3))
-    monkeypatch.setattr(rules, "TRIAL_FRACTION", 1 / 4)
+    monkeypatch.setattr(rules, "LONGEST_PART", 4)
     monkeypatch.setattr(rules, "MAX_EPOCHS", 2)
     rows = TokenizedDataset(load_dataset(sentiment_csv), whole.tokenizer, 32)
     find_settings(tmp_path, checkpoint=whole, rows=rows, seed=0, progress=lambda *_: None)

@@ -110,7 +110,7 @@ def test_plan_of_a_found_teacher_has_a_search(job: Job, tiny_recipe: Path, monke
     assert {"teacher settings", "teacher"} <= plan.baseline_steps
     assert 0 < plan.teacher_settings.estimate(costs) < plan.teacher.estimate(costs)
     line = teacher_search_line(plan.job, costs)
-    assert "up to 4 trials of a tenth to a fifth of its steps around the learning rate 0.0012, then 12" in line
+    assert "up to 4 trials of 14 steps around the learning rate 0.0012, then 12" in line
     assert made(job.checkpoint).teacher_settings is None
 
 
@@ -127,9 +127,11 @@ def test_plan_of_a_found_student_has_a_search(job: Job, tiny_recipe: Path, monke
     assert "student settings" not in plan.baseline_steps
     costs = Costs(1e-6, train=10_000, validation=1_000, test=1_000)
     assert plan.student_settings.estimate(costs) == 0, "the student has too few steps for trials"
+    many = Costs(1e-6, train=10_000, validation=10**9, test=1_000)
+    assert plan.student_settings.estimate(many) == 0
     monkeypatch.setattr(rules, "TRIAL_STEPS", (1, 500))
     assert 0 < plan.student_settings.estimate(costs) <= 0.8 * plan.student.estimate(costs)
-    assert "up to 4 trials of a tenth to a fifth of its steps around 0.024" in student_search_line(plan.lesson, costs)
+    assert "up to 4 trials of 9 steps around 0.024" in student_search_line(plan.lesson, costs)
     assert changed(keys_of(fixed), keys_of(plan)) >= {"student", "export sparse60"}
     assert not {"teacher", "teacher outputs", "export dense"} & changed(keys_of(fixed), keys_of(plan))
 

@@ -1,5 +1,7 @@
 """Rules for a teacher's training from the size of its data."""
 
+import math
+
 import pytest
 
 from sparserve.models.training.tuning import rules
@@ -41,10 +43,15 @@ def test_learning_rate_falls_with_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "trial"), [(72, 0), (200, 40), (700, 140), (1_000, 150), (3_000, 300), (90_000, 500)]
+    ("steps", "trial"), [(72, 0), (199, 0), (200, 40), (700, 140), (1_500, 150), (3_000, 300), (90_000, 500)]
 )
 def test_trial_steps_are_a_small_part(steps: int, trial: int) -> None:
     assert rules.trial_steps(steps) == trial
+
+
+def test_trial_rate_is_higher_the_shorter_the_trial_up_to_a_limit() -> None:
+    assert rules.trial_rate(1e-3, 600, 150) == pytest.approx(2e-3)
+    assert rules.trial_rate(1e-3, 90_000, 500) == pytest.approx(1e-3 * math.sqrt(10))
 
 
 def test_labels_are_uneven_from_a_ratio_of_ten() -> None:
