@@ -10,7 +10,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sparserve.models.bundle.store import Store
-from tests.support.service.grpc_service import Running, refusal, tensor
+from tests.support.service.grpc_service import Gate, Running, refusal, tensor
 from tests.support.tiny_bundles import TASK, publish
 
 TEXTS = ["a good movie", "bad", "ünïcödé 🎬"]
@@ -134,9 +134,13 @@ def test_grpc_refuses_too_many_parts(running: Running, request_: Any, message: s
     assert message in caught.value.details()
 
 
-def test_grpc_deadline_ends_the_call(triton: Any) -> None:
+def test_grpc_deadline_ends_the_call(running: Running, triton: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(lambda: triton.infer(TASK, [tensor(["good"])], timeout=1))[0] == str(Code.DEADLINE_EXCEEDED)
-    late = refusal(lambda: triton.infer(TASK, [tensor(["good"])], client_timeout=0))
+    gate = Gate(running, monkeypatch)
+    try:
+        late = refusal(lambda: triton.infer(TASK, [tensor(["good"])], client_timeout=0.05))
+    finally:
+        gate.open()
     assert late[0] == str(Code.DEADLINE_EXCEEDED)
     assert triton.infer(TASK, [tensor(["good"])], client_timeout=30).as_numpy("label").shape == (1,)
 
