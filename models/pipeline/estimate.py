@@ -40,13 +40,14 @@ class Costs:
         """Return the tokens that the student learns from: `copies` of the training split, and the unlabelled rows."""
         return copies * self.train + self.unlabeled
 
-    def training(self, epochs: float, *, passes: int, tokens: int | None = None) -> float:
+    def training(self, epochs: float, *, passes: int, tokens: int | None = None, validated: bool = True) -> float:
         """Return the seconds of a training on so many tokens; None means those of the training split.
 
-        Each costs `passes` forward passes per epoch, and every epoch ends with a validation.
+        Each costs `passes` forward passes per epoch. Every epoch ends with a validation if the training is `validated`.
         """
         learned = self.train if tokens is None else tokens
-        return epochs * self.forward(learned) * passes + math.ceil(epochs) * self.forward(self.validation)
+        validations = math.ceil(epochs) if validated else 0
+        return epochs * self.forward(learned) * passes + validations * self.forward(self.validation)
 
 
 def measure_costs(job: Job) -> Costs:

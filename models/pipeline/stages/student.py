@@ -1,6 +1,5 @@
 """The student: pruned while it learns from the teacher or from the labels."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -88,14 +87,11 @@ class StudentLesson:
             targets=target_logits(job, self.targets, len(rows.dataset.train), context),
         )
 
-    def seconds(self, costs: Costs, epochs: float) -> float:
-        """Return the expected seconds of a training of so many passes over the rows, with its validations."""
-        return self.trial_seconds(costs, epochs) + math.ceil(epochs) * costs.forward(costs.validation)
-
-    def trial_seconds(self, costs: Costs, epochs: float) -> float:
-        """Return the expected seconds of a training of so many passes over the rows, without validation."""
+    def seconds(self, costs: Costs, epochs: float, *, validated: bool = True) -> float:
+        """Return the expected seconds of a training of so many passes over the rows."""
         passes = 4 if self.job.recipe.distillation is not None and self.teacher_outputs is None else 3
-        return epochs * passes * costs.forward(costs.student(copies_of_training_rows(self.job)))
+        tokens = costs.student(copies_of_training_rows(self.job))
+        return costs.training(epochs, passes=passes, tokens=tokens, validated=validated)
 
     def _start(self, context: Context, teacher: Checkpoint) -> Checkpoint:
         if self.squeeze is not None:

@@ -46,7 +46,8 @@ def trial_seconds(lesson: StudentLesson, costs: Costs, trials: int) -> float:
     if not steps:
         return 0.0
     judged = min(VALIDATION_ROWS / max(lesson.job.row_count("validation"), 1), 1.0) * costs.validation
-    return trials * (lesson.trial_seconds(costs, steps / steps_per_epoch) + costs.forward(round(judged)))
+    trained = lesson.seconds(costs, steps / steps_per_epoch, validated=False)
+    return trials * (trained + costs.forward(round(judged)))
 
 
 def _trial_steps(job: Job) -> tuple[int, int]:
