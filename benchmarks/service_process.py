@@ -56,6 +56,12 @@ class RunningService:
         """Return its standard error output."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
+    def logs(self, text: str) -> bool:
+        """Return True as soon as its log contains a text. A service writes its lines some time after their events."""
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: text in self.logged(), f"{text!r} in the log")
+        return text in self.logged()
+
     def stop(self) -> int:
         """Send SIGTERM and return the exit status."""
         self.process.send_signal(signal.SIGTERM)

@@ -146,7 +146,7 @@ def truncated_bundle(service: RunningService, store: Store) -> dict[str, Any]:
     kept = serves(service, before)
     store.promote(TASK, "dense", before)
     store.remove(TASK, "dense", bundle.manifest.version)
-    logged = f"refused {TASK}/dense" in service.logged()
+    logged = service.logs(f"refused {TASK}/dense")
     return {"old_version_stays": kept, "logged": logged, "seconds_to_refusal": seconds, **counts.figures()}
 
 

@@ -90,7 +90,7 @@ def test_workers_add_up_and_survive_a_kill(store: Store, newer: Bundle) -> None:
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: service.metric("sparserve_worker_restarts_total") == 1, "the restart")
         wait_until(lambda: service.metric("sparserve_workers") == 2, "the new worker")
-        assert "was ended by SIGKILL; it is replaced" in service.logged()
+        assert service.logs("was ended by SIGKILL; it is replaced")
         # The new worker has the change; nothing that the dead one counted is lost.
         assert service.metric("sparserve_inputs_total", **labels) == 14
         with both_workers(service.port) as streams:
