@@ -102,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for cell in grid:
             seconds = benchmark.seconds(cell)
             total += seconds
-            print(f"{cell.title:<60} {'done' if not seconds else f'about {seconds / 60:.0f} min'}")
+            expected = f"about {seconds / 60:.0f} min" if seconds else "no student to train"
+            print(f"{cell.title:<60} {'done' if benchmark.is_recorded(cell) else expected}")
         print(f"{len(grid)} runs, about {total / 3600:.1f} hours plus the teachers")
         return
     for cell in grid:

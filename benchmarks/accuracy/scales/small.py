@@ -129,6 +129,7 @@ SMALL = Scale(
     ),
     seeded=(
         "sparsebert-best",
+        "sparsebert-best, as shipped",
         "sparsebert-best, layer by layer",
         "platon",
         "obert",
